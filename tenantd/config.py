@@ -1,0 +1,214 @@
+"""The configuration: one TOML file, checked whole before anything starts, frozen afterwards.
+
+An unknown key or a bad value raises ConfigError naming file, key and reason. Environment variables override paths
+only: TENANTD_CONFIG (this file), TENANTD_SOCKET, TENANTD_STATE_DIR.
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from decimal import Decimal
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+
+from tenantd.errors import ConfigError
+
+NANOS = 1_000_000_000
+
+
+class Section(BaseModel):
+    """A table of the file."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+
+def _decimal(value: Any) -> Any:
+    """TOML floats go through their shortest text, so 0.15 means exactly 0.15."""
+    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+
+
+Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
+
+
+class ServerConfig(Section):
+    """Where clients connect."""
+
+    socket: Path | None = Field(
+        default=None, description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock."
+    )
+    socket_mode: str = Field("0660", description="Permissions of the socket, octal.", pattern=r"^0?[0-7]{3}$")
+    socket_group: str = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
+    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
+    drain_timeout_s: float = Field(30, ge=0, le=3600, description="How long SIGTERM lets running requests finish.")
+    write_timeout_s: float = Field(60, gt=0, le=3600, description="A client that reads nothing for so long is gone.")
+
+
+class ModelConfig(Section):
+    """The one model that is served."""
+
+    path: Path | None = Field(default=None, description="The GGUF file.")
+    name: str = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
+
+
+class EngineConfig(Section):
+    """How the model is run."""
+
+    backend: Literal["llama", "fake"] = Field("llama", description='"fake" generates text without a model.')
+    slots: int = Field(8, ge=1, le=256, description="Requests that run at the same time (llama.cpp sequences).")
+    context_tokens: int = Field(0, ge=0, le=1 << 24, description="Context of one slot. 0: the model's, at most 4096.")
+    batch_tokens: int = Field(512, ge=32, le=8192, description="Most tokens in one forward pass.")
+    kv: Literal["streams", "unified"] = Field("streams", description="One KV buffer for each slot, or one for all.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one for each physical core.")
+    gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers on the GPU. -1: all.")
+    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
+    hang_timeout_s: float = Field(60, ge=0.1, le=3600, description="An engine silent for so long is restarted.")
+    max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
+    restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
+    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a step of the fake engine takes.")
+
+
+class SchedulerConfig(Section):
+    """How the engine is shared."""
+
+    half_life_s: float = Field(60, gt=0, le=86_400, description="After so long, past usage counts half.")
+    prompt_token_cost: float = Field(1, ge=0, le=1000, description="Cost of one prompt token computed.")
+    generated_token_cost: float = Field(2, gt=0, le=1000, description="Cost of one token generated.")
+    prefill_chunk_tokens: int = Field(256, ge=1, le=8192, description="Most prompt tokens in one step.")
+
+
+class LimitsConfig(Section):
+    """What holds for every tenant that has no limit of its own."""
+
+    max_queued: int = Field(256, ge=0, le=1_000_000, description="Requests one tenant may have waiting.")
+    default_max_tokens: int = Field(1024, ge=1, le=1 << 24, description="Output of a request that names no limit.")
+
+
+class BillingConfig(Section):
+    """The price list. A change applies to requests settled after the next start or reload."""
+
+    currency: str = Field("USD", min_length=1, max_length=8, description="Printed on invoices.")
+    input_price_per_million: Price = Field(Decimal("0.10"), description="For a million prompt tokens.")
+    output_price_per_million: Price = Field(Decimal("0.40"), description="For a million generated tokens.")
+    engine_hour_price: Price = Field(Decimal("0"), description="For an hour of engine time.")
+    timezone: str = Field("UTC", description="Where months begin, as in Europe/Berlin.")
+
+    @field_validator("timezone")
+    @classmethod
+    def _known_timezone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except Exception as e:  # zoneinfo raises many kinds for a bad name
+            raise ValueError(f"no such timezone: {value!r}") from e
+        return value
+
+
+class LedgerConfig(Section):
+    """Where usage is kept."""
+
+    state_dir: Path | None = Field(default=None, description="Default: $XDG_STATE_HOME/tenantd.")
+    settle_timeout_s: float = Field(30, ge=0, le=3600, description="How long an answer waits for a stuck ledger.")
+
+
+class LogConfig(Section):
+    """Messages on standard error."""
+
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is printed.")
+
+
+class Config(Section):
+    """The whole file."""
+
+    server: ServerConfig = ServerConfig()
+    model: ModelConfig = ModelConfig()
+    engine: EngineConfig = EngineConfig()
+    scheduler: SchedulerConfig = SchedulerConfig()
+    limits: LimitsConfig = LimitsConfig()
+    billing: BillingConfig = BillingConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    log: LogConfig = LogConfig()
+
+    @property
+    def state_dir(self) -> Path:
+        return self.ledger.state_dir or default_state_dir()
+
+    @property
+    def socket(self) -> Path:
+        return self.server.socket or default_socket()
+
+    @property
+    def model_name(self) -> str:
+        """The name clients see in `model`."""
+        if self.model.name:
+            return self.model.name
+        return self.model.path.name.removesuffix(".gguf") if self.model.path else "fake"
+
+
+def default_config_path() -> Path:
+    """Where the file is when nobody says: TENANTD_CONFIG, else the XDG config folder."""
+    if env := os.environ.get("TENANTD_CONFIG"):
+        return Path(env)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "tenantd" / "config.toml"
+
+
+def default_state_dir() -> Path:
+    """TENANTD_STATE_DIR, else the XDG state folder."""
+    if env := os.environ.get("TENANTD_STATE_DIR"):
+        return Path(env)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "tenantd"
+
+
+def default_socket() -> Path:
+    """TENANTD_SOCKET, else the XDG runtime folder, else the state folder."""
+    if env := os.environ.get("TENANTD_SOCKET"):
+        return Path(env)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "tenantd" / "tenantd.sock"
+    return default_state_dir() / "tenantd.sock"
+
+
+def load_config(path: Path) -> Config:
+    """Read and check the file, then apply the environment. Raises ConfigError."""
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; `tenantctl init` writes one") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise ConfigError(f"{path}: cannot be read: {e}") from e
+    except tomllib.TOMLDecodeError as e:
+        raise ConfigError(f"{path}: not TOML: {e}") from e
+    return with_environment(parse_config(data, str(path)))
+
+
+def parse_config(data: dict[str, Any], source: str) -> Config:
+    """Check a parsed file. `source` names it in errors. Raises ConfigError."""
+    try:
+        return Config.model_validate(data)
+    except ValidationError as e:
+        raise ConfigError("\n".join(f"{source}: {_explain(error)}" for error in e.errors())) from None
+
+
+def _explain(error: Any) -> str:
+    key = ".".join(str(part) for part in error["loc"])
+    if error["type"] == "extra_forbidden":
+        return f"{key}: unknown key"
+    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+
+
+def with_environment(config: Config) -> Config:
+    """TENANTD_SOCKET and TENANTD_STATE_DIR win over the file."""
+    if socket := os.environ.get("TENANTD_SOCKET"):
+        config = config.model_copy(update={"server": config.server.model_copy(update={"socket": Path(socket)})})
+    if state := os.environ.get("TENANTD_STATE_DIR"):
+        config = config.model_copy(update={"ledger": config.ledger.model_copy(update={"state_dir": Path(state)})})
+    return config
+
+
+def price_nanos(price: Decimal) -> int:
+    """A price in thousand-millionths of the currency's unit, exactly."""
+    return int(price * NANOS)

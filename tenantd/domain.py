@@ -1,0 +1,111 @@
+"""The nouns of the project, as plain immutable data. No I/O, no clock, no other room.
+
+Units end names: `_tokens` counts tokens, `_micros` microseconds, `_nanos` thousand-millionths of one unit of the
+billing currency.
+"""
+
+from __future__ import annotations
+
+import re
+from enum import StrEnum
+from typing import Final
+
+import msgspec
+
+TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
+"""Tenant names are used in URLs, file names and metric labels, so they are kept this plain."""
+
+
+class Priority(StrEnum):
+    """A class of service. It multiplies the weight, so a lower class is slower but never starved."""
+
+    HIGH = "high"
+    STANDARD = "standard"
+    LOW = "low"
+
+    @property
+    def factor(self) -> float:
+        """What the weight is multiplied by: 8, 1 or 1/8."""
+        return {"high": 8.0, "standard": 1.0, "low": 0.125}[self.value]
+
+
+class TenantState(StrEnum):
+    ACTIVE = "active"
+    SUSPENDED = "suspended"
+
+
+class FinishReason(StrEnum):
+    """How a request ended. Exactly one per request; also the `state` of its row in the ledger once settled."""
+
+    STOP = "stop"  # end-of-generation token or stop string
+    LENGTH = "length"  # max_tokens reached or the slot's context full
+    CANCELLED = "cancelled"  # an administrator or the daemon's shutdown ended it
+    DISCONNECTED = "disconnected"  # the client went away
+    FAILED = "failed"  # the engine could not do it
+    INTERRUPTED = "interrupted"  # the daemon died while it ran; settled at the next start
+
+
+RUNNING: Final = "running"
+"""The `state` of a ledger row between admission and settlement."""
+
+
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
+    """Per-tenant limits. None means no limit of its own (the daemon's bounds still hold); 0 means none allowed."""
+
+    max_concurrent: int | None = None
+    max_queued: int | None = None
+    max_tokens_per_request: int | None = None
+    max_context_tokens: int | None = None
+
+
+class Tenant(msgspec.Struct, frozen=True, kw_only=True):
+    """A customer of the daemon. `uids` are the Unix users who may act as it over the socket."""
+
+    name: str
+    weight: float = 1.0
+    priority: Priority = Priority.STANDARD
+    state: TenantState = TenantState.ACTIVE
+    uids: tuple[int, ...] = ()
+    limits: Limits = Limits()
+    created_micros: int = 0
+
+
+class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """How the next token is chosen. Defaults are llama.cpp's (common/common.h, common_params_sampling).
+
+    `temperature` 0 is greedy. `logprobs` None gives none; n >= 0 gives the chosen token's and the n best.
+    `seed` None draws one at random.
+    """
+
+    temperature: float = 0.8
+    top_k: int = 40
+    top_p: float = 0.95
+    min_p: float = 0.05
+    typical_p: float = 1.0
+    repeat_penalty: float = 1.0
+    repeat_last_n: int = 64
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    seed: int | None = None
+    logit_bias: dict[int, float] = {}
+    logprobs: int | None = None
+    grammar: str = ""
+    ignore_eos: bool = False
+
+
+class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
+    """Natural-log probabilities under the model's own distribution, before any sampler.
+
+    `top` is the n best (token, logprob), best first; the chosen token need not be among them.
+    """
+
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class Usage(msgspec.Struct, frozen=True, kw_only=True):
+    """What one request consumed so far. `prompt_tokens` counts prompt tokens computed, each once."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    engine_micros: int = 0

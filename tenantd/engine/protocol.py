@@ -1,0 +1,202 @@
+"""What the daemon and the engine process say to each other.
+
+One stream socket, frames of a 4-byte big-endian length and a msgpack body. The daemon sends `Inbox` frames; the
+engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one `Step` per step of its loop.
+A frame over `MAX_FRAME_BYTES` is a bug on the other side: both ends refuse it.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+
+from tenantd.domain import FinishReason, Sampling, TokenLogprobs
+
+MAX_FRAME_BYTES: Final = 64 * 1024 * 1024
+HEADER_BYTES: Final = 4
+
+
+class FrameTooLarge(Exception):
+    """A frame announced more bytes than `MAX_FRAME_BYTES`."""
+
+
+# ---- daemon to engine -------------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
+    """The first command: which model and context to make. Sent once."""
+
+    backend: str
+    model_path: str
+    slots: int
+    context_tokens: int  # per slot; 0 takes the model's own, at most 4096
+    batch_tokens: int
+    kv: str  # "streams" or "unified"
+    threads: int  # 0 picks from the machine
+    gpu_layers: int  # negative: all
+    flash_attention: str  # "auto", "on" or "off"
+    half_life_s: float
+    prompt_token_cost: float
+    generated_token_cost: float
+    prefill_chunk_tokens: int
+    fake_step_micros: int = 0
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
+    """A request to run. After a crash it is sent again with what was `generated` already."""
+
+    request: int  # unique in the daemon's life
+    tenant: str
+    prompt: list[int]
+    generated: list[int] = []
+    max_tokens: int  # counts `generated` too
+    sampling: Sampling = Sampling()
+    billed_prompt_tokens: int = 0  # computed and charged before a crash: computing them again is not charged
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """End a request in the next step. Unknown or finished ids are ignored: the two sides may cross."""
+
+    request: int
+
+
+class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
+    """A tenant's part of the engine, effective from the next step."""
+
+    tenant: str
+    weight: float  # priority factor multiplied in
+    max_concurrent: int | None = None
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    """Free the model and exit with 0."""
+
+
+Command = Load | Submit | Cancel | Share | Stop
+
+
+class Inbox(msgspec.Struct, frozen=True):
+    """Commands in the order they are to take effect."""
+
+    commands: list[Command]
+
+
+# ---- engine to daemon -------------------------------------------------------------------------------------------
+
+
+class Loading(msgspec.Struct, tag="loading", frozen=True):
+    """Progress of loading, 0.0 to 1.0. Also the sign of life while there are no steps."""
+
+    progress: float
+
+
+class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
+    """The model cannot be served; the process exits with 78 after it and must not be started again as it is."""
+
+    message: str
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded, for the start-up line and `status`."""
+
+    model: str
+    parameters: int
+    model_bytes: int
+    train_context_tokens: int
+    context_tokens: int  # of one slot
+    slots: int
+    vocabulary: int
+    kv: str
+    kv_bytes: int
+    device: str
+    layers: int
+    layers_offloaded: int
+    gpu_build: bool  # llama.cpp was built with a GPU backend
+    threads: int
+    llama_version: str
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    info: EngineInfo
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """What one step did for one request. At most one per request and step.
+
+    `prefilled` prompt tokens computed for the first time (charged), `token` the one generated or -1, `micros` the
+    request's part of the step's engine time.
+    """
+
+    request: int
+    prefilled: int
+    token: int
+    micros: int
+    logprobs: TokenLogprobs | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, array_like=True):
+    """A request has ended and its slot is free. The last the daemon hears of it. `message` explains `failed`."""
+
+    request: int
+    reason: FinishReason
+    message: str = ""
+
+
+class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
+    """The outcome of one step.
+
+    `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
+    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, at most once a second.
+    """
+
+    number: int
+    busy_micros: int
+    unbilled_micros: int
+    progress: list[Progress]
+    finishes: list[Finish]
+    running: int
+    waiting: int
+    usage: dict[str, float] | None = None
+
+
+Event = Loading | LoadFailed | Ready | Step
+
+_encoder = msgspec.msgpack.Encoder()
+_inbox = msgspec.msgpack.Decoder(Inbox)
+_event: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
+
+
+def frame(message: Inbox | Event) -> bytes:
+    """One message with its length in front. Raises FrameTooLarge."""
+    body = _encoder.encode(message)
+    if len(body) > MAX_FRAME_BYTES:
+        raise FrameTooLarge(f"a frame of {len(body)} bytes is over {MAX_FRAME_BYTES}")
+    return len(body).to_bytes(HEADER_BYTES, "big") + body
+
+
+def split_frames(buffer: bytearray) -> list[bytes]:
+    """Take the whole frames off the front of `buffer`; an incomplete one stays. Raises FrameTooLarge."""
+    frames: list[bytes] = []
+    start = 0
+    while len(buffer) - start >= HEADER_BYTES:
+        size = int.from_bytes(buffer[start : start + HEADER_BYTES], "big")
+        if size > MAX_FRAME_BYTES:
+            raise FrameTooLarge(f"a frame of {size} bytes is over {MAX_FRAME_BYTES}")
+        end = start + HEADER_BYTES + size
+        if len(buffer) < end:
+            break
+        frames.append(bytes(buffer[start + HEADER_BYTES : end]))
+        start = end
+    del buffer[:start]
+    return frames
+
+
+def decode_inbox(body: bytes) -> Inbox:
+    """Raises msgspec.ValidationError on anything but an Inbox."""
+    return _inbox.decode(body)
+
+
+def decode_event(body: bytes) -> Event:
+    """Raises msgspec.ValidationError on anything but an event of the engine."""
+    return _event.decode(body)

@@ -1,0 +1,151 @@
+"""The error tree: every failure a client can see, with its code, HTTP status and exit code.
+
+Raise the most specific class. The HTTP body is `{"error": {"message", "type", "param", "code"}}`, as OpenAI's
+clients expect it. Exit codes follow sysexits.h where it has one: 69 unavailable, 75 temporary, 77 permission,
+78 configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+
+class TenantdError(Exception):
+    """Base of everything raised on purpose. `message` is for people and says what to do."""
+
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    http_status: ClassVar[int] = 500
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.retry_after_s = retry_after_s
+
+    def body(self) -> dict[str, Any]:
+        """The JSON object of an HTTP answer."""
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class ConfigError(TenantdError):
+    """The configuration file or an environment override is wrong; starting again will not help."""
+
+    code = "config_invalid"
+    exit_code = 78
+
+
+class ModelError(TenantdError):
+    """The model cannot be served: not a GGUF, truncated, unreadable, or too large for this machine."""
+
+    code = "model_invalid"
+    exit_code = 78
+
+
+class DaemonNotRunning(TenantdError):
+    """Nothing listens on the daemon's socket."""
+
+    code = "daemon_not_running"
+    exit_code = 69
+
+
+class AlreadyRunning(TenantdError):
+    """Another daemon holds the socket or the state folder."""
+
+    code = "already_running"
+
+
+class InvalidRequest(TenantdError):
+    """The request itself is wrong; sending it again will not help."""
+
+    code = "invalid_request"
+    type = "invalid_request_error"
+    http_status = 400
+    exit_code = 2
+
+
+class ContextLengthExceeded(InvalidRequest):
+    """Prompt and output together do not fit the context of a slot."""
+
+    code = "context_length_exceeded"
+
+
+class BodyTooLarge(InvalidRequest):
+    """The request body is over `server.max_body_bytes`."""
+
+    code = "body_too_large"
+    http_status = 413
+
+
+class Unauthenticated(TenantdError):
+    """No identity, or a key that is unknown, revoked or malformed."""
+
+    code = "invalid_api_key"
+    type = "authentication_error"
+    http_status = 401
+    exit_code = 77
+
+
+class Forbidden(TenantdError):
+    """The identity is known and may not do this."""
+
+    code = "forbidden"
+    type = "permission_error"
+    http_status = 403
+    exit_code = 77
+
+
+class TenantSuspended(Forbidden):
+    """The tenant exists and is suspended by an administrator."""
+
+    code = "tenant_suspended"
+
+
+class NotFound(TenantdError):
+    """No such tenant, key, request, model or route."""
+
+    code = "not_found"
+    type = "invalid_request_error"
+    http_status = 404
+
+
+class Conflict(TenantdError):
+    """It exists already, or its state does not allow this."""
+
+    code = "conflict"
+    type = "invalid_request_error"
+    http_status = 409
+
+
+class QueueFull(TenantdError):
+    """The tenant has `max_queued` requests waiting already; `retry_after_s` is when a place should be free."""
+
+    code = "queue_full"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
+class Draining(TenantdError):
+    """The daemon is shutting down and takes no new requests."""
+
+    code = "draining"
+    http_status = 503
+    exit_code = 75
+
+
+class EngineUnavailable(TenantdError):
+    """The engine is loading, or crashed too often in a row; the message has the reason."""
+
+    code = "engine_unavailable"
+    http_status = 503
+    exit_code = 75
+
+
+class LedgerUnavailable(TenantdError):
+    """The ledger cannot be written (disk full, locked, read-only), so nothing new may start unbilled."""
+
+    code = "ledger_unavailable"
+    http_status = 503
+    exit_code = 75
