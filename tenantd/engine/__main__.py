@@ -1,0 +1,117 @@
+"""The engine process: `python -m tenantd.engine --fd N`, started by the daemon with one end of a socket pair.
+
+Exit codes: 0 told to stop, or the daemon is gone; 78 the model cannot be served (after a LoadFailed); 70 the
+engine's state is broken and the process must be started again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tenantd.engine.compute import Compute, EngineBroken
+from tenantd.engine.fairness import Fairness
+from tenantd.engine.loop import Loop
+from tenantd.engine.pipe import Closed, Pipe
+from tenantd.engine.protocol import Load, LoadFailed, Loading, Ready
+from tenantd.engine.scheduler import Scheduler
+from tenantd.errors import ModelError
+
+EXIT_BROKEN: Final = 70
+EXIT_MODEL: Final = 78
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+LOADING_INTERVAL_S: Final = 0.2
+BURST_CREDIT: Final = 2000.0
+
+
+def main() -> int:
+    """Load, then step until told to stop."""
+    parser = argparse.ArgumentParser(prog="tenantd.engine", description="Engine process of tenantd.")
+    parser.add_argument("--fd", type=int, required=True, help="inherited socket to the daemon")
+    pipe = Pipe(socket.socket(fileno=parser.parse_args().fd))
+    _die_with_parent()
+    try:
+        return _serve(pipe)
+    except Closed:
+        return 0  # the daemon is gone: nobody is left to compute for
+    except EngineBroken as e:
+        print(f"engine broken: {e}", file=sys.stderr, flush=True)
+        return EXIT_BROKEN
+    finally:
+        pipe.close()
+
+
+def _serve(pipe: Pipe) -> int:
+    (load, *rest) = pipe.receive(wait=True)
+    assert isinstance(load, Load), "the first command loads the model"
+    try:
+        compute = _open(load, _report(pipe))
+    except ModelError as e:
+        pipe.send(LoadFailed(e.message))
+        return EXIT_MODEL
+    pipe.send(Ready(compute.info))
+    loop = Loop(_scheduler(load, compute), compute)
+    try:
+        keep_going = loop.apply(rest)
+        while keep_going:
+            keep_going = loop.apply(pipe.receive(wait=not loop.has_work))
+            if loop.has_work:
+                pipe.send(loop.step())
+    finally:
+        compute.close()
+    return 0
+
+
+def _open(load: Load, progress: Callable[[float], None]) -> Compute:
+    if load.backend == "fake":
+        from tenantd.engine.fake import FakeCompute
+
+        return FakeCompute(load)
+    from tenantd.engine.llama import LlamaCompute  # seconds to import, and only this process needs it
+
+    return LlamaCompute(load, progress)
+
+
+def _scheduler(load: Load, compute: Compute) -> Scheduler:
+    return Scheduler(
+        compute.info.slots,
+        compute.info.context_tokens,
+        Fairness(load.half_life_s, BURST_CREDIT),
+        prompt_token_cost=load.prompt_token_cost,
+        generated_token_cost=load.generated_token_cost,
+        prefill_chunk_tokens=load.prefill_chunk_tokens,
+        keep_packed=load.kv == "streams",
+    )
+
+
+def _report(pipe: Pipe) -> Callable[[float], None]:
+    """A progress callback that sends at most one frame in LOADING_INTERVAL_S."""
+    due_s = 0.0
+
+    def report(progress: float) -> None:
+        nonlocal due_s
+        if (now_s := time.monotonic()) >= due_s:
+            due_s = now_s + LOADING_INTERVAL_S
+            pipe.send(Loading(progress))
+
+    return report
+
+
+def _die_with_parent() -> None:
+    """An engine without its daemon only holds memory. Ctrl-C is the daemon's business."""
+    parent = os.getppid()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:  # it died between the two calls
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,76 @@
+"""What the scheduler asks of an engine, and what an engine answers: the seam between deciding and computing.
+
+`llama.py` computes with llama.cpp, `fake.py` without a model; tests/contract holds both to this page.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from tenantd.domain import Sampling, TokenLogprobs
+from tenantd.engine.protocol import EngineInfo
+
+
+class RequestRejected(Exception):
+    """This request cannot be run by this engine (a grammar that does not parse, say); others are untouched."""
+
+
+class EngineBroken(Exception):
+    """The engine's state can no longer be trusted; the process must end and be started again."""
+
+
+class Chunk(NamedTuple):
+    """Consecutive tokens of one sequence for one forward pass. `sample`: choose the token after the last one."""
+
+    sequence: int
+    position: int  # of the first token
+    tokens: list[int]
+    sample: bool
+
+
+class Sampled(NamedTuple):
+    """The outcome of one chunk with `sample`. `failed` says why there is no token for it (empty: there is one)."""
+
+    token: int
+    is_end: bool  # an end-of-generation token: not part of the text
+    logprobs: TokenLogprobs | None = None
+    failed: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class PassResult:
+    """`sampled` maps the sequence of every chunk with `sample`; `micros` is the engine time of the pass."""
+
+    sampled: dict[int, Sampled]
+    micros: int
+
+
+class Compute(Protocol):
+    """Sequences of tokens and their KV state. Sequence ids are 0 .. info.slots-1; none is bound at first."""
+
+    info: EngineInfo
+
+    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+        """Make an empty sequence ready for a request, as if `generated` had been sampled by it already.
+
+        `history` is the prompt, for the penalties. Raises RequestRejected and leaves the sequence unbound.
+        """
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        """One forward pass over bound sequences, each at most once, in ascending order of id.
+
+        Raises EngineBroken. A chunk that alone cannot be done is answered with `failed`.
+        """
+
+    def move(self, source: int, target: int) -> None:
+        """Move a bound sequence, with its sampler, to an unbound one."""
+
+    def clear(self, sequence: int) -> None:
+        """Unbind; nothing of it remains in the KV cache, which is checked. Raises EngineBroken."""
+
+    def is_empty(self) -> bool:
+        """True when no sequence is bound and the KV cache holds nothing."""
+
+    def close(self) -> None:
+        """Free everything."""

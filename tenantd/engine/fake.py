@@ -1,0 +1,108 @@
+"""An engine without a model: the same contract, a fixed function of the tokens for an answer, any speed.
+
+For simulation, fault tests and measuring everything around the model. The next token depends on the tokens of its own
+sequence and on nothing else, so a request that is interrupted and resumed gives the tokens of an undisturbed run.
+Tokens are bytes, as in `ByteVocabulary`; 257 ends a text.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Final
+
+from tenantd.domain import Sampling, TokenLogprobs
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled
+from tenantd.engine.protocol import EngineInfo, Load
+
+END_TOKEN: Final = 257
+VOCABULARY: Final = 258
+DEFAULT_CONTEXT_TOKENS: Final = 4096
+_MASK: Final = (1 << 64) - 1
+_LETTERS: Final = b"etaoinshrdlucmfw etaoinshrdlu yp. "
+BROKEN_GRAMMAR: Final = "broken"
+"""The one grammar this engine rejects, since it has no parser."""
+
+
+class FakeCompute:
+    """See the module. A sequence's state is its length and a running hash of its tokens."""
+
+    def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:
+        """`sleep` stands for the time of a pass: `load.fake_step_micros`, which is also what is reported."""
+        context_tokens = load.context_tokens or DEFAULT_CONTEXT_TOKENS
+        self.info = EngineInfo(
+            model="fake",
+            parameters=0,
+            model_bytes=0,
+            train_context_tokens=context_tokens,
+            context_tokens=context_tokens,
+            slots=load.slots,
+            vocabulary=VOCABULARY,
+            kv=load.kv,
+            kv_bytes=0,
+            device="none",
+            layers=0,
+            layers_offloaded=0,
+            gpu_build=False,
+            threads=1,
+            llama_version="none",
+        )
+        self._step_micros = load.fake_step_micros
+        self._sleep = sleep
+        self._sampling: list[Sampling | None] = [None] * load.slots
+        self._length = [0] * load.slots
+        self._hash = [0] * load.slots
+
+    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+        assert self._sampling[sequence] is None and self._length[sequence] == 0, "a sequence is empty when bound"
+        if sampling.grammar == BROKEN_GRAMMAR:
+            raise RequestRejected("the grammar does not parse")
+        self._sampling[sequence] = sampling
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        started_ns = time.perf_counter_ns()
+        sampled: dict[int, Sampled] = {}
+        for sequence, position, tokens, sample in chunks:
+            sampling = self._sampling[sequence]
+            if sampling is None or self._length[sequence] != position:
+                raise EngineBroken(f"sequence {sequence} holds {self._length[sequence]} tokens, not {position}")
+            state = self._hash[sequence]
+            for token in tokens:
+                state = (state ^ token) * 0x9E3779B97F4A7C15 & _MASK
+                state ^= state >> 29
+            self._hash[sequence] = state
+            self._length[sequence] = position + len(tokens)
+            if self._length[sequence] > self.info.context_tokens:
+                raise EngineBroken(f"sequence {sequence} is over its context")
+            if sample:
+                sampled[sequence] = self._choose(state, sampling)
+        if self._step_micros:
+            self._sleep(self._step_micros / 1e6)
+            return PassResult(sampled, self._step_micros)
+        return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
+
+    def _choose(self, state: int, sampling: Sampling) -> Sampled:
+        if not sampling.ignore_eos and (state >> 40) % 61 == 0:
+            return Sampled(END_TOKEN, True)
+        token = _LETTERS[(state >> 32) % len(_LETTERS)]
+        if sampling.logprobs is None:
+            return Sampled(token, False)
+        return Sampled(token, False, TokenLogprobs(-0.5, ((token, -0.5),) if sampling.logprobs else ()))
+
+    def move(self, source: int, target: int) -> None:
+        assert self._sampling[source] is not None and self._sampling[target] is None and self._length[target] == 0
+        self._sampling[target] = self._sampling[source]
+        self._length[target] = self._length[source]
+        self._hash[target] = self._hash[source]
+        self.clear(source)
+
+    def clear(self, sequence: int) -> None:
+        self._sampling[sequence] = None
+        self._length[sequence] = 0
+        self._hash[sequence] = 0
+
+    def is_empty(self) -> bool:
+        return not any(self._length) and all(s is None for s in self._sampling)
+
+    def close(self) -> None:
+        """Nothing to free."""
