@@ -40,7 +40,10 @@ class Sampled(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """`sampled` maps the sequence of every chunk with `sample`; `micros` is the engine time of the pass."""
+    """What a pass gave: its engine time, and by sequence the token of every chunk with `sample`.
+
+    A chunk without `sample` is in `sampled` only when it failed.
+    """
 
     sampled: dict[int, Sampled]
     micros: int

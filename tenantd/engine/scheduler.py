@@ -198,23 +198,22 @@ class Scheduler:
 
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
         """One chunk of one job: move on, charge, take the sampled token, end it if it is time."""
-        end = chunk.position + len(chunk.tokens)
-        job.computed = end
-        fresh_prompt = max(0, min(end, len(job.submit.prompt)) - max(job.charged_prompt, chunk.position))
+        sampled = result.sampled.get(chunk.sequence)
+        if sampled is not None and sampled.failed:
+            self._finish(job, FinishReason.FAILED, sampled.failed)
+            return Progress(job.submit.request, 0, -1, micros)
+        job.computed = chunk.position + len(chunk.tokens)
+        fresh_prompt = max(0, min(job.computed, len(job.submit.prompt)) - max(job.charged_prompt, chunk.position))
         job.charged_prompt += fresh_prompt
         token, logprobs = -1, None
-        if chunk.sample:
-            sampled = result.sampled[chunk.sequence]
-            if sampled.failed:
-                self._finish(job, FinishReason.FAILED, sampled.failed)
-            elif sampled.is_end:
-                self._finish(job, FinishReason.STOP)
-            else:
-                token, logprobs = sampled.token, sampled.logprobs
-                job.tokens.append(token)
-                job.generated += 1
-                if job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
-                    self._finish(job, FinishReason.LENGTH)
+        if sampled is not None and sampled.is_end:
+            self._finish(job, FinishReason.STOP)
+        elif sampled is not None:
+            token, logprobs = sampled.token, sampled.logprobs
+            job.tokens.append(token)
+            job.generated += 1
+            if job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
+                self._finish(job, FinishReason.LENGTH)
         cost = fresh_prompt * self._prompt_token_cost + (token >= 0) * self._generated_token_cost
         self._fairness.charge(job.submit.tenant, cost, now_s)
         is_recompute = fresh_prompt == 0 and not chunk.sample

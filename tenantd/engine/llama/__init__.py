@@ -1,0 +1,5 @@
+"""The engine on llama.cpp. With `tenantd/text/` the only importer of llama_cpp."""
+
+from tenantd.engine.llama.compute import LlamaCompute
+
+__all__ = ["LlamaCompute"]

@@ -1,0 +1,158 @@
+"""Forward passes with llama.cpp: fill a batch, decode, sample. One context, one sequence for each slot."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from collections.abc import Callable
+from typing import Final
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Sampled
+from tenantd.engine.llama.loading import load_model
+from tenantd.engine.llama.sampling import Sampler, Vocabulary
+from tenantd.engine.protocol import Load
+
+NO_ROOM: Final = 1  # llama.h, llama_decode: nothing was changed, a smaller batch may fit
+INVALID_BATCH: Final = -1
+
+
+class LlamaCompute:
+    """Implements `engine.compute.Compute`. Raises ModelError from the constructor."""
+
+    def __init__(self, load: Load, progress: Callable[[float], None]) -> None:
+        loaded = load_model(load, progress)
+        self.info = loaded.info
+        self._model, self._context = loaded.model, loaded.context
+        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._vocabulary = Vocabulary(self._model)
+        self._samplers: list[Sampler | None] = [None] * self.info.slots
+        self._batch = _Batch(int(llama_cpp.llama_n_batch(self._context)))
+        self._row = ctypes.c_float * self._vocabulary.size
+
+    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+        assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
+        self._samplers[sequence] = Sampler(self._vocabulary, sampling, history, generated)
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        started_ns = time.perf_counter_ns()
+        sampled: dict[int, Sampled] = {}
+        self._decode(chunks, sampled)
+        return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
+
+    def move(self, source: int, target: int) -> None:
+        assert self._samplers[source] is not None and self._samplers[target] is None and self._is_clear(target)
+        length = llama_cpp.llama_memory_seq_pos_max(self._memory, source)
+        if length >= 0:
+            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
+            llama_cpp.llama_memory_seq_rm(self._memory, source, -1, -1)
+        if llama_cpp.llama_memory_seq_pos_max(self._memory, target) != length or not self._is_clear(source):
+            raise EngineBroken(f"sequence {source} did not move to {target} whole")
+        self._samplers[target], self._samplers[source] = self._samplers[source], None
+
+    def clear(self, sequence: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        if not self._is_clear(sequence):
+            raise EngineBroken(f"sequence {sequence} still holds tokens after it was cleared")
+        if (sampler := self._samplers[sequence]) is not None:
+            sampler.free()
+            self._samplers[sequence] = None
+
+    def is_empty(self) -> bool:
+        return all(s is None for s in self._samplers) and all(map(self._is_clear, range(self.info.slots)))
+
+    def close(self) -> None:
+        for sampler in self._samplers:
+            if sampler is not None:
+                sampler.free()
+        llama_cpp.llama_free(self._context)
+        llama_cpp.llama_model_free(self._model)
+
+    def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled]) -> None:
+        """Decode and sample; on want of room in halves, down to one token that fails alone."""
+        outputs = self._batch.fill(chunks)
+        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        if code == 0:
+            if not outputs:
+                llama_cpp.llama_synchronize(self._context)  # so that its time is counted here, not in the next pass
+            for chunk, index in outputs:
+                sampled[chunk.sequence] = self._sample(chunk.sequence, index)
+        elif code == NO_ROOM:
+            self._decode_halves(chunks, sampled)
+        elif code == INVALID_BATCH:
+            raise EngineBroken(f"llama_decode refused a batch of {len(chunks)} sequences as invalid")
+        else:  # aborted or failed half-way: some sequences hold tokens that nobody booked
+            raise EngineBroken(f"llama_decode failed with {code}")
+
+    def _decode_halves(self, chunks: list[Chunk], sampled: dict[int, Sampled]) -> None:
+        if len(chunks) > 1:
+            middle = len(chunks) // 2
+            self._decode(chunks[:middle], sampled)
+            self._decode(chunks[middle:], sampled)
+            return
+        (chunk,) = chunks
+        if len(chunk.tokens) == 1:
+            sampled[chunk.sequence] = Sampled(-1, False, failed="no room in the KV cache")
+            return
+        middle = len(chunk.tokens) // 2
+        self._decode([chunk._replace(tokens=chunk.tokens[:middle], sample=False)], sampled)
+        if chunk.sequence not in sampled:  # else its first half failed already
+            rest = chunk._replace(position=chunk.position + middle, tokens=chunk.tokens[middle:])
+            self._decode([rest], sampled)
+
+    def _sample(self, sequence: int, index: int) -> Sampled:
+        sampler = self._samplers[sequence]
+        assert sampler is not None, "only bound sequences are run"
+        pointer = llama_cpp.llama_get_logits_ith(self._context, index)
+        if not pointer:
+            raise EngineBroken(f"no logits for output {index}")
+        address = ctypes.cast(pointer, ctypes.c_void_p).value
+        assert address is not None
+        logits: NDArray[np.float32] = np.frombuffer(memoryview(self._row.from_address(address)), np.float32)
+        return sampler.sample(self._context, index, logits)
+
+    def _is_clear(self, sequence: int) -> bool:
+        return bool(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence) == -1)
+
+
+class _Batch:
+    """A llama_batch over numpy arrays, so that filling it is a few slice assignments."""
+
+    def __init__(self, capacity: int) -> None:
+        self._tokens = np.zeros(capacity, np.int32)
+        self._positions = np.zeros(capacity, np.int32)
+        self._sequences = np.zeros(capacity, np.int32)
+        self._outputs = np.zeros(capacity, np.int8)
+        self._counts = np.ones(capacity, np.int32)
+        addresses = self._sequences.ctypes.data + 4 * np.arange(capacity, dtype=np.uint64)
+        self._pointers = addresses.astype(np.uint64)  # one sequence id for each token
+        self.struct = llama_cpp.llama_batch(
+            n_tokens=0,
+            token=self._tokens.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            embd=None,
+            pos=self._positions.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            n_seq_id=self._counts.ctypes.data_as(ctypes.POINTER(ctypes.c_int32)),
+            seq_id=self._pointers.ctypes.data_as(ctypes.POINTER(ctypes.POINTER(ctypes.c_int32))),
+            logits=self._outputs.ctypes.data_as(ctypes.POINTER(ctypes.c_int8)),
+        )
+
+    def fill(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
+        """Returns the chunks that are sampled, with the index of their output in the batch."""
+        outputs: list[tuple[Chunk, int]] = []
+        end = 0
+        for chunk in chunks:
+            start, end = end, end + len(chunk.tokens)
+            assert end <= len(self._tokens), "a pass fits the batch"
+            self._tokens[start:end] = chunk.tokens
+            self._positions[start:end] = range(chunk.position, chunk.position + end - start)
+            self._sequences[start:end] = chunk.sequence
+            self._outputs[start:end] = 0
+            if chunk.sample:
+                self._outputs[end - 1] = 1
+                outputs.append((chunk, end - 1))
+        self.struct.n_tokens = end
+        return outputs

@@ -1,0 +1,65 @@
+"""Where a model can go: GPUs that this build of llama.cpp sees, and the memory that is free.
+
+ggml's device functions are exported by the library but not bound by llama-cpp-python (ggml-backend.h).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import llama_cpp
+import psutil
+
+DEVICE_TYPE_GPU: Final = 1  # ggml-backend.h, enum ggml_backend_dev_type
+DEVICE_TYPE_IGPU: Final = 2
+
+_lib = llama_cpp.llama_cpp._lib
+_lib.ggml_backend_dev_count.restype = ctypes.c_size_t
+_lib.ggml_backend_dev_get.restype = ctypes.c_void_p
+_lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
+_lib.ggml_backend_dev_description.restype = ctypes.c_char_p
+_lib.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
+_lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
+_lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] + [ctypes.POINTER(ctypes.c_size_t)] * 2
+_lib.ggml_backend_dev_memory.restype = None
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    description: str
+    free_bytes: int
+
+
+def gpus() -> list[Gpu]:
+    """GPUs that llama.cpp would offload to; none in a build without a GPU backend."""
+    found: list[Gpu] = []
+    for i in range(_lib.ggml_backend_dev_count()):
+        device = _lib.ggml_backend_dev_get(i)
+        if _lib.ggml_backend_dev_type(device) in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU):
+            free, total = ctypes.c_size_t(), ctypes.c_size_t()
+            _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
+            found.append(Gpu(_lib.ggml_backend_dev_description(device).decode(), free.value))
+    return found
+
+
+def host_free_bytes() -> int:
+    """Memory this process may still take: what the machine has available, or less where a cgroup says so."""
+    free = int(psutil.virtual_memory().available)
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    try:
+        text = limit.read_text().strip()
+        if text != "max":
+            free = min(free, int(text) - int(used.read_text()))
+    except (OSError, ValueError):
+        pass  # no cgroup v2 here: the machine's figure stands
+    return free
+
+
+def default_threads() -> int:
+    """One for each physical core this process may run on: hyper-threads slow matrix work down."""
+    physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
+    return max(1, min(physical, len(os.sched_getaffinity(0))))

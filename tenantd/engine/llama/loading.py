@@ -1,0 +1,174 @@
+"""From a path to a model and a context, or to a ModelError that says what to change.
+
+The model is opened twice: first with `no_alloc`, where llama.cpp reads only metadata and adds up what it would
+allocate; then, if that fits what is free, for real. The sizes are llama.cpp's own, read from its log.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import llama_cpp
+
+from tenantd.engine.llama import devices, log
+from tenantd.engine.protocol import EngineInfo, Load
+from tenantd.errors import ModelError
+
+GGUF_MAGIC: Final = b"GGUF"
+DEFAULT_CONTEXT_TOKENS: Final = 4096
+MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ
+FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
+KV_SIZE: Final = re.compile(r"llama_kv_cache\w*: +size = +([\d.]+) MiB")
+COMPUTE_SIZE: Final = re.compile(r"compute buffer size = +([\d.]+) MiB")
+OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers")
+MIB: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """Handles of llama.cpp. Free the context first, then the model."""
+
+    model: Any
+    context: Any
+    info: EngineInfo
+
+
+def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
+    """Raises ModelError. `progress` is called with 0.0 to 1.0."""
+    log.capture()
+    llama_cpp.llama_backend_init()
+    path = Path(load.model_path)
+    check_file(path)
+    progress(0.0)
+    context_tokens = _dry_run(load, path)
+    model = _open(load, path, no_alloc=False, progress=progress)
+    context = _make_context(load, model, context_tokens)
+    return Loaded(model, context, _info(load, model, context))
+
+
+def check_file(path: Path) -> None:
+    """What can be said without llama.cpp. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file; set model.path to a GGUF file") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path}: is a folder; set model.path to a GGUF file in it") from None
+    except OSError as e:
+        raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
+    if magic != GGUF_MAGIC:
+        raise ModelError(f"{path}: not a GGUF file (it begins with {magic!r}, not {GGUF_MAGIC!r})")
+
+
+def _dry_run(load: Load, path: Path) -> int:
+    """Add up the memory without taking it; returns the context of a slot in tokens. Raises ModelError."""
+    model = _open(load, path, no_alloc=True)
+    try:
+        context_tokens = _context_tokens(load, model)
+        log.forget()
+        llama_cpp.llama_free(_make_context(load, model, context_tokens))
+        text = "\n".join(log.lines())
+        weights = int(llama_cpp.llama_model_size(model))
+    finally:
+        llama_cpp.llama_model_free(model)
+    kv = sum(float(size) for size in KV_SIZE.findall(text)) * MIB
+    compute = sum(float(size) for size in COMPUTE_SIZE.findall(text)) * MIB
+    gpus = devices.gpus() if load.gpu_layers != 0 else []
+    free = sum(gpu.free_bytes for gpu in gpus)
+    if not gpus or load.gpu_layers > 0:  # in host memory, whole or in part
+        free += devices.host_free_bytes()
+    needed = weights + kv + compute
+    if needed > free:
+        raise ModelError(
+            f"{path.name} needs {needed / MIB:,.0f} MiB ({weights / MIB:,.0f} weights, {kv / MIB:,.0f} KV cache for "
+            f"{load.slots} slots of {context_tokens} tokens, {compute / MIB:,.0f} work space) but "
+            f"{free / MIB:,.0f} MiB are free: lower engine.slots or engine.context_tokens, or take a smaller model"
+        )
+    return context_tokens
+
+
+def _context_tokens(load: Load, model: Any) -> int:
+    trained = int(llama_cpp.llama_model_n_ctx_train(model))
+    if load.context_tokens > trained > 0:
+        raise ModelError(
+            f"engine.context_tokens = {load.context_tokens} is more than the {trained} tokens this model was "
+            f"trained for: lower it to {trained} at most"
+        )
+    return load.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+
+
+def _open(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[float], None] | None = None) -> Any:
+    params = llama_cpp.llama_model_default_params()
+    params.n_gpu_layers = load.gpu_layers
+    params.no_alloc = no_alloc
+    if no_alloc:
+        params.load_mode = 0  # llama.h, LLAMA_LOAD_MODE_NONE: no_alloc and mmap exclude each other
+
+    def report(fraction: float, _: Any) -> bool:
+        if progress is not None:
+            progress(fraction)
+        return True
+
+    callback = llama_cpp.llama_progress_callback(report)
+    params.progress_callback = callback
+    log.forget()
+    model = llama_cpp.llama_model_load_from_file(bytes(path), params)
+    if not model:
+        raise ModelError(f"{path}: llama.cpp cannot load it: {log.reason('no reason given')}")
+    if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
+        llama_cpp.llama_model_free(model)
+        raise ModelError(f"{path}: not a decoder-only text model")
+    return model
+
+
+def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
+    params = llama_cpp.llama_context_default_params()
+    params.n_ctx = context_tokens * load.slots
+    params.n_seq_max = load.slots
+    params.n_batch = params.n_ubatch = max(load.batch_tokens, load.slots)
+    params.n_outputs_max = load.slots  # one token is sampled for each sequence; the default reserves for every token
+    params.n_threads = params.n_threads_batch = load.threads or devices.default_threads()
+    params.flash_attn_type = FLASH_ATTENTION[load.flash_attention]
+    params.kv_unified = load.kv == "unified"
+    params.swa_full = False  # sliding-window layers keep their window only
+    params.no_perf = True
+    if load.slots > MAX_SEQUENCES:
+        raise ModelError(f"engine.slots = {load.slots}: llama.cpp has at most {MAX_SEQUENCES} sequences")
+    context = llama_cpp.llama_init_from_model(model, params)
+    if not context:
+        reason = log.reason("no reason given")
+        raise ModelError(f"no context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them")
+    return context
+
+
+def _info(load: Load, model: Any, context: Any) -> EngineInfo:
+    buffer = ctypes.create_string_buffer(256)
+    llama_cpp.llama_model_desc(model, buffer, len(buffer))
+    text = "\n".join(log.lines())
+    offloaded = OFFLOADED.search(text)
+    layers = int(llama_cpp.llama_model_n_layer(model))
+    gpus = devices.gpus() if load.gpu_layers != 0 else []
+    return EngineInfo(
+        model=buffer.value.decode("utf-8", "replace"),
+        parameters=int(llama_cpp.llama_model_n_params(model)),
+        model_bytes=int(llama_cpp.llama_model_size(model)),
+        train_context_tokens=int(llama_cpp.llama_model_n_ctx_train(model)),
+        # llama.cpp rounds the context up; more than was asked for is not promised to anyone
+        context_tokens=min(_context_tokens(load, model), int(llama_cpp.llama_n_ctx_seq(context))),
+        slots=int(llama_cpp.llama_n_seq_max(context)),
+        vocabulary=int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))),
+        kv=load.kv,
+        kv_bytes=int(sum(float(size) for size in KV_SIZE.findall(text)) * MIB),
+        device=", ".join(gpu.description for gpu in gpus) or "CPU",
+        layers=int(offloaded[2]) if offloaded else layers + 1,
+        layers_offloaded=int(offloaded[1]) if offloaded else 0,
+        gpu_build=bool(llama_cpp.llama_supports_gpu_offload()),
+        threads=int(llama_cpp.llama_n_threads(context)),
+        llama_version=llama_cpp.llama_version().decode(),
+    )

@@ -1,0 +1,54 @@
+"""llama.cpp's log: kept, so that an error can say why, and passed on to standard error when it matters."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+from collections import deque
+from typing import Any, Final
+
+import llama_cpp
+
+ERROR: Final = 4  # ggml.h, enum ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before
+WARN: Final = 3
+CONTINUATION: Final = 5
+KEPT_LINES: Final = 4000
+
+_lines: deque[str] = deque(maxlen=KEPT_LINES)
+_last_level = 0
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _callback(level: int, text: bytes, _: Any) -> None:
+    global _last_level
+    line = text.decode("utf-8", "replace")
+    if level == CONTINUATION and _lines:
+        _lines[-1] += line
+    else:
+        _last_level = level
+        _lines.append(line)
+    if _last_level >= WARN:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
+def capture() -> None:
+    """Take over llama.cpp's log. Calling it again is harmless."""
+    llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def forget() -> None:
+    """Drop what was kept, to read only what comes next."""
+    _lines.clear()
+
+
+def lines() -> list[str]:
+    """What was logged since `forget()`, at most KEPT_LINES."""
+    return [line.rstrip() for line in _lines]
+
+
+def reason(fallback: str) -> str:
+    """The last lines that look like an error, for a message to people."""
+    words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unexpected", "expecting")
+    found = [line for line in lines() if any(word in line.lower() for word in words)]
+    return "; ".join(found[-3:]) or fallback

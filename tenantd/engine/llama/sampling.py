@@ -1,0 +1,197 @@
+"""The next token of one sequence: llama.cpp's C samplers, and a short cut for plain greedy.
+
+Order of the chain as in llama.cpp (common/sampling.cpp): bias, penalties, top-k, typical, top-p, min-p, temperature,
+draw. A grammar is asked about the drawn token first, and filters the whole vocabulary only when it says no.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import Any, Final
+
+import llama_cpp
+import numpy as np
+from numpy.typing import NDArray
+
+from tenantd.domain import Sampling, TokenLogprobs
+from tenantd.engine.compute import RequestRejected, Sampled
+from tenantd.engine.llama import log
+
+CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
+
+
+class Vocabulary:
+    """What sampling needs to know of the model's tokens, shared by all sequences, and room for the candidates."""
+
+    def __init__(self, model: Any) -> None:
+        self.handle = llama_cpp.llama_model_get_vocab(model)
+        self.size = int(llama_cpp.llama_vocab_n_tokens(self.handle))
+        is_end = llama_cpp.llama_vocab_is_eog
+        self.end_tokens = [token for token in range(self.size) if is_end(self.handle, token)]
+        self.end_set = frozenset(self.end_tokens)
+        self._candidates: NDArray[Any] | None = None
+
+    def candidates(self, logits: NDArray[np.float32]) -> NDArray[Any]:
+        """The whole vocabulary as llama_token_data; one buffer, overwritten by the next call."""
+        if self._candidates is None:
+            self._candidates = np.zeros(self.size, CANDIDATE)
+        self._candidates["id"] = np.arange(self.size, dtype=np.int32)
+        self._candidates["logit"] = logits
+        return self._candidates
+
+
+class Sampler:
+    """Owns a request's chain and grammar; `free()` it. Raises RequestRejected when the grammar does not parse."""
+
+    def __init__(self, vocabulary: Vocabulary, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+        self._vocabulary = vocabulary
+        self._logprobs = sampling.logprobs
+        self._ignore_end = sampling.ignore_eos
+        self._chain: Any = None
+        self._grammar: Any = None
+        self._dist: Any = None
+        if sampling.grammar:
+            self._grammar = _grammar(vocabulary, sampling.grammar)
+        if not _is_plain_greedy(sampling):
+            self._build_chain(sampling)
+            self._replay(sampling, history, generated)
+
+    def sample(self, context: Any, index: int, logits: NDArray[np.float32]) -> Sampled:
+        """The token after output `index` of the last decode. `logits` is that row, shape (vocabulary,)."""
+        if self._grammar is not None:
+            token = self._sample_grammar(logits)
+        elif self._chain is not None:
+            token = int(llama_cpp.llama_sampler_sample(self._chain, context, index))  # accepts it, too
+        else:
+            token = self._argmax(logits)
+        if token < 0:
+            return Sampled(token, False, failed="the grammar allows no further token")
+        if np.isnan(logits[token]):
+            return Sampled(token, False, failed="the model gave no valid probabilities (NaN)")
+        if token in self._vocabulary.end_set:
+            return Sampled(token, True)
+        return Sampled(token, False, None if self._logprobs is None else _logprobs(logits, token, self._logprobs))
+
+    def free(self) -> None:
+        """Frees the samplers in the chain with it."""
+        for sampler in (self._chain, self._grammar):
+            if sampler is not None:
+                llama_cpp.llama_sampler_free(sampler)
+        self._chain = self._grammar = None
+
+    def _argmax(self, logits: NDArray[np.float32]) -> int:
+        token = int(logits.argmax())
+        if self._ignore_end and token in self._vocabulary.end_set:
+            logits[self._vocabulary.end_tokens] = -np.inf
+            token = int(logits.argmax())
+        return token
+
+    def _sample_grammar(self, logits: NDArray[np.float32]) -> int:
+        """Negative when nothing is allowed. After common_sampler_sample (llama.cpp, common/sampling.cpp)."""
+        token = self._draw(self._vocabulary.candidates(logits))
+        alone = np.array([(token, 1.0, 0.0)], CANDIDATE)
+        _apply(self._grammar, alone)
+        if alone["logit"][0] == -np.inf:
+            candidates = self._vocabulary.candidates(logits)
+            _apply(self._grammar, candidates)
+            allowed = candidates[candidates["logit"] != -np.inf]  # accepting a forbidden token would abort the process
+            if not len(allowed):
+                return -1
+            token = self._draw(allowed)
+        llama_cpp.llama_sampler_accept(self._grammar, token)
+        if self._chain is not None:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
+
+    def _draw(self, candidates: NDArray[Any]) -> int:
+        if self._chain is None:
+            return int(candidates["id"][candidates["logit"].argmax()])
+        return _apply(self._chain, candidates)
+
+    def _build_chain(self, sampling: Sampling) -> None:
+        params = llama_cpp.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self._chain = llama_cpp.llama_sampler_chain_init(params)
+        size = self._vocabulary.size
+        bias = dict(sampling.logit_bias)
+        if sampling.ignore_eos:
+            bias.update(dict.fromkeys(self._vocabulary.end_tokens, -np.inf))
+        if bias:
+            array = (llama_cpp.llama_logit_bias * len(bias))(*bias.items())
+            self._add(llama_cpp.llama_sampler_init_logit_bias(size, len(bias), array))
+        if _has_penalties(sampling):
+            self._add(
+                llama_cpp.llama_sampler_init_penalties(
+                    size,
+                    sampling.repeat_last_n,
+                    sampling.repeat_penalty,
+                    sampling.frequency_penalty,
+                    sampling.presence_penalty,
+                )
+            )
+        if sampling.temperature <= 0:
+            self._add(llama_cpp.llama_sampler_init_greedy())
+            return
+        if sampling.top_k > 0:
+            self._add(llama_cpp.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.typical_p < 1:
+            self._add(llama_cpp.llama_sampler_init_typical(sampling.typical_p, 1))
+        if sampling.top_p < 1:
+            self._add(llama_cpp.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            self._add(llama_cpp.llama_sampler_init_min_p(sampling.min_p, 1))
+        self._add(llama_cpp.llama_sampler_init_temp(sampling.temperature))
+        seed = sampling.seed if sampling.seed is not None else int.from_bytes(os.urandom(4), "little")
+        self._dist = llama_cpp.llama_sampler_init_dist(seed & 0xFFFFFFFF)
+        self._add(self._dist)
+
+    def _add(self, sampler: Any) -> None:
+        llama_cpp.llama_sampler_chain_add(self._chain, sampler)
+
+    def _replay(self, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+        """Bring a fresh sampler to where it was after `generated`: penalties, grammar, and one draw for each token."""
+        if _has_penalties(sampling):
+            window = (history + generated)[-sampling.repeat_last_n :] if sampling.repeat_last_n else []
+            for token in window:
+                llama_cpp.llama_sampler_accept(self._chain, token)
+        for token in generated:
+            if self._grammar is not None:
+                llama_cpp.llama_sampler_accept(self._grammar, token)
+            if self._dist is not None:
+                _apply(self._dist, np.array([(0, 0.0, 0.0)], CANDIDATE))
+
+
+def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
+    """Apply in place; the id of the selected candidate, or -1."""
+    data = candidates.ctypes.data_as(llama_cpp.llama_token_data_p)
+    array = llama_cpp.llama_token_data_array(data, len(candidates), -1, False)
+    llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
+    return int(array.data[array.selected].id) if array.selected >= 0 else -1
+
+
+def _grammar(vocabulary: Vocabulary, text: str) -> Any:
+    log.forget()
+    grammar = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, text.encode(), b"root")
+    if not grammar:
+        raise RequestRejected(f"the grammar does not parse: {log.reason('no reason given')}")
+    return grammar
+
+
+def _is_plain_greedy(sampling: Sampling) -> bool:
+    return sampling.temperature <= 0 and not sampling.logit_bias and not _has_penalties(sampling)
+
+
+def _has_penalties(sampling: Sampling) -> bool:
+    changes = sampling.repeat_penalty != 1 or sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
+    return changes and sampling.repeat_last_n != 0
+
+
+def _logprobs(logits: NDArray[np.float32], token: int, n: int) -> TokenLogprobs:
+    """Log-softmax of the row at `token` and at its n best."""
+    peak = float(logits.max())
+    normaliser = peak + float(np.log(np.exp(logits - peak, dtype=np.float32).sum(dtype=np.float64)))
+    best = np.argpartition(logits, -n)[-n:] if n else np.array([], dtype=np.int64)
+    best = best[np.argsort(-logits[best])]
+    top = tuple((int(other), float(logits[other]) - normaliser) for other in best)
+    return TokenLogprobs(float(logits[token]) - normaliser, top)
