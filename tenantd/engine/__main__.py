@@ -20,7 +20,7 @@ from tenantd.engine.compute import Compute, EngineBroken
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.loop import Loop
 from tenantd.engine.pipe import Closed, Pipe
-from tenantd.engine.protocol import Load, LoadFailed, Loading, Ready
+from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
 from tenantd.engine.scheduler import Scheduler
 from tenantd.errors import ModelError
 
@@ -28,6 +28,7 @@ EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 LOADING_INTERVAL_S: Final = 0.2
+HEARTBEAT_S: Final = 1.0
 BURST_CREDIT: Final = 2000.0
 
 
@@ -49,7 +50,7 @@ def main() -> int:
 
 
 def _serve(pipe: Pipe) -> int:
-    (load, *rest) = pipe.receive(wait=True)
+    load, *rest = _first_commands(pipe)
     assert isinstance(load, Load), "the first command loads the model"
     try:
         compute = _open(load, _report(pipe))
@@ -61,12 +62,25 @@ def _serve(pipe: Pipe) -> int:
     try:
         keep_going = loop.apply(rest)
         while keep_going:
-            keep_going = loop.apply(pipe.receive(wait=not loop.has_work))
-            if loop.has_work:
+            keep_going = loop.apply(pipe.receive(_patience_s(loop)))
+            if not loop.is_idle or loop.has_work:
                 pipe.send(loop.step())
     finally:
         compute.close()
     return 0
+
+
+def _first_commands(pipe: Pipe) -> list[Command]:
+    while not (commands := pipe.receive(None)):
+        pass  # part of a frame
+    return commands
+
+
+def _patience_s(loop: Loop) -> float | None:
+    """How long to wait for commands. Requests that are all held back still get an empty step as a sign of life."""
+    if loop.has_work:
+        return 0.0
+    return None if loop.is_idle else HEARTBEAT_S
 
 
 def _open(load: Load, progress: Callable[[float], None]) -> Compute:

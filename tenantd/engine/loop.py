@@ -32,6 +32,10 @@ class Loop:
     def has_work(self) -> bool:
         return self._scheduler.has_work
 
+    @property
+    def is_idle(self) -> bool:
+        return self._scheduler.is_idle
+
     def step(self) -> Step:
         """One step, for every bound request at most one token. Raises EngineBroken: start the process again."""
         self._clear_released()
@@ -42,7 +46,7 @@ class Loop:
         results = [self._compute.run(chunks) for chunks in plan.passes]
         step = self._scheduler.commit(plan, results, self._clock_s())
         self._clear_released()
-        if not self.has_work:
+        if self.is_idle:
             self._check_idle()
         return self._with_usage(step)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from typing import Final
 
@@ -21,12 +22,13 @@ class Pipe:
         self._sock = sock
         self._buffer = bytearray()
 
-    def receive(self, *, wait: bool) -> list[Command]:
-        """All commands that have arrived; with `wait`, at least one. Raises Closed."""
+    def receive(self, wait_s: float | None) -> list[Command]:
+        """All commands that have arrived, after waiting up to `wait_s` (None: for ever) for one. Raises Closed."""
         commands: list[Command] = []
+        select.select([self._sock], [], [], wait_s)
         while True:
             try:
-                data = self._sock.recv(READ_BYTES, 0 if wait and not commands else socket.MSG_DONTWAIT)
+                data = self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
             except BlockingIOError:
                 return commands
             except ConnectionError as e:

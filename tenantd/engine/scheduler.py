@@ -135,7 +135,15 @@ class Scheduler:
 
     @property
     def has_work(self) -> bool:
-        return bool(self._jobs or self._finishes or self._released)
+        """A step now would get something done. Requests held back by `max_concurrent` are no work."""
+        return bool(self._active or self._finishes or self._released) or any(
+            tenant.queue and self._may_start(tenant) for tenant in self._tenants.values()
+        )
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is left, not even one held back."""
+        return not self._jobs
 
     def take_released(self) -> list[int]:
         """Sequences whose requests ended since the last call; they must be cleared before the next `bind`."""

@@ -1,0 +1,63 @@
+"""Decayed usage: charge, decay, order, lift."""
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantd.engine.fairness import Fairness
+
+costs = st.floats(0, 1e6, allow_nan=False)
+
+
+def test_usage_halves_after_one_half_life():
+    fairness = Fairness(half_life_s=60)
+    fairness.charge("acme", 100, now_s=0)
+    assert math.isclose(fairness.normalised("acme", now_s=60), 50)
+    assert math.isclose(fairness.normalised("acme", now_s=180), 12.5)
+
+
+def test_usage_counts_by_weight():
+    fairness = Fairness(60)
+    fairness.set_weight("acme", 4)
+    for tenant in ("acme", "globex"):
+        fairness.charge(tenant, 100, 0)
+    assert fairness.normalised("acme", 0) == 25
+    assert fairness.normalised("globex", 0) == 100
+
+
+def test_a_clock_that_goes_backwards_neither_decays_nor_grows_usage():
+    fairness = Fairness(60)
+    fairness.charge("acme", 100, now_s=1000)
+    assert fairness.normalised("acme", now_s=10) == 100
+    assert math.isclose(fairness.normalised("acme", now_s=1060), 50)
+
+
+def test_a_tenant_back_from_idle_is_lifted_to_the_least_active_one_less_its_credit():
+    fairness = Fairness(1e9, burst_credit=10)
+    fairness.charge("acme", 500, 0)
+    fairness.charge("globex", 800, 0)
+    fairness.lift("new", ["acme", "globex"], 0)
+    assert math.isclose(fairness.normalised("new", 0), 490)
+
+
+def test_lift_never_lowers_usage():
+    fairness = Fairness(1e9)
+    fairness.charge("heavy", 900, 0)
+    fairness.charge("light", 5, 0)
+    fairness.lift("heavy", ["light"], 0)
+    assert fairness.normalised("heavy", 0) == 900
+
+
+@given(charges=st.lists(st.tuples(st.sampled_from("abc"), costs, st.floats(0, 100)), max_size=30))
+def test_order_does_not_change_while_time_passes_without_charges(charges):
+    fairness = Fairness(half_life_s=30)
+    now_s = 0.0
+    for tenant, cost, wait_s in charges:
+        now_s += wait_s
+        fairness.charge(tenant, cost, now_s)
+    before = [fairness.normalised(t, now_s) for t in "abc"]
+    after = [fairness.normalised(t, now_s + 45) for t in "abc"]
+    for x, y, later_x, later_y in zip(before, before[1:], after, after[1:], strict=False):
+        if x < y * (1 - 1e-9):
+            assert later_x <= later_y
