@@ -30,6 +30,8 @@ class Priority(StrEnum):
 
 
 class TenantState(StrEnum):
+    """Whether new requests of a tenant are taken."""
+
     ACTIVE = "active"
     SUSPENDED = "suspended"
 

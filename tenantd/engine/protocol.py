@@ -118,6 +118,8 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The model is loaded; requests may come."""
+
     info: EngineInfo
 
 

@@ -30,6 +30,8 @@ _lib.ggml_backend_dev_memory.restype = None
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
+    """A device that layers can be offloaded to, and its memory that is free now."""
+
     description: str
     free_bytes: int
 

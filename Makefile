@@ -1,0 +1,58 @@
+# Two commands: `make demo` shows tenantd at work on a real model, `make test` runs everything.
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: help demo test lint format clean
+help: ## this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
+
+demo: $(VENV)/demo.stamp ## install, then serve two tenants on a small model and print their invoice
+	@$(BIN)/tenantctl demo
+
+test: $(VENV)/dev.stamp ## install, then run the whole test suite
+	@$(BIN)/python -m pytest
+
+lint: $(VENV)/dev.stamp ## ruff and mypy
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+
+format: $(VENV)/dev.stamp ## let ruff tidy up
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## remove what was built
+	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+$(VENV)/python.stamp:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "tenantd needs Python 3.11 or later; name one with make PYTHON=python3.11")'
+	@for tool in gcc g++ cmake make git; do \
+	  command -v $$tool >/dev/null || { echo "missing: $$tool (apt-get install build-essential cmake git)" >&2; exit 1; }; done
+	@echo "making $(VENV)"
+	@$(PYTHON) -m venv $(VENV) || { echo "missing: the venv module (apt-get install python3-venv)" >&2; exit 1; }
+	@$(BIN)/python -m pip install -q --upgrade pip
+	@touch $@
+
+# llama.cpp compiles here, minutes on a small machine: ninja's [n/m] lines become one line that counts up.
+$(VENV)/llama.stamp: $(VENV)/python.stamp pyproject.toml
+	@version=$$(sed -nE 's/.*"(llama-cpp-python==[^"]+)".*/\1/p' pyproject.toml); \
+	echo "installing $$version (compiles llama.cpp unless a built wheel is cached; log: $(VENV)/llama.log)"; \
+	$(BIN)/python -m pip install -v "$$version" 2>&1 | tee $(VENV)/llama.log \
+	  | sed -unE 's/^ *\[([0-9]+)\/([0-9]+)\].*/  building llama.cpp: \1 of \2/p' \
+	  | { if [ -t 1 ]; then while read -r line; do printf '\r%s ' "$$line"; done; echo; \
+	      else awk '{ split($$0, w, " "); if (w[4] % 20 == 0 || w[4] == w[6]) print }'; fi; } \
+	  || { tail -n 40 $(VENV)/llama.log >&2; exit 1; }
+	@touch $@
+
+$(VENV)/demo.stamp: $(VENV)/llama.stamp pyproject.toml
+	@echo "installing tenantd and the demo model"
+	@$(BIN)/python -m pip install -q -e '.[demo]'
+	@touch $@
+
+$(VENV)/dev.stamp: $(VENV)/llama.stamp pyproject.toml
+	@echo "installing tenantd, the demo model and what the tests need"
+	@$(BIN)/python -m pip install -q -e '.[demo,dev]'
+	@touch $@

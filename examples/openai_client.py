@@ -1,0 +1,49 @@
+"""The official OpenAI client on the daemon's Unix socket: complete, stream, and see an error for what it is.
+
+TENANTD_API_KEY=td_… python examples/openai_client.py       (pip install openai)
+"""
+
+import os
+
+import httpx
+import openai
+
+from tenantd.config import default_socket
+
+
+def main() -> None:
+    client = openai.OpenAI(
+        base_url="http://tenantd/v1",
+        api_key=os.environ["TENANTD_API_KEY"],
+        http_client=httpx.Client(transport=httpx.HTTPTransport(uds=str(default_socket()))),
+    )
+    model = client.models.list().data[0].id
+    print(f"model: {model}")
+
+    answer = client.completions.create(model=model, prompt="Once upon a time", max_tokens=24, temperature=0)
+    assert answer.usage is not None
+    print(f"completed: {answer.choices[0].text.strip()!r} ({answer.usage.completion_tokens} tokens)")
+
+    messages: list = [{"role": "user", "content": "Say hello."}]
+    print("streamed: ", end="")
+    for chunk in client.chat.completions.create(
+        model=model,
+        messages=messages,
+        max_tokens=24,
+        temperature=0,
+        stream=True,
+        stream_options={"include_usage": True},
+    ):
+        if chunk.choices:
+            print(chunk.choices[0].delta.content or "", end="", flush=True)
+        elif chunk.usage:
+            print(f" ({chunk.usage.completion_tokens} tokens)")
+
+    try:
+        client.completions.create(model=model, prompt="x", max_tokens=1, temperature=-1)
+    except openai.BadRequestError as error:
+        print(f"refused: {error.body['message']}")  # type: ignore[index]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# From a GGUF file to an invoice: a daemon, two tenants, a prompt each, what it cost.
+# usage: examples/quickstart.sh MODEL.gguf       (tenantd and tenantctl on the PATH)
+set -euo pipefail
+model=$(realpath "$1")
+
+folder=$(mktemp -d)
+export TENANTD_CONFIG=$folder/config.toml TENANTD_SOCKET=$folder/tenantd.sock TENANTD_STATE_DIR=$folder/state
+
+tenantctl init --model "$model"
+tenantd &
+daemon=$!
+trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
+tenantctl status --wait 120 >/dev/null
+
+tenantctl tenant add acme --weight 2
+tenantctl tenant add globex
+
+tenantctl run --tenant acme --max-tokens 24 --temperature 0 "The three primary colours are"
+tenantctl run --tenant globex --max-tokens 24 --temperature 0 "The capital of France is"
+
+tenantctl usage
+tenantctl invoice --month this

@@ -1,0 +1,152 @@
+"""One suite for every engine: what compute.py promises holds without a model, and with llama.cpp in both KV layouts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, Compute, EngineBroken, RequestRejected
+from tenantd.engine.fake import BROKEN_GRAMMAR, FakeCompute
+from tests.support.loads import fake_load, make_load
+from tests.support.tiny_gguf import write_tiny_gguf
+
+GREEDY = Sampling(temperature=0, ignore_eos=True)
+PROMPT = [5, 9, 12, 7, 30, 41, 8]
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture(params=["fake", "llama-streams", "llama-unified"])
+def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Compute]:
+    if request.param == "fake":
+        compute: Compute = FakeCompute(fake_load())
+    else:
+        from tenantd.engine.llama import LlamaCompute
+
+        kv = request.param.removeprefix("llama-")
+        compute = LlamaCompute(make_load(backend="llama", model_path=str(tiny_model), kv=kv), lambda _: None)
+    yield compute
+    compute.close()
+
+
+def generate(engine: Compute, sequence: int, tokens: list[int], n: int, chunk: int = 64) -> list[int]:
+    """Prefill in chunks, then decode: the n next tokens of a bound sequence."""
+    out: list[int] = []
+    position = 0
+    pending = list(tokens)
+    while len(out) < n:
+        part, pending = pending[:chunk], pending[chunk:]
+        result = engine.run([Chunk(sequence, position, part, not pending)])
+        position += len(part)
+        if not pending:
+            assert not result.sampled[sequence].failed
+            out.append(result.sampled[sequence].token)
+            pending = [out[-1]]
+    return out
+
+
+def run_alone(engine: Compute, sequence: int, n: int = 8, sampling: Sampling = GREEDY) -> list[int]:
+    engine.bind(sequence, sampling, PROMPT, [])
+    out = generate(engine, sequence, PROMPT, n)
+    engine.clear(sequence)
+    return out
+
+
+def test_a_fresh_engine_is_empty_and_says_what_it_is(engine: Compute) -> None:
+    assert engine.is_empty()
+    assert engine.info.slots == 4
+    assert engine.info.context_tokens > 0
+
+
+def test_greedy_tokens_do_not_depend_on_the_sequence(engine: Compute) -> None:
+    assert run_alone(engine, 0) == run_alone(engine, 3)
+
+
+def test_greedy_tokens_do_not_depend_on_how_the_prompt_is_cut(engine: Compute) -> None:
+    whole = run_alone(engine, 0)
+    engine.bind(0, GREEDY, PROMPT, [])
+    assert generate(engine, 0, PROMPT, 8, chunk=3) == whole
+
+
+def test_a_pass_answers_exactly_the_chunks_that_ask_for_a_token(engine: Compute) -> None:
+    for sequence in range(3):
+        engine.bind(sequence, GREEDY, PROMPT, [])
+    result = engine.run([Chunk(0, 0, PROMPT, True), Chunk(1, 0, PROMPT[:2], False), Chunk(2, 0, PROMPT, True)])
+    assert set(result.sampled) == {0, 2}
+    assert result.sampled[0].token == result.sampled[2].token
+    assert result.micros >= 0
+
+
+def test_sequences_side_by_side_keep_to_themselves(engine: Compute) -> None:
+    alone = run_alone(engine, 0)
+    for sequence, prompt in enumerate([PROMPT, PROMPT[::-1], PROMPT[:3]]):
+        engine.bind(sequence, GREEDY, prompt, [])
+        engine.run([Chunk(sequence, 0, prompt, True)])
+    engine.clear(1)
+    engine.clear(2)
+    engine.clear(0)
+    assert engine.is_empty()
+    assert run_alone(engine, 0) == alone
+
+
+def test_a_cleared_sequence_holds_nothing_and_can_be_bound_again(engine: Compute) -> None:
+    first = run_alone(engine, 2)
+    assert engine.is_empty()
+    assert run_alone(engine, 2) == first
+
+
+def test_a_moved_sequence_goes_on_as_if_it_had_stayed(engine: Compute) -> None:
+    whole = run_alone(engine, 0, n=6)
+    engine.bind(3, GREEDY, PROMPT, [])
+    assert generate(engine, 3, PROMPT, 1) == whole[:1]
+    engine.move(3, 0)
+    position, out = len(PROMPT), whole[:1]
+    while len(out) < 6:
+        out.append(engine.run([Chunk(0, position, out[-1:], True)]).sampled[0].token)
+        position += 1
+    assert out == whole
+    engine.clear(0)
+    assert engine.is_empty()
+
+
+def test_a_sequence_that_is_bound_and_still_empty_can_be_moved(engine: Compute) -> None:
+    engine.bind(1, GREEDY, PROMPT, [])
+    engine.move(1, 2)
+    assert generate(engine, 2, PROMPT, 2)
+    engine.clear(2)
+    assert engine.is_empty()
+
+
+def test_a_resumed_sequence_draws_the_tokens_an_undisturbed_one_would(engine: Compute) -> None:
+    sampling = Sampling(temperature=1.2, top_k=0, top_p=1, min_p=0, seed=42, ignore_eos=True, repeat_penalty=1.1)
+    whole = run_alone(engine, 0, n=10, sampling=sampling)
+    engine.bind(0, sampling, PROMPT, whole[:4])
+    assert generate(engine, 0, PROMPT + whole[:4], 6) == whole[4:]
+
+
+def test_logprobs_are_given_when_asked_for(engine: Compute) -> None:
+    engine.bind(0, Sampling(temperature=0, ignore_eos=True, logprobs=1), PROMPT, [])
+    sampled = engine.run([Chunk(0, 0, PROMPT, True)]).sampled[0]
+    assert sampled.logprobs is not None and sampled.logprobs.logprob < 0
+    assert sampled.logprobs.top[0] == (sampled.token, pytest.approx(sampled.logprobs.logprob))
+
+
+def test_a_grammar_that_does_not_parse_rejects_the_request_alone(engine: Compute) -> None:
+    with pytest.raises(RequestRejected, match="grammar"):
+        engine.bind(0, Sampling(grammar=BROKEN_GRAMMAR), PROMPT, [])
+    engine.clear(0)
+    assert engine.is_empty()
+    assert run_alone(engine, 0)
+
+
+def test_a_position_that_does_not_follow_breaks_the_engine(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [])
+    engine.run([Chunk(0, 0, PROMPT, True)])
+    with pytest.raises(EngineBroken):
+        engine.run([Chunk(0, len(PROMPT) + 3, [1], True)])

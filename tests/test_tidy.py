@@ -1,0 +1,147 @@
+"""Style that a machine can check: layers, sizes, docstrings, links. A rule that fails says what to do."""
+
+from __future__ import annotations
+
+import ast
+import re
+import subprocess
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCES = sorted([*ROOT.glob("tenantd/**/*.py"), *ROOT.glob("cli/**/*.py")])
+TESTS = sorted(ROOT.glob("tests/**/*.py"))
+
+# A room imports only from rooms before it.
+LAYERS = [
+    "tenantd.errors",
+    "tenantd.domain",
+    "tenantd.config",
+    "tenantd.engine",
+    "tenantd.text",
+    "tenantd.ledger",
+    "tenantd.tenancy",
+    "tenantd.daemon",
+    "tenantd.api",
+    "tenantd.main",
+    "tenantctl",
+]
+LLAMA_ROOMS = ("tenantd.engine.llama", "tenantd.text")
+PURE = ("tenantd.engine.fairness", "tenantd.engine.slots", "tenantd.engine.scheduler", "tenantd.domain")
+IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
+MOST_LINES = 420
+MOST_FUNCTION_LINES = 60
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT / "cli" if path.is_relative_to(ROOT / "cli") else ROOT).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
+
+
+@cache
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text("utf-8"))
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever in it."""
+    found: set[str] = set()
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def layer(module: str) -> int | None:
+    for i, room in enumerate(LAYERS):
+        if module == room or module.startswith(room + "."):
+            return i
+    return None
+
+
+def by_path(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_path)
+def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
+    own = layer(module_name(path))
+    if own is None:  # tenantd/__init__.py, tenantd/__main__.py
+        return
+    above = {name for name in imports(path) if (other := layer(name)) is not None and other > own}
+    assert not above, f"{by_path(path)} imports from a later room"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_path)
+def test_only_two_rooms_know_llama_cpp(path: Path) -> None:
+    if not module_name(path).startswith(LLAMA_ROOMS):
+        assert not {name for name in imports(path) if name.split(".")[0] == "llama_cpp"}
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if module_name(p) in PURE], ids=by_path)
+def test_pure_rooms_have_no_clock_and_no_io(path: Path) -> None:
+    assert not {name.split(".")[0] for name in imports(path)} & IMPURE
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_path)
+def test_modules_and_public_classes_say_what_they_are(path: Path) -> None:
+    module = tree(path)
+    if not module.body:
+        return
+    assert ast.get_docstring(module), f"{by_path(path)} has no docstring"
+    bare = [
+        node.name
+        for node in module.body
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not ast.get_docstring(node)
+    ]
+    assert not bare, f"classes without a docstring: {bare}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_path)
+def test_files_hold_one_idea_and_functions_fit_a_screen(path: Path) -> None:
+    assert len(path.read_text("utf-8").splitlines()) <= MOST_LINES, "split it"
+    for node in ast.walk(tree(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= MOST_FUNCTION_LINES, f"{node.name} has {lines} lines"
+
+
+@pytest.mark.parametrize("path", TESTS, ids=by_path)
+def test_tests_do_not_sleep_or_skip(path: Path) -> None:
+    text = path.read_text("utf-8")
+    banned = ["time." + "sleep(", "pytest." + "skip(", "mark." + "skip", "mark." + "xfail"]
+    assert not [word for word in banned if word in text]
+
+
+def documents() -> list[Path]:
+    return [path for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if path.name != "CHANGELOG.md"]
+
+
+@pytest.mark.parametrize("path", documents(), ids=by_path)
+def test_links_in_documents_lead_somewhere(path: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text("utf-8")):
+        if "://" not in target:
+            assert (path.parent / target).exists(), f"{by_path(path)} links to {target}"
+
+
+@pytest.mark.parametrize("path", documents(), ids=by_path)
+def test_source_files_named_in_documents_exist(path: Path) -> None:
+    for name in re.findall(r"`((?:tenantd|cli|tests|examples|benchmarks|docs)/[\w./-]+)`", path.read_text("utf-8")):
+        assert (ROOT / name).exists(), f"{by_path(path)} names {name}"
+
+
+def test_no_unfinished_work_is_marked_in_the_sources() -> None:
+    words = "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3])
+    grep = subprocess.run(
+        ["grep", "-rnwE", words, "tenantd", "cli", "tests", "examples", "benchmarks", "--include=*.py"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert grep.stdout == ""
