@@ -1,0 +1,229 @@
+"""A real daemon in a temporary folder: started, spoken to over its socket, signalled, and always cleaned up."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import tomli_w
+
+START_TIMEOUT_S = 60
+
+
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+    """The first true value of `condition`, which is asked again and again; fails with `what` after `timeout_s`."""
+    deadline_s = time.monotonic() + timeout_s
+    pause = threading.Event()
+    while time.monotonic() < deadline_s:
+        if value := condition():
+            return value
+        pause.wait(0.02)
+    raise AssertionError(f"not within {timeout_s} s: {what}")
+
+
+class Daemon:
+    """One `python -m tenantd`. `settings` are tables of its configuration file; the engine without a model is the
+    default. Use as a context manager."""
+
+    def __init__(self, folder: Path, **settings: dict[str, Any]) -> None:
+        self.folder = folder
+        self.socket = folder / "tenantd.sock"
+        self.config = folder / "config.toml"
+        self.log = folder / "log"
+        self.process: subprocess.Popen[bytes] | None = None
+        self.configure(**settings)
+
+    def configure(self, **settings: dict[str, Any]) -> None:
+        """Write the configuration file; a running daemon sees it when it is told to."""
+        tables: dict[str, dict[str, Any]] = {
+            "engine": {"backend": "fake", "slots": 4, "restart_delay_s": 0.01},
+            "server": {"socket": str(self.socket)},
+            "ledger": {"state_dir": str(self.folder / "state")},
+        }
+        for name, table in settings.items():
+            tables[name] = {**tables.get(name, {}), **table}
+        self.config.write_text(tomli_w.dumps(tables))
+
+    def __enter__(self) -> Daemon:
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.kill()
+
+    def start(self, *, ready: bool = True, **environment: str) -> None:
+        """Start it and wait until it is ready, or with `ready=False` only until it answers."""
+        self.launch(**environment)
+        wait_until(
+            self._is_ready if ready else self._is_up, f"the daemon to start; its log: {self.log}", START_TIMEOUT_S
+        )
+
+    def launch(self, **environment: str) -> None:
+        """Start it and return at once."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("TENANTD_")}
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tenantd", "--config", str(self.config)],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env={**clean, **environment},
+            )
+
+    def _is_up(self) -> bool:
+        assert self.process is not None
+        code = self.process.poll()
+        assert code is None, f"the daemon ended with {code}: {self.log.read_text()}"
+        try:
+            return self.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _is_ready(self) -> bool:
+        return self._is_up() and self.get("/readyz").status_code == 200
+
+    def client(self, timeout_s: float = 60) -> httpx.Client:
+        """Of the daemon's own user: an administrator."""
+        transport = httpx.HTTPTransport(uds=str(self.socket))
+        return httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout_s)
+
+    def request(self, method: str, url: str, **options: Any) -> httpx.Response:
+        with self.client() as client:
+            return client.request(method, url, **options)
+
+    def get(self, url: str, **options: Any) -> httpx.Response:
+        return self.request("GET", url, **options)
+
+    def post(self, url: str, body: Any = None, **options: Any) -> httpx.Response:
+        return self.request("POST", url, json=body, **options)
+
+    def add_tenant(self, name: str, **settings: Any) -> str:
+        """Its key."""
+        answer = self.post("/admin/v1/tenants", {"name": name, **settings})
+        assert answer.status_code == 201, answer.text
+        return str(answer.json()["key"])
+
+    def complete(self, tenant: str, prompt: Any = "hello", **body: Any) -> httpx.Response:
+        """A whole completion as this tenant."""
+        return self.post("/v1/completions", {"prompt": prompt, **body}, headers={"X-Tenant": tenant})
+
+    def stream(self, tenant: str, prompt: Any = "hello", **body: Any) -> Stream:
+        """A completion as a stream, read in a thread."""
+        return Stream(self, tenant, {"prompt": prompt, "stream": True, **body})
+
+    def status(self) -> dict[str, Any]:
+        answer: dict[str, Any] = self.get("/admin/v1/status").raise_for_status().json()
+        return answer
+
+    def engine_pid(self) -> int:
+        """Of the engine process."""
+        assert self.process is not None
+        return int(wait_until(self._engine_children, "an engine process")[0].pid)
+
+    def _engine_children(self) -> list[psutil.Process]:
+        assert self.process is not None
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "tenantd.engine" in child.cmdline()]
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Every request in the ledger, read from its file."""
+        with sqlite3.connect(f"file:{self.folder / 'state' / 'ledger.db'}?mode=ro", uri=True) as connection:
+            connection.row_factory = sqlite3.Row
+            rows = [dict(row) for row in connection.execute("SELECT * FROM requests ORDER BY created_micros, id")]
+        connection.close()
+        return rows
+
+    def signal(self, number: int) -> None:
+        assert self.process is not None
+        self.process.send_signal(number)
+
+    def wait(self, timeout_s: float = 60) -> int:
+        """Its exit status."""
+        assert self.process is not None
+        return self.process.wait(timeout_s)
+
+    def stop(self) -> int:
+        """SIGTERM, and the exit status."""
+        self.signal(signal.SIGTERM)
+        return self.wait()
+
+    def kill(self) -> None:
+        """SIGKILL, if it is still there. Its engine dies with it."""
+        if self.process is not None and self.process.poll() is None:
+            engines = self._engine_children()
+            self.process.kill()
+            self.process.wait()
+            psutil.wait_procs(engines, timeout=10)
+
+
+class Stream:
+    """A streamed completion: the events so far, and what is wrong with it if something is."""
+
+    def __init__(self, daemon: Daemon, tenant: str, body: dict[str, Any]) -> None:
+        self.status = 0
+        self.request_id = ""
+        self.text = ""
+        self.tokens = 0
+        self.finish_reason: str | None = None
+        self.usage: dict[str, int] | None = None
+        self.error: dict[str, Any] | None = None
+        self.done = False
+        self._daemon = daemon
+        self._body = {"stream_options": {"include_usage": True}, **body}
+        self._thread = threading.Thread(target=self._run, args=(tenant,), daemon=True)
+        self._thread.start()
+
+    def _run(self, tenant: str) -> None:
+        headers = {"X-Tenant": tenant}
+        with (
+            self._daemon.client(timeout_s=120) as client,
+            client.stream("POST", "/v1/completions", json=self._body, headers=headers) as answer,
+        ):
+            self.status = answer.status_code
+            self.request_id = answer.headers.get("x-request-id", "")
+            if answer.is_error:
+                answer.read()
+                self.error = answer.json()["error"]
+                return
+            for line in answer.iter_lines():
+                if line == "data: [DONE]":
+                    self.done = True
+                elif line.startswith("data: "):
+                    self._on_event(json.loads(line.removeprefix("data: ")))
+
+    def _on_event(self, event: dict[str, Any]) -> None:
+        if "error" in event:
+            self.error = event["error"]
+            return
+        self.usage = event.get("usage") or self.usage
+        for choice in event["choices"]:
+            self.text += choice["text"]
+            self.finish_reason = choice["finish_reason"] or self.finish_reason
+            self.tokens += choice["finish_reason"] is None
+
+    def join(self, timeout_s: float = 120) -> Stream:
+        """Wait for its end."""
+        self._thread.join(timeout_s)
+        assert not self._thread.is_alive(), "the stream did not end"
+        return self
+
+    def begun(self, tokens: int = 1) -> Stream:
+        """Wait for so many tokens."""
+        wait_until(lambda: self.tokens >= tokens or not self._thread.is_alive(), f"{tokens} tokens")
+        assert self.tokens >= tokens, f"ended after {self.tokens} tokens: {self.error}"
+        return self

@@ -1,0 +1,117 @@
+"""A GGUF of two random llama layers, about 100 kB, that real llama.cpp loads and decodes. Its text means nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import gguf
+import numpy as np
+
+N_EMBD, N_LAYER, N_HEAD, N_HEAD_KV, N_FF = 64, 2, 4, 2, 64
+
+CONTROL_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+USER_DEFINED_TOKENS = ("<tool>", "</tool>", "<think>", "</think>", "<|note|>", "<b>", "\n\n", "```")
+WORDS = (
+    "a all and answer are as be book but by can day do for from give good have he her his how in is it long make man "
+    "many more new no not of on one or other people say she so some that the their there they this time to two use "
+    "was water we what when which who will with word work would write year you"
+).split()
+
+CHAT_TEMPLATE = """\
+{{- bos_token }}
+{%- for message in messages %}
+    {%- if message.role == 'assistant' and '</think>' in message.content %}
+        {{- '<|assistant|>\\n' + message.content.split('</think>')[-1] | trim + '<|end|>\\n' }}
+    {%- elif message.role == 'tool' %}
+        {{- '<|user|>\\n<tool>' + message.content + '</tool><|end|>\\n' }}
+    {%- else %}
+        {{- '<|' + message.role + '|>\\n' + message.content | trim + '<|end|>\\n' }}
+    {%- endif %}
+{%- endfor %}
+{%- if add_generation_prompt %}
+    {{- '<|assistant|>\\n' }}
+{%- endif %}
+"""
+
+
+def write_tiny_gguf(
+    path: Path,
+    *,
+    chat_template: str | None = CHAT_TEMPLATE,
+    context_length: int = 2048,
+    seed: int = 0,
+    add_space_prefix: bool = True,
+) -> Path:
+    """Write the model to `path`, the same bytes for the same arguments, and return `path`."""
+    tokens = _tokens()
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_name("tiny")
+    writer.add_context_length(context_length)
+    writer.add_embedding_length(N_EMBD)
+    writer.add_block_count(N_LAYER)
+    writer.add_feed_forward_length(N_FF)
+    writer.add_head_count(N_HEAD)
+    writer.add_head_count_kv(N_HEAD_KV)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_rope_freq_base(10000.0)
+    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    writer.add_vocab_size(len(tokens))
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_tokenizer_model("llama")
+    writer.add_token_list([text for text, _ in tokens])
+    writer.add_token_types([kind for _, kind in tokens])
+    writer.add_token_scores([-float(rank) for rank in range(len(tokens))])
+    writer.add_unk_token_id(0)
+    writer.add_bos_token_id(1)
+    writer.add_eos_token_id(2)
+    writer.add_eot_token_id([text for text, _ in tokens].index("<|end|>"))
+    writer.add_add_bos_token(True)
+    writer.add_add_space_prefix(add_space_prefix)
+    if chat_template is not None:
+        writer.add_chat_template(chat_template)
+    _add_tensors(writer, len(tokens), np.random.default_rng(seed))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file(progress=False)
+    writer.close()
+    return path
+
+
+def _tokens() -> list[tuple[str, gguf.TokenType]]:
+    """Text and kind of each token, ids in order: unknown, BOS, EOS, 256 bytes, words, then the special ones."""
+    kind = gguf.TokenType
+    tokens = [("<unk>", kind.UNKNOWN), ("<s>", kind.CONTROL), ("</s>", kind.CONTROL)]
+    tokens += [(f"<0x{value:02X}>", kind.BYTE) for value in range(256)]
+    # SentencePiece merges pairs, so a word needs each of its beginnings; whole words come first and merge first.
+    words = [f"\u2581{word}" for word in WORDS]
+    beginnings = [word[:length] for word in words for length in range(2, len(word))]
+    letters = [chr(code) for code in range(33, 127)] + ["\u2581"]
+    tokens += [(text, kind.NORMAL) for text in dict.fromkeys([*words, *beginnings, *letters])]
+    tokens += [(text, kind.CONTROL) for text in CONTROL_TOKENS]
+    tokens += [(text, kind.USER_DEFINED) for text in USER_DEFINED_TOKENS]
+    return tokens
+
+
+def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generator) -> None:
+    def matrix(name: str, rows: int, columns: int) -> None:
+        values = random.normal(0, 1 / np.sqrt(columns), (rows, columns)).astype(np.float32)
+        packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+
+    def norm(name: str) -> None:
+        writer.add_tensor(name, np.ones(N_EMBD, np.float32))
+
+    n_kv = N_EMBD // N_HEAD * N_HEAD_KV
+    matrix("token_embd.weight", n_vocab, N_EMBD)
+    for layer in range(N_LAYER):
+        norm(f"blk.{layer}.attn_norm.weight")
+        matrix(f"blk.{layer}.attn_q.weight", N_EMBD, N_EMBD)
+        matrix(f"blk.{layer}.attn_k.weight", n_kv, N_EMBD)
+        matrix(f"blk.{layer}.attn_v.weight", n_kv, N_EMBD)
+        matrix(f"blk.{layer}.attn_output.weight", N_EMBD, N_EMBD)
+        norm(f"blk.{layer}.ffn_norm.weight")
+        matrix(f"blk.{layer}.ffn_gate.weight", N_FF, N_EMBD)
+        matrix(f"blk.{layer}.ffn_up.weight", N_FF, N_EMBD)
+        matrix(f"blk.{layer}.ffn_down.weight", N_EMBD, N_FF)
+    norm("output_norm.weight")
+    matrix("output.weight", n_vocab, N_EMBD)
