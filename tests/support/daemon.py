@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -89,10 +90,10 @@ class Daemon:
         assert self.process is not None
         code = self.process.poll()
         assert code is None, f"the daemon ended with {code}: {self.log.read_text()}"
-        try:
-            return self.get("/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
+        with socket.socket(socket.AF_UNIX) as probe:  # httpx leaves its socket open when it cannot connect
+            if probe.connect_ex(str(self.socket)):
+                return False
+        return self.get("/healthz").status_code == 200
 
     def _is_ready(self) -> bool:
         return self._is_up() and self.get("/readyz").status_code == 200

@@ -11,11 +11,11 @@ N_EMBD, N_LAYER, N_HEAD, N_HEAD_KV, N_FF = 64, 2, 4, 2, 64
 
 CONTROL_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
 USER_DEFINED_TOKENS = ("<tool>", "</tool>", "<think>", "</think>", "<|note|>", "<b>", "\n\n", "```")
-WORDS = (
-    "a all and answer are as be book but by can day do for from give good have he her his how in is it long make man "
-    "many more new no not of on one or other people say she so some that the their there they this time to two use "
-    "was water we what when which who will with word work would write year you"
-).split()
+WORDS = """
+a all and answer are as be book but by can day do for from give good have he her his how in is it long make man many
+more new no not of on one or other people say she so some that the their there they this time to two use was water we
+what when which who will with word work would write year you
+"""
 
 CHAT_TEMPLATE = """\
 {{- bos_token }}
@@ -83,7 +83,7 @@ def _tokens() -> list[tuple[str, gguf.TokenType]]:
     tokens = [("<unk>", kind.UNKNOWN), ("<s>", kind.CONTROL), ("</s>", kind.CONTROL)]
     tokens += [(f"<0x{value:02X}>", kind.BYTE) for value in range(256)]
     # SentencePiece merges pairs, so a word needs each of its beginnings; whole words come first and merge first.
-    words = [f"\u2581{word}" for word in WORDS]
+    words = [f"\u2581{word}" for word in WORDS.split()]
     beginnings = [word[:length] for word in words for length in range(2, len(word))]
     letters = [chr(code) for code in range(33, 127)] + ["\u2581"]
     tokens += [(text, kind.NORMAL) for text in dict.fromkeys([*words, *beginnings, *letters])]

@@ -1,0 +1,136 @@
+"""From the messages of a chat to the token ids of a prompt, such that no message can forge a turn.
+
+1. Spellings of special tokens in contents are replaced by sentinels: digits nobody can guess. The template is rendered
+   over that (so trimming and searching contents works as it should), and the sentinels become plain text again when
+   it is tokenised.
+2. A spelling could still arise from parts: at the border of a content and the template's text, or because the template
+   cuts contents up. So the template is also rendered with sentinels for whole contents, which shows the special tokens
+   it means to have. If those of (1) differ, the second rendering is used, where contents are tokenised by themselves.
+   (So which special tokens there are may depend on contents only by marks that the template looks for: see Guard.)
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import jinja2
+
+from tenantd.text.guard import Guard, GuardedTokens
+from tenantd.text.messages import Message, read_messages
+from tenantd.text.template import ChatTemplate
+from tenantd.text.vocabulary import Vocabulary
+
+
+class ChatFormatter:
+    """Renders chats for one vocabulary. Safe to use from several threads.
+
+    `warning` says why chats are plain text, when the model has no usable template. `stops` are stop strings that a
+    chat should then end at: such a model goes on to write the user's next turn.
+    """
+
+    def __init__(self, vocabulary: Vocabulary) -> None:
+        self.warning: str | None = None
+        self.stops: tuple[str, ...] = ()
+        self._template: ChatTemplate | None = None
+        if vocabulary.chat_template is None:
+            reason = "has no chat template"
+        else:
+            try:
+                self._template = ChatTemplate(vocabulary.chat_template, vocabulary.bos_text, vocabulary.eos_text)
+            except jinja2.TemplateError as e:
+                reason = f"has a chat template that is not valid: {e}"
+        if self._template is None:
+            self.warning = f"the model {vocabulary.name} {reason}; chats are given to it as plain 'User: …' text"
+            self.stops = ("\nUser:",)
+        self._guard = Guard(vocabulary, self._template)
+
+    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
+        """The prompt, with a BOS if the model wants one. Raises InvalidRequest (`messages`)."""
+        conversation = read_messages(messages)
+        if self._template is None:
+            return self._plain(conversation, add_generation_prompt)
+
+        whole = _Sentinels()
+        whole_text = self._render(conversation, lambda text, _: whole.hide_all(text), add_generation_prompt)
+        structure = GuardedTokens(self._guard)
+        for template_text, _ in whole.split(whole_text):
+            structure.add_template(template_text)
+
+        marked = _Sentinels()
+        marked_text = self._render(conversation, self._hide_spellings_in(marked), add_generation_prompt)
+        tokens = self._tokens(marked, marked_text)
+        ignored = self._ignored_marks(conversation)
+        if _without(tokens.trail, ignored) == _without(structure.trail, ignored):
+            return tokens.ids
+        return self._tokens(whole, whole_text).ids
+
+    def _render(self, conversation: list[Message], hide: Callable[[str, str], str], add_generation_prompt: bool) -> str:
+        assert self._template
+        shown: list[dict[str, str]] = []
+        for message in conversation:
+            shown.append({"role": message.role, "content": hide(message.content, message.role)})
+            if message.name:
+                shown[-1]["name"] = hide(message.name, "user")
+        return self._template.render(shown, add_generation_prompt=add_generation_prompt)
+
+    def _hide_spellings_in(self, sentinels: _Sentinels) -> Callable[[str, str], str]:
+        def hide(text: str, role: str) -> str:
+            pairs = self._guard.forbidden_to(role).split(text)
+            return "".join(gap + (sentinels.hide(spelling) if spelling else "") for gap, spelling in pairs)
+
+        return hide
+
+    def _tokens(self, sentinels: _Sentinels, rendered: str) -> GuardedTokens:
+        tokens = GuardedTokens(self._guard)
+        for template_text, message_text in sentinels.split(rendered):
+            tokens.add_template(template_text)
+            tokens.add_message(message_text)
+        return tokens
+
+    def _ignored_marks(self, conversation: list[Message]) -> frozenset[int]:
+        """What the template looks for in an assistant's turn, if it is there: it may be kept, moved or taken out."""
+        for message in conversation:
+            if message.role == "assistant" and any(found for _, found in self._guard.inspected.split(message.content)):
+                return self._guard.inspected_ids
+        return frozenset()
+
+    def _plain(self, conversation: list[Message], add_generation_prompt: bool) -> list[int]:
+        lines = [f"{message.role.capitalize()}: {message.content.strip()}\n" for message in conversation]
+        if add_generation_prompt:
+            lines.append("Assistant:")
+        tokens = GuardedTokens(self._guard)
+        tokens.add_message("".join(lines))
+        return tokens.ids
+
+
+class _Sentinels:
+    """Texts hidden behind numbers. Digits survive what templates do to contents: trimming, changing case, JSON."""
+
+    def __init__(self) -> None:
+        self._mark = f"{secrets.randbits(128):039d}"
+        self._numbers: dict[str, int] = {}
+
+    def hide(self, text: str) -> str:
+        return f"{self._mark}{self._numbers.setdefault(text, len(self._numbers)):09d}"
+
+    def hide_all(self, text: str) -> str:
+        """All but the whitespace around it, which is the template's to trim."""
+        inner = text.strip()
+        start = text.find(inner)
+        return text[:start] + self.hide(inner) + text[start + len(inner) :] if inner else text
+
+    def split(self, rendered: str) -> Iterator[tuple[str, str]]:
+        """Pairs of template text and the hidden text after it; the last one hides nothing."""
+        texts = list(self._numbers)
+        template_text, *rest = re.split(rf"{self._mark}(\d{{9}})", rendered)
+        for number, after in zip(rest[::2], rest[1::2], strict=True):
+            yield template_text, texts[int(number)]
+            template_text = after
+        yield template_text, ""
+
+
+def _without(trail: list[int], ignored: frozenset[int]) -> list[int]:
+    return [token for token in trail if token not in ignored]

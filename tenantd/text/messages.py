@@ -1,0 +1,63 @@
+"""The messages of a chat request, checked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
+
+from tenantd.errors import InvalidRequest
+from tenantd.text.vocabulary import utf8
+
+ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
+
+
+class Message(NamedTuple):
+    """`role` is system, user, assistant or tool. An empty `name` is none."""
+
+    role: str
+    content: str
+    name: str = ""
+
+
+def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
+    """Messages as OpenAI's clients send them. Raises InvalidRequest (`messages`)."""
+    if not messages:
+        raise _refused("there must be at least one")
+    return [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _read_message(message: Any, where: str) -> Message:
+    if not isinstance(message, dict):
+        raise _refused(f"{where} is not an object")
+    role = message.get("role")
+    if not isinstance(role, str) or role not in ROLES:
+        raise _refused(f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}")
+    if message.get("tool_calls") or message.get("function_call"):
+        raise _refused(f"{where} calls a tool, which this server does not support")
+    name = message.get("name")
+    if name is not None and not isinstance(name, str):
+        raise _refused(f"{where}.name is not a text")
+    return Message(ROLES[role], _checked(_text(message.get("content"), where)), _checked(name or ""))
+
+
+def _text(content: Any, where: str) -> str:
+    """A text, or a list of text parts, which become lines."""
+    if isinstance(content, str):
+        return content
+    if not isinstance(content, list):
+        raise _refused(f"{where}.content must be a text or a list of text parts")
+    parts: list[str] = []
+    for index, part in enumerate(content):
+        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+            raise _refused(f"{where}.content[{index}] is not a text part; this server takes text only")
+        parts.append(part["text"])
+    return "\n".join(parts)
+
+
+def _checked(text: str) -> str:
+    utf8(text, "messages")
+    return text
+
+
+def _refused(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"messages: {reason}", param="messages")

@@ -1,0 +1,77 @@
+"""Special tokens, and finding their spellings in text.
+
+A special token is one that llama.cpp looks for in raw text before it tokenises the rest: CONTROL and UNKNOWN ones only
+when asked to parse specials, USER_DEFINED ones always (llama-vocab.cpp, tokenizer_st_partition).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from enum import StrEnum
+from typing import Any, NamedTuple
+
+
+class TokenKind(StrEnum):
+    """As in a GGUF. A token that is both CONTROL and USER_DEFINED counts as CONTROL."""
+
+    CONTROL = "control"
+    UNKNOWN = "unknown"
+    USER_DEFINED = "user defined"
+
+
+class SpecialToken(NamedTuple):
+    """`text` is how it is written in a chat template. `strips_*`: it swallows the whitespace on that side."""
+
+    id: int
+    text: str
+    kind: TokenKind
+    strips_left: bool = False
+    strips_right: bool = False
+
+
+class Spellings:
+    """Finds many fixed strings in a text in one pass: leftmost first, the longest of those that start there."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        trie: dict[str, Any] = {}
+        for text in texts:
+            node = trie
+            for character in text:
+                node = node.setdefault(character, {})
+            if text:
+                node[""] = {}
+        # A trie keeps the cost per character constant; plain alternatives cost one comparison for each spelling.
+        self._pattern = re.compile(_pattern(trie)) if trie else None
+
+    def split(self, text: str) -> Iterator[tuple[str, str]]:
+        """The text as pairs of (what is no spelling, the spelling after it). Empty strings where there is none."""
+        start = 0
+        if self._pattern:
+            for match in self._pattern.finditer(text):
+                yield text[start : match.start()], match.group()
+                start = match.end()
+        if start < len(text):
+            yield text[start:], ""
+
+    def chunks(self, text: str, least_characters: int) -> Iterator[str]:
+        """The text in pieces of at least so many characters (but the last), each of them beginning with a spelling."""
+        start = 0
+        if self._pattern and len(text) > least_characters:
+            for match in self._pattern.finditer(text):
+                if match.start() - start >= least_characters:
+                    yield text[start : match.start()]
+                    start = match.start()
+        yield text[start:]
+
+
+def _pattern(node: dict[str, Any]) -> str:
+    """A trie as a regular expression. The empty key says that a spelling ends here."""
+    prefix = ""
+    while len(node) == 1 and "" not in node:
+        [(character, node)] = node.items()
+        prefix += re.escape(character)
+    longer = [re.escape(character) + _pattern(child) for character, child in node.items() if character]
+    if not longer:
+        return prefix
+    return f"{prefix}(?:{'|'.join(longer)}){'?' if '' in node else ''}"

@@ -1,0 +1,122 @@
+"""The chat template of a GGUF: Jinja, rendered in a sandbox the way Transformers renders it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+import jinja2
+import jinja2.ext
+import jinja2.nodes
+from jinja2.parser import Parser
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tenantd.errors import InvalidRequest
+
+
+class TemplateRefused(Exception):
+    """The template itself called `raise_exception`: these messages do not suit the model."""
+
+
+class _GenerationTag(jinja2.ext.Extension):
+    """`{% generation %}` marks what training learns from; here its content simply passes."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
+
+    def parse(self, parser: Parser) -> list[jinja2.nodes.Node]:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+class ChatTemplate:
+    """One compiled template.
+
+    `literals` are the texts it is made of; `inspected` are those it compares contents with or searches them for.
+    """
+
+    def __init__(self, source: str, bos_text: str, eos_text: str) -> None:
+        """Raises jinja2.TemplateSyntaxError."""
+        environment = _environment()
+        self._template = environment.from_string(source)
+        self._context: dict[str, Any] = {
+            "bos_token": bos_text,
+            "eos_token": eos_text,
+            "raise_exception": _raise_exception,
+            "strftime_now": _strftime_now,
+            "tools": None,
+            "documents": None,
+        }
+        tree = environment.parse(source)
+        self.literals = _constants([tree])
+        self.inspected = _constants(tree.find_all((jinja2.nodes.Compare, jinja2.nodes.Call)))
+        self._wants_parts = self._finds_only_parts()
+
+    def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
+        """`messages` have role, content and perhaps name. Raises InvalidRequest with the template's own words."""
+        try:
+            return self._render(messages, self._wants_parts, add_generation_prompt)
+        except TemplateRefused as e:
+            raise InvalidRequest(f"messages: the model's chat template refuses them: {e}", param="messages") from None
+        except Exception as e:  # a template is a program: it can fail in any way
+            raise InvalidRequest(
+                f"messages: the model's chat template fails on them: {type(e).__name__}: {e}", param="messages"
+            ) from e
+
+    def _render(self, messages: Sequence[dict[str, str]], as_parts: bool, add_generation_prompt: bool) -> str:
+        shown: list[dict[str, Any]] = [dict(message) for message in messages]
+        if as_parts:
+            for message in shown:
+                message["content"] = [{"type": "text", "text": message["content"]}]
+        return self._template.render(messages=shown, add_generation_prompt=add_generation_prompt, **self._context)
+
+    def _finds_only_parts(self) -> bool:
+        """True for templates that overlook a content unless it is a list of parts (those of some vision models)."""
+        shown = [self._shows_probe(as_parts) for as_parts in (False, True)]
+        return shown == [False, True]
+
+    def _shows_probe(self, as_parts: bool) -> bool:
+        probe = "314159265358979"
+        try:
+            return probe in self._render([{"role": "user", "content": probe}], as_parts, True)
+        except Exception:  # whatever goes wrong with a lone question, real messages get to hear it from render()
+            return False
+
+
+def _environment() -> ImmutableSandboxedEnvironment:
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_GenerationTag, jinja2.ext.loopcontrols]
+    )
+    environment.filters["tojson"] = _tojson
+    return environment
+
+
+def _constants(nodes: Any) -> frozenset[str]:
+    """The string constants and template text under `nodes`."""
+    found: set[str] = set()
+    for node in nodes:
+        for leaf in node.find_all((jinja2.nodes.Const, jinja2.nodes.TemplateData)):
+            value = leaf.value if isinstance(leaf, jinja2.nodes.Const) else leaf.data
+            if isinstance(value, str):
+                found.add(value)
+    return frozenset(found)
+
+
+def _raise_exception(message: str) -> None:
+    raise TemplateRefused(message)
+
+
+def _strftime_now(layout: str) -> str:
+    return datetime.now().strftime(layout)
+
+
+def _tojson(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """Unlike Jinja's own it escapes nothing for HTML."""
+    return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

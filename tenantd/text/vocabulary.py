@@ -1,0 +1,217 @@
+"""What a model's tokens mean: text to token ids and back. No weights are loaded and no GPU is used."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+from typing import Any, Final, Protocol, Self
+
+from tenantd.errors import InvalidRequest, ModelError
+from tenantd.text.special import SpecialToken, Spellings, TokenKind
+
+GGUF_MAGIC: Final = b"GGUF"
+CHUNK_CHARACTERS: Final = 1024
+"""Longer texts go to llama.cpp in parts, cut where a USER_DEFINED token begins: it tokenises what is before and after
+one by itself anyway, but in time that grows with the square of their number (40 s for 100,000 in 200 kB)."""
+
+
+class Vocabulary(Protocol):
+    """Tokens 0 .. n_tokens-1. Safe to use from several threads."""
+
+    name: str
+    n_tokens: int
+    bos: int | None
+    chat_template: str | None
+    bos_text: str  # as chat templates write them; empty when there is none
+    eos_text: str
+    special_tokens: tuple[SpecialToken, ...]
+    longest_piece_bytes: int  # so a text of n bytes has at least n / longest_piece_bytes tokens
+
+    def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """`add_bos` adds it if the model wants one. `parse_special` lets text spell control tokens.
+
+        Raises InvalidRequest for text that has no UTF-8 form.
+        """
+
+    def piece(self, token: int) -> bytes:
+        """The bytes of a token, perhaps a part of a character. Control tokens have none."""
+
+    def is_end(self, token: int) -> bool:
+        """True for tokens that end a generation."""
+
+
+def utf8(text: str, param: str = "prompt") -> bytes:
+    """The text as UTF-8. Raises InvalidRequest where it has half of a surrogate pair."""
+    try:
+        return text.encode()
+    except UnicodeEncodeError as e:
+        raise InvalidRequest(
+            f"{param}: not valid Unicode: lone surrogate U+{ord(text[e.start]):04X} at character {e.start}", param=param
+        ) from None
+
+
+class ByteVocabulary:
+    """Tokens 0..255 are bytes, 256 begins a text, 257 ends a generation. Needs no model."""
+
+    BOS: Final = 256
+    END: Final = 257
+
+    name = "bytes"
+    n_tokens = 258
+    bos: int | None = BOS
+    chat_template: str | None = None
+    bos_text = ""
+    eos_text = ""
+    special_tokens: tuple[SpecialToken, ...] = ()
+    longest_piece_bytes = 1
+
+    _pieces: Final = (*(bytes([value]) for value in range(256)), b"", b"")
+
+    def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        """No text spells 256 or 257, so `parse_special` changes nothing."""
+        return ([self.BOS] if add_bos else []) + list(utf8(text))
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def is_end(self, token: int) -> bool:
+        return token == self.END
+
+
+class LlamaVocabulary:
+    """The vocabulary of a GGUF, read by llama.cpp (`vocab_only`)."""
+
+    def __init__(self, llama_cpp: Any, model: Any, path: Path) -> None:
+        """Use `open`."""
+        self._llama = llama_cpp
+        self._model = model
+        self._vocab = llama_cpp.llama_model_get_vocab(model)
+        self.n_tokens = int(llama_cpp.llama_vocab_n_tokens(self._vocab))
+        self.name = self._metadata("general.name") or path.name.removesuffix(".gguf")
+        template = llama_cpp.llama_model_chat_template(model, None)
+        self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        bos, eos = llama_cpp.llama_vocab_bos(self._vocab), llama_cpp.llama_vocab_eos(self._vocab)
+        self.bos: int | None = bos if bos >= 0 else None
+        self.bos_text = self._text(bos) if bos >= 0 else ""
+        self.eos_text = self._text(eos) if eos >= 0 else ""
+        self._wants_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab)) and bos >= 0
+        self.special_tokens = self._read_special_tokens()
+        self._user_defined = Spellings(t.text for t in self.special_tokens if t.kind is TokenKind.USER_DEFINED)
+        self._pieces = self._read_pieces()
+        self.longest_piece_bytes = max(map(len, self._pieces), default=1) or 1
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """Raises ModelError, saying why, for a file that llama.cpp cannot read."""
+        _check_magic(path)
+        import llama_cpp  # not at the top: the byte vocabulary must work without loading it
+
+        from tenantd.text.llama_log import only_errors
+
+        params = llama_cpp.llama_model_default_params()
+        params.vocab_only = True
+        params.n_gpu_layers = 0
+        with only_errors() as errors:
+            model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
+            reason = "; ".join(errors[:2])
+        if not model:
+            raise ModelError(f"{path}: llama.cpp cannot read this GGUF: {reason or 'no reason given'}")
+        if llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)) == 0:
+            llama_cpp.llama_model_free(model)
+            raise ModelError(f"{path}: this GGUF has no vocabulary, so it cannot generate text")
+        return cls(llama_cpp, model, path)
+
+    def close(self) -> None:
+        """Free it. Nothing may be tokenised afterwards."""
+        if self._model:
+            self._llama.llama_model_free(self._model)
+            self._model = self._vocab = None
+
+    def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
+        utf8(text)
+        found = [token for token in (self.bos,) if add_bos and self._wants_bos and token is not None]
+        for chunk in self._user_defined.chunks(text, CHUNK_CHARACTERS):
+            found += self._tokenize(chunk.encode(), parse_special)
+        return found
+
+    def _tokenize(self, data: bytes, parse_special: bool) -> list[int]:
+        assert self._vocab, "the vocabulary is closed"
+        room = len(data) + 8
+        while True:
+            ids = (self._llama.llama_token * room)()
+            # llama.cpp's own add_special would also append an end token where a model asks for one.
+            count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+            if count >= 0:
+                break
+            assert -count > room, f"llama_tokenize answered {count} with room for {room}"
+            room = -count
+        found: list[int] = ids[:count]
+        return found
+
+    def piece(self, token: int) -> bytes:
+        return self._pieces[token]
+
+    def is_end(self, token: int) -> bool:
+        assert self._vocab, "the vocabulary is closed"
+        return bool(self._llama.llama_vocab_is_eog(self._vocab, token))
+
+    def _text(self, token: int) -> str:
+        # surrogateescape: a spelling that is not UTF-8 then never occurs in a valid text
+        raw: bytes = self._llama.llama_vocab_get_text(self._vocab, token)
+        return raw.decode("utf-8", "surrogateescape")
+
+    def _metadata(self, key: str) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        length = self._llama.llama_model_meta_val_str(self._model, key.encode(), buffer, len(buffer))
+        return buffer.value.decode("utf-8", "replace") if length > 0 else ""
+
+    def _read_special_tokens(self) -> tuple[SpecialToken, ...]:
+        llama, vocab = self._llama, self._vocab
+        kinds = {
+            llama.LLAMA_TOKEN_ATTR_UNKNOWN: TokenKind.UNKNOWN,
+            llama.LLAMA_TOKEN_ATTR_CONTROL: TokenKind.CONTROL,
+            llama.LLAMA_TOKEN_ATTR_USER_DEFINED: TokenKind.USER_DEFINED,
+        }
+        special = sum(kinds)
+        attributes = ((token, llama.llama_vocab_get_attr(vocab, token)) for token in range(self.n_tokens))
+        return tuple(
+            SpecialToken(
+                id=token,
+                text=self._text(token),
+                kind=next(kind for bit, kind in kinds.items() if has & bit),  # CONTROL before USER_DEFINED
+                strips_left=bool(has & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                strips_right=bool(has & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+            )
+            for token, has in attributes
+            if has & special
+        )
+
+    def _read_pieces(self) -> list[bytes]:
+        """All at once, because the stream of tokens out asks for one each: 0.3 s for 262,144 tokens."""
+        to_piece, vocab, size = self._llama.llama_token_to_piece, self._vocab, 256
+        buffer = ctypes.create_string_buffer(size)
+        pieces: list[bytes] = []
+        for token in range(self.n_tokens):
+            length = to_piece(vocab, token, buffer, size, 0, False)
+            if length < 0:  # minus the size needed
+                size = -length
+                buffer = ctypes.create_string_buffer(size)
+                length = to_piece(vocab, token, buffer, size, 0, False)
+            pieces.append(ctypes.string_at(buffer, length))
+        return pieces
+
+
+def _check_magic(path: Path) -> None:
+    """llama.cpp's own words for these mistakes are no help. Raises ModelError."""
+    try:
+        with path.open("rb") as file:
+            magic = file.read(len(GGUF_MAGIC))
+    except FileNotFoundError:
+        raise ModelError(f"{path}: no such file") from None
+    except IsADirectoryError:
+        raise ModelError(f"{path}: a folder, not a GGUF file") from None
+    except OSError as e:
+        raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
+    if magic != GGUF_MAGIC:
+        raise ModelError(f"{path}: not a GGUF file: it begins with {magic!r}, not {GGUF_MAGIC!r}")
