@@ -16,6 +16,9 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
 
 from tenantd.errors import ConfigError
+from tenantd.paths import default_config_path as default_config_path
+from tenantd.paths import default_socket as default_socket
+from tenantd.paths import default_state_dir as default_state_dir
 
 NANOS = 1_000_000_000
 
@@ -145,31 +148,6 @@ class Config(Section):
         if self.model.name:
             return self.model.name
         return self.model.path.name.removesuffix(".gguf") if self.model.path else "fake"
-
-
-def default_config_path() -> Path:
-    """Where the file is when nobody says: TENANTD_CONFIG, else the XDG config folder."""
-    if env := os.environ.get("TENANTD_CONFIG"):
-        return Path(env)
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "tenantd" / "config.toml"
-
-
-def default_state_dir() -> Path:
-    """TENANTD_STATE_DIR, else the XDG state folder."""
-    if env := os.environ.get("TENANTD_STATE_DIR"):
-        return Path(env)
-    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
-    return Path(base) / "tenantd"
-
-
-def default_socket() -> Path:
-    """TENANTD_SOCKET, else the XDG runtime folder, else the state folder."""
-    if env := os.environ.get("TENANTD_SOCKET"):
-        return Path(env)
-    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
-        return Path(runtime) / "tenantd" / "tenantd.sock"
-    return default_state_dir() / "tenantd.sock"
 
 
 def load_config(path: Path) -> Config:

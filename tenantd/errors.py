@@ -143,6 +143,20 @@ class EngineUnavailable(TenantdError):
     exit_code = 75
 
 
+class EngineFailure(TenantdError):
+    """The engine ran and could not finish this one request; others are untouched."""
+
+    code = "engine_failure"
+
+
+class RequestCancelled(TenantdError):
+    """An administrator, or the daemon's shutdown, ended the request before its answer was complete."""
+
+    code = "cancelled"
+    http_status = 503
+    exit_code = 75
+
+
 class LedgerUnavailable(TenantdError):
     """The ledger cannot be written (disk full, locked, read-only), so nothing new may start unbilled."""
 

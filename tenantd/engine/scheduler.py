@@ -9,12 +9,18 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Final
 
 from tenantd.domain import FinishReason
 from tenantd.engine.compute import Chunk, PassResult
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.protocol import Finish, Progress, Share, Step, Submit
 from tenantd.engine.slots import Slots
+
+FIRST_OUTPUT_TOKENS: Final = 128.0
+"""How long an answer is expected to be before a tenant has had one."""
+AVERAGE_WEIGHT: Final = 0.2
+"""How much the last answer counts in the moving average of a tenant's answers."""
 
 
 @dataclass(slots=True, eq=False)
@@ -56,6 +62,7 @@ class _Tenant:
     queue: deque[Job] = field(default_factory=deque)
     active: int = 0
     max_concurrent: int | None = None
+    output_tokens: float = FIRST_OUTPUT_TOKENS  # of its recent answers, a moving average
 
 
 class Scheduler:
@@ -230,12 +237,19 @@ class Scheduler:
     # ---- inside -------------------------------------------------------------------------------------------------
 
     def _pending_costs(self) -> dict[str, float]:
-        """Cost that bound requests are sure to be charged soon: or one tenant would take all free slots at once."""
+        """Cost that bound requests will be charged, as far as can be told: or one tenant would take all free slots.
+
+        Output is expected to be as long as the tenant's recent answers, so a large `max_tokens` neither buys nor
+        costs a slot.
+        """
         pending: dict[str, float] = {}
         for job in self._active.values():
+            name = job.submit.tenant
             prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
-            cost = prompt * self._prompt_token_cost + self._generated_token_cost
-            pending[job.submit.tenant] = pending.get(job.submit.tenant, 0.0) + cost
+            expected = min(self._tenants[name].output_tokens, job.submit.max_tokens)
+            output = max(1.0, expected - job.generated)
+            cost = prompt * self._prompt_token_cost + output * self._generated_token_cost
+            pending[name] = pending.get(name, 0.0) + cost
         return pending
 
     def _prefill_chunks(self, now_s: float) -> list[Chunk]:
@@ -266,6 +280,7 @@ class Scheduler:
             self._released.append(job.sequence)
             del self._active[job.sequence]
             tenant.active -= 1
+            tenant.output_tokens += AVERAGE_WEIGHT * (job.generated - tenant.output_tokens)
         elif job.is_queued:
             tenant.queue.remove(job)
         self._finishes.append(Finish(job.submit.request, reason, message))

@@ -20,7 +20,9 @@ def test_every_stream_survives_the_engines_death_token_for_token(tmp_path: Path)
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
         body = {"max_tokens": TOKENS, "ignore_eos": True}
-        calm = [daemon.stream("acme", f"prompt {i}", **body).join() for i in range(STREAMS)]
+        calm = [daemon.stream("acme", f"prompt {i}", **body) for i in range(STREAMS)]
+        for stream in calm:
+            stream.join()
         shaken = [daemon.stream("globex", f"prompt {i}", **body) for i in range(STREAMS)]
         for tokens in (20, 150):
             for stream in shaken:

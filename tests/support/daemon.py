@@ -93,7 +93,10 @@ class Daemon:
         with socket.socket(socket.AF_UNIX) as probe:  # httpx leaves its socket open when it cannot connect
             if probe.connect_ex(str(self.socket)):
                 return False
-        return self.get("/healthz").status_code == 200
+        try:
+            return self.get("/healthz").status_code == 200
+        except httpx.TransportError:
+            return False
 
     def _is_ready(self) -> bool:
         return self._is_up() and self.get("/readyz").status_code == 200
@@ -186,8 +189,14 @@ class Stream:
         self.done = False
         self._daemon = daemon
         self._body = {"stream_options": {"include_usage": True}, **body}
-        self._thread = threading.Thread(target=self._run, args=(tenant,), daemon=True)
+        self._thread = threading.Thread(target=self._read, args=(tenant,), daemon=True)
         self._thread.start()
+
+    def _read(self, tenant: str) -> None:
+        try:
+            self._run(tenant)
+        except httpx.TransportError as e:  # the daemon was killed
+            self.error = {"code": "connection_lost", "message": str(e)}
 
     def _run(self, tenant: str) -> None:
         headers = {"X-Tenant": tenant}

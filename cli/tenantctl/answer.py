@@ -1,0 +1,89 @@
+"""One answer as it comes: its text, how long it took, and how it is shown."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from tenantctl.render import harmless, message
+
+
+class Answer:
+    """Collects the events of one request. Times count from its making, in microseconds."""
+
+    def __init__(self) -> None:
+        self.id = ""
+        self.model = ""
+        self.finish_reason: str | None = None
+        self.usage: dict[str, int] | None = None
+        self.first_token_micros: int | None = None
+        self.duration_micros = 0
+        self._parts: list[str] = []
+        self._began_ns = time.monotonic_ns()
+
+    @property
+    def text(self) -> str:
+        return "".join(self._parts)
+
+    def read(self, events: Iterable[Any]) -> Iterator[str]:
+        """The pieces of text, as they come."""
+        for event in events:
+            self.model = event.get("model", self.model)
+            self.usage = event.get("usage") or self.usage
+            for choice in event["choices"]:
+                self.finish_reason = choice["finish_reason"] or self.finish_reason
+                if piece := choice["text"] if "text" in choice else choice["delta"].get("content"):
+                    if self.first_token_micros is None:
+                        self.first_token_micros = self._micros()
+                    self._parts.append(piece)
+                    yield piece
+        self.duration_micros = self._micros()
+
+    def _micros(self) -> int:
+        return (time.monotonic_ns() - self._began_ns) // 1000
+
+    def as_json(self) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "model": self.model,
+            "text": self.text,
+            "finish_reason": self.finish_reason,
+            "usage": self.usage,
+            "first_token_micros": self.first_token_micros,
+            "duration_micros": self.duration_micros,
+        }
+
+    def timing(self) -> str:
+        """When the first token came, how many there were, how fast the rest followed."""
+        tokens = (self.usage or {}).get("completion_tokens", 0)
+        if self.first_token_micros is None:
+            return f"no text in {self.duration_micros / 1e6:.2f} s"
+        after_s = (self.duration_micros - self.first_token_micros) / 1e6
+        speed = f", {(tokens - 1) / after_s:.1f} tokens/s after it" if tokens > 1 and after_s > 0 else ""
+        total = f"{tokens} tokens in {self.duration_micros / 1e6:.2f} s"
+        return f"first token after {self.first_token_micros / 1000:.1f} ms, {total}{speed}"
+
+
+class Printer:
+    """Writes text to standard output piece by piece. A terminal gets no control characters from it; a pipe gets all."""
+
+    def __init__(self) -> None:
+        self._terminal = sys.stdout.isatty()
+        self._at_line_start = True
+
+    def write(self, piece: str) -> None:
+        sys.stdout.write(harmless(piece) if self._terminal else piece)
+        sys.stdout.flush()
+        self._at_line_start = piece.endswith("\n")
+
+    def end_line(self) -> None:
+        """So that what follows begins on a line of its own."""
+        if not self._at_line_start:
+            self.write("\n")
+
+    def interrupted(self) -> None:
+        """After Ctrl-C, which a terminal has echoed."""
+        self.end_line()
+        message("cancelled")

@@ -1,0 +1,207 @@
+"""Talking to the daemon: HTTP over its Unix socket.
+
+httpx is imported when the first connection is made, so that `--help` and completion do not wait for it.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import quote
+
+from tenantctl.failures import error_from
+from tenantctl.render import message
+from tenantd.errors import DaemonNotRunning, EngineUnavailable, Forbidden, TenantdError, Unauthenticated
+from tenantd.paths import default_config_path, default_socket
+
+if TYPE_CHECKING:
+    import httpx
+
+ANSWER_TIMEOUT_S: Final = 60.0
+CONNECT_TIMEOUT_S: Final = 5.0
+_EVENT: Final = b"data: "
+
+
+def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
+    """--socket, else TENANTD_SOCKET, else what the configuration file says, else the default.
+
+    A broken file is worth a warning, unless `quiet`: the daemon may run on an older state of it.
+    """
+    if given is not None:
+        return given
+    if not os.environ.get("TENANTD_SOCKET") and (configured := _configured_socket(default_config_path(), quiet)):
+        return configured
+    return default_socket()
+
+
+def _configured_socket(path: Path, quiet: bool) -> Path | None:
+    """`server.socket` of the file."""
+    try:
+        server = tomllib.loads(path.read_text("utf-8")).get("server")
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as e:
+        if not quiet:
+            message(f"warning: {path} cannot be read ({e}); trying the default socket")
+        return None
+    socket = server.get("socket") if isinstance(server, dict) else None
+    return Path(socket) if isinstance(socket, str) and socket else None
+
+
+def url(*parts: str) -> str:
+    """/admin/v1/… with each part made safe."""
+    return "/".join(["/admin/v1", *(quote(part, safe="") for part in parts)])
+
+
+class Client:
+    """One connection to the daemon; a context manager. Every failure is raised as a TenantdError."""
+
+    def __init__(self, socket: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.socket = socket
+        self._timeout_s = timeout_s
+        self._http: httpx.Client | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if self._http is not None:
+            self._http.close()
+
+    # -- whole answers
+
+    def get(self, path: str, **query: Any) -> Any:
+        """The JSON answer. Parameters that are None are left out."""
+        return self._request("GET", path, params={k: v for k, v in query.items() if v is not None})
+
+    def post(self, path: str, body: Any = None) -> Any:
+        return self._request("POST", path, json=body)
+
+    def patch(self, path: str, body: Any) -> Any:
+        return self._request("PATCH", path, json=body)
+
+    def delete(self, path: str) -> Any:
+        return self._request("DELETE", path)
+
+    def readiness(self) -> dict[str, Any]:
+        """/readyz, whose 503 is an answer too."""
+        with self._explained() as http:
+            answer: dict[str, Any] = _decoded(http.get("/readyz"))
+            return answer
+
+    def _request(self, method: str, path: str, **options: Any) -> Any:
+        with self._explained() as http:
+            response = http.request(method, path, **options)
+            if not response.is_success:
+                raise _refusal(response)
+            return _decoded(response)
+
+    # -- streams
+
+    @contextmanager
+    def stream(self, path: str, body: dict[str, Any], tenant: str | None) -> Iterator[tuple[str, Iterator[Any]]]:
+        """The request's id in the ledger and its events. Leaving early closes the connection, which cancels it.
+
+        There is no time limit between events: a request may wait in a queue, or for an engine that restarts.
+        """
+        import httpx
+
+        headers = _identity()
+        if tenant:
+            headers["x-tenant"] = tenant
+        timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
+        with (
+            self._explained() as http,
+            http.stream("POST", path, json=body, headers=headers, timeout=timeout) as response,
+        ):
+            if not response.is_success:
+                response.read()
+                raise _refusal(response)
+            yield response.headers.get("x-request-id", ""), self._events(response)
+
+    def _events(self, response: httpx.Response) -> Iterator[Any]:
+        """Each event's JSON, until [DONE]. Raises what an error event says, DaemonNotRunning for an end without one."""
+        buffer = b""
+        for chunk in response.iter_bytes():
+            *lines, buffer = (buffer + chunk).split(b"\n")  # only here: text may hold U+2028 and its like
+            for line in lines:
+                content = line.removeprefix(_EVENT).strip()
+                if content == line.strip():
+                    continue
+                if content == b"[DONE]":
+                    return
+                event = _event(content)
+                if "error" in event:
+                    raise error_from(event)
+                yield event
+        raise self._went_away()
+
+    # -- what goes wrong below HTTP
+
+    def _went_away(self) -> DaemonNotRunning:
+        return DaemonNotRunning(f"the daemon at {self.socket} went away before its answer was complete")
+
+    @contextmanager
+    def _explained(self) -> Iterator[httpx.Client]:
+        """The connection. What the transport raises becomes a TenantdError."""
+        import httpx
+
+        if self._http is None:
+            # no proxies, no certificates: both would be looked up, and neither means anything on a Unix socket
+            transport = httpx.HTTPTransport(uds=str(self.socket), verify=False, trust_env=False)
+            timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
+            self._http = httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout, trust_env=False)
+        try:
+            yield self._http
+        except httpx.ConnectError as e:
+            raise _not_connected(self.socket, e) from e
+        except httpx.TimeoutException as e:
+            raise EngineUnavailable(f"the daemon at {self.socket} did not answer in {self._timeout_s:g} s") from e
+        except httpx.TransportError as e:
+            raise self._went_away() from e
+
+
+def _not_connected(socket: Path, error: BaseException) -> TenantdError:
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, OSError):
+        cause = cause.__cause__ or cause.__context__
+    if isinstance(cause, PermissionError):
+        return Forbidden(f"this user may not connect to {socket}; ask its owner, or join the group of the socket")
+    reason = "" if isinstance(cause, FileNotFoundError | ConnectionRefusedError) else f" ({cause or error})"
+    return DaemonNotRunning(f"no daemon listens on {socket}{reason}; start one with: tenantctl serve")
+
+
+def _identity() -> dict[str, str]:
+    """The key of TENANTD_API_KEY, if there is one. Raises Unauthenticated for what cannot be a key."""
+    key = os.environ.get("TENANTD_API_KEY", "").strip()
+    if not key:
+        return {}
+    if not (key.isascii() and key.isprintable() and " " not in key):
+        raise Unauthenticated("TENANTD_API_KEY is not an API key: it has spaces or unusual characters")
+    return {"authorization": f"Bearer {key}"}
+
+
+def _decoded(response: httpx.Response) -> Any:
+    try:
+        return response.json()
+    except ValueError as e:
+        raise TenantdError(f"HTTP {response.status_code} without JSON: does a tenantd listen on this socket?") from e
+
+
+def _event(content: bytes) -> Any:
+    try:
+        return json.loads(content)
+    except ValueError as e:
+        raise TenantdError(f"an event without JSON: does a tenantd listen on this socket? {content[:80]!r}") from e
+
+
+def _refusal(response: httpx.Response) -> TenantdError:
+    return error_from(_decoded(response), response.status_code, response.headers.get("retry-after"))

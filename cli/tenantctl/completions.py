@@ -1,0 +1,122 @@
+"""Completion scripts for bash, zsh and fish, made from the commands: `python -m tenantctl.completions FOLDER`.
+
+The scripts hold every command and option, so that completing does not start Python; only names of tenants are asked
+for. What a value can be is read from metavars, as `tenantctl.options` describes.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+PROGRAM: Final = "tenantctl"
+FILES: Final = {"bash": "tenantctl.bash", "zsh": "_tenantctl", "fish": "tenantctl.fish"}
+NAMES: Final = "tenantctl _tenants 2>/dev/null"
+FILE_METAVARS: Final = ("FILE", "GGUF")
+HELP: Final = "Show this message and exit."
+
+
+@dataclass(frozen=True)
+class Value:
+    """What an option or argument takes. With no words, files or names there is nothing to offer."""
+
+    metavar: str
+    words: tuple[str, ...] = ()
+    is_file: bool = False
+    is_tenant: bool = False
+
+
+@dataclass(frozen=True)
+class Option:
+    """`value` None: a flag."""
+
+    names: tuple[str, ...]
+    help: str
+    value: Value | None
+    repeats: bool
+
+
+@dataclass(frozen=True)
+class Command:
+    """`path` is () for the program itself, ("tenant", "add") for a command of a group."""
+
+    path: tuple[str, ...]
+    help: str
+    options: list[Option]
+    arguments: list[Value]
+    commands: list[Command] = field(default_factory=list)
+
+    def walk(self) -> Iterator[Command]:
+        yield self
+        for command in self.commands:
+            yield from command.walk()
+
+
+def command_tree() -> Command:
+    """Everything that can be typed."""
+    from typer.main import get_command
+
+    from tenantctl.main import app
+
+    root = _command(get_command(app), ())
+    _check_options_are_alike(root)
+    return root
+
+
+def _command(command: Any, path: tuple[str, ...]) -> Command:
+    children = getattr(command, "commands", {})
+    names = command.list_commands(None) if children else []
+    parameters = [p for p in command.params if not getattr(p, "hidden", False)]
+    options = [_option(p) for p in parameters if p.param_type_name == "option"]
+    return Command(
+        path,
+        (command.help or "").strip().split("\n")[0].rstrip("."),
+        [*options, Option(("--help", "-h"), HELP, None, False)],
+        [_value(p) for p in parameters if p.param_type_name == "argument"],
+        [_command(children[name], (*path, name)) for name in names if not children[name].hidden],
+    )
+
+
+def _option(parameter: Any) -> Option:
+    value = None if parameter.is_flag else _value(parameter)
+    return Option(tuple(parameter.opts), parameter.help or "", value, bool(parameter.multiple))
+
+
+def _value(parameter: Any) -> Value:
+    metavar = parameter.metavar or parameter.name.upper()
+    words = tuple(word for word in metavar.split("|") if re.fullmatch("[a-z]+", word))
+    return Value(metavar, words, metavar in FILE_METAVARS, parameter.name == "tenant")
+
+
+def _check_options_are_alike(root: Command) -> None:
+    """The scripts know an option by its name alone, so it must take the same in every command."""
+    seen: dict[str, Value | None] = {}
+    for command in root.walk():
+        for option in command.options:
+            for name in option.names:
+                if seen.setdefault(name, option.value) != option.value:
+                    raise AssertionError(f"{name} takes {option.value} here and {seen[name]} elsewhere")
+
+
+def script(shell: str) -> str:
+    """The completion script for `bash`, `zsh` or `fish`."""
+    from tenantctl import completions_bash, completions_fish, completions_zsh
+
+    write = {"bash": completions_bash.script, "zsh": completions_zsh.script, "fish": completions_fish.script}
+    return write[shell](command_tree())
+
+
+def main() -> None:
+    """Write the scripts into a folder."""
+    if len(sys.argv) != 2:
+        sys.exit("usage: python -m tenantctl.completions FOLDER")
+    for shell, name in FILES.items():
+        (Path(sys.argv[1]) / name).write_text(script(shell), "utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,85 @@
+"""The configuration file as `tenantctl init` writes it: every setting with its default and what it does.
+
+Names, defaults, descriptions and bounds all come from `tenantd.config`; here is only how they look.
+"""
+
+from __future__ import annotations
+
+import textwrap
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final, Literal, get_args, get_origin
+
+import tomli_w
+from pydantic.fields import FieldInfo
+
+from tenantd.config import Config, Section, parse_config
+from tenantd.errors import ConfigError
+
+WIDTH: Final = 100
+_HEAD: Final = """\
+The configuration of tenantd, with every setting at its default unless it was changed.
+`tenantctl serve` reads it; a setting that is left out has its default.
+TENANTD_SOCKET and TENANTD_STATE_DIR in the environment win over this file."""
+_UNSET: Final = {
+    "server.socket": "/run/tenantd/tenantd.sock",
+    "model.path": "/path/to/model.gguf",
+    "ledger.state_dir": "/var/lib/tenantd",
+}
+"""What a setting without a default could be, shown as a comment."""
+
+
+def config_text(model: Path | None = None) -> str:
+    """The whole file. Raises ConfigError if it would not be read back as it was meant."""
+    config = Config()
+    if model is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
+    text = "\n".join(_lines(config)) + "\n"
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise ConfigError(f"the path of the model is not UTF-8, as TOML must be: {model!r}") from None
+    if parse_config(tomllib.loads(text), "init") != config:
+        raise AssertionError("the file would not be read back as it was meant")
+    return text
+
+
+def _lines(config: Config) -> Iterator[str]:
+    yield from _comment(_HEAD)
+    for name in Config.model_fields:
+        section: Section = getattr(config, name)
+        yield ""
+        yield from _comment((type(section).__doc__ or "").strip())
+        yield f"[{name}]"
+        for key, field in type(section).model_fields.items():
+            yield from _comment(" ".join(filter(None, [field.description, _bounds(field)])))
+            yield _setting(f"{name}.{key}", key, getattr(section, key))
+
+
+def _setting(path: str, key: str, value: Any) -> str:
+    if value is None:
+        return "# " + tomli_w.dumps({key: _UNSET[path]}).strip()
+    return tomli_w.dumps({key: str(value) if isinstance(value, Path) else value}).strip()
+
+
+def _comment(text: str) -> list[str]:
+    lines = (textwrap.wrap(line, WIDTH - 2, break_on_hyphens=False) for line in text.splitlines())
+    return [f"# {line}" for wrapped in lines for line in wrapped]
+
+
+def _bounds(field: FieldInfo) -> str:
+    """What a value may be: its choices, or least and most."""
+    if get_origin(field.annotation) is Literal:
+        *first, last = (f'"{choice}"' for choice in get_args(field.annotation))
+        return f"{', '.join(first)} or {last}."
+    bounds = {
+        name: value
+        for m in field.metadata
+        for name in ("ge", "gt", "le")
+        if (value := getattr(m, name, None)) is not None
+    }
+    if not bounds:
+        return ""
+    least = f"{bounds['ge']}" if "ge" in bounds else f"more than {bounds['gt']}"
+    return f"From {least} to {bounds['le']}." if "ge" in bounds else f"{least.capitalize()}, at most {bounds['le']}."

@@ -1,0 +1,54 @@
+"""What the daemon refuses becomes an exception of `tenantd.errors` again, which knows its exit code."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from tenantd import errors
+from tenantd.errors import TenantdError
+
+_BY_STATUS: Final[dict[int, type[TenantdError]]] = {
+    401: errors.Unauthenticated,
+    403: errors.Forbidden,
+    404: errors.NotFound,
+    409: errors.Conflict,
+    429: errors.QueueFull,
+    503: errors.EngineUnavailable,
+}
+
+
+def _all_errors(root: type[TenantdError] = TenantdError) -> Iterator[type[TenantdError]]:
+    yield root
+    for error in root.__subclasses__():
+        yield from _all_errors(error)
+
+
+def error_classes() -> dict[str, type[TenantdError]]:
+    """Every error there is by its code. A subclass without a code of its own stands behind its base."""
+    classes: dict[str, type[TenantdError]] = {}
+    for error in _all_errors():
+        classes.setdefault(error.code, error)
+    return classes
+
+
+def error_from(body: Any, status: int | None = None, retry_after: str | None = None) -> TenantdError:
+    """The exception that says what `body` says. For a code that is not known here the HTTP status decides.
+
+    `body` is whatever was sent: it may be no error object at all. `status` None: an event inside a stream.
+    """
+    error = body.get("error") if isinstance(body, dict) else None
+    if not isinstance(error, dict):
+        error = {}
+    message = str(error.get("message") or f"the daemon answered with HTTP {status} and no reason")
+    retry_after_s = int(retry_after) if retry_after and retry_after.isdecimal() else None
+    if retry_after_s is not None:
+        message += f" (try again in {retry_after_s} s)"
+    found = error_classes().get(str(error.get("code"))) or _by_status(status)
+    return found(message, param=error.get("param"), retry_after_s=retry_after_s)
+
+
+def _by_status(status: int | None) -> type[TenantdError]:
+    if status is None or status >= 500:
+        return _BY_STATUS.get(status or 500, TenantdError)
+    return _BY_STATUS.get(status, errors.InvalidRequest)

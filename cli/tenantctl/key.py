@@ -1,0 +1,63 @@
+"""`tenantctl key`: the keys with which a tenant's clients identify themselves."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from tenantctl.client import url
+from tenantctl.options import Json, TenantArgument, connect, examples
+from tenantctl.render import message, print_json, print_table
+from tenantctl.units import moment
+
+app = typer.Typer(name="key", help="Keys of a tenant's clients.", no_args_is_help=True)
+
+
+@app.command(
+    epilog=examples("tenantctl key create acme --label laptop", "export TENANTD_API_KEY=$(tenantctl key create acme)")
+)
+def create(
+    ctx: typer.Context,
+    tenant: TenantArgument,
+    label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    json: Json = False,
+) -> None:
+    """Make another key and print it, this once."""
+    with connect(ctx) as client:
+        answer = client.post(url("tenants", tenant, "keys"), {"label": label})
+    if json:
+        print_json(answer)
+        return
+    message(f"key {answer['key']['id']} of {tenant}, shown this once:")
+    print(answer["secret"], flush=True)
+
+
+@app.command("list", epilog=examples("tenantctl key list acme"))
+def list_(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
+    """List a tenant's keys: how they begin, never the whole."""
+    with connect(ctx) as client:
+        answer = client.get(url("tenants", tenant, "keys"))
+    if json:
+        print_json(answer)
+        return
+    rows = [
+        (k["id"], k["prefix"], moment(k["created_micros"]), moment(k["revoked_micros"]), k["label"])
+        for k in answer["keys"]
+    ]
+    print_table(["key", "begins", "created", "revoked", "label"], rows)
+
+
+@app.command(epilog=examples("tenantctl key list acme", "tenantctl key revoke 3f9c"))
+def revoke(
+    ctx: typer.Context,
+    key: Annotated[str, typer.Argument(metavar="KEY", help="The id that `key list` shows.")],
+    json: Json = False,
+) -> None:
+    """Revoke a key, from its next request on."""
+    with connect(ctx) as client:
+        answer = client.delete(url("keys", key))
+    if json:
+        print_json(answer)
+    else:
+        message(f"key {answer['key']['id']} of {answer['key']['tenant']} is revoked")

@@ -1,0 +1,130 @@
+"""`tenantctl`: the commands, what holds for all of them, and how failures end."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from tenantctl import completion, demo, init, invoice, key, run, serve, status, tenant, usage
+from tenantctl.options import Globals, examples
+from tenantctl.render import complain
+from tenantd import __version__
+from tenantd.errors import TenantdError
+
+SIGPIPE_EXIT = 128 + 13
+
+
+class Commands(TyperGroup):
+    """Turns what a command raises into a message on standard error and an exit code."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        """In the order in which they are met, groups among the rest."""
+        return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            result = super().invoke(ctx)
+            sys.stdout.flush()
+        except TenantdError as e:
+            complain(e.message)
+            raise typer.Exit(e.exit_code) from e
+        except BrokenPipeError:
+            _discard_output()  # the reader has what it wanted
+            raise typer.Exit(SIGPIPE_EXIT) from None
+        except OSError as e:
+            if e.filename is None:  # no file of the command's own: its output cannot be written
+                _discard_output()
+            complain(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e))
+            raise typer.Exit(1) from e
+        return result
+
+
+def _discard_output() -> None:
+    """What is still buffered for standard output goes nowhere, or the interpreter would fail on it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+app = typer.Typer(
+    name="tenantctl",
+    cls=Commands,
+    help="Serve one model to many tenants, and see what each of them uses.",
+    epilog=examples(
+        "tenantctl init --model model.gguf && tenantctl serve",
+        "tenantctl tenant add acme",
+        'tenantctl run --tenant acme "Once upon a time"',
+        "tenantctl invoice --month this",
+    ),
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+DAEMON, TENANTS, REQUESTS, BILLING, SHELL = "The daemon", "Tenants", "Requests", "Usage and bills", "Shell"
+ORDER = (
+    "init",
+    "serve",
+    "demo",
+    "status",
+    "tenant",
+    "key",
+    "run",
+    "requests",
+    "cancel",
+    "usage",
+    "invoice",
+    "completion",
+)
+
+app.command(epilog=init.EXAMPLES, rich_help_panel=DAEMON)(init.init)
+app.command(epilog=serve.EXAMPLES, rich_help_panel=DAEMON)(serve.serve)
+app.command(epilog=demo.EXAMPLES, rich_help_panel=DAEMON)(demo.demo)
+app.command(epilog=status.EXAMPLES, rich_help_panel=DAEMON)(status.status)
+app.add_typer(tenant.app, rich_help_panel=TENANTS)
+app.add_typer(key.app, rich_help_panel=TENANTS)
+app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
+app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
+app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
+app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING)(usage.usage)
+app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING)(invoice.invoice)
+app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
+app.command("_tenants", hidden=True)(completion.tenant_names)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(f"tenantctl {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    ctx: typer.Context,
+    socket: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The daemon's socket. Default: TENANTD_SOCKET, else the configuration's."),
+    ] = None,
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
+    ] = False,
+) -> None:
+    ctx.obj = Globals(socket)
+
+
+def main() -> None:
+    """The program."""
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character is no failure
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""How results look: tables for people on a terminal, aligned plain text in a pipe, JSON when asked for.
+
+Data goes to standard output, everything that is said about it to standard error. rich is imported for terminals only.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any, Final
+
+from tenantctl.units import NOTHING
+
+_CONTROLS: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\ufffd")
+_TEXT_CONTROLS: Final = {code: to for code, to in _CONTROLS.items() if chr(code) not in "\n\t"}
+
+
+def message(text: str) -> None:
+    """A line for people, on standard error."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def complain(text: str) -> None:
+    """What went wrong, on standard error."""
+    message(f"tenantctl: {text}")
+
+
+def print_json(data: Any) -> None:
+    """One JSON value: one line in a pipe, indented on a terminal."""
+    print(json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+
+
+def harmless(text: str) -> str:
+    """Generated text as a terminal may have it: no escape sequences, whatever the model wrote."""
+    return text.translate(_TEXT_CONTROLS)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """A header and its rows. A column whose name ends with ">" is aligned to the right."""
+    names = [column.removesuffix(">") for column in columns]
+    right = [column.endswith(">") for column in columns]
+    cells = [[_cell(value) for value in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich_table(names, right, cells)
+    else:
+        print("\n".join(aligned([names, *cells], right)))
+
+
+def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
+    """Columns two spaces apart, as wide as they need to be."""
+    widths = [max(len(line[i]) for line in lines) for i in range(len(right))]
+    return [
+        "  ".join(
+            cell.rjust(width) if to_right else cell.ljust(width)
+            for cell, width, to_right in zip(line, widths, right, strict=True)
+        ).rstrip()
+        for line in lines
+    ]
+
+
+def print_fields(fields: dict[str, object]) -> None:
+    """One thing: a name and a value on each line."""
+    width = max(len(name) for name in fields)
+    if not sys.stdout.isatty():
+        print("\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in fields.items()))
+        return
+    from rich.text import Text
+
+    console = _console()
+    for name, value in fields.items():
+        console.print(Text.assemble((name.ljust(width) + "  ", "cyan"), _cell(value)), soft_wrap=True)
+
+
+def heading(text: str) -> None:
+    """A line above a table, part of the data."""
+    if not sys.stdout.isatty():
+        print(text)
+        return
+    from rich.text import Text
+
+    _console().print(Text(text, "bold"), soft_wrap=True)
+
+
+def _cell(value: object) -> str:
+    text = "" if value is None else str(value)
+    return text.translate(_CONTROLS) or NOTHING
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    return Console(file=sys.stdout, highlight=False)  # knows NO_COLOR, TERM and the width
+
+
+def _print_rich_table(names: list[str], right: list[bool], rows: list[list[str]]) -> None:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    for name, to_right in zip(names, right, strict=True):
+        table.add_column(name, justify="right" if to_right else "left", overflow="fold")
+    for row in rows:
+        table.add_row(*[Text(cell) for cell in row])  # Text: brackets in a cell are no markup
+    _console().print(table)

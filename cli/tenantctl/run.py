@@ -1,0 +1,131 @@
+"""`tenantctl run`: one prompt, one answer."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated, Any, Final
+
+import typer
+
+from tenantctl import sampling
+from tenantctl.answer import Answer, Printer
+from tenantctl.options import ActingTenant, Json, connect, examples
+from tenantctl.render import message, print_json
+from tenantd.errors import InvalidRequest
+
+EXAMPLES = examples(
+    'tenantctl run --tenant acme "Once upon a time"',
+    "tenantctl run --tenant acme --chat --system 'Be brief.' 'What is a ledger?'",
+    "tenantctl run --tenant acme --max-tokens 200 --timing < prompt.txt",
+    "tenantctl run --tenant acme --temperature 0 --json 'The capital of France is' | jq -r .text",
+)
+MAX_PROMPT_BYTES: Final = 1 << 30
+"""No daemon takes a larger request (server.max_body_bytes)."""
+
+
+def run(
+    ctx: typer.Context,
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; - or nothing reads standard input.")
+    ] = None,
+    tenant: ActingTenant = None,
+    chat: Annotated[bool, typer.Option("--chat", help="As a user's message, through the chat template.")] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message; implies --chat.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Output of so many tokens at most.")] = None,
+    json: Json = False,
+    timing: Annotated[bool, typer.Option("--timing", help="Say on standard error how long it took.")] = False,
+    temperature: sampling.Temperature = None,
+    top_k: sampling.TopK = None,
+    top_p: sampling.TopP = None,
+    min_p: sampling.MinP = None,
+    typical_p: sampling.TypicalP = None,
+    repeat_penalty: sampling.RepeatPenalty = None,
+    presence_penalty: sampling.PresencePenalty = None,
+    frequency_penalty: sampling.FrequencyPenalty = None,
+    seed: sampling.Seed = None,
+    stop: sampling.Stop = None,
+    ignore_eos: sampling.IgnoreEos = False,
+    grammar: sampling.Grammar = None,
+    schema: sampling.Schema = None,
+) -> None:
+    """Complete a prompt, printing the text as it comes.
+
+    Ctrl-C cancels the request; what was generated is billed. One newline at the end of standard input is dropped.
+    """
+    given = {
+        "max_tokens": max_tokens,
+        "temperature": temperature,
+        "top_k": top_k,
+        "top_p": top_p,
+        "min_p": min_p,
+        "typical_p": typical_p,
+        "repeat_penalty": repeat_penalty,
+        "presence_penalty": presence_penalty,
+        "frequency_penalty": frequency_penalty,
+        "seed": seed,
+        "stop": stop or None,
+        "ignore_eos": ignore_eos or None,
+    }
+    settings = {name: value for name, value in given.items() if value is not None}
+    settings |= sampling.constraint(grammar, schema)
+    path, body = _request(read_prompt(prompt), system, chat or system is not None)
+    answer = _ask(ctx, path, {**body, **settings}, tenant, quiet=json)
+    if json:
+        print_json(answer.as_json())
+    if timing:
+        message(answer.timing())
+
+
+def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str, Any]]:
+    """Where to and what, without the settings."""
+    if not chat:
+        return "/v1/completions", {"prompt": prompt}
+    messages = [{"role": "user", "content": prompt}]
+    if system is not None:
+        messages.insert(0, {"role": "system", "content": _checked(system, "--system")})
+    return "/v1/chat/completions", {"messages": messages}
+
+
+def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None, *, quiet: bool) -> Answer:
+    """Send it, print the text while it comes unless `quiet`. Raises typer.Exit(130) after Ctrl-C."""
+    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+    answer = Answer()
+    printer = Printer()
+    try:
+        with connect(ctx) as client, client.stream(path, streamed, tenant) as (answer.id, events):
+            for piece in answer.read(events):
+                if not quiet:
+                    printer.write(piece)
+    except KeyboardInterrupt:
+        printer.interrupted()
+        raise typer.Exit(130) from None
+    except Exception:
+        printer.end_line()  # the error's message is not part of the text
+        raise
+    printer.end_line()
+    return answer
+
+
+def read_prompt(argument: str | None) -> str:
+    """The argument, or standard input for `-` and for none. Raises InvalidRequest, BadParameter."""
+    if argument is not None and argument != "-":
+        return _checked(argument, "the prompt")
+    if argument is None and sys.stdin.isatty():
+        raise typer.BadParameter("say what to complete, or pipe it in", param_hint="PROMPT")
+    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InvalidRequest(f"standard input is over {MAX_PROMPT_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise InvalidRequest(f"standard input is not UTF-8: byte 0x{data[e.start]:02x} at offset {e.start}") from None
+    return text.removesuffix("\n")
+
+
+def _checked(text: str, what: str) -> str:
+    """Python keeps argument bytes that are not UTF-8 as lone surrogates. Raises InvalidRequest for them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} is not UTF-8") from None
+    return text

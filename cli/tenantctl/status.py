@@ -1,0 +1,150 @@
+"""`tenantctl status`: is the daemon there, what has it loaded, who is using it."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+import typer
+
+from tenantctl.client import Client, url
+from tenantctl.options import Json, connect, examples, finite
+from tenantctl.render import message, print_fields, print_json, print_table
+from tenantctl.units import duration, size
+from tenantd.errors import DaemonNotRunning, EngineUnavailable
+
+EXAMPLES = examples(
+    "tenantctl status",
+    "tenantctl status --wait 120    [dim]# until the model is loaded[/]",
+    "tenantctl status --json | jq .engine.device",
+)
+POLL_S: Final = 0.1
+
+
+Show = Callable[[str, float, str], None]
+"""Shows what is waited for: state, progress from 0 to 1, reason."""
+
+
+def status(
+    ctx: typer.Context,
+    wait: Annotated[
+        float | None, typer.Option(metavar="SECONDS", min=0, callback=finite, help="Wait so long for the model.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Show the daemon, its engine and its tenants.
+
+    The exit code is 69 when it is not running, 75 when it was not ready in time.
+    """
+    with connect(ctx) as client:
+        if wait is not None:
+            _wait_ready(client, wait)
+        state = client.get(url("status"))
+    if json:
+        print_json(state)
+    else:
+        _print(state)
+
+
+def _wait_ready(client: Client, wait_s: float) -> None:
+    """Raises DaemonNotRunning when it ended or never came, EngineUnavailable when it is there and not ready in time."""
+    deadline_s = time.monotonic() + wait_s
+    seen = False
+    with _progress() as show:
+        while True:
+            late = time.monotonic() >= deadline_s
+            try:
+                state = client.readiness()
+            except DaemonNotRunning:
+                if seen:
+                    raise DaemonNotRunning("the daemon ended while it was loading; its messages say why") from None
+                if late:
+                    raise
+                show("waiting for the daemon", 0.0, "")
+            else:
+                seen = True
+                if state["status"] == "ready":
+                    return
+                progress = (state["status"], state["progress"], state["reason"])
+                if late:
+                    raise EngineUnavailable(f"not ready after {wait_s:g} s: {_waiting_text(*progress)}")
+                show(*progress)
+            time.sleep(min(POLL_S, max(0.0, deadline_s - time.monotonic())))
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """One line that changes on a terminal; elsewhere a line for each state and each tenth of its progress."""
+    if sys.stderr.isatty():
+        from rich.console import Console
+        from rich.text import Text
+
+        with Console(stderr=True).status("waiting") as line:
+            yield lambda state, progress, reason: line.update(Text(_waiting_text(state, progress, reason)))
+        return
+    said: set[tuple[str, int, str]] = set()
+
+    def say(state: str, progress: float, reason: str) -> None:
+        step = (state, int(progress * 10), reason)
+        if step not in said:
+            said.add(step)
+            message(_waiting_text(state, progress, reason))
+
+    yield say
+
+
+def _waiting_text(state: str, progress: float, reason: str) -> str:
+    return state + (f" {progress:.0%}" if progress else "") + (f": {reason}" if reason else "")
+
+
+def _print(state: dict[str, Any]) -> None:
+    engine = state["engine"]
+    fields: dict[str, object] = {"state": state["state"]}
+    if state["state"] == "loading":
+        fields["progress"] = f"{state['progress']:.0%}"
+    if state["reason"]:
+        fields["reason"] = state["reason"]
+    fields |= {
+        "daemon": f"tenantd {state['version']}, pid {state['pid']}, up {duration(state['uptime_s'])}",
+        "socket": state["socket"],
+        "state folder": state["state_dir"],
+    }
+    if engine:
+        fields |= _engine_fields(engine)
+    fields |= {
+        "engine restarts": state["engine_restarts"],
+        "ledger": "healthy" if state["ledger"]["healthy"] else f"in trouble: {state['ledger']['trouble']}",
+        "requests": f"{state['running']} running, {state['waiting']} waiting",
+    }
+    print_fields(fields)
+    if state["tenants"]:
+        print()
+        columns = ["tenant", "state", "weight>", "priority", "running>", "waiting>", "usage>"]
+        print_table(
+            columns,
+            [
+                (
+                    t["name"],
+                    t["state"],
+                    f"{t['weight']:g}",
+                    t["priority"],
+                    t["running"],
+                    t["waiting"],
+                    f"{t['usage']:.1f}",
+                )
+                for t in state["tenants"]
+            ],
+        )
+
+
+def _engine_fields(engine: dict[str, Any]) -> dict[str, object]:
+    offloaded = f", {engine['layers_offloaded']} of {engine['layers']} layers offloaded" if engine["gpu_build"] else ""
+    slots = f"{engine['slots']} slots of {engine['context_tokens']} tokens"
+    return {
+        "model": f"{engine['model']}, {size(engine['model_bytes'])}",
+        "context": f"{slots}, {size(engine['kv_bytes'])} of KV cache",
+        "device": f"{engine['device']}{offloaded}",
+    }

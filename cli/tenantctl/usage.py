@@ -1,0 +1,103 @@
+"""`tenantctl usage`, `requests` and `cancel`: what was consumed, and by which requests."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from tenantctl.client import url
+from tenantctl.options import Json, Month, TenantFilter, connect, examples
+from tenantctl.render import message, print_json, print_table
+from tenantctl.units import decimals, milliseconds, moment, money, seconds
+
+USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
+REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
+CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef")
+
+
+def usage(ctx: typer.Context, month: Month = "this", tenant: TenantFilter = None, json: Json = False) -> None:
+    """Show what each tenant used in a month."""
+    with connect(ctx) as client:
+        answer = client.get(url("usage"), month=month, tenant=tenant)
+    if json:
+        print_json(answer)
+        return
+    tenants = answer["tenants"]
+    places = decimals(t["cost_nanos"] for t in tenants)
+    columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
+    columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{answer['currency']}>"]
+    print_table(columns, [_usage_row(t, places) for t in tenants])
+    if not tenants:
+        message("nothing was used")
+
+
+def _usage_row(t: dict[str, Any], places: int) -> list[object]:
+    return [
+        t["tenant"],
+        t["requests"],
+        t["failed"] + t["interrupted"],
+        t["prompt_tokens"],
+        t["completion_tokens"],
+        seconds(t["engine_micros"]),
+        milliseconds(t["p50_first_token_micros"]),
+        milliseconds(t["p99_first_token_micros"]),
+        seconds(t["p50_duration_micros"]),
+        seconds(t["p99_duration_micros"]),
+        money(t["cost_nanos"], places),
+    ]
+
+
+def requests(
+    ctx: typer.Context,
+    tenant: TenantFilter = None,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="At most so many.")] = 50,
+    json: Json = False,
+) -> None:
+    """List recent requests, the newest first."""
+    with connect(ctx) as client:
+        answer = client.get(url("requests"), tenant=tenant, limit=limit)
+    if json:
+        print_json(answer)
+        return
+    rows = answer["requests"]
+    places = decimals(r["cost_nanos"] for r in rows)
+    columns = ["request", "tenant", "kind", "state", "time", "prompt>", "output>"]
+    columns += ["engine ms>", "first ms>", "took s>", "cost>", "error"]
+    print_table(columns, [_request_row(r, places) for r in rows])
+    if not rows:
+        message("no requests yet")
+
+
+def _request_row(r: dict[str, Any], places: int) -> list[object]:
+    return [
+        r["id"],
+        r["tenant"],
+        r["kind"],
+        r["state"],
+        moment(r["created_micros"]),
+        r["prompt_tokens"],
+        r["completion_tokens"],
+        milliseconds(r["engine_micros"]),
+        milliseconds(r["first_token_micros"]),
+        seconds(r["duration_micros"]),
+        money(r["cost_nanos"], places),
+        r["error"],
+    ]
+
+
+def cancel(
+    ctx: typer.Context,
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="The id that `requests` shows.")],
+    json: Json = False,
+) -> None:
+    """End a running or waiting request.
+
+    What it generated so far is billed.
+    """
+    with connect(ctx) as client:
+        answer = client.post(url("requests", request, "cancel"))
+    if json:
+        print_json(answer)
+    else:
+        message(f"{answer['cancelled']} is cancelled")

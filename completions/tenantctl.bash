@@ -1,0 +1,93 @@
+# bash completion for tenantctl, written by `python -m tenantctl.completions`
+
+_tenantctl() {
+    local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
+    # bash makes --option=value three words
+    if [[ $cur == = ]]; then
+        cur=
+    elif [[ $prev == = ]]; then
+        prev=${COMP_WORDS[COMP_CWORD - 2]}
+    fi
+
+    local command= count=0 skip= word i
+    for ((i = 1; i < COMP_CWORD; i++)); do
+        word=${COMP_WORDS[i]}
+        if [[ $word == = ]]; then
+            skip=1
+        elif [[ $skip ]]; then
+            skip=
+        else
+            case $word in
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                -*) ;;
+                *)
+                    case "$command $word" in
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant remove" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " usage" | " invoice" | " completion") command="$command $word" ;;
+                        *) ((count++)) ;;
+                    esac
+                    ;;
+            esac
+        fi
+    done
+
+    case $prev in
+        --socket | --config | --model | --grammar | --schema) _tenantctl_files "$cur"; return ;;
+        --wait | --weight | --label | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit) return ;;
+        --priority) _tenantctl_words "high standard low" "$cur"; return ;;
+        --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens) _tenantctl_words "none" "$cur"; return ;;
+        --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
+        --month) _tenantctl_words "this last" "$cur"; return ;;
+    esac
+    if [[ $cur == -* ]]; then
+        case $command in
+            "") _tenantctl_words "--socket --version --help -h" "$cur" ;;
+            " init") _tenantctl_words "--config --model --force --help -h" "$cur" ;;
+            " serve") _tenantctl_words "--config --model --help -h" "$cur" ;;
+            " demo") _tenantctl_words "--model --help -h" "$cur" ;;
+            " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
+            " tenant") _tenantctl_words "--help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --json --help -h" "$cur" ;;
+            " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
+            " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --json --help -h" "$cur" ;;
+            " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
+            " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
+            " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;
+            " key") _tenantctl_words "--help -h" "$cur" ;;
+            " key create") _tenantctl_words "--label --json --help -h" "$cur" ;;
+            " key list") _tenantctl_words "--json --help -h" "$cur" ;;
+            " key revoke") _tenantctl_words "--json --help -h" "$cur" ;;
+            " run") _tenantctl_words "--tenant --chat --system --max-tokens --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
+            " requests") _tenantctl_words "--tenant --limit --json --help -h" "$cur" ;;
+            " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
+            " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
+            " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
+            " completion") _tenantctl_words "--help -h" "$cur" ;;
+        esac
+        return
+    fi
+    case "$command $count" in
+        " 0") _tenantctl_words "init serve demo status tenant key run requests cancel usage invoice completion" "$cur" ;;
+        " tenant 0") _tenantctl_words "add list show set suspend resume remove" "$cur" ;;
+        " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant suspend 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant resume 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " key 0") _tenantctl_words "create list revoke" "$cur" ;;
+        " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;
+    esac
+}
+
+_tenantctl_words() {
+    mapfile -t COMPREPLY < <(compgen -W "$1" -- "$2")
+}
+
+_tenantctl_files() {
+    compopt -o filenames
+    mapfile -t COMPREPLY < <(compgen -f -- "$1")
+}
+
+complete -F _tenantctl tenantctl

@@ -1,0 +1,1 @@
+"""HTTP on the Unix socket: who is asking, OpenAI's routes, administration, health and metrics."""

@@ -1,0 +1,72 @@
+"""What administrators send. A field that is not known is refused: here a typing mistake must not pass for a change."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import ConfigDict, Field
+
+from tenantd.api.body import Body
+from tenantd.domain import Limits, Priority
+
+Weight = Annotated[float, Field(gt=0, le=1_000_000)]
+Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
+Count = Annotated[int, Field(ge=0, le=1 << 31)]
+
+
+class AdminBody(Body):
+    """Known fields only."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
+
+
+class LimitsBody(AdminBody):
+    """null means no limit of its own."""
+
+    max_concurrent: Count | None = None
+    max_queued: Count | None = None
+    max_tokens_per_request: Count | None = None
+    max_context_tokens: Count | None = None
+
+    def given(self) -> dict[str, int | None]:
+        """The limits that were named, null included."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class NewTenant(AdminBody):
+    """POST /admin/v1/tenants."""
+
+    name: str
+    weight: Weight = 1.0
+    priority: Priority = Priority.STANDARD
+    uids: Uids = Field(default_factory=list)
+    limits: LimitsBody = LimitsBody()
+
+    def as_limits(self) -> Limits:
+        return Limits(**self.limits.given())
+
+
+class TenantChange(AdminBody):
+    """PATCH /admin/v1/tenants/{name}: only what is named changes."""
+
+    weight: Weight | None = None
+    priority: Priority | None = None
+    uids: Uids | None = None
+    limits: LimitsBody | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """All but the limits, which are merged with those there are."""
+        given: dict[str, Any] = {}
+        if self.weight is not None:
+            given["weight"] = self.weight
+        if self.priority is not None:
+            given["priority"] = self.priority
+        if self.uids is not None:
+            given["uids"] = tuple(self.uids)
+        return given
+
+
+class NewKey(AdminBody):
+    """POST /admin/v1/tenants/{name}/keys."""
+
+    label: str = Field("", max_length=200)

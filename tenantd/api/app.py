@@ -1,0 +1,118 @@
+"""The ASGI application and the server that runs it on our own socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from tenantd import __version__
+from tenantd.api.admin import admin_routes
+from tenantd.api.connection import Connection
+from tenantd.api.health import health_routes
+from tenantd.api.metrics import Meter
+from tenantd.api.openai import OpenAI
+from tenantd.api.replies import on_disconnect, on_http_exception, on_tenantd_error, on_unexpected
+from tenantd.api.socket import Listener
+from tenantd.api.streaming import SEND
+from tenantd.daemon.service import Service
+from tenantd.errors import TenantdError
+
+log = logging.getLogger(__name__)
+
+KEEP_ALIVE_S = 75
+"""Longer than HTTP clients keep idle connections, so that they and not we close them."""
+GOODBYE_S = 5
+"""After the drain: how long answers that are complete may take to leave."""
+
+
+def make_app(service: Service) -> ASGIApp:
+    """Everything the socket answers."""
+    meter = Meter(service)
+    app = FastAPI(
+        title="tenantd",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            TenantdError: on_tenantd_error,
+            ClientDisconnect: on_disconnect,
+            HTTPException: on_http_exception,
+            Exception: on_unexpected,
+        },
+    )
+    app.include_router(OpenAI(service, meter).router)
+    app.include_router(admin_routes(service, meter))
+    app.include_router(health_routes(service))
+
+    async def with_raw_send(scope: Scope, receive: Receive, send: Send) -> None:
+        scope["extensions"][SEND] = send
+        await app(scope, receive, send)
+
+    return with_raw_send
+
+
+class Server:
+    """uvicorn on a listener of ours, without its signal handlers: when to stop is the daemon's to say."""
+
+    def __init__(self, app: ASGIApp, listener: Listener) -> None:
+        self._listener = listener
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_graceful_shutdown=GOODBYE_S,
+        )
+        self._server = _Uvicorn(config)
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        assert self._task is None, "started once"
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener.sock]))
+        up = asyncio.create_task(self._server.is_up.wait())
+        await asyncio.wait({up, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            up.cancel()
+            await self._task
+
+    async def ended(self) -> None:
+        """Wait for its end. Raises what ended it."""
+        assert self._task is not None, "wait after start"
+        await asyncio.shield(self._task)
+
+    async def stop(self) -> None:
+        """Take no more connections, let answers leave for GOODBYE_S, close. Safe to call twice."""
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._listener.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self.is_up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,0 +1,33 @@
+"""Is it alive, can it serve: for anyone who reaches the socket."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from tenantd.api.replies import reply
+from tenantd.daemon.service import Service
+
+
+def readiness(service: Service) -> dict[str, object]:
+    """`status`: ready, loading, restarting, failed or draining; `progress` of loading; `reason` it is not ready."""
+    supervisor = service.supervisor
+    if service.draining:
+        return {"status": "draining", "progress": 1.0, "reason": "the daemon is shutting down"}
+    return {"status": str(supervisor.state), "progress": supervisor.progress, "reason": supervisor.reason}
+
+
+def health_routes(service: Service) -> APIRouter:
+    """/healthz and /readyz."""
+    router = APIRouter()
+
+    async def healthz() -> Response:
+        return reply({"status": "ok"})
+
+    async def readyz() -> Response:
+        state = readiness(service)
+        return reply(state, status=200 if state["status"] == "ready" else 503)
+
+    router.add_api_route("/healthz", healthz, methods=["GET"], response_model=None)
+    router.add_api_route("/readyz", readyz, methods=["GET"], response_model=None)
+    return router

@@ -1,0 +1,95 @@
+"""Prometheus metrics: what the API saw of finished requests, and what the service says at the moment of a scrape."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from tenantd.daemon.service import Service
+from tenantd.daemon.streams import LiveStream
+from tenantd.errors import TenantdError
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+
+
+class Meter:
+    """Counts requests as they end. `see_off` each stream that was admitted once."""
+
+    def __init__(self, service: Service) -> None:
+        self.registry = CollectorRegistry()
+        self._refused = Counter(
+            "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry
+        )
+        self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
+        self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
+        self._completion = Counter(
+            "tenantd_completion_tokens", "Generated tokens billed.", ["tenant"], registry=self.registry
+        )
+        self._engine = Counter("tenantd_engine_seconds", "Engine time billed.", ["tenant"], registry=self.registry)
+        self._first_token = Histogram(
+            "tenantd_first_token_seconds",
+            "From admission to the first token.",
+            ["tenant"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self._duration = Histogram(
+            "tenantd_request_seconds",
+            "From admission to the end.",
+            ["tenant"],
+            buckets=_SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_ServiceState(service))
+
+    def refused(self, tenant: str, error: TenantdError) -> None:
+        """A request was answered with an error instead of its first token."""
+        self._refused.labels(tenant, error.code).inc()
+
+    async def see_off(self, stream: LiveStream) -> None:
+        """Wait until the stream is settled, whatever became of its reader, and count it."""
+        while await stream.take():
+            pass
+        tenant, usage = stream.tenant, stream.usage
+        self._requests.labels(tenant, str(stream.finish_reason)).inc()
+        self._prompt.labels(tenant).inc(usage.prompt_tokens)
+        self._completion.labels(tenant).inc(usage.completion_tokens)
+        self._engine.labels(tenant).inc(usage.engine_micros / 1e6)
+        if stream.first_token_micros is not None:
+            self._first_token.labels(tenant).observe(stream.first_token_micros / 1e6)
+        if stream.duration_micros is not None:
+            self._duration.labels(tenant).observe(stream.duration_micros / 1e6)
+
+    def render(self) -> bytes:
+        """The text format."""
+        return generate_latest(self.registry)
+
+
+class _ServiceState(Collector):
+    """Gauges read at the moment they are asked for."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+
+    def collect(self) -> Iterator[Metric]:
+        status: dict[str, Any] = self._service.status()
+        yield _gauge("tenantd_ready", "1 while requests are served.", float(status["state"] == "ready"))
+        yield _gauge("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
+        yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
+        for name, text in (
+            ("running", "Requests being generated."),
+            ("waiting", "Requests waiting for a slot."),
+            ("usage", "Decayed usage that decides whose turn it is."),
+        ):
+            family = GaugeMetricFamily(f"tenantd_{name}", text, labels=["tenant"])
+            for tenant in status["tenants"]:
+                family.add_metric([tenant["name"]], float(tenant[name]))
+            yield family
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))

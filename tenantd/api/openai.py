@@ -1,0 +1,131 @@
+"""OpenAI's routes: completions, chat completions and models.
+
+A request is read, checked and made into one `Generation` per choice, which is each prompt times `n`; the exchange
+does the rest.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tenantd.api.answers import Answer, ChatAnswer, CompletionAnswer
+from tenantd.api.body import parse, read_body
+from tenantd.api.exchange import Exchange
+from tenantd.api.identity import require_known, tenant_of
+from tenantd.api.metrics import Meter
+from tenantd.api.openai_types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.api.prompts import PromptReader
+from tenantd.api.replies import reply
+from tenantd.daemon.service import Generation, Service
+from tenantd.domain import Tenant
+from tenantd.errors import EngineUnavailable, NotFound
+
+Kind = Literal["completion", "chat"]
+
+
+class ModelNotFound(NotFound):
+    """The request names a model that is not the one served here."""
+
+    code = "model_not_found"
+
+
+class OpenAI:
+    """The routes and what they share."""
+
+    def __init__(self, service: Service, meter: Meter) -> None:
+        self._service = service
+        self._meter = meter
+        self._prompts = PromptReader(service.vocabulary, service.chat)
+        self.router = APIRouter()
+        self.router.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
+        self.router.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
+        self.router.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
+        self.router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], response_model=None)
+
+    # -- routes
+
+    async def completions(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._service.directory)
+        body = parse(CompletionRequest, await self._body(request))
+        self._check(body)
+        prompts = await self._prompts.completions(body.prompt, self._context_tokens())
+        return self._exchange(tenant, body, "completion", CompletionAnswer, prompts)
+
+    async def chat(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._service.directory)
+        body = parse(ChatRequest, await self._body(request))
+        self._check(body)
+        prompt = await self._prompts.chat(body, self._context_tokens())
+        return self._exchange(tenant, body, "chat", ChatAnswer, [prompt])
+
+    async def models(self, request: Request) -> Response:
+        require_known(request, self._service.directory)
+        return reply({"object": "list", "data": [self._model_json()]})
+
+    async def model(self, request: Request, name: str) -> Response:
+        require_known(request, self._service.directory)
+        self._check_model(name)
+        return reply(self._model_json())
+
+    # -- before the engine
+
+    async def _body(self, request: Request) -> bytes:
+        return await read_body(request, self._service.config.server.max_body_bytes)
+
+    def _check(self, body: GenerationRequest) -> None:
+        body.check()
+        if body.model:
+            self._check_model(body.model)
+
+    def _check_model(self, name: str) -> None:
+        served = self._service.config.model_name
+        if name != served:
+            raise ModelNotFound(f"the model {name[:200]!r} is not served here; it is {served!r}", param="model")
+
+    def _context_tokens(self) -> int:
+        """Tokens a slot holds. Raises EngineUnavailable while nobody knows."""
+        info = self._service.supervisor.info
+        if info is None:
+            raise EngineUnavailable(
+                f"the model is not loaded ({self._service.supervisor.state}); GET /readyz says how far it is",
+                retry_after_s=2,
+            )
+        return info.context_tokens
+
+    def _model_json(self) -> dict[str, Any]:
+        info = self._service.supervisor.info
+        return {
+            "id": self._service.config.model_name,
+            "object": "model",
+            "created": self._service.started_micros // 1_000_000,
+            "owned_by": "tenantd",
+            "max_model_len": info.context_tokens if info else None,
+        }
+
+    def _exchange(
+        self, tenant: Tenant, body: GenerationRequest, kind: Kind, answer: type[Answer], prompts: list[list[int]]
+    ) -> Response:
+        sampling = body.sampling(self._service.vocabulary.n_tokens)
+        generations = [
+            Generation(
+                kind=kind,
+                prompt=prompt,
+                max_tokens=body.output_limit_tokens(),
+                sampling=sampling,
+                stops=tuple(body.stop or ()),
+            )
+            for prompt in prompts
+            for _ in range(body.choices)
+        ]
+        return Exchange(
+            self._service,
+            self._meter,
+            tenant,
+            generations,
+            answer,
+            streamed=bool(body.stream),
+            with_usage=body.include_usage,
+        )

@@ -1,0 +1,204 @@
+"""What clients send to the OpenAI routes: fields, types and ranges. null means the default, as it does at OpenAI.
+
+Ranges are OpenAI's where it has the field (platform.openai.com/docs/api-reference), else what llama.cpp's samplers
+make sense of.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final, Literal, Self
+
+from pydantic import BeforeValidator, Field, model_validator
+
+from tenantd.api.body import Body
+from tenantd.domain import Sampling
+from tenantd.errors import InvalidRequest
+from tenantd.text.grammar import check_grammar, json_schema_grammar
+
+MAX_CHOICES: Final = 8
+MAX_STOPS: Final = 16
+_SEED_VALUES: Final = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED itself means "draw one"
+
+
+def _one_or_many(value: Any) -> Any:
+    return [value] if isinstance(value, str) else value
+
+
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=4096)]],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_one_or_many),
+]
+
+
+class StreamOptions(Body):
+    """What a stream has besides text."""
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(Body):
+    """The `json_schema` of a response format; its name and strictness make no difference here."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+
+
+class ResponseFormat(Body):
+    """What an answer must look like."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise ValueError("json_schema needs json_schema.schema")
+        return self
+
+    def grammar(self) -> str:
+        """The format as GBNF, "" for text. Raises InvalidRequest."""
+        if self.type == "text":
+            return ""
+        return json_schema_grammar(self.json_schema.schema_ if self.json_schema else None)
+
+
+class GenerationRequest(Body):
+    """What completions and chat have in common."""
+
+    model: str = ""
+    max_tokens: int | None = Field(None, ge=1, le=1 << 24)
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: Stops | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=0, le=0x7FFFFFFF)
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_last_n: int | None = Field(None, ge=0, le=65536)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: int | None = Field(None, ge=-(1 << 63), le=(1 << 63) - 1)
+    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    ignore_eos: bool | None = None
+    grammar: str | None = None
+    response_format: ResponseFormat | None = None
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def output_limit_tokens(self) -> int | None:
+        """Tokens one choice may have; None leaves it to the daemon."""
+        return self.max_tokens
+
+    def logprobs_wanted(self) -> int | None:
+        """As `Sampling.logprobs`."""
+        raise NotImplementedError
+
+    def sampling(self, vocabulary_tokens: int) -> Sampling:
+        """How to choose tokens. Raises InvalidRequest for what only the model's vocabulary can tell."""
+        chosen: dict[str, Any] = {
+            name: value
+            for name in (
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "typical_p",
+                "repeat_penalty",
+                "repeat_last_n",
+                "presence_penalty",
+                "frequency_penalty",
+            )
+            if (value := getattr(self, name)) is not None
+        }
+        return Sampling(
+            **chosen,
+            seed=None if self.seed is None else self.seed % _SEED_VALUES,
+            logit_bias=_biases(self.logit_bias or {}, vocabulary_tokens),
+            logprobs=self.logprobs_wanted(),
+            grammar=self._grammar(),
+            ignore_eos=bool(self.ignore_eos),
+        )
+
+    def _grammar(self) -> str:
+        by_format = self.response_format.grammar() if self.response_format else ""
+        if by_format and self.grammar:
+            raise InvalidRequest("grammar and response_format exclude each other", param="grammar")
+        if self.grammar:
+            check_grammar(self.grammar)
+        return by_format or self.grammar or ""
+
+    def check(self) -> None:
+        """What one field alone cannot tell. Raises InvalidRequest."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options: only allowed together with stream", param="stream_options")
+
+
+def _biases(biases: dict[str, float], vocabulary_tokens: int) -> dict[int, float]:
+    result: dict[int, float] = {}
+    for key, bias in biases.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocabulary_tokens):
+            raise InvalidRequest(
+                f"logit_bias: {key[:40]!r} is not a token id of this model (0 to {vocabulary_tokens - 1})",
+                param="logit_bias",
+            )
+        result[int(key)] = bias
+    return result
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions."""
+
+    prompt: Any = None  # text, token ids, or a list of either: a union's errors would name fields nobody sent
+    logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: int | None = Field(None, ge=1)
+    echo: bool | None = None
+    suffix: str | None = None
+
+    def logprobs_wanted(self) -> int | None:
+        return self.logprobs
+
+    def check(self) -> None:
+        super().check()
+        if self.echo:
+            raise InvalidRequest("echo is not supported: the prompt is not sent back", param="echo")
+        if self.suffix:
+            raise InvalidRequest("suffix is not supported: text is only continued", param="suffix")
+        if self.best_of is not None and self.best_of != self.choices:
+            raise InvalidRequest("best_of is not supported; ask for n answers and choose", param="best_of")
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    messages: list[dict[str, Any]] = Field(min_length=1)  # the chat formatter knows what is in them
+    max_completion_tokens: int | None = Field(None, ge=1, le=1 << 24)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: Any = None
+    functions: Any = None
+    audio: Any = None
+    web_search_options: Any = None
+
+    def output_limit_tokens(self) -> int | None:
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def logprobs_wanted(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check(self) -> None:
+        super().check()
+        for name in ("tools", "functions", "audio", "web_search_options"):
+            if getattr(self, name):
+                raise InvalidRequest(f"{name} is not supported", param=name)
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs: only allowed together with logprobs", param="top_logprobs")

@@ -1,0 +1,83 @@
+"""Every answer that is not a stream: JSON with an `x-request-id`, errors in OpenAI's shape."""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from typing import Any, Final
+
+import msgspec
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from tenantd.errors import InvalidRequest, NotFound, TenantdError
+
+log = logging.getLogger(__name__)
+CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
+_encoder = msgspec.json.Encoder()
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The route exists, for other methods."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+def new_request_id() -> str:
+    """For answers that have no row in the ledger."""
+    return f"req_{secrets.token_hex(12)}"
+
+
+def reply(content: Any, *, status: int = 200, request_id: str = "", headers: dict[str, str] | None = None) -> Response:
+    """A JSON answer. `content` is anything msgspec encodes; `request_id` the ledger row's, if there is one."""
+    all_headers = {"x-request-id": request_id or new_request_id(), **(headers or {})}
+    return Response(_encoder.encode(content), status, all_headers, media_type="application/json")
+
+
+def encode_error(error: TenantdError) -> bytes:
+    """The error's body, for answers and for events in a stream."""
+    return _encoder.encode(error.body())
+
+
+def error_reply(error: TenantdError, request_id: str = "") -> Response:
+    """The answer that says what went wrong, and when to come back if that is known."""
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    if error.http_status == 401:
+        headers["www-authenticate"] = "Bearer"
+    if error.http_status == 413:
+        headers["connection"] = "close"  # the rest of the body is not read
+    return reply(error.body(), status=error.http_status, request_id=request_id, headers=headers)
+
+
+async def on_tenantd_error(request: Request, error: Exception) -> Response:
+    """Exception handler for everything raised on purpose."""
+    assert isinstance(error, TenantdError)
+    if error.http_status >= 500:
+        log.warning("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
+    return error_reply(error)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Exception handler for the framework's own: unknown routes and methods."""
+    assert isinstance(error, HTTPException)
+    if error.status_code == 404:
+        return error_reply(NotFound(f"no such route: {request.url.path}"))
+    if error.status_code == 405:
+        answer = error_reply(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
+        answer.headers.update(error.headers or {})
+        return answer
+    return reply(InvalidRequest(str(error.detail)).body(), status=error.status_code)
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """Exception handler for a client that left before its request was whole. Nobody reads this."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """Exception handler for bugs. The server logs the traceback; the client learns no internals."""
+    request_id = new_request_id()
+    log.error("%s %s failed (%s): %r", request.method, request.url.path, request_id, error)
+    return error_reply(TenantdError("internal error; the daemon's log has the details"), request_id)

@@ -1,0 +1,68 @@
+"""What the daemon says once the model is loaded: what is served, and loudly when a GPU stands idle."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Final
+
+from tenantd.engine.protocol import EngineInfo
+
+NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
+NVIDIA_SMI_TIMEOUT_S: Final = 10
+
+
+def ready_line(name: str, info: EngineInfo) -> str:
+    """Model, size, context, slots, KV bytes, device and layers offloaded, in one line."""
+    where = f"{info.device}, {info.layers_offloaded} of {info.layers} layers offloaded"
+    return (
+        f"ready: {name} ({count(info.parameters)} parameters, {size(info.model_bytes)}), "
+        f"{info.slots} slots of {info.context_tokens} tokens, KV {size(info.kv_bytes)} ({info.kv}), "
+        f"{where}, {info.threads} threads, llama.cpp {info.llama_version}"
+    )
+
+
+def gpu_warning(info: EngineInfo) -> str:
+    """Why the GPU is not used although there is one; "" when all is well. Takes seconds at worst: not in the loop."""
+    if info.gpu_build or not nvidia_gpu_present():
+        return ""
+    return (
+        "\n" + "!" * 100 + "\n"
+        "!! This machine has an NVIDIA GPU, but llama.cpp was built without CUDA: the model runs on the CPU.\n"
+        '!! Install again with:  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
+        "llama-cpp-python\n" + "!" * 100
+    )
+
+
+def nvidia_gpu_present(driver: Path = NVIDIA_DRIVER) -> bool:
+    """True when the driver lists a GPU, or nvidia-smi does (as under WSL, which has no such folder)."""
+    try:
+        if any(driver.iterdir()):
+            return True
+    except OSError:
+        pass  # no driver, or a container that hides it: ask the tool
+    tool = shutil.which("nvidia-smi")
+    if tool is None:
+        return False
+    try:
+        answer = subprocess.run([tool, "-L"], capture_output=True, timeout=NVIDIA_SMI_TIMEOUT_S, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return answer.returncode == 0 and b"GPU " in answer.stdout
+
+
+def size(size_bytes: int) -> str:
+    """Bytes for people, in binary units."""
+    for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
+        if size_bytes >= step:
+            return f"{size_bytes / step:.1f} {unit}"
+    return f"{size_bytes} B"
+
+
+def count(number: int) -> str:
+    """Parameters for people: 268 M."""
+    for unit, step in (("B", 10**9), ("M", 10**6)):
+        if number >= step:
+            return f"{number / step:.3g} {unit}"
+    return str(number)

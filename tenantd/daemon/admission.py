@@ -1,0 +1,63 @@
+"""What a request may ask for: its prompt, its output and its place in the queue. Pure."""
+
+from __future__ import annotations
+
+from tenantd.domain import Tenant
+from tenantd.errors import ContextLengthExceeded, Forbidden, InvalidRequest
+
+
+def output_tokens(
+    tenant: Tenant, prompt_tokens: int, asked_tokens: int | None, *, context_tokens: int, default_tokens: int
+) -> int:
+    """The most tokens to generate: what was asked for, cut to the room the context has left.
+
+    Raises ContextLengthExceeded when there is no room, InvalidRequest when more was asked for than is allowed.
+    """
+    limits = tenant.limits
+    holds_tokens = context_tokens
+    whose = "a slot's context holds"
+    if limits.max_context_tokens is not None and limits.max_context_tokens < context_tokens:
+        holds_tokens = limits.max_context_tokens
+        whose = f"tenant {tenant.name} may use"
+    if prompt_tokens >= holds_tokens:
+        raise ContextLengthExceeded(
+            f"the prompt has {prompt_tokens} tokens and {whose} {holds_tokens}, prompt and output together; "
+            "send a shorter prompt",
+            param="prompt",
+        )
+    allowed = limits.max_tokens_per_request
+    if asked_tokens is None:
+        asked_tokens = default_tokens if allowed is None else min(default_tokens, allowed)
+    elif asked_tokens < 1:
+        raise InvalidRequest(f"max_tokens must be at least 1, not {asked_tokens}", param="max_tokens")
+    if allowed is not None and (asked_tokens > allowed or allowed < 1):
+        raise InvalidRequest(
+            f"max_tokens is {asked_tokens}; tenant {tenant.name} may ask for at most {allowed} in one request",
+            param="max_tokens",
+        )
+    return min(asked_tokens, holds_tokens - prompt_tokens)
+
+
+def check_prompt(prompt: list[int], vocabulary_tokens: int) -> None:
+    """Raises InvalidRequest for no prompt, or one with a token the model does not have."""
+    if not prompt:
+        raise InvalidRequest("the prompt must not be empty", param="prompt")
+    if min(prompt) < 0 or max(prompt) >= vocabulary_tokens:
+        raise InvalidRequest(f"token ids of this model go from 0 to {vocabulary_tokens - 1}", param="prompt")
+
+
+def may_wait(tenant: Tenant, *, waiting: int, running: int, others: int, slots: int, max_queued: int) -> bool:
+    """True when one more request of the tenant has a slot to go to or a place in the queue.
+
+    `waiting` and `running` count its requests without and with a first token, `others` those of other tenants.
+    Requests that find a free slot at once do not wait, so `max_queued` 0 still lets them in. Raises Forbidden for a
+    tenant that may run none.
+    """
+    limits = tenant.limits
+    free = max(0, slots - running - others)
+    if limits.max_concurrent is not None:
+        if limits.max_concurrent == 0:
+            raise Forbidden(f"tenant {tenant.name} may run no requests: its max_concurrent is 0")
+        free = min(free, max(0, limits.max_concurrent - running))
+    places = max_queued if limits.max_queued is None else limits.max_queued
+    return waiting < free + places

@@ -1,0 +1,34 @@
+"""How fast requests have been finishing: the basis of every `retry-after`. Pure: the clock is an argument."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+REMEMBERED: Final = 64
+LEAST_S: Final = 1
+MOST_S: Final = 60
+
+
+class Pace:
+    """The moments at which the last requests ended, in seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._ends_s: deque[float] = deque(maxlen=REMEMBERED)
+
+    def ended(self, now_s: float) -> None:
+        """One more has ended."""
+        self._ends_s.append(now_s)
+
+    def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
+        """Whole seconds until one place should be free for one of `sharers` tenants that wait for one.
+
+        At the rate of the last ends, the time since the last one included; when fewer than two have ended, as long
+        as the oldest live request (`oldest_s` seconds) has taken already.
+        """
+        if len(self._ends_s) < 2:
+            estimate_s = oldest_s
+        else:
+            estimate_s = (now_s - self._ends_s[0]) / len(self._ends_s) * max(1, sharers)
+        return min(MOST_S, max(LEAST_S, math.ceil(estimate_s)))

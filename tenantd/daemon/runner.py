@@ -1,0 +1,182 @@
+"""Live requests and the engine that runs them: what is sent to it, what comes back, how requests end.
+
+A request is live from `run` until `_finish`, which is the one way out. How it ends may be decided here first (a stop
+string, a client that left, a cancellation); then the engine is told, and its Finish carries the decision out.
+
+After a crash everything is submitted again. When that crashes too, one request is likely the cause, and to submit all
+again would fail all: from then on the suspects are submitted one by one, each when the one before has got a token.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
+
+from tenantd.config import Config
+from tenantd.daemon.live import LiveRequests
+from tenantd.daemon.pace import Pace
+from tenantd.daemon.status import UsageBoard
+from tenantd.daemon.streams import LiveStream
+from tenantd.daemon.supervisor import Supervisor, load_command
+from tenantd.domain import FinishReason
+from tenantd.engine.protocol import Cancel, Command, Finish, Share, Step, Submit
+from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
+
+
+class Runner:
+    """Owner of the live requests, and of the engine through its supervisor, whose client it is."""
+
+    def __init__(
+        self,
+        config: Config,
+        shares: Callable[[], Iterable[Share]],
+        *,
+        command: Sequence[str],
+        environment: Mapping[str, str] | None,
+        slowest_restart_s: float,
+        clock_s: Callable[[], float],
+    ) -> None:
+        """`shares` says what each engine that starts is told about the tenants."""
+        self.live = LiveRequests()
+        self.pace = Pace()
+        self.board = UsageBoard()
+        self.busy_micros = 0  # engine time in all
+        self.unbilled_micros = 0  # the part of it that no request is charged for: work a crash lost, mostly
+        self.supervisor = Supervisor(
+            load_command(config),
+            config.engine,
+            self,
+            command=command,
+            environment=environment,
+            slowest_restart_s=slowest_restart_s,
+        )
+        self._shares = shares
+        self._max_crashes = config.engine.max_crashes
+        self._clock_s = clock_s
+        self._booked_micros = 0  # of requests that have ended
+        self._probe: LiveStream | None = None  # the suspect being tried
+        self._held: deque[LiveStream] = deque()  # suspects not submitted yet
+
+    # ---- for the service ----------------------------------------------------------------------------------------
+
+    def run(self, stream: LiveStream, command: Submit) -> None:
+        """Start a request with its `submit_command()`; between two engines it waits for the next."""
+        self.live.add(stream)
+        stream.is_in_engine = self.supervisor.is_ready
+        self.supervisor.send(command)
+
+    def end(self, stream: LiveStream, decision: FinishReason, error: TenantdError | None) -> None:
+        """Decide how a live request is to end. The first decision counts; none does once it has ended."""
+        if stream.decision is not None or stream.number not in self.live.by_number:
+            return
+        stream.decision = decision
+        stream.error = stream.error or error
+        if self.supervisor.is_ready and stream.is_in_engine:
+            self.supervisor.send(Cancel(stream.number))
+        else:
+            self._finish(stream, decision)
+
+    def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
+        """End everything now, without waiting for the engine."""
+        for stream in self.live:
+            self._finish(stream, reason, error)
+
+    def idle_check(self) -> None:
+        """Conservation while nothing is live: no count is left over, and all engine time is somebody's."""
+        self.live.check_empty()
+        assert self.busy_micros == self._booked_micros + self.unbilled_micros, (
+            f"busy {self.busy_micros} = booked {self._booked_micros} + unbilled {self.unbilled_micros}"
+        )
+
+    def _finish(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
+        """The one way out of `live`. A decision made before wins over how the engine, or its end, ended it."""
+        self.live.remove(stream)
+        self._booked_micros += stream.engine_micros
+        self.pace.ended(self._clock_s())
+        if stream.decision is None:
+            stream.finish(reason, error)
+        else:
+            stream.finish(stream.decision, None)
+
+    # ---- what the supervisor says -------------------------------------------------------------------------------
+
+    @property
+    def has_live(self) -> bool:
+        return bool(self.live)
+
+    def on_ready(self) -> list[Command]:
+        """Shares first, then every live request in its original order, from where it stands."""
+        commands: list[Command] = list(self._shares())
+        suspects: list[LiveStream] = []
+        for stream in self.live:
+            if len(stream.generated) >= stream.max_tokens:
+                self._finish(stream, FinishReason.LENGTH)  # its last token came and its Finish was lost
+            elif stream.is_suspect:
+                suspects.append(stream)
+            else:
+                stream.is_in_engine = True
+                commands.append(stream.submit_command())
+        self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
+        return commands + self._next_probe()
+
+    def _next_probe(self) -> list[Command]:
+        """Take the next suspect that is still live; the command to try it."""
+        self._probe = None
+        while self._held:
+            stream = self._held.popleft()
+            if stream.number in self.live.by_number:
+                self._probe = stream
+                stream.is_in_engine = True
+                return [stream.submit_command()]
+        return []
+
+    def on_step(self, step: Step) -> None:
+        """The hot path: book what each request got, then what has ended."""
+        live = self.live.by_number
+        self.busy_micros += step.busy_micros
+        self.unbilled_micros += step.unbilled_micros
+        for progress in step.progress:
+            stream = live.get(progress.request)
+            if stream is None:
+                self.unbilled_micros += progress.micros  # it was finished here before the engine knew
+            elif stream.advance(progress):
+                self._on_milestone(stream)
+        for finish in step.finishes:
+            if finish.request in live:
+                self._on_finish(live[finish.request], finish)
+        if step.usage is not None:
+            self.board.update(step.usage, self._clock_s())
+        if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
+            for command in self._next_probe():
+                self.supervisor.send(command)
+
+    def _on_milestone(self, stream: LiveStream) -> None:
+        """The first token came, or the stop string, or both."""
+        if len(stream.generated) == 1:
+            self.live.begin(stream)
+        if stream.is_stopped:
+            self.end(stream, FinishReason.STOP, None)
+
+    def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
+        error: TenantdError | None = None
+        if finish.reason is FinishReason.FAILED:
+            # What the engine refuses before it has computed anything is the request's own fault: its grammar, say.
+            kind = EngineFailure if stream.usage.prompt_tokens else InvalidRequest
+            error = kind(finish.message or "the engine could not run the request")
+        self._finish(stream, finish.reason, error)
+
+    def on_crash(self, reason: str) -> bool:
+        """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
+        has_found_cause = False
+        for stream in self.live:
+            crashes = stream.count_crash()
+            if stream.decision is not None:
+                self._finish(stream, stream.decision)
+            elif crashes >= self._max_crashes:
+                message = f"the engine crashed {crashes} times in a row while it had this request: {reason}"
+                self._finish(stream, FinishReason.FAILED, EngineUnavailable(message))
+                has_found_cause = True
+        return has_found_cause
+
+    def on_given_up(self, reason: str) -> None:
+        self.finish_all(FinishReason.FAILED, EngineUnavailable(reason))

@@ -1,0 +1,300 @@
+"""The service: a request comes in, is checked, runs in the engine, is settled in the ledger.
+
+Everything here happens in one event loop. `Runner` has the requests the engine owes an answer for, `Books` the rows
+that are not settled yet; a request is in both from its admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, Literal
+
+import msgspec
+
+from tenantd.config import Config
+from tenantd.daemon.admission import check_prompt, may_wait, output_tokens
+from tenantd.daemon.books import Books
+from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
+from tenantd.daemon.runner import Runner
+from tenantd.daemon.status import engine_status, tenants_status
+from tenantd.daemon.streams import LiveStream, new_request_id
+from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
+from tenantd.domain import FinishReason, Sampling, Tenant, TenantState
+from tenantd.engine.protocol import EngineInfo, Share
+from tenantd.errors import (
+    Draining,
+    EngineUnavailable,
+    InvalidRequest,
+    LedgerUnavailable,
+    QueueFull,
+    RequestCancelled,
+    TenantdError,
+    TenantSuspended,
+)
+from tenantd.ledger.ledger import Admission, Ledger
+from tenantd.tenancy.directory import Directory
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.detokenize import TextStream
+from tenantd.text.vocabulary import Vocabulary
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_INTERVAL_S: Final = 1.0
+CANCEL_GRACE_S: Final = 2.0
+"""How long a shutdown waits for the engine to confirm that requests have ended: their last tokens are billed."""
+SETTLE_GRACE_S: Final = 5.0
+"""How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
+LOADING_RETRY_S: Final = 2
+
+
+class Generation(msgspec.Struct, frozen=True, kw_only=True):
+    """What a client wants generated. `max_tokens` None takes the configured default."""
+
+    kind: Literal["completion", "chat"]
+    prompt: list[int]
+    max_tokens: int | None = None
+    sampling: Sampling = Sampling()
+    stops: tuple[str, ...] = ()
+
+
+class Service:
+    """Owner of the live requests, and of the engine through its supervisor. Not of the ledger: main closes it."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        directory: Directory,
+        vocabulary: Vocabulary,
+        chat: ChatFormatter,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        environment: Mapping[str, str] | None = None,
+        now_micros: Callable[[], int] = lambda: time.time_ns() // 1000,
+        clock_s: Callable[[], float] = time.monotonic,
+        slowest_restart_s: float = SLOWEST_RESTART_S,
+    ) -> None:
+        """`command` and `environment` are the engine process's. `config` may be replaced while running."""
+        self.config = config
+        self.ledger = ledger
+        self.directory = directory
+        self.vocabulary = vocabulary
+        self.chat = chat
+        self.draining = False
+        self.started_micros = now_micros()
+        self._runner = Runner(
+            config,
+            self._shares,
+            command=command,
+            environment=environment,
+            slowest_restart_s=slowest_restart_s,
+            clock_s=clock_s,
+        )
+        self._live = self._runner.live
+        self._now_micros = now_micros
+        self._clock_s = clock_s
+        self._books = Books(ledger, lambda: self.config.ledger.settle_timeout_s)
+        self._number = 0
+        self._ticking: asyncio.Task[None] | None = None
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Of the engine process."""
+        return self._runner.supervisor
+
+    # ---- the life of the service --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the tenants and begin to load the model; `supervisor.wait_ready()` says how that went."""
+        await self.directory.reload(self.ledger)
+        self.supervisor.start()
+        self._ticking = asyncio.create_task(self._tick())
+
+    async def drain(self, timeout_s: float) -> None:
+        """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
+        self.draining = True
+        if not await self._live.wait_until_empty(timeout_s):
+            log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
+            for stream in self._live:
+                self._runner.end(stream, FinishReason.CANCELLED, _shutting_down())
+            await self._live.wait_until_empty(CANCEL_GRACE_S)
+        self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
+        await self._books.closed(self.config.ledger.settle_timeout_s)
+
+    async def stop(self) -> None:
+        """End the engine and whatever is live. Safe to call twice, and without `drain`."""
+        self.draining = True
+        self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
+        await self.supervisor.stop()
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+            self._ticking = None
+        await self._books.close(SETTLE_GRACE_S)
+
+    async def tenants_changed(self) -> None:
+        """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone."""
+        await self.directory.reload(self.ledger)
+        for share in self._shares():
+            self.supervisor.send(share)
+        for stream in self._live:
+            if stream.tenant not in self.directory.tenants:
+                error = RequestCancelled(f"tenant {stream.tenant} was removed")
+                self._runner.end(stream, FinishReason.CANCELLED, error)
+
+    # ---- requests -----------------------------------------------------------------------------------------------
+
+    async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
+        """Start a request. Its row is written while the engine already works; `started()` waits for both.
+
+        Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
+        LedgerUnavailable, ContextLengthExceeded, InvalidRequest, Forbidden, QueueFull.
+        """
+        info = self._check_open(tenant)
+        check_prompt(generation.prompt, self.vocabulary.n_tokens)
+        max_tokens = output_tokens(
+            tenant,
+            len(generation.prompt),
+            generation.max_tokens,
+            context_tokens=info.context_tokens,
+            default_tokens=self.config.limits.default_max_tokens,
+        )
+        self._check_queue(tenant, info.slots)
+        stream = self._new_stream(tenant, generation, max_tokens)
+        command = stream.submit_command()
+        if bytes_at_most(command) > MAX_COMMAND_BYTES:
+            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        self._runner.run(stream, command)
+        self._books.open(stream, self._admission(stream, generation), self._on_refused)
+        return stream
+
+    def cancel(self, request_id: str) -> bool:
+        """End a live request for an administrator; it is billed for what came. False when none has this id."""
+        for stream in self._live:
+            if stream.id == request_id:
+                self._runner.end(
+                    stream, FinishReason.CANCELLED, RequestCancelled("an administrator cancelled the request")
+                )
+                return True
+        return False
+
+    def _check_open(self, tenant: Tenant) -> EngineInfo:
+        """What is loaded, when requests of this tenant are taken at all."""
+        if self.draining:
+            raise Draining("the daemon is shutting down and takes no new requests")
+        if tenant.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+        engine = self.supervisor
+        if engine.state is EngineState.FAILED:
+            retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)
+            raise EngineUnavailable(f"the engine does not run: {engine.reason}", retry_after_s=retry_after_s)
+        if engine.info is None or engine.state is EngineState.STOPPED:
+            raise EngineUnavailable(f"the model is being loaded ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
+        if not self.ledger.healthy:
+            raise LedgerUnavailable(f"the ledger cannot be written: {self.ledger.trouble}")
+        return engine.info
+
+    def _check_queue(self, tenant: Tenant, slots: int) -> None:
+        count = self._live.count(tenant.name)
+        if not may_wait(
+            tenant,
+            waiting=count.waiting,
+            running=count.running,
+            others=len(self._live) - count.waiting - count.running,
+            slots=slots,
+            max_queued=self.config.limits.max_queued,
+        ):
+            raise QueueFull(
+                f"tenant {tenant.name} has {count.waiting} requests waiting already; try again when one has started",
+                retry_after_s=self._runner.pace.wait_s(
+                    self._clock_s(), self._live.waiting_tenants(), self._live.oldest_s()
+                ),
+            )
+
+    def _new_stream(self, tenant: Tenant, generation: Generation, max_tokens: int) -> LiveStream:
+        self._number += 1
+        created_micros = self._now_micros()
+        return LiveStream(
+            request_id=new_request_id(created_micros),
+            number=self._number,
+            tenant=tenant.name,
+            prompt=generation.prompt,
+            max_tokens=max_tokens,
+            sampling=generation.sampling,
+            text=TextStream(self.vocabulary, generation.stops),
+            created_micros=created_micros,
+            clock_s=self._clock_s,
+            on_abandon=self._on_abandon,
+        )
+
+    def _admission(self, stream: LiveStream, generation: Generation) -> Admission:
+        return Admission(
+            id=stream.id,
+            tenant=stream.tenant,
+            kind=generation.kind,
+            model=self.config.model_name,
+            created_micros=stream.created_micros,
+            prompt_length_tokens=stream.prompt_tokens,
+            max_tokens=stream.max_tokens,
+        )
+
+    def _on_abandon(self, stream: LiveStream) -> None:
+        self._runner.end(stream, FinishReason.DISCONNECTED, None)
+
+    def _on_refused(self, stream: LiveStream, error: TenantdError) -> None:
+        """There is no row for it, so it must not run."""
+        stream.refuse(error)
+        self._runner.end(stream, FinishReason.FAILED, error)
+
+    def _shares(self) -> list[Share]:
+        return [
+            Share(
+                tenant=tenant.name,
+                weight=tenant.weight * tenant.priority.factor,
+                max_concurrent=tenant.limits.max_concurrent,
+            )
+            for tenant in self.directory.tenants.values()
+        ]
+
+    # ---- seen from outside --------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """State of engine, ledger and tenants at this moment."""
+        total = self._live.total()
+        status = engine_status(self.supervisor)
+        if self.draining:
+            status["state"] = "draining"
+        return {
+            **status,
+            "engine_busy_micros": self._runner.busy_micros,
+            "engine_unbilled_micros": self._runner.unbilled_micros,
+            "running": total.running,
+            "waiting": total.waiting,
+            "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},
+            "tenants": tenants_status(
+                self.directory.tenants.values(),
+                self._live,
+                self._runner.board,
+                self._clock_s(),
+                self.config.scheduler.half_life_s,
+            ),
+        }
+
+    def idle_check(self) -> None:
+        """Conservation while nothing is live. Raises AssertionError: a bug."""
+        self._runner.idle_check()
+        assert self._books.open_rows == 0, "what has ended is settled"
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(CHECKPOINT_INTERVAL_S)
+            self._books.checkpoint(self._live)
+
+
+def _shutting_down() -> RequestCancelled:
+    return RequestCancelled("the daemon is shutting down")

@@ -1,0 +1,62 @@
+"""What the service looks like from outside, as plain data for `status`, `/readyz` and the metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import msgspec
+
+from tenantd.daemon.live import LiveRequests
+from tenantd.daemon.supervisor import Supervisor
+from tenantd.domain import Tenant
+
+
+class UsageBoard:
+    """The scheduler's decayed usage per tenant as last heard, decayed on since then: an idle engine says nothing."""
+
+    def __init__(self) -> None:
+        self._usage: dict[str, float] = {}
+        self._heard_s = 0.0
+
+    def update(self, usage: dict[str, float], now_s: float) -> None:
+        self._usage = usage
+        self._heard_s = now_s
+
+    def usage(self, tenant: str, now_s: float, half_life_s: float) -> float:
+        """Normalised by weight, at `now_s`."""
+        return float(self._usage.get(tenant, 0.0) * 2.0 ** (-max(0.0, now_s - self._heard_s) / half_life_s))
+
+
+def engine_status(supervisor: Supervisor) -> dict[str, Any]:
+    """State of the engine process; `engine` is what is loaded, None before the first time."""
+    info = supervisor.info
+    return {
+        "state": supervisor.state.value,
+        "progress": supervisor.progress,
+        "reason": supervisor.reason,
+        "engine": None if info is None else msgspec.structs.asdict(info),
+        "engine_pid": supervisor.pid,
+        "engine_restarts": supervisor.restarts,
+    }
+
+
+def tenants_status(
+    tenants: Iterable[Tenant], live: LiveRequests, board: UsageBoard, now_s: float, half_life_s: float
+) -> list[dict[str, Any]]:
+    """One entry for each tenant: who has how much of the engine."""
+    result = []
+    for tenant in tenants:
+        count = live.count(tenant.name)
+        result.append(
+            {
+                "name": tenant.name,
+                "state": tenant.state.value,
+                "weight": tenant.weight,
+                "priority": tenant.priority.value,
+                "running": count.running,
+                "waiting": count.waiting,
+                "usage": board.usage(tenant.name, now_s, half_life_s),
+            }
+        )
+    return result

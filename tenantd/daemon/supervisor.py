@@ -1,0 +1,292 @@
+"""Keeps an engine process running: starts it, watches it, starts it again after a crash or a hang.
+
+What is to run is its client's to know: when a process is ready, the client says which commands make it whole, so a
+new process continues what the last one left. Signals, exits and frames only set facts; `_run` decides.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+from tenantd.config import Config, EngineConfig
+from tenantd.daemon.process import Ending, EngineProcess
+from tenantd.engine.protocol import Command, EngineInfo, Event, Load, LoadFailed, Loading, Ready, Step, Stop
+from tenantd.errors import EngineUnavailable, ModelError
+
+log = logging.getLogger(__name__)
+
+ENGINE_COMMAND: Final = (sys.executable, "-m", "tenantd.engine")
+EXIT_MODEL: Final = 78
+SLOWEST_RESTART_S: Final = 10.0
+# How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from whoever
+# serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
+SPINNING: Final = {"GOMP_SPINCOUNT": "1000"}
+STOP_TIMEOUT_S: Final = 5.0
+
+
+class EngineState(StrEnum):
+    LOADING = "loading"  # for the first time
+    READY = "ready"
+    RESTARTING = "restarting"  # live requests wait and go on
+    FAILED = "failed"  # hopeless, or tried again at the slowest pace
+    STOPPED = "stopped"
+
+
+class EngineClient(Protocol):
+    """Who has requests in the engine. Called in the event loop; must not block or raise."""
+
+    @property
+    def has_live(self) -> bool:
+        """True while the engine owes an answer: only then is silence a hang."""
+
+    def on_ready(self) -> list[Command]:
+        """A fresh engine is ready: what it has to be told to go on where the last one ended."""
+
+    def on_step(self, step: Step) -> None:
+        """A step was made."""
+
+    def on_crash(self, reason: str) -> bool:
+        """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
+
+    def on_given_up(self, reason: str) -> None:
+        """Too many crashes in a row, or no engine will be started again: nothing that is live can wait for it."""
+
+
+class Supervisor:
+    """Owner of the engine process; one at a time.
+
+    `reason` says why the state is not ready, `info` what was loaded last (None before the first time), `restarts`
+    how often a process was replaced. `is_hopeless`: the model cannot be served, so it is not tried again.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        config: EngineConfig,
+        client: EngineClient,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        environment: Mapping[str, str] | None = None,
+        slowest_restart_s: float = SLOWEST_RESTART_S,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`environment` is the engine's (default: this process's own)."""
+        self.state = EngineState.LOADING
+        self.progress = 0.0
+        self.reason = ""
+        self.info: EngineInfo | None = None
+        self.restarts = 0
+        self.is_hopeless = False
+        self._load = load
+        self._config = config
+        self._client = client
+        self._command = command
+        self._environment = {**SPINNING, **(os.environ if environment is None else environment)}
+        self._clock_s = clock_s
+        self._slowest_restart_s = max(slowest_restart_s, config.restart_delay_s)
+        self._engine: EngineProcess | None = None
+        self._is_up = False  # the present process said Ready
+        self._load_failure = ""
+        self._crashes = 0  # in a row, without progress in between
+        self._heard_s = 0.0
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- for the client -----------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """True when commands reach an engine that runs them."""
+        return self._is_up
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine process, None between two."""
+        return None if self._engine is None else self._engine.pid
+
+    def start(self) -> None:
+        """Begin to load. Returns at once."""
+        assert self._task is None, "started once"
+        self._task = asyncio.create_task(self._run())
+
+    async def wait_ready(self) -> EngineInfo:
+        """Raises ModelError when the model cannot be served, EngineUnavailable when stopped meanwhile."""
+        while not self._is_up:
+            if self.is_hopeless:
+                raise ModelError(self.reason)
+            if self.state is EngineState.STOPPED:
+                raise EngineUnavailable("the engine was stopped")
+            self._changed.clear()
+            await self._changed.wait()
+        assert self.info is not None
+        return self.info
+
+    def send(self, command: Command) -> None:
+        """Pass a command on. Without a ready engine it is dropped: `on_ready` tells the next one everything."""
+        if self._is_up and self._engine is not None:
+            self._engine.send(command)
+
+    async def stop(self) -> None:
+        """End the engine, by force after STOP_TIMEOUT_S, and wait until it is gone. Safe to call twice."""
+        self._stopping.set()
+        if self._task is None:
+            return
+        if self._engine is not None:
+            if self._is_up:
+                self._engine.send(Stop())
+            else:
+                self.kill("stopped while loading")
+        try:
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
+        finally:
+            self.kill("it did not stop when told to")
+        await self._task
+
+    def kill(self, reason: str = "killed by the daemon") -> None:
+        """SIGKILL the engine now. Unless `stop` was called, another is started."""
+        if self._engine is not None:
+            self._engine.kill(reason)
+
+    # ---- the life of processes ----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                ending = await self._one_life()
+                if self._stopping.is_set():
+                    break
+                if self._load_failure or ending.status == EXIT_MODEL:
+                    self._halt(self._load_failure or ending.reason)
+                    return
+                await self._pause(self._crashed(ending.reason))
+        except Exception as e:  # a bug here must not leave streams waiting for ever
+            log.exception("the supervisor of the engine failed")
+            self._halt(f"internal error: {e!r}")
+            return
+        self._become(EngineState.STOPPED, "stopped")
+
+    async def _one_life(self) -> Ending:
+        self._heard_s = self._clock_s()
+        try:
+            engine = await EngineProcess.start(self._command, self._environment, self._on_event)
+        except OSError as e:
+            return Ending(None, f"could not be started: {e}")
+        self._engine = engine
+        engine.send(self._load)
+        watching = asyncio.create_task(self._watch(engine))
+        try:
+            if self._stopping.is_set():
+                engine.kill("stopped while loading")
+            return await engine.ended()
+        finally:
+            watching.cancel()
+            self._engine = None
+            self._is_up = False
+
+    def _crashed(self, reason: str) -> float:
+        """Book a crash; seconds until the next start."""
+        self._crashes += 1
+        self.restarts += 1
+        log.error("the engine ended: %s (%d in a row)", reason, self._crashes)
+        has_found_cause = self._client.on_crash(reason)
+        if self._crashes >= self._config.max_crashes and not has_found_cause:
+            self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
+            self._client.on_given_up(self.reason)
+            return self._slowest_restart_s
+        self._become(EngineState.LOADING if self.info is None else EngineState.RESTARTING, reason)
+        delay_s: float = self._config.restart_delay_s * 2 ** min(self._crashes - 1, 32)
+        return min(delay_s, self._slowest_restart_s)
+
+    def _halt(self, reason: str) -> None:
+        log.error("the model cannot be served: %s", reason)
+        self.is_hopeless = True
+        self._become(EngineState.FAILED, reason)
+        self._client.on_given_up(reason)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait, unless told to stop."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({stopping}, timeout=delay_s)
+        stopping.cancel()
+
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Kill `engine` when it is silent for the time allowed while it loads or owes answers.
+
+        When this task itself comes late, the daemon was stopped or starved (a laptop that slept), and what the engine
+        said meanwhile is still unread: its time begins anew.
+        """
+        allowed_s = self._config.hang_timeout_s
+        interval_s = min(1.0, allowed_s / 4)
+        since_s = self._clock_s()
+        while True:
+            slept_s = self._clock_s()
+            await asyncio.sleep(interval_s)
+            now_s = self._clock_s()
+            came_late = now_s - slept_s > 2 * interval_s
+            if came_late or (self._is_up and not self._client.has_live):
+                since_s = now_s
+            elif now_s - max(since_s, self._heard_s) > allowed_s:
+                engine.kill(f"no sign of life for {allowed_s:g} s")
+                return
+
+    # ---- what the process says ----------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        self._heard_s = self._clock_s()
+        match event:
+            case Step() if self._is_up:
+                if event.progress:
+                    self._crashes = 0
+                self._client.on_step(event)
+            case Loading(progress):
+                self.progress = progress
+            case Ready(info):
+                self._become_ready(info)
+            case LoadFailed(message):
+                self._load_failure = message
+            case Step():
+                self.kill("it made a step before it was ready")
+
+    def _become_ready(self, info: EngineInfo) -> None:
+        assert self._engine is not None
+        self.info = info
+        self._is_up = True
+        self._become(EngineState.READY, "")
+        for command in self._client.on_ready():
+            self._engine.send(command)
+
+    def _become(self, state: EngineState, reason: str) -> None:
+        if state is not EngineState.STOPPED:
+            self.progress = 1.0 if state is EngineState.READY else 0.0
+        self.state = state
+        self.reason = reason
+        self._changed.set()
+
+
+def load_command(config: Config) -> Load:
+    """The first command of an engine, from the configuration."""
+    engine, scheduler = config.engine, config.scheduler
+    return Load(
+        backend=engine.backend,
+        model_path=str(config.model.path or ""),
+        slots=engine.slots,
+        context_tokens=engine.context_tokens,
+        batch_tokens=engine.batch_tokens,
+        kv=engine.kv,
+        threads=engine.threads,
+        gpu_layers=engine.gpu_layers,
+        flash_attention=engine.flash_attention,
+        half_life_s=scheduler.half_life_s,
+        prompt_token_cost=scheduler.prompt_token_cost,
+        generated_token_cost=scheduler.generated_token_cost,
+        prefill_chunk_tokens=scheduler.prefill_chunk_tokens,
+        fake_step_micros=engine.fake_step_micros,
+    )

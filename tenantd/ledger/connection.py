@@ -1,0 +1,107 @@
+"""Connections to the ledger's file, and what SQLite's errors mean for people.
+
+Trouble is what the outside does to the file: the disk is full, another program locks it, it became read-only. It may
+pass, so what must not be lost is tried again. Every other error is a mistake in one piece of work and stays with it.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+from typing import Final
+from urllib.parse import quote
+
+from tenantd.errors import ConfigError, LedgerUnavailable
+
+FILE_MODE: Final = 0o600
+OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
+STATEMENTS_CACHED: Final = 64
+LOG_BYTES_KEPT: Final = 16 * 1024 * 1024  # a log that a long report made grow is cut back to this
+
+_NO_TROUBLE: Final = {
+    sqlite3.SQLITE_ERROR,  # wrong SQL, or a sum over 64 bits
+    sqlite3.SQLITE_CONSTRAINT,
+    sqlite3.SQLITE_MISMATCH,
+    sqlite3.SQLITE_MISUSE,
+    sqlite3.SQLITE_RANGE,
+    sqlite3.SQLITE_TOOBIG,
+}
+
+
+def is_trouble(error: sqlite3.Error) -> bool:
+    """It came from outside and may pass. Errors of the Python module itself carry no code and are mistakes."""
+    code = getattr(error, "sqlite_errorcode", None)
+    return code is not None and code & 0xFF not in _NO_TROUBLE
+
+
+def explain(error: sqlite3.Error, path: Path) -> str:
+    """What is wrong and what to do about it."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+    detail = f"{error} ({getattr(error, 'sqlite_errorname', 'no code')})"
+    match code:
+        case sqlite3.SQLITE_FULL:
+            return f"no space left for {path}; free some on its disk: {detail}"
+        case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
+            return f"another program holds a lock on {path}; close it: {detail}"
+        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
+            return f"{path} cannot be opened for writing; check the permissions of the file and its folder: {detail}"
+        case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
+            return f"{path} is damaged; stop tenantd and restore a copy, or move it away to begin anew: {detail}"
+        case sqlite3.SQLITE_IOERR:
+            return f"input/output error on {path}; check its disk: {detail}"
+        case _:
+            return f"{path}: {detail}"
+
+
+def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
+    """The one connection that writes. Creates the file, readable by its owner only. Raises LedgerUnavailable.
+
+    The Python module begins no transactions of its own: the writer says BEGIN IMMEDIATE where it means it.
+    """
+    if sqlite3.sqlite_version_info < OLDEST_SQLITE:
+        raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: tenantd needs 3.37 or later")
+    try:
+        # Made before SQLite sees it: the write-ahead log then gets the same permissions.
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
+        if path.stat().st_mode & 0o077:
+            path.chmod(FILE_MODE)
+    except OSError as e:
+        raise LedgerUnavailable(f"the ledger {path} cannot be opened: {e.strerror}") from e
+    conn = sqlite3.connect(
+        path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED, timeout=0
+    )
+    try:
+        conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")  # first, or the next ones fail on a lock
+        (mode,) = conn.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise ConfigError(f"{path}: its file system has no write-ahead log ({mode}); choose a local folder")
+        conn.execute("PRAGMA synchronous = FULL")  # an answer is sent because its row survives a power cut
+        conn.execute("PRAGMA foreign_keys = ON")
+        conn.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
+        conn.execute("PRAGMA trusted_schema = OFF")
+    except sqlite3.Error as e:
+        conn.close()
+        raise LedgerUnavailable(f"the ledger cannot be used: {explain(e, path)}") from e
+    except BaseException:
+        conn.close()
+        raise
+    return conn
+
+
+def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
+    """A connection that cannot write, for one report. Raises sqlite3.Error."""
+    conn = sqlite3.connect(
+        f"file:{quote(str(path.absolute()))}?mode=ro",
+        uri=True,
+        isolation_level=None,
+        check_same_thread=False,
+        timeout=0,
+    )
+    try:
+        conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")
+        conn.execute("PRAGMA query_only = ON")
+    except BaseException:
+        conn.close()
+        raise
+    return conn

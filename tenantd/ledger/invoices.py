@@ -1,0 +1,176 @@
+"""What tenants owe for a month: the sum of their rows' amounts, nothing computed anew.
+
+A month is half-open and begins at local midnight in the billing timezone. It is counted by when a request was created.
+"""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from sqlite3 import Connection
+from typing import Any, Final
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tenantd.config import NANOS
+from tenantd.errors import InvalidRequest
+from tenantd.ledger.prices import all_prices, latest_prices
+from tenantd.ledger.records import PriceList
+from tenantd.ledger.reports import sums
+
+EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+OLDEST_YEAR: Final = 1900
+NEWEST_YEAR: Final = 9998  # the month after must still have a date
+
+_MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
+
+
+class Month(msgspec.Struct, frozen=True, kw_only=True):
+    """From `since_micros` until before `until_micros`, on the wall clock."""
+
+    name: str  # "2026-11"
+    timezone: str
+    since_micros: int
+    until_micros: int
+    is_over: bool
+
+
+class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
+    """`quantity` is whole: tokens, or microseconds of engine time."""
+
+    description: str
+    quantity: int
+    unit: str
+    amount_nanos: int
+
+
+class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
+    """One tenant's part. `total_nanos` is the sum of its lines and of its requests' costs."""
+
+    tenant: str
+    requests: int
+    prompt_tokens: int
+    completion_tokens: int
+    engine_micros: int
+    lines: list[InvoiceLine]
+    total_nanos: int
+
+
+class Invoice(msgspec.Struct, frozen=True, kw_only=True):
+    """A month's settled requests. `open`: it can still grow, since the month is not over or a request of it runs."""
+
+    month: str
+    timezone: str
+    since_micros: int
+    until_micros: int
+    currency: str
+    open: bool
+    tenants: list[TenantInvoice]
+    total_nanos: int
+
+
+def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
+    """ "2026-11", "this" or "last". Raises InvalidRequest."""
+    now = (EPOCH + timedelta(microseconds=now_micros)).astimezone(timezone)
+    if text == "this":
+        year, month = now.year, now.month
+    elif text == "last":
+        year, month = _shift(now.year, now.month, -1)
+    elif match := _MONTH.fullmatch(text):
+        year, month = int(match[1]), int(match[2])
+    else:
+        raise InvalidRequest(f"month: like 2026-11, or `this` or `last`, not {text[:40]!r}", param="month")
+    if not OLDEST_YEAR <= year <= NEWEST_YEAR:
+        raise InvalidRequest(f"month: from {OLDEST_YEAR}-01 to {NEWEST_YEAR}-12, not {text[:40]!r}", param="month")
+    until_micros = _midnight_micros(*_shift(year, month, 1), timezone)
+    return Month(
+        name=f"{year:04}-{month:02}",
+        timezone=str(timezone),
+        since_micros=_midnight_micros(year, month, timezone),
+        until_micros=until_micros,
+        is_over=now_micros >= until_micros,
+    )
+
+
+_LINES: Final = """SELECT tenant, price_id, count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,
+    sum(completion_tokens) AS completion_tokens, sum(engine_micros) AS engine_micros,
+    sum(input_nanos) AS input_nanos, sum(output_nanos) AS output_nanos, sum(engine_nanos) AS engine_nanos
+    FROM requests WHERE {where} AND price_id IS NOT NULL
+    GROUP BY tenant, price_id ORDER BY tenant, price_id"""
+
+
+def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoice:
+    """The invoice of all tenants with settled requests in `month`, or of one. Raises AmountTooLarge."""
+    where = "created_micros >= :since AND created_micros < :until"
+    values: dict[str, Any] = {"since": month.since_micros, "until": month.until_micros}
+    if tenant is not None:
+        where, values = f"tenant = :tenant AND {where}", {**values, "tenant": tenant}
+    groups: dict[str, list[dict[str, Any]]] = {}
+    for row in sums(conn, _LINES.format(where=where), values):
+        groups.setdefault(row["tenant"], []).append(row)
+    (running,) = conn.execute(f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values).fetchone()
+    prices, latest = all_prices(conn), latest_prices(conn)
+    assert latest is not None, "a ledger has a price list from when it is opened"
+    tenants = [_tenant_invoice(name, rows, prices) for name, rows in groups.items()]
+    return Invoice(
+        month=month.name,
+        timezone=month.timezone,
+        since_micros=month.since_micros,
+        until_micros=month.until_micros,
+        currency=latest.currency,  # one for the whole ledger: it refuses to be opened with another
+        open=not month.is_over or running > 0,
+        tenants=tenants,
+        total_nanos=sum(part.total_nanos for part in tenants),
+    )
+
+
+def _tenant_invoice(tenant: str, rows: list[dict[str, Any]], prices: dict[int, PriceList]) -> TenantInvoice:
+    """`rows` has one for each price list the tenant's requests were costed with."""
+    lines = [line for row in rows for line in _lines(row, prices[row["price_id"]], says_price=len(rows) > 1)]
+    return TenantInvoice(
+        tenant=tenant,
+        requests=sum(row["requests"] for row in rows),
+        prompt_tokens=sum(row["prompt_tokens"] for row in rows),
+        completion_tokens=sum(row["completion_tokens"] for row in rows),
+        engine_micros=sum(row["engine_micros"] for row in rows),
+        lines=lines,
+        total_nanos=sum(line.amount_nanos for line in lines),
+    )
+
+
+def _lines(row: dict[str, Any], prices: PriceList, *, says_price: bool) -> list[InvoiceLine]:
+    """Input and output always; engine time when it has a price."""
+    items = [
+        ("input tokens", "prompt_tokens", "tokens", "input_nanos", prices.input_nanos_per_million, "million"),
+        ("output tokens", "completion_tokens", "tokens", "output_nanos", prices.output_nanos_per_million, "million"),
+    ]
+    if prices.engine_hour_nanos or row["engine_nanos"]:
+        items.append(("engine time", "engine_micros", "µs", "engine_nanos", prices.engine_hour_nanos, "hour"))
+    return [
+        InvoiceLine(
+            description=f"{what} at {_money(price)} {prices.currency} per {per}" if says_price else what,
+            quantity=row[quantity],
+            unit=unit,
+            amount_nanos=row[amount],
+        )
+        for what, quantity, unit, amount, price, per in items
+    ]
+
+
+def _money(nanos: int) -> str:
+    """The shortest exact decimal, with at least two places."""
+    whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
+    return f"{whole}.{fraction.rstrip('0'):0<2}"
+
+
+def _shift(year: int, month: int, months: int) -> tuple[int, int]:
+    year, month = divmod(12 * year + month - 1 + months, 12)
+    return year, month + 1
+
+
+def _midnight_micros(year: int, month: int, timezone: ZoneInfo) -> int:
+    """When the month begins. Where clocks skip midnight, the moment they do; where it comes twice, the first."""
+    local = datetime(year, month, 1, tzinfo=timezone)
+    return (local.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)

@@ -1,0 +1,186 @@
+"""The ledger as the daemon uses it: admit, checkpoint, settle, and transactions for administration.
+
+Opened synchronously, used from one asyncio loop. What returns has been written to the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tenantd.config import BillingConfig
+from tenantd.domain import Usage
+from tenantd.errors import ConfigError, LedgerUnavailable
+from tenantd.ledger.connection import connect_reader, connect_writer, explain, is_trouble
+from tenantd.ledger.migrations import migrate
+from tenantd.ledger.prices import add_prices, latest_prices
+from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settlement
+from tenantd.ledger.store import has_settled, insert_request, interrupt_running, settle_request
+from tenantd.ledger.writer import Writer
+
+__all__ = ["Admission", "Ledger", "PriceList", "RequestRecord", "Settlement"]
+
+T = TypeVar("T")
+
+BUSY_TIMEOUT_MS: Final = 1000
+"""How long a lock of another program is waited for before it counts as trouble."""
+CLOSE_TIMEOUT_S: Final = 5.0
+
+
+class Ledger:
+    """Owner of the file. All coroutines belong to one loop; `open`, `set_prices` and `checkpoint` need none."""
+
+    def __init__(
+        self,
+        conn: sqlite3.Connection,
+        path: Path,
+        *,
+        currency: str,
+        interrupted: int,
+        now_micros: Callable[[], int],
+        busy_timeout_ms: int,
+    ) -> None:
+        """Use `open`. `conn` is the writer's from here on."""
+        self.path = path
+        self.interrupted = interrupted  # rows that a killed daemon left running, settled by `open`
+        self._currency = currency
+        self._now_micros = now_micros
+        self._busy_timeout_ms = busy_timeout_ms
+        self._writer = Writer(conn, path)
+
+    @classmethod
+    def open(
+        cls,
+        path: Path,
+        billing: BillingConfig,
+        now_micros: Callable[[], int],
+        *,
+        busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+    ) -> Ledger:
+        """Open or create the file, settle what a killed daemon left running, then put the prices in force.
+
+        Raises LedgerUnavailable when the file cannot be used, ConfigError when it is not this program's to use or
+        `billing` does not go with what is in it.
+        """
+        conn = connect_writer(path, busy_timeout_ms)
+        try:
+            migrate(conn, str(path))
+            interrupted = _begin(conn, path, billing, now_micros())
+        except sqlite3.Error as e:
+            conn.close()
+            raise LedgerUnavailable(f"the ledger cannot be used: {explain(e, path)}") from e
+        except BaseException:
+            conn.close()
+            raise
+        return cls(
+            conn,
+            path,
+            currency=billing.currency,
+            interrupted=interrupted,
+            now_micros=now_micros,
+            busy_timeout_ms=busy_timeout_ms,
+        )
+
+    @property
+    def healthy(self) -> bool:
+        """The last write worked."""
+        return not self._writer.trouble
+
+    @property
+    def trouble(self) -> str:
+        """Why the ledger cannot be written; empty while it can."""
+        return self._writer.trouble
+
+    # -- requests
+
+    async def admit(self, admission: Admission) -> None:
+        """Insert the row. Raises LedgerUnavailable, Conflict (the id is taken).
+
+        Cancelled before the writer began, nothing is written; later, the row stays.
+        """
+        await self.write(lambda conn: insert_request(conn, admission))
+
+    def checkpoint(self, usages: dict[str, Usage]) -> None:
+        """Note what running requests have used so far. Queued; only the latest of each request is written."""
+        self._writer.checkpoint(usages)
+
+    async def settle(self, settlement: Settlement) -> RequestRecord:
+        """Close the row at the prices in force. Raises NotFound, Conflict (settled before), AmountTooLarge.
+
+        While the ledger cannot be written it stays queued, and so it does when the caller stops waiting. Raises
+        LedgerUnavailable only when the ledger is closed first; the next start then settles the row as interrupted.
+        """
+        future: asyncio.Future[RequestRecord] = asyncio.get_running_loop().create_future()
+        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True)
+        return await future  # cancelling it does not take the job off the queue
+
+    # -- transactions
+
+    async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` in the writer's next transaction; what it raises undoes it alone. Raises LedgerUnavailable.
+
+        `work` runs in the writer's thread, must not commit, and holds up all other writes while it runs.
+        """
+        future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        self._writer.submit(work, future, keep=False)
+        return await future
+
+    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        """Run `work` on one snapshot, in a thread, on a connection that cannot write. Raises LedgerUnavailable."""
+        return await asyncio.to_thread(self._read, work)
+
+    def set_prices(self, billing: BillingConfig) -> None:
+        """Put other prices in force for what is settled from here on. Queued until it can be written.
+
+        Raises ConfigError for another currency: amounts of two currencies cannot be added up.
+        """
+        if billing.currency != self._currency:
+            raise ConfigError(
+                f"billing.currency cannot change from {self._currency} to {billing.currency} while tenantd runs"
+            )
+        now_micros = self._now_micros()
+        self._writer.submit(lambda conn: add_prices(conn, billing, now_micros), None, keep=True)
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Write what is queued, retrying for at most so long, then close the file. May be called again."""
+        self._writer.close(timeout_s)
+        await asyncio.to_thread(self._writer.join)
+
+    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            conn = connect_reader(self.path, self._busy_timeout_ms)
+            try:
+                conn.execute("BEGIN")  # one snapshot for all that `work` asks
+                return work(conn)
+            finally:
+                conn.close()
+        except sqlite3.Error as e:
+            if not is_trouble(e):
+                raise
+            raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self.path)}") from e
+
+
+def _begin(conn: sqlite3.Connection, path: Path, billing: BillingConfig, now_micros: int) -> int:
+    """Settle what was left running, then put `billing` in force, in one transaction.
+
+    What was left running was used while the old prices held, so they are what it costs. Returns how many those were.
+    """
+    conn.execute("BEGIN IMMEDIATE")
+    try:
+        before = latest_prices(conn)
+        interrupted = 0 if before is None else interrupt_running(conn, before)
+        if before is not None and before.currency != billing.currency and has_settled(conn):
+            raise ConfigError(
+                f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and the two "
+                f"cannot be added up; set it back to {before.currency!r}, or move the file away to begin a new ledger"
+            )
+        add_prices(conn, billing, now_micros)
+        conn.execute("COMMIT")
+    except BaseException:
+        if conn.in_transaction:
+            conn.execute("ROLLBACK")
+        raise
+    return interrupted

@@ -1,0 +1,276 @@
+"""The one thread that writes the ledger. It takes everything that waits, runs it, and commits once for all.
+
+Each job runs in a savepoint of its own, so a mistake in one undoes only that one. Trouble with the file (disk full,
+locked, read-only) undoes the whole transaction: what can be refused is refused with LedgerUnavailable; settlements,
+checkpoints and prices stay queued and are tried again, with back-off, for as long as it takes. Because a failed
+transaction is rolled back whole before anything is tried again, nothing is ever applied twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from tenantd.domain import Usage
+from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.connection import explain, is_trouble
+from tenantd.ledger.store import checkpoint_request
+
+log = logging.getLogger(__name__)
+T = TypeVar("T")
+
+MAX_WAITING: Final = 10_000
+"""Jobs that may be refused are, beyond this. Settlements never: there is at most one for each admission."""
+FIRST_RETRY_S: Final = 0.1
+SLOWEST_RETRY_S: Final = 2.0
+PROBE_BYTES: Final = 65_536
+
+
+class Job:
+    """One piece of work. `is_kept`: it is tried until it lands. `future` is who waits for it, if anyone."""
+
+    __slots__ = ("error", "future", "is_kept", "result", "work")
+
+    def __init__(
+        self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any] | None, *, is_kept: bool
+    ) -> None:
+        self.work = work
+        self.future = future
+        self.is_kept = is_kept
+        self.result: Any = None
+        self.error: BaseException | None = None
+
+    @property
+    def is_unwanted(self) -> bool:
+        """Who waited has gone before it began. What is kept is done all the same."""
+        return not self.is_kept and self.future is not None and self.future.cancelled()
+
+    def tell(self) -> None:
+        """Pass the outcome on. Runs on the loop of the future."""
+        if self.future is None or self.future.done():
+            return
+        if self.error is not None:
+            self.future.set_exception(self.error)
+        else:
+            self.future.set_result(self.result)
+
+
+class Writer:
+    """Owner of the writing connection, its thread, and everything that waits to be written."""
+
+    def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
+        self.trouble = ""  # why the ledger cannot be written; empty while it can
+        self._conn = conn
+        self._path = path
+        self._changed = threading.Condition()  # guards everything below
+        self._jobs: deque[Job] = deque()
+        self._checkpoints: dict[str, Usage] = {}
+        self._close_by_s: float | None = None  # set when told to close: flush until then
+        # A process that dies without closing must not hang on it: the file is safe at every moment.
+        self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
+        self._thread.start()
+
+    # -- any thread
+
+    def submit(self, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T] | None, *, keep: bool) -> None:
+        """Queue a job. Raises LedgerUnavailable: closed; or, unless it is to be kept, in trouble or overrun."""
+        with self._changed:
+            if self._close_by_s is not None:
+                raise LedgerUnavailable("the ledger is closed")
+            if not keep:
+                if self.trouble:
+                    raise LedgerUnavailable(f"the ledger cannot be written: {self.trouble}")
+                if len(self._jobs) >= MAX_WAITING:
+                    raise LedgerUnavailable(f"the ledger is behind: {len(self._jobs)} writes are waiting")
+            self._jobs.append(Job(work, future, is_kept=keep))
+            self._changed.notify()
+
+    def checkpoint(self, usages: dict[str, Usage]) -> None:
+        """Queue the usage of running requests; only the latest of each is written. Ignored once closed."""
+        with self._changed:
+            if self._close_by_s is None:
+                self._checkpoints.update(usages)
+                self._changed.notify()
+
+    def close(self, timeout_s: float) -> None:
+        """Take nothing more; write what waits, retrying for at most so long. Does not wait: see `join`."""
+        with self._changed:
+            if self._close_by_s is None:
+                self._close_by_s = time.monotonic() + timeout_s
+            self._changed.notify()
+
+    def join(self) -> None:
+        """Wait until the thread has ended and the file is closed."""
+        self._thread.join()
+
+    # -- the writer's thread
+
+    def _run(self) -> None:
+        retry_s = FIRST_RETRY_S
+        try:
+            while self._wait_for_work():
+                if self._write_waiting():
+                    retry_s = FIRST_RETRY_S
+                elif self._pause(retry_s):
+                    retry_s = min(2 * retry_s, SLOWEST_RETRY_S)
+                else:
+                    break
+        finally:
+            self._give_up_rest()
+            self._close_file()
+
+    def _wait_for_work(self) -> bool:
+        """False when told to close and all is written. In trouble there is always work: to see if it has passed."""
+        with self._changed:
+            while not (self._jobs or self._checkpoints or self.trouble):
+                if self._close_by_s is not None:
+                    return False
+                self._changed.wait()
+            if self._close_by_s is not None and not (self._jobs or self._checkpoints):
+                return False
+        return True
+
+    def _pause(self, seconds: float) -> bool:
+        """Wait before the next try; False when the time for closing is over. New jobs do not cut it short."""
+        until_s = time.monotonic() + seconds
+        with self._changed:
+            while (now_s := time.monotonic()) < until_s:
+                if self._close_by_s is not None:
+                    if now_s >= self._close_by_s:
+                        return False
+                    until_s = min(until_s, self._close_by_s)
+                self._changed.wait(until_s - now_s)
+            return self._close_by_s is None or time.monotonic() < self._close_by_s
+
+    def _write_waiting(self) -> bool:
+        """Everything that waits, in one transaction. False when it was undone because of trouble."""
+        with self._changed:
+            jobs = [job for job in self._jobs if not job.is_unwanted]
+            self._jobs.clear()
+            checkpoints, self._checkpoints = self._checkpoints, {}
+        try:
+            self._transact(jobs, checkpoints)
+        except sqlite3.Error as e:
+            self._undo()
+            self._put_back(jobs, checkpoints, explain(e, self._path))
+            return False
+        except BaseException:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
+            with self._changed:
+                self._jobs.extendleft(reversed(jobs))
+            raise
+        if self.trouble:
+            log.warning("the ledger can be written again")
+            with self._changed:
+                self.trouble = ""
+        _tell(jobs)
+        return True
+
+    def _transact(self, jobs: list[Job], checkpoints: dict[str, Usage]) -> None:
+        """Raises sqlite3.Error for trouble; the caller rolls back."""
+        conn = self._conn
+        if conn.in_transaction:  # the rollback of the last try failed too
+            conn.execute("ROLLBACK")
+        conn.execute("BEGIN IMMEDIATE")
+        if not jobs and not checkpoints:
+            self._probe()
+        for job in jobs:
+            self._run_job(job)
+        # Last, so that a row admitted in this batch is there; one that was settled is left alone.
+        for request_id, usage in checkpoints.items():
+            try:
+                checkpoint_request(conn, request_id, usage)
+            except (sqlite3.Error, OverflowError) as e:
+                if isinstance(e, sqlite3.Error) and is_trouble(e):
+                    raise
+                log.error("request %s: %r cannot be noted: %s", request_id, usage, e)
+        conn.execute("COMMIT")
+
+    def _run_job(self, job: Job) -> None:
+        """Raises sqlite3.Error for trouble only; a mistake is undone and noted in the job."""
+        conn = self._conn
+        job.result = job.error = None
+        conn.execute("SAVEPOINT job")
+        try:
+            job.result = job.work(conn)
+        except Exception as e:
+            if isinstance(e, sqlite3.Error) and is_trouble(e):
+                raise
+            job.error = e
+            conn.execute("ROLLBACK TO job")
+        conn.execute("RELEASE job")
+
+    def _probe(self) -> None:
+        """Write something of some size: its pages, or the log's, are what a full disk has no room for."""
+        self._conn.execute("INSERT INTO probe VALUES (randomblob(?))", (PROBE_BYTES,))
+        self._conn.execute("DELETE FROM probe")
+
+    def _undo(self) -> None:
+        """Roll back, unless SQLite has done so already."""
+        if self._conn.in_transaction:
+            try:
+                self._conn.execute("ROLLBACK")
+            except sqlite3.Error as e:  # tried again before the next transaction begins
+                log.error("the ledger could not roll back: %s", explain(e, self._path))
+
+    def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], trouble: str) -> None:
+        """Keep what must not be lost, in its order and before what came since; refuse the rest."""
+        with self._changed:
+            if trouble != self.trouble:
+                log.error("the ledger cannot be written: %s", trouble)
+            self.trouble = trouble
+            every = [*jobs, *self._jobs]
+            self._jobs = deque(job for job in every if job.is_kept)
+            self._checkpoints = {**checkpoints, **self._checkpoints}
+        refused = [job for job in every if not job.is_kept]
+        _refuse(refused, f"the ledger cannot be written: {trouble}")
+
+    def _give_up_rest(self) -> None:
+        """At the end: whoever still waits is told. Their rows stay running; the next start settles them."""
+        with self._changed:
+            if self._close_by_s is None:  # the thread died of a bug; nothing may be queued behind it
+                self._close_by_s = time.monotonic()
+                self.trouble = "its writer has stopped; restart tenantd"
+            jobs, self._jobs = list(self._jobs), deque()
+            trouble = self.trouble or "it was closed"
+        if jobs:
+            log.error("%d writes were given up: %s", len(jobs), trouble)
+        _refuse(jobs, f"the ledger cannot be written: {trouble}")
+
+    def _close_file(self) -> None:
+        try:
+            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+        except sqlite3.Error as e:  # nothing is lost: the next open reads the log
+            log.warning("the write-ahead log stays beside the ledger: %s", explain(e, self._path))
+        self._conn.close()
+
+
+def _refuse(jobs: list[Job], message: str) -> None:
+    for job in jobs:
+        job.result, job.error = None, LedgerUnavailable(message)
+    _tell(jobs)
+
+
+def _tell(jobs: list[Job]) -> None:
+    """Wake those who wait, each loop once for all of its jobs."""
+    loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
+    for job in jobs:
+        if job.future is not None:
+            loops.setdefault(job.future.get_loop(), []).append(job)
+        elif job.error is not None:
+            log.error("a write that nobody waits for failed", exc_info=job.error)
+    for loop, group in loops.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(_tell_each, group)
+
+
+def _tell_each(jobs: list[Job]) -> None:
+    for job in jobs:
+        job.tell()

@@ -1,0 +1,217 @@
+"""The daemon from its first lock to its last: what is opened in which order, and closed in the other.
+
+Signals only set facts. SIGTERM and SIGINT drain: new requests get 503, running ones finish within
+`server.drain_timeout_s`; a second one stops at once. SIGHUP reads tenants and configuration again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Mapping
+from contextlib import AsyncExitStack
+from typing import Any, Final
+
+from tenantd.api.app import Server, make_app
+from tenantd.api.socket import FileLock, listen, make_private_folder
+from tenantd.banner import gpu_warning, ready_line
+from tenantd.config import Config
+from tenantd.daemon.service import Service
+from tenantd.errors import ConfigError, TenantdError
+from tenantd.ledger.ledger import Ledger
+from tenantd.systemd import Notifier
+from tenantd.tenancy.directory import Directory
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+
+log = logging.getLogger(__name__)
+
+PROGRESS_INTERVAL_S: Final = 1.0
+RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
+    "server": ("max_body_bytes", "drain_timeout_s", "write_timeout_s"),
+    "limits": ("max_queued", "default_max_tokens"),
+    "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
+    "ledger": ("settle_timeout_s",),
+    "log": ("level",),
+}
+"""What SIGHUP changes. Anything else needs a restart, and the log says so."""
+
+
+class Daemon:
+    """One run of the daemon."""
+
+    def __init__(self, config: Config, load_config: Callable[[], Config], environment: Mapping[str, str]) -> None:
+        """`environment` is the engine process's: this one hides the GPUs from itself."""
+        self._config = config
+        self._load_config = load_config
+        self._environment = environment
+        self._notifier = Notifier()
+        self._stop = asyncio.Event()
+        self._stop_now = asyncio.Event()
+        self._reload_wanted = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serve until told to stop. Raises TenantdError for what keeps it from serving."""
+        async with AsyncExitStack() as stack:
+            self._take_signals(stack)
+            service, server = await self._open(stack)
+            await self._serve(service, server)
+
+    async def _open(self, stack: AsyncExitStack) -> tuple[Service, Server]:
+        """Whatever is pushed on `stack` is undone in reverse order, the locks last."""
+        config = self._config
+        make_private_folder(config.state_dir, purpose="the ledger")
+        lock = FileLock(config.state_dir / "daemon.lock", owned=f"the state folder {config.state_dir}")
+        stack.callback(lock.release)
+        listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
+        stack.callback(listener.close)
+
+        vocabulary = await asyncio.to_thread(open_vocabulary, config)
+        if isinstance(vocabulary, LlamaVocabulary):
+            stack.callback(vocabulary.close)
+        chat = ChatFormatter(vocabulary)
+        if chat.warning:
+            log.warning("%s", chat.warning)
+
+        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
+        stack.push_async_callback(ledger.close)
+        if ledger.interrupted:
+            log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
+        service = Service(config, ledger, Directory(), vocabulary, chat, environment=self._environment)
+        server = Server(make_app(service), listener)
+        # The service stops before the server, so that every stream still gets its true end.
+        stack.push_async_callback(server.stop)
+        stack.push_async_callback(service.stop)
+        await service.start()
+        await server.start()
+        log.info("listening on %s", config.socket)
+        return service, server
+
+    async def _serve(self, service: Service, server: Server) -> None:
+        background = [
+            asyncio.create_task(self._watch_loading(service)),
+            asyncio.create_task(self._reload_when_told(service)),
+            asyncio.create_task(server.ended()),
+        ]
+        stop = asyncio.create_task(self._stop.wait())
+        try:
+            await self._until(stop, background)
+            log.info("stopping: running requests have %g s to finish", service.config.server.drain_timeout_s)
+            self._notifier.stopping()
+            await self._drain(service)
+        finally:
+            for task in (stop, *background):
+                task.cancel()
+            await asyncio.gather(stop, *background, return_exceptions=True)
+
+    async def _until(self, stop: asyncio.Task[Any], background: list[asyncio.Task[None]]) -> None:
+        """Return when told to stop. Raises what a background task raises."""
+        running: set[asyncio.Task[Any]] = {stop, *background}
+        while not stop.done():
+            done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+
+    async def _drain(self, service: Service) -> None:
+        drain = asyncio.create_task(service.drain(service.config.server.drain_timeout_s))
+        now = asyncio.create_task(self._stop_now.wait())
+        await asyncio.wait({drain, now}, return_when=asyncio.FIRST_COMPLETED)
+        now.cancel()
+        if drain.done():
+            drain.result()
+        else:
+            log.warning("stopping at once")
+            drain.cancel()
+            await asyncio.gather(drain, return_exceptions=True)
+
+    # -- loading
+
+    async def _watch_loading(self, service: Service) -> None:
+        """Say how far it is, and then what is served. Raises ModelError when it cannot be."""
+        progress = asyncio.create_task(self._show_progress(service))
+        try:
+            info = await service.supervisor.wait_ready()
+        finally:
+            progress.cancel()
+        line = ready_line(service.config.model_name, info)
+        log.info("%s", line)
+        if warning := await asyncio.to_thread(gpu_warning, info):
+            log.warning("%s", warning)
+        self._notifier.ready(line)
+
+    async def _show_progress(self, service: Service) -> None:
+        while True:
+            await asyncio.sleep(PROGRESS_INTERVAL_S)
+            status = f"loading {service.config.model_name}: {service.supervisor.progress:.0%}"
+            log.info("%s", status)
+            self._notifier.status(status)
+
+    # -- reloading
+
+    async def _reload_when_told(self, service: Service) -> None:
+        while True:
+            await self._reload_wanted.wait()
+            self._reload_wanted.clear()
+            try:
+                await self._reload(service)
+            except ConfigError as e:
+                log.error("the configuration was not reloaded: %s", e.message)
+            except TenantdError as e:
+                log.error("the tenants were not reloaded: %s", e.message)
+
+    async def _reload(self, service: Service) -> None:
+        before, found = service.config, self._load_config()
+        after, ignored = merge(before, found)
+        if after.billing != before.billing:
+            service.ledger.set_prices(after.billing)  # first: it refuses another currency
+        service.config = after
+        logging.getLogger().setLevel(after.log.level.upper())
+        await service.tenants_changed()
+        for key in ignored:
+            log.warning("%s has changed; it takes effect at the next start", key)
+        log.info("configuration and tenants reloaded")
+
+    # -- signals
+
+    def _take_signals(self, stack: AsyncExitStack) -> None:
+        loop = asyncio.get_running_loop()
+        for number, handler in (
+            (signal.SIGTERM, self._on_stop),
+            (signal.SIGINT, self._on_stop),
+            (signal.SIGHUP, self._reload_wanted.set),
+        ):
+            loop.add_signal_handler(number, handler)
+            stack.callback(loop.remove_signal_handler, number)
+
+    def _on_stop(self) -> None:
+        if self._stop.is_set():
+            self._stop_now.set()
+        self._stop.set()
+
+
+def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
+    """`before` with what may change taken from `found`, and the keys that differ and may not."""
+    sections: dict[str, Any] = {}
+    ignored: list[str] = []
+    for name in Config.model_fields:
+        old, new = getattr(before, name), getattr(found, name)
+        changed = [key for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
+        allowed = RELOADABLE.get(name, ())
+        sections[name] = old.model_copy(update={key: getattr(new, key) for key in changed if key in allowed})
+        ignored += [f"{name}.{key}" for key in changed if key not in allowed]
+    return before.model_copy(update=sections), ignored
+
+
+def open_vocabulary(config: Config) -> Vocabulary:
+    """The daemon's own, without weights. Raises ModelError."""
+    if config.engine.backend == "fake":
+        return ByteVocabulary()
+    assert config.model.path is not None, "checked when the configuration was loaded"
+    return LlamaVocabulary.open(config.model.path)
+
+
+def now_micros() -> int:
+    """The wall clock."""
+    return time.time_ns() // 1000

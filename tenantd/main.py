@@ -1,0 +1,96 @@
+"""The daemon's entry: arguments, configuration, logging, exit codes. `tenantd.lifecycle` has the rest of its life."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import logging
+import os
+import resource
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final, NoReturn
+
+import uvloop
+
+from tenantd import __version__
+from tenantd.config import Config, default_config_path, load_config, with_environment
+from tenantd.errors import ConfigError, TenantdError
+from tenantd.lifecycle import Daemon
+
+GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
+MOST_DESCRIPTORS: Final = 65_536
+
+
+def main() -> NoReturn:
+    """`tenantd`."""
+    parser = argparse.ArgumentParser(prog="tenantd", description="Serve one GGUF model to many tenants.")
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file")
+    parser.add_argument("--model", type=Path, metavar="GGUF", help="serve this model instead of the configured one")
+    parser.add_argument("--version", action="version", version=f"tenantd {__version__}")
+    arguments = parser.parse_args()
+    sys.exit(run(arguments.config, arguments.model))
+
+
+def run(config_path: Path | None, model: Path | None = None) -> int:
+    """Serve until told to stop. Returns the exit code: 0, or the error's (78 for what a restart would not help)."""
+    load = _loader(config_path, model)
+    try:
+        config = load()
+        set_up_logging(config)
+        environment = dict(os.environ)
+        hide_gpus()
+        allow_many_connections()
+        daemon = Daemon(config, load, environment)
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(daemon.run())
+    except TenantdError as e:
+        print(f"tenantd: {e.message}", file=sys.stderr, flush=True)
+        return e.exit_code
+    return 0
+
+
+def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config]:
+    """How to read the configuration, the first time and at each reload. It raises ConfigError."""
+
+    def load() -> Config:
+        path = config_path or default_config_path()
+        if model is not None and config_path is None and not path.exists():
+            config = with_environment(Config())  # a model on the command line is all that is needed
+        else:
+            config = load_config(path)
+        if model is not None:
+            config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
+        if config.engine.backend == "llama" and config.model.path is None:
+            raise ConfigError(f"{path}: model.path: which GGUF to serve? Set it, or pass --model")
+        return config
+
+    return load
+
+
+def set_up_logging(config: Config) -> None:
+    """Time, level, message on standard error."""
+    logging.basicConfig(
+        level=config.log.level.upper(),
+        format="%(asctime)s %(levelname)s %(message)s",
+        datefmt="%Y-%m-%d %H:%M:%S",
+        stream=sys.stderr,
+        force=True,
+    )
+    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its news of each start and stop are not ours
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def allow_many_connections() -> None:
+    """Each client is a file descriptor, and 1024 is the usual soft limit: go as far as we may without asking."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+
+
+def hide_gpus() -> None:
+    """Keep this process off the GPU, before llama.cpp is imported: it only tokenises, the memory is the engine's."""
+    for name in GPU_VARIABLES:
+        os.environ[name] = ""

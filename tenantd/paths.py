@@ -1,0 +1,32 @@
+"""Where files are when nobody says: the environment, else the XDG folders. Standard library only, so that the command
+line can ask without loading the configuration's checks."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+
+def default_config_path() -> Path:
+    """TENANTD_CONFIG, else the XDG config folder."""
+    if env := os.environ.get("TENANTD_CONFIG"):
+        return Path(env)
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "tenantd" / "config.toml"
+
+
+def default_state_dir() -> Path:
+    """TENANTD_STATE_DIR, else the XDG state folder."""
+    if env := os.environ.get("TENANTD_STATE_DIR"):
+        return Path(env)
+    base = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
+    return Path(base) / "tenantd"
+
+
+def default_socket() -> Path:
+    """TENANTD_SOCKET, else the XDG runtime folder, else the state folder."""
+    if env := os.environ.get("TENANTD_SOCKET"):
+        return Path(env)
+    if runtime := os.environ.get("XDG_RUNTIME_DIR"):
+        return Path(runtime) / "tenantd" / "tenantd.sock"
+    return default_state_dir() / "tenantd.sock"

@@ -1,0 +1,64 @@
+"""The tenants and keys as the request path sees them: in memory, read again after every change."""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+
+from tenantd.domain import Tenant
+from tenantd.ledger.ledger import Ledger
+from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
+from tenantd.tenancy.store import list_tenants
+
+
+class Directory:
+    """Owner of the picture. Suspended tenants are in it, removed ones and revoked keys are not.
+
+    A key is looked up by its hash. Whoever guesses keys cannot choose their hashes, so how long a lookup takes tells
+    nothing about the keys there are.
+    """
+
+    def __init__(self) -> None:
+        self.tenants: dict[str, Tenant] = {}
+        self._keys: dict[str, tuple[str, str]] = {}
+        self._by_uid: dict[int, list[Tenant]] = {}
+        self._loads_begun = 0
+        self._load_shown = 0
+
+    async def reload(self, ledger: Ledger) -> None:
+        """Read everything and show it at once. Raises LedgerUnavailable, and then the old picture stays."""
+        self._loads_begun += 1
+        load = self._loads_begun
+        tenants, keys = await ledger.read(_read)
+        if load < self._load_shown:
+            return  # a reading that began later has overtaken this one
+        self._load_shown = load
+        self.tenants = {tenant.name: tenant for tenant in tenants}
+        self._keys = keys
+        self._by_uid = {}
+        for tenant in tenants:
+            for uid in tenant.uids:
+                self._by_uid.setdefault(uid, []).append(tenant)
+
+    def key_for(self, secret: str) -> tuple[Tenant, str] | None:
+        """The tenant and the key's id; None for a key that is malformed, unknown or revoked."""
+        if not is_well_formed(secret):
+            return None
+        found = self._keys.get(hash_secret(secret))
+        if found is None:
+            return None
+        name, key_id = found
+        return self.tenants[name], key_id
+
+    def by_key(self, secret: str) -> Tenant | None:
+        """None for a key that is malformed, unknown or revoked."""
+        found = self.key_for(secret)
+        return None if found is None else found[0]
+
+    def by_uid(self, uid: int) -> list[Tenant]:
+        """The tenants that list this Unix user, by name."""
+        return list(self._by_uid.get(uid, ()))
+
+
+def _read(conn: Connection) -> tuple[list[Tenant], dict[str, tuple[str, str]]]:
+    """One snapshot: every live key's tenant is among the tenants."""
+    return list_tenants(conn), live_keys(conn)

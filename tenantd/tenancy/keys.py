@@ -1,0 +1,132 @@
+"""API keys: `td_`, 33 characters of 24 random bytes, 6 characters of checksum.
+
+The checksum lets a mistyped key be refused without a look at the table. Only the SHA-256 of a key is stored: with 192
+random bits behind it nobody can guess one from its hash, so a slow password hash would buy nothing and cost each
+request its time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import string
+import time
+import zlib
+from sqlite3 import Connection
+from typing import Any, Final
+
+import msgspec
+
+from tenantd.errors import InvalidRequest, NotFound
+from tenantd.tenancy.store import get_tenant
+
+PREFIX: Final = "td_"
+RANDOM_BYTES: Final = 24
+ALPHABET: Final = string.digits + string.ascii_uppercase + string.ascii_lowercase
+BODY_CHARACTERS: Final = 33  # 62**33 > 256**24
+CHECKSUM_CHARACTERS: Final = 6  # 62**6 > 2**32
+KEY_CHARACTERS: Final = len(PREFIX) + BODY_CHARACTERS + CHECKSUM_CHARACTERS
+SHOWN_CHARACTERS: Final = 8
+ID_CHARACTERS: Final = 12
+MAX_LABEL_CHARACTERS: Final = 64
+
+
+class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """A key without its secret. `prefix` is how it begins, to tell keys apart."""
+
+    id: str
+    tenant: str
+    prefix: str
+    label: str
+    created_micros: int
+    revoked_micros: int | None
+
+
+_COLUMNS: Final = ", ".join(KeyInfo.__struct_fields__)
+
+
+def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None = None) -> tuple[KeyInfo, str]:
+    """A new key and its secret, which is nowhere to be had again. Raises NotFound (tenant), InvalidRequest (label)."""
+    get_tenant(conn, tenant)
+    if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
+        raise InvalidRequest(f"label: at most {MAX_LABEL_CHARACTERS} printable characters", param="label")
+    secret = new_secret()
+    info = KeyInfo(
+        id="key_" + "".join(secrets.choice(ALPHABET) for _ in range(ID_CHARACTERS)),
+        tenant=tenant,
+        prefix=secret[:SHOWN_CHARACTERS],
+        label=label,
+        created_micros=_now(now_micros),
+        revoked_micros=None,
+    )
+    conn.execute(
+        f"INSERT INTO keys ({_COLUMNS}, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
+        (*msgspec.structs.astuple(info), hash_secret(secret)),
+    )
+    return info, secret
+
+
+def list_keys(conn: Connection, tenant: str) -> list[KeyInfo]:
+    """Oldest first, revoked ones included."""
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE tenant = ? ORDER BY created_micros, id", (tenant,))
+    return [_info(row) for row in rows]
+
+
+def revoke_key(conn: Connection, key_id: str, now_micros: int | None = None) -> KeyInfo:
+    """Revoke it for good; a second time changes nothing. Raises NotFound."""
+    conn.execute(
+        "UPDATE keys SET revoked_micros = ? WHERE id = ? AND revoked_micros IS NULL", (_now(now_micros), key_id)
+    )
+    row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no key {key_id!r}; `tenantctl key list` shows those there are")
+    return _info(row)
+
+
+def live_keys(conn: Connection) -> dict[str, tuple[str, str]]:
+    """Tenant and key id by hash, of every key that is not revoked."""
+    rows = conn.execute("SELECT hash, tenant, id FROM keys WHERE revoked_micros IS NULL")
+    return {digest: (tenant, key_id) for digest, tenant, key_id in rows}
+
+
+# -- secrets
+
+
+def new_secret() -> str:
+    """From the system's randomness."""
+    body = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), BODY_CHARACTERS)
+    return PREFIX + body + _checksum(body)
+
+
+def is_well_formed(secret: str) -> bool:
+    """It could be a key: right shape and checksum. Says nothing about whether it is one."""
+    if len(secret) != KEY_CHARACTERS or not secret.startswith(PREFIX) or not secret.isascii():
+        return False
+    body = secret[len(PREFIX) : -CHECKSUM_CHARACTERS]
+    return secret.endswith(_checksum(body))
+
+
+def hash_secret(secret: str) -> str:
+    """What is stored instead of the key."""
+    return hashlib.sha256(secret.encode()).hexdigest()
+
+
+def _checksum(body: str) -> str:
+    return _base62(zlib.crc32(body.encode()), CHECKSUM_CHARACTERS)
+
+
+def _base62(number: int, characters: int) -> str:
+    digits = []
+    for _ in range(characters):
+        number, digit = divmod(number, len(ALPHABET))
+        digits.append(ALPHABET[digit])
+    assert number == 0, "the number has more digits than there is room for"
+    return "".join(reversed(digits))
+
+
+def _info(row: tuple[Any, ...]) -> KeyInfo:
+    return KeyInfo(**dict(zip(KeyInfo.__struct_fields__, row, strict=True)))
+
+
+def _now(now_micros: int | None) -> int:
+    return time.time_ns() // 1000 if now_micros is None else now_micros

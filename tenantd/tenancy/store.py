@@ -1,0 +1,157 @@
+"""Tenants in the ledger's file. Functions over a connection, for `Ledger.write` and `Ledger.read`.
+
+A removed tenant keeps its row, so that nobody else can take its name: past bills are made out to it.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from sqlite3 import Connection
+from typing import Any, Final
+
+import msgspec
+
+from tenantd.domain import TENANT_NAME, Limits, Priority, Tenant, TenantState
+from tenantd.errors import Conflict, InvalidRequest, NotFound
+
+MAX_WEIGHT: Final = 1_000_000
+MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
+MAX_UIDS: Final = 1000
+MAX_LIMIT: Final = 2**31
+REMOVED: Final = "removed"
+CHANGEABLE: Final = ("weight", "priority", "uids", "limits")
+
+_COLUMNS: Final = "name, weight, priority, state, uids, limits, created_micros"
+
+
+def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
+    """Raises InvalidRequest, Conflict: the name is in use, or was used by a tenant that is removed."""
+    tenant = checked(tenant)
+    row = conn.execute("SELECT state FROM tenants WHERE name = ?", (tenant.name,)).fetchone()
+    if row is not None and row[0] == REMOVED:
+        raise Conflict(
+            f"a tenant named {tenant.name!r} was removed and its bills keep the name; choose another", param="name"
+        )
+    if row is not None:
+        raise Conflict(f"there is a tenant named {tenant.name!r} already", param="name")
+    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", _row(tenant))
+    return tenant
+
+
+def get_tenant(conn: Connection, name: str) -> Tenant:
+    """Raises NotFound, for a removed tenant too."""
+    query = f"SELECT {_COLUMNS} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
+    row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
+    if row is None:
+        raise NotFound(f"no tenant named {name!r}", param="name")
+    return _tenant(row)
+
+
+def list_tenants(conn: Connection) -> list[Tenant]:
+    """By name, without the removed."""
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM tenants WHERE state <> '{REMOVED}' ORDER BY name")
+    return [_tenant(row) for row in rows]
+
+
+def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
+    """Change any of `CHANGEABLE`; `limits` are replaced whole. Raises NotFound, InvalidRequest."""
+    for key in changes:
+        if key not in CHANGEABLE:
+            raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can", param=key)
+    tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
+    _, weight, priority, _, uids, limits, _ = _row(tenant)
+    conn.execute(
+        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ? WHERE name = ?",
+        (weight, priority, uids, limits, name),
+    )
+    return tenant
+
+
+def set_state(conn: Connection, name: str, state: TenantState) -> Tenant:
+    """Suspend or resume. Raises NotFound."""
+    tenant = msgspec.structs.replace(get_tenant(conn, name), state=TenantState(state))
+    conn.execute("UPDATE tenants SET state = ? WHERE name = ?", (tenant.state.value, name))
+    return tenant
+
+
+def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> None:
+    """Remove it for good and revoke its keys. Its requests stay, and so does its name. Raises NotFound."""
+    get_tenant(conn, name)
+    now_micros = time.time_ns() // 1000 if now_micros is None else now_micros
+    conn.execute("UPDATE keys SET revoked_micros = ? WHERE tenant = ? AND revoked_micros IS NULL", (now_micros, name))
+    conn.execute(f"UPDATE tenants SET state = '{REMOVED}' WHERE name = ?", (name,))
+
+
+# -- checks
+
+
+def checked(tenant: Tenant) -> Tenant:
+    """The tenant as it is stored: doubles among the uids dropped. Raises InvalidRequest naming the field."""
+    if TENANT_NAME.fullmatch(tenant.name) is None:
+        raise InvalidRequest(
+            f"name: 1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit, not {tenant.name[:80]!r}",
+            param="name",
+        )
+    weight = tenant.weight
+    if not _is_number(weight) or not math.isfinite(weight) or not 0 < weight <= MAX_WEIGHT:
+        raise InvalidRequest(f"weight: more than 0 and at most {MAX_WEIGHT}, not {weight!r}", param="weight")
+    if tenant.priority not in tuple(Priority):
+        raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
+    _check_uids(tenant.uids)
+    for field in Limits.__struct_fields__:
+        value = getattr(tenant.limits, field)
+        if value is not None and not _is_int(value, MAX_LIMIT):
+            raise InvalidRequest(f"limits.{field}: a whole number from 0 to {MAX_LIMIT}, not {value!r}", param="limits")
+    return msgspec.structs.replace(
+        tenant, weight=float(weight), priority=Priority(tenant.priority), uids=tuple(dict.fromkeys(tenant.uids))
+    )
+
+
+def _check_uids(uids: tuple[int, ...]) -> None:
+    if len(uids) > MAX_UIDS:
+        raise InvalidRequest(f"uids: at most {MAX_UIDS}, not {len(uids)}", param="uids")
+    for uid in uids:
+        if not _is_int(uid, MAX_UID):
+            raise InvalidRequest(f"uids: whole numbers from 0 to {MAX_UID}, not {uid!r}", param="uids")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _is_int(value: Any, most: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= most
+
+
+# -- rows
+
+
+def _row(tenant: Tenant) -> tuple[str | float | int, ...]:
+    return (
+        tenant.name,
+        tenant.weight,
+        tenant.priority.value,
+        tenant.state.value,
+        msgspec.json.encode(tenant.uids).decode(),
+        msgspec.json.encode(tenant.limits).decode(),
+        tenant.created_micros,
+    )
+
+
+_uids: Callable[[str], tuple[int, ...]] = msgspec.json.Decoder(tuple[int, ...]).decode
+_limits: Callable[[str], Limits] = msgspec.json.Decoder(Limits).decode
+
+
+def _tenant(row: tuple[Any, ...]) -> Tenant:
+    name, weight, priority, state, uids, limits, created_micros = row
+    return Tenant(
+        name=name,
+        weight=weight,
+        priority=Priority(priority),
+        state=TenantState(state),
+        uids=_uids(uids),
+        limits=_limits(limits),
+        created_micros=created_micros,
+    )

@@ -1,0 +1,128 @@
+"""The API on a real Unix socket, in front of a service without an engine.
+
+The server has an event loop in a thread of its own, so the tests are plain functions that use clients as users do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import openai
+import pytest
+import uvloop
+
+from tenantd.api.app import Server, make_app
+from tenantd.api.socket import listen
+from tenantd.config import Config, parse_config
+from tests.api.fake_service import FakeService
+
+T = TypeVar("T")
+
+
+class Loop:
+    """An event loop in a thread."""
+
+    def __init__(self) -> None:
+        self.loop = uvloop.new_event_loop()
+        self._thread = threading.Thread(target=self.loop.run_forever)
+        self._thread.start()
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+
+    def call(self, function: Callable[[], T]) -> T:
+        async def work() -> T:
+            return function()
+
+        return self.run(work())
+
+    def close(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+        self.loop.close()
+
+
+class Api:
+    """A running server and ways to talk to it."""
+
+    def __init__(self, folder: Path, service: FakeService, loop: Loop) -> None:
+        self.path = folder / "tenantd.sock"
+        self.service = service
+        self.loop = loop
+        self._server = Server(make_app(service), listen(self.path, mode=0o600))  # type: ignore[arg-type]
+        loop.run(self._server.start())
+        self._clients: list[httpx.Client] = []
+        self.client = self.new_client()
+
+    def new_client(self, **headers: str) -> httpx.Client:
+        transport = httpx.HTTPTransport(uds=str(self.path))
+        client = httpx.Client(transport=transport, base_url="http://tenantd", headers=headers, timeout=30)
+        self._clients.append(client)
+        return client
+
+    def openai(self, key: str = "td_acme") -> openai.OpenAI:
+        return openai.OpenAI(
+            api_key=key, base_url="http://tenantd/v1", http_client=self.new_client(), max_retries=0, timeout=30
+        )
+
+    def completion(self, *, key: str = "td_acme", **body: Any) -> httpx.Response:
+        headers = {"authorization": f"Bearer {key}"} if key else {}
+        return self.client.post("/v1/completions", json=body, headers=headers)
+
+    def chat(self, **body: Any) -> httpx.Response:
+        return self.client.post("/v1/chat/completions", json=body, headers={"authorization": "Bearer td_acme"})
+
+    def wait_until(self, true: Callable[[], bool]) -> None:
+        """Poll in the server's loop, for at most ten seconds."""
+
+        async def poll() -> None:
+            async with asyncio.timeout(10):
+                while not true():
+                    await asyncio.sleep(0.005)
+
+        self.loop.run(poll())
+
+    def close(self) -> None:
+        for client in self._clients:
+            client.close()
+        self.loop.run(self._server.stop())
+
+
+def make_config(folder: Path, settings: dict[str, Any] | None = None) -> Config:
+    """The fake engine's, with everything in `folder`."""
+    own: dict[str, Any] = {
+        "engine": {"backend": "fake"},
+        "model": {"name": "tiny"},
+        "ledger": {"state_dir": folder / "state"},
+        "server": {"socket": folder / "tenantd.sock"},
+    }
+    for name, section in (settings or {}).items():
+        own[name] = {**own.get(name, {}), **section}
+    return parse_config(own, "test")
+
+
+def serve(folder: Path, settings: dict[str, Any] | None = None) -> Iterator[Api]:
+    """A server for a fixture to yield from."""
+    loop = Loop()
+    api = Api(folder, loop.call(lambda: FakeService(make_config(folder, settings))), loop)
+    try:
+        yield api
+    finally:
+        api.close()
+        loop.close()
+
+
+@pytest.fixture
+def settings() -> dict[str, Any]:
+    """Sections of the configuration, for tests to override."""
+    return {}
+
+
+@pytest.fixture
+def api(tmp_path: Path, settings: dict[str, Any]) -> Iterator[Api]:
+    yield from serve(tmp_path, settings)

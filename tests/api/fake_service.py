@@ -1,0 +1,155 @@
+"""The service's interface without an engine: real streams, driven by a script the test can change."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from tenantd.config import Config
+from tenantd.daemon.service import Generation
+from tenantd.daemon.streams import LiveStream
+from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
+from tenantd.engine.protocol import EngineInfo, Progress
+from tenantd.errors import Draining, TenantdError, TenantSuspended
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.detokenize import TextStream
+from tenantd.text.vocabulary import ByteVocabulary
+
+INFO = EngineInfo(
+    model="tiny",
+    parameters=1,
+    model_bytes=1,
+    train_context_tokens=512,
+    context_tokens=512,
+    slots=4,
+    vocabulary=258,
+    kv="streams",
+    kv_bytes=0,
+    device="none",
+    layers=0,
+    layers_offloaded=0,
+    gpu_build=False,
+    threads=1,
+    llama_version="0",
+)
+
+
+class FakeSupervisor:
+    def __init__(self) -> None:
+        self.state = "ready"
+        self.progress = 1.0
+        self.reason = ""
+        self.info: EngineInfo | None = INFO
+        self.restarts = 0
+
+
+class FakeDirectory:
+    """acme and globex have keys; uids are for the test to give."""
+
+    def __init__(self) -> None:
+        self.tenants = {name: Tenant(name=name) for name in ("acme", "globex")}
+        self.tenants["closed"] = Tenant(name="closed", state=TenantState.SUSPENDED)
+        self.keys = {f"td_{name}": name for name in self.tenants}
+        self.uids: dict[int, list[str]] = {}
+
+    def by_key(self, secret: str) -> Tenant | None:
+        name = self.keys.get(secret)
+        return self.tenants[name] if name else None
+
+    def by_uid(self, uid: int) -> list[Tenant]:
+        return [self.tenants[name] for name in self.uids.get(uid, [])]
+
+
+class FakeService:
+    """Answers every request with `answer`, a token for each byte, as far as `gate` lets it."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.directory: Any = FakeDirectory()
+        self.ledger: Any = None
+        self.vocabulary = ByteVocabulary()
+        self.chat = ChatFormatter(self.vocabulary)
+        self.supervisor = FakeSupervisor()
+        self.draining = False
+        self.started_micros = 1_700_000_000_000_000
+        self.answer = "Hello, wörld!"
+        self.refusal: TenantdError | None = None  # raised by submit
+        self.failure: TenantdError | None = None  # how the stream ends, after `fail_after` tokens
+        self.fail_after = 0
+        self.unsettled: TenantdError | None = None  # the row could not be written
+        self.hold_after: int | None = None  # tokens after which it waits for `release`
+        self.release = asyncio.Event()
+        self.streams: list[LiveStream] = []
+        self.generations: list[Generation] = []
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
+        if self.draining:
+            raise Draining("shutting down")
+        if tenant.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"{tenant.name} is suspended")
+        if self.refusal is not None:
+            raise self.refusal
+        number = len(self.streams) + 1
+        stream = LiveStream(
+            request_id=f"req_{number}",
+            number=number,
+            tenant=tenant.name,
+            prompt=generation.prompt,
+            max_tokens=generation.max_tokens or 100,
+            sampling=generation.sampling,
+            text=TextStream(self.vocabulary, generation.stops),
+            created_micros=1_700_000_000_000_000,
+            clock_s=time.monotonic,
+            on_abandon=lambda stream: self._end(stream, FinishReason.DISCONNECTED),
+        )
+        self.streams.append(stream)
+        self.generations.append(generation)
+        task = asyncio.create_task(self._drive(stream, generation))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return stream
+
+    def cancel(self, request_id: str) -> bool:
+        live = [s for s in self.streams if s.id == request_id and s.finish_reason is None]
+        for stream in live:
+            self._end(stream, FinishReason.CANCELLED)
+        return bool(live)
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "state": self.supervisor.state,
+            "engine_restarts": self.supervisor.restarts,
+            "running": 0,
+            "waiting": 0,
+            "ledger": {"healthy": True, "trouble": ""},
+            "tenants": [{"name": n, "running": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants],
+        }
+
+    async def tenants_changed(self) -> None:
+        await self.directory.reload(self.ledger)
+
+    async def _drive(self, stream: LiveStream, generation: Generation) -> None:
+        stream.make_durable()
+        logprobs = generation.sampling.logprobs
+        for number, token in enumerate(self.answer.encode()):
+            if self.failure is not None and number == self.fail_after:
+                self._end(stream, FinishReason.FAILED, self.failure)
+            if number == self.hold_after:
+                await self.release.wait()
+            if stream.finish_reason is not None:
+                return
+            top = None if logprobs is None else TokenLogprobs(-0.5, ((token, -0.5), (33, -2.0))[:logprobs])
+            stream.advance(Progress(stream.number, len(generation.prompt) if number == 0 else 0, token, 10, top))
+            if stream.is_stopped:
+                self._end(stream, FinishReason.STOP)
+            elif number + 1 == stream.max_tokens:
+                self._end(stream, FinishReason.LENGTH)
+            await asyncio.sleep(0)
+        self._end(stream, FinishReason.STOP)
+
+    def _end(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
+        if stream.finish_reason is None:
+            stream.finish(reason, error)
+            stream.settle(self.unsettled)

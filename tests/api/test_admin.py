@@ -1,0 +1,233 @@
+"""The administration routes, on a whole daemon with its own ledger."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.support.daemon import Daemon
+
+TENANT = {
+    "weight": 1.0,
+    "priority": "standard",
+    "state": "active",
+    "uids": [],
+    "limits": {
+        "max_concurrent": None,
+        "max_queued": None,
+        "max_tokens_per_request": None,
+        "max_context_tokens": None,
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon; every test has tenants of its own."""
+    with Daemon(tmp_path_factory.mktemp("admin"), model={"name": "tiny"}) as daemon:
+        yield daemon
+
+
+def ask_with(daemon: Daemon, key: str, **body: Any) -> httpx.Response:
+    return daemon.post("/v1/completions", {"prompt": "Hi", **body}, headers={"authorization": f"Bearer {key}"})
+
+
+def error(answer: httpx.Response) -> tuple[int, str, str | None]:
+    found = answer.json()["error"]
+    return answer.status_code, found["code"], found["param"]
+
+
+def test_a_tenant_is_added_with_a_key_that_works(daemon: Daemon) -> None:
+    answer = daemon.post("/admin/v1/tenants", {"name": "added"})
+    assert answer.status_code == 201
+    tenant = answer.json()["tenant"]
+    assert tenant.pop("created_micros") > 1_700_000_000_000_000
+    assert tenant == {"name": "added", **TENANT}
+    assert ask_with(daemon, answer.json()["key"]).status_code == 200
+
+
+def test_a_tenant_has_the_settings_it_is_added_with(daemon: Daemon) -> None:
+    settings = {"weight": 2.5, "priority": "high", "uids": [1001, 7], "limits": {"max_concurrent": 2}}
+    tenant = daemon.post("/admin/v1/tenants", {"name": "settings", **settings}).json()["tenant"]
+    assert (tenant["weight"], tenant["priority"], sorted(tenant["uids"])) == (2.5, "high", [7, 1001])
+    assert tenant["limits"]["max_concurrent"] == 2
+    assert daemon.get("/admin/v1/tenants/settings").json()["tenant"] == tenant
+    assert tenant in daemon.get("/admin/v1/tenants").json()["tenants"]
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"name": "Bad Name"}, "name"),
+        ({"name": ""}, "name"),
+        ({}, "name"),
+        ({"name": "x", "weight": 0}, "weight"),
+        ({"name": "x", "weight": -1}, "weight"),
+        ({"name": "x", "weight": "2"}, "weight"),
+        ({"name": "x", "priority": "urgent"}, "priority"),
+        ({"name": "x", "uids": [-1]}, "uids[0]"),
+        ({"name": "x", "limits": {"max_concurrent": -1}}, "limits.max_concurrent"),
+        ({"name": "x", "limits": {"max_concurent": 1}}, "limits.max_concurent"),
+        ({"name": "x", "wieght": 2}, "wieght"),
+    ],
+)
+def test_a_bad_tenant_is_refused_with_its_field(daemon: Daemon, body: dict[str, Any], param: str) -> None:
+    assert error(daemon.post("/admin/v1/tenants", body)) == (400, "invalid_request", param)
+
+
+def test_a_name_is_given_once(daemon: Daemon) -> None:
+    daemon.add_tenant("once")
+    assert error(daemon.post("/admin/v1/tenants", {"name": "once"}))[:2] == (409, "conflict")
+
+
+def test_only_what_is_named_changes_and_null_lifts_a_limit(daemon: Daemon) -> None:
+    daemon.add_tenant("changing", weight=3.0, limits={"max_queued": 5, "max_concurrent": 2})
+    url = "/admin/v1/tenants/changing"
+    changed = daemon.request("PATCH", url, json={"limits": {"max_queued": None}, "priority": "low"}).json()["tenant"]
+    assert (changed["weight"], changed["priority"]) == (3.0, "low")
+    assert (changed["limits"]["max_queued"], changed["limits"]["max_concurrent"]) == (None, 2)
+    assert daemon.get(url).json()["tenant"] == changed
+
+
+def test_a_suspended_tenant_is_refused_until_it_is_resumed(daemon: Daemon) -> None:
+    key = daemon.add_tenant("paused")
+    assert daemon.post("/admin/v1/tenants/paused/suspend").json()["tenant"]["state"] == "suspended"
+    assert error(ask_with(daemon, key))[:2] == (403, "tenant_suspended")
+    assert daemon.post("/admin/v1/tenants/paused/resume").json()["tenant"]["state"] == "active"
+    assert ask_with(daemon, key).status_code == 200
+
+
+def test_a_removed_tenant_and_its_keys_are_gone(daemon: Daemon) -> None:
+    key = daemon.add_tenant("leaving")
+    assert daemon.request("DELETE", "/admin/v1/tenants/leaving").json() == {"removed": "leaving"}
+    assert ask_with(daemon, key).status_code == 401
+    assert daemon.get("/admin/v1/tenants/leaving").status_code == 404
+
+
+def test_a_removed_tenant_still_has_its_invoice(daemon: Daemon) -> None:
+    ask_with(daemon, daemon.add_tenant("was-here"), max_tokens=2, ignore_eos=True)
+    daemon.request("DELETE", "/admin/v1/tenants/was-here")
+    invoice = daemon.get("/admin/v1/invoices/this", params={"tenant": "was-here"}).json()
+    assert invoice["tenants"][0]["completion_tokens"] == 2
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/admin/v1/tenants/nobody"),
+        ("PATCH", "/admin/v1/tenants/nobody"),
+        ("DELETE", "/admin/v1/tenants/nobody"),
+        ("POST", "/admin/v1/tenants/nobody/suspend"),
+        ("GET", "/admin/v1/tenants/nobody/keys"),
+        ("POST", "/admin/v1/tenants/nobody/keys"),
+        ("DELETE", "/admin/v1/keys/nothing"),
+        ("POST", "/admin/v1/requests/req_none/cancel"),
+        ("GET", "/admin/v1/usage?tenant=nobody"),
+        ("GET", "/admin/v1/requests?tenant=nobody"),
+        ("GET", "/admin/v1/invoices/this?tenant=nobody"),
+    ],
+)
+def test_what_is_not_there_is_404(daemon: Daemon, method: str, path: str) -> None:
+    assert error(daemon.request(method, path, json={}))[:2] == (404, "not_found")
+
+
+def test_keys_are_created_listed_without_their_secret_and_revoked(daemon: Daemon) -> None:
+    daemon.add_tenant("keyed")
+    created = daemon.post("/admin/v1/tenants/keyed/keys", {"label": "laptop"})
+    assert created.status_code == 201
+    info, secret = created.json()["key"], created.json()["secret"]
+    assert (info["tenant"], info["label"], info["revoked_micros"]) == ("keyed", "laptop", None)
+    assert secret.startswith(info["prefix"]) and len(secret) > len(info["prefix"]) + 20
+    listing = daemon.get("/admin/v1/tenants/keyed/keys")
+    assert info in listing.json()["keys"] and secret not in listing.text
+    assert ask_with(daemon, secret).status_code == 200
+    revoked = daemon.request("DELETE", f"/admin/v1/keys/{info['id']}").json()["key"]
+    assert revoked["revoked_micros"] is not None
+    assert ask_with(daemon, secret).status_code == 401
+
+
+def test_usage_requests_and_invoice_agree_with_what_was_received(daemon: Daemon) -> None:
+    key = daemon.add_tenant("billed")
+    usages = [ask_with(daemon, key, max_tokens=n, ignore_eos=True).json()["usage"] for n in (3, 5)]
+    prompt = sum(usage["prompt_tokens"] for usage in usages)
+    completion = sum(usage["completion_tokens"] for usage in usages)
+    assert completion == 8
+
+    [row] = daemon.get("/admin/v1/usage", params={"tenant": "billed"}).json()["tenants"]
+    assert (row["requests"], row["prompt_tokens"], row["completion_tokens"]) == (2, prompt, completion)
+
+    requests = daemon.get("/admin/v1/requests", params={"tenant": "billed"}).json()["requests"]
+    assert sorted(r["completion_tokens"] for r in requests) == [3, 5]
+
+    invoice = daemon.get("/admin/v1/invoices/this", params={"tenant": "billed"}).json()
+    assert invoice["open"] is True
+    [tenant] = invoice["tenants"]
+    assert (tenant["requests"], tenant["prompt_tokens"], tenant["completion_tokens"]) == (2, prompt, completion)
+    assert tenant["total_nanos"] == sum(r["cost_nanos"] for r in requests) == row["cost_nanos"]
+    assert tenant["total_nanos"] == sum(line["amount_nanos"] for line in tenant["lines"])
+    assert invoice["total_nanos"] == tenant["total_nanos"]
+
+
+def test_a_period_can_be_a_month_or_from_one_moment_to_another(daemon: Daemon) -> None:
+    ask_with(daemon, daemon.add_tenant("period"))
+    params = {"tenant": "period", "since": "0", "until": "1"}
+    assert daemon.get("/admin/v1/usage", params=params).json()["tenants"] == []
+    since = {"tenant": "period", "since": "0"}
+    assert daemon.get("/admin/v1/usage", params=since).json()["tenants"][0]["requests"] == 1
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/admin/v1/usage?month=soon",
+        "/admin/v1/usage?since=yesterday",
+        "/admin/v1/usage?month=this&since=0",
+        "/admin/v1/requests?limit=0",
+        "/admin/v1/requests?limit=many",
+        "/admin/v1/invoices/2026-13",
+    ],
+)
+def test_a_bad_period_is_refused(daemon: Daemon, path: str) -> None:
+    assert daemon.get(path).status_code == 400
+
+
+def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
+    daemon.add_tenant("seen")
+    status = daemon.status()
+    assert (status["state"], status["progress"], status["reason"]) == ("ready", 1.0, "")
+    assert status["socket"] == str(daemon.socket)
+    assert status["state_dir"] == str(daemon.folder / "state")
+    assert status["pid"] == (daemon.process.pid if daemon.process else None)
+    assert status["uptime_s"] > 0
+    assert status["engine"]["slots"] == 4
+    assert status["ledger"] == {"healthy": True, "trouble": ""}
+    assert (status["engine_restarts"], status["running"], status["waiting"]) == (0, 0, 0)
+    [seen] = [t for t in status["tenants"] if t["name"] == "seen"]
+    assert seen == {
+        "name": "seen",
+        "state": "active",
+        "weight": 1.0,
+        "priority": "standard",
+        "running": 0,
+        "waiting": 0,
+        "usage": 0.0,
+    }
+
+
+def test_a_running_request_is_cancelled_and_billed_for_what_came(daemon: Daemon) -> None:
+    daemon.add_tenant("cancelled")
+    stream = daemon.stream("cancelled", max_tokens=100_000, ignore_eos=True, n=1).begun(5)
+    assert daemon.post(f"/admin/v1/requests/{stream.request_id}/cancel").json() == {"cancelled": stream.request_id}
+    stream.join()
+    assert stream.error is not None and stream.error["code"] == "cancelled" and not stream.done
+    [row] = daemon.get("/admin/v1/requests", params={"tenant": "cancelled"}).json()["requests"]
+    assert row["state"] == "cancelled" and row["completion_tokens"] >= stream.tokens
+
+
+def test_metrics_are_there(daemon: Daemon) -> None:
+    answer = daemon.get("/metrics")
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert "tenantd_ready 1.0" in answer.text

@@ -1,0 +1,312 @@
+"""A small HTTP server on a Unix socket that answers as the daemon does, in a thread. Prompts choose how it behaves."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import uvicorn
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from tenantd import errors
+from tenantd.engine.protocol import EngineInfo
+from tenantd.errors import TenantdError
+from tenantd.ledger.invoices import Invoice, InvoiceLine, TenantInvoice
+from tenantd.ledger.records import RequestRecord
+from tenantd.ledger.reports import TenantUsage
+
+ENGINE = EngineInfo(
+    model="gemma",
+    parameters=268_098_176,
+    model_bytes=253_113_856,
+    train_context_tokens=32768,
+    context_tokens=4096,
+    slots=8,
+    vocabulary=262_144,
+    kv="streams",
+    kv_bytes=188_743_680,
+    device="CPU",
+    layers=19,
+    layers_offloaded=0,
+    gpu_build=False,
+    threads=2,
+    llama_version="b1",
+)
+RECORD = RequestRecord(
+    id="req_1",
+    tenant="acme",
+    kind="completion",
+    model="gemma",
+    state="stop",
+    created_micros=1_795_000_000_000_000,
+    prompt_length_tokens=7,
+    max_tokens=16,
+    prompt_tokens=7,
+    completion_tokens=3,
+    engine_micros=4_500,
+    first_token_micros=1_250,
+    duration_micros=6_000,
+    price_id=1,
+    input_nanos=700,
+    output_nanos=1_200,
+    engine_nanos=0,
+    error="",
+)
+USAGE = TenantUsage(
+    tenant="acme",
+    requests=3,
+    running=0,
+    completed=1,
+    cancelled=0,
+    disconnected=0,
+    failed=1,
+    interrupted=1,
+    prompt_tokens=1_000,
+    completion_tokens=57,
+    engine_micros=1_234_567,
+    cost_nanos=123_000,
+    average_duration_micros=2_000,
+    p50_duration_micros=1_000,
+    p99_duration_micros=3_000,
+    p50_first_token_micros=500,
+    p99_first_token_micros=None,
+    error_rate=0.667,
+)
+INVOICE = Invoice(
+    month="2026-11",
+    timezone="UTC",
+    since_micros=0,
+    until_micros=1,
+    currency="USD",
+    open=True,
+    tenants=[
+        TenantInvoice(
+            tenant="acme",
+            requests=3,
+            prompt_tokens=1_000,
+            completion_tokens=57,
+            engine_micros=0,
+            lines=[
+                InvoiceLine(description="input tokens", quantity=1_000, unit="tokens", amount_nanos=100_000),
+                InvoiceLine(description="output tokens", quantity=57, unit="tokens", amount_nanos=22_800),
+            ],
+            total_nanos=122_800,
+        ),
+        TenantInvoice(
+            tenant="globex",
+            requests=1,
+            prompt_tokens=3,
+            completion_tokens=0,
+            engine_micros=0,
+            lines=[
+                InvoiceLine(description="input tokens", quantity=3, unit="tokens", amount_nanos=9_000_000_000_000_001)
+            ],
+            total_nanos=9_000_000_000_000_001,
+        ),
+    ],
+    total_nanos=9_000_000_000_122_801,
+)
+
+
+class FakeDaemon:
+    """`tenants` and `seen` (method, path, headers, body of every request) can be looked at; `failure` makes the admin
+    API fail; `readiness` is taken one after the other, the last for ever."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.reset()
+        routes = [
+            Route("/readyz", self._readyz),
+            Route("/v1/completions", Generation(self, "text"), methods=["POST"]),
+            Route("/v1/chat/completions", Generation(self, "delta"), methods=["POST"]),
+            Route("/admin/v1/{path:path}", self._admin, methods=["GET", "POST", "PATCH", "DELETE"]),
+        ]
+        config = uvicorn.Config(Starlette(routes=routes), uds=str(socket), log_level="error", lifespan="off")
+        self._server = uvicorn.Server(config)
+        self._thread = threading.Thread(target=asyncio.run, args=(self._serve(),))
+
+    async def _serve(self) -> None:
+        await self._server.serve()
+
+    def reset(self) -> None:
+        self.tenants: dict[str, dict[str, Any]] = {}
+        self.seen: list[tuple[str, str, dict[str, str], Any]] = []
+        self.failure: TenantdError | None = None
+        self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
+        self.engine: EngineInfo | None = ENGINE
+        self.disconnected = threading.Event()
+
+    def start(self) -> None:
+        self._thread.start()
+        pause = threading.Event()
+        while not self._server.started:
+            assert self._thread.is_alive()
+            pause.wait(0.01)
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+        self._thread.join()
+
+    async def _readyz(self, request: Request) -> JSONResponse:
+        state = self.readiness.pop(0) if len(self.readiness) > 1 else self.readiness[0]
+        return JSONResponse(state, 200 if state["status"] == "ready" else 503)
+
+    async def _admin(self, request: Request) -> JSONResponse:
+        raw = await request.body()
+        body = json.loads(raw) if raw else None
+        path: str = request.path_params["path"]
+        self.seen.append((request.method, f"{path}?{request.url.query}".rstrip("?"), dict(request.headers), body))
+        try:
+            if self.failure is not None:
+                raise self.failure
+            return self._answer(request.method, path.split("/"), body)
+        except TenantdError as e:
+            headers = {} if e.retry_after_s is None else {"retry-after": str(e.retry_after_s)}
+            return JSONResponse(e.body(), e.http_status, headers)
+
+    def _answer(self, method: str, path: list[str], body: Any) -> JSONResponse:
+        match method, path:
+            case "GET", ["status"]:
+                return JSONResponse(self._status())
+            case "GET", ["tenants"]:
+                return JSONResponse({"tenants": list(self.tenants.values())})
+            case "POST", ["tenants"]:
+                return JSONResponse({"tenant": self.add(**body), "key": "td_secret"}, 201)
+            case "GET", ["tenants", name, "keys"]:
+                return JSONResponse({"keys": [self._key(name)]})
+            case "POST", ["tenants", name, "keys"]:
+                return JSONResponse({"key": self._key(name) | body, "secret": "td_another"}, 201)
+            case "DELETE", ["keys", key]:
+                return JSONResponse({"key": self._key("acme") | {"id": key, "revoked_micros": 1}})
+            case _, ["tenants", name, *action]:
+                return self._one_tenant(method, self._tenant(name), action, body)
+            case "GET", ["usage"]:
+                period = {"since_micros": 0, "until_micros": 1}
+                return JSONResponse({**period, "currency": "USD", "tenants": [msgspec.to_builtins(USAGE)]})
+            case "GET", ["requests"]:
+                return JSONResponse({"requests": [{**msgspec.to_builtins(RECORD), "cost_nanos": RECORD.cost_nanos}]})
+            case "POST", ["requests", "req_1", "cancel"]:
+                return JSONResponse({"cancelled": "req_1"})
+            case "GET", ["invoices", _]:
+                return JSONResponse(msgspec.to_builtins(INVOICE))
+        raise errors.NotFound(f"no such thing: {'/'.join(path)}")
+
+    def _one_tenant(self, method: str, tenant: dict[str, Any], action: list[str], body: Any) -> JSONResponse:
+        if method == "DELETE":
+            del self.tenants[tenant["name"]]
+            return JSONResponse({"removed": tenant["name"]})
+        if method == "PATCH":
+            tenant["limits"] |= body.pop("limits", {})
+            tenant.update(body)
+        if action:
+            tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
+        return JSONResponse({"tenant": tenant})
+
+    def _tenant(self, name: str) -> dict[str, Any]:
+        if name not in self.tenants:
+            raise errors.NotFound(f"no tenant named {name!r}")
+        return self.tenants[name]
+
+    def add(self, name: str, **settings: Any) -> dict[str, Any]:
+        """Make a tenant."""
+        if name in self.tenants:
+            raise errors.Conflict(f"there is a tenant {name!r} already")
+        names = ("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
+        limits = dict.fromkeys(names) | settings.pop("limits", {})
+        tenant = {"name": name, "weight": 1.0, "priority": "standard", "state": "active", "uids": []}
+        self.tenants[name] = {**tenant, "created_micros": 1_795_000_000_000_000, **settings, "limits": limits}
+        return self.tenants[name]
+
+    def _key(self, tenant: str) -> dict[str, Any]:
+        return {
+            "id": "k1",
+            "tenant": tenant,
+            "prefix": "td_abcd",
+            "label": "first",
+            "created_micros": 1_795_000_000_000_000,
+            "revoked_micros": None,
+        }
+
+    def _status(self) -> dict[str, Any]:
+        counts = {"running": 1, "waiting": 2, "usage": 12.34}
+        return {
+            "version": "0.1.0",
+            "pid": 1,
+            "uptime_s": 200.0,
+            "socket": str(self.socket),
+            "state_dir": "/state",
+            "state": self.readiness[0]["status"],
+            "progress": self.readiness[0]["progress"],
+            "reason": self.readiness[0]["reason"],
+            "engine": msgspec.to_builtins(self.engine),
+            "engine_restarts": 0,
+            "running": 1,
+            "waiting": 2,
+            "ledger": {"healthy": True, "trouble": ""},
+            "tenants": [{**tenant, **counts} for tenant in self.tenants.values()],
+        }
+
+
+class Generation:
+    """An inference route. The last word of the prompt says what happens."""
+
+    def __init__(self, daemon: FakeDaemon, kind: str) -> None:
+        self._daemon = daemon
+        self._kind = kind
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        body = json.loads(await request.body())
+        self._daemon.seen.append(("POST", scope["path"], dict(request.headers), body))
+        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
+        word = prompt.split()[-1] if prompt.split() else ""
+        if word == "full":
+            error = errors.QueueFull("the queue of acme is full", retry_after_s=7)
+            await JSONResponse(error.body(), 429, {"retry-after": "7"})(scope, receive, send)
+            return
+        headers = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"req_1")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await self._stream(word, receive, send)
+
+    async def _stream(self, word: str, receive: Receive, send: Send) -> None:
+        if word == "forever":
+            await self._events(send, self._piece("begun"))
+            while (await receive())["type"] != "http.disconnect":
+                pass
+            self._daemon.disconnected.set()
+            return
+        if word == "endless":
+            message = {"type": "http.disconnect"}
+            waiting = asyncio.ensure_future(receive())
+            while not waiting.done():
+                await self._events(send, self._piece("line\n" * 1000))
+                await asyncio.sleep(0)
+            assert await waiting == message
+            self._daemon.disconnected.set()
+            return
+        pieces = {"separators": ["a\u2028b\x85c", "d"], "escape": ["\x1b[31mred"], "nothing": []}.get(word)
+        await self._events(send, *map(self._piece, [" Hello", ",", " wörld"] if pieces is None else pieces))
+        if word == "broken":
+            await self._events(send, errors.EngineUnavailable("the engine crashed too often").body(), more=False)
+        elif word == "cut":
+            await send({"type": "http.response.body", "body": b""})
+        else:
+            usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+            await self._events(send, self._piece("", "stop"), {"model": "gemma", "choices": [], "usage": usage})
+            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
+
+    def _piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
+        content = text if self._kind == "text" else {"content": text}
+        return {"model": "gemma", "choices": [{"index": 0, self._kind: content, "finish_reason": reason}]}
+
+    async def _events(self, send: Send, *events: dict[str, Any], more: bool = True) -> None:
+        body = b"".join(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n" for event in events)
+        await send({"type": "http.response.body", "body": body, "more_body": more})

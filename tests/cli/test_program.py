@@ -1,0 +1,99 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tenantctl.completions import Command, command_tree
+
+from tenantd import __version__
+from tests.cli.conftest import Cli, Program, command
+from tests.cli.fake_daemon import FakeDaemon
+
+HEAVY = ("httpx", "llama_cpp", "fastapi", "pydantic", "uvicorn", "numpy", "tenantd.config", "tenantd.main")
+
+
+def loaded_by(statement: str) -> set[str]:
+    """Modules in memory after a statement, in a process of its own."""
+    code = f"import sys, json\ntry:\n    {statement}\nexcept SystemExit: pass\nprint(json.dumps(list(sys.modules)), file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60, check=True)
+    return set(json.loads(done.stderr))
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["run", "--help"], ["--version"], ["completion", "bash"]], ids=" ".join
+)
+def test_asking_for_help_loads_nothing_heavy(arguments: list[str]) -> None:
+    modules = loaded_by(f"from tenantctl.main import app; app({arguments!r})")
+    assert not modules & set(HEAVY)
+    assert "tenantctl.run" in modules
+
+
+def test_talking_to_the_daemon_does_not_load_the_daemon(tmp_path: Path) -> None:
+    modules = loaded_by(f"from tenantctl.main import app; app(['--socket', {str(tmp_path / 's')!r}, 'status'])")
+    assert "httpx" in modules
+    assert not modules & {"llama_cpp", "fastapi", "pydantic", "tenantd.config"}
+
+
+def test_the_version_is_the_packages(cli: Cli) -> None:
+    assert cli("--version").stdout == f"tenantctl {__version__}\n"
+
+
+COMMANDS = [c for c in command_tree().walk() if not c.commands or not c.path]
+
+
+@pytest.mark.parametrize("found", COMMANDS, ids=lambda c: " ".join(c.path) or "tenantctl")
+def test_every_command_explains_itself_with_examples(cli: Cli, found: Command) -> None:
+    result = cli(*found.path, "--help", env={"COLUMNS": "200", "TERMINAL_WIDTH": "200"})
+    assert result.exit_code == 0
+    assert found.help
+    assert "Examples:" in result.stdout
+    assert "tenantctl " + " ".join(found.path) in result.stdout.partition("Examples:")[2]
+    for option in found.options:
+        assert option.help, option.names
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["tenants"], ["status", "--nonsense"], ["tenant", "add"], ["completion", "tcsh"], ["invoice", "--month"]],
+    ids=" ".join,
+)
+def test_a_mistake_in_usage_ends_with_2(cli: Cli, arguments: list[str]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert result.stdout == ""
+
+
+def test_a_reader_that_stops_reading_ends_the_program_quietly(daemon: FakeDaemon) -> None:
+    program = subprocess.Popen(command("run", "endless"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert program.stdout is not None and program.stderr is not None
+    with program.stdout, program.stderr:
+        assert program.stdout.readline() == b"line\n"
+        program.stdout.close()
+        assert program.stderr.read() == b""
+        assert program.wait(30) == 141
+    assert daemon.disconnected.wait(30)
+
+
+def test_a_full_disk_behind_standard_output_is_a_clear_failure(daemon: FakeDaemon) -> None:
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(command("tenant", "list"), stdout=full, stderr=subprocess.PIPE, timeout=60, check=False)
+    assert done.returncode == 1
+    assert b"No space left" in done.stderr
+    assert b"Traceback" not in done.stderr
+
+
+def test_a_locale_without_unicode_is_no_failure(daemon: FakeDaemon, program: Program) -> None:
+    done = program("run", "Hi", env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert done.returncode == 0
+    assert done.stdout == b" Hello, w?rld\n"
+
+
+def test_serve_passes_on_the_daemons_exit_code(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "bad.toml").write_text("[server]\nsokcet = 1\n")
+    done = program("serve", "--config", str(tmp_path / "bad.toml"))
+    assert done.returncode == 78
+    assert b"sokcet" in done.stderr

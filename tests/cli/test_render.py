@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import functools
+import io
+from collections.abc import Callable
+from contextlib import redirect_stdout
+
+import pytest
+from tenantctl.render import aligned, harmless, print_fields, print_json, print_table
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def on_terminal(show: Callable[[], None], monkeypatch: pytest.MonkeyPatch, **environment: str) -> str:
+    """What `show` prints on a terminal of 80 columns."""
+    for name in ("NO_COLOR", "FORCE_COLOR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"TERM": "xterm", "COLUMNS": "80", **environment}.items():
+        monkeypatch.setenv(name, value)
+    with redirect_stdout(Terminal()) as screen:
+        show()
+    return screen.getvalue()
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    lines = aligned([["name", "n"], ["acme", "1000"], ["initech", "2"]], [False, True])
+    assert lines == ["name        n", "acme     1000", "initech     2"]
+
+
+def test_lines_do_not_end_in_spaces() -> None:
+    assert aligned([["a", "label"], ["b", "x"]], [False, False]) == ["a  label", "b  x"]
+
+
+def test_a_table_in_a_pipe_is_plain_and_has_no_empty_cell(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["tenant", "limit>"], [("acme", None), ("globex", 0)])
+    assert capsys.readouterr().out == "tenant  limit\nacme        -\nglobex      0\n"
+
+
+def test_a_table_without_rows_is_its_header(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["tenant", "limit>"], [])
+    assert capsys.readouterr().out == "tenant  limit\n"
+
+
+def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "\x1b[" in on_terminal(lambda: print_table(["tenant"], [("acme",)]), monkeypatch)
+
+
+def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
+    def show() -> None:
+        print_table(["tenant"], [("acme",)])
+        print_fields({"name": "acme"})
+
+    assert "\x1b[3" in on_terminal(show, monkeypatch)
+    shown = on_terminal(show, monkeypatch, NO_COLOR="1")
+    assert "\x1b[3" not in shown
+    assert "acme" in shown
+
+
+def test_a_narrow_terminal_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    show = functools.partial(print_table, ["request"], [("req_0123456789abcdef0123456789",)])
+    assert "req_0123456789abcdef0123456789" in "".join(on_terminal(show, monkeypatch, COLUMNS="20").split())
+
+
+def test_brackets_in_cells_are_no_markup(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "[red]x[/red]" in on_terminal(lambda: print_table(["label"], [("[red]x[/red]",)]), monkeypatch)
+
+
+def test_cells_carry_no_escape_sequences(capsys: pytest.CaptureFixture[str]) -> None:
+    print_table(["label"], [("a\x1b[2Jb\nc",)])
+    assert capsys.readouterr().out == "label\na\ufffd[2Jb\ufffdc\n"
+
+
+def test_generated_text_keeps_its_lines_and_loses_its_escapes() -> None:
+    assert harmless("a\tb\nc\x1b[2J\x9b1m\x07é") == "a\tb\nc\ufffd[2J\ufffd1m\ufffdé"
+
+
+def test_json_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
+    print_json({"a": [1, 2], "b": "ö"})
+    assert capsys.readouterr().out == '{"a": [1, 2], "b": "ö"}\n'
+
+
+def test_json_is_indented_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert on_terminal(lambda: print_json({"a": 1}), monkeypatch) == '{\n  "a": 1\n}\n'

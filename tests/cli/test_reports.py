@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
+
+
+def table(text: str) -> list[list[str]]:
+    return [line.split("  ") for line in text.splitlines()]
+
+
+def test_usage_shows_tokens_cost_and_latency(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("usage", "--month", "last", "--tenant", "acme")
+    assert daemon.seen[0][1] == "usage?month=last&tenant=acme"
+    header, row = ([cell.strip() for cell in line if cell] for line in table(result.stdout))
+    shown = dict(zip(header, row, strict=True))
+    assert shown["requests"] == "3"
+    assert shown["failed"] == "2"
+    assert shown["prompt tokens"] == "1000"
+    assert shown["USD"] == "0.000123"
+    assert shown["p99 first ms"] == "-"
+    assert shown["engine s"] == "1.235"
+
+
+def test_usage_is_of_this_month_unless_said(cli: Cli, daemon: FakeDaemon) -> None:
+    assert json.loads(cli("usage", "--json").stdout)["currency"] == "USD"
+    assert daemon.seen[0][1] == "usage?month=this"
+
+
+def test_requests_shows_the_ledgers_rows(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("requests", "--limit", "5", "--tenant", "acme")
+    assert daemon.seen[0][1] == "requests?tenant=acme&limit=5"
+    row = result.stdout.splitlines()[1].split()
+    assert row[:4] == ["req_1", "acme", "completion", "stop"]
+    assert row[-7:] == ["7", "3", "4.5", "1.2", "0.006", "0.0000019", "-"]
+    assert json.loads(cli("requests", "--json").stdout)["requests"][0]["cost_nanos"] == 1900
+
+
+@pytest.mark.parametrize("limit", ["0", "-3", "10001", "many"])
+def test_requests_refuses_an_absurd_limit(cli: Cli, daemon: FakeDaemon, limit: str) -> None:
+    assert cli("requests", "--limit", limit).exit_code == 2
+    assert not daemon.seen
+
+
+def test_cancel_names_the_request(cli: Cli, daemon: FakeDaemon) -> None:
+    assert "req_1 is cancelled" in cli("cancel", "req_1").stderr
+    assert json.loads(cli("cancel", "req_1", "--json").stdout) == {"cancelled": "req_1"}
+
+
+@pytest.mark.parametrize("name", ["req_unknown", "../tenants", "a/b?c#d", "", "é"])
+def test_cancelling_what_does_not_run_fails(cli: Cli, daemon: FakeDaemon, name: str) -> None:
+    assert cli("cancel", name).exit_code == 1
+
+
+def test_an_invoice_has_a_part_for_each_tenant_and_exact_money(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("invoice", "--month", "2026-11")
+    assert daemon.seen[0][1] == "invoices/2026-11"
+    assert result.stdout == (
+        "Invoice 2026-11 so far (UTC, USD)\n"
+        "\n"
+        "acme: 3 requests\n"
+        "item           quantity  unit                  USD\n"
+        "input tokens       1000  tokens        0.000100000\n"
+        "output tokens        57  tokens        0.000022800\n"
+        "total                 -  -             0.000122800\n"
+        "\n"
+        "globex: 1 requests\n"
+        "item          quantity  unit                  USD\n"
+        "input tokens         3  tokens  9000000.000000001\n"
+        "total                -  -       9000000.000000001\n"
+        "\n"
+        "Total: USD 9000000.000122801\n"
+    ).replace("tokens        0.0001", "tokens  0.0001").replace("tokens        0.0000", "tokens  0.0000").replace(
+        "-             0.0001", "-       0.0001"
+    ).replace("unit                  USD\ninput tokens       1000", "unit            USD\ninput tokens       1000")
+
+
+def test_an_invoice_as_json_is_the_daemons(cli: Cli, daemon: FakeDaemon) -> None:
+    bill = json.loads(cli("invoice", "--month", "last", "--tenant", "acme", "--json").stdout)
+    assert bill["total_nanos"] == 9_000_000_000_122_801
+    assert daemon.seen[0][1] == "invoices/last?tenant=acme"
+
+
+def test_an_invoice_as_csv_adds_up(cli: Cli, daemon: FakeDaemon) -> None:
+    rows = list(csv.DictReader(cli("invoice", "--csv").stdout.splitlines()))
+    assert daemon.seen[0][1] == "invoices/this"
+    assert sum(int(row["amount_nanos"]) for row in rows) == 9_000_000_000_122_801
+    assert rows[1] == {
+        "month": "2026-11",
+        "tenant": "acme",
+        "description": "output tokens",
+        "quantity": "57",
+        "unit": "tokens",
+        "currency": "USD",
+        "amount": "0.0000228",
+        "amount_nanos": "22800",
+    }
+
+
+def test_json_and_csv_exclude_each_other(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("invoice", "--csv", "--json").exit_code == 2

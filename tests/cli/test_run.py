@@ -1,0 +1,170 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
+
+
+def sent(daemon: FakeDaemon) -> dict[str, Any]:
+    body: dict[str, Any] = daemon.seen[-1][3]
+    return body
+
+
+def test_run_prints_the_text_and_ends_the_line(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--tenant", "acme", "Say hello")
+    assert result.exit_code == 0
+    assert result.stdout == " Hello, wörld\n"
+    assert result.stderr == ""
+    _, path, headers, body = daemon.seen[0]
+    assert path == "/v1/completions"
+    assert headers["x-tenant"] == "acme"
+    assert body == {"prompt": "Say hello", "stream": True, "stream_options": {"include_usage": True}}
+
+
+def test_chat_wraps_the_prompt_in_messages(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("run", "--chat", "Hi").stdout == " Hello, wörld\n"
+    assert daemon.seen[0][1] == "/v1/chat/completions"
+    assert sent(daemon)["messages"] == [{"role": "user", "content": "Hi"}]
+    cli("run", "--system", "Be brief.", "Hi")
+    assert sent(daemon)["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_json_is_one_object_with_the_ledgers_id(cli: Cli, daemon: FakeDaemon) -> None:
+    answer = json.loads(cli("run", "--json", "Hi").stdout)
+    assert answer["id"] == "req_1"
+    assert answer["text"] == " Hello, wörld"
+    assert answer["finish_reason"] == "stop"
+    assert answer["usage"] == {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+    assert answer["model"] == "gemma"
+    assert 0 < answer["first_token_micros"] <= answer["duration_micros"]
+
+
+def test_sampling_options_are_sent_as_they_are(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    options = "--max-tokens 5 --temperature 0 --top-k 3 --top-p 0.5 --min-p 0.1 --typical-p 0.9 --repeat-penalty 1.1"
+    options += " --presence-penalty 0.2 --frequency-penalty -0.3 --seed 7 --stop . --stop ! --ignore-eos"
+    assert cli("run", *options.split(), "Hi").exit_code == 0
+    wanted = {
+        "max_tokens": 5,
+        "temperature": 0.0,
+        "top_k": 3,
+        "top_p": 0.5,
+        "min_p": 0.1,
+        "typical_p": 0.9,
+        "repeat_penalty": 1.1,
+        "presence_penalty": 0.2,
+        "frequency_penalty": -0.3,
+        "seed": 7,
+        "stop": [".", "!"],
+        "ignore_eos": True,
+    }
+    assert {k: v for k, v in sent(daemon).items() if k not in ("prompt", "stream", "stream_options")} == wanted
+
+
+def test_grammar_and_schema_come_from_files(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "g").write_text('root ::= "yes"')
+    (tmp_path / "s").write_text('{"type": "object"}')
+    cli("run", "--grammar", str(tmp_path / "g"), "Hi")
+    assert sent(daemon)["grammar"] == 'root ::= "yes"'
+    cli("run", "--schema", str(tmp_path / "s"), "Hi")
+    assert sent(daemon)["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    assert cli("run", "--schema", str(tmp_path / "s"), "--grammar", str(tmp_path / "g"), "Hi").exit_code == 2
+    assert cli("run", "--schema", str(tmp_path / "g"), "Hi").exit_code == 2
+    assert cli("run", "--grammar", str(tmp_path / "none"), "Hi").exit_code == 2
+
+
+@pytest.mark.parametrize("options", [["--temperature", "nan"], ["--top-p", "inf"], ["--seed", "1.5"]], ids=" ".join)
+def test_what_json_cannot_carry_is_a_usage_error(cli: Cli, daemon: FakeDaemon, options: list[str]) -> None:
+    assert cli("run", *options, "Hi").exit_code == 2
+    assert not daemon.seen
+
+
+@pytest.mark.parametrize("arguments", [["run"], ["run", "-"]], ids=" ".join)
+def test_standard_input_is_the_prompt_without_its_last_newline(
+    cli: Cli, daemon: FakeDaemon, arguments: list[str]
+) -> None:
+    assert cli(*arguments, input="two\nlines\n\n").exit_code == 0
+    assert sent(daemon)["prompt"] == "two\nlines\n"
+
+
+def test_standard_input_that_is_not_utf8_is_refused(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", input=b"abc\xff")
+    assert result.exit_code == 2
+    assert "not UTF-8: byte 0xff at offset 3" in result.stderr
+    assert not daemon.seen
+
+
+def test_an_argument_that_is_not_utf8_is_refused(cli: Cli, daemon: FakeDaemon) -> None:
+    for arguments in (["abc\udcff"], ["--system", "\udcff", "x"]):
+        result = cli("run", *arguments)
+        assert result.exit_code == 2
+        assert "not UTF-8" in result.stderr
+    assert not daemon.seen
+
+
+def test_the_key_of_the_environment_is_sent(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TENANTD_API_KEY", "td_mine\n")
+    assert cli("run", "Hi").exit_code == 0
+    assert daemon.seen[0][2]["authorization"] == "Bearer td_mine"
+    assert "x-tenant" not in daemon.seen[0][2]
+
+
+@pytest.mark.parametrize("key", ["td_ü", "td_a b", "td_a\nx"])
+def test_what_cannot_be_a_key_is_not_sent(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("TENANTD_API_KEY", key)
+    assert cli("run", "Hi").exit_code == 77
+    assert not daemon.seen
+
+
+def test_a_refusal_has_its_exit_code_and_when_to_come_back(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "be full")
+    assert result.exit_code == 75
+    assert result.stderr == "tenantctl: the queue of acme is full (try again in 7 s)\n"
+
+
+def test_an_error_in_mid_stream_comes_after_the_text(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "be broken")
+    assert result.exit_code == 75
+    assert result.stdout == " Hello, wörld\n"
+    assert result.stderr == "tenantctl: the engine crashed too often\n"
+
+
+def test_an_error_in_mid_stream_is_no_json_answer(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--json", "be broken")
+    assert result.exit_code == 75
+    assert result.stdout == ""
+
+
+def test_a_stream_that_was_cut_is_not_taken_for_the_whole(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "be cut")
+    assert result.exit_code == 69
+    assert "went away" in result.stderr
+
+
+def test_line_separators_inside_the_text_are_text(cli: Cli, daemon: FakeDaemon) -> None:
+    assert json.loads(cli("run", "--json", "separators").stdout)["text"] == "a\u2028b\x85cd"
+
+
+def test_a_pipe_gets_the_text_exactly(cli: Cli, daemon: FakeDaemon) -> None:
+    assert cli("run", "escape").stdout == "\x1b[31mred\n"
+
+
+def test_an_answer_without_text_prints_nothing(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--timing", "nothing")
+    assert result.exit_code == 0
+    assert result.stdout == ""
+    assert "no text in" in result.stderr
+
+
+def test_timing_is_said_on_standard_error(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--timing", "Hi")
+    assert result.stdout == " Hello, wörld\n"
+    assert "first token after" in result.stderr
+    assert "3 tokens in" in result.stderr
+    assert "tokens/s" in result.stderr

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from tenantd import errors
+from tests.cli.conftest import Cli
+from tests.cli.fake_daemon import FakeDaemon
+
+
+def test_add_prints_the_key_alone_on_standard_output(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("tenant", "add", "acme", "--weight", "2")
+    assert result.exit_code == 0
+    assert result.stdout == "td_secret\n"
+    assert "shown this once" in result.stderr
+    assert 'tenantctl run --tenant acme "' in result.stderr
+    assert daemon.seen[0][3] == {"name": "acme", "weight": 2.0}
+
+
+def test_the_command_to_try_reaches_the_same_daemon(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("TENANTD_SOCKET")
+    result = cli("--socket", str(daemon.socket), "tenant", "add", "acme")
+    assert f"tenantctl --socket {daemon.socket} run --tenant acme" in result.stderr
+
+
+def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
+    options = "--priority high --uid 1001 --uid 1002 --max-concurrent 2 --max-queued none"
+    options += " --max-tokens-per-request 100 --max-context-tokens 0"
+    assert cli("tenant", "add", "acme", *options.split()).exit_code == 0
+    limits = {"max_concurrent": 2, "max_queued": None, "max_tokens_per_request": 100, "max_context_tokens": 0}
+    assert daemon.seen[0][3] == {"name": "acme", "priority": "high", "uids": [1001, 1002], "limits": limits}
+
+
+def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme", uids=[5], limits={"max_queued": 3, "max_concurrent": 4})
+    result = cli("tenant", "set", "acme", "--max-queued", "none", "--uid", "none")
+    assert result.exit_code == 0
+    assert daemon.seen[0][3] == {"uids": [], "limits": {"max_queued": None}}
+    fields = dict(line.split(None, 2)[::2] for line in result.stdout.splitlines() if line.startswith("max "))
+    assert "max queued              -" in result.stdout
+    assert "max concurrent          4" in result.stdout
+    assert fields
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["--max-queued", "-1"],
+        ["--max-queued", "many"],
+        ["--uid", "x"],
+        ["--uid", "none", "--uid", "5"],
+        ["--weight", "nan"],
+        ["--priority", "urgent"],
+    ],
+    ids=" ".join,
+)
+def test_set_refuses_what_cannot_be_meant(cli: Cli, daemon: FakeDaemon, options: list[str]) -> None:
+    daemon.add("acme")
+    assert cli("tenant", "set", "acme", *options).exit_code == 2
+    assert not daemon.seen
+
+
+@pytest.mark.parametrize("name", ["", "Acme", "a b", "../x", "-", "x" * 64, "naïve"])
+def test_a_name_no_tenant_can_have_is_a_usage_error(cli: Cli, daemon: FakeDaemon, name: str) -> None:
+    assert cli("tenant", "show", "--", name).exit_code == 2
+    assert not daemon.seen
+
+
+def test_list_and_show_print_the_tenant(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme", weight=2.5, uids=[1, 2], limits={"max_queued": 9})
+    header, row = cli("tenant", "list").stdout.splitlines()
+    assert dict(zip(header.split(), row.split(), strict=True)) == {
+        "tenant": "acme",
+        "state": "active",
+        "weight": "2.5",
+        "priority": "standard",
+        "concurrent": "-",
+        "queued": "9",
+        "tokens": "-",
+        "context": "-",
+        "uids": "1,2",
+    }
+    assert "weight                  2.5\n" in cli("tenant", "show", "acme").stdout
+
+
+def test_an_empty_list_says_how_to_begin(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("tenant", "list")
+    assert "tenantctl tenant add NAME" in result.stderr
+    assert len(result.stdout.splitlines()) == 1
+
+
+def test_suspend_and_resume_say_what_they_did(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme")
+    assert "suspended" in cli("tenant", "suspend", "acme").stderr
+    assert daemon.tenants["acme"]["state"] == "suspended"
+    assert "active" in cli("tenant", "resume", "acme").stderr
+    assert daemon.tenants["acme"]["state"] == "active"
+
+
+def test_remove_without_a_terminal_needs_yes(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme")
+    result = cli("tenant", "remove", "acme")
+    assert result.exit_code == 2
+    assert "--yes" in result.stderr
+    assert "acme" in daemon.tenants
+    assert cli("tenant", "remove", "acme", "--yes").exit_code == 0
+    assert not daemon.tenants
+
+
+def test_keys_are_made_listed_and_revoked(cli: Cli, daemon: FakeDaemon) -> None:
+    made = cli("key", "create", "acme", "--label", "laptop")
+    assert made.stdout == "td_another\n"
+    assert daemon.seen[0][3] == {"label": "laptop"}
+    header, row = cli("key", "list", "acme").stdout.splitlines()
+    assert header.split() == ["key", "begins", "created", "revoked", "label"]
+    assert row.split()[:2] == ["k1", "td_abcd"]
+    assert "td_another" not in row
+    assert "is revoked" in cli("key", "revoke", "k1").stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "key"),
+    [
+        (["tenant", "list"], "tenants"),
+        (["tenant", "show", "acme"], "tenant"),
+        (["tenant", "set", "acme", "--weight", "3"], "tenant"),
+        (["tenant", "suspend", "acme"], "tenant"),
+        (["tenant", "remove", "acme", "--yes"], "removed"),
+        (["tenant", "add", "globex"], "key"),
+        (["key", "create", "acme"], "secret"),
+        (["key", "list", "acme"], "keys"),
+        (["key", "revoke", "k1"], "key"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else value,
+)
+def test_json_is_the_daemons_answer(cli: Cli, daemon: FakeDaemon, arguments: list[str], key: str) -> None:
+    daemon.add("acme")
+    result = cli(*arguments, "--json")
+    assert key in json.loads(result.stdout)
+    assert result.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("failure", "exit_code"),
+    [
+        (errors.Forbidden("only root administers"), 77),
+        (errors.NotFound("no tenant named 'acme'"), 1),
+        (errors.Conflict("there already"), 1),
+        (errors.InvalidRequest("weight: too large"), 2),
+        (errors.LedgerUnavailable("the disk is full"), 75),
+        (errors.TenantdError("a bug"), 1),
+    ],
+    ids=lambda value: getattr(value, "code", ""),
+)
+def test_the_daemons_refusal_ends_with_its_reason_and_exit_code(
+    cli: Cli, daemon: FakeDaemon, failure: errors.TenantdError, exit_code: int
+) -> None:
+    daemon.failure = failure
+    result = cli("tenant", "show", "acme")
+    assert result.exit_code == exit_code
+    assert result.stderr == f"tenantctl: {failure.message}\n"
+    assert result.stdout == ""

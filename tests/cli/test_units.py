@@ -1,0 +1,49 @@
+from __future__ import annotations
+
+import pytest
+from tenantctl.units import decimals, duration, milliseconds, money, size
+
+
+@pytest.mark.parametrize(
+    ("nanos", "text"),
+    [
+        (0, "0.00"),
+        (123_000, "0.000123"),
+        (1, "0.000000001"),
+        (1_500_000_000, "1.50"),
+        (9_000_000_000_000_001, "9000000.000000001"),
+        (-1_250_000_000, "-1.25"),
+        (2**63 - 1, "9223372036.854775807"),
+    ],
+)
+def test_money_is_shown_exactly(nanos: int, text: str) -> None:
+    assert money(nanos) == text
+
+
+def test_a_column_of_money_has_the_places_its_finest_amount_needs() -> None:
+    amounts = [1_000_000_000, 123_000, 0]
+    places = decimals(amounts)
+    assert [money(nanos, places) for nanos in amounts] == ["1.000000", "0.000123", "0.000000"]
+
+
+def test_places_never_cut_digits_off() -> None:
+    assert money(123_000, places=2) == "0.000123"
+
+
+def test_no_amounts_need_two_places() -> None:
+    assert decimals([]) == 2
+
+
+def test_what_was_not_measured_is_a_dash() -> None:
+    assert milliseconds(None) == "-"
+    assert milliseconds(1_250) == "1.2"
+
+
+@pytest.mark.parametrize(("total_s", "text"), [(5, "5 s"), (119, "119 s"), (180, "3 min"), (7200, "2 h"), (2e5, "2 d")])
+def test_durations_have_one_unit(total_s: float, text: str) -> None:
+    assert duration(total_s) == text
+
+
+def test_sizes_grow_into_gibibytes() -> None:
+    assert size(180 * 2**20) == "180 MiB"
+    assert size(3 * 2**29) == "1.50 GiB"

@@ -1,0 +1,55 @@
+"""A ledger that only remembers, and is slow or broken as a test wants it; and a directory to go with it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from tenantd.domain import Tenant, Usage
+
+
+class MemoryLedger:
+    """Close a gate to hold writes up; set an error to make them fail."""
+
+    def __init__(self) -> None:
+        self.healthy = True
+        self.trouble = ""
+        self.admissions: dict[str, Any] = {}
+        self.settlements: dict[str, Any] = {}
+        self.checkpoints: list[dict[str, Usage]] = []
+        self.admit_gate = asyncio.Event()
+        self.settle_gate = asyncio.Event()
+        self.admit_gate.set()
+        self.settle_gate.set()
+        self.admit_error: Exception | None = None
+        self.settle_error: Exception | None = None
+
+    async def admit(self, admission: Any) -> None:
+        await self.admit_gate.wait()
+        if self.admit_error is not None:
+            raise self.admit_error
+        assert admission.id not in self.admissions, "one row for each request"
+        self.admissions[admission.id] = admission
+
+    def checkpoint(self, usages: dict[str, Usage]) -> None:
+        assert usages.keys() <= self.admissions.keys() - self.settlements.keys(), "only open rows are checkpointed"
+        self.checkpoints.append(usages)
+
+    async def settle(self, settlement: Any) -> Any:
+        await self.settle_gate.wait()
+        if self.settle_error is not None:
+            raise self.settle_error
+        assert settlement.id in self.admissions and settlement.id not in self.settlements, "settled once"
+        self.settlements[settlement.id] = settlement
+        return None
+
+
+class MemoryDirectory:
+    """Tenants by name; `reload` takes over what was put in `next_tenants`."""
+
+    def __init__(self, *tenants: Tenant) -> None:
+        self.tenants: dict[str, Tenant] = {}
+        self.next_tenants = {tenant.name: tenant for tenant in tenants}
+
+    async def reload(self, ledger: Any) -> None:
+        self.tenants = dict(self.next_tenants)

@@ -1,0 +1,126 @@
+"""What a request may ask for."""
+
+from __future__ import annotations
+
+import pytest
+
+from tenantd.daemon.admission import check_prompt, may_wait, output_tokens
+from tenantd.daemon.pace import Pace
+from tenantd.domain import Limits, Tenant
+from tenantd.errors import ContextLengthExceeded, Forbidden, InvalidRequest
+
+
+def allowed(prompt_tokens: int, asked: int | None, **limits: int) -> int:
+    tenant = Tenant(name="acme", limits=Limits(**limits))
+    return output_tokens(tenant, prompt_tokens, asked, context_tokens=100, default_tokens=40)
+
+
+def test_what_is_asked_for_is_given_when_there_is_room() -> None:
+    assert allowed(10, 30) == 30
+    assert allowed(10, None) == 40
+
+
+def test_output_is_cut_to_the_room_the_prompt_leaves() -> None:
+    assert allowed(90, 30) == 10
+    assert allowed(99, None) == 1
+
+
+def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers() -> None:
+    with pytest.raises(ContextLengthExceeded, match=r"has 100 tokens .* holds 100") as e:
+        allowed(100, 1)
+    assert (e.value.http_status, e.value.param) == (400, "prompt")
+
+
+def test_a_tenants_own_context_limit_counts_when_it_is_lower() -> None:
+    assert allowed(10, 30, max_context_tokens=20) == 10
+    assert allowed(10, 30, max_context_tokens=500) == 30
+    with pytest.raises(ContextLengthExceeded, match="tenant acme may use 20"):
+        allowed(20, 1, max_context_tokens=20)
+
+
+def test_a_tenants_output_limit_is_its_default_and_its_bound() -> None:
+    assert allowed(10, None, max_tokens_per_request=7) == 7
+    assert allowed(10, 7, max_tokens_per_request=7) == 7
+    with pytest.raises(InvalidRequest, match="at most 7") as e:
+        allowed(10, 8, max_tokens_per_request=7)
+    assert e.value.param == "max_tokens"
+
+
+@pytest.mark.parametrize("asked", [0, -1])
+def test_no_output_is_no_request(asked: int) -> None:
+    with pytest.raises(InvalidRequest, match="at least 1"):
+        allowed(10, asked)
+
+
+def test_an_output_limit_of_zero_allows_nothing() -> None:
+    with pytest.raises(InvalidRequest, match="at most 0"):
+        allowed(10, None, max_tokens_per_request=0)
+
+
+@pytest.mark.parametrize("prompt", [[], [-1, 5], [5, 258]])
+def test_prompts_the_model_cannot_have_are_refused(prompt: list[int]) -> None:
+    with pytest.raises(InvalidRequest):
+        check_prompt(prompt, 258)
+
+
+def test_every_token_of_the_model_may_be_in_a_prompt() -> None:
+    check_prompt([0, 257], 258)
+
+
+def queue(*, waiting: int, running: int = 0, others: int = 0, max_queued: int = 2, **limits: int) -> bool:
+    return may_wait(
+        Tenant(name="acme", limits=Limits(**limits)),
+        waiting=waiting,
+        running=running,
+        others=others,
+        slots=4,
+        max_queued=max_queued,
+    )
+
+
+def test_free_slots_and_places_in_the_queue_add_up() -> None:
+    assert queue(waiting=5)
+    assert not queue(waiting=6)
+    assert queue(waiting=1, running=4)
+    assert not queue(waiting=2, running=4)
+    assert not queue(waiting=2, others=9)
+
+
+def test_a_queue_of_none_still_lets_in_what_finds_a_free_slot() -> None:
+    assert queue(waiting=3, max_queued=0)
+    assert not queue(waiting=4, max_queued=0)
+    assert queue(waiting=0, others=3, max_queued=0)
+    assert not queue(waiting=0, others=4, max_queued=0)
+
+
+def test_a_tenants_own_limits_replace_the_daemons() -> None:
+    tenant = Tenant(name="acme", limits=Limits(max_queued=0, max_concurrent=2))
+    assert may_wait(tenant, waiting=1, running=0, others=0, slots=4, max_queued=100)
+    assert not may_wait(tenant, waiting=2, running=0, others=0, slots=4, max_queued=100)
+    assert not may_wait(tenant, waiting=1, running=1, others=0, slots=4, max_queued=100)
+
+
+def test_a_tenant_that_may_run_nothing_is_told_so_instead_of_waiting_for_ever() -> None:
+    with pytest.raises(Forbidden, match="max_concurrent is 0"):
+        queue(waiting=0, max_concurrent=0)
+
+
+def test_the_wait_follows_the_rate_at_which_requests_end() -> None:
+    pace = Pace()
+    for second in range(10):
+        pace.ended(100.0 + 3 * second)
+    assert pace.wait_s(130.0, 1, 0.0) == 3
+    assert pace.wait_s(130.0, 4, 0.0) == 12, "the next place may go to any tenant that waits"
+
+
+def test_the_wait_grows_while_nothing_ends_and_stays_within_its_bounds() -> None:
+    pace = Pace()
+    pace.ended(0.0)
+    pace.ended(0.001)
+    assert pace.wait_s(0.001, 1, 0.0) == 1
+    assert pace.wait_s(20.0, 1, 0.0) == 10
+    assert pace.wait_s(10_000.0, 1, 0.0) == 60
+
+
+def test_without_an_end_yet_the_oldest_request_is_the_measure() -> None:
+    assert Pace().wait_s(5.0, 3, 7.2) == 8

@@ -1,0 +1,43 @@
+"""Run by a test in a process of its own, to be killed: requests without end, each durable step told on stdout."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from tenantd.domain import Usage
+from tests.ledger.books import admission, open_ledger, settlement
+
+CONCURRENT = 16
+
+
+def say(what: str, name: str, tokens: int) -> None:
+    os.write(1, (json.dumps([what, name, tokens]) + "\n").encode())  # whole lines, at once
+
+
+async def main(folder: Path) -> None:
+    ledger = open_ledger(folder / "ledger.db")
+
+    async def one_after_another(lane: int) -> None:
+        number = 0
+        while True:
+            number += 1
+            name, tokens = f"r{lane}-{number}", 0
+            await ledger.admit(admission(name))
+            say("admitted", name, 0)
+            for _ in range(number % 3):
+                tokens += 1 + lane
+                ledger.checkpoint({name: Usage(completion_tokens=tokens)})
+                await ledger.write(lambda conn: None)  # in the same commit, or in one after it
+                say("checkpointed", name, tokens)
+            await ledger.settle(settlement(name, Usage(completion_tokens=tokens + 1)))
+            say("settled", name, tokens + 1)
+
+    await asyncio.gather(*(one_after_another(lane) for lane in range(CONCURRENT)))
+
+
+if __name__ == "__main__":
+    asyncio.run(main(Path(sys.argv[1])))

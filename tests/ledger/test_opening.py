@@ -1,0 +1,162 @@
+"""Opening: new files, foreign files, other versions, prices, and what a killed daemon left behind."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from decimal import Decimal
+from pathlib import Path
+
+import pytest
+
+from tenantd.config import BillingConfig
+from tenantd.domain import Usage
+from tenantd.errors import ConfigError, LedgerUnavailable
+from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.migrations import MIGRATIONS, migrate
+from tenantd.ledger.prices import all_prices
+from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
+
+DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
+
+
+async def price_count(ledger: Ledger) -> int:
+    return len(await ledger.read(all_prices))
+
+
+def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    path.write_bytes(b"these are my notes, " * 500)
+    with pytest.raises(LedgerUnavailable, match="damaged; stop tenantd and restore a copy"):
+        open_ledger(path)
+    assert path.read_bytes() == b"these are my notes, " * 500
+
+
+def test_a_ledger_whose_pages_are_overwritten_is_refused(tmp_path: Path) -> None:
+    async def make() -> None:
+        async with ledger_in(tmp_path):
+            pass
+
+    asyncio.run(make())
+    path = tmp_path / "ledger.db"
+    path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8000)
+    with pytest.raises(LedgerUnavailable, match="damaged"):
+        open_ledger(path)
+
+
+def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.db"
+    other = sqlite3.connect(path)
+    other.execute("CREATE TABLE photos (name)")
+    other.close()
+    with pytest.raises(ConfigError, match="not a ledger of tenantd"):
+        open_ledger(path)
+
+
+def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
+    async def make() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(lambda conn: conn.execute("PRAGMA user_version = 1000"))
+
+    asyncio.run(make())
+    with pytest.raises(ConfigError, match="newer tenantd"):
+        open_ledger(tmp_path / "ledger.db")
+
+
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
+    with pytest.raises(LedgerUnavailable, match="No such file or directory"):
+        open_ledger(tmp_path / "gone" / "ledger.db")
+
+
+def test_a_ledger_that_another_program_locks_cannot_be_opened_until_it_lets_go(tmp_path: Path) -> None:
+    async def make() -> None:
+        async with ledger_in(tmp_path):
+            pass
+
+    asyncio.run(make())
+    other = sqlite3.connect(tmp_path / "ledger.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+    with pytest.raises(LedgerUnavailable, match="another program holds a lock"):
+        open_ledger(tmp_path / "ledger.db", busy_timeout_ms=10)
+    other.execute("ROLLBACK")
+    other.close()
+    asyncio.run(make())
+
+
+def test_a_migration_and_its_record_commit_together() -> None:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    version = migrate(conn, ":memory:")
+    assert migrate(conn, ":memory:") == version == len(MIGRATIONS)
+    broken = [*MIGRATIONS, ("CREATE TABLE extra (x) STRICT", "nonsense")]
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(conn, ":memory:", broken)
+    assert conn.execute("PRAGMA user_version").fetchone() == (version,)
+    assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'extra'").fetchone() == (0,)
+    assert migrate(conn, ":memory:", [*MIGRATIONS, ("CREATE TABLE extra (x INTEGER) STRICT",)]) == version + 1
+    conn.close()
+
+
+def test_prices_get_a_new_row_only_when_they_change(tmp_path: Path) -> None:
+    async def main() -> None:
+        for billing, lists in [(BILLING, 1), (BILLING, 1), (DEARER, 2), (BILLING, 3)]:
+            async with ledger_in(tmp_path, billing) as ledger:
+                assert await price_count(ledger) == lists
+
+    asyncio.run(main())
+
+
+def test_a_row_keeps_the_price_it_was_settled_at(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("r1", "r2"):
+                await ledger.admit(admission(name))
+            cheap = await ledger.settle(settlement("r1"))
+            ledger.set_prices(BILLING)
+            ledger.set_prices(DEARER)
+            dear = await ledger.settle(settlement("r2"))
+            assert (cheap.price_id, cheap.output_nanos) == (1, 12_000)
+            assert (dear.price_id, dear.output_nanos) == (2, 24_000)
+            assert await record_of(ledger, "r1") == cheap
+            prices = await ledger.read(all_prices)
+            assert prices[2].effective_micros == NOW_MICROS
+
+    asyncio.run(main())
+
+
+def test_what_was_left_running_is_settled_at_the_prices_it_ran_under(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("r1", "r2", "r3"):
+                await ledger.admit(admission(name))
+            await ledger.settle(settlement("r1"))
+            ledger.checkpoint({"r2": Usage(prompt_tokens=10, completion_tokens=20, engine_micros=3_600_000)})
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            assert ledger.interrupted == 2
+            assert (await record_of(ledger, "r1")).state == "stop"
+            used, unused = await record_of(ledger, "r2"), await record_of(ledger, "r3")
+            assert (used.state, used.price_id, used.duration_micros) == ("interrupted", 1, None)
+            assert (used.input_nanos, used.output_nanos, used.engine_nanos) == (1_000, 8_000, 1_500_000)
+            assert (unused.state, unused.cost_nanos) == ("interrupted", 0)
+        async with ledger_in(tmp_path) as ledger:
+            assert ledger.interrupted == 0
+
+    asyncio.run(main())
+
+
+def test_the_currency_can_change_only_while_nothing_is_billed(tmp_path: Path) -> None:
+    euro = BillingConfig(currency="EUR")
+
+    async def main() -> None:
+        async with ledger_in(tmp_path):
+            pass
+        async with ledger_in(tmp_path, euro) as ledger:
+            with pytest.raises(ConfigError, match="EUR to USD"):
+                ledger.set_prices(BILLING)
+            await ledger.admit(admission("r1"))
+            await ledger.settle(settlement("r1"))
+        with pytest.raises(ConfigError, match="set it back to 'EUR'"):
+            open_ledger(tmp_path / "ledger.db", BILLING)
+        async with ledger_in(tmp_path, euro) as ledger:
+            assert (await record_of(ledger, "r1")).state == "stop"
+
+    asyncio.run(main())

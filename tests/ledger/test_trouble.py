@@ -1,0 +1,197 @@
+"""The file cannot be written: nothing that was accepted is lost, nothing new is accepted, and it recovers by itself."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tenantd.config import BillingConfig
+from tenantd.domain import Usage
+from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.ledger import Ledger
+from tests.ledger.books import admission, count_rows, ledger_in, record_of, settlement, until
+
+LARGE = 100_000  # an error text of so many characters needs new pages
+ROOT = Path(__file__).parents[2]
+
+
+class Full:
+    """No more pages, as on a full disk."""
+
+    says = "no space left"
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._conn = ledger._writer._conn
+
+    def begin(self) -> None:
+        (pages,) = self._conn.execute("PRAGMA page_count").fetchone()
+        self._conn.execute(f"PRAGMA max_page_count = {pages}")
+
+    def end(self) -> None:
+        self._conn.execute("PRAGMA max_page_count = 1000000")
+
+
+class ReadOnly:
+    """Every write is answered with SQLITE_READONLY."""
+
+    says = "cannot be opened for writing"
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._conn = ledger._writer._conn
+
+    def begin(self) -> None:
+        self._conn.execute("PRAGMA query_only = ON")
+
+    def end(self) -> None:
+        self._conn.execute("PRAGMA query_only = OFF")
+
+
+class Locked:
+    """Another program is in the middle of a transaction."""
+
+    says = "another program holds a lock"
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._conn = sqlite3.connect(ledger.path, isolation_level=None)
+
+    def begin(self) -> None:
+        self._conn.execute("BEGIN EXCLUSIVE")
+
+    def end(self) -> None:
+        self._conn.execute("ROLLBACK")
+        self._conn.close()
+
+
+Trouble = Callable[[Ledger], Full | ReadOnly | Locked]
+
+
+@pytest.mark.parametrize("trouble", [Full, ReadOnly, Locked])
+def test_settlements_wait_new_requests_are_refused_and_all_lands_when_it_has_passed(
+    tmp_path: Path, trouble: Trouble
+) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("r1", "r2", "r3", "r4"):
+                await ledger.admit(admission(name))
+            cause = trouble(ledger)
+            cause.begin()
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(ledger.settle(settlement("r1", error="x" * LARGE)), 0.05)
+            await until(lambda: not ledger.healthy)
+            assert cause.says in ledger.trouble and str(ledger.path) in ledger.trouble
+            waiting = asyncio.create_task(ledger.settle(settlement("r2")))
+            ledger.checkpoint({"r3": Usage(prompt_tokens=1)})
+            ledger.checkpoint({"r3": Usage(prompt_tokens=2)})
+            for refused in (ledger.admit(admission("r5")), ledger.write(lambda conn: None)):
+                with pytest.raises(LedgerUnavailable, match=cause.says):
+                    await refused
+            assert (await record_of(ledger, "r1")).state == "running"
+            assert not waiting.done()
+
+            cause.end()
+            assert (await waiting).state == "stop"
+            await until(lambda: ledger.healthy)
+            assert ledger.trouble == ""
+            assert len((await record_of(ledger, "r1")).error) == LARGE
+            assert (await record_of(ledger, "r3")).prompt_tokens == 2
+            await ledger.admit(admission("r5"))
+            assert await count_rows(ledger) == 5
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", [ReadOnly, Locked])
+def test_it_recovers_with_nothing_queued(tmp_path: Path, trouble: Trouble) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            cause = trouble(ledger)
+            cause.begin()
+            with pytest.raises(LedgerUnavailable, match=cause.says):
+                await ledger.admit(admission("r1"))
+            assert not ledger.healthy
+            cause.end()
+            await until(lambda: ledger.healthy)
+            await ledger.admit(admission("r1"))
+            assert await count_rows(ledger) == 1
+
+    asyncio.run(main())
+
+
+def test_prices_set_in_trouble_hold_for_what_is_settled_after_them(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("r1", "r2"):
+                await ledger.admit(admission(name))
+            cause = ReadOnly(ledger)
+            cause.begin()
+            before = asyncio.create_task(ledger.settle(settlement("r1")))
+            await until(lambda: not ledger.healthy)
+            billing = {"input_price_per_million": "5", "output_price_per_million": "5"}
+            ledger.set_prices(BillingConfig.model_validate(billing))
+            after = asyncio.create_task(ledger.settle(settlement("r2")))
+            await asyncio.sleep(0)
+            cause.end()
+            assert ((await before).price_id, (await after).price_id) == (1, 2)
+
+    asyncio.run(main())
+
+
+def test_closing_in_trouble_gives_up_in_time_and_the_next_start_settles(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r1"))
+            cause = Locked(ledger)
+            cause.begin()
+            waiting = asyncio.create_task(ledger.settle(settlement("r1")))
+            await until(lambda: not ledger.healthy)
+            await ledger.close(0.05)
+            with pytest.raises(LedgerUnavailable, match="another program holds a lock"):
+                await waiting
+            cause.end()
+        async with ledger_in(tmp_path) as ledger:
+            assert ledger.interrupted == 1
+            assert (await record_of(ledger, "r1")).state == "interrupted"
+
+    asyncio.run(main())
+
+
+def test_a_bug_in_the_writer_is_told_to_whoever_waits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            monkeypatch.setattr(ledger._writer, "_run_job", lambda job: 1 / 0)
+            with pytest.raises(LedgerUnavailable, match="its writer has stopped"):
+                await ledger.admit(admission("r1"))
+            assert not ledger.healthy
+            with pytest.raises(LedgerUnavailable):
+                await ledger.admit(admission("r2"))
+
+    asyncio.run(main())
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_write_that_the_disk_cuts_off_at_commit_is_undone_and_repeated_once(tmp_path: Path) -> None:
+    """The kernel lets no file of the process grow: writing the log fails in the middle, as on a full disk."""
+    child = subprocess.run(
+        [sys.executable, "-m", "tests.ledger.cut_off", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert child.returncode == 0, child.stderr
+    facts = json.loads(child.stdout)
+    assert "input/output error" in facts["trouble"] or "no space left" in facts["trouble"]
+    assert facts["refused"] == ["LedgerUnavailable"] * 2
+    assert facts["states"] == {"r0": "stop", "r1": "stop", "r2": "running", "after": "running"}
+    assert facts["checkpointed"] == 9
+    assert facts["integrity"] == "ok"

@@ -1,0 +1,192 @@
+"""The daemon's own life: what keeps it from starting, what it says, how it reloads and how it stops."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, wait_until
+
+
+def run_to_its_end(*arguments: str, **environment: str) -> tuple[int, str]:
+    """Exit code and messages of a daemon that is not expected to serve."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("TENANTD_", "XDG_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "tenantd", *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        env={**clean, **environment},
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def log_has(daemon: Daemon, text: str) -> None:
+    wait_until(lambda: text in daemon.log.read_text(), f"{text!r} in the log")
+
+
+# ---- what keeps it from starting ---------------------------------------------------------------------------------
+
+
+def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
+    code, message = run_to_its_end("--config", str(tmp_path / "none.toml"))
+    assert code == 78
+    assert "none.toml: no such file; `tenantctl init`" in message
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ({"engine": {"slotz": 3}}, "engine.slotz: unknown key"),
+        ({"engine": {"slots": 0}}, "engine.slots = 0"),
+        ({"billing": {"timezone": "Mars/Base"}}, "no such timezone"),
+        ({"engine": {"backend": "llama"}}, "model.path"),
+        ({"engine": {"backend": "llama"}, "model": {"path": "/does/not/exist.gguf"}}, "no such file"),
+        ({"server": {"socket": "/tmp/" + "x" * 120}}, "107"),
+        ({"ledger": {"state_dir": "/proc/tenantd"}}, "cannot make the folder"),
+    ],
+)
+def test_a_bad_configuration_ends_with_78_and_the_reason(tmp_path: Path, settings: dict[str, Any], says: str) -> None:
+    daemon = Daemon(tmp_path, **settings)
+    code, message = run_to_its_end("--config", str(daemon.config))
+    assert code == 78
+    assert says in message
+    assert "Traceback" not in message
+
+
+def test_a_file_that_is_no_model_ends_with_78_and_the_reason(tmp_path: Path) -> None:
+    model = tmp_path / "model.gguf"
+    model.write_bytes(b"not a model")
+    environment = {"TENANTD_STATE_DIR": str(tmp_path / "state"), "XDG_CONFIG_HOME": str(tmp_path)}
+    code, message = run_to_its_end("--model", str(model), **environment)
+    assert code == 78
+    assert "not a GGUF file" in message
+
+
+def test_a_second_daemon_refuses_and_the_first_goes_on(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        code, message = run_to_its_end("--config", str(daemon.config))
+        assert code == 1
+        assert f"pid {daemon.process.pid if daemon.process else 0}" in message
+        other_socket = {"TENANTD_SOCKET": str(tmp_path / "other.sock")}
+        code, message = run_to_its_end("--config", str(daemon.config), **other_socket)
+        assert code == 1
+        assert "state folder" in message
+        assert daemon.get("/readyz").status_code == 200
+
+
+# ---- what it says ------------------------------------------------------------------------------------------------
+
+
+def test_it_says_once_what_it_serves(tmp_path: Path) -> None:
+    with Daemon(tmp_path, model={"name": "tiny"}) as daemon:
+        log_has(daemon, "ready: tiny")
+        assert daemon.stop() == 0
+        log = daemon.log.read_text()
+    assert log.count("ready: tiny") == 1
+    assert "4 slots of" in log
+    assert f"listening on {daemon.socket}" in log
+    assert "Traceback" not in log
+
+
+def test_the_socket_and_the_state_folder_are_private(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+        assert stat.S_IMODE((tmp_path / "state").stat().st_mode) == 0o700
+        daemon.stop()
+    assert not daemon.socket.exists()
+
+
+def test_systemd_is_told_that_it_is_ready_and_that_it_stops(tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
+        notify.bind(str(tmp_path / "notify"))
+        notify.settimeout(30)
+        daemon = Daemon(tmp_path)
+        try:
+            daemon.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
+            messages = [notify.recv(4096)]
+            while not messages[-1].startswith(b"READY=1"):
+                messages.append(notify.recv(4096))
+            daemon.stop()
+            assert notify.recv(4096).startswith(b"STOPPING=1")
+        finally:
+            daemon.kill()
+
+
+def test_the_daemon_hides_gpus_from_itself_and_not_from_the_engine(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    try:
+        daemon.start(CUDA_VISIBLE_DEVICES="0,1")
+        environment = Path(f"/proc/{daemon.engine_pid()}/environ").read_bytes().split(b"\0")
+        assert b"CUDA_VISIBLE_DEVICES=0,1" in environment
+    finally:
+        daemon.kill()
+
+
+# ---- reloading ---------------------------------------------------------------------------------------------------
+
+
+def test_sighup_takes_new_prices_and_limits_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        daemon.add_tenant("acme")
+        daemon.configure(limits={"default_max_tokens": 3}, billing={"output_price_per_million": 7}, engine={"slots": 5})
+        daemon.signal(signal.SIGHUP)
+        log_has(daemon, "configuration and tenants reloaded")
+        assert daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 3
+        assert "engine.slots has changed; it takes effect at the next start" in daemon.log.read_text()
+        assert daemon.status()["engine"]["slots"] == 4
+        [request] = daemon.get("/admin/v1/requests").json()["requests"]
+        assert request["output_nanos"] == 3 * 7 * 1000
+        daemon.stop()
+
+
+def test_sighup_with_a_bad_file_keeps_what_was(tmp_path: Path) -> None:
+    with Daemon(tmp_path, limits={"default_max_tokens": 5}) as daemon:
+        daemon.add_tenant("acme")
+        daemon.config.write_text("[limits\n")
+        daemon.signal(signal.SIGHUP)
+        log_has(daemon, "the configuration was not reloaded")
+        assert daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 5
+        assert daemon.stop() == 0
+
+
+# ---- stopping ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_an_idle_daemon_stops_quickly_with_0_and_takes_its_engine_along(tmp_path: Path, number: int) -> None:
+    with Daemon(tmp_path) as daemon:
+        engine = daemon.engine_pid()
+        daemon.signal(number)
+        assert daemon.wait(15) == 0
+        assert not Path(f"/proc/{engine}").exists()
+
+
+def test_an_idle_keep_alive_connection_does_not_hold_up_the_stop(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon, daemon.client() as client:
+        client.get("/healthz")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(4) == 0
+
+
+def test_requests_that_outlast_the_drain_end_with_an_error_and_are_settled(tmp_path: Path) -> None:
+    slow = {"engine": {"fake_step_micros": 20_000}, "server": {"drain_timeout_s": 0.5}}
+    with Daemon(tmp_path, **slow) as daemon:
+        daemon.add_tenant("acme")
+        stream = daemon.stream("acme", max_tokens=2000, ignore_eos=True).begun(3)
+        assert daemon.stop() == 0
+        stream.join()
+    assert stream.error is not None and stream.error["code"] == "cancelled"
+    assert not stream.done
+    [row] = daemon.rows()
+    assert row["state"] == "cancelled"
+    assert row["completion_tokens"] >= stream.tokens
