@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+
 from client import Target, machine, stream, tenantd
 
 PROMPT_TOKENS = 16

@@ -21,8 +21,9 @@ end
 # __tenantctl_in COMMAND…: this command is being typed.
 function __tenantctl_in
     set -l words (__tenantctl_words)
-    test (count $words) -ge (count $argv); or return 1
-    test (count $argv) = 0; or test "$words[1..(count $argv)]" = "$argv"
+    set -l n (count $argv)
+    test $n = 0; and return
+    test (count $words) -ge $n; and test "$words[1..$n]" = "$argv"
 end
 
 # __tenantctl_at N COMMAND…: argument N of this command is next, counted from 0.

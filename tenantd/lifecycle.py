@@ -142,11 +142,14 @@ class Daemon:
         self._notifier.ready(line)
 
     async def _show_progress(self, service: Service) -> None:
+        shown = ""
         while True:
             await asyncio.sleep(PROGRESS_INTERVAL_S)
             status = f"loading {service.config.model_name}: {service.supervisor.progress:.0%}"
-            log.info("%s", status)
-            self._notifier.status(status)
+            if status != shown:
+                log.info("%s", status)
+                self._notifier.status(status)
+                shown = status
 
     # -- reloading
 

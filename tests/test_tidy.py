@@ -25,6 +25,9 @@ LAYERS = [
     "tenantd.tenancy",
     "tenantd.daemon",
     "tenantd.api",
+    "tenantd.systemd",
+    "tenantd.banner",
+    "tenantd.lifecycle",
     "tenantd.main",
     "tenantctl",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 ANSWER_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 5.0
+TENANT_HEADER: Final = "x-tenant"
 _EVENT: Final = b"data: "
 
 
@@ -50,8 +52,8 @@ def _configured_socket(path: Path, quiet: bool) -> Path | None:
         if not quiet:
             message(f"warning: {path} cannot be read ({e}); trying the default socket")
         return None
-    socket = server.get("socket") if isinstance(server, dict) else None
-    return Path(socket) if isinstance(socket, str) and socket else None
+    configured = server.get("socket") if isinstance(server, dict) else None
+    return Path(configured) if isinstance(configured, str) and configured else None
 
 
 def url(*parts: str) -> str:
@@ -62,8 +64,8 @@ def url(*parts: str) -> str:
 class Client:
     """One connection to the daemon; a context manager. Every failure is raised as a TenantdError."""
 
-    def __init__(self, socket: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        self.socket = socket
+    def __init__(self, path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        self.socket = path
         self._timeout_s = timeout_s
         self._http: httpx.Client | None = None
 
@@ -116,7 +118,7 @@ class Client:
 
         headers = _identity()
         if tenant:
-            headers["x-tenant"] = tenant
+            headers[TENANT_HEADER] = tenant
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         with (
             self._explained() as http,
@@ -146,6 +148,15 @@ class Client:
 
     # -- what goes wrong below HTTP
 
+    def _probe(self) -> None:
+        """Connect once for the operating system's own word on why it cannot be done."""
+        try:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(CONNECT_TIMEOUT_S)
+                probe.connect(str(self.socket))
+        except OSError as e:
+            raise _not_connected(self.socket, e) from e
+
     def _went_away(self) -> DaemonNotRunning:
         return DaemonNotRunning(f"the daemon at {self.socket} went away before its answer was complete")
 
@@ -160,23 +171,21 @@ class Client:
             timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
             self._http = httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout, trust_env=False)
         try:
+            self._probe()
             yield self._http
         except httpx.ConnectError as e:
-            raise _not_connected(self.socket, e) from e
+            raise DaemonNotRunning(f"the daemon at {self.socket} went away ({e})") from e
         except httpx.TimeoutException as e:
             raise EngineUnavailable(f"the daemon at {self.socket} did not answer in {self._timeout_s:g} s") from e
         except httpx.TransportError as e:
             raise self._went_away() from e
 
 
-def _not_connected(socket: Path, error: BaseException) -> TenantdError:
-    cause: BaseException | None = error
-    while cause is not None and not isinstance(cause, OSError):
-        cause = cause.__cause__ or cause.__context__
-    if isinstance(cause, PermissionError):
-        return Forbidden(f"this user may not connect to {socket}; ask its owner, or join the group of the socket")
-    reason = "" if isinstance(cause, FileNotFoundError | ConnectionRefusedError) else f" ({cause or error})"
-    return DaemonNotRunning(f"no daemon listens on {socket}{reason}; start one with: tenantctl serve")
+def _not_connected(path: Path, error: OSError) -> TenantdError:
+    if isinstance(error, PermissionError):
+        return Forbidden(f"this user may not connect to {path}; ask its owner, or join the group of the socket")
+    reason = "" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f" ({error})"
+    return DaemonNotRunning(f"no daemon listens on {path}{reason}; start one with: tenantctl serve")
 
 
 def _identity() -> dict[str, str]:

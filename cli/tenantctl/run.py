@@ -9,6 +9,7 @@ import typer
 
 from tenantctl import sampling
 from tenantctl.answer import Answer, Printer
+from tenantctl.client import TENANT_HEADER
 from tenantctl.options import ActingTenant, Json, connect, examples
 from tenantctl.render import message, print_json
 from tenantd.errors import InvalidRequest
@@ -99,6 +100,11 @@ def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None
     except KeyboardInterrupt:
         printer.interrupted()
         raise typer.Exit(130) from None
+    except InvalidRequest as e:
+        printer.end_line()
+        if e.param == TENANT_HEADER:
+            raise InvalidRequest(f"{e.message}; here: --tenant NAME, or TENANTD_API_KEY") from e
+        raise
     except Exception:
         printer.end_line()  # the error's message is not part of the text
         raise

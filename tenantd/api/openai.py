@@ -109,13 +109,14 @@ class OpenAI:
         self, tenant: Tenant, body: GenerationRequest, kind: Kind, answer: type[Answer], prompts: list[list[int]]
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens)
+        stops = tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ())
         generations = [
             Generation(
                 kind=kind,
                 prompt=prompt,
                 max_tokens=body.output_limit_tokens(),
                 sampling=sampling,
-                stops=tuple(body.stop or ()),
+                stops=stops,
             )
             for prompt in prompts
             for _ in range(body.choices)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, Literal
@@ -109,7 +110,10 @@ class Service:
     # ---- the life of the service --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Read the tenants and begin to load the model; `supervisor.wait_ready()` says how that went."""
+        """Read the tenants and begin to load the model; `supervisor.wait_ready()` says how that went.
+
+        Raises LedgerUnavailable.
+        """
         await self.directory.reload(self.ledger)
         self.supervisor.start()
         self._ticking = asyncio.create_task(self._tick())
@@ -138,7 +142,10 @@ class Service:
         await self._books.close(SETTLE_GRACE_S)
 
     async def tenants_changed(self) -> None:
-        """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone."""
+        """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone.
+
+        Raises LedgerUnavailable, and then nothing has changed.
+        """
         await self.directory.reload(self.ledger)
         for share in self._shares():
             self.supervisor.send(share)
@@ -225,7 +232,7 @@ class Service:
             tenant=tenant.name,
             prompt=generation.prompt,
             max_tokens=max_tokens,
-            sampling=generation.sampling,
+            sampling=_with_seed(generation.sampling),
             text=TextStream(self.vocabulary, generation.stops),
             created_micros=created_micros,
             clock_s=self._clock_s,
@@ -298,3 +305,8 @@ class Service:
 
 def _shutting_down() -> RequestCancelled:
     return RequestCancelled("the daemon is shutting down")
+
+
+def _with_seed(sampling: Sampling) -> Sampling:
+    """A seed is drawn here, so that after a crash of the engine the request goes on with the same one."""
+    return sampling if sampling.seed is not None else msgspec.structs.replace(sampling, seed=secrets.randbits(32))

@@ -32,6 +32,8 @@ STOP_TIMEOUT_S: Final = 5.0
 
 
 class EngineState(StrEnum):
+    """Where the engine is, as `status` and `/readyz` show it."""
+
     LOADING = "loading"  # for the first time
     READY = "ready"
     RESTARTING = "restarting"  # live requests wait and go on

@@ -51,15 +51,17 @@ _TOTALS: Final = """SELECT tenant, count(*) AS requests,
     CAST(round(avg(duration_micros)) AS INTEGER) AS average_duration_micros
     FROM requests WHERE {where} GROUP BY tenant ORDER BY tenant"""
 
-# Sorting in SQLite leaves the interpreter to others meanwhile: a million rows take it about a second.
-_PERCENTILES: Final = """WITH ranked AS (
-    SELECT tenant, {column} AS value,
-        row_number() OVER (PARTITION BY tenant ORDER BY {column}) AS place,
-        count(*) OVER (PARTITION BY tenant) AS places
-    FROM requests WHERE {where} AND {column} IS NOT NULL)
-    SELECT tenant, min(value) FILTER (WHERE place * 100 >= places * 50),
-        min(value) FILTER (WHERE place * 100 >= places * 99)
-    FROM ranked GROUP BY tenant"""
+# Sorting in SQLite is slower than in Python, but leaves the interpreter to the requests that run meanwhile, and needs
+# no memory for the rows: a million take it some seconds.
+_PERCENTILES: Final = """WITH
+    places AS MATERIALIZED (
+        SELECT tenant, (count({column}) * 50 + 99) / 100 AS p50, (count({column}) * 99 + 99) / 100 AS p99
+        FROM requests WHERE {where} GROUP BY tenant),
+    ranked AS (
+        SELECT tenant, {column} AS value, row_number() OVER (PARTITION BY tenant ORDER BY {column}) AS place
+        FROM requests WHERE {where} AND {column} IS NOT NULL)
+    SELECT tenant, max(value) FILTER (WHERE place = p50), max(value) FILTER (WHERE place = p99)
+    FROM ranked JOIN places USING (tenant) WHERE place IN (p50, p99) GROUP BY tenant"""
 
 
 def usage_report(

@@ -84,7 +84,9 @@ class Writer:
         """Queue a job. Raises LedgerUnavailable: closed; or, unless it is to be kept, in trouble or overrun."""
         with self._changed:
             if self._close_by_s is not None:
-                raise LedgerUnavailable("the ledger is closed")
+                raise LedgerUnavailable(
+                    f"the ledger is closed: {self.trouble}" if self.trouble else "the ledger is closed"
+                )
             if not keep:
                 if self.trouble:
                     raise LedgerUnavailable(f"the ledger cannot be written: {self.trouble}")
@@ -123,9 +125,10 @@ class Writer:
                     retry_s = min(2 * retry_s, SLOWEST_RETRY_S)
                 else:
                     break
-        finally:
-            self._give_up_rest()
-            self._close_file()
+        except Exception:
+            log.exception("the ledger's writer failed")
+        self._give_up_rest()
+        self._close_file()
 
     def _wait_for_work(self) -> bool:
         """False when told to close and all is written. In trouble there is always work: to see if it has passed."""
@@ -162,7 +165,7 @@ class Writer:
             self._undo()
             self._put_back(jobs, checkpoints, explain(e, self._path))
             return False
-        except BaseException:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
+        except Exception:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
             with self._changed:
                 self._jobs.extendleft(reversed(jobs))
             raise
@@ -245,6 +248,7 @@ class Writer:
         _refuse(jobs, f"the ledger cannot be written: {trouble}")
 
     def _close_file(self) -> None:
+        self._undo()
         try:
             self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as e:  # nothing is lost: the next open reads the log

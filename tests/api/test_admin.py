@@ -8,7 +8,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_until
 
 TENANT = {
     "weight": 1.0,
@@ -231,3 +231,20 @@ def test_metrics_are_there(daemon: Daemon) -> None:
     answer = daemon.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain")
     assert "tenantd_ready 1.0" in answer.text
+
+
+def test_a_client_that_left_is_billed_for_what_came(daemon: Daemon) -> None:
+    daemon.add_tenant("left")
+    body = {"prompt": "Hi", "stream": True, "max_tokens": 100_000, "ignore_eos": True}
+    headers = {"x-tenant": "left"}
+    with daemon.client() as client, client.stream("POST", "/v1/completions", json=body, headers=headers) as answer:
+        next(answer.iter_raw())
+
+    def ended() -> dict[str, Any] | None:
+        [row] = daemon.get("/admin/v1/requests", params={"tenant": "left"}).json()["requests"]
+        return None if row["state"] == "running" else dict(row)
+
+    row = wait_until(ended, "the request to end")
+    assert row["state"] == "disconnected"
+    assert 0 < row["completion_tokens"] < 100_000
+    assert row["cost_nanos"] > 0

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tenantctl.main import app
 from typer.testing import CliRunner, Result
 
+from tenantctl.main import app
 from tests.cli.fake_daemon import FakeDaemon
 
 Cli = Callable[..., Result]

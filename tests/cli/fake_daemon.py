@@ -204,8 +204,7 @@ class FakeDaemon:
             del self.tenants[tenant["name"]]
             return JSONResponse({"removed": tenant["name"]})
         if method == "PATCH":
-            tenant["limits"] |= body.pop("limits", {})
-            tenant.update(body)
+            tenant.update({**body, "limits": tenant["limits"] | body.get("limits", {})})
         if action:
             tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
         return JSONResponse({"tenant": tenant})
@@ -268,6 +267,10 @@ class Generation:
         self._daemon.seen.append(("POST", scope["path"], dict(request.headers), body))
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         word = prompt.split()[-1] if prompt.split() else ""
+        if word == "anonymous":
+            which = errors.InvalidRequest("say for which tenant", param="x-tenant")
+            await JSONResponse(which.body(), 400)(scope, receive, send)
+            return
         if word == "full":
             error = errors.QueueFull("the queue of acme is full", retry_after_s=7)
             await JSONResponse(error.body(), 429, {"retry-after": "7"})(scope, receive, send)

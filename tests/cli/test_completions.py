@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from tenantctl.completions import FILES, Command, Option, Value, _check_options_are_alike, command_tree, script
 
+from tenantctl.completions import FILES, Command, Option, Value, _check_options_are_alike, command_tree, script
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from tenantctl.failures import error_classes, error_from
 
+from tenantctl.failures import error_classes, error_from
 from tenantd import errors
 from tenantd.errors import TenantdError
 

@@ -4,8 +4,8 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from tenantctl.config_file import config_text
 
+from tenantctl.config_file import config_text
 from tenantd.config import Config, load_config
 from tests.cli.conftest import Cli
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from contextlib import redirect_stdout
 
 import pytest
+
 from tenantctl.render import aligned, harmless, print_fields, print_json, print_table
 
 

@@ -128,6 +128,12 @@ def test_a_refusal_has_its_exit_code_and_when_to_come_back(cli: Cli, daemon: Fak
     assert result.stderr == "tenantctl: the queue of acme is full (try again in 7 s)\n"
 
 
+def test_a_question_for_the_tenant_names_the_option(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "be anonymous")
+    assert result.exit_code == 2
+    assert "--tenant NAME" in result.stderr
+
+
 def test_an_error_in_mid_stream_comes_after_the_text(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("run", "be broken")
     assert result.exit_code == 75

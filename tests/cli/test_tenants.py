@@ -39,10 +39,8 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("tenant", "set", "acme", "--max-queued", "none", "--uid", "none")
     assert result.exit_code == 0
     assert daemon.seen[0][3] == {"uids": [], "limits": {"max_queued": None}}
-    fields = dict(line.split(None, 2)[::2] for line in result.stdout.splitlines() if line.startswith("max "))
     assert "max queued              -" in result.stdout
     assert "max concurrent          4" in result.stdout
-    assert fields
 
 
 @pytest.mark.parametrize(

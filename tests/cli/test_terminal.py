@@ -21,12 +21,11 @@ class Screen:
     """A terminal with a program on it; its standard error goes to a pipe."""
 
     def __init__(self, arguments: tuple[str, ...]) -> None:
-        self._master, slave = os.openpty()
-        name = os.ttyname(slave)
+        self._master, self._slave = os.openpty()  # kept open here, or there would be an end before the beginning
+        name = os.ttyname(self._slave)
         # a session leader that opens a terminal gets it as its own: Ctrl-C then means SIGINT
         script = f"exec {shlex.join(command(*arguments))} <{name} >{name}"
         self.program = subprocess.Popen(["/bin/sh", "-c", script], stderr=subprocess.PIPE, start_new_session=True)
-        os.close(slave)
         self.text = ""
 
     def type(self, keys: bytes) -> None:
@@ -51,17 +50,22 @@ class Screen:
     def end(self) -> tuple[int, str]:
         """Its exit status and what it said on standard error."""
         assert self.program.stderr is not None
+        said = self.program.stderr.read().decode()
+        code = self.program.wait(30)
+        os.close(self._slave)
+        self._slave = -1
         while self._read():
             pass
-        said = self.program.stderr.read().decode()
-        return self.program.wait(30), said
+        return code, said
 
     def close(self) -> None:
         self.program.kill()
         self.program.wait()
         assert self.program.stderr is not None
         self.program.stderr.close()
-        os.close(self._master)
+        for fd in (self._master, self._slave):
+            if fd >= 0:
+                os.close(fd)
 
 
 @pytest.fixture

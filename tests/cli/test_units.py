@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import pytest
+
 from tenantctl.units import decimals, duration, milliseconds, money, size
 
 

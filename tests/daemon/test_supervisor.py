@@ -122,7 +122,7 @@ REASONS = {
     "garbage": "it sent what is not a message",
     "huge": "over 67108864",
     "half_frame": "exited with status 3",
-    "hang": "no sign of life for 1 s",
+    "hang": "no sign of life for 3 s",
     "0": "exited with status 0",
 }
 
@@ -131,7 +131,7 @@ REASONS = {
 @pytest.mark.parametrize("how", REASONS)
 def test_a_request_goes_on_where_a_crash_left_it(tmp_path: Path, loop: str, how: str) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, {"after_tokens": 4, "then": how}, {}, hang_timeout_s=1) as s:
+        async with Scene(tmp_path, {"after_tokens": 4, "then": how}, {}, hang_timeout_s=3) as s:
             await until(lambda: s.client.is_finished)
             assert s.client.tokens == s.expected(), "no token repeated or missing at the seam"
             assert len(s.client.crashes) == 1 and REASONS[how] in s.client.crashes[0]
@@ -178,21 +178,21 @@ def test_a_crash_while_loading_is_tried_again(tmp_path: Path) -> None:
 
 def test_silence_while_loading_is_a_hang(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, {"start": "hang"}, {}, hang_timeout_s=2) as s:
+        async with Scene(tmp_path, {"start": "hang"}, {}, hang_timeout_s=3) as s:
             await s.supervisor.wait_ready()
-            assert s.client.crashes == ["no sign of life for 2 s"]
+            assert s.client.crashes == ["no sign of life for 3 s"]
 
     run(scene())
 
 
 def test_silence_with_nothing_to_do_is_no_hang(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, prompt=[], hang_timeout_s=1) as s:
+        async with Scene(tmp_path, prompt=[], hang_timeout_s=2) as s:
             await s.supervisor.wait_ready()
             began_s = s.clock_s()
             s.looks = 0
             await until(lambda: s.looks > 10)  # the watch looks at the clock before and after each pause
-            assert s.clock_s() - began_s > 1
+            assert s.clock_s() - began_s > 2
             assert s.supervisor.is_ready and lives(tmp_path) == 1
 
     run(scene())
@@ -200,11 +200,12 @@ def test_silence_with_nothing_to_do_is_no_hang(tmp_path: Path) -> None:
 
 def test_an_engine_that_takes_steps_is_not_hung_however_long_it_takes(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, hang_timeout_s=0.5) as s:
-            s.client.max_tokens = 4000
+        async with Scene(tmp_path, hang_timeout_s=2) as s:
+            s.client.max_tokens = 1_000_000
+            await until(lambda: s.client.tokens)
             began_s = time.monotonic()
-            await until(lambda: s.client.is_finished)
-            assert time.monotonic() - began_s > 1 and s.client.crashes == []
+            await until(lambda: time.monotonic() - began_s > 3)
+            assert s.client.crashes == []
 
     run(scene())
 

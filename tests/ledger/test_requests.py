@@ -11,6 +11,7 @@ import pytest
 
 from tenantd.domain import FinishReason, Usage
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound
+from tenantd.ledger import writer
 from tenantd.ledger.prices import AmountTooLarge
 from tests.ledger.books import admission, count_rows, ledger_in, open_ledger, record_of, settlement, until, writer_held
 
@@ -189,6 +190,26 @@ def test_what_waits_is_committed_once_for_all(tmp_path: Path) -> None:
             ledger._writer._conn.set_trace_callback(None)
             assert await count_rows(ledger) == 100
             assert len(commits) == 2  # the one that held the writer, and the hundred
+
+    asyncio.run(main())
+
+
+def test_a_writer_that_is_far_behind_refuses_new_requests_but_no_settlement(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r0"))
+            monkeypatch.setattr(writer, "MAX_WAITING", 2)
+            async with writer_held(ledger):
+                waiting = [asyncio.create_task(ledger.admit(admission(f"r{n}"))) for n in (1, 2)]
+                await asyncio.sleep(0)
+                with pytest.raises(LedgerUnavailable, match="2 writes are waiting"):
+                    await ledger.admit(admission("r3"))
+                settling = asyncio.create_task(ledger.settle(settlement("r0")))
+                await asyncio.sleep(0)
+            await asyncio.gather(*waiting)
+            assert (await settling).state == "stop"
 
     asyncio.run(main())
 

@@ -141,8 +141,7 @@ class Daemon:
 
     def _engine_children(self) -> list[psutil.Process]:
         assert self.process is not None
-        children = psutil.Process(self.process.pid).children()
-        return [child for child in children if "tenantd.engine" in child.cmdline()]
+        return [child for child in psutil.Process(self.process.pid).children() if _is_engine(child)]
 
     def rows(self) -> list[dict[str, Any]]:
         """Every request in the ledger, read from its file."""
@@ -173,6 +172,14 @@ class Daemon:
             self.process.kill()
             self.process.wait()
             psutil.wait_procs(engines, timeout=10)
+
+
+def _is_engine(process: psutil.Process) -> bool:
+    """False for one that has ended meanwhile."""
+    try:
+        return "tenantd.engine" in process.cmdline()
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
 
 
 class Stream:

@@ -1,0 +1,205 @@
+"""Reports and invoices: what they add up to."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenantd.domain import FinishReason, Usage
+from tenantd.ledger.invoices import Invoice, Month, invoice
+from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up
+from tenantd.ledger.records import PriceList
+from tenantd.ledger.reports import recent_requests, usage_report
+from tenantd.ledger.store import checkpoint_request, insert_request, settle_request
+from tests.ledger.books import BILLING, admission, memory_ledger, settlement
+
+MONTH = Month(name="2026-11", timezone="UTC", since_micros=1_000, until_micros=2_000, is_over=True)
+ENDS = list(FinishReason)
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    with closing(memory_ledger()) as conn:
+        add_prices(conn, BILLING, 0)
+        yield conn
+
+
+def add(conn: sqlite3.Connection, request_id: str, tenant: str = "acme", created_micros: int = 1_500) -> None:
+    insert_request(conn, admission(request_id, tenant=tenant, created_micros=created_micros))
+
+
+def test_a_report_counts_ends_tokens_and_costs_by_tenant(conn: sqlite3.Connection) -> None:
+    for state in FinishReason:
+        add(conn, state.value)
+        settle_request(conn, settlement(state.value, state=state))
+    add(conn, "now")
+    checkpoint_request(conn, "now", Usage(prompt_tokens=1, completion_tokens=2, engine_micros=3))
+    add(conn, "other", tenant="globex")
+    for name, created_micros in (("before", 999), ("after", 2_000)):
+        add(conn, name, created_micros=created_micros)
+
+    acme, globex = usage_report(conn, 1_000, 2_000)
+    assert (acme.requests, acme.running, acme.completed, acme.failed, acme.interrupted) == (7, 1, 2, 1, 1)
+    assert (acme.cancelled, acme.disconnected, acme.error_rate) == (1, 1, 2 / 6)
+    assert (acme.prompt_tokens, acme.completion_tokens, acme.engine_micros) == (6 * 12 + 1, 6 * 30 + 2, 240_003)
+    assert acme.cost_nanos == 6 * 29_867
+    assert (globex.tenant, globex.requests, globex.running, globex.error_rate) == ("globex", 1, 1, 0.0)
+    assert (globex.p99_duration_micros, globex.average_duration_micros, globex.cost_nanos) == (None, None, 0)
+    assert [row.tenant for row in usage_report(conn, 1_000, 2_000, "globex")] == ["globex"]
+    assert usage_report(conn, 1_000, 2_000, "unknown") == []
+
+
+@given(durations=st.lists(st.integers(0, 10_000), min_size=1, max_size=120))
+@settings(max_examples=40, deadline=None)
+def test_percentiles_are_the_nearest_rank(durations: list[int]) -> None:
+    with closing(memory_ledger()) as conn:
+        add_prices(conn, BILLING, 0)
+        for n, duration_micros in enumerate(durations):
+            add(conn, f"r{n}")
+            first = None if n % 2 else duration_micros // 2
+            settle_request(conn, settlement(f"r{n}", duration_micros=duration_micros, first_token_micros=first))
+        (row,) = usage_report(conn, 1_000, 2_000)
+
+    def nearest_rank(values: list[int], percent: int) -> int:
+        return sorted(values)[max(math.ceil(len(values) * percent / 100) - 1, 0)]
+
+    assert (row.p50_duration_micros, row.p99_duration_micros) == tuple(nearest_rank(durations, p) for p in (50, 99))
+    firsts = [duration_micros // 2 for duration_micros in durations[::2]]
+    assert (row.p50_first_token_micros, row.p99_first_token_micros) == tuple(nearest_rank(firsts, p) for p in (50, 99))
+    assert row.average_duration_micros == pytest.approx(sum(durations) / len(durations), abs=0.51)
+
+
+def test_recent_requests_come_newest_first(conn: sqlite3.Connection) -> None:
+    for n, created_micros in enumerate([1_100, 1_300, 1_200, 1_300]):
+        add(conn, f"r{n}", tenant="acme" if n else "globex", created_micros=created_micros)
+    assert [row.id for row in recent_requests(conn, None, 3)] == ["r3", "r1", "r2"]
+    assert [row.id for row in recent_requests(conn, "globex", 3)] == ["r0"]
+
+
+def test_an_invoice_has_lines_for_input_output_and_engine_time(conn: sqlite3.Connection) -> None:
+    add(conn, "r1")
+    settle_request(conn, settlement("r1"))
+    (part,) = invoice(conn, MONTH).tenants
+    assert [(line.description, line.quantity, line.unit, line.amount_nanos) for line in part.lines] == [
+        ("input tokens", 12, "tokens", 1_200),
+        ("output tokens", 30, "tokens", 12_000),
+        ("engine time", 40_000, "µs", 16_667),
+    ]
+    assert (part.requests, part.prompt_tokens, part.completion_tokens, part.engine_micros) == (1, 12, 30, 40_000)
+    assert part.total_nanos == 29_867
+
+
+def test_engine_time_without_a_price_has_no_line(conn: sqlite3.Connection) -> None:
+    add_prices(conn, BILLING.model_copy(update={"engine_hour_price": Decimal(0)}), 1)
+    add(conn, "r1")
+    settle_request(conn, settlement("r1"))
+    (part,) = invoice(conn, MONTH).tenants
+    assert [line.description for line in part.lines] == ["input tokens", "output tokens"]
+
+
+def test_a_price_that_changed_within_the_month_is_said_in_the_lines(conn: sqlite3.Connection) -> None:
+    for n, price in enumerate(["0.10", "2.125"]):
+        add_prices(conn, BILLING.model_copy(update={"input_price_per_million": Decimal(price)}), n)
+        add(conn, f"r{n}")
+        settle_request(conn, settlement(f"r{n}", Usage(prompt_tokens=1_000_000)))
+    add(conn, "other", tenant="globex")
+    settle_request(conn, settlement("other", Usage(prompt_tokens=1_000_000)))
+    acme, globex = invoice(conn, MONTH).tenants
+    assert [(line.description, line.amount_nanos) for line in acme.lines if "input" in line.description] == [
+        ("input tokens at 0.10 USD per million", 100_000_000),
+        ("input tokens at 2.125 USD per million", 2_125_000_000),
+    ]
+    assert acme.lines[2].description == "engine time at 1.50 USD per hour"
+    assert (acme.requests, acme.prompt_tokens, acme.total_nanos) == (2, 2_000_000, 2_225_000_000)
+    assert globex.lines[0].description == "input tokens"
+
+
+def test_an_invoice_is_open_until_its_month_is_over_and_its_requests_are_settled(conn: sqlite3.Connection) -> None:
+    def taken(**changes: bool) -> Invoice:
+        return invoice(conn, Month(**{**{f: getattr(MONTH, f) for f in MONTH.__struct_fields__}, **changes}))
+
+    assert not taken().open
+    assert taken(is_over=False).open
+    add(conn, "r1")
+    assert taken().open and taken().tenants == []
+    settle_request(conn, settlement("r1"))
+    assert not taken().open
+
+
+def test_sums_over_64_bits_are_refused_in_words(conn: sqlite3.Connection) -> None:
+    for n in range(2):
+        add(conn, f"r{n}")
+        settle_request(conn, settlement(f"r{n}", Usage(completion_tokens=2**54)))
+    with pytest.raises(AmountTooLarge, match="more than 64 bits"):
+        usage_report(conn, 1_000, 2_000)
+    with pytest.raises(AmountTooLarge):
+        invoice(conn, MONTH)
+
+
+tokens = st.integers(0, 10**9)
+rows = st.lists(
+    st.tuples(
+        st.sampled_from(["acme", "globex", "initech"]),
+        st.builds(Usage, prompt_tokens=tokens, completion_tokens=tokens, engine_micros=tokens),
+        st.integers(900, 2_100),  # created
+        st.sampled_from([*ENDS, None]),
+        st.sampled_from(["0", "0.10", "0.123456789"]),  # price from here on
+    ),
+    max_size=30,
+)
+
+
+@given(rows=rows)
+@settings(max_examples=60, deadline=None)
+def test_an_invoice_is_the_sum_of_its_rows(rows: list[tuple[str, Usage, int, FinishReason | None, str]]) -> None:
+    with closing(memory_ledger()) as conn:
+        for n, (tenant, usage, created_micros, state, price) in enumerate(rows):
+            add_prices(conn, BILLING.model_copy(update={"output_price_per_million": Decimal(price)}), n)
+            add(conn, f"r{n}", tenant, created_micros)
+            if state is not None:
+                settle_request(conn, settlement(f"r{n}", usage, state=state))
+        add_prices(conn, BILLING, 99)
+        bill = invoice(conn, MONTH)
+        records = [r for r in recent_requests(conn, None, 100) if 1_000 <= r.created_micros < 2_000]
+        usage_rows = usage_report(conn, 1_000, 2_000)
+        singles = {part.tenant: invoice(conn, MONTH, part.tenant).tenants for part in bill.tenants}
+    assert bill.total_nanos == sum(record.cost_nanos for record in records)
+    assert bill.total_nanos == sum(row.cost_nanos for row in usage_rows)
+    assert {part.tenant for part in bill.tenants} == {r.tenant for r in records if r.state != "running"}
+    for part in bill.tenants:
+        own = [r for r in records if r.tenant == part.tenant and r.state != "running"]
+        assert part.total_nanos == sum(r.cost_nanos for r in own) == sum(line.amount_nanos for line in part.lines)
+        assert part.requests == len(own)
+        assert part.prompt_tokens == sum(r.prompt_tokens for r in own)
+        output = sum(line.quantity for line in part.lines if line.description.startswith("output tokens"))
+        assert output == part.completion_tokens == sum(r.completion_tokens for r in own)
+        assert singles[part.tenant] == [part]
+
+
+@given(numerator=st.integers(0, 10**30), denominator=st.integers(1, 10**12))
+def test_amounts_are_rounded_half_up(numerator: int, denominator: int) -> None:
+    doubled_error = 2 * (divide_half_up(numerator, denominator) * denominator - numerator)
+    assert -denominator < doubled_error <= denominator
+
+
+@given(usage=st.builds(Usage, prompt_tokens=tokens, completion_tokens=tokens, engine_micros=tokens))
+def test_a_cost_is_within_half_a_nano_of_the_exact_one(usage: Usage) -> None:
+    prices = PriceList(
+        id=1,
+        currency="USD",
+        input_nanos_per_million=123_456_789,
+        output_nanos_per_million=1,
+        engine_hour_nanos=987_654_321,
+        effective_micros=0,
+    )
+    cost = cost_of(usage, prices)
+    assert abs(cost.input_nanos - Decimal(usage.prompt_tokens * 123_456_789) / 10**6) <= Decimal("0.5")
+    assert abs(cost.output_nanos - Decimal(usage.completion_tokens) / 10**6) <= Decimal("0.5")
+    assert abs(cost.engine_nanos - Decimal(usage.engine_micros * 987_654_321) / 3_600_000_000) <= Decimal("0.5")

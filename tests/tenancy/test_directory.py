@@ -1,0 +1,105 @@
+"""The directory: what the request path is told."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenantd.domain import Tenant, TenantState
+from tenantd.errors import LedgerUnavailable
+from tenantd.tenancy import keys, store
+from tenantd.tenancy.directory import Directory
+from tests.ledger.books import ledger_in
+
+
+def two_tenants(conn: sqlite3.Connection) -> tuple[str, str]:
+    """A key of each."""
+    store.add_tenant(conn, Tenant(name="acme", uids=(1000, 1001)))
+    store.add_tenant(conn, Tenant(name="globex", uids=(1001,)))
+    return keys.create_key(conn, "acme", "")[1], keys.create_key(conn, "globex", "")[1]
+
+
+def test_keys_and_users_lead_to_their_tenants(tmp_path: Path) -> None:
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            acme, globex = await ledger.write(two_tenants)
+            assert directory.by_key(acme) is None and directory.tenants == {}
+            await directory.reload(ledger)
+        found = directory.key_for(acme)
+        assert found is not None and found[0] is directory.tenants["acme"] and found[1].startswith("key_")
+        assert directory.by_key(globex) is directory.tenants["globex"]
+        assert [tenant.name for tenant in directory.by_uid(1001)] == ["acme", "globex"]
+        assert [tenant.name for tenant in directory.by_uid(1000)] == ["acme"]
+        assert directory.by_uid(0) == []
+        for stranger in (keys.new_secret(), acme[:-1], acme + "0", acme.lower(), "", "\ud800", "td_" + "é" * 39):
+            assert directory.by_key(stranger) is None
+
+    asyncio.run(main())
+
+
+def test_changes_hold_after_the_next_reload(tmp_path: Path) -> None:
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            acme, globex = await ledger.write(two_tenants)
+            await directory.reload(ledger)
+            await ledger.write(lambda conn: store.remove_tenant(conn, "acme"))
+            await ledger.write(lambda conn: store.set_state(conn, "globex", TenantState.SUSPENDED))
+            await directory.reload(ledger)
+            assert directory.by_key(acme) is None and "acme" not in directory.tenants
+            suspended = directory.by_key(globex)
+            assert suspended is not None and suspended.state is TenantState.SUSPENDED
+            assert directory.by_uid(1000) == []
+
+            found = directory.key_for(globex)
+            assert found is not None
+            await ledger.write(lambda conn: keys.revoke_key(conn, found[1]))
+            await directory.reload(ledger)
+            assert directory.by_key(globex) is None and "globex" in directory.tenants
+
+    asyncio.run(main())
+
+
+def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
+    class Slow:
+        """A ledger whose first reading comes back last."""
+
+        def __init__(self) -> None:
+            self.readings = [([Tenant(name="old")], {}), ([Tenant(name="new")], {})]
+            self.second_done = asyncio.Event()
+
+        async def read(self, work: Any) -> Any:
+            reading = self.readings.pop(0)
+            if self.readings:
+                await self.second_done.wait()
+            return reading
+
+    async def main() -> None:
+        directory, ledger = Directory(), Slow()
+        first = asyncio.create_task(directory.reload(ledger))  # type: ignore[arg-type]
+        await asyncio.sleep(0)
+        await directory.reload(ledger)  # type: ignore[arg-type]
+        ledger.second_done.set()
+        await first
+        assert list(directory.tenants) == ["new"]
+
+    asyncio.run(main())
+
+
+def test_a_ledger_that_cannot_be_read_leaves_the_old_picture(tmp_path: Path) -> None:
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            acme, _ = await ledger.write(two_tenants)
+            await directory.reload(ledger)
+            ledger.path = tmp_path / "gone.db"
+            with pytest.raises(LedgerUnavailable):
+                await directory.reload(ledger)
+            assert directory.by_key(acme) is directory.tenants["acme"]
+
+    asyncio.run(main())

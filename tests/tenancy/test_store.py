@@ -1,0 +1,123 @@
+"""Tenants in the table: added, changed, suspended, removed."""
+
+from __future__ import annotations
+
+import math
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from typing import Any
+
+import pytest
+
+from tenantd.domain import Limits, Priority, Tenant, TenantState
+from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.ledger.reports import recent_requests
+from tenantd.ledger.store import insert_request
+from tenantd.tenancy import keys, store
+from tests.ledger.books import admission, memory_ledger
+
+ACME = Tenant(
+    name="acme",
+    weight=2.5,
+    priority=Priority.HIGH,
+    uids=(0, 1000, store.MAX_UID),
+    limits=Limits(max_concurrent=4, max_queued=0),
+    created_micros=7,
+)
+
+
+@pytest.fixture
+def conn() -> Iterator[sqlite3.Connection]:
+    with closing(memory_ledger()) as conn:
+        yield conn
+
+
+def test_a_tenant_is_read_back_as_it_was_added(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    store.add_tenant(conn, Tenant(name="0-globex_", uids=(5, 5)))
+    assert store.get_tenant(conn, "acme") == ACME
+    assert [(tenant.name, tenant.uids) for tenant in store.list_tenants(conn)] == [
+        ("0-globex_", (5,)),
+        ("acme", ACME.uids),
+    ]
+
+
+def test_a_name_is_had_once(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    with pytest.raises(Conflict, match="already"):
+        store.add_tenant(conn, ACME)
+
+
+@pytest.mark.parametrize(
+    ("param", "changes"),
+    [
+        *[("name", {"name": name}) for name in ("", "Acme", "-acme", "a" * 64, "acme\n", "a/b", "a b", "\ud800")],
+        *[("weight", {"weight": w}) for w in (0, -1, math.nan, math.inf, -math.inf, 1_000_001, True, "2")],
+        ("priority", {"priority": "urgent"}),
+        *[("uids", {"uids": uids}) for uids in ((-1,), (2**32 - 1,), (1.0,), (True,), tuple(range(1001)))],
+        *[("limits", {"limits": Limits(max_queued=n)}) for n in (-1, 2**31 + 1, 1.5, True)],  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_out_of_bounds_is_refused_by_its_name(
+    conn: sqlite3.Connection, param: str, changes: dict[str, Any]
+) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        store.add_tenant(conn, Tenant(**{"name": "acme", **changes}))
+    assert refused.value.param == param
+    assert store.list_tenants(conn) == []
+    if param != "name":
+        store.add_tenant(conn, ACME)
+        with pytest.raises(InvalidRequest):
+            store.update_tenant(conn, "acme", **changes)
+        assert store.get_tenant(conn, "acme") == ACME
+
+
+def test_only_what_is_named_changes(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    changed = store.update_tenant(conn, "acme", weight=3, limits=Limits(max_context_tokens=2**31))
+    assert changed == store.get_tenant(conn, "acme")
+    assert (changed.weight, changed.limits, changed.uids) == (3.0, Limits(max_context_tokens=2**31), ACME.uids)
+    assert store.update_tenant(conn, "acme", uids=(), priority=Priority.LOW).priority is Priority.LOW
+    for key in ("state", "created_micros", "colour"):
+        with pytest.raises(InvalidRequest, match="cannot be changed"):
+            store.update_tenant(conn, "acme", **{key: "x"})
+
+
+def test_suspending_changes_the_state_only(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    suspended = store.set_state(conn, "acme", TenantState.SUSPENDED)
+    assert suspended.state is TenantState.SUSPENDED
+    assert store.get_tenant(conn, "acme") == suspended
+    assert store.set_state(conn, "acme", TenantState.ACTIVE) == ACME
+
+
+def test_a_removed_tenant_is_gone_but_its_requests_and_its_name_stay(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    store.add_tenant(conn, Tenant(name="globex"))
+    kept, _ = keys.create_key(conn, "globex", "")
+    revoked, _ = keys.create_key(conn, "acme", "")
+    insert_request(conn, admission("r1"))
+    store.remove_tenant(conn, "acme", now_micros=99)
+    assert [tenant.name for tenant in store.list_tenants(conn)] == ["globex"]
+    assert [row.tenant for row in recent_requests(conn, "acme", 10)] == ["acme"]
+    assert [key.revoked_micros for key in keys.list_keys(conn, "acme")] == [99]
+    assert [key_id for _, key_id in keys.live_keys(conn).values()] == [kept.id]
+    assert revoked.id != kept.id
+    with pytest.raises(Conflict, match="its bills keep the name; choose another"):
+        store.add_tenant(conn, ACME)
+
+
+def test_a_tenant_that_is_not_there_cannot_be_used(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    store.remove_tenant(conn, "acme")
+    for name in ("acme", "nobody", "\ud800", ""):
+        for use in (
+            lambda name=name: store.get_tenant(conn, name),
+            lambda name=name: store.update_tenant(conn, name, weight=2),
+            lambda name=name: store.set_state(conn, name, TenantState.ACTIVE),
+            lambda name=name: store.remove_tenant(conn, name),
+            lambda name=name: keys.create_key(conn, name, ""),
+        ):
+            with pytest.raises(NotFound):
+                use()
