@@ -21,12 +21,23 @@ DONE: Final = b"data: [DONE]\n\n"
 _HOLE: Final = "\x00"
 """Where a frame's text goes. JSON escapes it, so nothing else in a frame looks like it."""
 
+_LINE_ENDS: Final = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x2028, 0x2029, 0x85)]
+
 encode_json = msgspec.json.Encoder().encode
+
+
+def encode_line(content: Any) -> bytes:
+    """JSON without any character that some clients take for the end of a line: U+2028, U+2029 and U+0085 too."""
+    line = encode_json(content)
+    if b"\xe2\x80" in line or b"\xc2\x85" in line:
+        for character, escape in _LINE_ENDS:
+            line = line.replace(character, escape)
+    return line
 
 
 def event(content: Any) -> bytes:
     """One server-sent event."""
-    return b"data: " + encode_json(content) + b"\n\n"
+    return b"data: " + encode_line(content) + b"\n\n"
 
 
 def usage_json(usages: Iterable[Usage]) -> dict[str, int]:

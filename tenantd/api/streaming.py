@@ -12,7 +12,7 @@ from typing import Final
 
 from starlette.types import Message, Scope, Send
 
-from tenantd.api.answers import DONE, Answer, encode_json
+from tenantd.api.answers import DONE, Answer, encode_line
 from tenantd.api.connection import Connection
 from tenantd.api.replies import encode_error
 from tenantd.daemon.streams import Delta, LiveStream
@@ -68,7 +68,7 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
     logprobs = LogprobEvents(answer, index)
     while deltas := await stream.take():
         if deltas[0].logprobs is None and not logprobs.waiting:
-            body = b"".join([before + encode_json(delta.text) + after for delta in deltas if delta.text])
+            body = b"".join([before + encode_line(delta.text) + after for delta in deltas if delta.text])
         else:
             body = logprobs.take(deltas)
         if body:
