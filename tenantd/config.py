@@ -68,10 +68,12 @@ class EngineConfig(Section):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one for each physical core.")
     gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers on the GPU. -1: all.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
+    swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for requests that give way.")
     hang_timeout_s: float = Field(60, ge=0.1, le=3600, description="An engine silent for so long is restarted.")
     max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
     restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
-    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a step of the fake engine takes.")
+    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a pass of the fake engine takes.")
+    fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="And how long more for each token in it.")
 
 
 class SchedulerConfig(Section):
@@ -80,7 +82,12 @@ class SchedulerConfig(Section):
     half_life_s: float = Field(60, gt=0, le=86_400, description="After so long, past usage counts half.")
     prompt_token_cost: float = Field(1, ge=0, le=1000, description="Cost of one prompt token computed.")
     generated_token_cost: float = Field(2, gt=0, le=1000, description="Cost of one token generated.")
-    prefill_chunk_tokens: int = Field(256, ge=1, le=8192, description="Most prompt tokens in one step.")
+    policy: Literal["usage", "fifo"] = Field("usage", description="Who goes first: least usage, or first come.")
+    burst_credit: float = Field(2000, ge=0, le=1e9, description="Cost a tenant back from idle has ahead of others.")
+    prefill_chunk_tokens: int = Field(512, ge=1, le=8192, description="Most prompt tokens in one step.")
+    target_step_ms: float = Field(100, ge=1, le=60_000, description="Prompts are cut so that a step takes so long.")
+    max_stall_ms: float = Field(250, ge=1, le=60_000, description="Longest a request waits for others' prompts.")
+    min_run_tokens: int = Field(16, ge=1, le=1_000_000, description="A request gives way only after so many tokens.")
 
 
 class LimitsConfig(Section):

@@ -290,5 +290,12 @@ def load_command(config: Config) -> Load:
         prompt_token_cost=scheduler.prompt_token_cost,
         generated_token_cost=scheduler.generated_token_cost,
         prefill_chunk_tokens=scheduler.prefill_chunk_tokens,
+        policy=scheduler.policy,
+        burst_credit=scheduler.burst_credit,
+        target_step_ms=scheduler.target_step_ms,
+        max_stall_ms=scheduler.max_stall_ms,
+        min_run_tokens=scheduler.min_run_tokens,
+        swap_bytes=engine.swap_bytes,
         fake_step_micros=engine.fake_step_micros,
+        fake_token_micros=engine.fake_token_micros,
     )

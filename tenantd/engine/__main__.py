@@ -22,14 +22,13 @@ from tenantd.engine.loop import Loop
 from tenantd.engine.pipe import Closed, Pipe
 from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
 from tenantd.engine.scheduler import Scheduler
+from tenantd.engine.settings import Policy, Settings
 from tenantd.errors import ModelError
 
 EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 LOADING_INTERVAL_S: Final = 0.2
-HEARTBEAT_S: Final = 1.0
-BURST_CREDIT: Final = 2000.0
 
 
 def main() -> int:
@@ -62,8 +61,8 @@ def _serve(pipe: Pipe) -> int:
     try:
         keep_going = loop.apply(rest)
         while keep_going:
-            keep_going = loop.apply(pipe.receive(_patience_s(loop)))
-            if not loop.is_idle or loop.has_work:
+            keep_going = loop.apply(pipe.receive(loop.patience_s()))
+            if loop.patience_s() is not None:
                 pipe.send(loop.step())
     finally:
         compute.close()
@@ -74,13 +73,6 @@ def _first_commands(pipe: Pipe) -> list[Command]:
     while not (commands := pipe.receive(None)):
         pass  # part of a frame
     return commands
-
-
-def _patience_s(loop: Loop) -> float | None:
-    """How long to wait for commands. Requests that are all held back still get an empty step as a sign of life."""
-    if loop.has_work:
-        return 0.0
-    return None if loop.is_idle else HEARTBEAT_S
 
 
 def _open(load: Load, progress: Callable[[float], None]) -> Compute:
@@ -94,15 +86,19 @@ def _open(load: Load, progress: Callable[[float], None]) -> Compute:
 
 
 def _scheduler(load: Load, compute: Compute) -> Scheduler:
-    return Scheduler(
-        compute.info.slots,
-        compute.info.context_tokens,
-        Fairness(load.half_life_s, BURST_CREDIT),
+    settings = Settings(
+        policy=Policy(load.policy),
         prompt_token_cost=load.prompt_token_cost,
         generated_token_cost=load.generated_token_cost,
-        prefill_chunk_tokens=load.prefill_chunk_tokens,
+        prefill_chunk_tokens=min(load.prefill_chunk_tokens, load.batch_tokens),
+        target_step_ms=load.target_step_ms,
+        max_stall_ms=load.max_stall_ms,
+        min_run_tokens=load.min_run_tokens,
+        swap_bytes=load.swap_bytes,
         keep_packed=load.kv == "streams",
     )
+    fairness = Fairness(load.half_life_s, load.burst_credit)
+    return Scheduler(compute.info.slots, compute.info.context_tokens, fairness, settings)
 
 
 def _report(pipe: Pipe) -> Callable[[float], None]:

@@ -49,6 +49,17 @@ class PassResult:
     micros: int
 
 
+class Swapped(Protocol):
+    """A request that gave its sequence away: its sampler, and its KV state if that was kept."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Host memory of the state; 0 when it was not kept and has to be computed again."""
+
+    def free(self) -> None:
+        """For a request that ends while it is swapped out."""
+
+
 class Compute(Protocol):
     """Sequences of tokens and their KV state. Sequence ids are 0 .. info.slots-1; none is bound at first."""
 
@@ -71,6 +82,15 @@ class Compute(Protocol):
 
     def clear(self, sequence: int) -> None:
         """Unbind; nothing of it remains in the KV cache, which is checked. Raises EngineBroken."""
+
+    def swap_out(self, sequence: int, room_bytes: int) -> Swapped:
+        """Take a request off its sequence, which is unbound and empty after.
+
+        Its state is kept if it fits `room_bytes`.
+        """
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        """Put it on an empty sequence. True: it stands where it stood. False: its tokens are to be computed again."""
 
     def is_empty(self) -> bool:
         """True when no sequence is bound and the KV cache holds nothing."""

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Final
 
 from tenantd.domain import Sampling, TokenLogprobs
-from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled, Swapped
 from tenantd.engine.protocol import EngineInfo, Load
 
 END_TOKEN: Final = 257
@@ -20,15 +21,31 @@ VOCABULARY: Final = 258
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 _MASK: Final = (1 << 64) - 1
 _LETTERS: Final = b"etaoinshrdlucmfw etaoinshrdlu yp. "
+STATE_BYTES_PER_TOKEN: Final = 16
 BROKEN_GRAMMAR: Final = "broken"
 """The one grammar this engine rejects, since it has no parser."""
+
+
+@dataclass(frozen=True, slots=True)
+class FakeSwapped:
+    """A sequence's state off its sequence. `is_whole`: it is all here."""
+
+    sampling: Sampling
+    length: int
+    hash: int
+    is_whole: bool
+    size_bytes: int
+
+    def free(self) -> None:
+        """Nothing to free."""
 
 
 class FakeCompute:
     """See the module. A sequence's state is its length and a running hash of its tokens."""
 
     def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:
-        """`sleep` stands for the time of a pass: `load.fake_step_micros`, which is also what is reported."""
+        """`sleep` stands for the time of a pass: `load.fake_step_micros` and `fake_token_micros` for each token,
+        which is also what is reported."""
         context_tokens = load.context_tokens or DEFAULT_CONTEXT_TOKENS
         self.info = EngineInfo(
             model="fake",
@@ -48,6 +65,7 @@ class FakeCompute:
             llama_version="none",
         )
         self._step_micros = load.fake_step_micros
+        self._token_micros = load.fake_token_micros
         self._sleep = sleep
         self._sampling: list[Sampling | None] = [None] * load.slots
         self._length = [0] * load.slots
@@ -76,9 +94,9 @@ class FakeCompute:
                 raise EngineBroken(f"sequence {sequence} is over its context")
             if sample:
                 sampled[sequence] = self._choose(state, sampling)
-        if self._step_micros:
-            self._sleep(self._step_micros / 1e6)
-            return PassResult(sampled, self._step_micros)
+        if micros := self._step_micros + self._token_micros * sum(len(chunk.tokens) for chunk in chunks):
+            self._sleep(micros / 1e6)
+            return PassResult(sampled, micros)
         return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
 
     def _choose(self, state: int, sampling: Sampling) -> Sampled:
@@ -100,6 +118,22 @@ class FakeCompute:
         self._sampling[sequence] = None
         self._length[sequence] = 0
         self._hash[sequence] = 0
+
+    def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
+        sampling, length = self._sampling[sequence], self._length[sequence]
+        assert sampling is not None, "only bound sequences are swapped out"
+        size_bytes = length * STATE_BYTES_PER_TOKEN
+        fits = size_bytes <= room_bytes
+        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes if fits else 0)
+        self.clear(sequence)
+        return swapped
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        assert isinstance(swapped, FakeSwapped) and self._sampling[sequence] is None
+        self._sampling[sequence] = swapped.sampling
+        if swapped.is_whole:
+            self._length[sequence], self._hash[sequence] = swapped.length, swapped.hash
+        return swapped.is_whole
 
     def is_empty(self) -> bool:
         return not any(self._length) and all(s is None for s in self._sampling)

@@ -1,4 +1,4 @@
-"""The token loop: bind, plan, run, commit. One process, one thread, one screen.
+"""The token loop: make room, bind, plan, run, commit. One process, one thread, one screen.
 
 A step that was planned is always committed, so what is charged is what was computed. Between steps the only state is
 the scheduler's and the engine's.
@@ -13,10 +13,12 @@ from typing import Final
 import msgspec
 
 from tenantd.engine.compute import Compute, RequestRejected
+from tenantd.engine.jobs import Job
 from tenantd.engine.protocol import Cancel, Command, Load, Share, Step, Stop, Submit
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
+HEARTBEAT_S: Final = 1.0
 
 
 class Loop:
@@ -27,18 +29,25 @@ class Loop:
         self._compute = compute
         self._clock_s = clock_s
         self._usage_due_s = 0.0
+        self._is_stuck = False  # the last step got nothing done, and nothing has happened since
 
-    @property
-    def has_work(self) -> bool:
-        return self._scheduler.has_work
+    def patience_s(self) -> float | None:
+        """How long to wait for commands before the next step: not at all with work to do, for ever when idle.
 
-    @property
-    def is_idle(self) -> bool:
-        return self._scheduler.is_idle
+        Requests that are all held back by their tenants' limits get an empty step now and then, as a sign of life.
+        """
+        now_s = self._clock_s()
+        if self._scheduler.has_work(now_s) and not self._is_stuck:
+            return 0.0
+        if self._scheduler.is_idle:
+            return None
+        wake_s = self._scheduler.wake_s(now_s)
+        return HEARTBEAT_S if wake_s is None else min(HEARTBEAT_S, max(0.0, wake_s - now_s))
 
     def step(self) -> Step:
         """One step, for every bound request at most one token. Raises EngineBroken: start the process again."""
         self._clear_released()
+        self._make_room()
         self._bind()
         plan = self._scheduler.plan(self._clock_s())
         for source, target in plan.moves:
@@ -46,12 +55,14 @@ class Loop:
         results = [self._compute.run(chunks) for chunks in plan.passes]
         step = self._scheduler.commit(plan, results, self._clock_s())
         self._clear_released()
-        if self.is_idle:
+        if self._scheduler.is_idle:
             self._check_idle()
+        self._is_stuck = not (step.progress or step.finishes)
         return self._with_usage(step)
 
     def apply(self, commands: Iterable[Command]) -> bool:
         """Hand commands to the scheduler; they only queue. False when the process is to stop."""
+        self._is_stuck = False
         for command in commands:
             match command:
                 case Submit():
@@ -66,20 +77,34 @@ class Loop:
                     raise AssertionError("a model is loaded once")
         return True
 
+    def _make_room(self) -> None:
+        """Take requests off their sequences for needier tenants that wait."""
+        while (victim := self._scheduler.next_victim(self._clock_s())) is not None:
+            job, room_bytes = victim
+            self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
+
     def _bind(self) -> None:
         """Bind requests to free sequences until none waits or none is free; a rejected one makes room again."""
         while bound := self._scheduler.bind(self._clock_s()):
             for job in bound:
-                submit = job.submit
-                try:
-                    self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated)
-                except RequestRejected as e:
-                    self._scheduler.reject(submit.request, str(e))
+                self._bind_one(job)
             self._clear_released()
+
+    def _bind_one(self, job: Job) -> None:
+        if job.swapped is not None:
+            self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
+            return
+        submit = job.submit
+        try:
+            self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated)
+        except RequestRejected as e:
+            self._scheduler.reject(submit.request, str(e))
 
     def _clear_released(self) -> None:
         for sequence in self._scheduler.take_released():
             self._compute.clear(sequence)
+        for swapped in self._scheduler.take_discarded():
+            swapped.free()
 
     def _check_idle(self) -> None:
         """Conservation, whenever there is nothing to do: every slot free, nothing left in the KV cache."""

@@ -40,7 +40,14 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     prompt_token_cost: float
     generated_token_cost: float
     prefill_chunk_tokens: int
+    policy: str = "usage"  # or "fifo"
+    burst_credit: float = 2000.0
+    target_step_ms: float = 100.0
+    max_stall_ms: float = 250.0
+    min_run_tokens: int = 16
+    swap_bytes: int = 1 << 30
     fake_step_micros: int = 0
+    fake_token_micros: int = 0
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
@@ -67,6 +74,8 @@ class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     tenant: str
     weight: float  # priority factor multiplied in
     max_concurrent: int | None = None
+    reserved_slots: int = 0
+    tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
@@ -159,6 +168,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     finishes: list[Finish]
     running: int
     waiting: int
+    swaps: int = 0  # so far, with the state kept
+    recomputes: int = 0  # so far, requests that gave way without their state and were computed again
     usage: dict[str, float] | None = None
 
 

@@ -1,52 +1,27 @@
 """Whose tokens are computed next. Pure: no clock, no llama.cpp; `plan()` decides a step, `commit()` books it.
 
-A request waits in its tenant's queue, is bound to a sequence (prefill), decodes one token a step, and ends. The
-tenant with the least usage for its weight goes first everywhere: at free slots and in the prompt tokens of a step.
-Usage is charged in `commit()` and nowhere else; between plan and commit nothing changes hands.
+A request waits in its tenant's queue, is bound to a sequence, is prefilled in chunks, decodes one token a step, and
+ends; it may have to give its sequence to a needier tenant for a while. The tenant with the least usage for its weight
+goes first everywhere: at free slots, at slots that others hold beyond their share, and in the passes of a step.
+Usage is charged in `commit()` and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass, field
-from typing import Final
+from collections.abc import Callable
+from dataclasses import dataclass
 
 from tenantd.domain import FinishReason
-from tenantd.engine.compute import Chunk, PassResult
+from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
+from tenantd.engine.jobs import Job, TenantJobs
+from tenantd.engine.passes import Passes
 from tenantd.engine.protocol import Finish, Progress, Share, Step, Submit
+from tenantd.engine.settings import Policy, Settings
 from tenantd.engine.slots import Slots
 
-FIRST_OUTPUT_TOKENS: Final = 128.0
-"""How long an answer is expected to be before a tenant has had one."""
-AVERAGE_WEIGHT: Final = 0.2
+AVERAGE_WEIGHT = 0.2
 """How much the last answer counts in the moving average of a tenant's answers."""
-
-
-@dataclass(slots=True, eq=False)
-class Job:
-    """One request in the engine.
-
-    `tokens` is the prompt and all that was generated; the first `computed` of them are in the KV cache. It decodes
-    when one token is left to compute, and that token was the last to be generated.
-    """
-
-    submit: Submit
-    arrival: int
-    tokens: list[int]
-    generated: int
-    charged_prompt: int  # prompt tokens charged so far, here or before a crash
-    computed: int = 0
-    sequence: int = -1
-    is_queued: bool = False
-
-    @property
-    def remaining(self) -> int:
-        return len(self.tokens) - self.computed
-
-    @property
-    def is_decoding(self) -> bool:
-        return self.computed > 0 and self.remaining == 1
 
 
 @dataclass(slots=True)
@@ -57,46 +32,28 @@ class Plan:
     passes: list[list[Chunk]]
 
 
-@dataclass(slots=True)
-class _Tenant:
-    queue: deque[Job] = field(default_factory=deque)
-    active: int = 0
-    max_concurrent: int | None = None
-    output_tokens: float = FIRST_OUTPUT_TOKENS  # of its recent answers, a moving average
-
-
 class Scheduler:
     """Owner of every job. Exactly one Finish comes out for each Submit that goes in.
 
-    The order of a step: take_released, bind, plan, (the engine runs the passes), commit, take_released.
+    The order of a step: take_released, next_victim and swapped_out until there is none, bind, plan, (the engine runs
+    the passes), commit, take_released.
     """
 
-    def __init__(
-        self,
-        slots: int,
-        context_tokens: int,
-        fairness: Fairness,
-        *,
-        prompt_token_cost: float = 1.0,
-        generated_token_cost: float = 2.0,
-        prefill_chunk_tokens: int = 256,
-        keep_packed: bool = True,
-    ) -> None:
-        """`keep_packed`: move decoding sequences together, as KV streams want it (see slots.py)."""
+    def __init__(self, slots: int, context_tokens: int, fairness: Fairness, settings: Settings) -> None:
         self._slots = Slots(slots)
         self._context_tokens = context_tokens
         self._fairness = fairness
-        self._prompt_token_cost = prompt_token_cost
-        self._generated_token_cost = generated_token_cost
-        self._prefill_chunk_tokens = prefill_chunk_tokens
-        self._keep_packed = keep_packed
-        self._tenants: dict[str, _Tenant] = {}
+        self._settings = settings
+        self._passes = Passes(settings)
+        self._tenants: dict[str, TenantJobs] = {}
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
         self._released: list[int] = []
+        self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
-        self._arrivals = 0
-        self._steps = 0
+        self._arrivals = self._steps = 0
+        self._swapped_bytes = 0
+        self._swaps = self._recomputes = 0
 
     # ---- what comes in ------------------------------------------------------------------------------------------
 
@@ -104,7 +61,7 @@ class Scheduler:
         """Queue a request. Its tenant, if idle until now, is lifted to the others' usage."""
         assert submit.request not in self._jobs, "a request is submitted once"
         tenant = self._tenant(submit.tenant)
-        if not tenant.queue and not tenant.active:
+        if not tenant.is_busy:
             self._fairness.lift(submit.tenant, self._busy_tenants(), now_s)
         job = Job(
             submit=submit,
@@ -136,56 +93,119 @@ class Scheduler:
     def set_share(self, share: Share) -> None:
         """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
         self._fairness.set_weight(share.tenant, share.weight)
-        self._tenant(share.tenant).max_concurrent = share.max_concurrent
+        tenant = self._tenant(share.tenant)
+        tenant.weight = share.weight
+        tenant.max_concurrent = share.max_concurrent
+        tenant.reserved_slots = share.reserved_slots
+        tenant.window.limit_tokens = share.tokens_per_minute
 
-    # ---- a step -------------------------------------------------------------------------------------------------
-
-    @property
-    def has_work(self) -> bool:
-        """A step now would get something done. Requests held back by `max_concurrent` are no work."""
-        return bool(self._active or self._finishes or self._released) or any(
-            tenant.queue and self._may_start(tenant) for tenant in self._tenants.values()
-        )
-
-    @property
-    def is_idle(self) -> bool:
-        """No request is left, not even one held back."""
-        return not self._jobs
+    # ---- slots --------------------------------------------------------------------------------------------------
 
     def take_released(self) -> list[int]:
         """Sequences whose requests ended since the last call; they must be cleared before the next `bind`."""
         released, self._released = self._released, []
         return released
 
+    def take_discarded(self) -> list[Swapped]:
+        """What was kept for requests that ended while they were swapped out."""
+        discarded, self._discarded = self._discarded, []
+        return discarded
+
+    def next_victim(self, now_s: float) -> tuple[Job, int] | None:
+        """The request that has to give its sequence to a needier tenant now, and the bytes its state may take.
+
+        It is swapped out before the next call. A tenant gives when it holds more than its share of the slots and has
+        had clearly more than one that holds less and waits; of its requests the newest that has run for a while. A
+        tenant that is paced gives in any case: it cannot use the slot.
+        """
+        if self._settings.policy is Policy.FIFO or self._slots.can_take():
+            return None
+        waiting = [name for name, t in self._tenants.items() if t.queue and t.may_start(now_s)]
+        if not waiting:
+            return None
+        room_bytes = self._settings.swap_bytes - self._swapped_bytes
+        newest_first = sorted(self._active.values(), key=lambda job: -job.arrival)
+        for job in newest_first:
+            if self._tenants[job.submit.tenant].window.allowance(now_s) == 0:
+                return job, room_bytes
+        ranks = self._ranks(now_s)
+        for needy in sorted(waiting, key=ranks.__getitem__):
+            for job in newest_first:
+                if job.run_tokens >= self._settings.min_run_tokens and self._outranks(needy, job, ranks):
+                    return job, room_bytes
+        return None
+
+    def swapped_out(self, job: Job, swapped: Swapped) -> None:
+        """The victim's sequence is unbound and empty; it waits at the head of its tenant's queue."""
+        self._unbind(job)
+        job.swapped = swapped
+        job.is_queued = True
+        self._swapped_bytes += swapped.size_bytes
+        if swapped.size_bytes:
+            self._swaps += 1
+        else:
+            self._recomputes += 1
+        self._tenants[job.submit.tenant].queue.appendleft(job)
+
     def bind(self, now_s: float) -> list[Job]:
         """Give free slots to waiting requests: neediest tenant first, then its oldest request."""
         assert not self._released, "released sequences are cleared first"
         bound: list[Job] = []
         while self._slots.can_take():
-            ready = [name for name, tenant in self._tenants.items() if tenant.queue and self._may_start(tenant)]
+            ready = [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
             if not ready:
                 break
-            pending = self._pending_costs()
-            name = min(ready, key=lambda n: (self._fairness.normalised(n, now_s, pending.get(n, 0.0)), self._first(n)))
-            job = self._tenants[name].queue.popleft()
+            name = min(ready, key=self._order(now_s))
+            tenant = self._tenants[name]
+            job = tenant.queue.popleft()
             job.is_queued = False
-            self._tenants[name].active += 1
+            job.run_tokens = 0
+            job.decoded_s = now_s
             job.sequence = self._slots.take(job.submit.request)
+            tenant.active += 1
             self._active[job.sequence] = job
             bound.append(job)
         return bound
 
+    def swapped_in(self, job: Job, is_whole: bool) -> None:
+        """A bound job has its state again, or has to compute its tokens again, which is charged to nobody."""
+        self._forget_swapped(job)
+        if not is_whole:
+            job.computed = 0
+
+    # ---- a step -------------------------------------------------------------------------------------------------
+
+    def has_work(self, now_s: float) -> bool:
+        """A step now would get something done. Requests held back by their tenant's limits are no work."""
+        if self._finishes or self._released or self._discarded:
+            return True
+        is_paced = [self._tenants[job.submit.tenant].window.allowance(now_s) == 0 for job in self._active.values()]
+        if not all(is_paced):
+            return True
+        has_place = self._slots.can_take() or (bool(is_paced) and self._settings.policy is Policy.USAGE)
+        return has_place and any(tenant.queue and tenant.may_start(now_s) for tenant in self._tenants.values())
+
+    def wake_s(self, now_s: float) -> float | None:
+        """When a paced tenant may go on, at the earliest; None when none waits for that."""
+        times = [tenant.window.next_s(now_s) for tenant in self._tenants.values() if tenant.is_busy]
+        return min((time for time in times if time is not None), default=None)
+
+    @property
+    def is_idle(self) -> bool:
+        """No request is left, not even one held back."""
+        return not self._jobs
+
     def plan(self, now_s: float) -> Plan:
-        """Decide one step for the bound requests: every decoding one, and prompt tokens up to the budget."""
+        """Decide one step for the bound requests: a decoding pass or a prefill pass."""
         moves: list[tuple[int, int]] = []
-        if self._keep_packed:
+        if self._settings.keep_packed:
             moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
             for source, target in moves:
                 job = self._active[target] = self._active.pop(source)
                 job.sequence = target
-        decode = [self._chunk(job, 1) for job in self._active.values() if job.is_decoding]
-        prefill = self._prefill_chunks(now_s)
-        return Plan(moves, [sorted(chunks) for chunks in (decode, prefill) if chunks])
+        usage = {name: self._fairness.normalised(name, now_s) for name, t in self._tenants.items() if t.active}
+        chunks = self._passes.choose(list(self._active.values()), self._tenants, usage, now_s)
+        return Plan(moves, [sorted(chunks)] if chunks else [])
 
     def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
         """Book what was computed: tokens, charges, engine time and endings. The only place that charges."""
@@ -193,10 +213,9 @@ class Scheduler:
         busy_micros = unbilled_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.micros
+            self._passes.learn(chunks, result.micros)
             for chunk, micros in zip(chunks, _divide(result.micros, chunks), strict=True):
-                job = self._active.get(chunk.sequence)
-                assert job is not None, "a planned sequence is bound until commit"
-                made = self._advance(job, chunk, result, micros, now_s)
+                made = self._advance(self._active[chunk.sequence], chunk, result, micros, now_s)
                 unbilled_micros += micros - made.micros
                 progress.append(made)
         self._steps += 1
@@ -209,6 +228,8 @@ class Scheduler:
             finishes=finishes,
             running=len(self._active),
             waiting=len(self._jobs) - len(self._active),
+            swaps=self._swaps,
+            recomputes=self._recomputes,
         )
 
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
@@ -218,86 +239,116 @@ class Scheduler:
             self._finish(job, FinishReason.FAILED, sampled.failed)
             return Progress(job.submit.request, 0, -1, micros)
         job.computed = chunk.position + len(chunk.tokens)
+        job.run_tokens += len(chunk.tokens)
         fresh_prompt = max(0, min(job.computed, len(job.submit.prompt)) - max(job.charged_prompt, chunk.position))
         job.charged_prompt += fresh_prompt
         token, logprobs = -1, None
-        if sampled is not None and sampled.is_end:
-            self._finish(job, FinishReason.STOP)
-        elif sampled is not None:
+        if sampled is not None:
+            job.decoded_s = now_s
+        if sampled is not None and not sampled.is_end:
             token, logprobs = sampled.token, sampled.logprobs
             job.tokens.append(token)
             job.generated += 1
-            if job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
-                self._finish(job, FinishReason.LENGTH)
-        cost = fresh_prompt * self._prompt_token_cost + (token >= 0) * self._generated_token_cost
-        self._fairness.charge(job.submit.tenant, cost, now_s)
+        self._charge(job.submit.tenant, fresh_prompt, int(token >= 0), now_s)
+        if sampled is not None and sampled.is_end:
+            self._finish(job, FinishReason.STOP)
+        elif job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
+            self._finish(job, FinishReason.LENGTH)
         is_recompute = fresh_prompt == 0 and not chunk.sample
         return Progress(job.submit.request, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
 
-    # ---- inside -------------------------------------------------------------------------------------------------
+    def _charge(self, tenant: str, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
+        settings = self._settings
+        cost = prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
+        self._fairness.charge(tenant, cost, now_s)
+        self._tenants[tenant].window.give(prompt_tokens + generated_tokens, now_s)
 
-    def _pending_costs(self) -> dict[str, float]:
-        """Cost that bound requests will be charged, as far as can be told: or one tenant would take all free slots.
+    # ---- who goes first -----------------------------------------------------------------------------------------
 
-        Output is expected to be as long as the tenant's recent answers, so a large `max_tokens` neither buys nor
-        costs a slot.
+    def _order(self, now_s: float) -> Callable[[str], tuple[float, ...]]:
+        """The key by which waiting tenants get a free slot: reserved slots, then least usage, then first come."""
+        if self._settings.policy is Policy.FIFO:
+            return lambda name: (self._tenants[name].queue[0].arrival,)
+        ranks = self._ranks(now_s)
+
+        def key(name: str) -> tuple[float, ...]:
+            tenant = self._tenants[name]
+            return (tenant.active >= tenant.reserved_slots, ranks[name], tenant.queue[0].arrival)
+
+        return key
+
+    def _ranks(self, now_s: float) -> dict[str, float]:
+        """Usage by weight of every busy tenant, with what its bound requests will be charged as far as can be told.
+
+        Or one tenant would take all free slots at once.
         """
-        pending: dict[str, float] = {}
+        pending = dict.fromkeys(self._busy_tenants(), 0.0)
         for job in self._active.values():
-            name = job.submit.tenant
-            prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
-            expected = min(self._tenants[name].output_tokens, job.submit.max_tokens)
-            output = max(1.0, expected - job.generated)
-            cost = prompt * self._prompt_token_cost + output * self._generated_token_cost
-            pending[name] = pending.get(name, 0.0) + cost
-        return pending
+            pending[job.submit.tenant] += self._pending_cost(job)
+        return {name: self._fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
 
-    def _prefill_chunks(self, now_s: float) -> list[Chunk]:
-        """Prompt tokens of this step, neediest tenant first, then oldest request; never in slot order."""
-        jobs = [job for job in self._active.values() if not job.is_decoding]
-        jobs.sort(key=lambda job: (self._fairness.normalised(job.submit.tenant, now_s), job.arrival))
-        chunks: list[Chunk] = []
-        budget = self._prefill_chunk_tokens
-        for job in jobs:
-            if budget == 0:
-                break
-            count = min(budget, job.remaining)
-            budget -= count
-            chunks.append(self._chunk(job, count))
-        return chunks
+    def _pending_cost(self, job: Job) -> float:
+        """Output is expected to be as long as the tenant's recent answers, so a large `max_tokens` costs no slot."""
+        prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
+        expected = min(self._tenants[job.submit.tenant].output_tokens, job.submit.max_tokens)
+        output = max(1.0, expected - job.generated)
+        return prompt * self._settings.prompt_token_cost + output * self._settings.generated_token_cost
 
-    def _chunk(self, job: Job, count: int) -> Chunk:
-        start = job.computed
-        tokens = job.tokens[start : start + count] if count > 1 else [job.tokens[start]]
-        return Chunk(job.sequence, start, tokens, start + count == len(job.tokens))
+    def _outranks(self, needy: str, job: Job, ranks: dict[str, float]) -> bool:
+        """A waiting tenant may take this job's slot, and would still be the needier one afterwards."""
+        holder, taker = self._tenants[job.submit.tenant], self._tenants[needy]
+        if holder is taker or holder.active <= self._entitled(holder) or taker.active >= self._entitled(taker):
+            return False
+        if taker.active < taker.reserved_slots:
+            return True
+        after = ranks[job.submit.tenant] - self._pending_cost(job) / holder.weight
+        return after > ranks[needy] + self._settings.margin
+
+    def _entitled(self, tenant: TenantJobs) -> int:
+        """Slots that nobody may take from it while it has work: its reserve, or its share by weight among the busy.
+
+        The share is of what the others' reserves leave over.
+        """
+        busy = [other for other in self._tenants.values() if other.is_busy]
+        share = max(1, int(len(self._slots) * tenant.weight / sum(other.weight for other in busy)))
+        left_over = len(self._slots) - sum(other.reserved_slots for other in busy if other is not tenant)
+        return max(tenant.reserved_slots, min(share, left_over))
+
+    # ---- endings ------------------------------------------------------------------------------------------------
 
     def _finish(self, job: Job, reason: FinishReason, message: str = "") -> None:
         """The one way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
         tenant = self._tenant(job.submit.tenant)
         if job.sequence >= 0:
-            self._slots.release(job.sequence, job.submit.request)
             self._released.append(job.sequence)
-            del self._active[job.sequence]
-            tenant.active -= 1
+            self._unbind(job)
             tenant.output_tokens += AVERAGE_WEIGHT * (job.generated - tenant.output_tokens)
         elif job.is_queued:
             tenant.queue.remove(job)
+        if job.swapped is not None:
+            self._discarded.append(job.swapped)
+            self._forget_swapped(job)
         self._finishes.append(Finish(job.submit.request, reason, message))
 
-    def _may_start(self, tenant: _Tenant) -> bool:
-        return tenant.max_concurrent is None or tenant.active < tenant.max_concurrent
+    def _unbind(self, job: Job) -> None:
+        self._slots.release(job.sequence, job.submit.request)
+        del self._active[job.sequence]
+        job.sequence = -1
+        self._tenants[job.submit.tenant].active -= 1
 
-    def _first(self, name: str) -> int:
-        return self._tenants[name].queue[0].arrival
+    def _forget_swapped(self, job: Job) -> None:
+        assert job.swapped is not None
+        self._swapped_bytes -= job.swapped.size_bytes
+        job.swapped = None
 
     def _busy_tenants(self) -> list[str]:
-        return [name for name, tenant in self._tenants.items() if tenant.queue or tenant.active]
+        return [name for name, tenant in self._tenants.items() if tenant.is_busy]
 
-    def _tenant(self, name: str) -> _Tenant:
+    def _tenant(self, name: str) -> TenantJobs:
         tenant = self._tenants.get(name)
         if tenant is None:
-            tenant = self._tenants[name] = _Tenant()
+            tenant = self._tenants[name] = TenantJobs()
         return tenant
 
     # ---- what can be asked --------------------------------------------------------------------------------------
@@ -313,8 +364,11 @@ class Scheduler:
         assert len(self._slots) - self._slots.free == len(self._active), "every bound sequence has a job"
         for sequence, job in self._active.items():
             assert job.sequence == sequence and self._slots.owner(sequence) == job.submit.request
+            assert job.swapped is None, "a bound job has its state"
         actives = sum(tenant.active for tenant in self._tenants.values())
         assert actives == len(self._active), "tenants' counts add up"
+        kept = sum(job.swapped.size_bytes for job in self._jobs.values() if job.swapped is not None)
+        assert kept == self._swapped_bytes <= self._settings.swap_bytes, "swapped bytes add up within their budget"
 
 
 def _divide(micros: int, chunks: list[Chunk]) -> list[int]:

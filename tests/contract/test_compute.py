@@ -150,3 +150,36 @@ def test_a_position_that_does_not_follow_breaks_the_engine(engine: Compute) -> N
     engine.run([Chunk(0, 0, PROMPT, True)])
     with pytest.raises(EngineBroken):
         engine.run([Chunk(0, len(PROMPT) + 3, [1], True)])
+
+
+@pytest.mark.parametrize("room_bytes", [1 << 30, 0], ids=["kept", "computed-again"])
+def test_a_request_that_gave_its_sequence_away_goes_on_where_it_stood(engine: Compute, room_bytes: int) -> None:
+    sampling = Sampling(temperature=1.2, top_k=0, top_p=1, min_p=0, seed=7, ignore_eos=True)
+    whole = run_alone(engine, 0, n=10, sampling=sampling)
+    engine.bind(1, sampling, PROMPT, [])
+    assert generate(engine, 1, PROMPT, 5) == whole[:5]
+    swapped = engine.swap_out(1, room_bytes)
+    assert engine.is_empty()
+    assert (swapped.size_bytes > 0) == (room_bytes > 0)
+    run_alone(engine, 1)  # somebody else has the sequence for a while
+    is_whole = engine.swap_in(2, swapped)
+    assert is_whole == (room_bytes > 0)
+    tokens = PROMPT + whole[:5]
+    done = len(tokens) - 1 if is_whole else 0
+    out = [engine.run([Chunk(2, done, tokens[done:], True)]).sampled[2].token]
+    for position in range(len(tokens), len(tokens) + 4):
+        out.append(engine.run([Chunk(2, position, out[-1:], True)]).sampled[2].token)
+    assert out == whole[5:]
+    engine.clear(2)
+    assert engine.is_empty()
+
+
+def test_a_request_swapped_out_before_its_first_token_needs_no_state(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [])
+    swapped = engine.swap_out(0, 0)
+    assert engine.is_empty()
+    assert engine.swap_in(3, swapped)
+    assert generate(engine, 3, PROMPT, 2)
+    swapped = engine.swap_out(3, 1 << 30)
+    swapped.free()
+    assert engine.is_empty()

@@ -7,8 +7,10 @@ without progress while there is work; engine time divided without remainder.
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,11 +18,13 @@ from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.fake import BROKEN_GRAMMAR, FakeCompute
 from tenantd.engine.loop import Loop
-from tenantd.engine.protocol import Cancel, Load, Share, Submit
+from tenantd.engine.protocol import Cancel, Load, Share, Step, Submit
 from tenantd.engine.scheduler import Scheduler
+from tenantd.engine.settings import Policy, Settings
 from tests.support.loads import fake_load
 
 STEP_MICROS = 1000
+SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4)
 
 
 @dataclass
@@ -29,19 +33,22 @@ class World:
 
     load: Load
     chunk: int = 16
+    settings: Settings = SETTINGS
     now_s: float = 0.0
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
     finishes: dict[int, FinishReason] = field(default_factory=dict)
     service: Counter[str] = field(default_factory=Counter)
     tenant_of: dict[int, str] = field(default_factory=dict)
+    given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+    freed: int = 0
 
     def __post_init__(self) -> None:
         self.compute = FakeCompute(self.load, self._sleep)
-        self.fairness = Fairness(60)
-        self.scheduler = Scheduler(
-            self.load.slots, self.compute.info.context_tokens, self.fairness, prefill_chunk_tokens=self.chunk
-        )
+        self.fairness = Fairness(60, burst_credit=200)
+        self.settings = replace(self.settings, prefill_chunk_tokens=self.chunk)
+        context_tokens = self.compute.info.context_tokens
+        self.scheduler = Scheduler(self.load.slots, context_tokens, self.fairness, self.settings)
         self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s)
 
     def _sleep(self, seconds: float) -> None:
@@ -66,9 +73,11 @@ class World:
 
     def step(self) -> None:
         step = self.loop.step()
+        self.freed = len(step.finishes)
         self.scheduler.check()
+        self.check_no_slot_idles()
         assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
-        assert step.progress or step.finishes, "a step with work gets something done"
+        self.check_pacing(step)
         for made in step.progress:
             assert made.request not in self.finishes, "nothing comes after the end"
             self.prefilled[made.request] += made.prefilled
@@ -81,20 +90,58 @@ class World:
             assert finish.request not in self.finishes, "a request ends once"
             self.finishes[finish.request] = finish.reason
 
+    def check_no_slot_idles(self) -> None:
+        """Work conservation: a slot freed in this step may be empty, one that was free before it may not."""
+        freed = self.freed
+        ready = [t for t in self.scheduler._tenants.values() if t.queue and t.may_start(self.now_s)]
+        assert not ready or self.scheduler._slots.free <= freed
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work(self.now_s)
+
+    def check_pacing(self, step: Step) -> None:
+        """No window of 60 seconds that ends now holds more than a tenant's limit."""
+        for made in step.progress:
+            tokens = made.prefilled + (made.token >= 0)
+            self.given[self.tenant_of[made.request]].append((self.now_s, tokens))
+        for name, tenant in self.scheduler._tenants.items():
+            limit = tenant.window.limit_tokens
+            if limit is not None and any(p.token >= 0 or p.prefilled for p in step.progress):
+                recent = sum(tokens for at_s, tokens in self.given[name] if at_s <= self.now_s < at_s + 60)
+                mine = sum(p.prefilled + (p.token >= 0) for p in step.progress if self.tenant_of[p.request] == name)
+                assert recent <= limit or not mine
+
     def run(self) -> None:
-        while self.loop.has_work:
+        while self.has_work or not self.scheduler.is_idle:
+            if not self.has_work:  # all are paced: nothing to do until the window moves on
+                wake_s = self.scheduler.wake_s(self.now_s)
+                assert wake_s is not None, "what waits, waits for something"
+                assert wake_s > self.now_s, "a time that has come is no reason to wait"
+                self.now_s = wake_s
             self.step()
+            if self.loop.patience_s():  # nothing could be done: a prompt's last token needs room for the answer's first
+                self.now_s += 1
 
 
-def world(slots: int = 4, chunk: int = 16, context_tokens: int = 512) -> World:
-    return World(fake_load(slots=slots, context_tokens=context_tokens, fake_step_micros=STEP_MICROS), chunk)
+def world(slots: int = 4, chunk: int = 16, context_tokens: int = 512, **settings: Any) -> World:
+    load = fake_load(slots=slots, context_tokens=context_tokens, fake_step_micros=STEP_MICROS)
+    return World(load, chunk, replace(SETTINGS, **settings))
 
 
 events = st.lists(
     st.one_of(
         st.tuples(st.just("submit"), st.sampled_from("abcd"), st.integers(1, 60), st.integers(1, 40)),
         st.tuples(st.just("cancel"), st.integers(0, 60)),
-        st.tuples(st.just("share"), st.sampled_from("abcd"), st.floats(0.1, 100), st.none() | st.integers(0, 3)),
+        st.tuples(
+            st.just("share"),
+            st.sampled_from("abcd"),
+            st.floats(0.1, 100),
+            st.none() | st.integers(0, 3),
+            st.integers(0, 2),
+            st.none() | st.integers(2, 200),
+        ),
+        st.tuples(st.just("clock"), st.floats(-7200, 7200)),
         st.tuples(st.just("steps"), st.integers(1, 20)),
     ),
     max_size=80,
@@ -102,9 +149,15 @@ events = st.lists(
 
 
 @settings(max_examples=150, deadline=None)
-@given(events=events, slots=st.integers(1, 6), chunk=st.integers(1, 64))
-def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(events, slots, chunk):
-    w = world(slots, chunk)
+@given(
+    events=events,
+    slots=st.integers(1, 6),
+    chunk=st.integers(1, 64),
+    swap_bytes=st.sampled_from([0, 500, 1 << 30]),
+    policy=st.sampled_from(Policy),
+)
+def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(events, slots, chunk, swap_bytes, policy):
+    w = world(slots, chunk, swap_bytes=swap_bytes, policy=policy)
     submitted: dict[int, tuple[int, int]] = {}
     for event in events:
         match event:
@@ -114,11 +167,23 @@ def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(ev
                 w.submit(request, tenant, prompt, output)
             case ("cancel", request):
                 w.loop.apply([Cancel(request)])
-            case ("share", tenant, weight, most):
-                w.loop.apply([Share(tenant=tenant, weight=weight, max_concurrent=most)])
+            case ("share", tenant, weight, most, reserved, paced):
+                w.loop.apply(
+                    [
+                        Share(
+                            tenant=tenant,
+                            weight=weight,
+                            max_concurrent=most,
+                            reserved_slots=reserved,
+                            tokens_per_minute=paced,
+                        )
+                    ]
+                )
+            case ("clock", jump_s):
+                w.now_s += jump_s
             case ("steps", n):
                 for _ in range(n):
-                    if w.loop.has_work:
+                    if w.has_work:
                         w.step()
     w.loop.apply([Share(tenant=t, weight=1) for t in "abcd"])  # nobody is held at zero for ever
     w.run()
@@ -161,7 +226,7 @@ def test_a_tenant_held_at_zero_waits_without_work_and_goes_on_when_it_may():
     w = world()
     w.loop.apply([Share(tenant="a", weight=1, max_concurrent=0)])
     w.submit(0, "a", 4, 4)
-    assert not w.loop.has_work and not w.loop.is_idle
+    assert not w.has_work and not w.scheduler.is_idle
     w.loop.apply([Share(tenant="a", weight=1)])
     w.run()
     assert w.finishes[0] is FinishReason.LENGTH
@@ -236,3 +301,162 @@ def test_cancelling_ten_thousand_queued_requests_leaves_the_other_tenant_running
     w.run()
     assert w.finishes[99_999] is FinishReason.LENGTH
     assert Counter(w.finishes.values())[FinishReason.CANCELLED] == 10_000
+
+
+# ---- preemption -----------------------------------------------------------------------------------------------------
+
+
+def flooded(**settings: Any) -> World:
+    """A noisy tenant with all four slots and more waiting, well under way."""
+    w = world(slots=4, chunk=64, **settings)
+    for request in range(100, 140):
+        w.submit(request, "noisy", 32, 200)
+    for _ in range(60):
+        w.step()
+    return w
+
+
+def steps_to_first_token(w: World, request: int) -> int:
+    steps = 0
+    while not w.tokens[request]:
+        w.step()
+        steps += 1
+    return steps
+
+
+def test_a_needier_tenant_gets_a_slot_at_once_from_one_that_holds_more_than_its_share() -> None:
+    w = flooded()
+    w.submit(0, "quiet", 32, 20)
+    assert steps_to_first_token(w, 0) <= 2
+    fifo = flooded(policy=Policy.FIFO)
+    fifo.submit(0, "quiet", 32, 20)
+    assert steps_to_first_token(fifo, 0) > 500
+
+
+@pytest.mark.parametrize("swap_bytes", [1 << 30, 0])
+def test_who_gave_way_goes_on_token_for_token_and_is_charged_once(swap_bytes: int) -> None:
+    alone = world(slots=4, chunk=64)
+    for request in range(100, 104):
+        alone.submit(request, "noisy", 32, 200)
+    alone.run()
+    w = flooded(swap_bytes=swap_bytes)
+    for request in range(8):
+        w.submit(request, "quiet", 32, 20)
+    w.run()
+    last = w.loop.step()
+    assert (last.swaps > 0, last.recomputes > 0) == (swap_bytes > 0, swap_bytes == 0)
+    for request in range(100, 104):
+        assert w.tokens[request] == alone.tokens[request]
+        assert w.prefilled[request] == 32
+    assert w.service["noisy"] == 40 * (32 + 2 * 200)
+
+
+def test_a_request_that_ends_while_it_is_swapped_out_leaves_nothing_behind() -> None:
+    w = flooded()
+    w.submit(0, "quiet", 32, 20)
+    w.step()
+    swapped = [job for job in w.scheduler._jobs.values() if job.swapped is not None]
+    assert len(swapped) == 1
+    w.loop.apply([Cancel(job.submit.request) for job in swapped])
+    w.step()
+    assert w.scheduler._swapped_bytes == 0
+    w.run()
+    assert w.compute.is_empty()
+
+
+def test_idle_reserved_slots_are_lent_and_taken_back() -> None:
+    w = world(slots=4, chunk=64)
+    w.loop.apply([Share(tenant="vip", weight=0.001, reserved_slots=2)])
+    for request in range(100, 120):
+        w.submit(request, "noisy", 16, 100)
+    for _ in range(30):
+        w.step()
+    assert Counter(job.submit.tenant for job in w.scheduler._active.values()) == {"noisy": 4}
+    for request in range(3):
+        w.submit(request, "vip", 16, 100)
+    w.step()
+    w.step()  # one a step
+    assert Counter(job.submit.tenant for job in w.scheduler._active.values()) == {"noisy": 2, "vip": 2}
+
+
+def test_equal_tenants_with_full_queues_do_not_take_slots_from_each_other() -> None:
+    w = world(slots=4, chunk=64)
+    for request in range(80):
+        w.submit(request, "ab"[request % 2], 32, 32)
+    w.run()
+    last = w.loop.step()
+    assert last.swaps + last.recomputes <= 8  # a few while their first answers are compared
+
+
+# ---- pacing and prompts ---------------------------------------------------------------------------------------------
+
+
+def test_a_paced_stream_gets_its_limit_every_minute_and_never_more() -> None:
+    w = world(slots=2, chunk=64)
+    w.loop.apply([Share(tenant="a", weight=1, tokens_per_minute=100)])
+    w.submit(0, "a", 40, 300)
+    w.submit(1, "b", 40, 300)
+    w.run()
+    assert len(w.tokens[0]) == len(w.tokens[1]) == 300
+    assert 180 <= w.now_s < 190  # 340 tokens at 100 a minute: the rest waits until the fourth minute begins
+    times = w.given["a"]
+    for at_s, _ in times:
+        assert sum(tokens for other_s, tokens in times if other_s <= at_s < other_s + 60) <= 100
+
+
+def test_a_paced_tenant_gives_its_slot_to_whoever_can_use_it() -> None:
+    w = world(slots=1, chunk=64)
+    w.loop.apply([Share(tenant="a", weight=1, tokens_per_minute=50)])
+    w.submit(0, "a", 40, 100)
+    w.step()
+    while w.has_work:
+        w.step()
+    w.submit(1, "b", 10, 10)
+    for _ in range(12):
+        w.step()
+    assert w.finishes == {1: FinishReason.LENGTH}
+    w.run()
+    assert w.finishes[0] is FinishReason.LENGTH and len(w.tokens[0]) == 100
+
+
+def test_a_long_prompt_does_not_stall_the_others_for_longer_than_is_allowed() -> None:
+    w = world(slots=2, chunk=8, max_stall_ms=5)
+    w.submit(0, "a", 8, 200)
+    w.step()
+    w.submit(1, "b", 400, 10)
+    gaps, last_s = [], w.now_s
+    while 1 not in w.finishes:
+        before = len(w.tokens[0])
+        w.step()
+        if len(w.tokens[0]) > before:
+            gaps.append(w.now_s - last_s)
+            last_s = w.now_s
+    assert max(gaps) <= 0.005 + 2 * STEP_MICROS / 1e6
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    weights=st.tuples(st.sampled_from([1, 2, 4]), st.sampled_from([1, 2, 4])),
+    shapes=st.tuples(
+        st.tuples(st.integers(1, 60), st.integers(1, 40)), st.tuples(st.integers(1, 60), st.integers(1, 40))
+    ),
+    slots=st.integers(2, 8),
+)
+def test_two_tenants_with_work_always_waiting_are_served_by_weight_within_the_bound(weights, shapes, slots) -> None:
+    w = world(slots=slots, chunk=64)
+    w.loop.apply([Share(tenant=t, weight=weight) for t, weight in zip("ab", weights, strict=True)])
+    request = 0
+    baseline: Counter[str] | None = None
+    for _ in range(600):
+        for tenant, (prompt, output) in zip("ab", shapes, strict=True):
+            while sum(j.submit.tenant == tenant for j in w.scheduler._jobs.values()) < 2 * slots:
+                w.submit(request, tenant, prompt, output)
+                request += 1
+        w.step()
+        if w.now_s > 0.1 and baseline is None:
+            baseline = Counter(w.service)
+    assert baseline is not None
+    served = [(w.service[t] - baseline[t]) / weight for t, weight in zip("ab", weights, strict=True)]
+    # Slots are whole and a request keeps its slot for min_run_tokens: the grain is what all slots hold at once.
+    grain = 2 * slots * max(prompt + 2 * output for prompt, output in shapes)
+    assert abs(served[0] - served[1]) <= grain

@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import time
 from collections.abc import Callable
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Sampled
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Sampled, Swapped
 from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.engine.protocol import Load
@@ -61,6 +62,32 @@ class LlamaCompute:
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
+
+    def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
+        sampler = self._samplers[sequence]
+        assert sampler is not None, "only bound sequences are swapped out"
+        state = None
+        size = int(llama_cpp.llama_state_seq_get_size(self._context, sequence))
+        is_unused = self._is_clear(sequence)
+        if not is_unused and size <= room_bytes:
+            state = np.empty(size, np.uint8)
+            if llama_cpp.llama_state_seq_get_data(self._context, _bytes_at(state), size, sequence) != size:
+                raise EngineBroken(f"the state of sequence {sequence} could not be saved")
+        self._samplers[sequence] = None  # it goes along, so that clearing does not free it
+        self.clear(sequence)
+        return LlamaSwapped(sampler, state, is_unused)
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        assert isinstance(swapped, LlamaSwapped)
+        assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
+        self._samplers[sequence] = swapped.sampler
+        if swapped.state is None:
+            return swapped.is_unused
+        size = swapped.size_bytes
+        if llama_cpp.llama_state_seq_set_data(self._context, _bytes_at(swapped.state), size, sequence) > 0:
+            return True
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)  # set_data may leave parts behind
+        return False
 
     def is_empty(self) -> bool:
         return all(s is None for s in self._samplers) and all(map(self._is_clear, range(self.info.slots)))
@@ -117,6 +144,26 @@ class LlamaCompute:
 
     def _is_clear(self, sequence: int) -> bool:
         return bool(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence) == -1)
+
+
+@dataclass(slots=True)
+class LlamaSwapped:
+    """A sampler, and the KV state of its sequence in host memory unless there was no room or nothing to keep."""
+
+    sampler: Sampler
+    state: NDArray[np.uint8] | None
+    is_unused: bool  # no token was computed yet, so nothing is missing without a state
+
+    @property
+    def size_bytes(self) -> int:
+        return 0 if self.state is None else self.state.nbytes
+
+    def free(self) -> None:
+        self.sampler.free()
+
+
+def _bytes_at(array: NDArray[np.uint8]) -> Any:
+    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))
 
 
 class _Batch:

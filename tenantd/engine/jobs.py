@@ -1,0 +1,65 @@
+"""A request in the engine, and a tenant's requests. Plain state; the scheduler changes it."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Final
+
+from tenantd.engine.compute import Swapped
+from tenantd.engine.pacing import TokenWindow
+from tenantd.engine.protocol import Submit
+
+FIRST_OUTPUT_TOKENS: Final = 128.0
+"""How long an answer is expected to be before a tenant has had one."""
+
+
+@dataclass(slots=True, eq=False)
+class Job:
+    """One request in the engine: queued, bound to a sequence, or swapped out (queued, with its state).
+
+    `tokens` is the prompt and all that was generated; the first `computed` of them are in the KV cache. It decodes
+    when one token is left to compute, and that token was the last to be generated.
+    """
+
+    submit: Submit
+    arrival: int
+    tokens: list[int]
+    generated: int
+    charged_prompt: int  # prompt tokens charged so far, here or before a crash
+    computed: int = 0
+    sequence: int = -1
+    is_queued: bool = False
+    swapped: Swapped | None = None
+    run_tokens: int = 0  # computed since it was last bound
+    decoded_s: float = 0.0  # when it last got a token, or was bound
+
+    @property
+    def remaining(self) -> int:
+        return len(self.tokens) - self.computed
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.computed > 0 and self.remaining == 1
+
+
+@dataclass(slots=True, eq=False)
+class TenantJobs:
+    """A tenant's requests and what it may take. Swapped-out requests are at the front of the queue."""
+
+    queue: deque[Job] = field(default_factory=deque)
+    active: int = 0
+    weight: float = 1.0
+    max_concurrent: int | None = None
+    reserved_slots: int = 0
+    window: TokenWindow = field(default_factory=TokenWindow)
+    output_tokens: float = FIRST_OUTPUT_TOKENS  # of its recent answers, a moving average
+
+    @property
+    def is_busy(self) -> bool:
+        return bool(self.queue or self.active)
+
+    def may_start(self, now_s: float) -> bool:
+        """One more of its requests may be bound: none of its limits says no."""
+        below = self.max_concurrent is None or self.active < self.max_concurrent
+        return below and self.window.allowance(now_s) != 0

@@ -1,0 +1,120 @@
+"""What one forward pass holds: tokens of prompts, or one token for each decoding request. Pure.
+
+Whichever kind the neediest tenant is waiting for goes first; a pass of the other kind follows after `max_stall_ms` at
+the latest. The prompt tokens of a pass are as many as measured speed allows in `target_step_ms`, so that whoever comes
+next waits no longer than that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Final
+
+from tenantd.engine.compute import Chunk
+from tenantd.engine.jobs import Job, TenantJobs
+from tenantd.engine.settings import Policy, Settings
+
+SMALLEST_PREFILL_TOKENS: Final = 16
+MEASURABLE_TOKENS: Final = 8
+SPEED_WEIGHT: Final = 0.3
+"""How much the last pass counts in the moving average of prefill speed."""
+
+
+class Passes:
+    """Owner of the measured speed of prefill, and of when the last prefill was."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._micros_per_token: float | None = None
+        self._prefilled_s = float("-inf")
+
+    def choose(
+        self, jobs: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float], now_s: float
+    ) -> list[Chunk]:
+        """The chunks of the next pass over bound `jobs`; empty when all of them are paced.
+
+        `usage` is the normalised usage of each tenant with bound requests.
+        """
+        allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
+        decoding = self._unpaced([job for job in jobs if job.is_decoding], allowances)
+        prefilling = [job for job in jobs if not job.is_decoding and allowances[job.submit.tenant] != 0]
+        if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):
+            self._prefilled_s = now_s
+            return list(self._prefill(prefilling, usage, allowances))
+        return [_chunk(job, 1) for job in decoding]
+
+    def learn(self, chunks: list[Chunk], micros: int) -> None:
+        """Take the speed of a prefill pass into account."""
+        tokens = sum(len(chunk.tokens) for chunk in chunks)
+        if tokens < max(MEASURABLE_TOKENS, 2 * len(chunks)):
+            return
+        speed = micros / tokens
+        before = self._micros_per_token
+        self._micros_per_token = speed if before is None else before + SPEED_WEIGHT * (speed - before)
+
+    def _unpaced(self, jobs: list[Job], allowances: Mapping[str, int | None]) -> list[Job]:
+        """Those that may get a token: of a tenant with few left in this minute, the ones that waited longest."""
+        if all(allowance is None for allowance in allowances.values()):
+            return jobs
+        left = dict(allowances)
+        chosen: list[Job] = []
+        for job in sorted(jobs, key=lambda job: (job.decoded_s, job.arrival)):
+            allowance = left[job.submit.tenant]
+            if allowance is None:
+                chosen.append(job)
+            elif allowance > 0:
+                left[job.submit.tenant] = allowance - 1
+                chosen.append(job)
+        return chosen
+
+    def _is_prefills_turn(
+        self, prefilling: list[Job], decoding: list[Job], usage: Mapping[str, float], now_s: float
+    ) -> bool:
+        stall_s = self._settings.max_stall_ms / 1000
+        if now_s - min(job.decoded_s for job in decoding) >= stall_s:
+            return False
+        if self._settings.policy is Policy.FIFO or now_s - self._prefilled_s >= stall_s:
+            return True
+        return min(usage[job.submit.tenant] for job in prefilling) <= min(usage[job.submit.tenant] for job in decoding)
+
+    def _prefill(
+        self, jobs: list[Job], usage: Mapping[str, float], allowances: Mapping[str, int | None]
+    ) -> Iterator[Chunk]:
+        """Neediest tenant first, then oldest request; never in slot order. Clearly less needy ones wait their turn."""
+        budget = self._budget()
+        left = dict(allowances)
+        if self._settings.policy is Policy.FIFO:
+            usage = dict.fromkeys(usage, 0.0)
+        jobs = sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
+        neediest = usage[jobs[0].submit.tenant]
+        for job in jobs:
+            name = job.submit.tenant
+            if budget <= 0 or usage[name] > neediest + self._settings.margin:
+                return
+            allowance = left[name]
+            count = min(budget, job.remaining)
+            if allowance is not None:
+                count = min(count, _within(allowance, job))
+                left[name] = allowance - count
+            if count > 0:
+                budget -= count
+                yield _chunk(job, count)
+
+    def _budget(self) -> int:
+        """Prompt tokens that fit one step."""
+        most = self._settings.prefill_chunk_tokens
+        if self._micros_per_token is None:
+            return most
+        fitting = int(self._settings.target_step_ms * 1000 / max(self._micros_per_token, 1e-3))
+        return min(most, max(fitting, SMALLEST_PREFILL_TOKENS))
+
+
+def _within(allowance: int, job: Job) -> int:
+    """Tokens of a prompt that may be computed now; one is left for the token that its end brings."""
+    return allowance if allowance < job.remaining else max(0, min(allowance - 1, job.remaining))
+
+
+def _chunk(job: Job, count: int) -> Chunk:
+    start = job.computed
+    tokens = job.tokens[start : start + count] if count > 1 else [job.tokens[start]]
+    return Chunk(job.sequence, start, tokens, start + count == len(job.tokens))

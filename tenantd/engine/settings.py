@@ -1,0 +1,37 @@
+"""What the scheduler is told once, at its start."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Policy(StrEnum):
+    """Who goes first: the tenant with the least usage, or whoever came first (to compare with)."""
+
+    USAGE = "usage"
+    FIFO = "fifo"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Costs are in units of usage, times in milliseconds.
+
+    `keep_packed`: move decoding sequences together, as KV streams want it (see slots.py). `swap_bytes`: host memory
+    for the state of requests that gave way.
+    """
+
+    policy: Policy = Policy.USAGE
+    prompt_token_cost: float = 1.0
+    generated_token_cost: float = 2.0
+    prefill_chunk_tokens: int = 512
+    target_step_ms: float = 100.0
+    max_stall_ms: float = 250.0
+    min_run_tokens: int = 16
+    swap_bytes: int = 1 << 30
+    keep_packed: bool = True
+
+    @property
+    def margin(self) -> float:
+        """Usage of one tenant counts as clearly more than another's from here on; keeps requests from thrashing."""
+        return self.min_run_tokens * self.generated_token_cost
