@@ -19,7 +19,8 @@ from typing import Any
 
 import psutil
 
-from client import Target, machine, stream, tenantd
+from client import machine, stream, tenantd
+from tenantctl.benching.client import Target
 
 PROMPT_TOKENS = 16
 OUTPUT_TOKENS = 3000
@@ -29,7 +30,7 @@ async def one_round(target: Target, clients: int) -> float:
     """Tokens per second over all clients, counted as they arrive."""
     body = {"prompt": list(range(65, 65 + PROMPT_TOKENS)), "max_tokens": OUTPUT_TOKENS, "ignore_eos": True}
     results = await asyncio.gather(*[stream(target, body) for _ in range(clients)])
-    tokens = sum(result.completion_tokens for result in results)
+    tokens = sum(result.output_tokens for result in results)
     assert tokens == clients * OUTPUT_TOKENS, f"{tokens} tokens arrived"
     return tokens / (max(r.done_s for r in results) - min(r.sent_s for r in results))
 

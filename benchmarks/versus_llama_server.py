@@ -17,7 +17,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from client import Target, llama_server, machine, stream, tenantd
+from client import llama_server, machine, stream, tenantd
+from tenantctl.benching.client import Target
 
 CONCURRENCY = (1, 4, 8, 16)
 SLOTS = 16
@@ -40,7 +41,7 @@ async def throughput(target: Target, clients: int, seed: int) -> float:
 
     async def client(requests: list[dict[str, Any]]) -> tuple[int, float, float]:
         results = [await stream(target, body) for body in requests]
-        return sum(r.completion_tokens for r in results), results[0].sent_s, results[-1].done_s
+        return sum(r.output_tokens for r in results), results[0].sent_s, results[-1].done_s
 
     outcomes = await asyncio.gather(*[client(requests) for requests in work])
     tokens = sum(outcome[0] for outcome in outcomes)

@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant remove" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " usage" | " invoice" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant remove" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " usage" | " invoice" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -31,10 +31,11 @@ _tenantctl() {
     done
 
     case $prev in
-        --socket | --config | --model | --grammar | --schema) _tenantctl_files "$cur"; return ;;
-        --wait | --weight | --label | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit) return ;;
+        --socket | --config | --model | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
+        --wait | --weight | --label | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
-        --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens) _tenantctl_words "none" "$cur"; return ;;
+        --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none" "$cur"; return ;;
+        --on-limit) _tenantctl_words "reject queue" "$cur"; return ;;
         --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         --month) _tenantctl_words "this last" "$cur"; return ;;
     esac
@@ -46,10 +47,10 @@ _tenantctl() {
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
-            " tenant add") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --json --help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
-            " tenant set") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;
@@ -62,12 +63,13 @@ _tenantctl() {
             " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
             " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
             " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
+            " bench") _tenantctl_words "--duration --seed --url --api-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
             " completion") _tenantctl_words "--help -h" "$cur" ;;
         esac
         return
     fi
     case "$command $count" in
-        " 0") _tenantctl_words "init serve demo status tenant key run requests cancel usage invoice completion" "$cur" ;;
+        " 0") _tenantctl_words "init serve demo status tenant key run requests cancel usage invoice bench completion" "$cur" ;;
         " tenant 0") _tenantctl_words "add list show set suspend resume remove" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
@@ -77,6 +79,7 @@ _tenantctl() {
         " key 0") _tenantctl_words "create list revoke" "$cur" ;;
         " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
         " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;
     esac
 }

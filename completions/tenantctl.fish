@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --label --tenant --system --max-tokens --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month
+            case --socket --config --model --wait --weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -44,6 +44,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'End a running or waiting request'
 complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what each tenant used in a month'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print a month\'s invoice, for each tenant or for one'
+complete -c tenantctl -n '__tenantctl_at 0' -a bench -d 'Measure how a server shares itself under load'
 complete -c tenantctl -n '__tenantctl_at 0' -a completion -d 'Print a shell\'s completion script'
 complete -c tenantctl -n '__tenantctl_at 0' -l socket -r -F -d 'The daemon\'s socket. Default: TENANTD_SOCKET, else the configuration\'s.'
 complete -c tenantctl -n '__tenantctl_at 0' -l version -d 'Print the version.'
@@ -75,6 +76,11 @@ complete -c tenantctl -n '__tenantctl_in tenant add' -l max-concurrent -x -a 'no
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-queued -x -a 'none' -d 'Requests that wait; more are refused.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-tokens-per-request -x -a 'none' -d 'Output tokens of one request.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-context-tokens -x -a 'none' -d 'Prompt and output tokens of one request.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l requests-per-minute -x -a 'none' -d 'Requests let in within any 60 s.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l tokens-per-minute -x -a 'none' -d 'Prompt and output tokens within any 60 s; streams are slowed down.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l reserved-slots -x -a 'none' -d 'Slots kept for it; lent to others while it needs none.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l on-limit -x -a 'reject queue' -d 'Requests over a limit per minute are refused, or wait.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l max-wait -x -a 'none' -d 'With queue: refused after so long.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in tenant list' -l json -d 'Print JSON.'
@@ -90,6 +96,11 @@ complete -c tenantctl -n '__tenantctl_in tenant set' -l max-concurrent -x -a 'no
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-queued -x -a 'none' -d 'Requests that wait; more are refused.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-tokens-per-request -x -a 'none' -d 'Output tokens of one request.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-context-tokens -x -a 'none' -d 'Prompt and output tokens of one request.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l requests-per-minute -x -a 'none' -d 'Requests let in within any 60 s.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l tokens-per-minute -x -a 'none' -d 'Prompt and output tokens within any 60 s; streams are slowed down.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l reserved-slots -x -a 'none' -d 'Slots kept for it; lent to others while it needs none.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l on-limit -x -a 'reject queue' -d 'Requests over a limit per minute are refused, or wait.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l max-wait -x -a 'none' -d 'With queue: refused after so long.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 tenant suspend' -a '(tenantctl _tenants 2>/dev/null)'
@@ -150,5 +161,17 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l tenant -x -a '(tenantctl _t
 complete -c tenantctl -n '__tenantctl_in invoice' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l csv -d 'Print CSV: a row for each line.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
+complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'How long.'
+complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'For the same arrivals again.'
+complete -c tenantctl -n '__tenantctl_in bench' -l url -x -d 'Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.'
+complete -c tenantctl -n '__tenantctl_in bench' -l api-key -x -d 'For --url.'
+complete -c tenantctl -n '__tenantctl_in bench' -l extra -x -d 'Add to every request of --url; may be repeated.'
+complete -c tenantctl -n '__tenantctl_in bench' -l rate-scale -x -d 'Times so many arrivals. vtc suites: measured first.'
+complete -c tenantctl -n '__tenantctl_in bench' -l length-scale -x -d 'Times so many tokens in and out.'
+complete -c tenantctl -n '__tenantctl_in bench' -l vocabulary -x -d 'Token ids that prompts are made of.'
+complete -c tenantctl -n '__tenantctl_in bench' -l png -r -F -d 'Plot service and first tokens.'
+complete -c tenantctl -n '__tenantctl_in bench' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in bench' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 completion' -a 'bash zsh fish'
 complete -c tenantctl -n '__tenantctl_in completion' -l help -s h -d 'Show this message and exit.'

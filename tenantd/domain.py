@@ -41,7 +41,7 @@ class FinishReason(StrEnum):
 
     STOP = "stop"  # end-of-generation token or stop string
     LENGTH = "length"  # max_tokens reached or the slot's context full
-    CANCELLED = "cancelled"  # an administrator or the daemon's shutdown ended it
+    CANCELLED = "cancelled"  # an administrator, its own `timeout_s` or the daemon's shutdown ended it
     DISCONNECTED = "disconnected"  # the client went away
     FAILED = "failed"  # the engine could not do it
     INTERRUPTED = "interrupted"  # the daemon died while it ran; settled at the next start
@@ -51,13 +51,29 @@ RUNNING: Final = "running"
 """The `state` of a ledger row between admission and settlement."""
 
 
+class OnLimit(StrEnum):
+    """What becomes of a request that is over its tenant's requests or tokens per minute."""
+
+    REJECT = "reject"  # 429 with a retry-after
+    QUEUE = "queue"  # it waits in the daemon, up to `max_wait_s`
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Per-tenant limits. None means no limit of its own (the daemon's bounds still hold); 0 means none allowed."""
+    """Per-tenant limits. None means no limit of its own (the daemon's bounds still hold); 0 means none allowed.
+
+    Tokens per minute are prompt tokens computed and tokens generated; a minute is any 60 seconds. Slots that are
+    reserved are lent to others while their tenant does not need them.
+    """
 
     max_concurrent: int | None = None
     max_queued: int | None = None
     max_tokens_per_request: int | None = None
     max_context_tokens: int | None = None
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    reserved_slots: int | None = None
+    on_limit: OnLimit = OnLimit.REJECT
+    max_wait_s: int | None = None  # with on_limit = "queue"; 0 does not wait, None waits as long as the client does
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):

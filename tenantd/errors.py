@@ -18,11 +18,24 @@ class TenantdError(Exception):
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
 
-    def __init__(self, message: str, *, param: str | None = None, retry_after_s: int | None = None) -> None:
+    def __init__(
+        self,
+        message: str,
+        *,
+        param: str | None = None,
+        retry_after_s: int | None = None,
+        retry_after_ms: int | None = None,
+    ) -> None:
+        """When to come back is given in seconds or in milliseconds; the error then has both, seconds rounded up."""
         super().__init__(message)
+        if retry_after_ms is not None:
+            retry_after_s = -(-retry_after_ms // 1000)
+        elif retry_after_s is not None:
+            retry_after_ms = 1000 * retry_after_s
         self.message = message
         self.param = param
         self.retry_after_s = retry_after_s
+        self.retry_after_ms = retry_after_ms
 
     def body(self) -> dict[str, Any]:
         """The JSON object of an HTTP answer."""
@@ -69,6 +82,18 @@ class ContextLengthExceeded(InvalidRequest):
     """Prompt and output together do not fit the context of a slot."""
 
     code = "context_length_exceeded"
+
+
+class MaxTokensPerRequestExceeded(InvalidRequest):
+    """More output is asked for than the tenant's `max_tokens_per_request`."""
+
+    code = "max_tokens_per_request_exceeded"
+
+
+class PromptOverTokensPerMinute(InvalidRequest):
+    """The prompt alone is over the tenant's `tokens_per_minute`: no waiting will make it fit."""
+
+    code = "prompt_exceeds_tokens_per_minute"
 
 
 class BodyTooLarge(InvalidRequest):
@@ -124,6 +149,33 @@ class QueueFull(TenantdError):
     code = "queue_full"
     type = "rate_limit_error"
     http_status = 429
+    exit_code = 75
+
+
+class RequestsPerMinuteExceeded(TenantdError):
+    """The tenant has used up its `requests_per_minute`; after `retry_after_ms` one more will be taken."""
+
+    code = "requests_per_minute_exceeded"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
+class TokensPerMinuteExceeded(TenantdError):
+    """The tenant's `tokens_per_minute` have no room for this prompt; after `retry_after_ms` they will have."""
+
+    code = "tokens_per_minute_exceeded"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
+class RequestTimeout(TenantdError):
+    """The request was not complete within the `timeout_s` it came with; what was generated is billed."""
+
+    code = "request_timeout"
+    type = "timeout_error"
+    http_status = 408
     exit_code = 75
 
 

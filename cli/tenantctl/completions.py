@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from tenantctl.benching.suites import SUITES
+
 PROGRAM: Final = "tenantctl"
 FILES: Final = {"bash": "tenantctl.bash", "zsh": "_tenantctl", "fish": "tenantctl.fish"}
 NAMES: Final = "tenantctl _tenants 2>/dev/null"
@@ -89,6 +91,8 @@ def _option(parameter: Any) -> Option:
 def _value(parameter: Any) -> Value:
     metavar = parameter.metavar or parameter.name.upper()
     words = tuple(word for word in metavar.split("|") if re.fullmatch("[a-z]+", word))
+    if parameter.name == "suite":
+        words = tuple(SUITES)
     return Value(metavar, words, metavar in FILE_METAVARS, parameter.name == "tenant")
 
 

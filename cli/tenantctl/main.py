@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tenantctl import completion, demo, init, invoice, key, run, serve, status, tenant, usage
+from tenantctl import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
 from tenantctl.options import Globals, examples
 from tenantctl.render import complain
 from tenantd import __version__
@@ -81,6 +81,7 @@ ORDER = (
     "cancel",
     "usage",
     "invoice",
+    "bench",
     "completion",
 )
 
@@ -95,6 +96,7 @@ app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requ
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING)(usage.usage)
 app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING)(invoice.invoice)
+app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
 app.command("_tenants", hidden=True)(completion.tenant_names)
 

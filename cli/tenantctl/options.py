@@ -1,7 +1,7 @@
 """Options and arguments that several commands share, and what they have in common.
 
 Completion reads the metavars: FILE and GGUF complete files, the lower-case words of `this|last` are offered as they
-are, and a parameter named `tenant` completes the names of tenants.
+are, and a parameter named `tenant` completes the names of tenants, `suite` those of suites.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from enum import StrEnum
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -25,6 +25,13 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class OnLimit(StrEnum):
+    """What becomes of a request over a limit per minute."""
+
+    REJECT = "reject"
+    QUEUE = "queue"
+
+
 _LIMIT = "N|none"
 Weight = Annotated[
     float | None,
@@ -41,6 +48,18 @@ MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Request
 MaxQueued = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests that wait; more are refused.")]
 MaxTokens = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Output tokens of one request.")]
 MaxContext = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Prompt and output tokens of one request.")]
+RequestsPerMinute = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests let in within any 60 s.")]
+TokensPerMinute = Annotated[
+    str | None, typer.Option(metavar=_LIMIT, help="Prompt and output tokens within any 60 s; streams are slowed down.")
+]
+ReservedSlots = Annotated[
+    str | None, typer.Option(metavar=_LIMIT, help="Slots kept for it; lent to others while it needs none.")
+]
+OnLimitOption = Annotated[
+    OnLimit | None,
+    typer.Option(metavar="reject|queue", help="Requests over a limit per minute are refused, or wait."),
+]
+MaxWait = Annotated[str | None, typer.Option(metavar="SECONDS|none", help="With queue: refused after so long.")]
 
 
 @app.command(
@@ -60,10 +79,25 @@ def add(
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
     max_context_tokens: MaxContext = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    reserved_slots: ReservedSlots = None,
+    on_limit: OnLimitOption = None,
+    max_wait: MaxWait = None,
     json: Json = False,
 ) -> None:
     """Add a tenant and print its key, which is shown this once."""
-    limits = _limits(max_concurrent, max_queued, max_tokens_per_request, max_context_tokens)
+    limits = _limits(
+        on_limit,
+        max_concurrent=max_concurrent,
+        max_queued=max_queued,
+        max_tokens_per_request=max_tokens_per_request,
+        max_context_tokens=max_context_tokens,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        reserved_slots=reserved_slots,
+        max_wait_s=max_wait,
+    )
     body = {"name": name, **_changes(weight, priority, uid, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
@@ -83,8 +117,7 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json(answer)
         return
-    columns = ["tenant", "state", "weight>", "priority", "concurrent>", "queued>", "tokens>", "context>", "uids"]
-    print_table(columns, [_row(tenant) for tenant in answer["tenants"]])
+    print_table(COLUMNS, [_row(tenant) for tenant in answer["tenants"]])
     if not answer["tenants"]:
         message(f"no tenants yet; add one: {words(ctx)} tenant add NAME")
 
@@ -101,6 +134,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
     epilog=examples(
         "tenantctl tenant set acme --weight 3 --priority high",
         "tenantctl tenant set acme --max-queued none    [dim]# no limit of its own[/]",
+        "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
     ),
 )
@@ -114,13 +148,28 @@ def set_(
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
     max_context_tokens: MaxContext = None,
+    requests_per_minute: RequestsPerMinute = None,
+    tokens_per_minute: TokensPerMinute = None,
+    reserved_slots: ReservedSlots = None,
+    on_limit: OnLimitOption = None,
+    max_wait: MaxWait = None,
     json: Json = False,
 ) -> None:
     """Change a tenant.
 
-    Only what is named changes. `none` removes a limit, or all uids.
+    Only what is named changes, from the next request on. `none` removes a limit, or all uids; a limit of 0 allows none.
     """
-    limits = _limits(max_concurrent, max_queued, max_tokens_per_request, max_context_tokens)
+    limits = _limits(
+        on_limit,
+        max_concurrent=max_concurrent,
+        max_queued=max_queued,
+        max_tokens_per_request=max_tokens_per_request,
+        max_context_tokens=max_context_tokens,
+        requests_per_minute=requests_per_minute,
+        tokens_per_minute=tokens_per_minute,
+        reserved_slots=reserved_slots,
+        max_wait_s=max_wait,
+    )
     changes = _changes(weight, priority, uid, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; name at least one option", param_hint="OPTIONS")
@@ -169,7 +218,7 @@ def remove(
 
 
 def _changes(
-    weight: float | None, priority: Priority | None, uids: list[str] | None, limits: dict[str, int | None]
+    weight: float | None, priority: Priority | None, uids: list[str] | None, limits: dict[str, int | str | None]
 ) -> dict[str, Any]:
     """Only what was named."""
     changes: dict[str, Any] = {}
@@ -184,21 +233,16 @@ def _changes(
     return changes
 
 
-def _limits(
-    concurrent: str | None, queued: str | None, tokens: str | None, context: str | None
-) -> dict[str, int | None]:
+def _limits(on_limit: OnLimit | None, **named: str | None) -> dict[str, int | str | None]:
     """Only the limits that were named; `none` becomes null."""
-    named = {
-        "max_concurrent": concurrent,
-        "max_queued": queued,
-        "max_tokens_per_request": tokens,
-        "max_context_tokens": context,
-    }
-    return {
-        name: None if text == "none" else _whole_number("--" + name.replace("_", "-"), text)
+    limits: dict[str, int | str | None] = {
+        name: None if text == "none" else _whole_number("--" + name.removesuffix("_s").replace("_", "-"), text)
         for name, text in named.items()
         if text is not None
     }
+    if on_limit is not None:
+        limits["on_limit"] = on_limit.value
+    return limits
 
 
 def _whole_number(option: str, text: str) -> int:
@@ -235,15 +279,24 @@ def _print(answer: Any, json: bool) -> None:
     )
 
 
+COLUMNS: Final = [
+    *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
+    *("requests/min>", "tokens/min>", "then", "uids"),
+]
+
+
 def _row(tenant: dict[str, Any]) -> list[object]:
     limits = tenant["limits"]
-    names = ("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
+    names = ("reserved_slots", "max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
     return [
         tenant["name"],
         tenant["state"],
         f"{tenant['weight']:g}",
         tenant["priority"],
         *[limits[name] for name in names],
+        limits["requests_per_minute"],
+        limits["tokens_per_minute"],
+        limits["on_limit"],
         _uids(tenant),
     ]
 

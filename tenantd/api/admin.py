@@ -123,6 +123,8 @@ class Admin:
 
         def add(conn: Connection) -> str:
             store.add_tenant(conn, tenant)
+            if tenant.limits.reserved_slots:
+                store.check_reserved_slots(conn, tenant.name, self._service.config.engine.slots)
             return keys.create_key(conn, tenant.name, "first", now_micros)[1]
 
         secret = await self._change(add)
@@ -136,10 +138,13 @@ class Admin:
 
         def change(conn: Connection) -> Tenant:
             changes = body.changes()
+            before = store.get_tenant(conn, name).limits
             if body.limits is not None:
-                before = store.get_tenant(conn, name).limits
                 changes["limits"] = msgspec.structs.replace(before, **body.limits.given())
-            return store.update_tenant(conn, name, **changes)
+            tenant = store.update_tenant(conn, name, **changes)
+            if (tenant.limits.reserved_slots or 0) > (before.reserved_slots or 0):
+                store.check_reserved_slots(conn, name, self._service.config.engine.slots)
+            return tenant
 
         return reply({"tenant": await self._change(change)})
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field
 
 from tenantd.api.body import Body
-from tenantd.domain import Limits, Priority
+from tenantd.domain import Limits, OnLimit, Priority
 
 Weight = Annotated[float, Field(gt=0, le=1_000_000)]
 Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
@@ -21,16 +21,24 @@ class AdminBody(Body):
 
 
 class LimitsBody(AdminBody):
-    """null means no limit of its own."""
+    """null means no limit of its own, 0 none allowed."""
 
     max_concurrent: Count | None = None
     max_queued: Count | None = None
     max_tokens_per_request: Count | None = None
     max_context_tokens: Count | None = None
+    requests_per_minute: Count | None = None
+    tokens_per_minute: Count | None = None
+    reserved_slots: Count | None = None
+    on_limit: OnLimit | None = None
+    max_wait_s: Count | None = None
 
-    def given(self) -> dict[str, int | None]:
-        """The limits that were named, null included."""
-        return {name: getattr(self, name) for name in self.model_fields_set}
+    def given(self) -> dict[str, Any]:
+        """The limits that were named, null included; `on_limit` is always something, so null is its default."""
+        given = {name: getattr(self, name) for name in self.model_fields_set}
+        if "on_limit" in given:
+            given["on_limit"] = given["on_limit"] or OnLimit.REJECT
+        return given
 
 
 class NewTenant(AdminBody):

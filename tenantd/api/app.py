@@ -12,15 +12,16 @@ import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantd import __version__
 from tenantd.api.admin import admin_routes
 from tenantd.api.connection import Connection
 from tenantd.api.health import health_routes
+from tenantd.api.identity import asking
 from tenantd.api.metrics import Meter
 from tenantd.api.openai import OpenAI
-from tenantd.api.replies import on_disconnect, on_http_exception, on_tenantd_error, on_unexpected
+from tenantd.api.replies import on_disconnect, on_http_exception, on_tenantd_error, on_unexpected, rate_headers
 from tenantd.api.socket import Listener
 from tenantd.api.streaming import SEND
 from tenantd.daemon.service import Service
@@ -53,11 +54,16 @@ def make_app(service: Service) -> ASGIApp:
     app.include_router(admin_routes(service, meter))
     app.include_router(health_routes(service))
 
-    async def with_raw_send(scope: Scope, receive: Receive, send: Send) -> None:
-        scope["extensions"][SEND] = send
-        await app(scope, receive, send)
+    async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_rates(message: Message) -> None:
+            if message["type"] == "http.response.start" and (tenant := asking(scope)) is not None:
+                message["headers"] = [*message["headers"], *rate_headers(service.rates(tenant))]
+            await send(message)
 
-    return with_raw_send
+        scope["extensions"][SEND] = send
+        await app(scope, receive, with_rates)
+
+    return outermost
 
 
 class Server:

@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import Final
 
+from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -41,6 +42,7 @@ class Exchange(Response):
         generations: list[Generation],
         answer_type: type[Answer],
         *,
+        timeout_s: float | None,
         streamed: bool,
         with_usage: bool,
     ) -> None:
@@ -50,9 +52,11 @@ class Exchange(Response):
         self._tenant = tenant
         self._generations = generations
         self._answer_type = answer_type
+        self._timeout_s = timeout_s
         self._streamed = streamed
         self._with_usage = with_usage
         self._streams: list[LiveStream] = []
+        self._submitting: asyncio.Task[list[LiveStream]] | None = None
         self._client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -64,8 +68,7 @@ class Exchange(Response):
             await watch  # until the server has noticed that the connection is gone
         finally:
             watch.cancel()
-            for stream in self._streams:
-                stream.abandon()
+            self._abandon()
         for stream in self._streams:
             await self._meter.see_off(stream)
 
@@ -91,12 +94,17 @@ class Exchange(Response):
             await response(scope, receive, send)
 
     async def _start(self) -> None:
-        """Admit every choice and wait for its first token. Raises what the first failing one raises."""
-        for generation in self._generations:
-            stream = await self._service.submit(self._tenant, generation)
-            self._streams.append(stream)
-            if self._client_gone:
-                stream.abandon()
+        """Admit all choices and wait for their first tokens. Raises what the first failing one raises."""
+        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s)
+        self._submitting = asyncio.create_task(work)
+        try:
+            self._streams = await self._submitting
+        except asyncio.CancelledError:
+            if self._client_gone and self._submitting.cancelled():
+                raise ClientDisconnect from None  # it waited for its tenant's limits, and nothing has begun
+            raise
+        if self._client_gone:
+            self._abandon()
         for stream in self._streams:
             await stream.started()
 
@@ -105,6 +113,11 @@ class Exchange(Response):
         while (await receive())["type"] != "http.disconnect":
             pass
         self._client_gone = True
+        if self._submitting is not None:
+            self._submitting.cancel()
+        self._abandon()
+
+    def _abandon(self) -> None:
         for stream in self._streams:
             stream.abandon()
 

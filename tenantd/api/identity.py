@@ -9,6 +9,7 @@ import os
 from typing import Final
 
 from starlette.requests import Request
+from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
 from tenantd.domain import Tenant
@@ -16,6 +17,7 @@ from tenantd.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
 from tenantd.tenancy.directory import Directory
 
 TENANT_HEADER: Final = "x-tenant"
+ASKING: Final = "tenantd.tenant"
 
 
 def is_admin(request: Request) -> bool:
@@ -41,7 +43,22 @@ def require_known(request: Request, directory: Directory) -> None:
 
 
 def tenant_of(request: Request, directory: Directory) -> Tenant:
-    """The tenant this request is made, and billed, for. Raises Unauthenticated, Forbidden, NotFound, InvalidRequest."""
+    """The tenant this request is made, and billed, for; noted for the headers of its answer.
+
+    Raises Unauthenticated, Forbidden, NotFound, InvalidRequest.
+    """
+    tenant = _identify(request, directory)
+    request.scope["extensions"][ASKING] = tenant
+    return tenant
+
+
+def asking(scope: Scope) -> Tenant | None:
+    """The tenant a request is made for, once that is known."""
+    tenant: Tenant | None = scope["extensions"].get(ASKING)
+    return tenant
+
+
+def _identify(request: Request, directory: Directory) -> Tenant:
     named = request.headers.get(TENANT_HEADER, "")
     if key := _bearer(request):
         return _only(named, [_tenant_with(key, directory)], "this API key")

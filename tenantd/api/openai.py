@@ -127,6 +127,7 @@ class OpenAI:
             tenant,
             generations,
             answer,
+            timeout_s=body.timeout_s,
             streamed=bool(body.stream),
             with_usage=body.include_usage,
         )

@@ -85,6 +85,7 @@ class GenerationRequest(Body):
     ignore_eos: bool | None = None
     grammar: str | None = None
     response_format: ResponseFormat | None = None
+    timeout_s: float | None = Field(None, gt=0, le=86_400)  # from here to the last token, waiting included
 
     @property
     def choices(self) -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import secrets
+from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
+from tenantd.tenancy.limits import RateState
 
 log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
@@ -36,6 +38,17 @@ def reply(content: Any, *, status: int = 200, request_id: str = "", headers: dic
     return Response(_encoder.encode(content), status, all_headers, media_type="application/json")
 
 
+def rate_headers(states: Mapping[str, RateState]) -> list[tuple[bytes, bytes]]:
+    """What is left of a tenant's limits, in OpenAI's headers. A reset is in whole seconds, rounded up, as "1m3s"."""
+    headers: list[tuple[bytes, bytes]] = []
+    for what, state in states.items():
+        minutes, seconds = divmod(-(-state.reset_micros // 1_000_000), 60)
+        reset = f"{minutes}m{seconds}s" if minutes else f"{seconds}s"
+        for name, value in (("limit", state.limit), ("remaining", state.remaining), ("reset", reset)):
+            headers.append((f"x-ratelimit-{name}-{what}".encode(), str(value).encode()))
+    return headers
+
+
 def encode_error(error: TenantdError) -> bytes:
     """The error's body, for answers and for events in a stream."""
     return _encoder.encode(error.body())
@@ -43,7 +56,9 @@ def encode_error(error: TenantdError) -> bytes:
 
 def error_reply(error: TenantdError, request_id: str = "") -> Response:
     """The answer that says what went wrong, and when to come back if that is known."""
-    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    headers = {}
+    if error.retry_after_s is not None:
+        headers = {"retry-after": str(error.retry_after_s), "retry-after-ms": str(error.retry_after_ms)}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.http_status == 413:

@@ -3,7 +3,13 @@
 from __future__ import annotations
 
 from tenantd.domain import Tenant
-from tenantd.errors import ContextLengthExceeded, Forbidden, InvalidRequest
+from tenantd.errors import (
+    ContextLengthExceeded,
+    Forbidden,
+    InvalidRequest,
+    MaxTokensPerRequestExceeded,
+    PromptOverTokensPerMinute,
+)
 
 
 def output_tokens(
@@ -11,7 +17,7 @@ def output_tokens(
 ) -> int:
     """The most tokens to generate: what was asked for, cut to the room the context has left.
 
-    Raises ContextLengthExceeded when there is no room, InvalidRequest when more was asked for than is allowed.
+    Raises ContextLengthExceeded when there is no room, MaxTokensPerRequestExceeded, InvalidRequest.
     """
     limits = tenant.limits
     holds_tokens = context_tokens
@@ -31,7 +37,7 @@ def output_tokens(
     elif asked_tokens < 1:
         raise InvalidRequest(f"max_tokens must be at least 1, not {asked_tokens}", param="max_tokens")
     if allowed is not None and (asked_tokens > allowed or allowed < 1):
-        raise InvalidRequest(
+        raise MaxTokensPerRequestExceeded(
             f"max_tokens is {asked_tokens}; tenant {tenant.name} may ask for at most {allowed} in one request",
             param="max_tokens",
         )
@@ -46,18 +52,45 @@ def check_prompt(prompt: list[int], vocabulary_tokens: int) -> None:
         raise InvalidRequest(f"token ids of this model go from 0 to {vocabulary_tokens - 1}", param="prompt")
 
 
-def may_wait(tenant: Tenant, *, waiting: int, running: int, others: int, slots: int, max_queued: int) -> bool:
-    """True when one more request of the tenant has a slot to go to or a place in the queue.
+def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:
+    """What no waiting will change. Raises Forbidden for a limit of 0, PromptOverTokensPerMinute."""
+    limits = tenant.limits
+    for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+        if getattr(limits, name) == 0:
+            raise Forbidden(f"tenant {tenant.name} may run no requests: its {name} is 0")
+    if limits.tokens_per_minute is not None and prompt_tokens > limits.tokens_per_minute:
+        raise PromptOverTokensPerMinute(
+            f"the prompt has {prompt_tokens} tokens and tenant {tenant.name} may use {limits.tokens_per_minute} "
+            "per minute; send a shorter prompt",
+            param="prompt",
+        )
 
-    `waiting` and `running` count its requests without and with a first token, `others` those of other tenants.
-    Requests that find a free slot at once do not wait, so `max_queued` 0 still lets them in. Raises Forbidden for a
-    tenant that may run none.
+
+def may_wait(
+    tenant: Tenant,
+    *,
+    waiting: int,
+    running: int,
+    others: int,
+    slots: int,
+    max_queued: int,
+    held: int = 0,
+    more: int = 1,
+    is_held: bool = False,
+) -> bool:
+    """True when `more` requests of the tenant have slots to go to or places in the queue.
+
+    `waiting` and `running` count its requests without and with a first token, `held` those that wait for its rate
+    limits, as the new ones will if `is_held`; `others` those of other tenants. Requests that find a free slot at once
+    do not wait, so `max_queued` 0 still lets them in.
     """
     limits = tenant.limits
     free = max(0, slots - running - others)
     if limits.max_concurrent is not None:
-        if limits.max_concurrent == 0:
-            raise Forbidden(f"tenant {tenant.name} may run no requests: its max_concurrent is 0")
         free = min(free, max(0, limits.max_concurrent - running))
+    if is_held:
+        held += more
+    else:
+        waiting += more
     places = max_queued if limits.max_queued is None else limits.max_queued
-    return waiting < free + places
+    return max(0, waiting - free) + held <= places

@@ -21,6 +21,7 @@ from tenantd.daemon.supervisor import Supervisor, load_command
 from tenantd.domain import FinishReason
 from tenantd.engine.protocol import Cancel, Command, Finish, Share, Step, Submit
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
+from tenantd.tenancy.limits import Rates
 
 
 class Runner:
@@ -40,6 +41,7 @@ class Runner:
         self.live = LiveRequests()
         self.pace = Pace()
         self.board = UsageBoard()
+        self.rates = Rates()
         self.busy_micros = 0  # engine time in all
         self.unbilled_micros = 0  # the part of it that no request is charged for: work a crash lost, mostly
         self.supervisor = Supervisor(
@@ -135,12 +137,19 @@ class Runner:
         live = self.live.by_number
         self.busy_micros += step.busy_micros
         self.unbilled_micros += step.unbilled_micros
+        delivered: dict[str, int] = {}
         for progress in step.progress:
             stream = live.get(progress.request)
             if stream is None:
                 self.unbilled_micros += progress.micros  # it was finished here before the engine knew
-            elif stream.advance(progress):
+                continue
+            tokens = progress.prefilled + (progress.token >= 0)
+            delivered[stream.tenant] = delivered.get(stream.tenant, 0) + tokens
+            if stream.advance(progress):
                 self._on_milestone(stream)
+        now_micros = round(self._clock_s() * 1e6)
+        for tenant, tokens in delivered.items():
+            self.rates.book_tokens(tenant, tokens, now_micros)
         for finish in step.finishes:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 import time
@@ -17,14 +18,15 @@ from typing import Any, Final, Literal
 import msgspec
 
 from tenantd.config import Config
-from tenantd.daemon.admission import check_prompt, may_wait, output_tokens
+from tenantd.daemon.admission import check_allowed, check_prompt, may_wait, output_tokens
 from tenantd.daemon.books import Books
+from tenantd.daemon.gate import Deadline, Gate
 from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.runner import Runner
 from tenantd.daemon.status import engine_status, tenants_status
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
-from tenantd.domain import FinishReason, Sampling, Tenant, TenantState
+from tenantd.domain import FinishReason, OnLimit, Sampling, Tenant, TenantState
 from tenantd.engine.protocol import EngineInfo, Share
 from tenantd.errors import (
     Draining,
@@ -38,6 +40,7 @@ from tenantd.errors import (
 )
 from tenantd.ledger.ledger import Admission, Ledger
 from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
 from tenantd.text.vocabulary import Vocabulary
@@ -96,6 +99,7 @@ class Service:
             clock_s=clock_s,
         )
         self._live = self._runner.live
+        self._gate = Gate(self._runner.rates, clock_s)
         self._now_micros = now_micros
         self._clock_s = clock_s
         self._books = Books(ledger, lambda: self.config.ledger.settle_timeout_s)
@@ -121,6 +125,7 @@ class Service:
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
         self.draining = True
+        self._gate.wake()
         if not await self._live.wait_until_empty(timeout_s):
             log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
             for stream in self._live:
@@ -132,6 +137,7 @@ class Service:
     async def stop(self) -> None:
         """End the engine and whatever is live. Safe to call twice, and without `drain`."""
         self.draining = True
+        self._gate.wake()
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.supervisor.stop()
         if self._ticking is not None:
@@ -149,6 +155,8 @@ class Service:
         await self.directory.reload(self.ledger)
         for share in self._shares():
             self.supervisor.send(share)
+        self._runner.rates.keep(self.directory.tenants.keys())
+        self._gate.wake()
         for stream in self._live:
             if stream.tenant not in self.directory.tenants:
                 error = RequestCancelled(f"tenant {stream.tenant} was removed")
@@ -157,28 +165,43 @@ class Service:
     # ---- requests -----------------------------------------------------------------------------------------------
 
     async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
-        """Start a request. Its row is written while the engine already works; `started()` waits for both.
-
-        Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
-        LedgerUnavailable, ContextLengthExceeded, InvalidRequest, Forbidden, QueueFull.
-        """
-        info = self._check_open(tenant)
-        check_prompt(generation.prompt, self.vocabulary.n_tokens)
-        max_tokens = output_tokens(
-            tenant,
-            len(generation.prompt),
-            generation.max_tokens,
-            context_tokens=info.context_tokens,
-            default_tokens=self.config.limits.default_max_tokens,
-        )
-        self._check_queue(tenant, info.slots)
-        stream = self._new_stream(tenant, generation, max_tokens)
-        command = stream.submit_command()
-        if bytes_at_most(command) > MAX_COMMAND_BYTES:
-            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
-        self._runner.run(stream, command)
-        self._books.open(stream, self._admission(stream, generation), self._on_refused)
+        """`submit_all` of one."""
+        [stream] = await self.submit_all(tenant, [generation])
         return stream
+
+    async def submit_all(
+        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None
+    ) -> list[LiveStream]:
+        """Start what one client's request asks for, all of it or nothing, once the tenant's rate limits let it in.
+
+        They count it as one request. Rows are written while the engine already works; `started()` waits for both.
+        What is not complete `timeout_s` from now ends with RequestTimeout.
+        Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
+        LedgerUnavailable, InvalidRequest and its kinds, Forbidden, QueueFull, RequestsPerMinuteExceeded,
+        TokensPerMinuteExceeded, RequestTimeout.
+        """
+        deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
+        most_tokens = self._check(tenant, generations)
+        prompt_tokens = sum(len(generation.prompt) for generation in generations)
+        refusal = self._gate.refusal(tenant, prompt_tokens)
+        if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
+            raise refusal
+        self._check_queue(tenant, len(generations), refusal)
+        if refusal is not None:
+            look_again = functools.partial(self._look_again, tenant.name, generations)
+            tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
+            most_tokens = self._check(tenant, generations)
+        streams = [self._new_stream(tenant, g, most) for g, most in zip(generations, most_tokens, strict=True)]
+        commands = [stream.submit_command() for stream in streams]
+        if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
+            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        self._gate.book(tenant)
+        for stream, command, generation in zip(streams, commands, generations, strict=True):
+            self._runner.run(stream, command)
+            self._books.open(stream, self._admission(stream, generation), self._on_refused)
+            if deadline is not None:
+                self._end_at(deadline, stream)
+        return streams
 
     def cancel(self, request_id: str) -> bool:
         """End a live request for an administrator; it is billed for what came. False when none has this id."""
@@ -189,6 +212,35 @@ class Service:
                 )
                 return True
         return False
+
+    def rates(self, tenant: Tenant) -> dict[str, RateState]:
+        """What is left of the tenant's requests and tokens per minute, of those that have a limit."""
+        return self._gate.states(tenant)
+
+    def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
+        """The most tokens each may have. Raises what is wrong with the request or the moment, rates and queue apart."""
+        info = self._check_open(tenant)
+        for generation in generations:
+            check_prompt(generation.prompt, self.vocabulary.n_tokens)
+        check_allowed(tenant, sum(len(generation.prompt) for generation in generations))
+        return [
+            output_tokens(
+                tenant,
+                len(generation.prompt),
+                generation.max_tokens,
+                context_tokens=info.context_tokens,
+                default_tokens=self.config.limits.default_max_tokens,
+            )
+            for generation in generations
+        ]
+
+    def _look_again(self, name: str, generations: Sequence[Generation]) -> Tenant:
+        """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
+        tenant = self.directory.tenants.get(name)
+        if tenant is None:
+            raise RequestCancelled(f"tenant {name} was removed")
+        self._check(tenant, generations)
+        return tenant
 
     def _check_open(self, tenant: Tenant) -> EngineInfo:
         """What is loaded, when requests of this tenant are taken at all."""
@@ -206,22 +258,38 @@ class Service:
             raise LedgerUnavailable(f"the ledger cannot be written: {self.ledger.trouble}")
         return engine.info
 
-    def _check_queue(self, tenant: Tenant, slots: int) -> None:
-        count = self._live.count(tenant.name)
-        if not may_wait(
+    def _check_queue(self, tenant: Tenant, more: int, refusal: TenantdError | None) -> None:
+        """Raises QueueFull when there is no place for `more` requests, which wait for the rate limits if `refusal`."""
+        info, count, held = self.supervisor.info, self._live.count(tenant.name), self._gate.waiting(tenant.name)
+        assert info is not None, "checked before"
+        if may_wait(
             tenant,
             waiting=count.waiting,
             running=count.running,
             others=len(self._live) - count.waiting - count.running,
-            slots=slots,
+            slots=info.slots,
             max_queued=self.config.limits.max_queued,
+            held=held,
+            more=more,
+            is_held=refusal is not None,
         ):
-            raise QueueFull(
-                f"tenant {tenant.name} has {count.waiting} requests waiting already; try again when one has started",
-                retry_after_s=self._runner.pace.wait_s(
-                    self._clock_s(), self._live.waiting_tenants(), self._live.oldest_s()
-                ),
-            )
+            return
+        message = f"tenant {tenant.name} has {count.waiting + held} requests waiting already"
+        if refusal is not None:
+            raise QueueFull(f"{message}, and {refusal.message}", retry_after_ms=refusal.retry_after_ms)
+        raise QueueFull(
+            f"{message}; try again when one has started",
+            retry_after_s=self._runner.pace.wait_s(
+                self._clock_s(), self._live.waiting_tenants(), self._live.oldest_s()
+            ),
+        )
+
+    def _end_at(self, deadline: Deadline, stream: LiveStream) -> None:
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, deadline.at_s - self._clock_s()),
+            functools.partial(self._runner.end, stream, FinishReason.CANCELLED, deadline.error()),
+        )
+        stream.finished.add_done_callback(lambda _: timer.cancel())
 
     def _new_stream(self, tenant: Tenant, generation: Generation, max_tokens: int) -> LiveStream:
         self._number += 1
@@ -264,6 +332,8 @@ class Service:
                 tenant=tenant.name,
                 weight=tenant.weight * tenant.priority.factor,
                 max_concurrent=tenant.limits.max_concurrent,
+                reserved_slots=tenant.limits.reserved_slots or 0,
+                tokens_per_minute=tenant.limits.tokens_per_minute,
             )
             for tenant in self.directory.tenants.values()
         ]
@@ -281,11 +351,12 @@ class Service:
             "engine_busy_micros": self._runner.busy_micros,
             "engine_unbilled_micros": self._runner.unbilled_micros,
             "running": total.running,
-            "waiting": total.waiting,
+            "waiting": total.waiting + self._gate.total_waiting,
             "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},
             "tenants": tenants_status(
                 self.directory.tenants.values(),
                 self._live,
+                self._gate.waiting,
                 self._runner.board,
                 self._clock_s(),
                 self.config.scheduler.half_life_s,
@@ -296,6 +367,7 @@ class Service:
         """Conservation while nothing is live. Raises AssertionError: a bug."""
         self._runner.idle_check()
         assert self._books.open_rows == 0, "what has ended is settled"
+        self._gate.idle_check()
 
     async def _tick(self) -> None:
         while True:

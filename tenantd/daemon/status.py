@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import msgspec
@@ -42,9 +42,14 @@ def engine_status(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def tenants_status(
-    tenants: Iterable[Tenant], live: LiveRequests, board: UsageBoard, now_s: float, half_life_s: float
+    tenants: Iterable[Tenant],
+    live: LiveRequests,
+    held: Callable[[str], int],
+    board: UsageBoard,
+    now_s: float,
+    half_life_s: float,
 ) -> list[dict[str, Any]]:
-    """One entry for each tenant: who has how much of the engine."""
+    """One entry for each tenant: who has how much of the engine. `held` says how many wait for their rate limits."""
     result = []
     for tenant in tenants:
         count = live.count(tenant.name)
@@ -55,7 +60,7 @@ def tenants_status(
                 "weight": tenant.weight,
                 "priority": tenant.priority.value,
                 "running": count.running,
-                "waiting": count.waiting,
+                "waiting": count.waiting + held(tenant.name),
                 "usage": board.usage(tenant.name, now_s, half_life_s),
             }
         )

@@ -60,10 +60,11 @@ class Passes:
         chosen: list[Job] = []
         for job in sorted(jobs, key=lambda job: (job.decoded_s, job.arrival)):
             allowance = left[job.submit.tenant]
+            needed = 1 if job.charged_prompt >= len(job.submit.prompt) else 2  # the prompt's last token counts, too
             if allowance is None:
                 chosen.append(job)
-            elif allowance > 0:
-                left[job.submit.tenant] = allowance - 1
+            elif allowance >= needed:
+                left[job.submit.tenant] = allowance - needed
                 chosen.append(job)
         return chosen
 
@@ -95,7 +96,7 @@ class Passes:
             count = min(budget, job.remaining)
             if allowance is not None:
                 count = min(count, _within(allowance, job))
-                left[name] = allowance - count
+                left[name] = allowance - count - (count == job.remaining)  # its end brings a token
             if count > 0:
                 budget -= count
                 yield _chunk(job, count)

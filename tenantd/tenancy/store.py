@@ -13,7 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantd.domain import TENANT_NAME, Limits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, Limits, OnLimit, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 
 MAX_WEIGHT: Final = 1_000_000
@@ -100,13 +100,40 @@ def checked(tenant: Tenant) -> Tenant:
     if tenant.priority not in tuple(Priority):
         raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
     _check_uids(tenant.uids)
-    for field in Limits.__struct_fields__:
-        value = getattr(tenant.limits, field)
-        if value is not None and not _is_int(value, MAX_LIMIT):
-            raise InvalidRequest(f"limits.{field}: a whole number from 0 to {MAX_LIMIT}, not {value!r}", param="limits")
     return msgspec.structs.replace(
-        tenant, weight=float(weight), priority=Priority(tenant.priority), uids=tuple(dict.fromkeys(tenant.uids))
+        tenant,
+        weight=float(weight),
+        priority=Priority(tenant.priority),
+        uids=tuple(dict.fromkeys(tenant.uids)),
+        limits=_checked_limits(tenant.limits),
     )
+
+
+def _checked_limits(limits: Limits) -> Limits:
+    for field in Limits.__struct_fields__:
+        value = getattr(limits, field)
+        if field == "on_limit":
+            if value not in tuple(OnLimit):
+                raise InvalidRequest(f"limits.on_limit: one of {', '.join(OnLimit)}, not {value!r}", param="limits")
+        elif value is not None and not _is_int(value, MAX_LIMIT):
+            raise InvalidRequest(
+                f"limits.{field}: a whole number from 0 (none allowed) to {MAX_LIMIT}, or null for no limit, "
+                f"not {value!r}",
+                param="limits",
+            )
+    return msgspec.structs.replace(limits, on_limit=OnLimit(limits.on_limit))
+
+
+def check_reserved_slots(conn: Connection, name: str, slots: int) -> None:
+    """After a change that reserves slots for tenant `name`: raises Conflict if all tenants have more than there are."""
+    reserved = {tenant.name: tenant.limits.reserved_slots or 0 for tenant in list_tenants(conn)}
+    total = sum(reserved.values())
+    if total > slots:
+        raise Conflict(
+            f"limits.reserved_slots: {reserved[name]} for tenant {name} and {total - reserved[name]} for the others "
+            f"are {total}; the engine has {slots} slots (engine.slots)",
+            param="limits.reserved_slots",
+        )
 
 
 def _check_uids(uids: tuple[int, ...]) -> None:

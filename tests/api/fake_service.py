@@ -12,6 +12,7 @@ from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
 from tenantd.engine.protocol import EngineInfo, Progress
 from tenantd.errors import Draining, TenantdError, TenantSuspended
+from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
 from tenantd.text.vocabulary import ByteVocabulary
@@ -80,6 +81,10 @@ class FakeService:
         self.unsettled: TenantdError | None = None  # the row could not be written
         self.hold_after: int | None = None  # tokens after which it waits for `release`
         self.release = asyncio.Event()
+        self.hold_submit = False  # requests wait for their tenant's limits for ever
+        self.held = 0
+        self.rate_states: dict[str, dict[str, RateState]] = {}
+        self.timeouts_s: list[float | None] = []
         self.streams: list[LiveStream] = []
         self.generations: list[Generation] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -110,6 +115,21 @@ class FakeService:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
         return stream
+
+    async def submit_all(
+        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None
+    ) -> list[LiveStream]:
+        self.timeouts_s.append(timeout_s)
+        if self.hold_submit:
+            self.held += 1
+            try:
+                await asyncio.Event().wait()
+            finally:
+                self.held -= 1
+        return [await self.submit(tenant, generation) for generation in generations]
+
+    def rates(self, tenant: Tenant) -> dict[str, RateState]:
+        return self.rate_states.get(tenant.name, {})
 
     def cancel(self, request_id: str) -> bool:
         live = [s for s in self.streams if s.id == request_id and s.finish_reason is None]

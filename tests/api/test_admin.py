@@ -20,6 +20,11 @@ TENANT = {
         "max_queued": None,
         "max_tokens_per_request": None,
         "max_context_tokens": None,
+        "requests_per_minute": None,
+        "tokens_per_minute": None,
+        "reserved_slots": None,
+        "on_limit": "reject",
+        "max_wait_s": None,
     },
 }
 
@@ -71,6 +76,9 @@ def test_a_tenant_has_the_settings_it_is_added_with(daemon: Daemon) -> None:
         ({"name": "x", "uids": [-1]}, "uids[0]"),
         ({"name": "x", "limits": {"max_concurrent": -1}}, "limits.max_concurrent"),
         ({"name": "x", "limits": {"max_concurent": 1}}, "limits.max_concurent"),
+        ({"name": "x", "limits": {"tokens_per_minute": 1.5}}, "limits.tokens_per_minute"),
+        ({"name": "x", "limits": {"on_limit": "drop"}}, "limits.on_limit"),
+        ({"name": "x", "limits": {"max_wait_s": -1}}, "limits.max_wait_s"),
         ({"name": "x", "wieght": 2}, "wieght"),
     ],
 )
@@ -90,6 +98,32 @@ def test_only_what_is_named_changes_and_null_lifts_a_limit(daemon: Daemon) -> No
     assert (changed["weight"], changed["priority"]) == (3.0, "low")
     assert (changed["limits"]["max_queued"], changed["limits"]["max_concurrent"]) == (None, 2)
     assert daemon.get(url).json()["tenant"] == changed
+
+
+def test_limits_per_minute_hold_from_the_next_request_and_null_lifts_them(daemon: Daemon) -> None:
+    key = daemon.add_tenant("limited", limits={"requests_per_minute": 1, "on_limit": "queue", "max_wait_s": 0})
+    url = "/admin/v1/tenants/limited"
+    assert ask_with(daemon, key).headers["x-ratelimit-remaining-requests"] == "0"
+    assert error(ask_with(daemon, key))[:2] == (429, "requests_per_minute_exceeded")
+    limits = {"requests_per_minute": 0, "on_limit": None, "max_wait_s": None, "tokens_per_minute": 50}
+    changed = daemon.request("PATCH", url, json={"limits": limits}).json()["tenant"]
+    assert changed["limits"] == {**TENANT["limits"], **limits, "on_limit": "reject"}  # type: ignore[dict-item]
+    assert error(ask_with(daemon, key))[:2] == (403, "forbidden")
+    daemon.request("PATCH", url, json={"limits": {"requests_per_minute": None}})
+    assert error(ask_with(daemon, key, prompt="x" * 60)) == (400, "prompt_exceeds_tokens_per_minute", "prompt")
+    assert ask_with(daemon, key).headers["x-ratelimit-limit-tokens"] == "50"
+
+
+def test_no_more_slots_are_reserved_than_there_are(daemon: Daemon) -> None:
+    daemon.add_tenant("reserved", limits={"reserved_slots": 3})
+    answer = daemon.post("/admin/v1/tenants", {"name": "greedy", "limits": {"reserved_slots": 2}})
+    assert error(answer) == (409, "conflict", "limits.reserved_slots")
+    assert "2 for tenant greedy and 3 for the others are 5; the engine has 4 slots" in answer.text
+    assert daemon.get("/admin/v1/tenants/greedy").status_code == 404
+    url = "/admin/v1/tenants/reserved"
+    assert daemon.request("PATCH", url, json={"limits": {"reserved_slots": 5}}).status_code == 409
+    assert daemon.get(url).json()["tenant"]["limits"]["reserved_slots"] == 3
+    assert daemon.request("PATCH", url, json={"limits": {"reserved_slots": None}}).status_code == 200
 
 
 def test_a_suspended_tenant_is_refused_until_it_is_resumed(daemon: Daemon) -> None:

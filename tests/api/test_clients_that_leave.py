@@ -51,6 +51,17 @@ def test_a_client_that_disconnects_before_the_first_token_stops_its_generation(a
     api.wait_until(lambda: ended(api) == [FinishReason.DISCONNECTED])
 
 
+def test_a_client_that_disconnects_while_it_waits_for_its_tenants_limits_waits_no_longer(
+    api: Api, caplog: pytest.LogCaptureFixture
+) -> None:
+    api.service.hold_submit = True
+    with raw_client(api) as sock:
+        sock.sendall(request({"prompt": "Hi"}))
+        api.wait_until(lambda: api.service.held == 1)
+    api.wait_until(lambda: api.service.held == 0)
+    assert not api.service.streams and "Traceback" not in caplog.text
+
+
 def test_a_disconnect_after_a_large_body_is_noticed(api: Api) -> None:
     """A body over the server's buffer pauses reading; only reading shows that the client has gone."""
     api.service.hold_after = 3

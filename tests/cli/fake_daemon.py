@@ -17,6 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tenantd import errors
+from tenantd.domain import Limits
 from tenantd.engine.protocol import EngineInfo
 from tenantd.errors import TenantdError
 from tenantd.ledger.invoices import Invoice, InvoiceLine, TenantInvoice
@@ -218,8 +219,7 @@ class FakeDaemon:
         """Make a tenant."""
         if name in self.tenants:
             raise errors.Conflict(f"there is a tenant {name!r} already")
-        names = ("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
-        limits = dict.fromkeys(names) | settings.pop("limits", {})
+        limits = msgspec.to_builtins(Limits()) | settings.pop("limits", {})
         tenant = {"name": name, "weight": 1.0, "priority": "standard", "state": "active", "uids": []}
         self.tenants[name] = {**tenant, "created_micros": 1_795_000_000_000_000, **settings, "limits": limits}
         return self.tenants[name]

@@ -28,9 +28,20 @@ def test_the_command_to_try_reaches_the_same_daemon(
 
 def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
     options = "--priority high --uid 1001 --uid 1002 --max-concurrent 2 --max-queued none"
-    options += " --max-tokens-per-request 100 --max-context-tokens 0"
+    options += " --max-tokens-per-request 100 --max-context-tokens 0 --requests-per-minute 30"
+    options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait 20"
     assert cli("tenant", "add", "acme", *options.split()).exit_code == 0
-    limits = {"max_concurrent": 2, "max_queued": None, "max_tokens_per_request": 100, "max_context_tokens": 0}
+    limits = {
+        "max_concurrent": 2,
+        "max_queued": None,
+        "max_tokens_per_request": 100,
+        "max_context_tokens": 0,
+        "requests_per_minute": 30,
+        "tokens_per_minute": 9000,
+        "reserved_slots": 1,
+        "on_limit": "queue",
+        "max_wait_s": 20,
+    }
     assert daemon.seen[0][3] == {"name": "acme", "priority": "high", "uids": [1001, 1002], "limits": limits}
 
 
@@ -53,6 +64,10 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
         ["--uid", "none", "--uid", "5"],
         ["--weight", "nan"],
         ["--priority", "urgent"],
+        ["--requests-per-minute", "1.5"],
+        ["--tokens-per-minute", "lots"],
+        ["--on-limit", "drop"],
+        ["--max-wait", "-1"],
     ],
     ids=" ".join,
 )
@@ -69,20 +84,27 @@ def test_a_name_no_tenant_can_have_is_a_usage_error(cli: Cli, daemon: FakeDaemon
 
 
 def test_list_and_show_print_the_tenant(cli: Cli, daemon: FakeDaemon) -> None:
-    daemon.add("acme", weight=2.5, uids=[1, 2], limits={"max_queued": 9})
+    daemon.add("acme", weight=2.5, uids=[1, 2], limits={"max_queued": 9, "tokens_per_minute": 600, "max_wait_s": 7})
     header, row = cli("tenant", "list").stdout.splitlines()
     assert dict(zip(header.split(), row.split(), strict=True)) == {
         "tenant": "acme",
         "state": "active",
         "weight": "2.5",
         "priority": "standard",
+        "reserved": "-",
         "concurrent": "-",
         "queued": "9",
         "tokens": "-",
         "context": "-",
+        "requests/min": "-",
+        "tokens/min": "600",
+        "then": "reject",
         "uids": "1,2",
     }
-    assert "weight                  2.5\n" in cli("tenant", "show", "acme").stdout
+    shown = cli("tenant", "show", "acme").stdout
+    assert "weight                  2.5\n" in shown
+    assert "tokens per minute       600\n" in shown
+    assert "max wait s              7\n" in shown
 
 
 def test_an_empty_list_says_how_to_begin(cli: Cli, daemon: FakeDaemon) -> None:

@@ -118,7 +118,8 @@ class Engine:
                         case Cancel(request) if request in self.jobs:
                             self.finish(request, FinishReason.CANCELLED)
                         case Share():
-                            print("share", command.tenant, command.weight, command.max_concurrent, flush=True)
+                            rates = (command.reserved_slots, command.tokens_per_minute)
+                            print("share", command.tenant, command.weight, command.max_concurrent, *rates, flush=True)
                         case Stop():
                             if self.life.get("then") != "ignore_stop":
                                 sys.exit(0)

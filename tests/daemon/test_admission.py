@@ -4,10 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tenantd.daemon.admission import check_prompt, may_wait, output_tokens
+from tenantd.daemon.admission import check_allowed, check_prompt, may_wait, output_tokens
 from tenantd.daemon.pace import Pace
 from tenantd.domain import Limits, Tenant
-from tenantd.errors import ContextLengthExceeded, Forbidden, InvalidRequest
+from tenantd.errors import (
+    ContextLengthExceeded,
+    Forbidden,
+    InvalidRequest,
+    MaxTokensPerRequestExceeded,
+    PromptOverTokensPerMinute,
+)
 
 
 def allowed(prompt_tokens: int, asked: int | None, **limits: int) -> int:
@@ -41,9 +47,9 @@ def test_a_tenants_own_context_limit_counts_when_it_is_lower() -> None:
 def test_a_tenants_output_limit_is_its_default_and_its_bound() -> None:
     assert allowed(10, None, max_tokens_per_request=7) == 7
     assert allowed(10, 7, max_tokens_per_request=7) == 7
-    with pytest.raises(InvalidRequest, match="at most 7") as e:
+    with pytest.raises(MaxTokensPerRequestExceeded, match="at most 7") as e:
         allowed(10, 8, max_tokens_per_request=7)
-    assert e.value.param == "max_tokens"
+    assert (e.value.param, e.value.code) == ("max_tokens", "max_tokens_per_request_exceeded")
 
 
 @pytest.mark.parametrize("asked", [0, -1])
@@ -67,7 +73,17 @@ def test_every_token_of_the_model_may_be_in_a_prompt() -> None:
     check_prompt([0, 257], 258)
 
 
-def queue(*, waiting: int, running: int = 0, others: int = 0, max_queued: int = 2, **limits: int) -> bool:
+def queue(
+    *,
+    waiting: int,
+    running: int = 0,
+    others: int = 0,
+    max_queued: int = 2,
+    held: int = 0,
+    more: int = 1,
+    is_held: bool = False,
+    **limits: int,
+) -> bool:
     return may_wait(
         Tenant(name="acme", limits=Limits(**limits)),
         waiting=waiting,
@@ -75,6 +91,9 @@ def queue(*, waiting: int, running: int = 0, others: int = 0, max_queued: int = 
         others=others,
         slots=4,
         max_queued=max_queued,
+        held=held,
+        more=more,
+        is_held=is_held,
     )
 
 
@@ -101,8 +120,31 @@ def test_a_tenants_own_limits_replace_the_daemons() -> None:
 
 
 def test_a_tenant_that_may_run_nothing_is_told_so_instead_of_waiting_for_ever() -> None:
-    with pytest.raises(Forbidden, match="max_concurrent is 0"):
-        queue(waiting=0, max_concurrent=0)
+    for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+        with pytest.raises(Forbidden, match=f"its {name} is 0"):
+            check_allowed(Tenant(name="acme", limits=Limits(**{name: 0})), 1)
+
+
+def test_a_prompt_that_never_fits_a_minute_is_refused_with_both_numbers() -> None:
+    tenant = Tenant(name="acme", limits=Limits(tokens_per_minute=50))
+    check_allowed(tenant, 50)
+    with pytest.raises(PromptOverTokensPerMinute, match=r"has 51 tokens .* acme may use 50 per minute") as e:
+        check_allowed(tenant, 51)
+    assert (e.value.http_status, e.value.code) == (400, "prompt_exceeds_tokens_per_minute")
+
+
+def test_who_waits_for_the_rate_limits_takes_a_place_in_the_queue_and_no_slot() -> None:
+    assert queue(waiting=0, held=1, is_held=True)
+    assert not queue(waiting=0, held=2, is_held=True)
+    assert not queue(waiting=5, held=1, is_held=True)
+    assert queue(waiting=2, held=2)
+    assert not queue(waiting=4, held=2)
+
+
+def test_several_requests_at_once_find_places_together_or_not_at_all() -> None:
+    assert queue(waiting=0, more=6)
+    assert not queue(waiting=0, more=7)
+    assert not queue(waiting=0, more=3, is_held=True)
 
 
 def test_the_wait_follows_the_rate_at_which_requests_end() -> None:

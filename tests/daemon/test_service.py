@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -36,9 +38,16 @@ GLOBEX = Tenant(name="globex", limits=Limits(max_concurrent=3))
 class Scene:
     """A started service with a ready engine; at the end everything is settled and nothing is left over."""
 
-    def __init__(self, folder: Path, *script: dict[str, Any], settings: Config | None = None) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *script: dict[str, Any],
+        settings: Config | None = None,
+        tenants: tuple[Tenant, ...] = (ACME, GLOBEX),
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.ledger = MemoryLedger()
-        self.directory = MemoryDirectory(ACME, GLOBEX)
+        self.directory = MemoryDirectory(*tenants)
         self.service = Service(
             settings or config(),
             cast(Any, self.ledger),
@@ -46,6 +55,7 @@ class Scene:
             ByteVocabulary(),
             cast(Any, None),
             command=scripted(folder, *script),
+            clock_s=clock_s,
             slowest_restart_s=0.05,
         )
 

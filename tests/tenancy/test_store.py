@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tenantd.domain import Limits, Priority, Tenant, TenantState
+from tenantd.domain import Limits, OnLimit, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.reports import recent_requests
 from tenantd.ledger.store import insert_request
@@ -22,7 +22,7 @@ ACME = Tenant(
     weight=2.5,
     priority=Priority.HIGH,
     uids=(0, 1000, store.MAX_UID),
-    limits=Limits(max_concurrent=4, max_queued=0),
+    limits=Limits(max_concurrent=4, max_queued=0, requests_per_minute=0, on_limit=OnLimit.QUEUE, max_wait_s=30),
     created_micros=7,
 )
 
@@ -57,6 +57,8 @@ def test_a_name_is_had_once(conn: sqlite3.Connection) -> None:
         ("priority", {"priority": "urgent"}),
         *[("uids", {"uids": uids}) for uids in ((-1,), (2**32 - 1,), (1.0,), (True,), tuple(range(1001)))],
         *[("limits", {"limits": Limits(max_queued=n)}) for n in (-1, 2**31 + 1, 1.5, True)],  # type: ignore[arg-type]
+        *[("limits", {"limits": Limits(tokens_per_minute=n)}) for n in (-1, 2**31 + 1, 0.5)],  # type: ignore[arg-type]
+        *[("limits", {"limits": Limits(on_limit=how)}) for how in ("drop", None, 1)],  # type: ignore[arg-type]
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_its_name(
@@ -71,6 +73,32 @@ def test_what_is_out_of_bounds_is_refused_by_its_name(
         with pytest.raises(InvalidRequest):
             store.update_tenant(conn, "acme", **changes)
         assert store.get_tenant(conn, "acme") == ACME
+
+
+def test_a_bad_limit_is_told_what_zero_and_null_mean(conn: sqlite3.Connection) -> None:
+    says = r"limits.requests_per_minute: a whole number from 0 \(none allowed\) to 2147483648, or null for no limit"
+    with pytest.raises(InvalidRequest, match=says):
+        store.add_tenant(conn, Tenant(name="acme", limits=Limits(requests_per_minute=-5)))
+
+
+def test_a_tenant_of_an_earlier_version_has_the_limits_it_had_and_no_others(conn: sqlite3.Connection) -> None:
+    store.add_tenant(conn, ACME)
+    conn.execute("UPDATE tenants SET limits = ?", ('{"max_concurrent":4,"max_queued":null}',))
+    assert store.get_tenant(conn, "acme").limits == Limits(max_concurrent=4)
+
+
+def test_more_slots_than_there_are_cannot_be_reserved(conn: sqlite3.Connection) -> None:
+    for name, slots in (("acme", 3), ("globex", 2), ("initech", None)):
+        store.add_tenant(conn, Tenant(name=name, limits=Limits(reserved_slots=slots)))
+        store.check_reserved_slots(conn, name, 5)
+    store.set_state(conn, "globex", TenantState.SUSPENDED)
+    store.update_tenant(conn, "acme", limits=Limits(reserved_slots=4))
+    says = r"4 for tenant acme and 2 for the others are 6; the engine has 5 slots"
+    with pytest.raises(Conflict, match=says) as refused:
+        store.check_reserved_slots(conn, "acme", 5)
+    assert refused.value.param == "limits.reserved_slots"
+    store.remove_tenant(conn, "globex")
+    store.check_reserved_slots(conn, "acme", 5)
 
 
 def test_only_what_is_named_changes(conn: sqlite3.Connection) -> None:

@@ -1,0 +1,162 @@
+"""`tenantctl bench`: how a server shares itself under load."""
+
+from __future__ import annotations
+
+import json as jsonlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from tenantctl.benching.suites import SUITES, Suite
+from tenantctl.options import Json, connect, examples, finite
+from tenantctl.render import message, print_json, print_table
+from tenantd.errors import InvalidRequest
+
+if TYPE_CHECKING:
+    from tenantctl.benching.session import Options
+
+EXAMPLES = examples(
+    "tenantctl bench    [dim]# which suites there are[/]",
+    "tenantctl bench flood --png flood.png",
+    "tenantctl bench weighted --duration 60 --json > weighted.json",
+    "tenantctl bench flood --url http://127.0.0.1:8080/v1 --extra cache_prompt=false",
+)
+LEAST_SECONDS, MOST_SECONDS = 0.5, 86_400
+
+
+def _suite(name: str | None) -> str | None:
+    if name is not None and name not in SUITES:
+        raise typer.BadParameter(f"no suite of this name; there are {', '.join(SUITES)}")
+    return name
+
+
+def _positive(value: float | None) -> float | None:
+    if finite(value) is not None and value is not None and value <= 0:
+        raise typer.BadParameter("must be more than 0")
+    return value
+
+
+def _vocabulary(text: str | None) -> str | None:
+    if text is not None:
+        first, _, last = text.partition("-")
+        if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
+            raise typer.BadParameter("write the first and the last token id, as in 1000-100000")
+    return text
+
+
+def _extra(fields: list[str] | None) -> list[str] | None:
+    for field in fields or []:
+        if not field.partition("=")[0] or "=" not in field:
+            raise typer.BadParameter(f"write it as field=value, not {field!r}")
+    return fields
+
+
+def bench(
+    ctx: typer.Context,
+    suite: Annotated[
+        str | None, typer.Argument(metavar="SUITE", help="What to run. Without it: list them.", callback=_suite)
+    ] = None,
+    duration: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=LEAST_SECONDS, max=MOST_SECONDS, callback=finite, help="How long."),
+    ] = None,
+    seed: Annotated[int, typer.Option(metavar="N", help="For the same arrivals again.")] = 1,
+    url: Annotated[
+        str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.")
+    ] = None,
+    api_key: Annotated[str, typer.Option(metavar="KEY", help="For --url.")] = "",
+    extra: Annotated[
+        list[str] | None,
+        typer.Option(metavar="FIELD=JSON", help="Add to every request of --url; may be repeated.", callback=_extra),
+    ] = None,
+    rate_scale: Annotated[
+        float | None,
+        typer.Option(metavar="NUMBER", help="Times so many arrivals. vtc suites: measured first.", callback=_positive),
+    ] = None,
+    length_scale: Annotated[
+        float, typer.Option(metavar="NUMBER", help="Times so many tokens in and out.", callback=_positive)
+    ] = 1.0,
+    vocabulary: Annotated[
+        str | None,
+        typer.Option(metavar="FIRST-LAST", help="Token ids that prompts are made of.", callback=_vocabulary),
+    ] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot service and first tokens.")] = None,
+    json: Json = False,
+) -> None:
+    """Measure how a server shares itself under load.
+
+    On the daemon it acts for tenants that it makes for the run and then removes; they stay in the ledger, as any
+    removed tenant does. With --url all requests go to that server, and tenants only say who is who in the figures.
+    Ctrl-C ends a run early and shows what was measured.
+    """
+    if suite is None:
+        _list(json)
+        return
+    if url is None and (api_key or extra):
+        raise typer.BadParameter("only with --url", param_hint="--api-key" if api_key else "--extra")
+    chosen = SUITES[suite].with_lengths(length_scale)
+    options = _options(chosen, length_scale, duration, seed, rate_scale, vocabulary, png)
+    _run(ctx, options, url, api_key, extra or [], json)
+
+
+def _options(
+    suite: Suite,
+    length_scale: float,
+    duration: float | None,
+    seed: int,
+    rate_scale: float | None,
+    vocabulary: str | None,
+    png: Path | None,
+) -> Options:
+    from tenantctl.benching.plot import require_matplotlib
+    from tenantctl.benching.session import Options
+
+    if png is not None:
+        require_matplotlib()
+        if not png.absolute().parent.is_dir():
+            raise InvalidRequest(f"--png: there is no folder {png.absolute().parent}")
+    tokens = None
+    if vocabulary is not None:
+        first, last = map(int, vocabulary.split("-"))
+        tokens = range(first, last + 1)
+    return Options(suite, length_scale, duration or suite.duration_s, seed, rate_scale, tokens, png)
+
+
+def _run(ctx: typer.Context, options: Options, url: str | None, api_key: str, extra: list[str], json: bool) -> None:
+    from tenantctl.benching.display import notes, print_figures
+    from tenantctl.benching.plot import write_png
+    from tenantctl.benching.session import measure_daemon, measure_url
+
+    if url is not None:
+        measurement = measure_url(options, url, api_key, dict(map(_field, extra)))
+    else:
+        with connect(ctx) as client:
+            measurement = measure_daemon(options, client)
+        message("the tenants of the run were removed; their requests stay in the ledger and on invoices")
+    if json:
+        print_json(measurement.as_json())
+        for note in notes(measurement):
+            message(note)
+    else:
+        print_figures(measurement)
+    if options.png is not None:
+        write_png(options.png, measurement)
+    if measurement.interrupted:
+        raise typer.Exit(130)
+
+
+def _field(text: str) -> tuple[str, Any]:
+    """name=value: JSON if it is any, else text."""
+    name, _, value = text.partition("=")
+    try:
+        return name, jsonlib.loads(value)
+    except ValueError:
+        return name, value
+
+
+def _list(json: bool) -> None:
+    if json:
+        print_json([{"suite": s.name, "about": s.about, "seconds": s.duration_s} for s in SUITES.values()])
+    else:
+        print_table(["suite", "seconds>", ""], [(s.name, f"{s.duration_s:g}", s.about) for s in SUITES.values()])

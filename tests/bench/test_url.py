@@ -1,0 +1,76 @@
+"""Any OpenAI-compatible server: what is asked of it before a run and in one."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+from typer.testing import CliRunner
+
+from tenantctl.benching.servers import probe
+from tenantctl.main import app
+from tenantd.errors import TenantdError
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One model with a vocabulary of 2000, one key. Answers with the tokens asked for."""
+
+    bodies: ClassVar[list[dict[str, Any]]]
+
+    def do_GET(self) -> None:
+        if self.headers["authorization"] != "Bearer secret":
+            self.send_error(401)
+            return
+        self._answer(json.dumps({"data": [{"id": "some-model", "meta": {"n_vocab": 2000}}, {"id": "other"}]}).encode())
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        self.bodies.append(body)
+        event = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
+        self._answer(event * body["max_tokens"] + b"data: [DONE]\n\n")
+
+    def _answer(self, content: bytes) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def url() -> Iterator[str]:
+    Handler.bodies = []
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        server.shutdown()
+
+
+def test_a_server_is_driven_with_its_model_its_key_and_further_fields(url: str) -> None:
+    arguments = ["bench", "overload", "--url", url, "--api-key", "secret", "--duration", "0.5", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--extra", "cache_prompt=false", "--extra", "lora=x y"])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["target"] == url.removeprefix("http://").removesuffix("/v1")
+    assert all(t["done"] > 0 and not t["failed"] for t in content["tenants"])
+    assert "ledger" not in result.stderr
+    for body in Handler.bodies:
+        assert (body["model"], body["cache_prompt"], body["lora"]) == ("some-model", False, "x y")
+        assert all(1000 <= token < 2000 for token in body["prompt"])
+    assert {len(body["prompt"]) for body in Handler.bodies} == {16, 128}  # the first one is small
+
+
+def test_a_model_that_was_named_is_kept(url: str) -> None:
+    target, n_tokens = probe(url, "secret", {"model": "other"})
+    assert dict(target.extra) == {"model": "other"}
+    assert n_tokens == 2000
+
+
+def test_a_wrong_key_is_said_to_be_one(url: str) -> None:
+    with pytest.raises(TenantdError, match="--api-key"):
+        probe(url, "guess", {})

@@ -1,0 +1,50 @@
+"""Limits and deadlines of a real daemon."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from tests.support.daemon import Daemon, wait_until
+
+
+def test_a_client_that_waits_as_long_as_it_is_told_is_let_in_and_a_queueing_tenants_request_waits_by_itself(
+    tmp_path: Path,
+) -> None:
+    """The one test that lasts a minute: only then can a true `retry-after` be told from any other."""
+    with Daemon(tmp_path) as daemon:
+        daemon.add_tenant("acme", limits={"requests_per_minute": 1})
+        daemon.add_tenant("globex", limits={"requests_per_minute": 1, "on_limit": "queue", "max_wait_s": 100})
+        assert daemon.complete("acme").status_code == 200
+        assert daemon.complete("globex").status_code == 200
+        waits = daemon.stream("globex", max_tokens=3, ignore_eos=True)
+        wait_until(lambda: daemon.status()["waiting"] == 1, "the request to wait")
+
+        refusal = daemon.complete("acme")
+        assert (refusal.status_code, refusal.json()["error"]["code"]) == (429, "requests_per_minute_exceeded")
+        assert refusal.headers["x-ratelimit-remaining-requests"] == "0"
+        retry_after_ms = int(refusal.headers["retry-after-ms"])
+        assert 0 < retry_after_ms <= 60_100
+        assert refusal.headers["retry-after"] == str(-(-retry_after_ms // 1000))
+        threading.Event().wait(retry_after_ms / 1000)
+        assert daemon.complete("acme").status_code == 200
+
+        waits.join()
+        assert (waits.done, waits.tokens) == (True, 3)
+        assert len(daemon.rows()) == 4
+        assert daemon.stop() == 0
+
+
+def test_a_request_ends_at_its_deadline_with_what_it_got_billed(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 20_000}) as daemon:
+        daemon.add_tenant("acme")
+        stream = daemon.stream("acme", max_tokens=2000, ignore_eos=True, timeout_s=1).join()
+        whole = daemon.complete("acme", max_tokens=2000, ignore_eos=True, timeout_s=0.2)
+        rows = daemon.rows()
+        assert daemon.stop() == 0
+    assert stream.error is not None and stream.error["code"] == "request_timeout"
+    assert 0 < stream.tokens < 100 and not stream.done
+    assert (whole.status_code, whole.json()["error"]["code"]) == (408, "request_timeout")
+    assert [row["state"] for row in rows] == ["cancelled", "cancelled"]
+    assert rows[0]["completion_tokens"] >= stream.tokens
+    assert all(row["output_nanos"] > 0 for row in rows)
