@@ -42,8 +42,10 @@ $(VENV)/llama.stamp: $(VENV)/python.stamp pyproject.toml
 	echo "installing $$version (compiles llama.cpp unless a built wheel is cached; log: $(VENV)/llama.log)"; \
 	$(BIN)/python -m pip install -v "$$version" 2>&1 | tee $(VENV)/llama.log \
 	  | sed -unE 's/^ *\[([0-9]+)\/([0-9]+)\].*/  building llama.cpp: \1 of \2/p' \
-	  | { if [ -t 1 ]; then while read -r line; do printf '\r%s ' "$$line"; done; echo; \
-	      else awk '{ split($$0, w, " "); if (w[4] % 20 == 0 || w[4] == w[6]) print }'; fi; } \
+	  | { while read -r line; do \
+	      n=$${line#*: }; n=$${n%% *}; \
+	      if [ -t 1 ]; then printf '\r%s ' "$$line"; elif (( n % 20 == 0 )); then echo "$$line"; fi; \
+	      done; if [ -t 1 ]; then echo; fi; } \
 	  || { tail -n 40 $(VENV)/llama.log >&2; exit 1; }
 	@touch $@
 

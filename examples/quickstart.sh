@@ -17,7 +17,7 @@ tenantctl tenant add acme --weight 2
 tenantctl tenant add globex
 
 tenantctl run --tenant acme --max-tokens 24 --temperature 0 "The three primary colours are"
-tenantctl run --tenant globex --max-tokens 24 --temperature 0 "The capital of France is"
+tenantctl run --tenant globex --max-tokens 24 --temperature 0 "The days of the week are Monday, Tuesday,"
 
 tenantctl usage
 tenantctl invoice --month this

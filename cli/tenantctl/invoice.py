@@ -47,7 +47,8 @@ def _print(bill: dict[str, Any]) -> None:
     places = decimals(_amounts(bill))
     for tenant in bill["tenants"]:
         print()
-        heading(f"{tenant['tenant']}: {tenant['requests']} requests")
+        count = tenant["requests"]
+        heading(f"{tenant['tenant']}: {count} request{'' if count == 1 else 's'}")
         rows = [
             (line["description"], line["quantity"], line["unit"], money(line["amount_nanos"], places))
             for line in tenant["lines"]

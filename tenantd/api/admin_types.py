@@ -77,4 +77,4 @@ class TenantChange(AdminBody):
 class NewKey(AdminBody):
     """POST /admin/v1/tenants/{name}/keys."""
 
-    label: str = Field("", max_length=200)
+    label: str = Field("", max_length=64)

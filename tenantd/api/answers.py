@@ -49,6 +49,14 @@ def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
+def shown(deltas: list[Delta]) -> list[Delta]:
+    """Without the tokens at the end whose text was dropped because it belonged to a stop string."""
+    end = len(deltas)
+    while end and not deltas[end - 1].text:
+        end -= 1
+    return deltas[:end]
+
+
 class Answer:
     """One response: its id, and how its parts look. `with_usage` streams end with a chunk that has the usage."""
 
@@ -122,7 +130,7 @@ class CompletionAnswer(Answer):
     id_prefix = "cmpl-"
 
     def choice(self, index: int, deltas: list[Delta], reason: FinishReason) -> dict[str, Any]:
-        piece = self._piece(index, "".join(d.text for d in deltas), self.logprobs(deltas))
+        piece = self._piece(index, "".join(d.text for d in deltas), self.logprobs(shown(deltas)))
         return {**piece, "finish_reason": reason.value}
 
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
@@ -167,7 +175,7 @@ class ChatAnswer(Answer):
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": self.logprobs(deltas),
+            "logprobs": self.logprobs(shown(deltas)),
             "finish_reason": reason.value,
         }
 

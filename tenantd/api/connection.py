@@ -17,6 +17,8 @@ from tenantd.api.replies import encode_error, new_request_id
 from tenantd.errors import InvalidRequest
 
 EXTENSION: Final = "tenantd.connection"
+MAX_HEAD_BYTES: Final = 64 * 1024
+"""Request line and headers; the parser itself would collect them without end."""
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -32,10 +34,31 @@ class Connection(HttpToolsProtocol):
     """One client connection."""
 
     peer: Peer | None = None
+    _head_bytes = 0  # received since anything but a head, or what may follow a body, was
+    _is_head = True  # all of the chunk that is being parsed
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.peer = _peer(transport.get_extra_info("socket"))
+
+    def data_received(self, data: bytes) -> None:
+        self._is_head = True
+        super().data_received(data)
+        self._head_bytes = self._head_bytes + len(data) if self._is_head else 0
+        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self.send_400_response(f"the request's line and headers are over {MAX_HEAD_BYTES} bytes")
+
+    def on_headers_complete(self) -> None:
+        self._is_head = False
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._is_head = False
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._is_head = False
+        super().on_message_complete()
 
     def on_message_begin(self) -> None:
         super().on_message_begin()

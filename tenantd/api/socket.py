@@ -40,8 +40,11 @@ class FileLock:
             pid = os.read(self._fd, 32).decode("ascii", "replace").strip()
             os.close(self._fd)
             raise AlreadyRunning(f"another tenantd (pid {pid or 'unknown'}) holds {owned}") from None
-        os.ftruncate(self._fd, 0)
-        os.write(self._fd, f"{os.getpid()}\n".encode())
+        try:
+            os.ftruncate(self._fd, 0)
+            os.write(self._fd, f"{os.getpid()}\n".encode())
+        except OSError as e:  # a full disk, say: the lock holds all the same, only its message lacks the pid
+            log.warning("%s: the pid was not written: %s", path, e.strerror)
 
     def release(self) -> None:
         """Give it back. Safe to call twice."""

@@ -74,8 +74,9 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
         if body:
             await writer.write(opening + body)
             opening = b""
-    if rest := opening + logprobs.rest():
-        await writer.write(rest)
+    # What still waits has no text: it belonged to a stop string, and the answer does not have it.
+    if opening:
+        await writer.write(opening)
 
 
 class LogprobEvents:
@@ -93,13 +94,11 @@ class LogprobEvents:
         for delta in deltas:
             self.waiting.append(delta)
             if delta.text:
-                events.append(self.rest())
+                events.append(self._event())
         return b"".join(events)
 
-    def rest(self) -> bytes:
-        """An event of what waits, b"" when nothing does."""
-        if not self.waiting:
-            return b""
+    def _event(self) -> bytes:
+        """One of all that waits."""
         event = self._answer.logprobs_event(self._index, self.waiting, self._characters)
         self._characters += sum(len(delta.text) for delta in self.waiting)
         self.waiting = []

@@ -101,10 +101,10 @@ def recent_requests(conn: Connection, tenant: str | None, limit: int) -> list[Re
 
 def sums(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a query that adds up, by column name. Raises AmountTooLarge where SQLite says a sum overflows."""
+    from sqlite_utils import Database  # imported for reports only: it takes a sixth of a second
+
     try:
-        cursor = conn.execute(query, values)
-        names = [column[0] for column in cursor.description]
-        return [dict(zip(names, row, strict=True)) for row in cursor]
+        return list(Database(conn, recursive_triggers=False, execute_plugins=False).query(query, values))
     except OperationalError as e:
         if "integer overflow" not in str(e):
             raise

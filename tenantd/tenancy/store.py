@@ -5,7 +5,6 @@ A removed tenant keeps its row, so that nobody else can take its name: past bill
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable
 from sqlite3 import Connection
@@ -95,7 +94,7 @@ def checked(tenant: Tenant) -> Tenant:
             param="name",
         )
     weight = tenant.weight
-    if not _is_number(weight) or not math.isfinite(weight) or not 0 < weight <= MAX_WEIGHT:
+    if not _is_number(weight) or not 0 < weight <= MAX_WEIGHT:  # NaN fails every comparison
         raise InvalidRequest(f"weight: more than 0 and at most {MAX_WEIGHT}, not {weight!r}", param="weight")
     if tenant.priority not in tuple(Priority):
         raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")

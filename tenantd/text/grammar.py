@@ -50,12 +50,14 @@ def json_schema_grammar(schema: dict[str, Any] | None) -> str:
 
 
 def check_grammar(grammar: str) -> None:
-    """Refuse a client's GBNF that could exhaust the engine's stack. Raises InvalidRequest (`grammar`).
+    """Refuse a client's GBNF that could exhaust the engine's stack, or be cut short. Raises InvalidRequest (`grammar`).
 
     Whether it parses is llama.cpp's to say.
     """
     if len(grammar) > MAX_GRAMMAR_CHARACTERS:
         raise InvalidRequest(f"grammar: at most {MAX_GRAMMAR_CHARACTERS} characters are taken", param="grammar")
+    if "\0" in grammar:
+        raise InvalidRequest("grammar: must not hold NUL, where llama.cpp would take it to end", param="grammar")
     depth = 0
     for character in re.sub(r"[^()]", "", _NOT_SYNTAX.sub("", grammar)):
         depth += 1 if character == "(" else -1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import stat
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
@@ -116,7 +117,7 @@ class LlamaVocabulary:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
             reason = "; ".join(errors[:2])
         if not model:
-            raise ModelError(f"{path}: llama.cpp cannot read this GGUF: {reason or 'no reason given'}")
+            raise ModelError(f"{path}: llama.cpp cannot read this GGUF, is it complete? {reason or 'no reason given'}")
         if llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)) == 0:
             llama_cpp.llama_model_free(model)
             raise ModelError(f"{path}: this GGUF has no vocabulary, so it cannot generate text")
@@ -205,12 +206,15 @@ class LlamaVocabulary:
 def _check_magic(path: Path) -> None:
     """llama.cpp's own words for these mistakes are no help. Raises ModelError."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelError(f"{path}: a folder, not a GGUF file")
+        if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
+            raise ModelError(f"{path}: not a regular file, so not a GGUF file")
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file") from None
-    except IsADirectoryError:
-        raise ModelError(f"{path}: a folder, not a GGUF file") from None
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
     if magic != GGUF_MAGIC:

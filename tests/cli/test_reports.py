@@ -70,7 +70,7 @@ input tokens       1000  tokens  0.000100000
 output tokens        57  tokens  0.000022800
 total                 -  -       0.000122800
 
-globex: 1 requests
+globex: 1 request
 item          quantity  unit                  USD
 input tokens         3  tokens  9000000.000000001
 total                -  -       9000000.000000001

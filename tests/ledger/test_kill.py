@@ -20,7 +20,7 @@ from tests.ledger.books import ledger_in
 ROOT = Path(__file__).parents[2]
 
 
-def lines_until_killed(folder: Path, count: int) -> Iterator[list[str]]:
+def lines_until_killed(folder: Path, count: int) -> Iterator[tuple[str, str, int]]:
     """What the process said: killed after so many lines, read to the end of the pipe."""
     with subprocess.Popen(
         [sys.executable, "-m", "tests.ledger.load", str(folder)], cwd=ROOT, stdout=subprocess.PIPE, text=True
@@ -30,7 +30,8 @@ def lines_until_killed(folder: Path, count: int) -> Iterator[list[str]]:
             if number == count:
                 process.kill()
             if line.endswith("\n"):
-                yield json.loads(line)
+                what, name, tokens = json.loads(line)
+                yield what, name, tokens
     assert process.returncode == -9
 
 

@@ -87,7 +87,7 @@ def test_a_migration_and_its_record_commit_together() -> None:
     conn = sqlite3.connect(":memory:", isolation_level=None)
     version = migrate(conn, ":memory:")
     assert migrate(conn, ":memory:") == version == len(MIGRATIONS)
-    broken = [*MIGRATIONS, ("CREATE TABLE extra (x) STRICT", "nonsense")]
+    broken = [*MIGRATIONS, ("CREATE TABLE extra (x INTEGER) STRICT", "nonsense")]
     with pytest.raises(sqlite3.OperationalError):
         migrate(conn, ":memory:", broken)
     assert conn.execute("PRAGMA user_version").fetchone() == (version,)
@@ -119,6 +119,21 @@ def test_a_row_keeps_the_price_it_was_settled_at(tmp_path: Path) -> None:
             assert await record_of(ledger, "r1") == cheap
             prices = await ledger.read(all_prices)
             assert prices[2].effective_micros == NOW_MICROS
+
+    asyncio.run(main())
+
+
+def test_prices_follow_each_other_even_when_the_clock_went_backwards(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r1"))
+            await ledger.settle(settlement("r1"))
+        ledger = Ledger.open(tmp_path / "ledger.db", DEARER, lambda: NOW_MICROS - 10**12)
+        await ledger.admit(admission("r2", created_micros=NOW_MICROS - 10**12))
+        assert (await ledger.settle(settlement("r2"))).price_id == 2
+        await ledger.close()
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            assert await price_count(ledger) == 2
 
     asyncio.run(main())
 

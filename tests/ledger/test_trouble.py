@@ -8,7 +8,9 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -89,9 +91,15 @@ def test_settlements_wait_new_requests_are_refused_and_all_lands_when_it_has_pas
             waiting = asyncio.create_task(ledger.settle(settlement("r2")))
             ledger.checkpoint({"r3": Usage(prompt_tokens=1)})
             ledger.checkpoint({"r3": Usage(prompt_tokens=2)})
-            for refused in (ledger.admit(admission("r5")), ledger.write(lambda conn: None)):
+            refused = [
+                asyncio.create_task(ledger.admit(admission("r5"))),
+                asyncio.create_task(ledger.write(lambda conn: None)),
+            ]
+            await asyncio.sleep(0)
+            for task in refused:
+                assert task.done(), "it does not wait for the next try"
                 with pytest.raises(LedgerUnavailable, match=cause.says):
-                    await refused
+                    await task
             assert (await record_of(ledger, "r1")).state == "running"
             assert not waiting.done()
 
@@ -107,14 +115,77 @@ def test_settlements_wait_new_requests_are_refused_and_all_lands_when_it_has_pas
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("trouble", [ReadOnly, Locked])
-def test_it_recovers_with_nothing_queued(tmp_path: Path, trouble: Trouble) -> None:
+def watch_failures(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch, meanwhile: Callable[[], None] | None = None
+) -> list[bool]:
+    """Grows with each transaction that fails: is it still open after? `meanwhile` runs as the first fails."""
+    writer, failures = ledger._writer, list[bool]()
+    undo, put_back = writer._undo, writer._put_back
+
+    def watched_undo() -> None:
+        if meanwhile is not None and not failures:
+            meanwhile()
+        undo()
+
+    def watched_put_back(*what: Any) -> None:
+        failures.append(writer._conn.in_transaction)
+        put_back(*what)
+
+    monkeypatch.setattr(writer, "_undo", watched_undo)
+    monkeypatch.setattr(writer, "_put_back", watched_put_back)
+    return failures
+
+
+@pytest.mark.parametrize("trouble", [Full, ReadOnly, Locked])
+def test_a_transaction_that_failed_is_rolled_back_before_the_pause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Trouble
+) -> None:
     async def main() -> None:
         async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r1"))
+            failures = watch_failures(ledger, monkeypatch)
+            cause = trouble(ledger)
+            cause.begin()
+            settling = asyncio.create_task(ledger.settle(settlement("r1", error="x" * LARGE)))
+            await until(lambda: len(failures) >= 2)
+            cause.end()
+            await settling
+            assert not any(failures)
+
+    asyncio.run(main())
+
+
+def test_a_checkpoint_that_failed_does_not_replace_one_that_came_since(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r1"))
+            cause = ReadOnly(ledger)
+            cause.begin()
+            newer = {"r1": Usage(prompt_tokens=2)}
+            failures = watch_failures(ledger, monkeypatch, meanwhile=lambda: ledger.checkpoint(newer))
+            ledger.checkpoint({"r1": Usage(prompt_tokens=1)})
+            await until(lambda: len(failures) >= 1)
+            cause.end()
+            await until(lambda: ledger.healthy)
+            assert (await record_of(ledger, "r1")).prompt_tokens == 2
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("trouble", [Full, ReadOnly, Locked])
+def test_it_recovers_with_nothing_queued_and_not_before_it_can_write(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trouble: Trouble
+) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            failures = watch_failures(ledger, monkeypatch)
             cause = trouble(ledger)
             cause.begin()
             with pytest.raises(LedgerUnavailable, match=cause.says):
-                await ledger.admit(admission("r1"))
+                await ledger.write(lambda conn: conn.execute("INSERT INTO probe VALUES (zeroblob(100000))"))
+            await until(lambda: len(failures) >= 3)
             assert not ledger.healthy
             cause.end()
             await until(lambda: ledger.healthy)
@@ -124,17 +195,19 @@ def test_it_recovers_with_nothing_queued(tmp_path: Path, trouble: Trouble) -> No
     asyncio.run(main())
 
 
-def test_prices_set_in_trouble_hold_for_what_is_settled_after_them(tmp_path: Path) -> None:
+def test_prices_set_in_trouble_hold_for_what_is_settled_after_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     async def main() -> None:
         async with ledger_in(tmp_path) as ledger:
             for name in ("r1", "r2"):
                 await ledger.admit(admission(name))
             cause = ReadOnly(ledger)
             cause.begin()
+            dearer = BillingConfig(input_price_per_million=Decimal(5))
+            failures = watch_failures(ledger, monkeypatch, meanwhile=lambda: ledger.set_prices(dearer))
             before = asyncio.create_task(ledger.settle(settlement("r1")))
-            await until(lambda: not ledger.healthy)
-            billing = {"input_price_per_million": "5", "output_price_per_million": "5"}
-            ledger.set_prices(BillingConfig.model_validate(billing))
+            await until(lambda: len(failures) >= 1)
             after = asyncio.create_task(ledger.settle(settlement("r2")))
             await asyncio.sleep(0)
             cause.end()

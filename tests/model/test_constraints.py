@@ -11,6 +11,7 @@ import pytest
 
 from tenantd.text.vocabulary import LlamaVocabulary
 from tests.model.conftest import Ask
+from tests.support.daemon import Daemon
 from tests.support.models import gemma_path
 
 PROMPT = "One, two, three,"
@@ -40,7 +41,7 @@ def test_logprobs_are_a_distribution_and_greedy_takes_its_best(ask: Ask) -> None
     assert "".join(logprobs["tokens"]) == choice["text"]
     assert logprobs["text_offset"] == [len("".join(logprobs["tokens"][:i])) for i in range(6)]
     for token, logprob, top in zip(*(logprobs[k] for k in ("tokens", "token_logprobs", "top_logprobs")), strict=True):
-        assert list(top)[0] == token and top[token] == pytest.approx(logprob)
+        assert next(iter(top)) == token and top[token] == pytest.approx(logprob)
         assert list(top.values()) == sorted(top.values(), reverse=True)
         assert 0 < sum(map(math.exp, top.values())) <= 1.0001
     assert sum(map(math.exp, logprobs["top_logprobs"][0].values())) > 0.5, "the next number is no surprise"
@@ -91,7 +92,7 @@ def test_a_grammar_is_kept_at_any_temperature(ask: Ask) -> None:
         assert choice["finish_reason"] == "stop"
 
 
-def test_a_grammar_that_does_not_parse_is_the_clients_mistake(ask: Ask) -> None:
-    answer = ask._daemon.complete("acme", PROMPT, grammar="root ::= (", max_tokens=3)
+def test_a_grammar_that_does_not_parse_is_the_clients_mistake(daemon: Daemon) -> None:
+    answer = daemon.complete("acme", PROMPT, grammar="root ::= (", max_tokens=3)
     assert answer.status_code == 400
     assert "grammar" in answer.json()["error"]["message"]

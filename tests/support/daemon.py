@@ -67,15 +67,15 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self, *, ready: bool = True, **environment: str) -> None:
+    def start(self, *, ready: bool = True, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
         """Start it and wait until it is ready, or with `ready=False` only until it answers."""
-        self.launch(**environment)
+        self.launch(before_exec, **environment)
         wait_until(
             self._is_ready if ready else self._is_up, f"the daemon to start; its log: {self.log}", START_TIMEOUT_S
         )
 
-    def launch(self, **environment: str) -> None:
-        """Start it and return at once."""
+    def launch(self, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
+        """Start it and return at once. `before_exec` runs in its process."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("TENANTD_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
@@ -84,6 +84,7 @@ class Daemon:
                 stdout=log,
                 stderr=log,
                 env={**clean, **environment},
+                preexec_fn=before_exec,
             )
 
     def _is_up(self) -> bool:
@@ -103,8 +104,8 @@ class Daemon:
 
     def client(self, timeout_s: float = 60) -> httpx.Client:
         """Of the daemon's own user: an administrator."""
-        transport = httpx.HTTPTransport(uds=str(self.socket))
-        return httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout_s)
+        transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)  # certificates would be read each time
+        return httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout_s, trust_env=False)
 
     def request(self, method: str, url: str, **options: Any) -> httpx.Response:
         with self.client() as client:
@@ -171,7 +172,7 @@ class Daemon:
             engines = self._engine_children()
             self.process.kill()
             self.process.wait()
-            psutil.wait_procs(engines, timeout=10)
+            wait_until(lambda: not any(map(_is_engine, engines)), "the death of its engine")
 
 
 def _is_engine(process: psutil.Process) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import re
+import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from tenantd.errors import ModelError
 GGUF_MAGIC: Final = b"GGUF"
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ
+MAX_CELLS: Final = (1 << 31) - 256  # the context in all is 32 bits wide and rounded up to 256
+QUICK_CELLS: Final = 1 << 22  # a context of so many tokens is tried in 0.1 s, and takes 200 MiB meanwhile
 FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 KV_SIZE: Final = re.compile(r"llama_kv_cache\w*: +size = +([\d.]+) MiB")
 COMPUTE_SIZE: Final = re.compile(r"compute buffer size = +([\d.]+) MiB")
@@ -54,12 +57,15 @@ def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
 def check_file(path: Path) -> None:
     """What can be said without llama.cpp. Raises ModelError."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISDIR(mode):
+            raise ModelError(f"{path}: is a folder; set model.path to a GGUF file in it")
+        if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
+            raise ModelError(f"{path}: not a regular file; set model.path to a GGUF file")
         with path.open("rb") as file:
             magic = file.read(len(GGUF_MAGIC))
     except FileNotFoundError:
         raise ModelError(f"{path}: no such file; set model.path to a GGUF file") from None
-    except IsADirectoryError:
-        raise ModelError(f"{path}: is a folder; set model.path to a GGUF file in it") from None
     except OSError as e:
         raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
     if magic != GGUF_MAGIC:
@@ -71,14 +77,39 @@ def _dry_run(load: Load, path: Path) -> int:
     model = _open(load, path, no_alloc=True)
     try:
         context_tokens = _context_tokens(load, model)
-        log.forget()
-        llama_cpp.llama_free(_make_context(load, model, context_tokens))
-        text = "\n".join(log.lines())
         weights = int(llama_cpp.llama_model_size(model))
+        if load.slots * context_tokens > QUICK_CELLS:
+            sizes = _estimated_sizes(load, model, context_tokens)
+            _check_memory(load, path, context_tokens, weights, sizes)
+        _check_memory(load, path, context_tokens, weights, _context_sizes(load, model, context_tokens))
     finally:
         llama_cpp.llama_model_free(model)
+    return context_tokens
+
+
+def _context_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float, float]:
+    """Bytes of KV cache and work space. `model` was opened with `no_alloc`."""
+    log.forget()
+    llama_cpp.llama_free(_make_context(load, model, context_tokens))
+    text = "\n".join(log.lines())
     kv = sum(float(size) for size in KV_SIZE.findall(text)) * MIB
-    compute = sum(float(size) for size in COMPUTE_SIZE.findall(text)) * MIB
+    return kv, sum(float(size) for size in COMPUTE_SIZE.findall(text)) * MIB
+
+
+def _estimated_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float, float]:
+    """The same, from how two small contexts differ: a large one takes time and memory even in a dry run.
+
+    Layers with a sliding window stop growing at its size, which the small contexts are taken to be over.
+    """
+    smaller_tokens = QUICK_CELLS // load.slots
+    half_kv, _ = _context_sizes(load, model, smaller_tokens // 2)
+    kv, compute = _context_sizes(load, model, smaller_tokens)
+    return kv + (kv - half_kv) * (context_tokens - smaller_tokens) / (smaller_tokens - smaller_tokens // 2), compute
+
+
+def _check_memory(load: Load, path: Path, context_tokens: int, weights: int, sizes: tuple[float, float]) -> None:
+    """Raises ModelError when it is more than what is free."""
+    kv, compute = sizes
     gpus = devices.gpus() if load.gpu_layers != 0 else []
     free = sum(gpu.free_bytes for gpu in gpus)
     if not gpus or load.gpu_layers > 0:  # in host memory, whole or in part
@@ -90,7 +121,6 @@ def _dry_run(load: Load, path: Path) -> int:
             f"{load.slots} slots of {context_tokens} tokens, {compute / MIB:,.0f} work space) but "
             f"{free / MIB:,.0f} MiB are free: lower engine.slots or engine.context_tokens, or take a smaller model"
         )
-    return context_tokens
 
 
 def _context_tokens(load: Load, model: Any) -> int:
@@ -100,7 +130,13 @@ def _context_tokens(load: Load, model: Any) -> int:
             f"engine.context_tokens = {load.context_tokens} is more than the {trained} tokens this model was "
             f"trained for: lower it to {trained} at most"
         )
-    return load.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+    context_tokens = load.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
+    if load.slots * context_tokens > MAX_CELLS:
+        raise ModelError(
+            f"{load.slots} slots of {context_tokens} tokens are more than the {MAX_CELLS} tokens llama.cpp can hold: "
+            "lower engine.slots or engine.context_tokens"
+        )
+    return context_tokens
 
 
 def _open(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[float], None] | None = None) -> Any:

@@ -49,6 +49,6 @@ def lines() -> list[str]:
 
 def reason(fallback: str) -> str:
     """The last lines that look like an error, for a message to people."""
-    words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unexpected", "expecting")
+    words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unsupported", "unexpected", "expecting")
     found = [line for line in lines() if any(word in line.lower() for word in words)]
     return "; ".join(found[-3:]) or fallback

@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.engine.compute import RequestRejected, Sampled
-from tenantd.engine.llama import log
+from tenantd.engine.llama import log, stderr
 
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
+MOST_REASON_CHARACTERS: Final = 200
 
 
 class Vocabulary:
@@ -67,8 +68,8 @@ class Sampler:
             token = self._argmax(logits)
         if token < 0:
             return Sampled(token, False, failed="the grammar allows no further token")
-        if np.isnan(logits[token]):
-            return Sampled(token, False, failed="the model gave no valid probabilities (NaN)")
+        if not np.isfinite(logits[token]):
+            return Sampled(token, False, failed="the model gave no valid probabilities (NaN or infinity)")
         if token in self._vocabulary.end_set:
             return Sampled(token, True)
         return Sampled(token, False, None if self._logprobs is None else _logprobs(logits, token, self._logprobs))
@@ -83,8 +84,9 @@ class Sampler:
     def _argmax(self, logits: NDArray[np.float32]) -> int:
         token = int(logits.argmax())
         if self._ignore_end and token in self._vocabulary.end_set:
-            logits[self._vocabulary.end_tokens] = -np.inf
-            token = int(logits.argmax())
+            others = logits.copy()  # logprobs are taken from the row as the model gave it
+            others[self._vocabulary.end_tokens] = -np.inf
+            token = int(others.argmax())
         return token
 
     def _sample_grammar(self, logits: NDArray[np.float32]) -> int:
@@ -172,14 +174,20 @@ def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
 
 def _grammar(vocabulary: Vocabulary, text: str) -> Any:
     log.forget()
-    grammar = llama_cpp.llama_sampler_init_grammar(vocabulary.handle, text.encode(), b"root")
-    if not grammar:
-        raise RequestRejected(f"the grammar does not parse: {log.reason('no reason given')}")
+    grammar, complaint = stderr.divert(
+        lambda: llama_cpp.llama_sampler_init_grammar(vocabulary.handle, text.encode(), b"root")
+    )
+    if not grammar:  # the reason is in the first line; the grammar itself follows
+        line = next(iter(complaint.strip().splitlines() or log.lines()), "no reason given")
+        reason = line.removeprefix("parse: error parsing grammar: ")[:MOST_REASON_CHARACTERS].rstrip()
+        raise RequestRejected(f"the grammar does not parse: {reason}")
     return grammar
 
 
 def _is_plain_greedy(sampling: Sampling) -> bool:
-    return sampling.temperature <= 0 and not sampling.logit_bias and not _has_penalties(sampling)
+    """An argmax is enough. With a grammar, ignoring the end is a bias: the end stays possible where nothing else is."""
+    is_biased = bool(sampling.logit_bias) or (sampling.ignore_eos and bool(sampling.grammar))
+    return sampling.temperature <= 0 and not is_biased and not _has_penalties(sampling)
 
 
 def _has_penalties(sampling: Sampling) -> bool:

@@ -1,0 +1,443 @@
+"""What clients should not send, from processes that should not send it: a clear answer, and the daemon serves on."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from zoneinfo import ZoneInfo
+
+import psutil
+import pytest
+
+from tenantd.config import BillingConfig
+from tenantd.daemon.service import Generation, Service
+from tenantd.domain import Sampling, Tenant
+from tenantd.ledger.invoices import invoice, parse_month
+from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.prices import latest_prices
+from tenantd.ledger.reports import recent_requests
+from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.store import add_tenant
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.vocabulary import ByteVocabulary
+from tests.daemon.daemon_kit import config, run
+from tests.support.daemon import Daemon, wait_until
+from tests.support.program import as_stranger, command_environment, estrange, stranger_uid, tenantctl
+
+LONG = 150_000  # tokens: for as long as a test takes, and more than buffers hold
+FLOOD_BYTES = 50_000_000
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """One daemon for all of these: none of them may harm it."""
+    settings = {
+        "engine": {"context_tokens": 200_000, "fake_step_micros": 100},
+        "server": {"write_timeout_s": 0.5},
+    }
+    with Daemon(tmp_path_factory.mktemp("shared"), **settings) as daemon:
+        daemon.add_tenant("acme")
+        daemon.add_tenant("globex")
+        yield daemon
+        assert daemon.stop() == 0
+
+
+@pytest.fixture
+def daemon(shared: Daemon) -> Iterator[Daemon]:
+    yield shared
+    serves_on(shared)
+
+
+def serves_on(daemon: Daemon) -> None:
+    """A good request is answered, nothing is left over, and the ledger has no open row."""
+    answer = daemon.complete("acme", max_tokens=3, ignore_eos=True)
+    assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 3)
+    wait_until(lambda: daemon.status()["running"] + daemon.status()["waiting"] == 0, "an idle engine")
+    assert not [row for row in daemon.rows() if row["state"] == "running"]
+    assert daemon.status()["engine_restarts"] == 0
+    assert "Traceback" not in daemon.log.read_text()
+
+
+def row_of(daemon: Daemon, request_id: str) -> dict[str, Any]:
+    [row] = [row for row in daemon.rows() if row["id"] == request_id]
+    return row
+
+
+# ---- bodies and values over HTTP -------------------------------------------------------------------------------
+
+
+def test_a_bad_body_gets_400_and_leaves_no_row(daemon: Daemon) -> None:
+    rows = len(daemon.rows())
+    bodies = [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b'{"prompt": "a"',
+        b'{"prompt": "\xff\xfe"}',
+        b'{"prompt": "\\ud800"}',
+        b'{"prompt": "\xed\xa0\x80"}',
+        b'{"prompt": "a", "temperature": NaN}',
+        b'{"prompt": "a", "seed": 1e999}',
+        b'{"prompt": ' + b"[" * 1_000_000,
+        b'{"a":' * 100_000 + b"1" + b"}" * 100_000,
+        b'{"prompt": [' + b"9" * 1_000_000 + b"]}",
+    ]
+    with daemon.client() as client:
+        for body in bodies:
+            answer = client.post("/v1/completions", content=body, headers={"X-Tenant": "acme"})
+            assert (answer.status_code, answer.json()["error"]["type"]) == (400, "invalid_request_error"), body[:40]
+    assert len(daemon.rows()) == rows
+
+
+ABSURD = [
+    ({"prompt": ""}, "prompt"),
+    ({"prompt": "x" * 10_000_000}, "prompt"),
+    ({"prompt": "x" * 200_000}, "prompt"),
+    ({"prompt": [1] * 300_000}, "prompt"),
+    ({"prompt": [258]}, "prompt"),
+    ({"prompt": [-1]}, "prompt"),
+    ({"prompt": [10**100]}, "prompt"),
+    ({"prompt": ["a"] * 10_000}, "prompt"),
+    ({"max_tokens": 10**12}, "max_tokens"),
+    ({"max_tokens": -1}, "max_tokens"),
+    ({"n": 10**9}, "n"),
+    ({"stop": ["x"] * 1_000_000}, "stop"),
+    ({"stop": "x" * 1_000_000}, "stop"),
+    ({"temperature": -1}, "temperature"),
+    ({"temperature": 1e300}, "temperature"),
+    ({"top_p": -0.5}, "top_p"),
+    ({"top_k": -1}, "top_k"),
+    ({"min_p": 7}, "min_p"),
+    ({"repeat_penalty": -1}, "repeat_penalty"),
+    ({"repeat_last_n": 10**9}, "repeat_last_n"),
+    ({"presence_penalty": 99}, "presence_penalty"),
+    ({"logit_bias": {"9" * 10_000: 1}}, "logit_bias"),
+    ({"logit_bias": {str(n): 1 for n in range(100_000)}}, "logit_bias"),
+    ({"logprobs": 10**6}, "logprobs"),
+    ({"seed": 2**64}, "seed"),
+    ({"grammar": "(" * 100_000}, "grammar"),
+    ({"grammar": '\0root ::= "a"'}, "grammar"),
+]
+
+
+def test_absurd_values_get_400_with_their_field_quickly_and_leave_no_row(daemon: Daemon) -> None:
+    rows = len(daemon.rows())
+    for body, field in ABSURD:
+        began_s = time.monotonic()
+        answer = daemon.complete("acme", **body)
+        assert answer.status_code == 400, (field, answer.text[:200])
+        assert answer.json()["error"]["param"].startswith(field)
+        assert len(answer.content) < 1000
+        assert time.monotonic() - began_s < 10
+    assert len(daemon.rows()) == rows
+
+
+def test_a_head_without_end_is_cut_off(daemon: Daemon) -> None:
+    assert daemon.process is not None
+    process = psutil.Process(daemon.process.pid)
+    before = process.memory_info().rss
+    for piece in (b"x-a: " + b"y" * 1000 + b"\r\n", b"y" * 1000):
+        with raw_client(daemon) as sock, pytest.raises(OSError):
+            sock.sendall(b"GET /healthz HTTP/1.1\r\nhost: x\r\nx-b: ")
+            for _ in range(FLOOD_BYTES // len(piece)):
+                sock.sendall(piece)
+    assert process.memory_info().rss - before < FLOOD_BYTES // 2
+
+
+def test_a_large_body_in_one_piece_is_no_head(daemon: Daemon) -> None:
+    """One chunk with head and body, and another request right behind the body."""
+    with raw_client(daemon) as sock:
+        sock.sendall(request("acme", prompt="x" * 150_000, max_tokens=1) + request("acme", max_tokens=1))
+        answers = b""
+        while answers.count(b'"usage"') < 2:
+            data = sock.recv(65536)
+            assert data, answers
+            answers += data
+    assert answers.count(b"HTTP/1.1 200") == 2
+
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--temperature", "-1", "hi"], "temperature"),
+        (["--max-tokens", "1000000000000", "hi"], "max_tokens"),
+        (["--top-p", "1e9", "hi"], "top_p"),
+        (["--stop", "", "hi"], "stop"),
+        ([""], "prompt: must not be empty"),
+    ],
+)
+def test_bad_values_on_the_command_line_end_with_2_and_name_the_field(
+    daemon: Daemon, options: list[str], says: str
+) -> None:
+    done = tenantctl(daemon, "run", "--tenant", "acme", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [(b"x" * 10_000_000, "the context of this model holds 200000"), (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3")],
+)
+def test_bad_standard_input_ends_with_2(daemon: Daemon, text: bytes, says: str) -> None:
+    done = tenantctl(daemon, "run", "--tenant", "acme", "-", stdin=text)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert says in done.stderr
+
+
+def test_without_a_daemon_it_says_how_to_start_one(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path)
+    daemon.start()
+    daemon.add_tenant("acme")
+    daemon.kill()
+    assert daemon.socket.exists()
+    for where in (daemon.socket, tmp_path / "never"):
+        done = tenantctl(where, "run", "--tenant", "acme", "hi")
+        assert (done.returncode, done.stdout) == (69, "")
+        assert "start one with: tenantctl serve" in done.stderr
+    daemon.start()
+    try:
+        assert tenantctl(daemon, "run", "--tenant", "acme", "hi").returncode == 0
+        assert daemon.stop() == 0
+    finally:
+        daemon.kill()
+
+
+# ---- who may -------------------------------------------------------------------------------------------------------
+
+
+def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
+    rows = len(daemon.rows())
+    first = daemon.add_tenant("closed")
+    made = daemon.post("/admin/v1/tenants/closed/keys", {"label": "second"}).json()
+    second = made["secret"]
+    assert tenantctl(daemon, "run", "hi", TENANTD_API_KEY=second).returncode == 0
+    assert tenantctl(daemon, "key", "revoke", made["key"]["id"]).returncode == 0
+    for code, says, options, key in (
+        (1, "no tenant named 'nobody'", ["--tenant", "nobody"], ""),
+        (2, "--tenant NAME", [], ""),
+        (77, "not known here, or was revoked", [], second),
+        (77, "not known here, or was revoked", ["--tenant", "acme"], "td_" + "x" * 40),
+        (77, "may not act for tenant 'acme'", ["--tenant", "acme"], first),
+    ):
+        done = tenantctl(daemon, "run", *options, "hi", TENANTD_API_KEY=key)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert says in done.stderr
+    assert daemon.post("/admin/v1/tenants/closed/suspend").status_code == 200
+    for done in (
+        tenantctl(daemon, "run", "hi", TENANTD_API_KEY=first),
+        tenantctl(daemon, "run", "--tenant", "closed", "hi"),
+    ):
+        assert (done.returncode, done.stdout) == (77, "")
+        assert "tenant closed is suspended" in done.stderr
+    assert daemon.post("/admin/v1/tenants/closed/resume").status_code == 200
+    assert tenantctl(daemon, "run", "hi", TENANTD_API_KEY=first).returncode == 0
+    assert [row["tenant"] for row in daemon.rows()[rows:]] == ["closed"] * 2
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that other users may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="td-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) -> None:
+    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
+        key = daemon.add_tenant("acme")
+        daemon.add_tenant("globex")
+        estrange(daemon)
+        stranger = as_stranger(daemon, "run", "hi")
+        assert (stranger.returncode, stranger.stdout) == (77, ""), stranger.stderr
+        assert as_stranger(daemon, "run", "hi", TENANTD_API_KEY=key).returncode == 0
+        for command in (["status"], ["tenant", "add", "own"]):
+            done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
+            assert (done.returncode, done.stdout) == (77, ""), command
+            assert "only root and the user that runs tenantd administer it" in done.stderr
+        assert [row["tenant"] for row in daemon.rows()] == ["acme"]
+        assert daemon.stop() == 0
+
+
+def test_a_user_whom_a_tenant_lists_acts_for_it_and_for_no_other(open_folder: Path) -> None:
+    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
+        daemon.add_tenant("acme", uids=[stranger_uid()])
+        daemon.add_tenant("globex")
+        estrange(daemon)
+        assert as_stranger(daemon, "run", "--tenant", "acme", "hi").returncode == 0
+        other = as_stranger(daemon, "run", "--tenant", "globex", "hi")
+        assert (other.returncode, other.stdout) == (77, "")
+        assert "may not act for tenant 'globex'" in other.stderr
+        assert as_stranger(daemon, "tenant", "list").returncode == 77
+        daemon.socket.chmod(0)
+        shut_out = as_stranger(daemon, "run", "hi")
+        assert (shut_out.returncode, shut_out.stdout) == (77, "")
+        assert "may not connect" in shut_out.stderr
+        daemon.socket.chmod(0o666)
+        assert as_stranger(daemon, "run", "hi").returncode == 0
+        assert [row["tenant"] for row in daemon.rows()] == ["acme"] * 2
+        assert daemon.stop() == 0
+
+
+# ---- clients that go away -------------------------------------------------------------------------------------
+
+
+@contextmanager
+def raw_client(daemon: Daemon) -> Iterator[socket.socket]:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.settimeout(20)
+        sock.connect(str(daemon.socket))
+        yield sock
+
+
+def request(tenant: str, **body: Any) -> bytes:
+    data = json.dumps({"prompt": "hello", **body}).encode()
+    head = f"POST /v1/completions HTTP/1.1\r\nhost: x\r\nx-tenant: {tenant}\r\ncontent-length: {len(data)}\r\n\r\n"
+    return head.encode() + data
+
+
+def newest(daemon: Daemon, tenant: str) -> dict[str, Any]:
+    return [row for row in daemon.rows() if row["tenant"] == tenant][-1]
+
+
+def until_ended(daemon: Daemon, request_id: str) -> dict[str, Any]:
+    wait_until(lambda: row_of(daemon, request_id)["state"] != "running", "its settlement")
+    return row_of(daemon, request_id)
+
+
+def test_a_client_that_stops_reading_is_cut_off_and_others_go_on(daemon: Daemon) -> None:
+    with raw_client(daemon) as sock:
+        sock.sendall(request("globex", stream=True, max_tokens=LONG, ignore_eos=True))
+        head = sock.recv(1000)
+        others = [daemon.stream("acme", max_tokens=1000, ignore_eos=True) for _ in range(2)]
+        row = until_ended(daemon, newest(daemon, "globex")["id"])
+        assert row["id"].encode() in head
+        assert row["state"] == "disconnected"
+        assert 0 < row["completion_tokens"] < LONG
+        received = head
+        while data := sock.recv(1 << 20):
+            received += data
+        assert b"[DONE]" not in received
+        assert received.count(b'"text":') <= row["completion_tokens"]
+    for stream in others:
+        stream.join()
+        assert (stream.tokens, stream.done) == (1000, True)
+
+
+@pytest.mark.parametrize("streamed", [True, False])
+def test_a_client_that_disconnects_stops_decoding_and_pays_for_what_came(daemon: Daemon, streamed: bool) -> None:
+    rows = len(daemon.rows())
+    with raw_client(daemon) as sock:
+        sock.sendall(request("globex", stream=streamed, max_tokens=LONG, ignore_eos=True))
+        wait_until(lambda: len(daemon.rows()) > rows and daemon.status()["running"] == 1, "a running request")
+        received = sock.recv(100_000) if streamed else b""
+    row = until_ended(daemon, newest(daemon, "globex")["id"])
+    assert row["state"] == "disconnected"
+    assert received.count(b'"text":') <= row["completion_tokens"] < LONG
+    assert row["output_nanos"] > 0
+    busy_micros = daemon.status()["engine_busy_micros"]
+    serves_on(daemon)
+    assert daemon.status()["engine_busy_micros"] - busy_micros < 1000 * 100  # of a thousand steps
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+def test_a_command_that_is_interrupted_stops_decoding(daemon: Daemon, number: int, code: int) -> None:
+    options = ["--tenant", "globex", "--ignore-eos", "--max-tokens", str(LONG)]
+    program = subprocess.Popen(
+        [sys.executable, "-m", "tenantctl.main", "run", *options, "hi"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=command_environment(daemon),
+    )
+    assert program.stdout is not None
+    with program.stdout:
+        printed = len(os.read(program.stdout.fileno(), 1))
+        assert newest(daemon, "globex")["state"] == "running"
+        program.send_signal(number)
+        while data := program.stdout.read(65536):
+            printed += len(data)
+        assert program.wait(20) == code
+    row = until_ended(daemon, newest(daemon, "globex")["id"])
+    assert row["state"] == "disconnected"
+    assert printed - 1 <= row["completion_tokens"] < LONG  # after Ctrl-C it ends its line
+
+
+# ---- clocks --------------------------------------------------------------------------------------------------------
+
+
+def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_sum(tmp_path: Path) -> None:
+    clock = [1_800_000_000_000_000]
+    vocabulary = ByteVocabulary()
+    dear = BillingConfig.model_validate({"input_price_per_million": "7", "output_price_per_million": "9"})
+
+    def now_micros() -> int:
+        clock[0] -= 3_600_000_000  # an hour back each time it is asked
+        return clock[0]
+
+    async def serve() -> None:
+        ledger = Ledger.open(tmp_path / "ledger.db", settings.billing, now_micros)
+        if not await ledger.read(lambda conn: conn.execute("SELECT count(*) FROM tenants").fetchone()[0]):
+            await ledger.write(lambda conn: add_tenant(conn, Tenant(name="acme")))
+        formatter = ChatFormatter(vocabulary)
+        service = Service(settings, ledger, Directory(), vocabulary, formatter, now_micros=now_micros)
+        await service.start()
+        await service.supervisor.wait_ready()
+        for _ in range(3):
+            generation = Generation(
+                kind="completion", prompt=list(b"hello"), max_tokens=4, sampling=Sampling(ignore_eos=True)
+            )
+            streams = [await service.submit(service.directory.tenants["acme"], generation) for _ in range(3)]
+            await asyncio.gather(*(read(stream) for stream in streams))
+            ledger.set_prices(dear)
+        await service.drain(5)
+        service.idle_check()
+        await service.stop()
+        await ledger.close()
+
+    async def read(stream: Any) -> None:
+        await stream.started()
+        while await stream.take():
+            pass
+        assert stream.error is None
+
+    settings = config(slots=4)
+    run(serve())
+    run(serve())  # started anew, further back than all that is in the ledger
+    ledger = Ledger.open(tmp_path / "ledger.db", dear, now_micros)
+
+    async def check() -> None:
+        rows = await ledger.read(lambda conn: recent_requests(conn, "acme", 100))
+        assert len({row.id for row in rows}) == len(rows) == 18
+        assert {row.state for row in rows} == {"length"}
+        assert all(0 <= row.first_token_micros <= row.duration_micros for row in rows)  # type: ignore[operator]
+        by_time = sorted(rows, key=lambda row: row.created_micros, reverse=True)  # the order in which they came
+        cheap = [row.output_nanos for row in by_time[:3]]
+        assert [row.output_nanos for row in by_time[3:9]] == [4 * 9000] * 6
+        assert cheap == [4 * 400] * 3
+        names = {datetime.fromtimestamp(row.created_micros / 1e6, UTC).strftime("%Y-%m") for row in rows}
+        months = [parse_month(name, ZoneInfo("UTC"), clock[0]) for name in names]
+        totals = [(await ledger.read(lambda conn, month=month: invoice(conn, month))).total_nanos for month in months]
+        assert sum(totals) == sum(row.cost_nanos for row in rows)
+        prices = await ledger.read(latest_prices)
+        assert prices is not None and prices.output_nanos_per_million == 9 * 10**9
+        await ledger.close()
+
+    run(check())
