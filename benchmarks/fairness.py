@@ -176,7 +176,7 @@ def write_results(folder: Path, arguments: argparse.Namespace, rounds: list[Roun
                 content = measurement.as_json(with_requests=False)
                 del content["service_over_time"]
                 runs.append({"round": number, **content})
-    settings = {name: str(v) if isinstance(v, Path) else v for name, v in vars(arguments).items()}
+    settings = {name: v.name if isinstance(v, Path) else v for name, v in vars(arguments).items()}
     content = {"machine": machine(), "settings": settings, "table": [asdict(line) for line in table], "runs": runs}
     path.write_text(json.dumps(content, indent=1) + "\n")
     return path

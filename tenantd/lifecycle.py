@@ -21,6 +21,7 @@ from tenantd.config import Config
 from tenantd.daemon.service import Service
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.reports import recent_usage
 from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
@@ -29,6 +30,8 @@ from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S: Final = 1.0
+REMEMBERED_HALF_LIVES: Final = 10
+"""Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "server": ("max_body_bytes", "drain_timeout_s", "write_timeout_s"),
     "limits": ("max_queued", "default_max_tokens"),
@@ -79,7 +82,11 @@ class Daemon:
         stack.push_async_callback(ledger.close)
         if ledger.interrupted:
             log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
-        service = Service(config, ledger, Directory(), vocabulary, chat, environment=self._environment)
+        directory = Directory()
+        await directory.reload(ledger)
+        service = Service(config, ledger, directory, vocabulary, chat, environment=self._environment)
+        period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
+        service.remember_usage(await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)))
         server = Server(make_app(service), listener)
         # The service stops before the server, so that every stream still gets its true end.
         stack.push_async_callback(server.stop)

@@ -116,6 +116,7 @@ def _print(state: dict[str, Any]) -> None:
         fields |= _engine_fields(engine)
     fields |= {
         "engine restarts": state["engine_restarts"],
+        "gave way": f"{state.get('swaps', 0)} swapped, {state.get('recomputes', 0)} computed again",
         "ledger": "healthy" if state["ledger"]["healthy"] else f"in trouble: {state['ledger']['trouble']}",
         "requests": f"{state['running']} running, {state['waiting']} waiting",
     }

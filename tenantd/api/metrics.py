@@ -79,6 +79,8 @@ class _ServiceState(Collector):
         status: dict[str, Any] = self._service.status()
         yield _gauge("tenantd_ready", "1 while requests are served.", float(status["state"] == "ready"))
         yield _gauge("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
+        yield _gauge("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
+        yield _gauge("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
         for name, text in (
             ("running", "Requests being generated."),

@@ -19,7 +19,7 @@ from tenantd.daemon.status import UsageBoard
 from tenantd.daemon.streams import LiveStream
 from tenantd.daemon.supervisor import Supervisor, load_command
 from tenantd.domain import FinishReason
-from tenantd.engine.protocol import Cancel, Command, Finish, Share, Step, Submit
+from tenantd.engine.protocol import Cancel, Command, Finish, Remember, Share, Step, Submit
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
 from tenantd.tenancy.limits import Rates
 
@@ -52,7 +52,10 @@ class Runner:
             environment=environment,
             slowest_restart_s=slowest_restart_s,
         )
+        self.swaps = self.recomputes = 0  # requests that gave way, with their state kept and without, over all engines
+        self._earlier_engines = (0, 0)  # the same two, of those that have ended
         self._shares = shares
+        self._half_life_s = config.scheduler.half_life_s
         self._max_crashes = config.engine.max_crashes
         self._clock_s = clock_s
         self._booked_micros = 0  # of requests that have ended
@@ -107,8 +110,10 @@ class Runner:
         return bool(self.live)
 
     def on_ready(self) -> list[Command]:
-        """Shares first, then every live request in its original order, from where it stands."""
+        """Shares and usage first, then every live request in its original order, from where it stands."""
         commands: list[Command] = list(self._shares())
+        if usage := self.board.all(self._clock_s(), self._half_life_s):
+            commands.append(Remember(usage))
         suspects: list[LiveStream] = []
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
@@ -137,6 +142,8 @@ class Runner:
         live = self.live.by_number
         self.busy_micros += step.busy_micros
         self.unbilled_micros += step.unbilled_micros
+        self.swaps = self._earlier_engines[0] + step.swaps
+        self.recomputes = self._earlier_engines[1] + step.recomputes
         delivered: dict[str, int] = {}
         for progress in step.progress:
             stream = live.get(progress.request)
@@ -176,6 +183,7 @@ class Runner:
 
     def on_crash(self, reason: str) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
+        self._earlier_engines = (self.swaps, self.recomputes)
         has_found_cause = False
         for stream in self.live:
             crashes = stream.count_crash()

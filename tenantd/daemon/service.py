@@ -12,7 +12,7 @@ import functools
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final, Literal
 
 import msgspec
@@ -39,6 +39,7 @@ from tenantd.errors import (
     TenantSuspended,
 )
 from tenantd.ledger.ledger import Admission, Ledger
+from tenantd.ledger.reports import RecentUsage
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
@@ -121,6 +122,19 @@ class Service:
         await self.directory.reload(self.ledger)
         self.supervisor.start()
         self._ticking = asyncio.create_task(self._tick())
+
+    def remember_usage(self, recent: Iterable[RecentUsage]) -> None:
+        """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`."""
+        scheduler = self.config.scheduler
+        usage: dict[str, float] = {}
+        for row in recent:
+            if (tenant := self.directory.tenants.get(row.tenant)) is not None:
+                cost = row.prompt_tokens * scheduler.prompt_token_cost
+                cost += row.completion_tokens * scheduler.generated_token_cost
+                left = cost * 2.0 ** (-max(0.0, row.age_s) / scheduler.half_life_s)
+                weight = tenant.weight * tenant.priority.factor
+                usage[row.tenant] = usage.get(row.tenant, 0.0) + left / weight
+        self._runner.board.update(usage, self._clock_s())
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
@@ -350,6 +364,8 @@ class Service:
             **status,
             "engine_busy_micros": self._runner.busy_micros,
             "engine_unbilled_micros": self._runner.unbilled_micros,
+            "swaps": self._runner.swaps,
+            "recomputes": self._runner.recomputes,
             "running": total.running,
             "waiting": total.waiting + self._gate.total_waiting,
             "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},

@@ -23,6 +23,10 @@ class UsageBoard:
         self._usage = usage
         self._heard_s = now_s
 
+    def all(self, now_s: float, half_life_s: float) -> dict[str, float]:
+        """Of every tenant that has any."""
+        return {name: usage for name in self._usage if (usage := self.usage(name, now_s, half_life_s)) > 0}
+
     def usage(self, tenant: str, now_s: float, half_life_s: float) -> float:
         """Normalised by weight, at `now_s`."""
         return float(self._usage.get(tenant, 0.0) * 2.0 ** (-max(0.0, now_s - self._heard_s) / half_life_s))

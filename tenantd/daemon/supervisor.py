@@ -27,7 +27,7 @@ EXIT_MODEL: Final = 78
 SLOWEST_RESTART_S: Final = 10.0
 # How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from whoever
 # serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
-SPINNING: Final = {"GOMP_SPINCOUNT": "1000"}
+SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
 STOP_TIMEOUT_S: Final = 5.0
 
 

@@ -39,6 +39,12 @@ class Fairness:
         account = self._decayed(tenant, now_s)
         account.usage += cost
 
+    def remember(self, tenant: str, normalised: float, now_s: float) -> None:
+        """Set a tenant's usage to `normalised` times its weight, as it was elsewhere."""
+        assert normalised >= 0
+        account = self._decayed(tenant, now_s)
+        account.usage = normalised * account.weight
+
     def normalised(self, tenant: str, now_s: float, pending_cost: float = 0.0) -> float:
         """`(U + pending_cost) / weight` at `now_s`."""
         account = self._decayed(tenant, now_s)

@@ -14,7 +14,7 @@ import msgspec
 
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import Cancel, Command, Load, Share, Step, Stop, Submit
+from tenantd.engine.protocol import Cancel, Command, Load, Remember, Share, Step, Stop, Submit
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
@@ -71,6 +71,8 @@ class Loop:
                     self._scheduler.cancel(request)
                 case Share():
                     self._scheduler.set_share(command)
+                case Remember(usage):
+                    self._scheduler.remember(usage, self._clock_s())
                 case Stop():
                     return False
                 case Load():
@@ -113,7 +115,9 @@ class Loop:
 
     def _with_usage(self, step: Step) -> Step:
         now_s = self._clock_s()
-        if now_s < self._usage_due_s:
+        if (
+            now_s < self._usage_due_s and not self._scheduler.is_idle
+        ):  # an idle engine says nothing until the next request
             return step
         self._usage_due_s = now_s + USAGE_INTERVAL_S
         return msgspec.structs.replace(step, usage=self._scheduler.usage(now_s))

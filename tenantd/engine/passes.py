@@ -83,7 +83,7 @@ class Passes:
         self, jobs: list[Job], usage: Mapping[str, float], allowances: Mapping[str, int | None]
     ) -> Iterator[Chunk]:
         """Neediest tenant first, then oldest request; never in slot order. Clearly less needy ones wait their turn."""
-        budget = self._budget()
+        budget, most = self._budget(), self._settings.prefill_chunk_tokens
         left = dict(allowances)
         if self._settings.policy is Policy.FIFO:
             usage = dict.fromkeys(usage, 0.0)
@@ -94,12 +94,15 @@ class Passes:
             if budget <= 0 or usage[name] > neediest + self._settings.margin:
                 return
             allowance = left[name]
-            count = min(budget, job.remaining)
+            count = job.remaining
+            if count > min(budget + budget // 2, most):  # a short rest is not worth a pass of its own
+                count = min(budget, count)
             if allowance is not None:
                 count = min(count, _within(allowance, job))
                 left[name] = allowance - count - (count == job.remaining)  # its end brings a token
             if count > 0:
                 budget -= count
+                most -= count
                 yield _chunk(job, count)
 
     def _budget(self) -> int:
@@ -108,7 +111,7 @@ class Passes:
         if self._micros_per_token is None:
             return most
         fitting = int(self._settings.target_step_ms * 1000 / max(self._micros_per_token, 1e-3))
-        whole_tiles = fitting // TILE_TOKENS * TILE_TOKENS
+        whole_tiles = (fitting + TILE_TOKENS // 2) // TILE_TOKENS * TILE_TOKENS
         return min(most, max(whole_tiles, TILE_TOKENS))
 
 

@@ -78,11 +78,20 @@ class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
 
 
+class Remember(msgspec.Struct, tag="remember", frozen=True):
+    """Decayed usage by weight that tenants bring along, from an engine before this one or from the ledger.
+
+    Sent to a fresh engine, after the shares: a restart forgives nobody.
+    """
+
+    usage: dict[str, float]
+
+
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Free the model and exit with 0."""
 
 
-Command = Load | Submit | Cancel | Share | Stop
+Command = Load | Submit | Cancel | Share | Remember | Stop
 
 
 class Inbox(msgspec.Struct, frozen=True):
@@ -158,7 +167,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     """The outcome of one step.
 
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
-    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, at most once a second.
+    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle.
     """
 
     number: int

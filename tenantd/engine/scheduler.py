@@ -8,7 +8,7 @@ Usage is charged in `commit()` and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tenantd.domain import FinishReason
@@ -98,6 +98,11 @@ class Scheduler:
         tenant.max_concurrent = share.max_concurrent
         tenant.reserved_slots = share.reserved_slots
         tenant.window.limit_tokens = share.tokens_per_minute
+
+    def remember(self, usage: Mapping[str, float], now_s: float) -> None:
+        """Usage by weight from before this engine."""
+        for name, normalised in usage.items():
+            self._fairness.remember(name, normalised, now_s)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 

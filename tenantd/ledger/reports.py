@@ -99,6 +99,26 @@ def recent_requests(conn: Connection, tenant: str | None, limit: int) -> list[Re
     return [as_record(row) for row in rows]
 
 
+class RecentUsage(msgspec.Struct, frozen=True):
+    """Tokens of one tenant that ended about `age_s` seconds ago."""
+
+    tenant: str
+    age_s: float
+    prompt_tokens: int
+    completion_tokens: int
+
+
+def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[RecentUsage]:
+    """Tokens of requests created in the last `period_s`, summed up by tenant and second of their end."""
+    rows = conn.execute(
+        """SELECT tenant, (:now - created_micros - coalesce(duration_micros, 0)) / 1000000 AS age_s,
+        sum(prompt_tokens), sum(completion_tokens) FROM requests
+        WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant, age_s""",
+        {"now": now_micros, "period": int(period_s * 1_000_000)},
+    )
+    return [RecentUsage(tenant, float(age_s), prompt, completion) for tenant, age_s, prompt, completion in rows]
+
+
 def sums(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
     """The rows of a query that adds up, by column name. Raises AmountTooLarge where SQLite says a sum overflows."""
     from sqlite_utils import Database  # imported for reports only: it takes a sixth of a second

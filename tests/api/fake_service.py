@@ -141,6 +141,8 @@ class FakeService:
         return {
             "state": self.supervisor.state,
             "engine_restarts": self.supervisor.restarts,
+            "swaps": 0,
+            "recomputes": 0,
             "running": 0,
             "waiting": 0,
             "ledger": {"healthy": True, "trouble": ""},

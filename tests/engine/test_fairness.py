@@ -61,3 +61,12 @@ def test_order_does_not_change_while_time_passes_without_charges(charges):
     for x, y, later_x, later_y in zip(before, before[1:], after, after[1:], strict=False):
         if x < y * (1 - 1e-9):
             assert later_x <= later_y
+
+
+def test_remembered_usage_counts_as_if_it_had_been_charged_here():
+    fairness = Fairness(60)
+    fairness.set_weight("acme", 2)
+    fairness.remember("acme", 50, now_s=100)
+    fairness.charge("acme", 20, now_s=100)
+    assert fairness.normalised("acme", now_s=100) == 60
+    assert math.isclose(fairness.normalised("acme", now_s=160), 30)

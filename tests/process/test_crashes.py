@@ -129,3 +129,25 @@ def test_a_second_interrupt_stops_at_once_and_settles_what_ran(tmp_path: Path) -
         daemon.wait(timeout_s=15)
     (row,) = daemon.rows()
     assert row["state"] == "cancelled" and row["completion_tokens"] >= 2
+
+
+def usage_of(daemon: Daemon, name: str) -> float:
+    return next(t["usage"] for t in daemon.status()["tenants"] if t["name"] == name)
+
+
+def test_usage_outlives_the_engine_and_the_daemon(tmp_path: Path) -> None:
+    with Daemon(tmp_path, scheduler={"half_life_s": 3600}) as daemon:
+        daemon.add_tenant("acme", weight=2)
+        daemon.complete("acme", list(range(65, 85)), max_tokens=40, ignore_eos=True)
+        before = wait_until(lambda: usage_of(daemon, "acme"), "usage")
+        assert before == pytest.approx((20 + 2 * 40) / 2, rel=0.05)
+        pid = daemon.engine_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: daemon.status()["engine_pid"] not in (None, pid), "a new engine")
+        daemon.add_tenant("globex")
+        daemon.complete("globex", "x", max_tokens=1, ignore_eos=True)  # the new engine speaks of everyone's usage
+        wait_until(lambda: usage_of(daemon, "globex"), "usage")
+        assert usage_of(daemon, "acme") == pytest.approx(before, rel=0.05)
+        assert daemon.stop() == 0
+        daemon.start()
+        assert usage_of(daemon, "acme") == pytest.approx(before, rel=0.05)
