@@ -14,7 +14,7 @@ RATES = st.one_of(
     st.floats(0.1, 50).map(steady),
     st.tuples(st.floats(0, 20), st.floats(0.1, 20)).map(lambda r: ramp(*r)),
     st.tuples(st.floats(0.1, 20), st.integers(1, 12)).map(lambda r: on_off(*r)),
-    st.lists(st.floats(0, 20), min_size=1, max_size=5).filter(any).map(lambda r: phased(*r)),
+    st.lists(st.just(0.0) | st.floats(0.1, 20), min_size=1, max_size=5).filter(any).map(lambda r: phased(*r)),
 )
 
 
