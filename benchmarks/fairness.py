@@ -4,7 +4,8 @@
 
 The suites of `tenantctl bench` on the same model with the same slots, context and threads, targets taking turns, their
 order reversed every round. All servers are up at the same time; only one works at any time. Prompts are token ids that
-share no prefix, outputs have a fixed length, prompt caches are off. Figures are medians over the rounds.
+share no prefix, outputs have a fixed length, prompt caches are off. Figures are medians over the rounds. The servers to
+compare with run the suites that are compared (`--all`: every suite), and those of the VTC paper once.
 
 Prints the table, writes it with every run's figures to benchmarks/results/ and two plots to docs/. Ctrl-C ends early
 with what there is.
@@ -21,7 +22,7 @@ import urllib.request
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from client import llama_server, machine, tenantd
 from fairness_figures import BASELINES, FIFO, LLAMA_SERVER, USAGE, Line, Round, lines, markdown
@@ -35,9 +36,15 @@ from tenantctl.benching.suites import SUITES, Suite
 from tenantctl.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent
-DURATION_S, QUICK_S = 30.0, 8.0
+QUICK_SCALE, LEAST_S = 0.25, 8.0
+COMPARED = {
+    FIFO: ("solo", "flood", "overload"),
+    LLAMA_SERVER: ("solo", "flood", "flood-alone", "long-prompts", "overload", "weighted", "peak"),
+}
+"""What is measured without --all of the servers that are there to compare with."""
 CALIBRATION_S = 10.0
 IDLE_TIMEOUT_S = 60.0
+BETWEEN_S = 2.5
 PLOTTED = {"service": ("overload", service_panel), "first-token": ("flood", ttft_panel)}
 
 
@@ -45,20 +52,25 @@ PLOTTED = {"service": ("overload", service_panel), "first-token": ("flood", ttft
 class Setting:
     """What holds for all runs."""
 
-    duration_s: float
+    time_scale: float
     length_scale: float
     rate_scale: float
     vocabulary: range
 
     def plan(self, suite: Suite, seed: int) -> Plan:
+        duration_s = max(LEAST_S, suite.duration_s * self.time_scale)
         if not suite.calibrated:
-            return Plan(suite, self._length_s(suite), seed, vocabulary=self.vocabulary)
+            return Plan(suite, duration_s, seed, vocabulary=self.vocabulary)
         shorter = suite.with_lengths(self.length_scale)
-        return Plan(shorter, self._length_s(suite), seed, self.rate_scale, self.vocabulary)
+        return Plan(shorter, duration_s, seed, self.rate_scale, self.vocabulary)
 
-    def _length_s(self, suite: Suite) -> float:
-        """Suites whose tenants go on and off need longer, for two of each."""
-        return self.duration_s * (4 / 3 if suite.name == "on-off" else 1)
+
+class Run(NamedTuple):
+    """One suite on one server. Rounds count from 0."""
+
+    number: int
+    target: Target
+    suite: Suite
 
 
 # ---- measuring
@@ -93,19 +105,36 @@ def measure(target: Target, plan: Plan) -> Measurement:
         return asyncio.run(run(plan, targets))
 
 
-def measure_all(targets: list[Target], suites: list[Suite], setting: Setting, rounds: list[Round], count: int) -> None:
+def schedule(targets: list[Target], suites: list[Suite], count: int, everything: bool) -> list[Run]:
+    """All runs in order: targets take turns, their order reversed every round."""
+    return [
+        Run(number, target, suite)
+        for number in range(count)
+        for suite in suites
+        for target in (targets if number % 2 == 0 else reversed(targets))
+        if is_compared(target, suite, number, everything)
+    ]
+
+
+def measure_all(runs: list[Run], setting: Setting, rounds: list[Round]) -> None:
     """Fill `rounds`, so that what is there can be used when this is interrupted. Raises KeyboardInterrupt."""
-    for number in range(count):
-        rounds.append({target.name: {} for target in targets})
-        for suite in suites:
-            for target in targets if number % 2 == 0 else reversed(targets):
-                if suite.calibrated and target.name == LLAMA_SERVER:
-                    continue  # these compare schedulers, all else being equal
-                measurement = measure(target, setting.plan(suite, seed=number + 1))
-                if measurement.interrupted:
-                    raise KeyboardInterrupt
-                rounds[-1][target.name][suite.name] = measurement
-                show(number, measurement)
+    total_s = sum(setting.plan(run.suite, 0).duration_s + BETWEEN_S for run in runs)
+    print(f"{len(runs)} runs, about {total_s / 60:.0f} minutes", flush=True)
+    for number, target, suite in runs:
+        if number == len(rounds):
+            rounds.append({run.target.name: {} for run in runs})
+        measurement = measure(target, setting.plan(suite, seed=number + 1))
+        if measurement.interrupted:
+            raise KeyboardInterrupt
+        rounds[number][target.name][suite.name] = measurement
+        show(number, measurement)
+
+
+def is_compared(target: Target, suite: Suite, number: int, everything: bool) -> bool:
+    """The suites of the VTC paper compare schedulers, all else being equal; without --all in the first round only."""
+    if suite.calibrated:
+        return target.name != LLAMA_SERVER and (everything or number == 0)
+    return everything or target.name == USAGE or suite.name in COMPARED[target.name]
 
 
 def show(number: int, measurement: Measurement) -> None:
@@ -147,8 +176,8 @@ def servers(arguments: argparse.Namespace) -> Iterator[list[Target]]:
 
 def find_out(target: Target, suites: list[Suite], arguments: argparse.Namespace) -> Setting:
     """What the daemon's model has for tokens, and how much it can do."""
-    duration_s = arguments.duration or (QUICK_S if arguments.quick else DURATION_S)
-    setting = Setting(duration_s, arguments.length_scale, 1.0, range(0))
+    time_scale = arguments.time_scale * (QUICK_SCALE if arguments.quick else 1)
+    setting = Setting(time_scale, arguments.length_scale, 1.0, range(0))
     assert target.path is not None
     with Client(target.path) as client:
         for suite in suites:
@@ -156,8 +185,8 @@ def find_out(target: Target, suites: list[Suite], arguments: argparse.Namespace)
     setting.vocabulary = ordinary_tokens(engine["vocabulary"])
     if any(suite.calibrated for suite in suites):
         with tenants_on(target, SUITES["solo"]) as tenants:
-            most_s = min(CALIBRATION_S, duration_s)
-            service_per_s = asyncio.run(capacity(tenants[WARM_UP], most_s, setting.vocabulary))
+            length_s = max(LEAST_S, CALIBRATION_S * time_scale)
+            service_per_s = asyncio.run(capacity(tenants[WARM_UP], length_s, setting.vocabulary))
         setting.rate_scale = rate_scale(service_per_s, arguments.length_scale)
         print(f"{service_per_s:,.0f} service/s: rates of the vtc suites are times {setting.rate_scale:.3g}")
     return setting
@@ -219,8 +248,9 @@ def main() -> None:
     parser.add_argument("--fake", type=int, metavar="MICROS", help="an engine without a model; a pass takes so long")
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 3, with --quick 1")
     parser.add_argument("--suites", default="", metavar="A,B", help="default: all")
-    parser.add_argument("--duration", type=float, metavar="SECONDS", help=f"of each run; default: {DURATION_S:g}")
-    parser.add_argument("--quick", action="store_true", help=f"runs of {QUICK_S:g} s")
+    parser.add_argument("--time-scale", type=float, default=1.0, metavar="NUMBER", help="of the suites' durations")
+    parser.add_argument("--quick", action="store_true", help="one round of runs a quarter as long")
+    parser.add_argument("--all", action="store_true", help="every suite on every server, in every round")
     parser.add_argument("--slots", type=int, default=8)
     parser.add_argument("--context", type=int, default=1280, metavar="TOKENS", help="of a slot")
     parser.add_argument("--threads", type=int, default=2)
@@ -241,7 +271,7 @@ def main() -> None:
     with servers(arguments) as targets:
         try:
             setting = find_out(targets[0], suites, arguments)
-            measure_all(targets, suites, setting, rounds, arguments.rounds)
+            measure_all(schedule(targets, suites, arguments.rounds, arguments.all), setting, rounds)
         except KeyboardInterrupt:
             print("\nended early")
     names = [target.name for target in targets]

@@ -83,7 +83,9 @@ class SchedulerConfig(Section):
     prompt_token_cost: float = Field(1, ge=0, le=1000, description="Cost of one prompt token computed.")
     generated_token_cost: float = Field(2, gt=0, le=1000, description="Cost of one token generated.")
     policy: Literal["usage", "fifo"] = Field("usage", description="Who goes first: least usage, or first come.")
-    burst_credit: float = Field(2000, ge=0, le=1e9, description="Cost a tenant back from idle has ahead of others.")
+    burst_credit: float = Field(
+        500, ge=0, le=1e9, description="Head start in usage of a tenant back from idle, for one request."
+    )
     prefill_chunk_tokens: int = Field(512, ge=1, le=8192, description="Most prompt tokens in one step.")
     target_step_ms: float = Field(100, ge=1, le=60_000, description="Prompts are cut so that a step takes so long.")
     max_stall_ms: float = Field(250, ge=1, le=60_000, description="Longest a request waits for others' prompts.")

@@ -21,7 +21,7 @@ from tenantd.config import Config
 from tenantd.daemon.service import Service
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.ledger.ledger import Ledger
-from tenantd.ledger.reports import recent_usage
+from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
@@ -86,7 +86,10 @@ class Daemon:
         await directory.reload(ledger)
         service = Service(config, ledger, directory, vocabulary, chat, environment=self._environment)
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
-        service.remember_usage(await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)))
+        service.remember(
+            await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),
+            await ledger.read(lambda conn: last_minute(conn, now_micros())),
+        )
         server = Server(make_app(service), listener)
         # The service stops before the server, so that every stream still gets its true end.
         stack.push_async_callback(server.stop)

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 5.0
 TENANT_HEADER: Final = "x-tenant"
+CLIENT_ID_HEADER: Final = "x-client-request-id"
 _EVENT: Final = b"data: "
 
 
@@ -78,6 +79,10 @@ class Client:
         if self._http is not None:
             self._http.close()
 
+    def another(self) -> Client:
+        """One more connection to the same daemon, for another thread."""
+        return Client(self.socket, self._timeout_s)
+
     # -- whole answers
 
     def get(self, path: str, **query: Any) -> Any:
@@ -92,6 +97,12 @@ class Client:
 
     def delete(self, path: str) -> Any:
         return self._request("DELETE", path)
+
+    def queue(self, tenant: str | None) -> list[dict[str, Any]]:
+        """The requests of one's own tenant, or the one named, that have no token yet."""
+        answer = self._request("GET", "/v1/queue", headers=_headers(tenant))
+        waiting: list[dict[str, Any]] = answer["waiting"]
+        return waiting
 
     def readiness(self) -> dict[str, Any]:
         """/readyz, whose 503 is an answer too."""
@@ -109,16 +120,19 @@ class Client:
     # -- streams
 
     @contextmanager
-    def stream(self, path: str, body: dict[str, Any], tenant: str | None) -> Iterator[tuple[str, Iterator[Any]]]:
+    def stream(
+        self, path: str, body: dict[str, Any], tenant: str | None, name: str = ""
+    ) -> Iterator[tuple[str, Iterator[Any]]]:
         """The request's id in the ledger and its events. Leaving early closes the connection, which cancels it.
 
+        `name` is what the request is called in the queue.
         There is no time limit between events: a request may wait in a queue, or for an engine that restarts.
         """
         import httpx
 
-        headers = _identity()
-        if tenant:
-            headers[TENANT_HEADER] = tenant
+        headers = _headers(tenant)
+        if name:
+            headers[CLIENT_ID_HEADER] = name
         timeout = httpx.Timeout(None, connect=CONNECT_TIMEOUT_S)
         with (
             self._explained() as http,
@@ -196,6 +210,11 @@ def _identity() -> dict[str, str]:
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise Unauthenticated("TENANTD_API_KEY is not an API key: it has spaces or unusual characters")
     return {"authorization": f"Bearer {key}"}
+
+
+def _headers(tenant: str | None) -> dict[str, str]:
+    """Who asks, and for whom. Raises Unauthenticated."""
+    return _identity() | ({TENANT_HEADER: tenant} if tenant else {})
 
 
 def _decoded(response: httpx.Response) -> Any:

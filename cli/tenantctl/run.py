@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from typing import Annotated, Any, Final
 
 import typer
@@ -12,6 +13,7 @@ from tenantctl.answer import Answer, Printer
 from tenantctl.client import TENANT_HEADER
 from tenantctl.options import ActingTenant, Json, connect, examples
 from tenantctl.render import message, print_json
+from tenantctl.waiting import waiting_shown
 from tenantd.errors import InvalidRequest
 
 EXAMPLES = examples(
@@ -93,7 +95,9 @@ def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None
     answer = Answer()
     printer = Printer()
     try:
-        with connect(ctx) as client, client.stream(path, streamed, tenant) as (answer.id, events):
+        with connect(ctx) as client, ExitStack() as stack:
+            with waiting_shown(client, tenant) as name:
+                answer.id, events = stack.enter_context(client.stream(path, streamed, tenant, name))
             for piece in answer.read(events):
                 if not quiet:
                     printer.write(piece)

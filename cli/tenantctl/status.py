@@ -22,6 +22,7 @@ EXAMPLES = examples(
     "tenantctl status --json | jq .engine.device",
 )
 POLL_S: Final = 0.1
+MOST_QUEUED: Final = 10
 
 
 Show = Callable[[str, float, str], None]
@@ -139,6 +140,18 @@ def _print(state: dict[str, Any]) -> None:
                 for t in state["tenants"]
             ],
         )
+
+    if queue := state.get("queue"):
+        print()
+        columns = ["waiting request", "tenant", "position>", "waited>", "about to wait>"]
+        print_table(columns, [_queue_row(entry) for entry in queue[:MOST_QUEUED]])
+        if state["waiting"] > MOST_QUEUED:
+            message(f"and {state['waiting'] - MOST_QUEUED} more")
+
+
+def _queue_row(entry: dict[str, Any]) -> list[object]:
+    waited, left = entry["waited_ms"] / 1000, entry["estimated_wait_ms"] / 1000
+    return [entry["id"], entry["tenant"], entry["position"], f"{waited:.1f} s", f"{left:.1f} s"]
 
 
 def _engine_fields(engine: dict[str, Any]) -> dict[str, object]:

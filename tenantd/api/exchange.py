@@ -11,6 +11,7 @@ import asyncio
 import logging
 from typing import Final
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -28,6 +29,10 @@ from tenantd.errors import RequestCancelled, TenantdError
 log = logging.getLogger(__name__)
 
 GOOD_ENDS: Final = (FinishReason.STOP, FinishReason.LENGTH)
+CLIENT_ID_HEADER: Final = "x-client-request-id"
+"""The client's own name for a request, by which it can find it in /v1/queue."""
+MOST_CLIENT_ID_CHARACTERS: Final = 128
+QUEUE_HEADER: Final = "x-queue-position"
 STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -74,7 +79,7 @@ class Exchange(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._start()
+            await self._start(Headers(scope=scope).get(CLIENT_ID_HEADER, "")[:MOST_CLIENT_ID_CHARACTERS])
         except TenantdError as e:
             self._meter.refused(self._tenant.name, e)
             await error_reply(e, self._streams[0].id if self._streams else "")(scope, receive, send)
@@ -93,7 +98,7 @@ class Exchange(Response):
             response = await self._whole(answer)
             await response(scope, receive, send)
 
-    async def _start(self) -> None:
+    async def _start(self, client_id: str) -> None:
         """Admit all choices and wait for their first tokens. Raises what the first failing one raises."""
         work = self._service.submit_all(self._tenant, self._generations, self._timeout_s)
         self._submitting = asyncio.create_task(work)
@@ -105,6 +110,8 @@ class Exchange(Response):
             raise
         if self._client_gone:
             self._abandon()
+        for stream in self._streams:
+            stream.client_id = client_id
         for stream in self._streams:
             await stream.started()
 
@@ -135,10 +142,10 @@ class Exchange(Response):
             for index, (stream, deltas) in enumerate(zip(self._streams, texts, strict=True))
         ]
         usage = usage_json(stream.usage for stream in self._streams)
-        return reply(answer.whole(choices, usage), request_id=request_id)
+        return reply(answer.whole(choices, usage), request_id=request_id, headers=self._queue_header())
 
     async def _stream(self, answer: Answer, scope: Scope, send: Send) -> None:
-        headers = {"x-request-id": self._streams[0].id, **STREAM_HEADERS}
+        headers = {"x-request-id": self._streams[0].id, **self._queue_header(), **STREAM_HEADERS}
         start = Response(headers=headers, media_type="text/event-stream")
         del start.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": start.raw_headers})
@@ -160,6 +167,10 @@ class Exchange(Response):
         await pump(answer, index, stream, writer)
         if _is_complete(stream):
             await writer.write(answer.finish_event(index, _reason(stream)))
+
+    def _queue_header(self) -> dict[str, str]:
+        """Where its last choice stood in the queue when it came."""
+        return {QUEUE_HEADER: str(max(stream.queue_position for stream in self._streams))}
 
     def _failure(self) -> TenantdError | None:
         """Why the finished streams are no complete answer; None when they are."""

@@ -1,4 +1,4 @@
-"""OpenAI's routes: completions, chat completions and models.
+"""OpenAI's routes: completions, chat completions and models; and a tenant's own queue.
 
 A request is read, checked and made into one `Generation` per choice, which is each prompt times `n`; the exchange
 does the rest.
@@ -44,6 +44,7 @@ class OpenAI:
         self.router.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
         self.router.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
         self.router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], response_model=None)
+        self.router.add_api_route("/v1/queue", self.queue, methods=["GET"], response_model=None)
 
     # -- routes
 
@@ -69,6 +70,11 @@ class OpenAI:
         require_known(request, self._service.directory)
         self._check_model(name)
         return reply(self._model_json())
+
+    async def queue(self, request: Request) -> Response:
+        """Not OpenAI's: where the tenant's own waiting requests stand."""
+        tenant = tenant_of(request, self._service.directory)
+        return reply({"waiting": self._service.queue(tenant.name)})
 
     # -- before the engine
 

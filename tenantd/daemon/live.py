@@ -15,6 +15,7 @@ class Count:
 
     waiting: int = 0
     running: int = 0
+    waiting_prompt_tokens: int = 0  # of those that wait, together
 
 
 class LiveRequests:
@@ -36,13 +37,16 @@ class LiveRequests:
         """A new one, which waits."""
         assert stream.number not in self.by_number, "a number names one request"
         self.by_number[stream.number] = stream
-        self._counts.setdefault(stream.tenant, Count()).waiting += 1
+        count = self._counts.setdefault(stream.tenant, Count())
+        count.waiting += 1
+        count.waiting_prompt_tokens += stream.prompt_tokens
         self._is_empty.clear()
 
     def begin(self, stream: LiveStream) -> None:
         """Its first token came."""
         count = self._counts[stream.tenant]
         count.waiting -= 1
+        count.waiting_prompt_tokens -= stream.prompt_tokens
         count.running += 1
 
     def remove(self, stream: LiveStream) -> None:
@@ -53,6 +57,7 @@ class LiveRequests:
             count.running -= 1
         else:
             count.waiting -= 1
+            count.waiting_prompt_tokens -= stream.prompt_tokens
         assert count.waiting >= 0 and count.running >= 0, "what ends was counted"
         if not count.waiting and not count.running:
             del self._counts[stream.tenant]
@@ -68,9 +73,9 @@ class LiveRequests:
         waiting = sum(count.waiting for count in self._counts.values())
         return Count(waiting, len(self.by_number) - waiting)
 
-    def waiting_tenants(self) -> int:
-        """How many tenants have requests that wait."""
-        return sum(1 for count in self._counts.values() if count.waiting)
+    def waiting_tenants(self) -> dict[str, Count]:
+        """Those with requests that wait."""
+        return {name: count for name, count in self._counts.items() if count.waiting}
 
     def oldest_s(self) -> float:
         """Age of the oldest, in seconds; 0 when there is none."""

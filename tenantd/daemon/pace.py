@@ -1,4 +1,6 @@
-"""How fast requests have been finishing: the basis of every `retry-after`. Pure: the clock is an argument."""
+"""How fast requests have been finishing: the basis of every `retry-after` and estimated wait. Pure: the clock is an
+argument.
+"""
 
 from __future__ import annotations
 
@@ -24,11 +26,16 @@ class Pace:
     def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
         """Whole seconds until one place should be free for one of `sharers` tenants that wait for one.
 
+        See `places_s` for `oldest_s`.
+        """
+        return min(MOST_S, max(LEAST_S, math.ceil(self.places_s(now_s, max(1, sharers), oldest_s))))
+
+    def places_s(self, now_s: float, places: int, oldest_s: float) -> float:
+        """Seconds until so many places should have become free.
+
         At the rate of the last ends, the time since the last one included; when fewer than two have ended, as long
         as the oldest live request (`oldest_s` seconds) has taken already.
         """
         if len(self._ends_s) < 2:
-            estimate_s = oldest_s
-        else:
-            estimate_s = (now_s - self._ends_s[0]) / len(self._ends_s) * max(1, sharers)
-        return min(MOST_S, max(LEAST_S, math.ceil(estimate_s)))
+            return oldest_s
+        return (now_s - self._ends_s[0]) / len(self._ends_s) * places

@@ -62,7 +62,9 @@ class EnginePipe(asyncio.Protocol):
             self.close(f"it sent what is not a message: {e}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self.close("" if exc is None else f"the connection to it broke: {exc!r}")
+        # A process that dies with commands unread resets the connection; how it died says more than that.
+        is_its_end = exc is None or isinstance(exc, ConnectionError)
+        self.close("" if is_its_end else f"the connection to it broke: {exc!r}")
 
     def send(self, command: Command) -> None:
         """Queue a command; those of one turn of the loop travel together. Nothing happens once closed."""

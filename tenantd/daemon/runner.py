@@ -112,8 +112,7 @@ class Runner:
     def on_ready(self) -> list[Command]:
         """Shares and usage first, then every live request in its original order, from where it stands."""
         commands: list[Command] = list(self._shares())
-        if usage := self.board.all(self._clock_s(), self._half_life_s):
-            commands.append(Remember(usage))
+        commands.append(self._memory())
         suspects: list[LiveStream] = []
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
@@ -125,6 +124,14 @@ class Runner:
                 commands.append(stream.submit_command())
         self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
         return commands + self._next_probe()
+
+    def _memory(self) -> Remember:
+        now_s = self._clock_s()
+        given = self.rates.tokens_counting(round(now_s * 1e6))
+        return Remember(
+            self.board.all(now_s, self._half_life_s),
+            {name: [(left_micros / 1e6, tokens) for left_micros, tokens in each] for name, each in given.items()},
+        )
 
     def _next_probe(self) -> list[Command]:
         """Take the next suspect that is still live; the command to try it."""

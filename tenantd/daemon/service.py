@@ -21,7 +21,9 @@ from tenantd.config import Config
 from tenantd.daemon.admission import check_allowed, check_prompt, may_wait, output_tokens
 from tenantd.daemon.books import Books
 from tenantd.daemon.gate import Deadline, Gate
+from tenantd.daemon.memory import decayed_usage, recall_minute
 from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
+from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
 from tenantd.daemon.status import engine_status, tenants_status
 from tenantd.daemon.streams import LiveStream, new_request_id
@@ -39,7 +41,7 @@ from tenantd.errors import (
     TenantSuspended,
 )
 from tenantd.ledger.ledger import Admission, Ledger
-from tenantd.ledger.reports import RecentUsage
+from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
@@ -54,6 +56,7 @@ CANCEL_GRACE_S: Final = 2.0
 SETTLE_GRACE_S: Final = 5.0
 """How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
 LOADING_RETRY_S: Final = 2
+MOST_QUEUED_SHOWN: Final = 100
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,7 @@ class Service:
         )
         self._live = self._runner.live
         self._gate = Gate(self._runner.rates, clock_s)
+        self._queue = Queue(self._runner, config.scheduler, lambda: self.directory.tenants, clock_s)
         self._now_micros = now_micros
         self._clock_s = clock_s
         self._books = Books(ledger, lambda: self.config.ledger.settle_timeout_s)
@@ -123,18 +127,14 @@ class Service:
         self.supervisor.start()
         self._ticking = asyncio.create_task(self._tick())
 
-    def remember_usage(self, recent: Iterable[RecentUsage]) -> None:
-        """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`."""
-        scheduler = self.config.scheduler
-        usage: dict[str, float] = {}
-        for row in recent:
-            if (tenant := self.directory.tenants.get(row.tenant)) is not None:
-                cost = row.prompt_tokens * scheduler.prompt_token_cost
-                cost += row.completion_tokens * scheduler.generated_token_cost
-                left = cost * 2.0 ** (-max(0.0, row.age_s) / scheduler.half_life_s)
-                weight = tenant.weight * tenant.priority.factor
-                usage[row.tenant] = usage.get(row.tenant, 0.0) + left / weight
-        self._runner.board.update(usage, self._clock_s())
+    def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
+        """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`.
+
+        `booked` is of the last minute, the oldest first.
+        """
+        now_s = self._clock_s()
+        self._runner.board.update(decayed_usage(recent, self.directory.tenants, self.config.scheduler), now_s)
+        recall_minute(booked, self.directory.tenants, self._runner.rates, round(now_s * 1e6))
 
     async def drain(self, timeout_s: float) -> None:
         """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
@@ -211,6 +211,7 @@ class Service:
             raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
         self._gate.book(tenant)
         for stream, command, generation in zip(streams, commands, generations, strict=True):
+            stream.queue_position = self._queue.next_position(tenant)
             self._runner.run(stream, command)
             self._books.open(stream, self._admission(stream, generation), self._on_refused)
             if deadline is not None:
@@ -226,6 +227,10 @@ class Service:
                 )
                 return True
         return False
+
+    def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """The first requests without a token, of all tenants or of one, in the order in which they should get one."""
+        return self._queue.waiting(tenant, MOST_QUEUED_SHOWN)
 
     def rates(self, tenant: Tenant) -> dict[str, RateState]:
         """What is left of the tenant's requests and tokens per minute, of those that have a limit."""
@@ -294,7 +299,7 @@ class Service:
         raise QueueFull(
             f"{message}; try again when one has started",
             retry_after_s=self._runner.pace.wait_s(
-                self._clock_s(), self._live.waiting_tenants(), self._live.oldest_s()
+                self._clock_s(), len(self._live.waiting_tenants()), self._live.oldest_s()
             ),
         )
 
@@ -368,6 +373,7 @@ class Service:
             "recomputes": self._runner.recomputes,
             "running": total.running,
             "waiting": total.waiting + self._gate.total_waiting,
+            "queue": self.queue(),
             "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},
             "tenants": tenants_status(
                 self.directory.tenants.values(),

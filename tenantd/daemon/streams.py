@@ -73,6 +73,8 @@ class LiveStream:
         self.decision: FinishReason | None = None  # how it is to end, decided here before the engine knows
         self.is_durable = False  # its row is in the ledger
         self.is_in_engine = False
+        self.queue_position = 0  # when it came: how many were to get a token before it, itself counted; 0 found a slot
+        self.client_id = ""  # the client's own name for it
         self.crashes = 0  # engine crashes in a row that it was part of, without a token in between
         self._prompt = prompt
         self._sampling = sampling

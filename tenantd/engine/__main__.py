@@ -90,6 +90,7 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
         policy=Policy(load.policy),
         prompt_token_cost=load.prompt_token_cost,
         generated_token_cost=load.generated_token_cost,
+        burst_credit=load.burst_credit,
         prefill_chunk_tokens=min(load.prefill_chunk_tokens, load.batch_tokens),
         target_step_ms=load.target_step_ms,
         max_stall_ms=load.max_stall_ms,
@@ -97,8 +98,9 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
         swap_bytes=load.swap_bytes,
         keep_packed=load.kv == "streams",
     )
-    fairness = Fairness(load.half_life_s, load.burst_credit)
-    return Scheduler(compute.info.slots, compute.info.context_tokens, fairness, settings)
+    return Scheduler(
+        compute.info.slots, compute.info.context_tokens, Fairness(load.half_life_s, load.burst_credit), settings
+    )
 
 
 def _report(pipe: Pipe) -> Callable[[float], None]:

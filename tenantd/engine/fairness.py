@@ -16,13 +16,14 @@ class _Account:
     weight: float = 1.0
     usage: float = 0.0
     at_s: float = 0.0
+    behind: float = 0.0  # when it fell idle: usage it had less than the least of the others
 
 
 class Fairness:
     """Owner of every tenant's usage. Unknown tenants start with weight 1 and no usage."""
 
     def __init__(self, half_life_s: float, burst_credit: float = 0.0) -> None:
-        """`burst_credit` is the cost a tenant back from idle may use before it queues like the others."""
+        """`burst_credit` is the most that a tenant may be behind the others when it comes back from idle."""
         assert half_life_s > 0
         self._half_life_s = half_life_s
         self._burst_credit = burst_credit
@@ -50,16 +51,24 @@ class Fairness:
         account = self._decayed(tenant, now_s)
         return (account.usage + pending_cost) / account.weight
 
-    def lift(self, tenant: str, active: Iterable[str], now_s: float) -> None:
-        """Raise a tenant that comes back from idle to the least of the `active` ones, less its burst credit.
+    def leave(self, tenant: str, active: Iterable[str], now_s: float) -> None:
+        """A tenant falls idle: note how far it is behind the least of the `active` ones, who go on."""
+        floors = [self.normalised(other, now_s) for other in active if other != tenant]
+        account = self._decayed(tenant, now_s)
+        behind = min(floors) * account.weight - account.usage if floors else 0.0
+        account.behind = min(max(0.0, behind), self._burst_credit)
 
-        Without it, hours of idling would buy a monopoly of as long. Usage is never lowered.
+    def lift(self, tenant: str, active: Iterable[str], now_s: float) -> None:
+        """Raise a tenant that comes back from idle to where it stood: as far behind the least of the `active` ones as
+        when it left.
+
+        So idling neither costs nor earns. Without it, hours of idling would buy a monopoly of as long. Usage is never
+        lowered.
         """
         floors = [self.normalised(other, now_s) for other in active if other != tenant]
-        if not floors:
-            return
-        account = self._decayed(tenant, now_s)
-        account.usage = max(account.usage, min(floors) * account.weight - self._burst_credit)
+        if floors:
+            account = self._decayed(tenant, now_s)
+            account.usage = max(account.usage, min(floors) * account.weight - account.behind)
 
     def snapshot(self, now_s: float) -> dict[str, float]:
         """Normalised usage of every tenant."""
@@ -75,6 +84,8 @@ class Fairness:
         account = self._account(tenant)
         elapsed_s = now_s - account.at_s
         if elapsed_s > 0:  # a clock that went backwards decays nothing and is not followed back
-            account.usage *= 2.0 ** (-elapsed_s / self._half_life_s)
+            left = 2.0 ** (-elapsed_s / self._half_life_s)
+            account.usage *= left
+            account.behind *= left
             account.at_s = now_s
         return account

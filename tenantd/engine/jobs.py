@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Final
 
 from tenantd.engine.compute import Swapped
 from tenantd.engine.pacing import TokenWindow
 from tenantd.engine.protocol import Submit
-
-FIRST_OUTPUT_TOKENS: Final = 128.0
-"""How long an answer is expected to be before a tenant has had one."""
 
 
 @dataclass(slots=True, eq=False)
@@ -52,8 +48,8 @@ class TenantJobs:
     weight: float = 1.0
     max_concurrent: int | None = None
     reserved_slots: int = 0
+    is_back: bool = False  # from idle, and has had no token since
     window: TokenWindow = field(default_factory=TokenWindow)
-    output_tokens: float = FIRST_OUTPUT_TOKENS  # of its recent answers, a moving average
 
     @property
     def is_busy(self) -> bool:

@@ -71,8 +71,8 @@ class Loop:
                     self._scheduler.cancel(request)
                 case Share():
                     self._scheduler.set_share(command)
-                case Remember(usage):
-                    self._scheduler.remember(usage, self._clock_s())
+                case Remember():
+                    self._scheduler.remember(command, self._clock_s())
                 case Stop():
                     return False
                 case Load():

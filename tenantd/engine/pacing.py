@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Iterable
 from typing import Final
 
 WINDOW_S: Final = 60.0
@@ -34,6 +35,14 @@ class TokenWindow:
                 self._given.append((leaves_s, tokens_before + tokens))
             else:
                 self._given.append((leaves_s, tokens))
+            self._sum += tokens
+
+    def recall(self, given: Iterable[tuple[float, int]], now_s: float) -> None:
+        """Count what was given before this window began: (seconds until it no longer counts, tokens), in that order."""
+        assert not self._given, "what came before is told first"
+        self._forget(now_s)
+        for left_s, tokens in given:
+            self._given.append((self._latest_s + left_s, tokens))
             self._sum += tokens
 
     def next_s(self, now_s: float) -> float | None:

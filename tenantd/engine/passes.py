@@ -17,6 +17,8 @@ from tenantd.engine.settings import Policy, Settings
 TILE_TOKENS: Final = 16
 """Matrix kernels work in tiles: 50 tokens take longer than 48 by more than two tokens' time."""
 MEASURABLE_TOKENS: Final = 8
+PROBE_TOKENS: Final = 64
+"""Of a prompt while the speed is not known: on a slow machine more would keep everybody waiting for a second."""
 SPEED_WEIGHT: Final = 0.3
 """How much the last pass counts in the moving average of prefill speed."""
 
@@ -41,7 +43,7 @@ class Passes:
         prefilling = [job for job in jobs if not job.is_decoding and allowances[job.submit.tenant] != 0]
         if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):
             self._prefilled_s = now_s
-            return list(self._prefill(prefilling, usage, allowances))
+            return list(self._prefill(prefilling, tenants, usage, allowances))
         return [_chunk(job, 1) for job in decoding]
 
     def learn(self, chunks: list[Chunk], micros: int) -> None:
@@ -80,7 +82,11 @@ class Passes:
         return min(usage[job.submit.tenant] for job in prefilling) <= min(usage[job.submit.tenant] for job in decoding)
 
     def _prefill(
-        self, jobs: list[Job], usage: Mapping[str, float], allowances: Mapping[str, int | None]
+        self,
+        jobs: list[Job],
+        tenants: Mapping[str, TenantJobs],
+        usage: Mapping[str, float],
+        allowances: Mapping[str, int | None],
     ) -> Iterator[Chunk]:
         """Neediest tenant first, then oldest request; never in slot order. Clearly less needy ones wait their turn."""
         budget, most = self._budget(), self._settings.prefill_chunk_tokens
@@ -88,10 +94,11 @@ class Passes:
         if self._settings.policy is Policy.FIFO:
             usage = dict.fromkeys(usage, 0.0)
         jobs = sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
-        neediest = usage[jobs[0].submit.tenant]
+        neediest = jobs[0].submit.tenant
+        clearly_more = usage[neediest] + self._settings.margin / tenants[neediest].weight
         for job in jobs:
             name = job.submit.tenant
-            if budget <= 0 or usage[name] > neediest + self._settings.margin:
+            if budget <= 0 or usage[name] > clearly_more:
                 return
             allowance = left[name]
             count = job.remaining
@@ -109,7 +116,7 @@ class Passes:
         """Prompt tokens that fit one step."""
         most = self._settings.prefill_chunk_tokens
         if self._micros_per_token is None:
-            return most
+            return min(most, PROBE_TOKENS)
         fitting = int(self._settings.target_step_ms * 1000 / max(self._micros_per_token, 1e-3))
         whole_tiles = (fitting + TILE_TOKENS // 2) // TILE_TOKENS * TILE_TOKENS
         return min(most, max(whole_tiles, TILE_TOKENS))

@@ -41,7 +41,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     generated_token_cost: float
     prefill_chunk_tokens: int
     policy: str = "usage"  # or "fifo"
-    burst_credit: float = 2000.0
+    burst_credit: float = 500.0
     target_step_ms: float = 100.0
     max_stall_ms: float = 250.0
     min_run_tokens: int = 16
@@ -79,12 +79,14 @@ class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
 
 
 class Remember(msgspec.Struct, tag="remember", frozen=True):
-    """Decayed usage by weight that tenants bring along, from an engine before this one or from the ledger.
+    """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, and the
+    tokens of the last minute as (seconds until they no longer count, tokens), in that order.
 
     Sent to a fresh engine, after the shares: a restart forgives nobody.
     """
 
     usage: dict[str, float]
+    given: dict[str, list[tuple[float, int]]] = {}
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):

@@ -8,7 +8,6 @@ Usage is charged in `commit()` and nowhere else.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from tenantd.domain import FinishReason
@@ -16,12 +15,10 @@ from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.passes import Passes
-from tenantd.engine.protocol import Finish, Progress, Share, Step, Submit
+from tenantd.engine.protocol import Finish, Progress, Remember, Share, Step, Submit
 from tenantd.engine.settings import Policy, Settings
+from tenantd.engine.sharing import Sharing
 from tenantd.engine.slots import Slots
-
-AVERAGE_WEIGHT = 0.2
-"""How much the last answer counts in the moving average of a tenant's answers."""
 
 
 @dataclass(slots=True)
@@ -48,11 +45,14 @@ class Scheduler:
         self._tenants: dict[str, TenantJobs] = {}
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
+        self._sharing = Sharing(slots, fairness, settings, self._tenants)
         self._released: list[int] = []
         self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
         self._arrivals = self._steps = 0
+        self._now_s = 0.0  # of the last submit, plan or commit
         self._swapped_bytes = 0
+        self._bytes_per_token = 0.0  # of a state that is kept, as seen last
         self._swaps = self._recomputes = 0
 
     # ---- what comes in ------------------------------------------------------------------------------------------
@@ -60,9 +60,11 @@ class Scheduler:
     def submit(self, submit: Submit, now_s: float) -> None:
         """Queue a request. Its tenant, if idle until now, is lifted to the others' usage."""
         assert submit.request not in self._jobs, "a request is submitted once"
+        self._now_s = now_s
         tenant = self._tenant(submit.tenant)
         if not tenant.is_busy:
             self._fairness.lift(submit.tenant, self._busy_tenants(), now_s)
+            tenant.is_back = True
         job = Job(
             submit=submit,
             arrival=self._arrivals,
@@ -99,10 +101,12 @@ class Scheduler:
         tenant.reserved_slots = share.reserved_slots
         tenant.window.limit_tokens = share.tokens_per_minute
 
-    def remember(self, usage: Mapping[str, float], now_s: float) -> None:
-        """Usage by weight from before this engine."""
-        for name, normalised in usage.items():
+    def remember(self, remember: Remember, now_s: float) -> None:
+        """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
+        for name, normalised in remember.usage.items():
             self._fairness.remember(name, normalised, now_s)
+        for name, given in remember.given.items():
+            self._tenant(name).window.recall(given, now_s)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
@@ -119,26 +123,15 @@ class Scheduler:
     def next_victim(self, now_s: float) -> tuple[Job, int] | None:
         """The request that has to give its sequence to a needier tenant now, and the bytes its state may take.
 
-        It is swapped out before the next call. A tenant gives when it holds more than its share of the slots and has
-        had clearly more than one that holds less and waits; of its requests the newest that has run for a while. A
-        tenant that is paced gives in any case: it cannot use the slot.
+        It is swapped out before the next call. See Sharing.victim.
         """
-        if self._settings.policy is Policy.FIFO or self._slots.can_take():
-            return None
-        waiting = [name for name, t in self._tenants.items() if t.queue and t.may_start(now_s)]
-        if not waiting:
+        if self._slots.can_take():
             return None
         room_bytes = self._settings.swap_bytes - self._swapped_bytes
-        newest_first = sorted(self._active.values(), key=lambda job: -job.arrival)
-        for job in newest_first:
-            if self._tenants[job.submit.tenant].window.allowance(now_s) == 0:
-                return job, room_bytes
-        ranks = self._ranks(now_s)
-        for needy in sorted(waiting, key=ranks.__getitem__):
-            for job in newest_first:
-                if job.run_tokens >= self._settings.min_run_tokens and self._outranks(needy, job, ranks):
-                    return job, room_bytes
-        return None
+        job = self._sharing.victim(
+            self._active.values(), now_s, lambda job: job.computed * self._bytes_per_token <= room_bytes
+        )
+        return None if job is None else (job, room_bytes)
 
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """The victim's sequence is unbound and empty; it waits at the head of its tenant's queue."""
@@ -148,6 +141,7 @@ class Scheduler:
         self._swapped_bytes += swapped.size_bytes
         if swapped.size_bytes:
             self._swaps += 1
+            self._bytes_per_token = swapped.size_bytes / max(1, job.computed)
         else:
             self._recomputes += 1
         self._tenants[job.submit.tenant].queue.appendleft(job)
@@ -156,11 +150,7 @@ class Scheduler:
         """Give free slots to waiting requests: neediest tenant first, then its oldest request."""
         assert not self._released, "released sequences are cleared first"
         bound: list[Job] = []
-        while self._slots.can_take():
-            ready = [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
-            if not ready:
-                break
-            name = min(ready, key=self._order(now_s))
+        while self._slots.can_take() and (name := self._sharing.neediest(self._active.values(), now_s)) is not None:
             tenant = self._tenants[name]
             job = tenant.queue.popleft()
             job.is_queued = False
@@ -202,18 +192,24 @@ class Scheduler:
 
     def plan(self, now_s: float) -> Plan:
         """Decide one step for the bound requests: a decoding pass or a prefill pass."""
+        self._now_s = now_s
         moves: list[tuple[int, int]] = []
         if self._settings.keep_packed:
             moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
             for source, target in moves:
                 job = self._active[target] = self._active.pop(source)
                 job.sequence = target
-        usage = {name: self._fairness.normalised(name, now_s) for name, t in self._tenants.items() if t.active}
+        usage = {
+            name: self._fairness.normalised(name, now_s, -self._settings.burst_credit if tenant.is_back else 0.0)
+            for name, tenant in self._tenants.items()
+            if tenant.active
+        }
         chunks = self._passes.choose(list(self._active.values()), self._tenants, usage, now_s)
         return Plan(moves, [sorted(chunks)] if chunks else [])
 
     def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
         """Book what was computed: tokens, charges, engine time and endings. The only place that charges."""
+        self._now_s = now_s
         progress: list[Progress] = []
         busy_micros = unbilled_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
@@ -254,6 +250,7 @@ class Scheduler:
             token, logprobs = sampled.token, sampled.logprobs
             job.tokens.append(token)
             job.generated += 1
+            self._tenants[job.submit.tenant].is_back = False
         self._charge(job.submit.tenant, fresh_prompt, int(token >= 0), now_s)
         if sampled is not None and sampled.is_end:
             self._finish(job, FinishReason.STOP)
@@ -268,57 +265,6 @@ class Scheduler:
         self._fairness.charge(tenant, cost, now_s)
         self._tenants[tenant].window.give(prompt_tokens + generated_tokens, now_s)
 
-    # ---- who goes first -----------------------------------------------------------------------------------------
-
-    def _order(self, now_s: float) -> Callable[[str], tuple[float, ...]]:
-        """The key by which waiting tenants get a free slot: reserved slots, then least usage, then first come."""
-        if self._settings.policy is Policy.FIFO:
-            return lambda name: (self._tenants[name].queue[0].arrival,)
-        ranks = self._ranks(now_s)
-
-        def key(name: str) -> tuple[float, ...]:
-            tenant = self._tenants[name]
-            return (tenant.active >= tenant.reserved_slots, ranks[name], tenant.queue[0].arrival)
-
-        return key
-
-    def _ranks(self, now_s: float) -> dict[str, float]:
-        """Usage by weight of every busy tenant, with what its bound requests will be charged as far as can be told.
-
-        Or one tenant would take all free slots at once.
-        """
-        pending = dict.fromkeys(self._busy_tenants(), 0.0)
-        for job in self._active.values():
-            pending[job.submit.tenant] += self._pending_cost(job)
-        return {name: self._fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
-
-    def _pending_cost(self, job: Job) -> float:
-        """Output is expected to be as long as the tenant's recent answers, so a large `max_tokens` costs no slot."""
-        prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
-        expected = min(self._tenants[job.submit.tenant].output_tokens, job.submit.max_tokens)
-        output = max(1.0, expected - job.generated)
-        return prompt * self._settings.prompt_token_cost + output * self._settings.generated_token_cost
-
-    def _outranks(self, needy: str, job: Job, ranks: dict[str, float]) -> bool:
-        """A waiting tenant may take this job's slot, and would still be the needier one afterwards."""
-        holder, taker = self._tenants[job.submit.tenant], self._tenants[needy]
-        if holder is taker or holder.active <= self._entitled(holder) or taker.active >= self._entitled(taker):
-            return False
-        if taker.active < taker.reserved_slots:
-            return True
-        after = ranks[job.submit.tenant] - self._pending_cost(job) / holder.weight
-        return after > ranks[needy] + self._settings.margin
-
-    def _entitled(self, tenant: TenantJobs) -> int:
-        """Slots that nobody may take from it while it has work: its reserve, or its share by weight among the busy.
-
-        The share is of what the others' reserves leave over.
-        """
-        busy = [other for other in self._tenants.values() if other.is_busy]
-        share = max(1, int(len(self._slots) * tenant.weight / sum(other.weight for other in busy)))
-        left_over = len(self._slots) - sum(other.reserved_slots for other in busy if other is not tenant)
-        return max(tenant.reserved_slots, min(share, left_over))
-
     # ---- endings ------------------------------------------------------------------------------------------------
 
     def _finish(self, job: Job, reason: FinishReason, message: str = "") -> None:
@@ -328,12 +274,13 @@ class Scheduler:
         if job.sequence >= 0:
             self._released.append(job.sequence)
             self._unbind(job)
-            tenant.output_tokens += AVERAGE_WEIGHT * (job.generated - tenant.output_tokens)
         elif job.is_queued:
             tenant.queue.remove(job)
         if job.swapped is not None:
             self._discarded.append(job.swapped)
             self._forget_swapped(job)
+        if not tenant.is_busy:
+            self._fairness.leave(job.submit.tenant, self._busy_tenants(), self._now_s)
         self._finishes.append(Finish(job.submit.request, reason, message))
 
     def _unbind(self, job: Job) -> None:

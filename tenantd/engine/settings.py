@@ -18,12 +18,14 @@ class Settings:
     """Costs are in units of usage, times in milliseconds.
 
     `keep_packed`: move decoding sequences together, as KV streams want it (see slots.py). `swap_bytes`: host memory
-    for the state of requests that gave way.
+    for the state of requests that gave way. `burst_credit`: how much less usage a tenant back from idle counts with
+    for its first slot and until its first token, so that idle time is worth a quick answer and no monopoly.
     """
 
     policy: Policy = Policy.USAGE
     prompt_token_cost: float = 1.0
     generated_token_cost: float = 2.0
+    burst_credit: float = 500.0
     prefill_chunk_tokens: int = 512
     target_step_ms: float = 100.0
     max_stall_ms: float = 250.0
@@ -33,5 +35,5 @@ class Settings:
 
     @property
     def margin(self) -> float:
-        """Usage of one tenant counts as clearly more than another's from here on; keeps requests from thrashing."""
+        """From so much on, usage is clearly more than that of a tenant of weight 1; keeps requests from thrashing."""
         return self.min_run_tokens * self.generated_token_cost

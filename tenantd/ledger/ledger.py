@@ -65,10 +65,11 @@ class Ledger:
         Raises LedgerUnavailable when the file cannot be used, ConfigError when it is not this program's to use or
         `billing` does not go with what is in it.
         """
+        last_write_micros = _last_write_micros(path)
         conn = connect_writer(path, busy_timeout_ms)
         try:
             migrate(conn, str(path))
-            interrupted = _begin(conn, path, billing, now_micros())
+            interrupted = _begin(conn, path, billing, now_micros(), last_write_micros)
         except sqlite3.Error as e:
             conn.close()
             raise LedgerUnavailable(f"the ledger cannot be used: {explain(e, path)}") from e
@@ -163,7 +164,15 @@ class Ledger:
             raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self.path)}") from e
 
 
-def _begin(conn: sqlite3.Connection, path: Path, billing: BillingConfig, now_micros: int) -> int:
+def _last_write_micros(path: Path) -> int:
+    """When the last daemon wrote, which with anything running it did once a second; 0 when there was none."""
+    files = (path, path.with_name(path.name + "-wal"))
+    return max((file.stat().st_mtime_ns // 1000 for file in files if file.exists()), default=0)
+
+
+def _begin(
+    conn: sqlite3.Connection, path: Path, billing: BillingConfig, now_micros: int, last_write_micros: int
+) -> int:
     """Settle what was left running, then put `billing` in force, in one transaction.
 
     What was left running was used while the old prices held, so they are what it costs. Returns how many those were.
@@ -171,7 +180,7 @@ def _begin(conn: sqlite3.Connection, path: Path, billing: BillingConfig, now_mic
     conn.execute("BEGIN IMMEDIATE")
     try:
         before = latest_prices(conn)
-        interrupted = 0 if before is None else interrupt_running(conn, before)
+        interrupted = 0 if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
         if before is not None and before.currency != billing.currency and has_settled(conn):
             raise ConfigError(
                 f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and the two "

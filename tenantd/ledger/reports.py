@@ -11,6 +11,9 @@ from tenantd.ledger.prices import AmountTooLarge
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.store import COLUMNS, as_record
 
+MINUTE_MICROS: Final = 60_000_000
+DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS
+
 
 class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's requests created in a period, running ones with what they used so far (they cost nothing yet).
@@ -117,6 +120,28 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
         {"now": now_micros, "period": int(period_s * 1_000_000)},
     )
     return [RecentUsage(tenant, float(age_s), prompt, completion) for tenant, age_s, prompt, completion in rows]
+
+
+class Booked(msgspec.Struct, frozen=True):
+    """What one tenant was given `age_micros` ago: tokens of a request that ended then, or a request that began then."""
+
+    tenant: str
+    age_micros: int
+    tokens: int
+    requests: int
+
+
+def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
+    """The oldest first. A request counts with all its tokens, though it may have had some before this minute."""
+    rows = conn.execute(
+        """SELECT tenant, :now - created_micros - duration_micros AS age, prompt_tokens + completion_tokens, 0
+        FROM requests WHERE created_micros > :now - :day AND created_micros + duration_micros > :now - :minute
+        UNION ALL SELECT tenant, :now - created_micros AS age, 0, 1
+        FROM requests WHERE created_micros > :now - :minute
+        ORDER BY age DESC""",
+        {"now": now_micros, "minute": MINUTE_MICROS, "day": DAY_MICROS},
+    )
+    return [Booked(tenant, max(0, age), tokens, requests) for tenant, age, tokens, requests in rows]
 
 
 def sums(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:

@@ -24,7 +24,7 @@ _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_token
     error = ?
     WHERE id = ? AND state = 'running' RETURNING {COLUMNS}"""
 _INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
-    engine_nanos = ?, error = ? WHERE id = ?"""
+    engine_nanos = ?, error = ?, duration_micros = max(0, ? - created_micros) WHERE id = ?"""
 
 
 def insert_request(conn: Connection, admission: Admission) -> None:
@@ -72,8 +72,11 @@ def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
     raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
 
 
-def interrupt_running(conn: Connection, prices: PriceList) -> int:
-    """Settle every row a killed daemon left running from its last checkpoint. Returns how many."""
+def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> int:
+    """Settle every row a killed daemon left running from its last checkpoint. Returns how many.
+
+    `ended_micros` is when that daemon ended, as far as can be told.
+    """
     rows = conn.execute(
         "SELECT id, prompt_tokens, completion_tokens, engine_micros FROM requests WHERE state = 'running'"
     ).fetchall()
@@ -81,7 +84,7 @@ def interrupt_running(conn: Connection, prices: PriceList) -> int:
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, engine_micros=engine_micros)
         cost = cost_of(usage, prices)
         amounts = (cost.input_nanos, cost.output_nanos, cost.engine_nanos)
-        conn.execute(_INTERRUPT, (prices.id, *amounts, INTERRUPTED_ERROR, request_id))
+        conn.execute(_INTERRUPT, (prices.id, *amounts, INTERRUPTED_ERROR, ended_micros, request_id))
     return len(rows)
 
 

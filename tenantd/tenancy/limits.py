@@ -64,6 +64,21 @@ class SlidingWindow:
         self._pass_time(now_micros)
         return self._grains[-1][0] - self._now_micros if self._grains else 0
 
+    def counting(self, now_micros: int) -> list[tuple[int, int]]:
+        """What counts now: (microseconds until it no longer does, amount), in that order."""
+        self._pass_time(now_micros)
+        return [(ends_micros - self._now_micros, amount) for ends_micros, amount in self._grains]
+
+    def recall(self, amount: int, age_micros: int, now_micros: int) -> None:
+        """Count what was booked `age_micros` ago, elsewhere. The oldest first, and before anything is booked here."""
+        self._pass_time(now_micros)
+        left_micros = WINDOW_MICROS + GRAIN_MICROS - age_micros
+        if amount and left_micros > 0:
+            ends_micros = self._now_micros + left_micros
+            assert not self._grains or self._grains[-1][0] <= ends_micros, "the oldest first"
+            self._grains.append([ends_micros, amount])
+            self._sum += amount
+
     def _pass_time(self, now_micros: int) -> None:
         if self._clock_micros is not None:
             self._now_micros += max(0, now_micros - self._clock_micros)
@@ -102,6 +117,17 @@ class Rates:
     def book_tokens(self, tenant: str, tokens: int, now_micros: int) -> None:
         """So many were computed of its prompts, or generated."""
         self._of(tenant).tokens.book(tokens, now_micros)
+
+    def recall(self, tenant: str, *, tokens: int, requests: int, age_micros: int, now_micros: int) -> None:
+        """What was booked `age_micros` ago, by a daemon before this one. The oldest first, before all else."""
+        windows = self._of(tenant)
+        windows.tokens.recall(tokens, age_micros, now_micros)
+        windows.requests.recall(requests, age_micros, now_micros)
+
+    def tokens_counting(self, now_micros: int) -> dict[str, list[tuple[int, int]]]:
+        """Of every tenant that was given any in the last minute: (microseconds until they no longer count, tokens)."""
+        counting = {name: windows.tokens.counting(now_micros) for name, windows in self._windows.items()}
+        return {name: tokens for name, tokens in counting.items() if tokens}
 
     def refusal(self, tenant: Tenant, prompt_tokens: int, now_micros: int) -> TenantdError | None:
         """Why one more request with so long a prompt has to wait, and how long; None when it need not.

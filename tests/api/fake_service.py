@@ -128,6 +128,10 @@ class FakeService:
                 self.held -= 1
         return [await self.submit(tenant, generation) for generation in generations]
 
+    def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        waiting = [s for s in self.streams if s.finish_reason is None and not s.generated]
+        return [{"id": s.id, "client_request_id": s.client_id} for s in waiting if tenant in (None, s.tenant)]
+
     def rates(self, tenant: Tenant) -> dict[str, RateState]:
         return self.rate_states.get(tenant.name, {})
 

@@ -25,6 +25,7 @@ class FakeServer:
     def __init__(self, outcome: Outcome = Outcome.DONE) -> None:
         self.outcome = outcome
         self.prompts: list[list[int]] = []
+        self.answered_s: list[float] = []
         self.at_once = self.most_at_once = 0
 
     async def send(self, target: Target, body: dict[str, list[int]], record: Record, clock: Clock) -> None:
@@ -40,7 +41,8 @@ class FakeServer:
         finally:
             self.at_once -= 1
         if self.outcome is Outcome.DONE:
-            record.add_tokens(clock(), SHAPE.output_tokens)
+            self.answered_s.append(clock())
+            record.add_tokens(self.answered_s[-1], SHAPE.output_tokens)
         record.end(clock(), self.outcome, "" if self.outcome is Outcome.DONE else "go away")
 
 
@@ -131,10 +133,11 @@ def test_prompts_are_of_ordinary_tokens(n_tokens: int | None, tokens: range) -> 
 
 
 def test_capacity_is_what_is_served_in_a_second(server: FakeServer) -> None:
-    served = asyncio.run(capacity(NOWHERE, 0.3, range(100)))
+    served = asyncio.run(capacity(NOWHERE, 0.6, range(100)))
     a_request = 32 + 2 * SHAPE.output_tokens
-    about = len(server.prompts) / 0.3 * a_request
-    assert about / 3 < served < about * 3
+    counted = [at_s for at_s in server.answered_s if 0.2 < at_s <= 0.6]  # without the first third
+    assert len(counted) > 1
+    assert served == pytest.approx(len(counted) * a_request / 0.4)
 
 
 def test_a_server_that_serves_nothing_is_an_error(server: FakeServer) -> None:

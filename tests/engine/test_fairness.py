@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -33,12 +34,42 @@ def test_a_clock_that_goes_backwards_neither_decays_nor_grows_usage():
     assert math.isclose(fairness.normalised("acme", now_s=1060), 50)
 
 
-def test_a_tenant_back_from_idle_is_lifted_to_the_least_active_one_less_its_credit():
+def test_a_tenant_back_from_idle_is_lifted_to_the_least_active_one():
     fairness = Fairness(1e9, burst_credit=10)
     fairness.charge("acme", 500, 0)
     fairness.charge("globex", 800, 0)
     fairness.lift("new", ["acme", "globex"], 0)
-    assert math.isclose(fairness.normalised("new", 0), 490)
+    assert math.isclose(fairness.normalised("new", 0), 500)
+
+
+@pytest.mark.parametrize(("credit", "then"), [(1000, 850), (20, 880)])
+def test_who_was_behind_when_it_fell_idle_is_as_far_behind_when_it_comes_back_up_to_its_credit(credit, then):
+    fairness = Fairness(1e9, burst_credit=credit)
+    fairness.charge("noisy", 150, 0)
+    fairness.charge("quiet", 100, 0)
+    fairness.leave("quiet", ["noisy"], 0)
+    fairness.charge("noisy", 750, 0)
+    fairness.lift("quiet", ["noisy"], 0)
+    assert math.isclose(fairness.normalised("quiet", 0), then)
+
+
+def test_who_was_ahead_when_it_fell_idle_earns_nothing_by_idling():
+    fairness = Fairness(1e9, burst_credit=1000)
+    fairness.charge("heavy", 500, 0)
+    fairness.charge("light", 100, 0)
+    fairness.leave("heavy", ["light"], 0)
+    fairness.charge("light", 900, 0)
+    fairness.lift("heavy", ["light"], 0)
+    assert fairness.normalised("heavy", 0) == fairness.normalised("light", 0) == 1000
+
+
+def test_being_behind_decays_as_usage_does():
+    fairness = Fairness(60, burst_credit=1000)
+    fairness.charge("noisy", 200, 0)
+    fairness.leave("quiet", ["noisy"], 0)
+    fairness.charge("noisy", 900, now_s=60)
+    fairness.lift("quiet", ["noisy"], now_s=60)
+    assert math.isclose(fairness.normalised("quiet", 60), 1000 - 100)
 
 
 def test_lift_never_lowers_usage():

@@ -149,7 +149,8 @@ def test_what_was_left_running_is_settled_at_the_prices_it_ran_under(tmp_path: P
             assert ledger.interrupted == 2
             assert (await record_of(ledger, "r1")).state == "stop"
             used, unused = await record_of(ledger, "r2"), await record_of(ledger, "r3")
-            assert (used.state, used.price_id, used.duration_micros) == ("interrupted", 1, None)
+            assert (used.state, used.price_id) == ("interrupted", 1)
+            assert used.duration_micros is not None and used.duration_micros >= 0  # until the last write
             assert (used.input_nanos, used.output_nanos, used.engine_nanos) == (1_000, 8_000, 1_500_000)
             assert (unused.state, unused.cost_nanos) == ("interrupted", 0)
         async with ledger_in(tmp_path) as ledger:

@@ -1,0 +1,58 @@
+"""What is shown on a terminal until a request has its first token: where it stands in the queue."""
+
+from __future__ import annotations
+
+import secrets
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from tenantctl.client import Client
+from tenantctl.units import duration
+from tenantd.errors import TenantdError
+
+QUIET_S: Final = 1.0
+"""Most requests have their first token by then, and nothing is shown."""
+POLL_S: Final = 1.0
+
+
+@contextmanager
+def waiting_shown(client: Client, tenant: str | None) -> Iterator[str]:
+    """Gives the name to send the request with, so that it can be found in the queue. Ends with the first token."""
+    name = f"tenantctl-{secrets.token_hex(8)}"
+    if not sys.stderr.isatty():
+        yield name
+        return
+    ended = threading.Event()
+    thread = threading.Thread(target=_show, args=(client.another(), tenant, name, ended), daemon=True)
+    thread.start()
+    try:
+        yield name
+    finally:
+        ended.set()
+        thread.join()
+
+
+def _show(client: Client, tenant: str | None, name: str, ended: threading.Event) -> None:
+    if ended.wait(QUIET_S):
+        return
+    from rich.console import Console
+
+    with client, Console(stderr=True).status("waiting") as line:
+        while not ended.is_set():
+            try:
+                line.update(_text(client.queue(tenant), name))
+            except TenantdError:  # the request itself will say what is wrong
+                line.update("waiting")
+            ended.wait(POLL_S)
+
+
+def _text(queue: list[dict[str, Any]], name: str) -> str:
+    """What to say of the request of this name."""
+    for entry in queue:
+        if entry["client_request_id"] == name:
+            left = duration(max(1.0, entry["estimated_wait_ms"] / 1000))
+            return f"waiting: {entry['position']} in the queue, about {left}"
+    return "waiting"

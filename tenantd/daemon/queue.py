@@ -1,0 +1,107 @@
+"""Where waiting requests stand: how many others should get their first token before, and how long that should take.
+
+An estimate, since the engine decides anew with every step. It orders as the engine does: tenants by usage for their
+weight, each request that waits counted with what it will likely use, a tenant's own in the order they came.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Final, NamedTuple
+
+from tenantd.config import SchedulerConfig
+from tenantd.daemon.live import Count
+from tenantd.daemon.runner import Runner
+from tenantd.domain import Tenant
+
+EXPECTED_OUTPUT_TOKENS: Final = 128
+"""What an answer is taken for that nobody has seen: most end long before their `max_tokens`."""
+
+
+class Line(NamedTuple):
+    """One tenant's requests without a token. `usage`, and the `cost` of one of them (above 0), are by weight."""
+
+    usage: float
+    cost: float
+    waiting: int
+
+    def before(self, usage: float) -> int:
+        """How many of them come before a request of another tenant that counts with `usage`."""
+        return min(self.waiting, max(0, math.ceil((usage - self.usage) / self.cost)))
+
+
+def position(line: Line, place: int, others: Iterable[Line]) -> int:
+    """Of the request that `place` others of its own tenant precede; 1 is the next to get a token."""
+    usage = line.usage + place * line.cost
+    return place + 1 + sum(other.before(usage) for other in others)
+
+
+class Queue:
+    """The view of everything that waits. Owns nothing."""
+
+    def __init__(
+        self,
+        runner: Runner,
+        scheduler: SchedulerConfig,
+        tenants: Callable[[], Mapping[str, Tenant]],
+        clock_s: Callable[[], float],
+    ) -> None:
+        """`tenants` is asked each time: they change."""
+        self._runner = runner
+        self._scheduler = scheduler
+        self._tenants = tenants
+        self._clock_s = clock_s
+
+    def next_position(self, tenant: Tenant) -> int:
+        """Of a request of this tenant that comes now; 0 when a slot is free for it."""
+        live, info = self._runner.live, self._runner.supervisor.info
+        if info is not None and len(live) < info.slots:
+            return 0
+        count = live.count(tenant.name)
+        if self._scheduler.policy == "fifo":
+            return live.total().waiting + 1
+        lines = self._lines()
+        own = lines.pop(tenant.name, None) or self._line(tenant, count)
+        return position(own, count.waiting, lines.values())
+
+    def waiting(self, tenant: str | None, most: int) -> list[dict[str, Any]]:
+        """The first requests without a token, of one tenant or of all, in the order in which they should get one."""
+        lines, now_s, live = self._lines(), self._clock_s(), self._runner.live
+        places = {name: itertools.count() for name in lines}
+        arrivals = itertools.count(1)
+        entries: list[dict[str, Any]] = []
+        for stream in live:
+            if stream.generated or stream.tenant not in lines:
+                continue
+            place, arrival = next(places[stream.tenant]), next(arrivals)
+            if tenant not in (None, stream.tenant) or place >= most:
+                continue
+            others = (line for name, line in lines.items() if name != stream.tenant)
+            at = arrival if self._scheduler.policy == "fifo" else position(lines[stream.tenant], place, others)
+            wait_s = self._runner.pace.places_s(now_s, at, live.oldest_s())
+            entries.append(
+                {
+                    "id": stream.id,
+                    "client_request_id": stream.client_id,
+                    "tenant": stream.tenant,
+                    "position": at,
+                    "waited_ms": round(stream.age_s * 1000),
+                    "estimated_wait_ms": round(wait_s * 1000),
+                }
+            )
+        return sorted(entries, key=lambda entry: entry["position"])[:most]
+
+    def _lines(self) -> dict[str, Line]:
+        tenants = self._tenants()
+        waiting = self._runner.live.waiting_tenants()
+        return {name: self._line(tenants[name], count) for name, count in waiting.items() if name in tenants}
+
+    def _line(self, tenant: Tenant, count: Count) -> Line:
+        scheduler = self._scheduler
+        weight = tenant.weight * tenant.priority.factor
+        usage = self._runner.board.usage(tenant.name, self._clock_s(), scheduler.half_life_s)
+        prompt_tokens = count.waiting_prompt_tokens / max(1, count.waiting)
+        cost = prompt_tokens * scheduler.prompt_token_cost + EXPECTED_OUTPUT_TOKENS * scheduler.generated_token_cost
+        return Line(usage, cost / weight, count.waiting)
