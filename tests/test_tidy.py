@@ -32,7 +32,15 @@ LAYERS = [
     "tenantctl",
 ]
 LLAMA_ROOMS = ("tenantd.engine.llama", "tenantd.text")
-PURE = ("tenantd.engine.fairness", "tenantd.engine.slots", "tenantd.engine.scheduler", "tenantd.domain")
+PURE = (
+    "tenantd.domain",
+    "tenantd.engine.fairness",
+    "tenantd.engine.pacing",
+    "tenantd.engine.passes",
+    "tenantd.engine.scheduler",
+    "tenantd.engine.sharing",
+    "tenantd.engine.slots",
+)
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
 MOST_LINES = 420
 MOST_FUNCTION_LINES = 60

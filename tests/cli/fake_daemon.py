@@ -117,6 +117,12 @@ INVOICE = Invoice(
 )
 
 
+def queued(request_id: str, client_id: str) -> dict[str, Any]:
+    """An entry of the queue, third in it."""
+    entry = {"id": request_id, "client_request_id": client_id, "tenant": "acme"}
+    return {**entry, "position": 3, "waited_ms": 1500, "estimated_wait_ms": 12_345}
+
+
 class FakeDaemon:
     """`tenants` and `seen` (method, path, headers, body of every request) can be looked at; `failure` makes the admin
     API fail; `readiness` is taken one after the other, the last for ever."""
@@ -128,6 +134,7 @@ class FakeDaemon:
             Route("/readyz", self._readyz),
             Route("/v1/completions", Generation(self, "text"), methods=["POST"]),
             Route("/v1/chat/completions", Generation(self, "delta"), methods=["POST"]),
+            Route("/v1/queue", self._queue),
             Route("/admin/v1/{path:path}", self._admin, methods=["GET", "POST", "PATCH", "DELETE"]),
         ]
         config = uvicorn.Config(Starlette(routes=routes), uds=str(socket), log_level="error", lifespan="off")
@@ -144,6 +151,8 @@ class FakeDaemon:
         self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
+        self.queue: list[dict[str, Any]] = []
+        self.looked = asyncio.Event()  # somebody asked where its request stands
 
     def start(self) -> None:
         self._thread.start()
@@ -159,6 +168,10 @@ class FakeDaemon:
     async def _readyz(self, request: Request) -> JSONResponse:
         state = self.readiness.pop(0) if len(self.readiness) > 1 else self.readiness[0]
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
+
+    async def _queue(self, request: Request) -> JSONResponse:
+        self.looked.set()
+        return JSONResponse({"waiting": self.queue})
 
     async def _admin(self, request: Request) -> JSONResponse:
         raw = await request.body()
@@ -249,6 +262,7 @@ class FakeDaemon:
             "engine_restarts": 0,
             "running": 1,
             "waiting": 2,
+            "queue": self.queue,
             "ledger": {"healthy": True, "trouble": ""},
             "tenants": [{**tenant, **counts} for tenant in self.tenants.values()],
         }
@@ -275,6 +289,11 @@ class Generation:
             error = errors.QueueFull("the queue of acme is full", retry_after_s=7)
             await JSONResponse(error.body(), 429, {"retry-after": "7"})(scope, receive, send)
             return
+        if word == "queued":
+            name = request.headers["x-client-request-id"]
+            self._daemon.queue = [queued("req_0", ""), queued("req_1", name)]
+            await self._daemon.looked.wait()
+            await asyncio.sleep(0.2)  # for the screen
         headers = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"req_1")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self._stream(word, receive, send)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.fake_daemon import FakeDaemon
+from tests.cli.fake_daemon import FakeDaemon, queued
 
 
 def loading(progress: float) -> dict[str, object]:
@@ -25,6 +25,14 @@ def test_status_shows_the_daemon_its_engine_and_its_tenants(cli: Cli, daemon: Fa
     assert "8 slots of 4096 tokens, 180 MiB of KV cache" in result.stdout
     assert "1 running, 2 waiting" in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["acme", "active", "2", "standard", "1", "2", "12.3"]
+
+
+def test_status_shows_the_first_of_those_that_wait(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.queue = [queued(f"req_{n}", "") for n in range(11)]
+    lines = cli("status").stdout.splitlines()
+    assert lines[-11].split() == ["waiting", "request", "tenant", "position", "waited", "about", "to", "wait"]
+    assert lines[-10].split() == ["req_0", "acme", "3", "1.5", "s", "12.3", "s"]
+    assert lines[-1].startswith("req_9")
 
 
 def test_status_as_json_is_the_daemons(cli: Cli, daemon: FakeDaemon) -> None:

@@ -18,13 +18,13 @@ from tests.cli.fake_daemon import FakeDaemon
 
 
 class Screen:
-    """A terminal with a program on it; its standard error goes to a pipe."""
+    """A terminal with a program on it; its standard error goes to a pipe, unless `whole`."""
 
-    def __init__(self, arguments: tuple[str, ...]) -> None:
+    def __init__(self, arguments: tuple[str, ...], *, whole: bool = False) -> None:
         self._master, self._slave = os.openpty()  # kept open here, or there would be an end before the beginning
         name = os.ttyname(self._slave)
         # a session leader that opens a terminal gets it as its own: Ctrl-C then means SIGINT
-        script = f"exec {shlex.join(command(*arguments))} <{name} >{name}"
+        script = f"exec {shlex.join(command(*arguments))} <{name} >{name}" + (f" 2>{name}" if whole else "")
         self.program = subprocess.Popen(["/bin/sh", "-c", script], stderr=subprocess.PIPE, start_new_session=True)
         self.text = ""
 
@@ -73,8 +73,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setenv("TERM", "xterm")
 
     @contextmanager
-    def run(*arguments: str) -> Iterator[Screen]:
-        screen = Screen(arguments)
+    def run(*arguments: str, whole: bool = False) -> Iterator[Screen]:
+        screen = Screen(arguments, whole=whole)
         try:
             yield screen
         finally:
@@ -98,6 +98,13 @@ def test_text_comes_while_it_is_generated_and_without_escapes(terminal: Callable
         code, said = screen.end()
     assert (code, said) == (0, "")
     assert screen.text == "\ufffd[31mred\r\n"
+
+
+def test_who_waits_sees_where_its_request_stands(terminal: Callable[..., Any], daemon: FakeDaemon) -> None:
+    with terminal("run", "queued", whole=True) as screen:
+        screen.wait_for("waiting: 3 in the queue, about 12 s")
+        screen.wait_for("Hello, wörld\r\n")
+        assert screen.end() == (0, "")
 
 
 def test_run_without_a_prompt_does_not_wait_for_one(terminal: Callable[..., Any]) -> None:

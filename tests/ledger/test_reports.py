@@ -16,7 +16,7 @@ from tenantd.domain import FinishReason, Usage
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up
 from tenantd.ledger.records import PriceList
-from tenantd.ledger.reports import recent_requests, usage_report
+from tenantd.ledger.reports import Booked, last_minute, recent_requests, usage_report
 from tenantd.ledger.store import checkpoint_request, insert_request, settle_request
 from tests.ledger.books import BILLING, admission, memory_ledger, settlement
 
@@ -203,3 +203,17 @@ def test_a_cost_is_within_half_a_nano_of_the_exact_one(usage: Usage) -> None:
     assert abs(cost.input_nanos - Decimal(usage.prompt_tokens * 123_456_789) / 10**6) <= Decimal("0.5")
     assert abs(cost.output_nanos - Decimal(usage.completion_tokens) / 10**6) <= Decimal("0.5")
     assert abs(cost.engine_nanos - Decimal(usage.engine_micros * 987_654_321) / 3_600_000_000) <= Decimal("0.5")
+
+
+def test_the_last_minute_has_tokens_of_what_ended_in_it_and_requests_that_began_in_it(conn: sqlite3.Connection) -> None:
+    now_micros, second = 3_600_000_000, 1_000_000
+    for name, age_s, took_s in (("old", 90, 20), ("long", 90, 80), ("short", 30, 5)):
+        add(conn, name, created_micros=now_micros - age_s * second)
+        settle_request(conn, settlement(name, duration_micros=took_s * second))
+    add(conn, "running", tenant="globex", created_micros=now_micros - 10 * second)
+    assert last_minute(conn, now_micros) == [
+        Booked("acme", 30 * second, 0, 1),
+        Booked("acme", 25 * second, 42, 0),
+        Booked("acme", 10 * second, 42, 0),
+        Booked("globex", 10 * second, 0, 1),
+    ]

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
+
+import pytest
 
 from tests.support.daemon import Daemon, wait_until
 
@@ -48,3 +52,36 @@ def test_a_request_ends_at_its_deadline_with_what_it_got_billed(tmp_path: Path) 
     assert [row["state"] for row in rows] == ["cancelled", "cancelled"]
     assert rows[0]["completion_tokens"] >= stream.tokens
     assert all(row["output_nanos"] > 0 for row in rows)
+
+
+def test_the_tokens_of_this_minute_outlive_the_engine(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 2000}) as daemon:
+        daemon.add_tenant("acme", limits={"tokens_per_minute": 60})
+        paced = daemon.stream("acme", "x" * 20, max_tokens=100, ignore_eos=True).begun(30)
+        pid = daemon.engine_pid()
+        os.kill(pid, signal.SIGKILL)
+        wait_until(lambda: daemon.engine_pid() != pid and daemon.status()["state"] == "ready", "a new engine")
+        daemon.add_tenant("globex")
+        assert daemon.complete("globex", max_tokens=40, ignore_eos=True).status_code == 200  # steps enough for both
+        assert 30 <= paced.tokens <= 40 and not paced.done
+
+
+@pytest.mark.parametrize("how", ["stopped", "killed"])
+def test_the_requests_and_tokens_of_this_minute_outlive_the_daemon(tmp_path: Path, how: str) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 2000}) as daemon:
+        daemon.add_tenant("acme", limits={"requests_per_minute": 3})
+        daemon.add_tenant("globex", limits={"tokens_per_minute": 300})
+        for _ in range(3):
+            assert daemon.complete("acme", max_tokens=1).status_code == 200
+        assert daemon.complete("globex", "x" * 100, max_tokens=100, ignore_eos=True).status_code == 200
+        if how == "stopped":
+            assert daemon.stop() == 0
+        else:
+            daemon.kill()
+        daemon.start()
+        refused = daemon.complete("acme", max_tokens=1)
+        assert refused.json()["error"]["code"] == "requests_per_minute_exceeded"
+        assert 0 < int(refused.headers["retry-after"]) <= 61
+        refused = daemon.complete("globex", "x" * 150, max_tokens=1)
+        assert refused.json()["error"]["code"] == "tokens_per_minute_exceeded"
+        assert daemon.complete("globex", "x" * 10, max_tokens=1).status_code == 200

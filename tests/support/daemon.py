@@ -189,6 +189,7 @@ class Stream:
     def __init__(self, daemon: Daemon, tenant: str, body: dict[str, Any]) -> None:
         self.status = 0
         self.request_id = ""
+        self.headers: dict[str, str] = {}
         self.text = ""
         self.tokens = 0
         self.finish_reason: str | None = None
@@ -213,7 +214,8 @@ class Stream:
             client.stream("POST", "/v1/completions", json=self._body, headers=headers) as answer,
         ):
             self.status = answer.status_code
-            self.request_id = answer.headers.get("x-request-id", "")
+            self.headers = dict(answer.headers)
+            self.request_id = self.headers.get("x-request-id", "")
             if answer.is_error:
                 answer.read()
                 self.error = answer.json()["error"]

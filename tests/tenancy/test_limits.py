@@ -62,6 +62,20 @@ def test_the_wait_is_true_and_no_longer_than_it_must_be(limit: int, steps: list[
 
 
 @settings(deadline=None)
+@given(steps=st.lists(st.tuples(moves, st.integers(1, 50)), max_size=40), later=st.integers(0, 2 * WINDOW_MICROS))
+def test_a_window_that_is_told_what_another_counts_counts_the_same(steps: list[tuple[int, int]], later: int) -> None:
+    window, clock = SlidingWindow(), 0
+    for move, amount in steps:
+        clock += move
+        window.book(amount, clock)
+    told = SlidingWindow()
+    for left_micros, amount in window.counting(clock):
+        told.recall(amount, WINDOW_MICROS + GRAIN_MICROS - left_micros, 7 * HOUR)
+    assert told.used(7 * HOUR + later) == window.used(clock + later)
+    assert told.counting(7 * HOUR + later) == window.counting(clock + later)
+
+
+@settings(deadline=None)
 @given(steps=st.lists(st.tuples(moves, st.integers(0, 50)), max_size=40))
 def test_the_window_counts_all_of_the_last_minute_and_a_grain_more_at_most(steps: list[tuple[int, int]]) -> None:
     window, clock, passed = SlidingWindow(), 0, 0
