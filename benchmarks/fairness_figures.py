@@ -145,9 +145,9 @@ def _kept(suite: str, alone: str) -> Callable[[Round, str], Value]:
     """What noisy gets, next to what it gets alone less what quiet gets."""
 
     def of(runs: Round, target: str) -> Value:
-        figures = runs[target][suite].figures
-        without_quiet = runs[target][alone].service() - figures["quiet"].service
-        return Value(figures["noisy"].service / without_quiet)
+        run = runs[target][suite]
+        quiet, noisy = (run.curves[name].between(run.span) / run.length_s for name in ("quiet", "noisy"))
+        return Value(noisy / (runs[target][alone].service_per_s - quiet))
 
     return of
 

@@ -18,7 +18,7 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
@@ -31,7 +31,7 @@ _tenantctl() {
     done
 
     case $prev in
-        --socket | --config | --model | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
+        --socket | --config | --model | --adapter | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
         --wait | --weight | --label | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
         --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none" "$cur"; return ;;
@@ -47,10 +47,10 @@ _tenantctl() {
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
-            " tenant add") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
-            " tenant set") _tenantctl_words "--weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;

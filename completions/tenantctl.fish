@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -72,6 +72,7 @@ complete -c tenantctl -n '__tenantctl_in tenant' -l help -s h -d 'Show this mess
 complete -c tenantctl -n '__tenantctl_in tenant add' -l weight -x -d 'Its share of the engine, next to the others\'.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l priority -x -a 'high standard low' -d 'high counts eightfold, low an eighth.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l uid -x -a 'none' -d 'A Unix user who acts as it; may be repeated.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l adapter -r -F -d 'LoRA adapter (GGUF) that all its requests run with.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-concurrent -x -a 'none' -d 'Requests that run at the same time.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-queued -x -a 'none' -d 'Requests that wait; more are refused.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-tokens-per-request -x -a 'none' -d 'Output tokens of one request.'
@@ -92,6 +93,7 @@ complete -c tenantctl -n '__tenantctl_at 0 tenant set' -a '(tenantctl _tenants 2
 complete -c tenantctl -n '__tenantctl_in tenant set' -l weight -x -d 'Its share of the engine, next to the others\'.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l priority -x -a 'high standard low' -d 'high counts eightfold, low an eighth.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l uid -x -a 'none' -d 'A Unix user who acts as it; may be repeated.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l adapter -r -F -d 'LoRA adapter (GGUF) that all its requests run with.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-concurrent -x -a 'none' -d 'Requests that run at the same time.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-queued -x -a 'none' -d 'Requests that wait; more are refused.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-tokens-per-request -x -a 'none' -d 'Output tokens of one request.'

@@ -85,6 +85,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     state: TenantState = TenantState.ACTIVE
     uids: tuple[int, ...] = ()
     limits: Limits = Limits()
+    adapter: str = ""  # path of the LoRA adapter that all its requests run with
     created_micros: int = 0
 
 

@@ -93,7 +93,8 @@ def _value(parameter: Any) -> Value:
     words = tuple(word for word in metavar.split("|") if re.fullmatch("[a-z]+", word))
     if parameter.name == "suite":
         words = tuple(SUITES)
-    return Value(metavar, words, metavar in FILE_METAVARS, parameter.name == "tenant")
+    is_file = any(part in FILE_METAVARS for part in metavar.split("|"))
+    return Value(metavar, words, is_file, parameter.name == "tenant")
 
 
 def _check_options_are_alike(root: Command) -> None:

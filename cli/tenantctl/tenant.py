@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from enum import StrEnum
 from typing import Annotated, Any, Final
@@ -44,6 +45,10 @@ Uids = Annotated[
     list[str] | None,
     typer.Option("--uid", metavar="UID|none", help="A Unix user who acts as it; may be repeated."),
 ]
+Adapter = Annotated[
+    str | None,
+    typer.Option(metavar="FILE|none", help="LoRA adapter (GGUF) that all its requests run with."),
+]
 MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests that run at the same time.")]
 MaxQueued = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests that wait; more are refused.")]
 MaxTokens = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Output tokens of one request.")]
@@ -75,6 +80,7 @@ def add(
     weight: Weight = None,
     priority: PriorityOption = None,
     uid: Uids = None,
+    adapter: Adapter = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -98,7 +104,7 @@ def add(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    body = {"name": name, **_changes(weight, priority, uid, limits)}
+    body = {"name": name, **_changes(weight, priority, uid, adapter, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -136,6 +142,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
         "tenantctl tenant set acme --max-queued none    [dim]# no limit of its own[/]",
         "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
+        "tenantctl tenant set acme --adapter acme-lora.gguf",
     ),
 )
 def set_(
@@ -144,6 +151,7 @@ def set_(
     weight: Weight = None,
     priority: PriorityOption = None,
     uid: Uids = None,
+    adapter: Adapter = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -170,7 +178,7 @@ def set_(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    changes = _changes(weight, priority, uid, limits)
+    changes = _changes(weight, priority, uid, adapter, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; name at least one option", param_hint="OPTIONS")
     with connect(ctx) as client:
@@ -218,7 +226,11 @@ def remove(
 
 
 def _changes(
-    weight: float | None, priority: Priority | None, uids: list[str] | None, limits: dict[str, int | str | None]
+    weight: float | None,
+    priority: Priority | None,
+    uids: list[str] | None,
+    adapter: str | None,
+    limits: dict[str, int | str | None],
 ) -> dict[str, Any]:
     """Only what was named."""
     changes: dict[str, Any] = {}
@@ -228,6 +240,8 @@ def _changes(
         changes["priority"] = priority.value
     if uids:
         changes["uids"] = [] if uids == ["none"] else [_whole_number("--uid", uid) for uid in uids]
+    if adapter is not None:
+        changes["adapter"] = "" if adapter == "none" else os.path.abspath(adapter)
     if limits:
         changes["limits"] = limits
     return changes
@@ -273,6 +287,7 @@ def _print(answer: Any, json: bool) -> None:
             "weight": f"{tenant['weight']:g}",
             "priority": tenant["priority"],
             "uids": _uids(tenant),
+            "adapter": tenant.get("adapter") or NOTHING,
             **{name.replace("_", " "): value for name, value in tenant["limits"].items()},
             "created": moment(tenant["created_micros"]),
         }

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -26,6 +27,7 @@ from tenantd.api.metrics import Meter
 from tenantd.api.replies import new_request_id, reply
 from tenantd.daemon.service import Service
 from tenantd.domain import Tenant, TenantState
+from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.invoices import Month, invoice, parse_month
 from tenantd.ledger.reports import recent_requests, usage_report
@@ -117,6 +119,7 @@ class Admin:
             weight=body.weight,
             priority=body.priority,
             uids=tuple(body.uids),
+            adapter=_checked_adapter(body.adapter),
             limits=body.as_limits(),
             created_micros=now_micros,
         )
@@ -138,6 +141,7 @@ class Admin:
 
         def change(conn: Connection) -> Tenant:
             changes = body.changes()
+            _checked_adapter(changes.get("adapter", ""))
             before = store.get_tenant(conn, name).limits
             if body.limits is not None:
                 changes["limits"] = msgspec.structs.replace(before, **body.limits.given())
@@ -239,6 +243,16 @@ class Admin:
     @staticmethod
     def _now_micros() -> int:
         return time.time_ns() // 1000
+
+
+def _checked_adapter(path: str) -> str:
+    """A file that can be one. Whether it goes with the model is for the engine to say, at the first request."""
+    if path:
+        try:
+            check_gguf(Path(path))
+        except (NotGguf, ValueError) as e:  # ValueError: a NUL in it
+            raise InvalidRequest(f"adapter: {e}", param="adapter") from e
+    return path
 
 
 def _whole_number(name: str, text: str) -> int:

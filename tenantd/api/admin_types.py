@@ -48,6 +48,7 @@ class NewTenant(AdminBody):
     weight: Weight = 1.0
     priority: Priority = Priority.STANDARD
     uids: Uids = Field(default_factory=list)
+    adapter: str = ""
     limits: LimitsBody = LimitsBody()
 
     def as_limits(self) -> Limits:
@@ -60,6 +61,7 @@ class TenantChange(AdminBody):
     weight: Weight | None = None
     priority: Priority | None = None
     uids: Uids | None = None
+    adapter: str | None = None  # "" for none
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -71,6 +73,8 @@ class TenantChange(AdminBody):
             given["priority"] = self.priority
         if self.uids is not None:
             given["uids"] = tuple(self.uids)
+        if self.adapter is not None:
+            given["adapter"] = self.adapter
         return given
 
 

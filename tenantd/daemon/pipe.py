@@ -30,7 +30,12 @@ def bytes_at_most(command: Command) -> int:
         return _REST_BYTES
     sampling = command.sampling
     tokens = len(command.prompt) + max(len(command.generated), command.max_tokens)
-    return _TOKEN_BYTES * tokens + _BIAS_BYTES * len(sampling.logit_bias) + 4 * len(sampling.grammar) + _REST_BYTES
+    return (
+        _TOKEN_BYTES * tokens
+        + _BIAS_BYTES * len(sampling.logit_bias)
+        + 4 * len(sampling.grammar + command.adapter)
+        + _REST_BYTES
+    )
 
 
 class EnginePipe(asyncio.Protocol):

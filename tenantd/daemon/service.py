@@ -320,6 +320,7 @@ class Service:
             prompt=generation.prompt,
             max_tokens=max_tokens,
             sampling=_with_seed(generation.sampling),
+            adapter=tenant.adapter,
             text=TextStream(self.vocabulary, generation.stops),
             created_micros=created_micros,
             clock_s=self._clock_s,

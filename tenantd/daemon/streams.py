@@ -52,6 +52,7 @@ class LiveStream:
         prompt: list[int],
         max_tokens: int,
         sampling: Sampling,
+        adapter: str = "",
         text: TextStream,
         created_micros: int,
         clock_s: Callable[[], float],
@@ -78,6 +79,7 @@ class LiveStream:
         self.crashes = 0  # engine crashes in a row that it was part of, without a token in between
         self._prompt = prompt
         self._sampling = sampling
+        self._adapter = adapter
         self._text = text
         self._clock_s = clock_s
         self._created_s = clock_s()
@@ -146,6 +148,7 @@ class LiveStream:
             generated=list(self.generated),
             max_tokens=self.max_tokens,
             sampling=self._sampling,
+            adapter=self._adapter,
             billed_prompt_tokens=self._prefilled,
         )
 
@@ -174,13 +177,16 @@ class LiveStream:
         """A stop string has come."""
         return self._text.stopped
 
-    def count_crash(self) -> int:
-        """The engine ended with this in it: how many times in a row now without a token in between."""
-        if self.is_in_engine:
+    def count_crash(self, *, is_innocent: bool) -> int:
+        """The engine ended with this in it: how many times in a row now without a token in between.
+
+        One that is known to be another's fault does not count.
+        """
+        if self.is_in_engine and not is_innocent:
             got_further = len(self.generated) > self._generated_at_crash
             self.crashes = 1 if got_further else self.crashes + 1
             self._generated_at_crash = len(self.generated)
-            self.is_in_engine = False
+        self.is_in_engine = False
         return self.crashes
 
     @property

@@ -65,14 +65,17 @@ class Compute(Protocol):
 
     info: EngineInfo
 
-    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+    def bind(
+        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+    ) -> None:
         """Make an empty sequence ready for a request, as if `generated` had been sampled by it already.
 
-        `history` is the prompt, for the penalties. Raises RequestRejected and leaves the sequence unbound.
+        `history` is the prompt, for the penalties; `adapter` the path of a LoRA adapter to run it with, "" for none.
+        Raises RequestRejected and leaves the sequence unbound.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:
-        """One forward pass over bound sequences, each at most once, in ascending order of id.
+        """One forward pass over bound sequences of one adapter, each at most once, in ascending order of id.
 
         Raises EngineBroken. A chunk that alone cannot be done is answered with `failed`.
         """

@@ -8,6 +8,7 @@ Tokens are bytes, as in `ByteVocabulary`; 257 ends a text.
 from __future__ import annotations
 
 import time
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -35,6 +36,7 @@ class FakeSwapped:
     hash: int
     is_whole: bool
     size_bytes: int
+    adapter: str
 
     def free(self) -> None:
         """Nothing to free."""
@@ -70,16 +72,26 @@ class FakeCompute:
         self._sampling: list[Sampling | None] = [None] * load.slots
         self._length = [0] * load.slots
         self._hash = [0] * load.slots
+        self._adapter = [""] * load.slots
 
-    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+    def bind(
+        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+    ) -> None:
         assert self._sampling[sequence] is None and self._length[sequence] == 0, "a sequence is empty when bound"
         if sampling.grammar == BROKEN_GRAMMAR:
             raise RequestRejected("the grammar does not parse")
         self._sampling[sequence] = sampling
+        self._set_adapter(sequence, adapter)
+
+    def _set_adapter(self, sequence: int, adapter: str) -> None:
+        """Here an adapter is what the hash begins with."""
+        self._adapter[sequence] = adapter
+        self._hash[sequence] = zlib.crc32(adapter.encode())
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
+        assert len({self._adapter[chunk.sequence] for chunk in chunks}) <= 1, "a pass has one adapter"
         for sequence, position, tokens, sample in chunks:
             sampling = self._sampling[sequence]
             if sampling is None or self._length[sequence] != position:
@@ -112,25 +124,29 @@ class FakeCompute:
         self._sampling[target] = self._sampling[source]
         self._length[target] = self._length[source]
         self._hash[target] = self._hash[source]
+        self._adapter[target] = self._adapter[source]
         self.clear(source)
 
     def clear(self, sequence: int) -> None:
         self._sampling[sequence] = None
         self._length[sequence] = 0
         self._hash[sequence] = 0
+        self._adapter[sequence] = ""
 
     def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
         sampling, length = self._sampling[sequence], self._length[sequence]
         assert sampling is not None, "only bound sequences are swapped out"
         size_bytes = length * STATE_BYTES_PER_TOKEN
         fits = size_bytes <= room_bytes
-        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes if fits else 0)
+        size_bytes = size_bytes if fits else 0
+        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes, self._adapter[sequence])
         self.clear(sequence)
         return swapped
 
     def swap_in(self, sequence: int, swapped: Swapped) -> bool:
         assert isinstance(swapped, FakeSwapped) and self._sampling[sequence] is None
         self._sampling[sequence] = swapped.sampling
+        self._set_adapter(sequence, swapped.adapter)
         if swapped.is_whole:
             self._length[sequence], self._hash[sequence] = swapped.length, swapped.hash
         return swapped.is_whole

@@ -14,7 +14,7 @@ import msgspec
 
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import Cancel, Command, Load, Remember, Share, Step, Stop, Submit
+from tenantd.engine.protocol import Cancel, Command, Load, Preparing, Remember, Share, Step, Stop, Submit
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
@@ -24,7 +24,15 @@ HEARTBEAT_S: Final = 1.0
 class Loop:
     """Ties a scheduler to an engine."""
 
-    def __init__(self, scheduler: Scheduler, compute: Compute, clock_s: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        compute: Compute,
+        clock_s: Callable[[], float] = time.monotonic,
+        announce: Callable[[Preparing], None] = lambda _: None,
+    ) -> None:
+        """`announce` tells the daemon at once, not with the step."""
+        self._announce = announce
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
@@ -97,10 +105,14 @@ class Loop:
             self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
             return
         submit = job.submit
+        if submit.sampling.grammar:
+            self._announce(Preparing(submit.request))
         try:
-            self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated)
+            self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
             self._scheduler.reject(submit.request, str(e))
+        if submit.sampling.grammar:
+            self._announce(Preparing(-1))
 
     def _clear_released(self) -> None:
         for sequence in self._scheduler.take_released():

@@ -2,7 +2,8 @@
 
 Whichever kind the neediest tenant is waiting for goes first; a pass of the other kind follows after `max_stall_ms` at
 the latest. The prompt tokens of a pass are as many as measured speed allows in `target_step_ms`, so that whoever comes
-next waits no longer than that.
+next waits no longer than that. A pass has one LoRA adapter: those of prompts go in usage order as well, those of
+decoding requests take turns.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ class Passes:
         self._settings = settings
         self._micros_per_token: float | None = None
         self._prefilled_s = float("-inf")
+        self._was_prefill = True  # the last pass
 
     def choose(
         self, jobs: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float], now_s: float
@@ -39,11 +41,13 @@ class Passes:
         `usage` is the normalised usage of each tenant with bound requests.
         """
         allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
-        decoding = self._unpaced([job for job in jobs if job.is_decoding], allowances)
+        decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
         prefilling = [job for job in jobs if not job.is_decoding and allowances[job.submit.tenant] != 0]
         if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):
             self._prefilled_s = now_s
+            self._was_prefill = True
             return list(self._prefill(prefilling, tenants, usage, allowances))
+        self._was_prefill = False
         return [_chunk(job, 1) for job in decoding]
 
     def learn(self, chunks: list[Chunk], micros: int) -> None:
@@ -75,9 +79,10 @@ class Passes:
         self, prefilling: list[Job], decoding: list[Job], usage: Mapping[str, float], now_s: float
     ) -> bool:
         stall_s = self._settings.max_stall_ms / 1000
+        is_overdue = now_s - self._prefilled_s >= stall_s
         if now_s - min(job.decoded_s for job in decoding) >= stall_s:
-            return False
-        if self._settings.policy is Policy.FIFO or now_s - self._prefilled_s >= stall_s:
+            return is_overdue and not self._was_prefill  # many adapters: always one that waits, so they alternate
+        if self._settings.policy is Policy.FIFO or is_overdue:
             return True
         return min(usage[job.submit.tenant] for job in prefilling) <= min(usage[job.submit.tenant] for job in decoding)
 
@@ -100,6 +105,8 @@ class Passes:
             name = job.submit.tenant
             if budget <= 0 or usage[name] > clearly_more:
                 return
+            if job.submit.adapter != jobs[0].submit.adapter:
+                continue
             allowance = left[name]
             count = job.remaining
             if count > min(budget + budget // 2, most):  # a short rest is not worth a pass of its own
@@ -120,6 +127,14 @@ class Passes:
         fitting = int(self._settings.target_step_ms * 1000 / max(self._micros_per_token, 1e-3))
         whole_tiles = (fitting + TILE_TOKENS // 2) // TILE_TOKENS * TILE_TOKENS
         return min(most, max(whole_tiles, TILE_TOKENS))
+
+
+def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
+    """Those that can share a pass with the one that waited longest: adapters take turns, each at every n-th."""
+    if not decoding:
+        return decoding
+    adapter = min(decoding, key=lambda job: job.decoded_s).submit.adapter
+    return [job for job in decoding if job.submit.adapter == adapter]
 
 
 def _within(allowance: int, job: Job) -> int:

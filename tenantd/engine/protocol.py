@@ -1,7 +1,8 @@
 """What the daemon and the engine process say to each other.
 
 One stream socket, frames of a 4-byte big-endian length and a msgpack body. The daemon sends `Inbox` frames; the
-engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one `Step` per step of its loop.
+engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one `Step` per step of its loop, and
+`Preparing` in between.
 A frame over `MAX_FRAME_BYTES` is a bug on the other side: both ends refuse it.
 """
 
@@ -59,6 +60,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     generated: list[int] = []
     max_tokens: int  # counts `generated` too
     sampling: Sampling = Sampling()
+    adapter: str = ""  # path of a LoRA adapter; "" for none
     billed_prompt_tokens: int = 0  # computed and charged before a crash: computing them again is not charged
 
 
@@ -115,6 +117,15 @@ class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
     """The model cannot be served; the process exits with 78 after it and must not be started again as it is."""
 
     message: str
+
+
+class Preparing(msgspec.Struct, tag="preparing", frozen=True):
+    """The grammar of this request is being built, -1: it is done.
+
+    A few hundred bytes of grammar can take for ever, in C code that nothing interrupts: so it is known whose it was.
+    """
+
+    request: int
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
@@ -184,7 +195,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     usage: dict[str, float] | None = None
 
 
-Event = Loading | LoadFailed | Ready | Step
+Event = Loading | LoadFailed | Ready | Preparing | Step
 
 _encoder = msgspec.msgpack.Encoder()
 _inbox = msgspec.msgpack.Decoder(Inbox)

@@ -2,9 +2,8 @@
 
 Slots are few and whole, shares are fractions: a tenant entitled to 4.6 of 8 slots gets 4 and 5 in turn. Who is behind
 takes a slot from who is ahead, as soon as the usage between them is worth what the taker will do with the slot before
-it can be asked to give it back. So of two tenants with work always waiting, neither is ever ahead by more than
-`2 * max(prompt cost of one request, generated cost of slots * min_run_tokens)` for a weight of 1: the bound of
-tests/engine/test_simulation.py.
+it can be asked to give it back. So how far tenants with work come apart does not depend on how long their requests are:
+the bound is in docs/architecture.md, and tests/engine/test_simulation.py checks it.
 """
 
 from __future__ import annotations

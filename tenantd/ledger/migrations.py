@@ -76,6 +76,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         ) STRICT, WITHOUT ROWID""",
         "CREATE INDEX keys_by_tenant ON keys (tenant, created_micros)",
     ),
+    ("ALTER TABLE tenants ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),
 )
 
 

@@ -20,9 +20,10 @@ MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
 MAX_LIMIT: Final = 2**31
 REMOVED: Final = "removed"
-CHANGEABLE: Final = ("weight", "priority", "uids", "limits")
+MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
+CHANGEABLE: Final = ("weight", "priority", "uids", "limits", "adapter")
 
-_COLUMNS: Final = "name, weight, priority, state, uids, limits, created_micros"
+_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, created_micros"
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
@@ -35,7 +36,7 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
         )
     if row is not None:
         raise Conflict(f"there is a tenant named {tenant.name!r} already", param="name")
-    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", _row(tenant))
+    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
     return tenant
 
 
@@ -60,10 +61,10 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can", param=key)
     tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
-    _, weight, priority, _, uids, limits, _ = _row(tenant)
+    _, weight, priority, _, uids, limits, adapter, _ = _row(tenant)
     conn.execute(
-        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ? WHERE name = ?",
-        (weight, priority, uids, limits, name),
+        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ? WHERE name = ?",
+        (weight, priority, uids, limits, adapter, name),
     )
     return tenant
 
@@ -99,6 +100,7 @@ def checked(tenant: Tenant) -> Tenant:
     if tenant.priority not in tuple(Priority):
         raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
     _check_uids(tenant.uids)
+    _check_adapter(tenant.adapter)
     return msgspec.structs.replace(
         tenant,
         weight=float(weight),
@@ -143,6 +145,11 @@ def _check_uids(uids: tuple[int, ...]) -> None:
             raise InvalidRequest(f"uids: whole numbers from 0 to {MAX_UID}, not {uid!r}", param="uids")
 
 
+def _check_adapter(path: str) -> None:
+    if path and not (path.startswith("/") and "\0" not in path and len(path.encode()) <= MAX_PATH_BYTES):
+        raise InvalidRequest(f"adapter: the absolute path of a file, not {path[:80]!r}", param="adapter")
+
+
 def _is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
@@ -162,6 +169,7 @@ def _row(tenant: Tenant) -> tuple[str | float | int, ...]:
         tenant.state.value,
         msgspec.json.encode(tenant.uids).decode(),
         msgspec.json.encode(tenant.limits).decode(),
+        tenant.adapter,
         tenant.created_micros,
     )
 
@@ -171,7 +179,7 @@ _limits: Callable[[str], Limits] = msgspec.json.Decoder(Limits).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
-    name, weight, priority, state, uids, limits, created_micros = row
+    name, weight, priority, state, uids, limits, adapter, created_micros = row
     return Tenant(
         name=name,
         weight=weight,
@@ -179,5 +187,6 @@ def _tenant(row: tuple[Any, ...]) -> Tenant:
         state=TenantState(state),
         uids=_uids(uids),
         limits=_limits(limits),
+        adapter=adapter,
         created_micros=created_micros,
     )

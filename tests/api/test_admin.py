@@ -15,6 +15,7 @@ TENANT = {
     "priority": "standard",
     "state": "active",
     "uids": [],
+    "adapter": "",
     "limits": {
         "max_concurrent": None,
         "max_queued": None,

@@ -22,10 +22,9 @@ def figures(monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module("fairness_figures")
 
 
-def run(suite: str, **records: list[Record]) -> Measurement:
-    """Ten seconds."""
+def run(suite: str, length_s: float = 10.0, **records: list[Record]) -> Measurement:
     by_tenant = {t.name: records.get(t.name.replace("-", "_"), []) for t in SUITES[suite].tenants}
-    return Measurement(Plan(SUITES[suite], 10.0), "somewhere", by_tenant, 10.0)
+    return Measurement(Plan(SUITES[suite], length_s), "somewhere", by_tenant, length_s)
 
 
 def waits(*ttft_s: float) -> list[Record]:
@@ -43,7 +42,7 @@ def table(figures: Any, *rounds: dict[str, list[Measurement]]) -> dict[tuple[str
 
 
 def test_a_noisy_neighbour_is_compared_to_solo_and_to_itself(figures: Any) -> None:
-    alone = run("flood-alone", noisy=served((5, 1020)))
+    alone = run("flood-alone", 20.0, noisy=served((5, 2040)))  # as much in every second
     both = run("flood", quiet=waits(0.12, 0.12), noisy=served((5, 900)))
     lines = table(figures, {"tenantd": [run("solo", quiet=waits(0.1, 0.1)), both, alone]})
     ratio = lines["flood", "quiet's first token, p50, to solo"]

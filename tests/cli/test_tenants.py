@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -29,7 +30,7 @@ def test_the_command_to_try_reaches_the_same_daemon(
 def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
     options = "--priority high --uid 1001 --uid 1002 --max-concurrent 2 --max-queued none"
     options += " --max-tokens-per-request 100 --max-context-tokens 0 --requests-per-minute 30"
-    options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait 20"
+    options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait 20 --adapter /a/lora.gguf"
     assert cli("tenant", "add", "acme", *options.split()).exit_code == 0
     limits = {
         "max_concurrent": 2,
@@ -42,7 +43,8 @@ def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
         "on_limit": "queue",
         "max_wait_s": 20,
     }
-    assert daemon.seen[0][3] == {"name": "acme", "priority": "high", "uids": [1001, 1002], "limits": limits}
+    named = {"name": "acme", "priority": "high", "uids": [1001, 1002], "adapter": "/a/lora.gguf"}
+    assert daemon.seen[0][3] == {**named, "limits": limits}
 
 
 def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
@@ -52,6 +54,13 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
     assert daemon.seen[0][3] == {"uids": [], "limits": {"max_queued": None}}
     assert "max queued              -" in result.stdout
     assert "max concurrent          4" in result.stdout
+
+
+@pytest.mark.parametrize(("given", "sent"), [("none", ""), ("lora.gguf", str(Path.cwd() / "lora.gguf"))])
+def test_an_adapter_is_named_from_where_one_is(cli: Cli, daemon: FakeDaemon, given: str, sent: str) -> None:
+    daemon.add("acme")
+    assert cli("tenant", "set", "acme", "--adapter", given).exit_code == 0
+    assert daemon.seen[0][3] == {"adapter": sent}
 
 
 @pytest.mark.parametrize(

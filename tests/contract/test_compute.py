@@ -11,7 +11,7 @@ from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken, RequestRejected
 from tenantd.engine.fake import BROKEN_GRAMMAR, FakeCompute
 from tests.support.loads import fake_load, make_load
-from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
 GREEDY = Sampling(temperature=0, ignore_eos=True)
 PROMPT = [5, 9, 12, 7, 30, 41, 8]
@@ -183,3 +183,49 @@ def test_a_request_swapped_out_before_its_first_token_needs_no_state(engine: Com
     swapped = engine.swap_out(3, 1 << 30)
     swapped.free()
     assert engine.is_empty()
+
+
+# ---- adapters -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="session")
+def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(write_tiny_lora(tmp_path_factory.mktemp("adapter") / "lora.gguf"))
+
+
+def run_with(engine: Compute, sequence: int, adapter: str, n: int = 8) -> list[int]:
+    engine.bind(sequence, GREEDY, PROMPT, [], adapter)
+    out = generate(engine, sequence, PROMPT, n)
+    engine.clear(sequence)
+    return out
+
+
+def test_an_adapter_changes_what_its_own_requests_get_and_nothing_else(engine: Compute, adapter: str) -> None:
+    plain, adapted = run_alone(engine, 0), run_with(engine, 0, adapter)
+    assert plain != adapted
+    engine.bind(1, GREEDY, PROMPT, [])
+    engine.bind(2, GREEDY, PROMPT, [], adapter)
+    tokens: dict[int, list[int]] = {1: [], 2: []}
+    pending = {1: PROMPT, 2: PROMPT}
+    for _ in range(8):  # in turns, each pass with its own
+        for sequence, out in tokens.items():
+            position = len(PROMPT) + len(out) - 1 if out else 0
+            sampled = engine.run([Chunk(sequence, position, pending[sequence], True)]).sampled[sequence]
+            out.append(sampled.token)
+            pending[sequence] = [sampled.token]
+    assert tokens == {1: plain, 2: adapted}
+
+
+def test_an_adapter_goes_along_when_its_request_is_moved_or_gives_way(engine: Compute, adapter: str) -> None:
+    whole = run_with(engine, 0, adapter)
+    engine.bind(0, GREEDY, PROMPT, [], adapter)
+    out = generate(engine, 0, PROMPT, 3)
+    engine.move(0, 2)
+    out.append(engine.run([Chunk(2, len(PROMPT) + 2, out[-1:], True)]).sampled[2].token)
+    swapped = engine.swap_out(2, 1 << 30)
+    assert run_alone(engine, 2) != whole  # somebody without one in between
+    assert engine.swap_in(1, swapped)
+    for _ in range(4):
+        chunk = Chunk(1, len(PROMPT) + len(out) - 1, out[-1:], True)
+        out.append(engine.run([chunk]).sampled[1].token)
+    assert out == whole

@@ -19,7 +19,7 @@ from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.errors import ModelError
 from tests.support.loads import make_load
 from tests.support.models import gemma_path
-from tests.support.tiny_gguf import write_tiny_gguf
+from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
 GREEDY = Sampling(temperature=0, ignore_eos=True)
 CAREFUL = Sampling(temperature=0, ignore_eos=True, logprobs=5)
@@ -394,3 +394,41 @@ def test_a_row_without_numbers_fails_its_request_and_no_other(
     sampled = engine.run([Chunk(0, 0, [5, 6, 7], True), Chunk(1, 0, [5, 6, 7], True)]).sampled
     assert "no valid probabilities" in sampled[1].failed
     assert not sampled[0].failed
+
+
+# ---- adapters ----------------------------------------------------------------------------------------------------
+
+
+def first_tokens(engine: LlamaCompute, adapter: str) -> list[float]:
+    """Logprobs of what comes after a prompt: any change of the weights shows in them."""
+    engine.bind(0, CAREFUL, prompt(24, seed=1), [], adapter)
+    sampled = engine.run([Chunk(0, 0, prompt(24, seed=1), True)]).sampled[0]
+    engine.clear(0)
+    assert sampled.logprobs is not None
+    return [logprob for _, logprob in sampled.logprobs.top]
+
+
+def test_a_file_that_was_replaced_is_another_adapter(make: Engines, tmp_path: Path) -> None:
+    engine, path = make(), tmp_path / "lora.gguf"
+    none = first_tokens(engine, "")
+    write_tiny_lora(path, seed=1)
+    first = first_tokens(engine, str(path))
+    write_tiny_lora(tmp_path / "new.gguf", seed=2).rename(path)
+    second = first_tokens(engine, str(path))
+    assert len({tuple(none), tuple(first), tuple(second)}) == 3
+    assert first_tokens(engine, "") == none
+
+
+def test_an_adapter_that_is_none_is_refused_and_the_engine_goes_on(make: Engines, tmp_path: Path) -> None:
+    engine = make()
+    none = first_tokens(engine, "")
+    truncated = write_tiny_lora(tmp_path / "truncated.gguf")
+    truncated.write_bytes(truncated.read_bytes()[:500])
+    text = tmp_path / "text.gguf"
+    text.write_text("hello")
+    model = write_tiny_gguf(tmp_path / "model.gguf")
+    for path in (tmp_path / "missing", tmp_path, text, truncated, model):
+        with pytest.raises(RequestRejected, match="adapter cannot be loaded"):
+            engine.bind(0, CAREFUL, [5], [], str(path))
+        assert engine.is_empty()
+    assert first_tokens(engine, "") == none

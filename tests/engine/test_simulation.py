@@ -81,6 +81,7 @@ class World:
     submits: dict[int, Submit] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
+    adapters: dict[str, str] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -108,6 +109,7 @@ class World:
             prompt=[(request * 31 + i) % 256 for i in range(prompt)],
             generated=list(generated),
             max_tokens=output,
+            adapter=self.adapters.get(tenant, ""),
             sampling=Sampling(**({"ignore_eos": True} | sampling)),
             billed_prompt_tokens=billed,
         )
@@ -225,9 +227,13 @@ events = st.lists(
     chunk=st.integers(1, 64),
     swap_bytes=st.sampled_from([0, 500, 1 << 30]),
     policy=st.sampled_from(Policy),
+    adapters=st.sampled_from([{}, {"a": "x"}, {"a": "x", "b": "x", "c": "y"}]),
 )
-def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(events, slots, chunk, swap_bytes, policy):
+def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(
+    events, slots, chunk, swap_bytes, policy, adapters
+):
     w = world(slots, chunk, swap_bytes=swap_bytes, policy=policy)
+    w.adapters = adapters
     submitted: dict[int, tuple[int, int]] = {}
     for event in events:
         match event:
@@ -544,6 +550,26 @@ def test_tenants_with_work_always_waiting_are_served_by_weight_within_the_bound(
             least[pair], most[pair] = min(least[pair], apart), max(most[pair], apart)
     widest = max(most[pair] - least[pair] for pair in least)  # over any stretch of time
     assert widest <= bound(w, max(prompt for _, prompt, _ in tenants))
+
+
+def test_adapters_take_turns_and_nobody_waits_longer_than_one_round() -> None:
+    w = world(slots=6, chunk=64, max_stall_ms=2)
+    w.adapters = {"a": "x", "b": "y", "c": ""}
+    for request in range(60):
+        w.submit(request, "abc"[request % 3], 16, 40)
+    last: dict[int, float] = {}
+    widest = 0.0
+    for _ in range(400):
+        held = {job.submit.request for job in w.scheduler._active.values() if job.is_decoding}
+        before = {request: len(w.tokens[request]) for request in held}
+        w.step()
+        got = {request for request in held if len(w.tokens[request]) > before[request]}
+        last = {request: w.now_s if request in got else last.get(request, w.now_s) for request in held}
+        widest = max([widest, *(w.now_s - since_s for since_s in last.values())])
+    # three adapters, and between two of their passes a prompt's
+    assert widest <= (2 * 3 + 1) * STEP_MICROS / 1e6
+    w.run()
+    assert len(w.finishes) == 60 and set(w.finishes.values()) == {FinishReason.LENGTH}
 
 
 def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another() -> None:

@@ -15,6 +15,7 @@ from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import MIGRATIONS, migrate
 from tenantd.ledger.prices import all_prices
+from tenantd.tenancy.store import list_tenants
 from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
 
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
@@ -93,6 +94,16 @@ def test_a_migration_and_its_record_commit_together() -> None:
     assert conn.execute("PRAGMA user_version").fetchone() == (version,)
     assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'extra'").fetchone() == (0,)
     assert migrate(conn, ":memory:", [*MIGRATIONS, ("CREATE TABLE extra (x INTEGER) STRICT",)]) == version + 1
+    conn.close()
+
+
+def test_tenants_of_an_earlier_schema_are_kept() -> None:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(conn, ":memory:", MIGRATIONS[:1])
+    conn.execute("INSERT INTO tenants VALUES ('acme', 2.0, 'high', 'active', '[7]', '{}', 5)")
+    migrate(conn, ":memory:")
+    (acme,) = list_tenants(conn)
+    assert (acme.name, acme.weight, acme.uids, acme.adapter, acme.created_micros) == ("acme", 2.0, (7,), "", 5)
     conn.close()
 
 

@@ -245,19 +245,28 @@ def test_a_schema_that_asks_for_too_much_is_refused(served: Daemon, schema: Any)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
 
 
-def test_a_grammar_that_hangs_the_engine_fails_alone_and_others_go_on(tmp_path: Path, tiny: Path) -> None:
+@pytest.mark.parametrize(
+    ("settings", "restarts", "answer"),
+    [
+        ({"grammar_timeout_s": 0.5}, 1, (400, "invalid_request")),  # whose grammar it is, is known
+        ({"hang_timeout_s": 0.7, "max_crashes": 3}, 4, (503, "engine_unavailable")),  # and if it were not
+    ],
+)
+def test_a_grammar_that_hangs_the_engine_fails_alone_and_others_go_on(
+    tmp_path: Path, tiny: Path, settings: dict[str, Any], restarts: int, answer: tuple[int, str]
+) -> None:
     """Twice the work with each of its rules: for this many, longer than anybody waits."""
     rules = [f"e{n} ::= e{n + 1} | e{n + 1}" for n in range(60)]
     bomb = "\n".join(["root ::= e0", *rules, 'e60 ::= "a"'])
-    impatient = {**SMALL, "hang_timeout_s": 0.7, "max_crashes": 3}
-    with Daemon(tmp_path, engine=impatient, model={"path": str(tiny)}) as daemon:
+    with Daemon(tmp_path, engine={**SMALL, **settings}, model={"path": str(tiny)}) as daemon:
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
-        settings: dict[str, Any] = {"max_tokens": 450, "ignore_eos": True, "temperature": 0}
-        shaken = daemon.stream("acme", "for you", **settings).begun(3)
+        body: dict[str, Any] = {"max_tokens": 450, "ignore_eos": True, "temperature": 0}
+        shaken = daemon.stream("acme", "for you", **body).begun(3)
         failed = daemon.complete("globex", "a", grammar=bomb, max_tokens=5)
-        assert (failed.status_code, failed.json()["error"]["code"]) == (503, "engine_unavailable")
+        assert (failed.status_code, failed.json()["error"]["code"]) == answer
         shaken.join()
+        assert daemon.status()["engine_restarts"] <= restarts
         assert (shaken.error, shaken.done) == (None, True)
         assert daemon.complete("globex", "a", max_tokens=5).status_code == 200
         ends = [(row["tenant"], row["state"], row["completion_tokens"]) for row in daemon.rows()]

@@ -115,3 +115,22 @@ def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Genera
         matrix(f"blk.{layer}.ffn_down.weight", N_EMBD, N_FF)
     norm("output_norm.weight")
     matrix("output.weight", n_vocab, N_EMBD)
+
+
+def write_tiny_lora(path: Path, *, seed: int = 0, strength: float = 1.0, rank: int = 4) -> Path:
+    """A LoRA adapter of the tiny model, on the output of every attention layer; `strength` 0 changes nothing."""
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_type(gguf.GGUFType.ADAPTER)
+    writer.add_string(gguf.Keys.Adapter.TYPE, "lora")
+    writer.add_float32(gguf.Keys.Adapter.LORA_ALPHA, float(rank))
+    random = np.random.default_rng(seed)
+    for layer in range(N_LAYER):
+        for name in ("attn_q", "attn_output"):
+            for half, shape in (("a", (rank, N_EMBD)), ("b", (N_EMBD, rank))):
+                values = strength * random.normal(0, 1, shape).astype(np.float32)
+                writer.add_tensor(f"blk.{layer}.{name}.weight.lora_{half}", values)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file(progress=False)
+    writer.close()
+    return path

@@ -23,6 +23,7 @@ ACME = Tenant(
     priority=Priority.HIGH,
     uids=(0, 1000, store.MAX_UID),
     limits=Limits(max_concurrent=4, max_queued=0, requests_per_minute=0, on_limit=OnLimit.QUEUE, max_wait_s=30),
+    adapter="/adapters/acme.gguf",
     created_micros=7,
 )
 
@@ -55,6 +56,7 @@ def test_a_name_is_had_once(conn: sqlite3.Connection) -> None:
         *[("name", {"name": name}) for name in ("", "Acme", "-acme", "a" * 64, "acme\n", "a/b", "a b", "\ud800")],
         *[("weight", {"weight": w}) for w in (0, -1, math.nan, math.inf, -math.inf, 1_000_001, True, "2")],
         ("priority", {"priority": "urgent"}),
+        *[("adapter", {"adapter": path}) for path in ("lora.gguf", "/a\0b", "/" + "a" * 4096)],
         *[("uids", {"uids": uids}) for uids in ((-1,), (2**32 - 1,), (1.0,), (True,), tuple(range(1001)))],
         *[("limits", {"limits": Limits(max_queued=n)}) for n in (-1, 2**31 + 1, 1.5, True)],  # type: ignore[arg-type]
         *[("limits", {"limits": Limits(tokens_per_minute=n)}) for n in (-1, 2**31 + 1, 0.5)],  # type: ignore[arg-type]

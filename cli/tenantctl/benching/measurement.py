@@ -52,6 +52,11 @@ class Measurement:
         """What counts for rates and shares."""
         return (self.end_s * WARM_UP_PART, self.end_s)
 
+    @property
+    def length_s(self) -> float:
+        """Of `span`."""
+        return self.span[1] - self.span[0]
+
     @cached_property
     def curves(self) -> dict[str, Curve]:
         """Accumulated service by tenant."""
@@ -83,7 +88,7 @@ class Measurement:
     @property
     def service_per_s(self) -> float:
         """Of all tenants together."""
-        return self.service() / (self.span[1] - self.span[0])
+        return self.service() / self.length_s
 
     @property
     def output_tokens_per_s(self) -> float:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Sampled, Swapped
+from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.engine.protocol import Load
@@ -32,16 +33,24 @@ class LlamaCompute:
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(self._model)
         self._samplers: list[Sampler | None] = [None] * self.info.slots
+        self._adapters = Adapters(self._model, self._context)
+        self._versions: list[Version | None] = [None] * self.info.slots  # of the adapter of each bound sequence
         self._batch = _Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
 
-    def bind(self, sequence: int, sampling: Sampling, history: list[int], generated: list[int]) -> None:
+    def bind(
+        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+    ) -> None:
         assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
+        self._versions[sequence] = self._adapters.version(adapter)
         self._samplers[sequence] = Sampler(self._vocabulary, sampling, history, generated)
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
+        version, *others = {self._versions[chunk.sequence] for chunk in chunks}
+        assert not others, "a pass has one adapter"
+        self._adapters.put_in_force(version)
         self._decode(chunks, sampled)
         return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
 
@@ -54,11 +63,13 @@ class LlamaCompute:
         if llama_cpp.llama_memory_seq_pos_max(self._memory, target) != length or not self._is_clear(source):
             raise EngineBroken(f"sequence {source} did not move to {target} whole")
         self._samplers[target], self._samplers[source] = self._samplers[source], None
+        self._versions[target], self._versions[source] = self._versions[source], None
 
     def clear(self, sequence: int) -> None:
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         if not self._is_clear(sequence):
             raise EngineBroken(f"sequence {sequence} still holds tokens after it was cleared")
+        self._versions[sequence] = None
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
@@ -73,14 +84,16 @@ class LlamaCompute:
             state = np.empty(size, np.uint8)
             if llama_cpp.llama_state_seq_get_data(self._context, _bytes_at(state), size, sequence) != size:
                 raise EngineBroken(f"the state of sequence {sequence} could not be saved")
+        swapped = LlamaSwapped(sampler, state, is_unused, self._versions[sequence])
         self._samplers[sequence] = None  # it goes along, so that clearing does not free it
         self.clear(sequence)
-        return LlamaSwapped(sampler, state, is_unused)
+        return swapped
 
     def swap_in(self, sequence: int, swapped: Swapped) -> bool:
         assert isinstance(swapped, LlamaSwapped)
         assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
         self._samplers[sequence] = swapped.sampler
+        self._versions[sequence] = swapped.version
         if swapped.state is None:
             return swapped.is_unused
         size = swapped.size_bytes
@@ -153,6 +166,7 @@ class LlamaSwapped:
     sampler: Sampler
     state: NDArray[np.uint8] | None
     is_unused: bool  # no token was computed yet, so nothing is missing without a state
+    version: Version | None  # of its adapter
 
     @property
     def size_bytes(self) -> int:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import re
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +15,11 @@ from typing import Any, Final
 
 import llama_cpp
 
+from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.engine.llama import devices, log
 from tenantd.engine.protocol import EngineInfo, Load
 from tenantd.errors import ModelError
 
-GGUF_MAGIC: Final = b"GGUF"
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ
 MAX_CELLS: Final = (1 << 31) - 256  # the context in all is 32 bits wide and rounded up to 256
@@ -46,30 +45,15 @@ def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
     log.capture()
     llama_cpp.llama_backend_init()
     path = Path(load.model_path)
-    check_file(path)
+    try:
+        check_gguf(path)
+    except NotGguf as e:
+        raise ModelError(f"{e} (model.path)") from e
     progress(0.0)
     context_tokens = _dry_run(load, path)
     model = _open(load, path, no_alloc=False, progress=progress)
     context = _make_context(load, model, context_tokens)
     return Loaded(model, context, _info(load, model, context))
-
-
-def check_file(path: Path) -> None:
-    """What can be said without llama.cpp. Raises ModelError."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelError(f"{path}: is a folder; set model.path to a GGUF file in it")
-        if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
-            raise ModelError(f"{path}: not a regular file; set model.path to a GGUF file")
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file; set model.path to a GGUF file") from None
-    except OSError as e:
-        raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
-    if magic != GGUF_MAGIC:
-        raise ModelError(f"{path}: not a GGUF file (it begins with {magic!r}, not {GGUF_MAGIC!r})")
 
 
 def _dry_run(load: Load, path: Path) -> int:

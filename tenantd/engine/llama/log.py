@@ -47,8 +47,8 @@ def lines() -> list[str]:
     return [line.rstrip() for line in _lines]
 
 
-def reason(fallback: str) -> str:
+def reason(fallback: str, most_lines: int = 3) -> str:
     """The last lines that look like an error, for a message to people."""
     words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unsupported", "unexpected", "expecting")
     found = [line for line in lines() if any(word in line.lower() for word in words)]
-    return "; ".join(found[-3:]) or fallback
+    return "; ".join(found[-most_lines:]) or fallback

@@ -1,0 +1,61 @@
+"""LoRA adapters of one model: loaded when a request first needs them, one in force for a whole pass."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import llama_cpp
+
+from tenantd.engine.compute import EngineBroken, RequestRejected
+from tenantd.engine.gguf import NotGguf, check_gguf
+from tenantd.engine.llama import log
+
+
+class Version(NamedTuple):
+    """A file as it was at one time: one that was replaced is another adapter."""
+
+    path: str
+    modified_ns: int
+    size_bytes: int
+
+
+class Adapters:
+    """Owner of the adapters. What was loaded stays until the model goes: they are small next to it."""
+
+    def __init__(self, model: Any, context: Any) -> None:
+        self._model = model
+        self._context = context
+        self._handles: dict[Version, Any] = {}
+        self._in_force: Version | None = None
+
+    def version(self, path: str) -> Version | None:
+        """What a request with this adapter ("" for none) is to run with, loaded. Raises RequestRejected."""
+        if not path:
+            return None
+        try:
+            check_gguf(Path(path))
+            status = Path(path).stat()
+        except (NotGguf, OSError) as e:
+            raise RequestRejected(f"the tenant's adapter cannot be loaded: {e}") from e
+        version = Version(path, status.st_mtime_ns, status.st_size)
+        if version not in self._handles:
+            log.forget()
+            handle = llama_cpp.llama_adapter_lora_init(self._model, path.encode())
+            if not handle:
+                why = log.reason("no reason given", most_lines=1)
+                raise RequestRejected(f"the tenant's adapter cannot be loaded: {path}: {why}")
+            self._handles[version] = handle
+        return version
+
+    def put_in_force(self, version: Version | None) -> None:
+        """For the passes that follow."""
+        if version == self._in_force:
+            return
+        handles = [] if version is None else [self._handles[version]]
+        array = (llama_cpp.llama_adapter_lora_p_ctypes * len(handles))(*handles)
+        scales = (ctypes.c_float * len(handles))(*[1.0] * len(handles))
+        if llama_cpp.llama_set_adapters_lora(self._context, array, len(handles), scales) != 0:
+            raise EngineBroken(f"the adapter {version} could not be put in force")
+        self._in_force = version
