@@ -39,7 +39,7 @@ ROOT = Path(__file__).resolve().parent.parent
 QUICK_SCALE, LEAST_S = 0.25, 8.0
 COMPARED = {
     FIFO: ("solo", "flood", "overload"),
-    LLAMA_SERVER: ("solo", "flood", "flood-alone", "long-prompts", "overload", "weighted", "peak"),
+    LLAMA_SERVER: ("solo", "flood", "flood-alone", "long-prompts", "overload", "peak"),  # it has no weights
 }
 """What is measured without --all of the servers that are there to compare with."""
 CALIBRATION_S = 10.0
