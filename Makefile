@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test lint format clean
+.PHONY: help demo test night lint format clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -14,6 +14,9 @@ demo: $(VENV)/demo.stamp ## install, then serve two tenants on a small model and
 
 test: $(VENV)/dev.stamp ## install, then run the whole test suite
 	@$(BIN)/python -m pytest
+
+night: $(VENV)/dev.stamp ## 10,000 random scenarios of the scheduler, from a seed of their own
+	@TENANTD_SCENARIOS=$${TENANTD_SCENARIOS:-10000} $(BIN)/python -m pytest tests/engine/test_simulation.py --timeout 7200
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@$(BIN)/ruff format --check .

@@ -18,7 +18,7 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --label | --tenant | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --label | --tenant | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --month | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
@@ -32,7 +32,7 @@ _tenantctl() {
 
     case $prev in
         --socket | --config | --model | --adapter | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
-        --wait | --weight | --label | --system | --max-tokens | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --duration | --url | --api-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
+        --wait | --weight | --label | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
         --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none" "$cur"; return ;;
         --on-limit) _tenantctl_words "reject queue" "$cur"; return ;;
@@ -58,12 +58,12 @@ _tenantctl() {
             " key create") _tenantctl_words "--label --json --help -h" "$cur" ;;
             " key list") _tenantctl_words "--json --help -h" "$cur" ;;
             " key revoke") _tenantctl_words "--json --help -h" "$cur" ;;
-            " run") _tenantctl_words "--tenant --chat --system --max-tokens --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
+            " run") _tenantctl_words "--tenant --chat --system --max-tokens --timeout --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
             " requests") _tenantctl_words "--tenant --limit --json --help -h" "$cur" ;;
             " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
             " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
             " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
-            " bench") _tenantctl_words "--duration --seed --url --api-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
+            " bench") _tenantctl_words "--duration --seed --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
             " completion") _tenantctl_words "--help -h" "$cur" ;;
         esac
         return

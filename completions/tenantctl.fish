@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -132,6 +132,7 @@ complete -c tenantctl -n '__tenantctl_in run' -l tenant -x -a '(tenantctl _tenan
 complete -c tenantctl -n '__tenantctl_in run' -l chat -d 'As a user\'s message, through the chat template.'
 complete -c tenantctl -n '__tenantctl_in run' -l system -x -d 'A system message; implies --chat.'
 complete -c tenantctl -n '__tenantctl_in run' -l max-tokens -x -d 'Output of so many tokens at most.'
+complete -c tenantctl -n '__tenantctl_in run' -l timeout -x -d 'End it when it is not complete by then.'
 complete -c tenantctl -n '__tenantctl_in run' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in run' -l timing -d 'Say on standard error how long it took.'
 complete -c tenantctl -n '__tenantctl_in run' -l temperature -x -d '0 takes the likeliest token.'
@@ -168,6 +169,7 @@ complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'How long.'
 complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'For the same arrivals again.'
 complete -c tenantctl -n '__tenantctl_in bench' -l url -x -d 'Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.'
 complete -c tenantctl -n '__tenantctl_in bench' -l api-key -x -d 'For --url.'
+complete -c tenantctl -n '__tenantctl_in bench' -l tenant-key -x -d 'A tenant\'s own key at --url; may be repeated.'
 complete -c tenantctl -n '__tenantctl_in bench' -l extra -x -d 'Add to every request of --url; may be repeated.'
 complete -c tenantctl -n '__tenantctl_in bench' -l rate-scale -x -d 'Times so many arrivals. vtc suites: measured first.'
 complete -c tenantctl -n '__tenantctl_in bench' -l length-scale -x -d 'Times so many tokens in and out.'

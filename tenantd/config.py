@@ -70,7 +70,7 @@ class EngineConfig(Section):
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for requests that give way.")
     hang_timeout_s: float = Field(60, ge=0.1, le=3600, description="An engine silent for so long is restarted.")
-    grammar_timeout_s: float = Field(2, ge=0.1, le=3600, description="A grammar that takes longer to build is refused.")
+    grammar_timeout_s: float = Field(5, ge=0.1, le=3600, description="A grammar that takes longer to build is refused.")
     max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
     restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
     fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a pass of the fake engine takes.")

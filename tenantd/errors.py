@@ -152,6 +152,12 @@ class QueueFull(TenantdError):
     exit_code = 75
 
 
+class MaxConcurrentExceeded(QueueFull):
+    """The tenant runs its `max_concurrent` requests, and its queue is full as well."""
+
+    code = "max_concurrent_exceeded"
+
+
 class RequestsPerMinuteExceeded(TenantdError):
     """The tenant has used up its `requests_per_minute`; after `retry_after_ms` one more will be taken."""
 

@@ -21,6 +21,7 @@ EXAMPLES = examples(
     "tenantctl bench flood --png flood.png",
     "tenantctl bench weighted --duration 60 --json > weighted.json",
     "tenantctl bench flood --url http://127.0.0.1:8080/v1 --extra cache_prompt=false",
+    "tenantctl bench flood --url http://127.0.0.1:4000/v1 --tenant-key quiet=sk-1 --tenant-key noisy=sk-2",
 )
 LEAST_SECONDS, MOST_SECONDS = 0.5, 86_400
 
@@ -45,11 +46,11 @@ def _vocabulary(text: str | None) -> str | None:
     return text
 
 
-def _extra(fields: list[str] | None) -> list[str] | None:
-    for field in fields or []:
-        if not field.partition("=")[0] or "=" not in field:
-            raise typer.BadParameter(f"write it as field=value, not {field!r}")
-    return fields
+def _pairs(pairs: list[str] | None) -> list[str] | None:
+    for pair in pairs or []:
+        if not pair.partition("=")[0] or "=" not in pair:
+            raise typer.BadParameter(f"write it as name=value, not {pair!r}")
+    return pairs
 
 
 def bench(
@@ -66,9 +67,13 @@ def bench(
         str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.")
     ] = None,
     api_key: Annotated[str, typer.Option(metavar="KEY", help="For --url.")] = "",
+    tenant_key: Annotated[
+        list[str] | None,
+        typer.Option(metavar="TENANT=KEY", help="A tenant's own key at --url; may be repeated.", callback=_pairs),
+    ] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD=JSON", help="Add to every request of --url; may be repeated.", callback=_extra),
+        typer.Option(metavar="FIELD=JSON", help="Add to every request of --url; may be repeated.", callback=_pairs),
     ] = None,
     rate_scale: Annotated[
         float | None,
@@ -93,11 +98,13 @@ def bench(
     if suite is None:
         _list(json)
         return
-    if url is None and (api_key or extra):
-        raise typer.BadParameter("only with --url", param_hint="--api-key" if api_key else "--extra")
+    for option, given in (("--api-key", api_key), ("--tenant-key", tenant_key), ("--extra", extra)):
+        if url is None and given:
+            raise typer.BadParameter("only with --url", param_hint=option)
     chosen = SUITES[suite].with_lengths(length_scale)
     options = _options(chosen, length_scale, duration, seed, rate_scale, vocabulary, png)
-    _run(ctx, options, url, api_key, extra or [], json)
+    keys = dict(pair.split("=", 1) for pair in tenant_key or [])
+    _run(ctx, options, url, api_key, keys, extra or [], json)
 
 
 def _options(
@@ -123,13 +130,21 @@ def _options(
     return Options(suite, length_scale, duration or suite.duration_s, seed, rate_scale, tokens, png)
 
 
-def _run(ctx: typer.Context, options: Options, url: str | None, api_key: str, extra: list[str], json: bool) -> None:
+def _run(
+    ctx: typer.Context,
+    options: Options,
+    url: str | None,
+    api_key: str,
+    tenant_keys: dict[str, str],
+    extra: list[str],
+    json: bool,
+) -> None:
     from tenantctl.benching.display import notes, print_figures
     from tenantctl.benching.plot import write_png
     from tenantctl.benching.session import measure_daemon, measure_url
 
     if url is not None:
-        measurement = measure_url(options, url, api_key, dict(map(_field, extra)))
+        measurement = measure_url(options, url, api_key, tenant_keys, dict(map(_field, extra)))
     else:
         with connect(ctx) as client:
             measurement = measure_daemon(options, client)

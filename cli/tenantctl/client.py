@@ -79,10 +79,6 @@ class Client:
         if self._http is not None:
             self._http.close()
 
-    def another(self) -> Client:
-        """One more connection to the same daemon, for another thread."""
-        return Client(self.socket, self._timeout_s)
-
     # -- whole answers
 
     def get(self, path: str, **query: Any) -> Any:

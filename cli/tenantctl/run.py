@@ -11,7 +11,7 @@ import typer
 from tenantctl import sampling
 from tenantctl.answer import Answer, Printer
 from tenantctl.client import TENANT_HEADER
-from tenantctl.options import ActingTenant, Json, connect, examples
+from tenantctl.options import ActingTenant, Json, connect, examples, finite
 from tenantctl.render import message, print_json
 from tenantctl.waiting import waiting_shown
 from tenantd.errors import InvalidRequest
@@ -35,6 +35,10 @@ def run(
     chat: Annotated[bool, typer.Option("--chat", help="As a user's message, through the chat template.")] = False,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message; implies --chat.")] = None,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Output of so many tokens at most.")] = None,
+    timeout: Annotated[
+        float | None,
+        typer.Option(metavar="SECONDS", min=0.001, callback=finite, help="End it when it is not complete by then."),
+    ] = None,
     json: Json = False,
     timing: Annotated[bool, typer.Option("--timing", help="Say on standard error how long it took.")] = False,
     temperature: sampling.Temperature = None,
@@ -57,6 +61,7 @@ def run(
     """
     given = {
         "max_tokens": max_tokens,
+        "timeout_s": timeout,
         "temperature": temperature,
         "top_k": top_k,
         "top_p": top_p,

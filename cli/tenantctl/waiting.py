@@ -16,6 +16,7 @@ from tenantd.errors import TenantdError
 QUIET_S: Final = 1.0
 """Most requests have their first token by then, and nothing is shown."""
 POLL_S: Final = 1.0
+ANSWER_TIMEOUT_S: Final = 2.0
 
 
 @contextmanager
@@ -26,13 +27,14 @@ def waiting_shown(client: Client, tenant: str | None) -> Iterator[str]:
         yield name
         return
     ended = threading.Event()
-    thread = threading.Thread(target=_show, args=(client.another(), tenant, name, ended), daemon=True)
+    another = Client(client.socket, ANSWER_TIMEOUT_S)
+    thread = threading.Thread(target=_show, args=(another, tenant, name, ended), daemon=True)
     thread.start()
     try:
         yield name
     finally:
         ended.set()
-        thread.join()
+        thread.join(ANSWER_TIMEOUT_S)
 
 
 def _show(client: Client, tenant: str | None, name: str, ended: threading.Event) -> None:

@@ -94,6 +94,7 @@ class Admin:
             "socket": str(config.socket),
             "state_dir": str(config.state_dir),
             "model": config.model_name,
+            "queue": self._service.queue(),
         }
         return reply({**self._service.status(), **own})
 

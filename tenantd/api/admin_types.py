@@ -8,8 +8,9 @@ from pydantic import ConfigDict, Field
 
 from tenantd.api.body import Body
 from tenantd.domain import Limits, OnLimit, Priority
+from tenantd.tenancy.store import MAX_WEIGHT, MIN_WEIGHT
 
-Weight = Annotated[float, Field(gt=0, le=1_000_000)]
+Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
 Count = Annotated[int, Field(ge=0, le=1 << 31)]
 

@@ -35,7 +35,7 @@ def require_admin(request: Request) -> None:
 def require_known(request: Request, directory: Directory) -> None:
     """For what is the same for everybody. Raises Unauthenticated for a wrong key and for a stranger."""
     if key := _bearer(request):
-        _tenant_with(key, directory)
+        request.scope["extensions"][ASKING] = _tenant_with(key, directory)
     elif not is_admin(request):
         peer = connection_of(request.scope).peer
         if peer is None or not directory.by_uid(peer.uid):

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from tenantd.daemon.service import Service
@@ -78,9 +78,9 @@ class _ServiceState(Collector):
     def collect(self) -> Iterator[Metric]:
         status: dict[str, Any] = self._service.status()
         yield _gauge("tenantd_ready", "1 while requests are served.", float(status["state"] == "ready"))
-        yield _gauge("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
-        yield _gauge("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
-        yield _gauge("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
+        yield _count("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
+        yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
+        yield _count("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
         for name, text in (
             ("running", "Requests being generated."),
@@ -91,6 +91,10 @@ class _ServiceState(Collector):
             for tenant in status["tenants"]:
                 family.add_metric([tenant["name"]], float(tenant[name]))
             yield family
+
+
+def _count(name: str, text: str, value: float) -> Metric:
+    return CounterMetricFamily(name, text, value=float(value))
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:

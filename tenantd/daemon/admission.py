@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Final
+
+from tenantd.daemon.live import Count
 from tenantd.domain import Tenant
 from tenantd.errors import (
     ContextLengthExceeded,
     Forbidden,
     InvalidRequest,
+    MaxConcurrentExceeded,
     MaxTokensPerRequestExceeded,
     PromptOverTokensPerMinute,
+    QueueFull,
+    TenantdError,
+)
+
+ALLOW_NONE_AT_ZERO: Final = (
+    "max_concurrent",
+    "max_tokens_per_request",
+    "max_context_tokens",
+    "requests_per_minute",
+    "tokens_per_minute",
 )
 
 
@@ -55,9 +69,14 @@ def check_prompt(prompt: list[int], vocabulary_tokens: int) -> None:
 def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:
     """What no waiting will change. Raises Forbidden for a limit of 0, PromptOverTokensPerMinute."""
     limits = tenant.limits
-    for name in ("max_concurrent", "requests_per_minute", "tokens_per_minute"):
+    for name in ALLOW_NONE_AT_ZERO:
         if getattr(limits, name) == 0:
             raise Forbidden(f"tenant {tenant.name} may run no requests: its {name} is 0")
+    if limits.tokens_per_minute == 1:
+        raise Forbidden(
+            f"tenant {tenant.name} may run no requests: its tokens_per_minute is 1, and the end of a prompt takes 2, "
+            "its last token and the first of the answer"
+        )
     if limits.tokens_per_minute is not None and prompt_tokens > limits.tokens_per_minute:
         raise PromptOverTokensPerMinute(
             f"the prompt has {prompt_tokens} tokens and tenant {tenant.name} may use {limits.tokens_per_minute} "
@@ -94,3 +113,21 @@ def may_wait(
         waiting += more
     places = max_queued if limits.max_queued is None else limits.max_queued
     return max(0, waiting - free) + held <= places
+
+
+def full_queue(
+    tenant: Tenant, count: Count, held: int, *, refusal: TenantdError | None = None, retry_after_s: int | None = None
+) -> QueueFull:
+    """Why there is no place for one more request. `held` wait for the rate limits; so would it, with a `refusal`."""
+    limits, waiting = tenant.limits, count.waiting + held
+    what = f"has {waiting} requests waiting already" if waiting else "may have no requests waiting (max_queued is 0)"
+    if refusal is not None:
+        message = f"tenant {tenant.name} {what}, and {refusal.message}"
+        return QueueFull(message, retry_after_ms=refusal.retry_after_ms)
+    if limits.max_concurrent is not None and count.running >= limits.max_concurrent:
+        return MaxConcurrentExceeded(
+            f"tenant {tenant.name} runs as many requests as it may at the same time ({limits.max_concurrent}) and "
+            f"{what}; try again when one has ended",
+            retry_after_s=retry_after_s,
+        )
+    return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)

@@ -6,14 +6,16 @@ weight, each request that waits counted with what it will likely use, a tenant's
 
 from __future__ import annotations
 
+import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
 from tenantd.config import SchedulerConfig
 from tenantd.daemon.live import Count
 from tenantd.daemon.runner import Runner
+from tenantd.daemon.streams import LiveStream
 from tenantd.domain import Tenant
 
 EXPECTED_OUTPUT_TOKENS: Final = 128
@@ -56,10 +58,11 @@ class Queue:
 
     def next_position(self, tenant: Tenant) -> int:
         """Of a request of this tenant that comes now; 0 when a slot is free for it."""
-        live, info = self._runner.live, self._runner.supervisor.info
-        if info is not None and len(live) < info.slots:
-            return 0
+        live, info, most = self._runner.live, self._runner.supervisor.info, tenant.limits.max_concurrent
         count = live.count(tenant.name)
+        has_place = most is None or count.running + count.waiting < most
+        if info is not None and len(live) < info.slots and has_place:
+            return 0
         if self._scheduler.policy == "fifo":
             return live.total().waiting + 1
         lines = self._lines()
@@ -68,30 +71,44 @@ class Queue:
 
     def waiting(self, tenant: str | None, most: int) -> list[dict[str, Any]]:
         """The first requests without a token, of one tenant or of all, in the order in which they should get one."""
-        lines, now_s, live = self._lines(), self._clock_s(), self._runner.live
-        places = {name: itertools.count() for name in lines}
-        arrivals = itertools.count(1)
-        entries: list[dict[str, Any]] = []
-        for stream in live:
-            if stream.generated or stream.tenant not in lines:
-                continue
-            place, arrival = next(places[stream.tenant]), next(arrivals)
-            if tenant not in (None, stream.tenant) or place >= most:
-                continue
-            others = (line for name, line in lines.items() if name != stream.tenant)
-            at = arrival if self._scheduler.policy == "fifo" else position(lines[stream.tenant], place, others)
-            wait_s = self._runner.pace.places_s(now_s, at, live.oldest_s())
-            entries.append(
-                {
-                    "id": stream.id,
-                    "client_request_id": stream.client_id,
-                    "tenant": stream.tenant,
-                    "position": at,
-                    "waited_ms": round(stream.age_s * 1000),
-                    "estimated_wait_ms": round(wait_s * 1000),
-                }
-            )
-        return sorted(entries, key=lambda entry: entry["position"])[:most]
+        now_s, oldest_s = self._clock_s(), self._runner.live.oldest_s()
+        return [
+            {
+                "id": stream.id,
+                "client_request_id": stream.client_id,
+                "tenant": stream.tenant,
+                "position": at,
+                "waited_ms": round(stream.age_s * 1000),
+                "estimated_wait_ms": round(self._runner.pace.places_s(now_s, at, oldest_s) * 1000),
+            }
+            for at, stream in itertools.islice(self._positions(tenant), most)
+        ]
+
+    def _positions(self, tenant: str | None) -> Iterator[tuple[int, LiveStream]]:
+        """By position."""
+        lines = self._lines()
+        waiting = [s for s in self._runner.live if not s.generated and s.tenant in lines]
+        if self._scheduler.policy == "fifo":
+            yield from ((at, s) for at, s in enumerate(waiting, 1) if tenant in (None, s.tenant))
+            return
+        queues: dict[str, list[LiveStream]] = {}
+        for stream in waiting:
+            queues.setdefault(stream.tenant, []).append(stream)
+        if tenant is not None:
+            others = [line for name, line in lines.items() if name != tenant]
+            yield from ((position(lines[tenant], i, others), s) for i, s in enumerate(queues.get(tenant, ())))
+            return
+        nexts = [(lines[name].usage, name, 0) for name in queues]  # like the engine: least usage first
+        heapq.heapify(nexts)
+        for at in itertools.count(1):
+            if not nexts:
+                return
+            usage, name, place = nexts[0]
+            yield at, queues[name][place]
+            if place + 1 < len(queues[name]):
+                heapq.heapreplace(nexts, (usage + lines[name].cost, name, place + 1))
+            else:
+                heapq.heappop(nexts)
 
     def _lines(self) -> dict[str, Line]:
         tenants = self._tenants()

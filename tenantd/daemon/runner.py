@@ -111,8 +111,7 @@ class Runner:
 
     def on_ready(self) -> list[Command]:
         """Shares and usage first, then every live request in its original order, from where it stands."""
-        commands: list[Command] = list(self._shares())
-        commands.append(self._memory())
+        submits: list[Submit] = []
         suspects: list[LiveStream] = []
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
@@ -121,16 +120,18 @@ class Runner:
                 suspects.append(stream)
             else:
                 stream.is_in_engine = True
-                commands.append(stream.submit_command())
+                submits.append(stream.submit_command())
         self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
-        return commands + self._next_probe()
+        memory = self._memory(sorted({submit.tenant for submit in submits}))
+        return [*self._shares(), memory, *submits, *self._next_probe()]
 
-    def _memory(self) -> Remember:
+    def _memory(self, busy: list[str]) -> Remember:
         now_s = self._clock_s()
         given = self.rates.tokens_counting(round(now_s * 1e6))
         return Remember(
             self.board.all(now_s, self._half_life_s),
             {name: [(left_micros / 1e6, tokens) for left_micros, tokens in each] for name, each in given.items()},
+            busy,
         )
 
     def _next_probe(self) -> list[Command]:

@@ -18,24 +18,24 @@ from typing import Any, Final, Literal
 import msgspec
 
 from tenantd.config import Config
-from tenantd.daemon.admission import check_allowed, check_prompt, may_wait, output_tokens
+from tenantd.daemon.admission import check_allowed, check_prompt, full_queue, may_wait, output_tokens
 from tenantd.daemon.books import Books
 from tenantd.daemon.gate import Deadline, Gate
 from tenantd.daemon.memory import decayed_usage, recall_minute
 from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
+from tenantd.daemon.shares import shares
 from tenantd.daemon.status import engine_status, tenants_status
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
 from tenantd.domain import FinishReason, OnLimit, Sampling, Tenant, TenantState
-from tenantd.engine.protocol import EngineInfo, Share
+from tenantd.engine.protocol import EngineInfo, Forget, Share
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
     InvalidRequest,
     LedgerUnavailable,
-    QueueFull,
     RequestCancelled,
     TenantdError,
     TenantSuspended,
@@ -166,6 +166,7 @@ class Service:
 
         Raises LedgerUnavailable, and then nothing has changed.
         """
+        before = self.directory.tenants.keys()
         await self.directory.reload(self.ledger)
         for share in self._shares():
             self.supervisor.send(share)
@@ -173,8 +174,9 @@ class Service:
         self._gate.wake()
         for stream in self._live:
             if stream.tenant not in self.directory.tenants:
-                error = RequestCancelled(f"tenant {stream.tenant} was removed")
-                self._runner.end(stream, FinishReason.CANCELLED, error)
+                self._runner.end(stream, FinishReason.CANCELLED, _removed(stream.tenant))
+        for name in before - self.directory.tenants.keys():
+            self.supervisor.send(Forget(name))
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
@@ -195,6 +197,7 @@ class Service:
         TokensPerMinuteExceeded, RequestTimeout.
         """
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
+        tenant = self._as_it_is(tenant.name)  # it may have changed while the request was read
         most_tokens = self._check(tenant, generations)
         prompt_tokens = sum(len(generation.prompt) for generation in generations)
         refusal = self._gate.refusal(tenant, prompt_tokens)
@@ -255,10 +258,15 @@ class Service:
 
     def _look_again(self, name: str, generations: Sequence[Generation]) -> Tenant:
         """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
+        tenant = self._as_it_is(name)
+        self._check(tenant, generations)
+        return tenant
+
+    def _as_it_is(self, name: str) -> Tenant:
+        """A tenant by now. Raises RequestCancelled for one that is gone."""
         tenant = self.directory.tenants.get(name)
         if tenant is None:
-            raise RequestCancelled(f"tenant {name} was removed")
-        self._check(tenant, generations)
+            raise _removed(name)
         return tenant
 
     def _check_open(self, tenant: Tenant) -> EngineInfo:
@@ -293,11 +301,11 @@ class Service:
             is_held=refusal is not None,
         ):
             return
-        message = f"tenant {tenant.name} has {count.waiting + held} requests waiting already"
-        if refusal is not None:
-            raise QueueFull(f"{message}, and {refusal.message}", retry_after_ms=refusal.retry_after_ms)
-        raise QueueFull(
-            f"{message}; try again when one has started",
+        raise full_queue(
+            tenant,
+            count,
+            held,
+            refusal=refusal,
             retry_after_s=self._runner.pace.wait_s(
                 self._clock_s(), len(self._live.waiting_tenants()), self._live.oldest_s()
             ),
@@ -347,16 +355,7 @@ class Service:
         self._runner.end(stream, FinishReason.FAILED, error)
 
     def _shares(self) -> list[Share]:
-        return [
-            Share(
-                tenant=tenant.name,
-                weight=tenant.weight * tenant.priority.factor,
-                max_concurrent=tenant.limits.max_concurrent,
-                reserved_slots=tenant.limits.reserved_slots or 0,
-                tokens_per_minute=tenant.limits.tokens_per_minute,
-            )
-            for tenant in self.directory.tenants.values()
-        ]
+        return shares(self.directory.tenants.values(), self.config.engine.slots)
 
     # ---- seen from outside --------------------------------------------------------------------------------------
 
@@ -374,7 +373,6 @@ class Service:
             "recomputes": self._runner.recomputes,
             "running": total.running,
             "waiting": total.waiting + self._gate.total_waiting,
-            "queue": self.queue(),
             "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},
             "tenants": tenants_status(
                 self.directory.tenants.values(),
@@ -396,6 +394,10 @@ class Service:
         while True:
             await asyncio.sleep(CHECKPOINT_INTERVAL_S)
             self._books.checkpoint(self._live)
+
+
+def _removed(tenant: str) -> RequestCancelled:
+    return RequestCancelled(f"tenant {tenant} was removed")
 
 
 def _shutting_down() -> RequestCancelled:

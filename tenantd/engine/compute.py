@@ -65,6 +65,9 @@ class Compute(Protocol):
 
     info: EngineInfo
 
+    def load_adapter(self, adapter: str) -> None:
+        """Have a LoRA adapter at hand, "" for none, so that `bind` need not wait for it. Raises RequestRejected."""
+
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
     ) -> None:

@@ -30,9 +30,15 @@ class Fairness:
         self._accounts: dict[str, _Account] = {}
 
     def set_weight(self, tenant: str, weight: float) -> None:
-        """`weight` > 0, the priority's factor multiplied in. Effective at once; usage stays."""
+        """`weight` > 0, the priority's factor multiplied in. Effective at once, for what comes: usage by weight stays.
+
+        Or who gets another weight would be paid back for the time it had the old one, or pay for it.
+        """
         assert weight > 0
-        self._account(tenant).weight = weight
+        account = self._account(tenant)
+        account.usage *= weight / account.weight
+        account.behind *= weight / account.weight
+        account.weight = weight
 
     def charge(self, tenant: str, cost: float, now_s: float) -> None:
         """Add `cost` at `now_s`. The one place usage grows."""
@@ -45,6 +51,10 @@ class Fairness:
         assert normalised >= 0
         account = self._decayed(tenant, now_s)
         account.usage = normalised * account.weight
+
+    def forget(self, tenant: str) -> None:
+        """It is gone for good."""
+        self._accounts.pop(tenant, None)
 
     def normalised(self, tenant: str, now_s: float, pending_cost: float = 0.0) -> float:
         """`(U + pending_cost) / weight` at `now_s`."""

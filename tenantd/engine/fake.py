@@ -74,6 +74,9 @@ class FakeCompute:
         self._hash = [0] * load.slots
         self._adapter = [""] * load.slots
 
+    def load_adapter(self, adapter: str) -> None:
+        """Nothing to load."""
+
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
     ) -> None:

@@ -49,11 +49,19 @@ class TenantJobs:
     max_concurrent: int | None = None
     reserved_slots: int = 0
     is_back: bool = False  # from idle, and has had no token since
+    was_busy: bool = False  # in the engine before this one, and its requests are still to come
     window: TokenWindow = field(default_factory=TokenWindow)
 
     @property
     def is_busy(self) -> bool:
         return bool(self.queue or self.active)
+
+    def fit(self, slots: float) -> float:
+        """So many slots, but no more than it can use and no fewer than are reserved for it, of those it can use."""
+        usable = self.active + len(self.queue)
+        if self.max_concurrent is not None:
+            usable = min(usable, max(self.max_concurrent, self.active))
+        return min(usable, max(self.reserved_slots, slots))
 
     def may_start(self, now_s: float) -> bool:
         """One more of its requests may be bound: none of its limits says no."""

@@ -14,7 +14,7 @@ import msgspec
 
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import Cancel, Command, Load, Preparing, Remember, Share, Step, Stop, Submit
+from tenantd.engine.protocol import Cancel, Command, Forget, Load, Preparing, Remember, Share, Step, Stop, Submit
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
@@ -79,6 +79,8 @@ class Loop:
                     self._scheduler.cancel(request)
                 case Share():
                     self._scheduler.set_share(command)
+                case Forget(tenant):
+                    self._scheduler.forget(tenant)
                 case Remember():
                     self._scheduler.remember(command, self._clock_s())
                 case Stop():
@@ -105,13 +107,15 @@ class Loop:
             self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
             return
         submit = job.submit
-        if submit.sampling.grammar:
-            self._announce(Preparing(submit.request))
+        has_grammar = bool(submit.sampling.grammar)
         try:
+            self._compute.load_adapter(submit.adapter)
+            if has_grammar:
+                self._announce(Preparing(submit.request))
             self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
             self._scheduler.reject(submit.request, str(e))
-        if submit.sampling.grammar:
+        if has_grammar:
             self._announce(Preparing(-1))
 
     def _clear_released(self) -> None:

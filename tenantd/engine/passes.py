@@ -42,7 +42,7 @@ class Passes:
         """
         allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
         decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
-        prefilling = [job for job in jobs if not job.is_decoding and allowances[job.submit.tenant] != 0]
+        prefilling = [job for job in jobs if not job.is_decoding and _affordable(job, allowances[job.submit.tenant])]
         if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):
             self._prefilled_s = now_s
             self._was_prefill = True
@@ -67,11 +67,10 @@ class Passes:
         chosen: list[Job] = []
         for job in sorted(jobs, key=lambda job: (job.decoded_s, job.arrival)):
             allowance = left[job.submit.tenant]
-            needed = 1 if job.charged_prompt >= len(job.submit.prompt) else 2  # the prompt's last token counts, too
             if allowance is None:
                 chosen.append(job)
-            elif allowance >= needed:
-                left[job.submit.tenant] = allowance - needed
+            elif allowance >= (cost := _cost(job, 1)):
+                left[job.submit.tenant] = allowance - cost
                 chosen.append(job)
         return chosen
 
@@ -112,8 +111,8 @@ class Passes:
             if count > min(budget + budget // 2, most):  # a short rest is not worth a pass of its own
                 count = min(budget, count)
             if allowance is not None:
-                count = min(count, _within(allowance, job))
-                left[name] = allowance - count - (count == job.remaining)  # its end brings a token
+                count = min(count, _affordable(job, allowance))
+                left[name] = allowance - _cost(job, count)
             if count > 0:
                 budget -= count
                 most -= count
@@ -137,9 +136,21 @@ def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
     return [job for job in decoding if job.submit.adapter == adapter]
 
 
-def _within(allowance: int, job: Job) -> int:
-    """Tokens of a prompt that may be computed now; one is left for the token that its end brings."""
-    return allowance if allowance < job.remaining else max(0, min(allowance - 1, job.remaining))
+def _cost(job: Job, count: int) -> int:
+    """Tokens that computing its next `count` is charged: of the prompt for the first time, and one its end brings."""
+    prompt = min(job.computed + count, len(job.submit.prompt)) - max(job.computed, job.charged_prompt)
+    return max(0, prompt) + (count == job.remaining)
+
+
+def _affordable(job: Job, allowance: int | None) -> int:
+    """The most of its next tokens that cost no more than `allowance`; without any, none. None: no limit."""
+    if allowance is None or _cost(job, job.remaining) <= allowance:
+        return job.remaining
+    if allowance == 0:
+        return 0
+    is_charged = job.charged_prompt >= len(job.submit.prompt)
+    free = job.remaining if is_charged else max(0, job.charged_prompt - job.computed)
+    return min(free + allowance, job.remaining - 1)
 
 
 def _chunk(job: Job, count: int) -> Chunk:

@@ -80,22 +80,30 @@ class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
 
 
+class Forget(msgspec.Struct, tag="forget", frozen=True):
+    """A tenant is gone for good, and so are its requests."""
+
+    tenant: str
+
+
 class Remember(msgspec.Struct, tag="remember", frozen=True):
     """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, and the
     tokens of the last minute as (seconds until they no longer count, tokens), in that order.
 
-    Sent to a fresh engine, after the shares: a restart forgives nobody.
+    Sent to a fresh engine, after the shares and before the requests: a restart forgives nobody. Those in `busy` have
+    requests under way: they do not come back from idle.
     """
 
     usage: dict[str, float]
     given: dict[str, list[tuple[float, int]]] = {}
+    busy: list[str] = []
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Free the model and exit with 0."""
 
 
-Command = Load | Submit | Cancel | Share | Remember | Stop
+Command = Load | Submit | Cancel | Share | Forget | Remember | Stop
 
 
 class Inbox(msgspec.Struct, frozen=True):

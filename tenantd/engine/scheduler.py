@@ -62,9 +62,10 @@ class Scheduler:
         assert submit.request not in self._jobs, "a request is submitted once"
         self._now_s = now_s
         tenant = self._tenant(submit.tenant)
-        if not tenant.is_busy:
+        if not tenant.is_busy and not tenant.was_busy:
             self._fairness.lift(submit.tenant, self._busy_tenants(), now_s)
             tenant.is_back = True
+        tenant.was_busy = False
         job = Job(
             submit=submit,
             arrival=self._arrivals,
@@ -101,12 +102,20 @@ class Scheduler:
         tenant.reserved_slots = share.reserved_slots
         tenant.window.limit_tokens = share.tokens_per_minute
 
+    def forget(self, name: str) -> None:
+        """A tenant that is gone. One with requests stays as it is."""
+        if (tenant := self._tenants.get(name)) is not None and not tenant.is_busy:
+            del self._tenants[name]
+            self._fairness.forget(name)
+
     def remember(self, remember: Remember, now_s: float) -> None:
         """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
         for name, normalised in remember.usage.items():
             self._fairness.remember(name, normalised, now_s)
         for name, given in remember.given.items():
             self._tenant(name).window.recall(given, now_s)
+        for name in remember.busy:
+            self._tenant(name).was_busy = True
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
@@ -142,8 +151,10 @@ class Scheduler:
         if swapped.size_bytes:
             self._swaps += 1
             self._bytes_per_token = swapped.size_bytes / max(1, job.computed)
-        else:
+        elif job.computed:
             self._recomputes += 1
+            room_bytes = self._settings.swap_bytes - self._swapped_bytes
+            self._bytes_per_token = max(self._bytes_per_token, (room_bytes + 1) / job.computed)
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
     def bind(self, now_s: float) -> list[Job]:
@@ -246,11 +257,11 @@ class Scheduler:
         token, logprobs = -1, None
         if sampled is not None:
             job.decoded_s = now_s
+            self._tenants[job.submit.tenant].is_back = False
         if sampled is not None and not sampled.is_end:
             token, logprobs = sampled.token, sampled.logprobs
             job.tokens.append(token)
             job.generated += 1
-            self._tenants[job.submit.tenant].is_back = False
         self._charge(job.submit.tenant, fresh_prompt, int(token >= 0), now_s)
         if sampled is not None and sampled.is_end:
             self._finish(job, FinishReason.STOP)

@@ -50,7 +50,8 @@ class Sharing:
         request that has run for a while. `fits` says whether a request's state can be kept; to compute it again is
         worth it only for a tenant that has less than its share.
         """
-        if self._settings.policy is Policy.FIFO or not (waiting := self._waiting(now_s)):
+        waiting = [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
+        if self._settings.policy is Policy.FIFO or not waiting:
             return None
         newest_first = sorted(active, key=lambda job: -job.arrival)
         candidates: dict[str, Job] = {}
@@ -79,13 +80,15 @@ class Sharing:
         fits: Callable[[Job], bool],
     ) -> bool:
         holder, taker = self._tenants[holder_name], self._tenants[taker_name]
-        if holder.active <= max(holder.reserved_slots, math.ceil(shares[holder_name]) - 1):
+        if holder.active <= holder.reserved_slots:
             return False
         if taker.active < taker.reserved_slots:
             return True
-        if taker.active >= math.floor(shares[taker_name]) + 1:
+        if holder.active < shares[holder_name] or taker.active >= math.floor(shares[taker_name]) + 1:
             return False
         ahead = ranks[holder_name] - self._quantum(job) / holder.weight
+        if holder.is_back and holder.active == 1:  # its credit lasts until its first token
+            ahead -= self._settings.burst_credit / holder.weight
         worth = (ahead - ranks[taker_name]) * taker.weight
         evens_out = holder.active > shares[holder_name] and taker.active < shares[taker_name]
         if not evens_out:  # a slot more than its share: only for as long as it is behind even then
@@ -96,6 +99,16 @@ class Sharing:
 
     def _waiting(self, now_s: float) -> list[str]:
         return [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
+
+    def _can_run(self, name: str, now_s: float) -> bool:
+        """What is left of its tokens per minute is worth a slot that is taken from another."""
+        tenant = self._tenants[name]
+        allowance = tenant.window.allowance(now_s)
+        if allowance is None:
+            return True
+        job = tenant.queue[0]
+        to_come = len(job.submit.prompt) - job.charged_prompt + job.submit.max_tokens - job.generated
+        return allowance >= min(self._settings.min_run_tokens, to_come, tenant.window.limit_tokens or 0)
 
     def _ranks(self, active: Iterable[Job], now_s: float) -> dict[str, float]:
         """Usage by weight of every busy tenant, with what its bound requests use before they can be asked to give way.
@@ -118,15 +131,21 @@ class Sharing:
         return prompt * settings.prompt_token_cost + output * settings.generated_token_cost
 
     def _shares(self) -> dict[str, float]:
-        """Slots that each busy tenant is entitled to: its reserve, or if more its share by weight of all slots that
-        the others' reserves leave over."""
-        busy = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
-        weights = sum(tenant.weight for tenant in busy.values())
-        reserved = sum(tenant.reserved_slots for tenant in busy.values())
-        return {
-            name: max(
-                tenant.reserved_slots,
-                min(self._slots * tenant.weight / weights, self._slots - (reserved - tenant.reserved_slots)),
-            )
-            for name, tenant in busy.items()
-        }
+        """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use.
+
+        What one cannot use goes to the others, by weight again.
+        """
+        shares: dict[str, float] = {}
+        open_ = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
+        left = float(self._slots)
+        while open_:
+            level = max(0.0, left) / sum(tenant.weight for tenant in open_.values())
+            fitted = {name: tenant.fit(level * tenant.weight) for name, tenant in open_.items()}
+            over = sum(fitted.values()) - left
+            # Whoever is held at a bound in the direction of the error stays there; the others share the rest.
+            held = [name for name, slots in fitted.items() if (slots - level * open_[name].weight) * over > 0]
+            for name in held or list(open_):
+                shares[name] = round(fitted[name], 9)  # 3 × 0.1 / 0.3 is one slot, not a little more
+                left -= fitted[name]
+                del open_[name]
+        return shares

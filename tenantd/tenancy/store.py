@@ -15,6 +15,7 @@ import msgspec
 from tenantd.domain import TENANT_NAME, Limits, OnLimit, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 
+MIN_WEIGHT: Final = 1e-6  # usage is divided by it
 MAX_WEIGHT: Final = 1_000_000
 MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
@@ -95,8 +96,8 @@ def checked(tenant: Tenant) -> Tenant:
             param="name",
         )
     weight = tenant.weight
-    if not _is_number(weight) or not 0 < weight <= MAX_WEIGHT:  # NaN fails every comparison
-        raise InvalidRequest(f"weight: more than 0 and at most {MAX_WEIGHT}, not {weight!r}", param="weight")
+    if not _is_number(weight) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:  # NaN fails every comparison
+        raise InvalidRequest(f"weight: from {MIN_WEIGHT:g} to {MAX_WEIGHT}, not {weight!r}", param="weight")
     if tenant.priority not in tuple(Priority):
         raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
     _check_uids(tenant.uids)

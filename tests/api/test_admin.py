@@ -72,6 +72,8 @@ def test_a_tenant_has_the_settings_it_is_added_with(daemon: Daemon) -> None:
         ({}, "name"),
         ({"name": "x", "weight": 0}, "weight"),
         ({"name": "x", "weight": -1}, "weight"),
+        ({"name": "x", "weight": 1e9}, "weight"),
+        ({"name": "x", "weight": 5e-324}, "weight"),
         ({"name": "x", "weight": "2"}, "weight"),
         ({"name": "x", "priority": "urgent"}, "priority"),
         ({"name": "x", "uids": [-1]}, "uids[0]"),

@@ -122,7 +122,7 @@ def test_ctrl_c_ends_early_with_what_was_measured(daemon: Daemon) -> None:
         (["solo", "--vocabulary", "9-3"], "as in 1000-100000"),
         (["solo", "--extra", "a=1"], "only with --url"),
         (["solo", "--api-key", "k"], "only with --url"),
-        (["solo", "--url", "http://x", "--extra", "a"], "field=value"),
+        (["solo", "--url", "http://x", "--extra", "a"], "name=value"),
         (["solo", "--url", "ftp://x"], "not an HTTP URL"),
         (["solo", "--png", "/nowhere/at/all.png"], "no folder /nowhere/at"),
         (["long-prompts"], "--length-scale 0.48"),

@@ -20,6 +20,7 @@ class Handler(BaseHTTPRequestHandler):
     """One model with a vocabulary of 2000, one key. Answers with the tokens asked for."""
 
     bodies: ClassVar[list[dict[str, Any]]]
+    keys: ClassVar[dict[int, str]]  # by the length of the prompt
 
     def do_GET(self) -> None:
         if self.headers["authorization"] != "Bearer secret":
@@ -30,6 +31,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         self.bodies.append(body)
+        self.keys[len(body["prompt"])] = self.headers["authorization"]
         event = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
         self._answer(event * body["max_tokens"] + b"data: [DONE]\n\n")
 
@@ -45,6 +47,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def url() -> Iterator[str]:
     Handler.bodies = []
+    Handler.keys = {}
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
@@ -63,6 +66,15 @@ def test_a_server_is_driven_with_its_model_its_key_and_further_fields(url: str) 
         assert (body["model"], body["cache_prompt"], body["lora"]) == ("some-model", False, "x y")
         assert all(1000 <= token < 2000 for token in body["prompt"])
     assert {len(body["prompt"]) for body in Handler.bodies} == {16, 128}  # the first one is small
+
+
+def test_tenants_can_have_keys_of_their_own(url: str) -> None:
+    arguments = ["bench", "short-long", "--url", url, "--api-key", "secret", "--duration", "0.5", "--json"]
+    result = CliRunner().invoke(app, [*arguments, "--tenant-key", "long=sk-long=1"])
+    assert result.exit_code == 0, result.output
+    assert (Handler.keys[64], Handler.keys[512]) == ("Bearer secret", "Bearer sk-long=1")
+    unknown = CliRunner().invoke(app, [*arguments, "--tenant-key", "nobody=x"])
+    assert unknown.exit_code == 2 and "no tenant nobody; it has short, long" in unknown.stderr
 
 
 def test_a_model_that_was_named_is_kept(url: str) -> None:

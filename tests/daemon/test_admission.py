@@ -4,7 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from tenantd.daemon.admission import check_allowed, check_prompt, may_wait, output_tokens
+from tenantd.daemon.admission import (
+    ALLOW_NONE_AT_ZERO,
+    check_allowed,
+    check_prompt,
+    full_queue,
+    may_wait,
+    output_tokens,
+)
+from tenantd.daemon.live import Count
 from tenantd.daemon.pace import Pace
 from tenantd.domain import Limits, Tenant
 from tenantd.errors import (
@@ -166,3 +174,24 @@ def test_the_wait_grows_while_nothing_ends_and_stays_within_its_bounds() -> None
 
 def test_without_an_end_yet_the_oldest_request_is_the_measure() -> None:
     assert Pace().wait_s(5.0, 3, 7.2) == 8
+
+
+@pytest.mark.parametrize("limit", ALLOW_NONE_AT_ZERO)
+def test_a_limit_of_zero_allows_none_and_says_so(limit: str) -> None:
+    with pytest.raises(Forbidden, match=f"may run no requests: its {limit} is 0"):
+        check_allowed(Tenant(name="acme", limits=Limits(**{limit: 0})), 5)
+
+
+def test_one_token_per_minute_is_not_enough_for_anything() -> None:
+    with pytest.raises(Forbidden, match="tokens_per_minute is 1"):
+        check_allowed(Tenant(name="acme", limits=Limits(tokens_per_minute=1)), 1)
+
+
+def test_a_full_queue_says_whether_it_is_the_tenants_own_requests_that_fill_it() -> None:
+    acme = Tenant(name="acme", limits=Limits(max_concurrent=2, max_queued=0))
+    own = full_queue(acme, Count(running=2), 0)
+    assert (own.code, own.http_status) == ("max_concurrent_exceeded", 429)
+    assert "runs as many requests as it may at the same time (2)" in own.message and "max_queued is 0" in own.message
+    others = full_queue(acme, Count(running=1, waiting=3), 1, retry_after_s=5)
+    assert (others.code, others.retry_after_s) == ("queue_full", 5)
+    assert "has 4 requests waiting already" in others.message

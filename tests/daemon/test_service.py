@@ -372,7 +372,7 @@ def test_what_is_wrong_with_a_request_is_said_before_anything_starts(tmp_path: P
                 await s.submit([258])
             with pytest.raises(InvalidRequest):
                 await s.submit([1], 0)
-            suspended = Tenant(name="acme", state=TenantState.SUSPENDED)
+            suspended = s.directory.tenants["acme"] = Tenant(name="acme", state=TenantState.SUSPENDED)
             with pytest.raises(TenantSuspended):
                 await s.submit([1], tenant=suspended)
             assert not s.ledger.admissions
@@ -392,7 +392,7 @@ def test_output_is_cut_to_the_room_left_in_the_context(tmp_path: Path) -> None:
 def test_a_full_queue_is_refused_with_a_time_to_come_back(tmp_path: Path) -> None:
     async def scene() -> None:
         limited = Tenant(name="globex", limits=Limits(max_queued=1))
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, tenants=(ACME, limited)) as s:
             streams = [await s.submit([n], 400, limited) for n in range(1, 6)]
             with pytest.raises(QueueFull, match="globex has 5 requests waiting") as e:
                 await s.submit([1], tenant=limited)

@@ -27,6 +27,15 @@ def test_usage_counts_by_weight():
     assert fairness.normalised("globex", 0) == 100
 
 
+def test_another_weight_counts_for_what_comes_and_not_for_what_was():
+    fairness = Fairness(60)
+    fairness.charge("acme", 100, 0)
+    fairness.set_weight("acme", 4)
+    assert fairness.normalised("acme", 0) == 100
+    fairness.charge("acme", 40, 0)
+    assert fairness.normalised("acme", 0) == 110
+
+
 def test_a_clock_that_goes_backwards_neither_decays_nor_grows_usage():
     fairness = Fairness(60)
     fairness.charge("acme", 100, now_s=1000)

@@ -82,6 +82,8 @@ class World:
     shares: dict[str, Share] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     adapters: dict[str, str] = field(default_factory=dict)
+    swaps: int = 0
+    active: dict[str, int] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
@@ -133,8 +135,9 @@ class World:
             name: [(at_s + 60 - self.now_s, tokens) for at_s, tokens in each if at_s + 60 > self.now_s]
             for name, each in self.given.items()
         }
+        busy = {self.tenant_of(request) for request in self.submits.keys() - self.finishes.keys() - self.cancelled}
         self._start()
-        self.loop.apply([*self.shares.values(), Remember(usage, given)])
+        self.loop.apply([*self.shares.values(), Remember(usage, given, sorted(busy))])
         for request, submit in self.submits.items():
             if request in self.finishes:
                 continue
@@ -150,6 +153,8 @@ class World:
         self.check_no_slot_idles(step)
         assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
         self.check_pacing(step)
+        self.check_concurrency()
+        self.swaps = step.swaps
         for made in step.progress:
             assert made.request not in self.finishes, "nothing comes after the end"
             self.prefilled[made.request] += made.prefilled
@@ -166,6 +171,14 @@ class World:
         """Work conservation: no slot is free while a request waits that may have it, unless it was freed just now."""
         ready = [t for t in self.scheduler._tenants.values() if t.queue and t.may_start(self.now_s)]
         assert not ready or not self.scheduler._slots.free or step.finishes
+
+    def check_concurrency(self) -> None:
+        """A tenant has no more than its `max_concurrent` unless it had them before that was lowered."""
+        active = {name: tenant.active for name, tenant in self.scheduler._tenants.items()}
+        for name, tenant in self.scheduler._tenants.items():
+            if tenant.max_concurrent is not None and active[name] > tenant.max_concurrent:
+                assert active[name] <= self.active.get(name, 0)
+        self.active = active
 
     @property
     def has_work(self) -> bool:
@@ -570,6 +583,126 @@ def test_adapters_take_turns_and_nobody_waits_longer_than_one_round() -> None:
     assert widest <= (2 * 3 + 1) * STEP_MICROS / 1e6
     w.run()
     assert len(w.finishes) == 60 and set(w.finishes.values()) == {FinishReason.LENGTH}
+
+
+def served_in(w: World, steps: int) -> Counter[str]:
+    """From now on."""
+    before = Counter(w.service)
+    for _ in range(steps):
+        w.step()
+    return w.service - before
+
+
+def test_slots_that_a_tenant_cannot_use_are_shared_by_the_others_however_long_their_requests_are() -> None:
+    w = world(slots=8, chunk=64)
+    w.share("vip", weight=8)
+    w.submit(1000, "vip", 8, 450)
+    for request in range(20):
+        w.submit(request, "a", 8, 450)
+    for _ in range(5):
+        w.step()
+    for request in range(100, 120):
+        w.submit(request, "b", 8, 450)
+    served_in(w, 20)  # b has come in
+    served = served_in(w, 200)
+    assert abs(served["a"] - served["b"]) <= bound(w, 8)
+
+
+def test_a_reserve_is_had_though_everybody_else_is_within_a_larger_share() -> None:
+    w = world(slots=8, chunk=64)
+    w.share("r", reserved_slots=4)
+    w.share("h1", weight=10)
+    w.share("h2", weight=10)
+    for request in range(40):
+        w.submit(request, ("h1", "h2")[request % 2], 8, 300)
+    for _ in range(20):
+        w.step()
+    for request in range(100, 110):
+        w.submit(request, "r", 8, 300)
+    for _ in range(8):
+        w.step()
+    held = Counter(job.submit.tenant for job in w.scheduler._active.values())
+    assert held == {"r": 4, "h1": 2, "h2": 2}
+
+
+def test_a_prompt_that_has_to_wait_for_its_minute_slows_nobody_down() -> None:
+    """One token is left of its minute, and the end of a prompt takes two."""
+    w = world(slots=2, chunk=64)
+    w.share("a", tokens_per_minute=10)
+    w.submit(0, "a", 4, 5)
+    w.submit(1, "b", 4, 400)
+    for _ in range(8):
+        w.step()
+    assert w.finishes == {0: FinishReason.LENGTH}
+    w.submit(2, "a", 1, 1)
+    before = len(w.tokens[1])
+    for _ in range(50):
+        w.step()
+    assert len(w.tokens[1]) - before == 50
+    w.run()
+    assert set(w.finishes.values()) == {FinishReason.LENGTH} and w.now_s >= 60
+
+
+def test_a_tenant_at_its_limit_takes_no_slot_for_one_token() -> None:
+    w = world(slots=1, chunk=64)
+    w.share("a", tokens_per_minute=30)
+    w.submit(0, "a", 4, 100)
+    while w.has_work:
+        w.step()
+    w.submit(1, "b", 4, 400)
+    while 1 not in w.finishes:
+        w.now_s += 0.25  # a's minute moves on while b runs
+        w.step()
+    last = w.loop.step()
+    assert last.swaps <= 2 + 2 * 400 * 0.25 / 60 * 2
+
+
+def test_a_newcomer_keeps_its_slot_until_its_first_token() -> None:
+    w = world(slots=1, chunk=16)
+    for request in range(3):
+        w.submit(request, "a", 8, 200)
+    for _ in range(20):
+        w.step()
+    w.submit(9, "b", 100, 10)
+    steps_to_first_token(w, 9)
+    assert w.swaps == 1
+
+
+def test_a_weight_that_changes_counts_from_the_next_step() -> None:
+    w = world(slots=4, chunk=64)
+    for request in range(400):
+        w.submit(request, "ab"[request % 2], 8, 30)
+    served_in(w, 50)
+    even = served_in(w, 300)
+    w.share("b", weight=3)
+    served_in(w, 50)
+    by_weight = served_in(w, 300)
+    assert abs(even["a"] - even["b"]) <= bound(w, 8)
+    assert abs(by_weight["a"] - by_weight["b"] / 3) <= bound(w, 8)
+
+
+def test_without_room_for_states_only_who_is_short_of_its_share_makes_others_compute_again() -> None:
+    w = world(slots=4, chunk=64, swap_bytes=0)
+    for request in range(60):
+        w.submit(request, "ab"[request % 2], 30, 60)
+    w.run()
+    last = w.loop.step()
+    assert (last.swaps, last.recomputes) == (0, last.recomputes) and last.recomputes <= 4
+
+
+def test_who_is_behind_when_the_engine_dies_is_still_behind_afterwards() -> None:
+    w = world(slots=2, chunk=64)
+    for request in range(20):
+        w.submit(request, "ab"[request % 2], 16, 100)
+    for _ in range(20):
+        w.step()
+    w.fairness.charge("a", 500, w.now_s)
+    w.crash()
+    assert w.fairness.normalised("a", w.now_s) - w.fairness.normalised("b", w.now_s) > 400
+    before = Counter(w.service)
+    for _ in range(100):
+        w.step()
+    assert w.service["b"] - before["b"] > 2 * (w.service["a"] - before["a"])
 
 
 def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another() -> None:

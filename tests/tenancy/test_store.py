@@ -54,7 +54,7 @@ def test_a_name_is_had_once(conn: sqlite3.Connection) -> None:
     ("param", "changes"),
     [
         *[("name", {"name": name}) for name in ("", "Acme", "-acme", "a" * 64, "acme\n", "a/b", "a b", "\ud800")],
-        *[("weight", {"weight": w}) for w in (0, -1, math.nan, math.inf, -math.inf, 1_000_001, True, "2")],
+        *[("weight", {"weight": w}) for w in (0, 5e-324, -1, math.nan, math.inf, -math.inf, 1_000_001, True, "2")],
         ("priority", {"priority": "urgent"}),
         *[("adapter", {"adapter": path}) for path in ("lora.gguf", "/a\0b", "/" + "a" * 4096)],
         *[("uids", {"uids": uids}) for uids in ((-1,), (2**32 - 1,), (1.0,), (True,), tuple(range(1001)))],

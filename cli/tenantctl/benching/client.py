@@ -49,6 +49,11 @@ class Target:
     extra: tuple[tuple[str, Any], ...] = ()
     pids: tuple[int, ...] = ()
 
+    def with_key(self, api_key: str) -> Target:
+        """The same, showing this key."""
+        headers = tuple(h for h in self.headers if h[0].lower() != "authorization")
+        return replace(self, headers=(*headers, ("authorization", f"Bearer {api_key}")))
+
     def acting_for(self, tenant: str) -> Target:
         """The same, naming a tenant as an administrator of tenantd may."""
         headers = tuple(h for h in self.headers if h[0].lower() != "x-tenant")

@@ -46,12 +46,19 @@ def measure_daemon(options: Options, client: Client) -> Measurement:
         return asyncio.run(_measure(options, vocabulary, targets))
 
 
-def measure_url(options: Options, url: str, api_key: str, extra: dict[str, Any]) -> Measurement:
-    """Any server. Raises TenantdError."""
+def measure_url(
+    options: Options, url: str, api_key: str, tenant_keys: Mapping[str, str], extra: dict[str, Any]
+) -> Measurement:
+    """Any server; `tenant_keys` are of tenants with a key of their own there. Raises TenantdError."""
+    tenants = [t.name for t in options.suite.tenants]
+    if unknown := tenant_keys.keys() - tenants:
+        names = ", ".join(sorted(unknown))
+        raise InvalidRequest(f"--tenant-key: this suite has no tenant {names}; it has {', '.join(tenants)}")
     target, n_tokens = probe(url, api_key, extra)
     vocabulary = options.vocabulary or ordinary_tokens(n_tokens)
-    names = (WARM_UP, *(t.name for t in options.suite.tenants))
-    return asyncio.run(_measure(options, vocabulary, dict.fromkeys(names, target)))
+    targets = dict.fromkeys((WARM_UP, *tenants), target)
+    targets |= {name: target.with_key(key) for name, key in tenant_keys.items()}
+    return asyncio.run(_measure(options, vocabulary, targets))
 
 
 async def _measure(options: Options, vocabulary: range, targets: Mapping[str, Target]) -> Measurement:

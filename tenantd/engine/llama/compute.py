@@ -38,6 +38,9 @@ class LlamaCompute:
         self._batch = _Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
 
+    def load_adapter(self, adapter: str) -> None:
+        self._adapters.version(adapter)
+
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
     ) -> None:
@@ -48,10 +51,9 @@ class LlamaCompute:
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
-        version, *others = {self._versions[chunk.sequence] for chunk in chunks}
-        assert not others, "a pass has one adapter"
-        self._adapters.put_in_force(version)
-        self._decode(chunks, sampled)
+        for version in dict.fromkeys(self._versions[chunk.sequence] for chunk in chunks):  # more while one is replaced
+            self._adapters.put_in_force(version)
+            self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled)
         return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
 
     def move(self, source: int, target: int) -> None:
