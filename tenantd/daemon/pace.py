@@ -23,6 +23,10 @@ class Pace:
         """One more has ended."""
         self._ends_s.append(now_s)
 
+    def forget(self) -> None:
+        """Nothing was running: the time until something does is no sign of how fast it goes."""
+        self._ends_s.clear()
+
     def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
         """Whole seconds until one place should be free for one of `sharers` tenants that wait for one.
 

@@ -66,6 +66,8 @@ class Runner:
 
     def run(self, stream: LiveStream, command: Submit) -> None:
         """Start a request with its `submit_command()`; between two engines it waits for the next."""
+        if not self.live:
+            self.pace.forget()
         self.live.add(stream)
         stream.is_in_engine = self.supervisor.is_ready
         self.supervisor.send(command)

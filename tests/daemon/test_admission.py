@@ -195,3 +195,12 @@ def test_a_full_queue_says_whether_it_is_the_tenants_own_requests_that_fill_it()
     others = full_queue(acme, Count(running=1, waiting=3), 1, retry_after_s=5)
     assert (others.code, others.retry_after_s) == ("queue_full", 5)
     assert "has 4 requests waiting already" in others.message
+
+
+def test_the_time_in_which_nothing_ran_says_nothing_of_the_pace() -> None:
+    pace = Pace()
+    for now_s in (1.0, 2.0, 3.0):
+        pace.ended(now_s)
+    assert pace.places_s(4.0, 5, 0.5) == 5.0
+    pace.forget()
+    assert pace.places_s(3600.0, 5, 0.5) == 0.5

@@ -521,12 +521,13 @@ def test_a_long_prompt_does_not_stall_the_others_for_longer_than_is_allowed() ->
 def bound(w: World, prompt: int) -> int:
     """How far tenants of weight 1 or more with work always waiting may come apart in service by weight.
 
-    What one of them uses before its slots can be taken, on either side: a prompt, or the prompts of one pass, or first
-    tokens on every slot; and the margin that keeps requests from thrashing.
+    What one of them uses before its slots can be taken, on either side: a prompt, or the prompts of one pass, with the
+    tokens that their ends bring; or first tokens on every slot. And the margin that keeps requests from thrashing.
     """
-    one_pass = min(w.load.slots * prompt, w.settings.prefill_chunk_tokens)
-    first_tokens = 2 * w.load.slots * w.settings.min_run_tokens
-    return int(2 * (max(prompt, one_pass, first_tokens) + w.settings.margin))
+    slots = w.load.slots
+    one_pass = max(prompt, min(slots * prompt, w.settings.prefill_chunk_tokens)) + 2 * slots
+    first_tokens = 2 * slots * w.settings.min_run_tokens
+    return int(2 * (max(one_pass, first_tokens) + w.settings.margin))
 
 
 @scenarios
