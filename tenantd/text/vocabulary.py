@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-import stat
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
+from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.errors import InvalidRequest, ModelError
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 
@@ -105,7 +105,10 @@ class LlamaVocabulary:
     @classmethod
     def open(cls, path: Path) -> Self:
         """Raises ModelError, saying why, for a file that llama.cpp cannot read."""
-        _check_magic(path)
+        try:
+            check_gguf(path)  # llama.cpp's own words for these mistakes are no help
+        except NotGguf as e:
+            raise ModelError(str(e)) from e
         import llama_cpp  # not at the top: the byte vocabulary must work without loading it
 
         from tenantd.text.llama_log import only_errors
@@ -201,21 +204,3 @@ class LlamaVocabulary:
                 length = to_piece(vocab, token, buffer, size, 0, False)
             pieces.append(ctypes.string_at(buffer, length))
         return pieces
-
-
-def _check_magic(path: Path) -> None:
-    """llama.cpp's own words for these mistakes are no help. Raises ModelError."""
-    try:
-        mode = path.stat().st_mode
-        if stat.S_ISDIR(mode):
-            raise ModelError(f"{path}: a folder, not a GGUF file")
-        if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
-            raise ModelError(f"{path}: not a regular file, so not a GGUF file")
-        with path.open("rb") as file:
-            magic = file.read(len(GGUF_MAGIC))
-    except FileNotFoundError:
-        raise ModelError(f"{path}: no such file") from None
-    except OSError as e:
-        raise ModelError(f"{path}: cannot be read: {e.strerror}") from e
-    if magic != GGUF_MAGIC:
-        raise ModelError(f"{path}: not a GGUF file: it begins with {magic!r}, not {GGUF_MAGIC!r}")

@@ -1,0 +1,218 @@
+"""A loop with the real scheduler over the engine without a model, on a clock of its own."""
+
+from __future__ import annotations
+
+import functools
+import os
+import secrets
+import sys
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import msgspec
+from hypothesis import seed, settings
+
+from tenantd.domain import FinishReason, Sampling
+from tenantd.engine.fairness import Fairness
+from tenantd.engine.fake import FakeCompute
+from tenantd.engine.loop import Loop
+from tenantd.engine.protocol import Cancel, Load, Remember, Share, Step, Submit
+from tenantd.engine.scheduler import Scheduler
+from tenantd.engine.settings import Settings
+from tests.support.loads import fake_load
+
+STEP_MICROS = 1000
+SCENARIOS = int(os.environ.get("TENANTD_SCENARIOS", "150"))
+"""How many of each kind. A night takes TENANTD_SCENARIOS=10000 or more, and draws a seed; else the set is fixed."""
+SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_SCENARIOS" in os.environ else 1))
+SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4)
+
+
+def scenarios(test: Callable[..., None]) -> Callable[..., None]:
+    """SCENARIOS random ones from SEED. When one fails, the command that replays it is printed with it."""
+    seeded = seed(SEED)(settings(max_examples=SCENARIOS, deadline=None, database=None)(test))
+
+    @functools.wraps(seeded)
+    def replayable(*args: Any, **kwargs: Any) -> None:
+        try:
+            seeded(*args, **kwargs)
+        except Exception as e:
+            where = f"{sys.modules[test.__module__].__file__}::{test.__name__}"
+            command = f"TENANTD_SEED={SEED} TENANTD_SCENARIOS={SCENARIOS} python -m pytest {where}"
+            e.add_note(f"replay: {command}")
+            raise
+
+    return replayable
+
+
+class CountingFairness(Fairness):
+    """Notes what each tenant was charged in all."""
+
+    def __init__(self, *settings: Any, **more: Any) -> None:
+        super().__init__(*settings, **more)
+        self.charged: Counter[str] = Counter()
+
+    def charge(self, tenant: str, cost: float, now_s: float) -> None:
+        super().charge(tenant, cost, now_s)
+        self.charged[tenant] += int(cost)
+
+
+@dataclass(repr=False)
+class World:
+    """A loop with a virtual clock, and what came out of it."""
+
+    load: Load
+    chunk: int = 16
+    settings: Settings = SETTINGS
+    now_s: float = 0.0
+    tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
+    prefilled: Counter[int] = field(default_factory=Counter)
+    finishes: dict[int, FinishReason] = field(default_factory=dict)
+    service: Counter[str] = field(default_factory=Counter)
+    submits: dict[int, Submit] = field(default_factory=dict)
+    shares: dict[str, Share] = field(default_factory=dict)
+    cancelled: set[int] = field(default_factory=set)
+    adapters: dict[str, str] = field(default_factory=dict)
+    swaps: int = 0
+    active: dict[str, int] = field(default_factory=dict)
+    lost: Counter[str] = field(default_factory=Counter)
+    given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
+
+    def __post_init__(self) -> None:
+        self.fairness = CountingFairness(60, burst_credit=200)
+        self.settings = replace(self.settings, prefill_chunk_tokens=self.chunk)
+        self._start()
+
+    def _start(self) -> None:
+        self.compute = FakeCompute(self.load, self._sleep)
+        context_tokens = self.compute.info.context_tokens
+        self.scheduler = Scheduler(self.load.slots, context_tokens, self.fairness, self.settings)
+        self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s)
+
+    def tenant_of(self, request: int) -> str:
+        return self.submits[request].tenant
+
+    def _sleep(self, seconds: float) -> None:
+        self.now_s += seconds
+
+    def submit(self, request: int, tenant: str, prompt: int, output: int, *, generated=(), billed=0, **sampling):
+        self.submits[request] = Submit(
+            request=request,
+            tenant=tenant,
+            prompt=[(request * 31 + i) % 256 for i in range(prompt)],
+            generated=list(generated),
+            max_tokens=output,
+            adapter=self.adapters.get(tenant, ""),
+            sampling=Sampling(**({"ignore_eos": True} | sampling)),
+            billed_prompt_tokens=billed,
+        )
+        self.loop.apply([self.submits[request]])
+
+    def share(self, tenant: str, **share: Any) -> None:
+        self.shares[tenant] = Share(**{"tenant": tenant, "weight": 1, **share})
+        self.loop.apply([self.shares[tenant]])
+
+    def cancel(self, request: int) -> None:
+        self.cancelled.add(request)
+        self.loop.apply([Cancel(request)])
+
+    def crash(self) -> None:
+        """The engine computes a step that nobody hears of, and is gone. The next one is told what the daemon knows."""
+        if self.has_work:
+            for made in self.loop.step().progress:
+                self.lost[self.tenant_of(made.request)] += made.prefilled + 2 * (made.token >= 0)
+        usage = self.fairness.snapshot(self.now_s)
+        given = {
+            name: [(at_s + 60 - self.now_s, tokens) for at_s, tokens in each if at_s + 60 > self.now_s]
+            for name, each in self.given.items()
+        }
+        busy = {self.tenant_of(request) for request in self.submits.keys() - self.finishes.keys() - self.cancelled}
+        self._start()
+        self.loop.apply([*self.shares.values(), Remember(usage, given, sorted(busy))])
+        for request, submit in self.submits.items():
+            if request in self.finishes:
+                continue
+            if request in self.cancelled:
+                self.finishes[request] = FinishReason.CANCELLED
+            else:
+                done = {"generated": list(self.tokens[request]), "billed_prompt_tokens": self.prefilled[request]}
+                self.loop.apply([msgspec.structs.replace(submit, **done)])
+
+    def step(self) -> None:
+        step = self.loop.step()
+        self.scheduler.check()
+        self.check_no_slot_idles(step)
+        assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
+        self.check_pacing(step)
+        self.check_concurrency()
+        self.swaps = step.swaps
+        for made in step.progress:
+            assert made.request not in self.finishes, "nothing comes after the end"
+            self.prefilled[made.request] += made.prefilled
+            cost = made.prefilled
+            if made.token >= 0:
+                self.tokens[made.request].append(made.token)
+                cost += 2
+            self.service[self.tenant_of(made.request)] += cost
+        for finish in step.finishes:
+            assert finish.request not in self.finishes, "a request ends once"
+            self.finishes[finish.request] = finish.reason
+
+    def check_no_slot_idles(self, step: Step) -> None:
+        """Work conservation: no slot is free while a request waits that may have it, unless it was freed just now."""
+        ready = [t for t in self.scheduler._tenants.values() if t.queue and t.may_start(self.now_s)]
+        assert not ready or not self.scheduler._slots.free or step.finishes
+
+    def check_concurrency(self) -> None:
+        """A tenant has no more than its `max_concurrent` unless it had them before that was lowered."""
+        active = {name: tenant.active for name, tenant in self.scheduler._tenants.items()}
+        for name, tenant in self.scheduler._tenants.items():
+            if tenant.max_concurrent is not None and active[name] > tenant.max_concurrent:
+                assert active[name] <= self.active.get(name, 0)
+        self.active = active
+
+    @property
+    def has_work(self) -> bool:
+        return self.scheduler.has_work(self.now_s)
+
+    def check_pacing(self, step: Step) -> None:
+        """No window of 60 seconds that ends now holds more than a tenant's limit."""
+        for made in step.progress:
+            tokens = made.prefilled + (made.token >= 0)
+            self.given[self.tenant_of(made.request)].append((self.now_s, tokens))
+        for name, tenant in self.scheduler._tenants.items():
+            limit = tenant.window.limit_tokens
+            if limit is not None and any(p.token >= 0 or p.prefilled for p in step.progress):
+                recent = sum(tokens for at_s, tokens in self.given[name] if at_s <= self.now_s < at_s + 60)
+                mine = sum(p.prefilled + (p.token >= 0) for p in step.progress if self.tenant_of(p.request) == name)
+                assert recent <= limit or not mine
+
+    def run(self) -> None:
+        while self.has_work or not self.scheduler.is_idle:
+            if not self.has_work:  # all are paced: nothing to do until the window moves on
+                wake_s = self.scheduler.wake_s(self.now_s)
+                assert wake_s is not None, "what waits, waits for something"
+                assert wake_s > self.now_s, "a time that has come is no reason to wait"
+                self.now_s = wake_s
+            self.step()
+            if self.loop.patience_s():  # nothing could be done: a prompt's last token needs room for the answer's first
+                self.now_s += 1
+
+
+def world(slots: int = 4, chunk: int = 16, context_tokens: int = 512, **settings: Any) -> World:
+    load = fake_load(slots=slots, context_tokens=context_tokens, fake_step_micros=STEP_MICROS)
+    return World(load, chunk, replace(SETTINGS, **settings))
+
+
+def bound(w: World, prompt: int) -> int:
+    """How far tenants of weight 1 or more with work always waiting may come apart in service by weight.
+
+    What one of them uses before its slots can be taken, on either side: a prompt, or the prompts of one pass, with the
+    tokens that their ends bring; or first tokens on every slot. And the margin that keeps requests from thrashing.
+    """
+    slots = w.load.slots
+    one_pass = max(prompt, min(slots * prompt, w.settings.prefill_chunk_tokens)) + 2 * slots
+    first_tokens = 2 * slots * w.settings.min_run_tokens
+    return int(2 * (max(one_pass, first_tokens) + w.settings.margin))
