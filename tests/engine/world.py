@@ -209,10 +209,10 @@ def world(slots: int = 4, chunk: int = 16, context_tokens: int = 512, **settings
 def bound(w: World, prompt: int) -> int:
     """How far tenants of weight 1 or more with work always waiting may come apart in service by weight.
 
-    What one of them uses before its slots can be taken, on either side: a prompt, or the prompts of one pass, with the
-    tokens that their ends bring; or first tokens on every slot. And the margin that keeps requests from thrashing.
+    What one of them can use, on either side, before the other has its turn: a prompt that was begun, the prompts of one
+    pass, and first tokens on every slot. And the margin that keeps requests from thrashing.
     """
     slots = w.load.slots
-    one_pass = max(prompt, min(slots * prompt, w.settings.prefill_chunk_tokens)) + 2 * slots
+    one_pass = min(slots * prompt, w.settings.prefill_chunk_tokens)
     first_tokens = 2 * slots * w.settings.min_run_tokens
-    return int(2 * (max(one_pass, first_tokens) + w.settings.margin))
+    return int(2 * (prompt + one_pass + first_tokens + w.settings.margin))
