@@ -11,7 +11,6 @@ from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.errors import InvalidRequest, ModelError
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 
-GGUF_MAGIC: Final = b"GGUF"
 CHUNK_CHARACTERS: Final = 1024
 """Longer texts go to llama.cpp in parts, cut where a USER_DEFINED token begins: it tokenises what is before and after
 one by itself anyway, but in time that grows with the square of their number (40 s for 100,000 in 200 kB)."""
