@@ -1,0 +1,110 @@
+"""What an attack is held to: a neighbour whose every request stays quick and good, and bounded memory."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import psutil
+
+from tests.support.daemon import Daemon
+
+ATTACK_S = 10.0
+LONGEST_WAIT_S = 2.0
+"""For a whole request of the neighbour, from connecting to its last byte."""
+MORE_BYTES = 200 * 1024 * 1024
+SAMPLE_S = 0.05
+
+
+@dataclass
+class Watch:
+    """What was seen while an attack ran."""
+
+    until_s: float
+    waits_s: list[float] = field(default_factory=list)
+    statuses: list[int] = field(default_factory=list)
+    more_bytes: dict[str, int] = field(default_factory=dict)  # of resident memory at its peak, by process
+
+    @property
+    def goes_on(self) -> bool:
+        """True until the attack has lasted as long as it must. Attack in a loop on this."""
+        return time.monotonic() < self.until_s
+
+
+@contextlib.contextmanager
+def unharmed(
+    daemon: Daemon,
+    *,
+    attack_s: float = ATTACK_S,
+    longest_wait_s: float = LONGEST_WAIT_S,
+    more_bytes: int = MORE_BYTES,
+    name: str = "neighbour",
+) -> Iterator[Watch]:
+    """While the block runs, a tenant of its own asks all the time; fails if it was refused or kept waiting.
+
+    Fails as well if the daemon or the engine process grew by more than `more_bytes`, or another engine was started.
+    The block has to run for `attack_s`: `while watch.goes_on: ...`.
+    """
+    key = daemon.add_tenant(name)
+    assert daemon.process is not None
+    engine_pid = daemon.engine_pid()
+    watch = Watch(time.monotonic() + attack_s)
+    with _neighbour(daemon, key, watch), _memory({"daemon": daemon.process.pid, "engine": engine_pid}, watch):
+        yield watch
+    assert not watch.goes_on, "the attack was too short"
+    assert set(watch.statuses) == {200}, f"the neighbour was answered {sorted(set(watch.statuses))}"
+    assert max(watch.waits_s) <= longest_wait_s, f"the neighbour waited {max(watch.waits_s):.2f} s"
+    assert max(watch.more_bytes.values()) <= more_bytes, f"memory grew: {watch.more_bytes}"
+    assert daemon.engine_pid() == engine_pid, "the engine was started again"
+
+
+@contextlib.contextmanager
+def _neighbour(daemon: Daemon, key: str, watch: Watch) -> Iterator[None]:
+    command = [sys.executable, "-m", "tests.attacks.neighbour", str(daemon.socket), key]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None and process.stdout is not None
+    lines = iter(process.stdout)
+
+    def take(line: str) -> None:
+        seconds, status = line.split()
+        watch.waits_s.append(float(seconds))
+        watch.statuses.append(int(status))
+
+    take(next(lines))  # it has started, and the first request has warmed everything up
+    watch.waits_s.clear()
+    reader = threading.Thread(target=lambda: [take(line) for line in lines])
+    reader.start()
+    try:
+        yield
+    finally:
+        process.stdin.close()
+        process.wait(150)
+        reader.join()
+        process.stdout.close()
+
+
+@contextlib.contextmanager
+def _memory(pids: dict[str, int], watch: Watch) -> Iterator[None]:
+    processes = {name: psutil.Process(pid) for name, pid in pids.items()}
+    before = {name: process.memory_info().rss for name, process in processes.items()}
+    is_over = threading.Event()
+
+    def sample() -> None:
+        while not is_over.wait(SAMPLE_S):
+            for name, process in processes.items():
+                with contextlib.suppress(psutil.NoSuchProcess):
+                    more = process.memory_info().rss - before[name]
+                    watch.more_bytes[name] = max(watch.more_bytes.get(name, 0), more)
+
+    sampler = threading.Thread(target=sample)
+    sampler.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        sampler.join()
