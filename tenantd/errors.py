@@ -7,7 +7,7 @@ clients expect it. Exit codes follow sysexits.h where it has one: 69 unavailable
 
 from __future__ import annotations
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 
 class TenantdError(Exception):
@@ -17,6 +17,8 @@ class TenantdError(Exception):
     type: ClassVar[str] = "server_error"
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
+    should_retry: ClassVar[bool] = True
+    """Whether a client whose rule is to retry this status may; OpenAI's clients obey `x-should-retry`."""
 
     def __init__(
         self,
@@ -79,9 +81,23 @@ class InvalidRequest(TenantdError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and output together do not fit the context of a slot."""
+    """Prompt and output together do not fit the context of a slot, or what the tenant may use of it."""
 
     code = "context_length_exceeded"
+
+    @classmethod
+    def of(cls, prompt_tokens: int, holds_tokens: int, *, at_least: bool = False, tenant: str = "") -> Self:
+        """`tenant` is whose own limit it is; "" for the model's. `at_least` says that nobody counted further.
+
+        The message begins with OpenAI's words: clients such as litellm fall back to a larger model when they see them.
+        """
+        whose = f" for tenant {tenant}" if tenant else ""
+        counted = f"{'at least ' if at_least else ''}{prompt_tokens}"
+        return cls(
+            f"This model's maximum context length is {holds_tokens} tokens{whose}. However, your prompt resulted in "
+            f"{counted} tokens. Prompt and output must fit together: send a shorter prompt.",
+            param="prompt",
+        )
 
 
 class MaxTokensPerRequestExceeded(InvalidRequest):
@@ -183,6 +199,7 @@ class RequestTimeout(TenantdError):
     type = "timeout_error"
     http_status = 408
     exit_code = 75
+    should_retry = False  # the deadline was the client's own, and each try is billed
 
 
 class Draining(TenantdError):

@@ -21,9 +21,19 @@ _SEED_VALUES: Final = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED itself means "draw one"
 
 
 def _one_or_many(value: Any) -> Any:
+    """An empty text stops nowhere: it is how some clients say that they have no stop text."""
+    if value == "":
+        return []
     return [value] if isinstance(value, str) else value
 
 
+def _default_if_minus_one(value: Any) -> Any:
+    """Other servers' word for the default."""
+    return None if type(value) is int and value == -1 else value
+
+
+OutputTokens = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, BeforeValidator(_default_if_minus_one)]
+TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValidator(_default_if_minus_one)]
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=4096)]],
     Field(max_length=MAX_STOPS),
@@ -66,14 +76,14 @@ class GenerationRequest(Body):
     """What completions and chat have in common."""
 
     model: str = ""
-    max_tokens: int | None = Field(None, ge=1, le=1 << 24)
+    max_tokens: OutputTokens = None
     n: int | None = Field(None, ge=1, le=MAX_CHOICES)
     stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     temperature: float | None = Field(None, ge=0, le=2)
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=0, le=0x7FFFFFFF)
+    top_k: TopK = None
     min_p: float | None = Field(None, ge=0, le=1)
     typical_p: float | None = Field(None, gt=0, le=1)
     repeat_penalty: float | None = Field(None, gt=0, le=10)
@@ -182,7 +192,7 @@ class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
     messages: list[dict[str, Any]] = Field(min_length=1)  # the chat formatter knows what is in them
-    max_completion_tokens: int | None = Field(None, ge=1, le=1 << 24)
+    max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
     tools: Any = None

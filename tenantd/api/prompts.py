@@ -46,7 +46,7 @@ class PromptReader:
 
     async def chat(self, request: ChatRequest, context_tokens: int) -> list[int]:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
-        size = sum(_text_bytes(message.get("content")) for message in request.messages)
+        size = sum(_text_bytes(message.get(key)) for message in request.messages for key in ("content", "refusal"))
         self._check_length(size, context_tokens)
         work = functools.partial(self._chat.render, request.messages)
         return await _off_loop_if(size > INLINE_CHARACTERS, work)
@@ -63,7 +63,7 @@ class PromptReader:
         if not tokens:
             raise _bad_prompt("must not be empty")
         if len(tokens) > context_tokens:
-            raise _too_long(f"{len(tokens)}", context_tokens)
+            raise ContextLengthExceeded.of(len(tokens), context_tokens)
         limit = self._vocabulary.n_tokens
         for token in tokens:
             if type(token) is not int or not 0 <= token < limit:
@@ -74,7 +74,7 @@ class PromptReader:
         """A token is at most the longest piece, so a text of megabytes is refused without tokenising it."""
         at_least = size_bytes // self._vocabulary.longest_piece_bytes
         if at_least > context_tokens:
-            raise _too_long(f"at least {at_least}", context_tokens)
+            raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
 
 
 async def _off_loop_if(large: bool, work: Callable[[], list[int]]) -> list[int]:
@@ -96,9 +96,3 @@ def _text_bytes(content: Any) -> int:
 
 def _bad_prompt(reason: str) -> InvalidRequest:
     return InvalidRequest(f"prompt: {reason}", param="prompt")
-
-
-def _too_long(length: str, context_tokens: int) -> ContextLengthExceeded:
-    return ContextLengthExceeded(
-        f"the prompt has {length} tokens; the context of this model holds {context_tokens}", param="prompt"
-    )

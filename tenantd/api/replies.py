@@ -56,9 +56,9 @@ def encode_error(error: TenantdError) -> bytes:
 
 def error_reply(error: TenantdError, request_id: str = "") -> Response:
     """The answer that says what went wrong, and when to come back if that is known."""
-    headers = {}
+    headers = {} if error.should_retry else {"x-should-retry": "false"}
     if error.retry_after_s is not None:
-        headers = {"retry-after": str(error.retry_after_s), "retry-after-ms": str(error.retry_after_ms)}
+        headers |= {"retry-after": str(error.retry_after_s), "retry-after-ms": str(error.retry_after_ms)}
     if error.http_status == 401:
         headers["www-authenticate"] = "Bearer"
     if error.http_status == 413:

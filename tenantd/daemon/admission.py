@@ -35,16 +35,12 @@ def output_tokens(
     """
     limits = tenant.limits
     holds_tokens = context_tokens
-    whose = "a slot's context holds"
+    whose = ""
     if limits.max_context_tokens is not None and limits.max_context_tokens < context_tokens:
         holds_tokens = limits.max_context_tokens
-        whose = f"tenant {tenant.name} may use"
+        whose = tenant.name
     if prompt_tokens >= holds_tokens:
-        raise ContextLengthExceeded(
-            f"the prompt has {prompt_tokens} tokens and {whose} {holds_tokens}, prompt and output together; "
-            "send a shorter prompt",
-            param="prompt",
-        )
+        raise ContextLengthExceeded.of(prompt_tokens, holds_tokens, tenant=whose)
     allowed = limits.max_tokens_per_request
     if asked_tokens is None:
         asked_tokens = default_tokens if allowed is None else min(default_tokens, allowed)

@@ -10,6 +10,9 @@ from tenantd.text.vocabulary import utf8
 
 ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
+PART_KINDS: Final = ("text", "refusal")
+"""What a part of a content may be; its text is under the same name."""
+
 
 class Message(NamedTuple):
     """`role` is system, user, assistant or tool. An empty `name` is none."""
@@ -37,7 +40,10 @@ def _read_message(message: Any, where: str) -> Message:
     name = message.get("name")
     if name is not None and not isinstance(name, str):
         raise _refused(f"{where}.name is not a text")
-    return Message(ROLES[role], _checked(_text(message.get("content"), where)), _checked(name or ""))
+    content = message.get("content")
+    if content is None and role == "assistant":  # as clients send back an answer that had none
+        content = message.get("refusal") or ""
+    return Message(ROLES[role], _checked(_text(content, where)), _checked(name or ""))
 
 
 def _text(content: Any, where: str) -> str:
@@ -48,9 +54,10 @@ def _text(content: Any, where: str) -> str:
         raise _refused(f"{where}.content must be a text or a list of text parts")
     parts: list[str] = []
     for index, part in enumerate(content):
-        if not isinstance(part, dict) or part.get("type") != "text" or not isinstance(part.get("text"), str):
+        kind = part.get("type") if isinstance(part, dict) else None
+        if kind not in PART_KINDS or not isinstance(part.get(kind), str):
             raise _refused(f"{where}.content[{index}] is not a text part; this server takes text only")
-        parts.append(part["text"])
+        parts.append(part[kind])
     return "\n".join(parts)
 
 

@@ -162,6 +162,26 @@ def test_stop_strings_end_the_text_before_them(client: openai.OpenAI) -> None:
         assert (choice.text, choice.finish_reason) == (full[: full.index(stop)], "stop")
 
 
+def test_an_answer_sent_back_as_the_client_has_it_is_part_of_the_conversation(client: openai.OpenAI) -> None:
+    first = client.chat.completions.create(model=MODEL, messages=MESSAGES, **ENDLESS).choices[0].message
+    for sent in (first.model_dump(), {"role": "assistant", "content": None, "refusal": None, "name": "bot"}):
+        more: Any = [*MESSAGES, sent, {"role": "user", "content": "Go on."}]
+        answer = client.chat.completions.create(model=MODEL, messages=more, **ENDLESS)
+        assert len(answer.choices[0].message.content or "") == 12
+
+
+@pytest.mark.parametrize(
+    "default",
+    [{"max_tokens": -1}, {"stop": ""}, {"stop": []}, {"extra_body": {"top_k": -1}}, {"max_tokens": None}],
+    ids=str,
+)
+def test_what_other_servers_call_the_default_is_the_default(client: openai.OpenAI, default: dict[str, Any]) -> None:
+    asked: dict[str, Any] = {"model": MODEL, "prompt": "hello", "seed": 1}
+    (plain,) = client.completions.create(**asked).choices
+    (choice,) = client.completions.create(**{**asked, **default}).choices
+    assert (choice.text, choice.finish_reason) == (plain.text, plain.finish_reason)
+
+
 def test_the_raw_response_has_the_request_id(client: openai.OpenAI) -> None:
     raw = client.completions.with_raw_response.create(model=MODEL, prompt="hello", max_tokens=2)
     assert raw.http_response.headers["x-request-id"] == raw.parse()._request_id

@@ -40,7 +40,7 @@ def test_output_is_cut_to_the_room_the_prompt_leaves() -> None:
 
 
 def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers() -> None:
-    with pytest.raises(ContextLengthExceeded, match=r"has 100 tokens .* holds 100") as e:
+    with pytest.raises(ContextLengthExceeded, match=r"length is 100 tokens\. .* 100 tokens\.") as e:
         allowed(100, 1)
     assert (e.value.http_status, e.value.param) == (400, "prompt")
 
@@ -48,7 +48,7 @@ def test_a_prompt_that_fills_the_context_is_refused_with_both_numbers() -> None:
 def test_a_tenants_own_context_limit_counts_when_it_is_lower() -> None:
     assert allowed(10, 30, max_context_tokens=20) == 10
     assert allowed(10, 30, max_context_tokens=500) == 30
-    with pytest.raises(ContextLengthExceeded, match="tenant acme may use 20"):
+    with pytest.raises(ContextLengthExceeded, match="length is 20 tokens for tenant acme"):
         allowed(20, 1, max_context_tokens=20)
 
 

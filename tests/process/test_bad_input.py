@@ -113,14 +113,14 @@ ABSURD = [
     ({"prompt": [10**100]}, "prompt"),
     ({"prompt": ["a"] * 10_000}, "prompt"),
     ({"max_tokens": 10**12}, "max_tokens"),
-    ({"max_tokens": -1}, "max_tokens"),
+    ({"max_tokens": -2}, "max_tokens"),
     ({"n": 10**9}, "n"),
     ({"stop": ["x"] * 1_000_000}, "stop"),
     ({"stop": "x" * 1_000_000}, "stop"),
     ({"temperature": -1}, "temperature"),
     ({"temperature": 1e300}, "temperature"),
     ({"top_p": -0.5}, "top_p"),
-    ({"top_k": -1}, "top_k"),
+    ({"top_k": -2}, "top_k"),
     ({"min_p": 7}, "min_p"),
     ({"repeat_penalty": -1}, "repeat_penalty"),
     ({"repeat_last_n": 10**9}, "repeat_last_n"),
@@ -194,7 +194,7 @@ def test_bad_values_on_the_command_line_end_with_2_and_name_the_field(
 
 @pytest.mark.parametrize(
     ("text", "says"),
-    [(b"x" * 10_000_000, "the context of this model holds 200000"), (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3")],
+    [(b"x" * 10_000_000, "maximum context length is 200000 tokens"), (b"caf\xe9", "not UTF-8: byte 0xe9 at offset 3")],
 )
 def test_bad_standard_input_ends_with_2(daemon: Daemon, text: bytes, says: str) -> None:
     done = tenantctl(daemon, "run", "--tenant", "acme", "-", stdin=text)

@@ -228,6 +228,15 @@ def test_the_byte_vocabulary_chats_in_plain_text(content: str) -> None:
     assert bytes(tokens[1:]).decode() == f"User: {content.strip()}\nAssistant:"
 
 
+def test_an_answer_without_content_is_an_empty_turn_and_a_refusal_is_what_it_said(tiny: LlamaVocabulary) -> None:
+    def rendered(**answer: Any) -> list[int]:
+        return ChatFormatter(tiny).render([*user("hi"), {"role": "assistant", **answer}, *user("more")])
+
+    assert rendered() == rendered(content=None) == rendered(content=None, refusal=None) == rendered(content="")
+    assert rendered(content=None, refusal="no") == rendered(content="no") != rendered(content="")
+    assert rendered(content=[{"type": "refusal", "refusal": "no"}]) == rendered(content="no")
+
+
 # ---- bad input --------------------------------------------------------------------------------------------------
 
 
@@ -248,6 +257,9 @@ def test_the_byte_vocabulary_chats_in_plain_text(content: str) -> None:
         ([{"role": "user", "content": "hi", "name": 5}], "name"),
         ([{"role": "user", "content": "hi", "name": "\ud800"}], "surrogate"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "calls a tool"),
+        ([{"role": "assistant", "content": None, "refusal": 5}], "content must be"),
+        ([{"role": "user", "content": None}], "content must be"),
+        ([{"role": "user", "content": [{"type": ["text"], "text": "hi"}]}], "text only"),
     ],
 )
 def test_bad_messages_are_invalid_requests(messages: list[Any], reason: str, tiny: LlamaVocabulary) -> None:
