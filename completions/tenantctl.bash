@@ -41,7 +41,7 @@ _tenantctl() {
     esac
     if [[ $cur == -* ]]; then
         case $command in
-            "") _tenantctl_words "--socket --version --help -h" "$cur" ;;
+            "") _tenantctl_words "--socket --admin --version --help -h" "$cur" ;;
             " init") _tenantctl_words "--config --model --force --help -h" "$cur" ;;
             " serve") _tenantctl_words "--config --model --help -h" "$cur" ;;
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;

@@ -65,9 +65,11 @@ def url(*parts: str) -> str:
 class Client:
     """One connection to the daemon; a context manager. Every failure is raised as a TenantdError."""
 
-    def __init__(self, path: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+    def __init__(self, path: Path, timeout_s: float = ANSWER_TIMEOUT_S, *, key: str = "") -> None:
+        """`key` is an API key that every request shows; without one the kernel says which user asks."""
         self.socket = path
         self._timeout_s = timeout_s
+        self._key = key
         self._http: httpx.Client | None = None
 
     def __enter__(self) -> Self:
@@ -78,6 +80,10 @@ class Client:
     ) -> None:
         if self._http is not None:
             self._http.close()
+
+    def another(self, timeout_s: float) -> Client:
+        """A connection of the same identity to the same daemon."""
+        return Client(self.socket, timeout_s, key=self._key)
 
     # -- whole answers
 
@@ -179,7 +185,10 @@ class Client:
             # no proxies, no certificates: both would be looked up, and neither means anything on a Unix socket
             transport = httpx.HTTPTransport(uds=str(self.socket), verify=False, trust_env=False)
             timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
-            self._http = httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout, trust_env=False)
+            headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
+            self._http = httpx.Client(
+                transport=transport, base_url="http://tenantd", headers=headers, timeout=timeout, trust_env=False
+            )
         try:
             self._probe()
             yield self._http
@@ -198,19 +207,17 @@ def _not_connected(path: Path, error: OSError) -> TenantdError:
     return DaemonNotRunning(f"no daemon listens on {path}{reason}; start one with: tenantctl serve")
 
 
-def _identity() -> dict[str, str]:
-    """The key of TENANTD_API_KEY, if there is one. Raises Unauthenticated for what cannot be a key."""
+def environment_key() -> str:
+    """The key of TENANTD_API_KEY; "" when there is none. Raises Unauthenticated for what cannot be a key."""
     key = os.environ.get("TENANTD_API_KEY", "").strip()
-    if not key:
-        return {}
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise Unauthenticated("TENANTD_API_KEY is not an API key: it has spaces or unusual characters")
-    return {"authorization": f"Bearer {key}"}
+    return key
 
 
 def _headers(tenant: str | None) -> dict[str, str]:
-    """Who asks, and for whom. Raises Unauthenticated."""
-    return _identity() | ({TENANT_HEADER: tenant} if tenant else {})
+    """For whom."""
+    return {TENANT_HEADER: tenant} if tenant else {}
 
 
 def _decoded(response: httpx.Response) -> Any:

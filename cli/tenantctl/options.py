@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
-from tenantctl.client import Client, find_socket
+from tenantctl.client import Client, environment_key, find_socket
+from tenantctl.render import message
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class Globals:
     """What was said before the command."""
 
     socket: Path | None
+    admin: bool = False  # the user's own identity, whatever key the environment holds
 
     @property
     def words(self) -> str:
@@ -29,13 +32,33 @@ class Globals:
 
 
 def connect(ctx: typer.Context) -> Client:
-    """To the daemon that is meant."""
-    return Client(find_socket(ctx.find_object(Globals).socket))  # type: ignore[union-attr]  # set by the root
+    """To the daemon that is meant, with the key of the environment if there is one; that is said on standard error.
+
+    Raises Unauthenticated for what cannot be a key.
+    """
+    meant: Globals = ctx.find_object(Globals)  # type: ignore[assignment]  # set by the root
+    key = "" if meant.admin else environment_key()
+    if key:
+        message("using the API key in TENANTD_API_KEY (pass --admin before the command to use none)")
+    return Client(find_socket(meant.socket), key=key)
 
 
 def words(ctx: typer.Context) -> str:
     """How a command to try begins."""
     return ctx.find_object(Globals).words  # type: ignore[union-attr]  # set by the root
+
+
+class MonthCommand(TyperCommand):
+    """A command whose `--month` may come without a value: it is the running month then."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Fill in the value that is left out; words after `--` are no options."""
+        options = args[: args.index("--")] if "--" in args else args
+        if "--month" in options:
+            after = options.index("--month") + 1
+            if after == len(options) or options[after].startswith("-"):
+                args = [*args[:after], "this", *args[after:]]
+        return super().parse_args(ctx, args)
 
 
 def examples(*lines: str) -> str:
@@ -75,4 +98,7 @@ ActingTenant = Annotated[
         callback=_tenant_name,
     ),
 ]
-Month = Annotated[str, typer.Option("--month", metavar="YYYY-MM|this|last", help="A month, as in 2026-11.")]
+Month = Annotated[
+    str,
+    typer.Option("--month", metavar="YYYY-MM|this|last", help="A month, as in 2026-11; without a value, this month."),
+]

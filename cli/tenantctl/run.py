@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import ExitStack
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
@@ -12,6 +11,7 @@ from tenantctl import sampling
 from tenantctl.answer import Answer, Printer
 from tenantctl.client import TENANT_HEADER
 from tenantctl.options import ActingTenant, Json, connect, examples, finite
+from tenantctl.prompt import checked, read_prompt
 from tenantctl.render import message, print_json
 from tenantctl.waiting import waiting_shown
 from tenantd.errors import InvalidRequest
@@ -20,16 +20,15 @@ EXAMPLES = examples(
     'tenantctl run --tenant acme "Once upon a time"',
     "tenantctl run --tenant acme --chat --system 'Be brief.' 'What is a ledger?'",
     "tenantctl run --tenant acme --max-tokens 200 --timing < prompt.txt",
+    "tenantctl run --tenant acme 'Summarise this letter:' < letter.txt",
     "tenantctl run --tenant acme --temperature 0 --json 'The capital of France is' | jq -r .text",
 )
-MAX_PROMPT_BYTES: Final = 1 << 30
-"""No daemon takes a larger request (server.max_body_bytes)."""
 
 
 def run(
     ctx: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The prompt; - or nothing reads standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="The prompt; omit it, or pass -, to read standard input.")
     ] = None,
     tenant: ActingTenant = None,
     chat: Annotated[bool, typer.Option("--chat", help="As a user's message, through the chat template.")] = False,
@@ -57,7 +56,9 @@ def run(
 ) -> None:
     """Complete a prompt, printing the text as it comes.
 
-    Ctrl-C cancels the request; what was generated is billed. One newline at the end of standard input is dropped.
+    Text piped or redirected in follows the prompt on a new line; one newline at its end is dropped. Add < /dev/null
+    where standard input belongs to something else, as in a loop. Ctrl-C cancels the request; what was generated is
+    billed.
     """
     given = {
         "max_tokens": max_tokens,
@@ -90,7 +91,7 @@ def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str
         return "/v1/completions", {"prompt": prompt}
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
-        messages.insert(0, {"role": "system", "content": _checked(system, "--system")})
+        messages.insert(0, {"role": "system", "content": checked(system, "--system")})
     return "/v1/chat/completions", {"messages": messages}
 
 
@@ -112,35 +113,10 @@ def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None
     except InvalidRequest as e:
         printer.end_line()
         if e.param == TENANT_HEADER:
-            raise InvalidRequest(f"{e.message}; here: --tenant NAME, or TENANTD_API_KEY") from e
+            raise InvalidRequest(f"{e.message}; pass --tenant NAME or set TENANTD_API_KEY", param=e.param) from e
         raise
     except Exception:
         printer.end_line()  # the error's message is not part of the text
         raise
     printer.end_line()
     return answer
-
-
-def read_prompt(argument: str | None) -> str:
-    """The argument, or standard input for `-` and for none. Raises InvalidRequest, BadParameter."""
-    if argument is not None and argument != "-":
-        return _checked(argument, "the prompt")
-    if argument is None and sys.stdin.isatty():
-        raise typer.BadParameter("say what to complete, or pipe it in", param_hint="PROMPT")
-    data = sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
-    if len(data) > MAX_PROMPT_BYTES:
-        raise InvalidRequest(f"standard input is over {MAX_PROMPT_BYTES} bytes")
-    try:
-        text = data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        raise InvalidRequest(f"standard input is not UTF-8: byte 0x{data[e.start]:02x} at offset {e.start}") from None
-    return text.removesuffix("\n")
-
-
-def _checked(text: str, what: str) -> str:
-    """Python keeps argument bytes that are not UTF-8 as lone surrogates. Raises InvalidRequest for them."""
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        raise InvalidRequest(f"{what} is not UTF-8") from None
-    return text

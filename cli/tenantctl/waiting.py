@@ -27,7 +27,7 @@ def waiting_shown(client: Client, tenant: str | None) -> Iterator[str]:
         yield name
         return
     ended = threading.Event()
-    another = Client(client.socket, ANSWER_TIMEOUT_S)
+    another = client.another(ANSWER_TIMEOUT_S)
     thread = threading.Thread(target=_show, args=(another, tenant, name, ended), daemon=True)
     thread.start()
     try:

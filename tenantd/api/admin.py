@@ -205,6 +205,8 @@ class Admin:
 
     async def invoice(self, month: str, tenant: str | None = None) -> Response:
         parsed = self._month(month)
+        if parsed.since_micros > self._now_micros():
+            raise InvalidRequest(f"{parsed.name} has not begun; there is no invoice for it yet", param="month")
         found = await self._service.ledger.read(lambda conn: invoice(conn, parsed, tenant))
         self._require_known(tenant, bool(found.tenants))
         return reply(found)

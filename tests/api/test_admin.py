@@ -231,6 +231,13 @@ def test_a_bad_period_is_refused(daemon: Daemon, path: str) -> None:
     assert daemon.get(path).status_code == 400
 
 
+def test_a_month_to_come_has_no_invoice(daemon: Daemon) -> None:
+    refused = daemon.get("/admin/v1/invoices/9998-01")
+    assert error(refused) == (400, "invalid_request", "month")
+    assert "9998-01 has not begun" in refused.json()["error"]["message"]
+    assert daemon.get("/admin/v1/invoices/1999-12").json()["tenants"] == []
+
+
 def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
     daemon.add_tenant("seen")
     status = daemon.status()

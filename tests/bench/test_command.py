@@ -146,4 +146,4 @@ def test_plots_say_what_they_need(daemon: Daemon, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     result = bench("solo", "--png", "x.png", daemon=daemon)
     assert result.exit_code == 2
-    assert "pip install 'tenantd[bench]'" in result.output
+    assert "pip install '.[bench]'" in result.output

@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 from typing import Any, ClassVar
 
 import pytest
 from typer.testing import CliRunner
 
+from tenantctl.benching import load
 from tenantctl.benching.servers import probe
 from tenantctl.main import app
 from tenantd.errors import TenantdError
+
+MOST_S = 60
+"""A run that shows nothing by then ends all the same, and its test fails."""
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -21,6 +27,10 @@ class Handler(BaseHTTPRequestHandler):
 
     bodies: ClassVar[list[dict[str, Any]]]
     keys: ClassVar[dict[int, str]]  # by the length of the prompt
+    hold_after: ClassVar[int | None]  # requests; further ones get their answer when the run has been seen
+    is_seen: ClassVar[Callable[[], bool]]  # what the test waits for has come
+    seen: ClassVar[threading.Event]
+    counting: ClassVar[threading.Lock]
 
     def do_GET(self) -> None:
         if self.headers["authorization"] != "Bearer secret":
@@ -30,8 +40,14 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        self.bodies.append(body)
-        self.keys[len(body["prompt"])] = self.headers["authorization"]
+        with self.counting:
+            self.bodies.append(body)
+            self.keys[len(body["prompt"])] = self.headers["authorization"]
+            is_held = self.hold_after is not None and len(self.bodies) > self.hold_after
+            if type(self).is_seen():
+                self.seen.set()
+        if is_held:
+            self.seen.wait(MOST_S)
         event = b'data: {"choices":[{"text":"a","finish_reason":null}]}\n\n'
         self._answer(event * body["max_tokens"] + b"data: [DONE]\n\n")
 
@@ -44,17 +60,44 @@ class Handler(BaseHTTPRequestHandler):
         """Nothing."""
 
 
+class Server(ThreadingHTTPServer):
+    """All clients of a suite connect at once."""
+
+    request_queue_size = 128
+
+
 @pytest.fixture
 def url() -> Iterator[str]:
     Handler.bodies = []
     Handler.keys = {}
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+    Handler.hold_after = None
+    Handler.is_seen = lambda: False
+    Handler.seen = threading.Event()
+    Handler.counting = threading.Lock()
+    with Server(("127.0.0.1", 0), Handler) as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_address[1]}/v1"
+        Handler.seen.set()
         server.shutdown()
 
 
+@pytest.fixture
+def run_until_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A run goes on until the server has seen enough: its clock stops just before the end and then jumps past it."""
+    began_s = time.perf_counter()
+
+    def now_s() -> float:
+        elapsed_s = time.perf_counter() - began_s
+        return min(elapsed_s, 0.4) + (Handler.seen.is_set() or elapsed_s > MOST_S)
+
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=now_s))
+
+
+@pytest.mark.usefixtures("run_until_seen")
 def test_a_server_is_driven_with_its_model_its_key_and_further_fields(url: str) -> None:
+    clients, first = 6 + 12, 1
+    Handler.hold_after = first + clients  # a client's second request shows that its first one is done
+    Handler.is_seen = lambda: len(Handler.bodies) >= first + 2 * clients
     arguments = ["bench", "overload", "--url", url, "--api-key", "secret", "--duration", "0.5", "--json"]
     result = CliRunner().invoke(app, [*arguments, "--extra", "cache_prompt=false", "--extra", "lora=x y"])
     assert result.exit_code == 0, result.output
@@ -68,7 +111,9 @@ def test_a_server_is_driven_with_its_model_its_key_and_further_fields(url: str) 
     assert {len(body["prompt"]) for body in Handler.bodies} == {16, 128}  # the first one is small
 
 
+@pytest.mark.usefixtures("run_until_seen")
 def test_tenants_can_have_keys_of_their_own(url: str) -> None:
+    Handler.is_seen = lambda: {64, 512} <= Handler.keys.keys()
     arguments = ["bench", "short-long", "--url", url, "--api-key", "secret", "--duration", "0.5", "--json"]
     result = CliRunner().invoke(app, [*arguments, "--tenant-key", "long=sk-long=1"])
     assert result.exit_code == 0, result.output

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -13,6 +14,7 @@ from tenantd import __version__
 from tests.cli.conftest import Cli, Program, command
 from tests.cli.fake_daemon import FakeDaemon
 
+ROOT = Path(__file__).parent.parent.parent
 HEAVY = ("httpx", "llama_cpp", "fastapi", "uvicorn", "numpy", "tenantd.config", "tenantd.main")
 
 
@@ -59,7 +61,7 @@ def test_every_command_explains_itself_with_examples(cli: Cli, found: Command) -
 
 @pytest.mark.parametrize(
     "arguments",
-    [["tenants"], ["status", "--nonsense"], ["tenant", "add"], ["completion", "tcsh"], ["invoice", "--month"]],
+    [["tenants"], ["status", "--nonsense"], ["tenant", "add"], ["completion", "tcsh"], ["invoice", "--tenant"]],
     ids=" ".join,
 )
 def test_a_mistake_in_usage_ends_with_2(cli: Cli, arguments: list[str]) -> None:
@@ -98,3 +100,9 @@ def test_serve_passes_on_the_daemons_exit_code(program: Program, tmp_path: Path)
     done = program("serve", "--config", str(tmp_path / "bad.toml"))
     assert done.returncode == 78
     assert b"sokcet" in done.stderr
+
+
+def test_no_message_advises_to_install_a_package_that_no_index_has() -> None:
+    sources = [path.read_text("utf-8") for folder in ("tenantd", "cli") for path in (ROOT / folder).rglob("*.py")]
+    assert not [line for text in sources for line in text.splitlines() if re.search(r"install\b.*\btenantd\[", line)]
+    assert any("pip install '.[bench]'" in text for text in sources)

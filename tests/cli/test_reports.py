@@ -104,3 +104,17 @@ def test_an_invoice_as_csv_adds_up(cli: Cli, daemon: FakeDaemon) -> None:
 
 def test_json_and_csv_exclude_each_other(cli: Cli, daemon: FakeDaemon) -> None:
     assert cli("invoice", "--csv", "--json").exit_code == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--month"], ["--month", "--json"], ["--json", "--month"], ["--month", "--tenant", "acme"]],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("command", ["invoice", "usage"])
+def test_a_month_without_a_value_is_the_running_one(
+    cli: Cli, daemon: FakeDaemon, command: str, arguments: list[str]
+) -> None:
+    assert cli(command, *arguments).exit_code == 0
+    path = daemon.seen[0][1]
+    assert path.startswith("invoices/this" if command == "invoice" else "usage?month=this")

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cli.conftest import Cli
+from tests.cli.conftest import Cli, Program, command
 from tests.cli.fake_daemon import FakeDaemon
 
 
@@ -91,6 +92,32 @@ def test_standard_input_is_the_prompt_without_its_last_newline(
     assert sent(daemon)["prompt"] == "two\nlines\n"
 
 
+def test_piped_text_follows_the_prompt_on_a_new_line(cli: Cli, daemon: FakeDaemon) -> None:
+    cli("run", "Summarise:", input="two\nlines\n")
+    assert sent(daemon)["prompt"] == "Summarise:\ntwo\nlines"
+    cli("run", "--chat", "Summarise:", input="text")
+    assert sent(daemon)["messages"] == [{"role": "user", "content": "Summarise:\ntext"}]
+    cli("run", "Nothing is piped", input="")
+    assert sent(daemon)["prompt"] == "Nothing is piped"
+
+
+def test_a_redirected_file_follows_the_prompt(program: Program, daemon: FakeDaemon, tmp_path: Path) -> None:
+    (tmp_path / "letter").write_text("Dear you,\n", "utf-8")
+    with (tmp_path / "letter").open("rb") as letter:
+        assert program("run", "Summarise:", stdin=letter).returncode == 0
+    assert sent(daemon)["prompt"] == "Summarise:\nDear you,"
+
+
+def test_a_pipe_that_stays_open_is_said_to_be_waited_for(daemon: FakeDaemon) -> None:
+    run = subprocess.Popen(command("run", "Hi"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert run.stdin is not None and run.stderr is not None
+    assert b"waiting for the end of standard input; add < /dev/null" in run.stderr.readline()
+    assert not daemon.seen
+    out, _ = run.communicate(b"there", timeout=60)
+    assert (run.returncode, out) == (0, " Hello, wörld\n".encode())
+    assert sent(daemon)["prompt"] == "Hi\nthere"
+
+
 def test_standard_input_that_is_not_utf8_is_refused(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("run", input=b"abc\xff")
     assert result.exit_code == 2
@@ -106,11 +133,26 @@ def test_an_argument_that_is_not_utf8_is_refused(cli: Cli, daemon: FakeDaemon) -
     assert not daemon.seen
 
 
-def test_the_key_of_the_environment_is_sent(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "arguments",
+    [["run", "Hi"], ["status"], ["tenant", "list"], ["usage"], ["requests"], ["invoice"], ["key", "list", "acme"]],
+    ids=" ".join,
+)
+def test_every_command_shows_the_key_of_the_environment_and_says_so(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, arguments: list[str]
+) -> None:
+    daemon.add("acme")
     monkeypatch.setenv("TENANTD_API_KEY", "td_mine\n")
-    assert cli("run", "Hi").exit_code == 0
-    assert daemon.seen[0][2]["authorization"] == "Bearer td_mine"
+    result = cli(*arguments)
+    assert result.exit_code == 0
+    assert [headers["authorization"] for _, _, headers, _ in daemon.seen] == ["Bearer td_mine"]
     assert "x-tenant" not in daemon.seen[0][2]
+    [line] = [line for line in result.stderr.splitlines() if "TENANTD_API_KEY" in line]
+    assert "--admin" in line and "td_mine" not in result.output
+    result = cli("--admin", *arguments)
+    assert result.exit_code == 0
+    assert "authorization" not in daemon.seen[-1][2]
+    assert "TENANTD_API_KEY" not in result.stderr
 
 
 @pytest.mark.parametrize("key", ["td_ü", "td_a b", "td_a\nx"])

@@ -27,7 +27,7 @@ def require_matplotlib() -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise InvalidRequest("plots need matplotlib: pip install 'tenantd[bench]'") from None
+        raise InvalidRequest("plots need matplotlib; in tenantd's source folder, run: pip install '.[bench]'") from None
 
 
 def write_png(path: Path, measurement: Measurement) -> None:

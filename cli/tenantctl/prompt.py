@@ -1,0 +1,64 @@
+"""The prompt of a command: its argument, standard input, or both."""
+
+from __future__ import annotations
+
+import select
+import sys
+from typing import Final
+
+import typer
+
+from tenantctl.render import message
+from tenantd.errors import InvalidRequest
+
+MAX_PROMPT_BYTES: Final = 1 << 30
+"""No daemon takes a larger request (server.max_body_bytes)."""
+QUIET_S: Final = 2.0
+"""How long a pipe that holds nothing is waited for in silence."""
+
+
+def read_prompt(argument: str | None) -> str:
+    """The argument, and on the line after it what is piped in. `-` and no argument: standard input alone.
+
+    Raises InvalidRequest for what is not UTF-8 or too large, BadParameter when there is nothing to read.
+    """
+    is_piped = sys.stdin is not None and not sys.stdin.isatty()
+    if argument is None and not is_piped:
+        raise typer.BadParameter("give a prompt, or pipe one in", param_hint="PROMPT")
+    if argument is None or argument == "-":
+        return _standard_input()
+    prompt = checked(argument, "the prompt")
+    if not is_piped:
+        return prompt
+    if _is_silent():
+        message("waiting for the end of standard input; add < /dev/null to send the prompt alone")
+    return "\n".join(filter(None, [prompt, _standard_input()]))
+
+
+def checked(text: str, what: str) -> str:
+    """Python keeps argument bytes that are not UTF-8 as lone surrogates. Raises InvalidRequest for them."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        raise InvalidRequest(f"{what} is not UTF-8") from None
+    return text
+
+
+def _is_silent() -> bool:
+    """Nothing comes from standard input for a while, not even its end."""
+    try:
+        return not select.select([sys.stdin.fileno()], [], [], QUIET_S)[0]
+    except (OSError, ValueError):  # not a file of the operating system
+        return False
+
+
+def _standard_input() -> str:
+    """All of it, without one newline at its end."""
+    data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InvalidRequest(f"standard input is over {MAX_PROMPT_BYTES} bytes")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        raise InvalidRequest(f"standard input is not UTF-8: byte 0x{data[e.start]:02x} at offset {e.start}") from None
+    return text.removesuffix("\n")
