@@ -6,6 +6,7 @@ so the change holds for whatever is asked after it.
 
 from __future__ import annotations
 
+import functools
 import os
 import time
 from collections.abc import Callable
@@ -24,6 +25,8 @@ from tenantd.api.admin_types import NewKey, NewTenant, TenantChange
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import require_admin
 from tenantd.api.metrics import Meter
+from tenantd.api.presence import while_connected
+from tenantd.api.prompts import INLINE_BYTES
 from tenantd.api.replies import new_request_id, reply
 from tenantd.daemon.service import Service
 from tenantd.domain import Tenant, TenantState
@@ -35,6 +38,8 @@ from tenantd.tenancy import keys, store
 
 T = TypeVar("T")
 MOST_REQUESTS_LISTED = 10_000
+ADMINISTRATORS = "(administrators)"
+"""Whose turn it is in the pool for texts. No tenant has this name."""
 
 
 async def _only_admins(request: Request) -> None:
@@ -214,7 +219,11 @@ class Admin:
     # -- shared
 
     async def _parse(self, request: Request, model: type[B]) -> B:
-        return parse(model, await read_body(request, self._service.config.server.max_body_bytes))
+        body = await read_body(request, self._service.config.server.max_body_bytes)
+        if len(body) <= INLINE_BYTES:
+            return parse(model, body)
+        work = self._service.pool.run(ADMINISTRATORS, functools.partial(parse, model, body), len(body))
+        return await while_connected(request, work)
 
     async def _change(self, change: Callable[[Connection], T]) -> T:
         """Write, and let the change hold at once."""

@@ -49,14 +49,6 @@ def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def shown(deltas: list[Delta]) -> list[Delta]:
-    """Without the tokens at the end whose text was dropped because it belonged to a stop string."""
-    end = len(deltas)
-    while end and not deltas[end - 1].text:
-        end -= 1
-    return deltas[:end]
-
-
 class Answer:
     """One response: its id, and how its parts look. `with_usage` streams end with a chunk that has the usage."""
 
@@ -77,7 +69,7 @@ class Answer:
         """The body of an answer that is not streamed."""
         return {**self._head, "object": self.object, "choices": choices, "usage": usage}
 
-    def choice(self, index: int, deltas: list[Delta], reason: FinishReason) -> dict[str, Any]:
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         """One element of `choices`. Subclasses say where the text goes."""
         raise NotImplementedError
 
@@ -129,9 +121,8 @@ class CompletionAnswer(Answer):
     chunk_object = "text_completion"
     id_prefix = "cmpl-"
 
-    def choice(self, index: int, deltas: list[Delta], reason: FinishReason) -> dict[str, Any]:
-        piece = self._piece(index, "".join(d.text for d in deltas), self.logprobs(shown(deltas)))
-        return {**piece, "finish_reason": reason.value}
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
+        return {**self._piece(index, text, logprobs), "finish_reason": reason.value}
 
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
         tokens: list[str] = []
@@ -170,12 +161,11 @@ class ChatAnswer(Answer):
     chunk_object = "chat.completion.chunk"
     id_prefix = "chatcmpl-"
 
-    def choice(self, index: int, deltas: list[Delta], reason: FinishReason) -> dict[str, Any]:
-        text = "".join(d.text for d in deltas)
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
-            "logprobs": self.logprobs(shown(deltas)),
+            "logprobs": logprobs,
             "finish_reason": reason.value,
         }
 

@@ -21,8 +21,9 @@ from tenantd.api.connection import connection_of
 from tenantd.api.metrics import Meter
 from tenantd.api.replies import error_reply, reply
 from tenantd.api.streaming import ClientStalled, EventWriter, pump
+from tenantd.api.whole import collect
 from tenantd.daemon.service import Generation, Service
-from tenantd.daemon.streams import Delta, LiveStream
+from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import RequestCancelled, TenantdError
 
@@ -130,16 +131,12 @@ class Exchange(Response):
 
     async def _whole(self, answer: Answer) -> Response:
         request_id = self._streams[0].id
-        texts: list[list[Delta]] = []
-        for stream in self._streams:
-            texts.append([])
-            while deltas := await stream.take():
-                texts[-1].extend(deltas)
+        wholes = [await collect(answer, stream) for stream in self._streams]
         if failed := self._failure():
             return error_reply(failed, request_id)
         choices = [
-            answer.choice(index, deltas, _reason(stream))
-            for index, (stream, deltas) in enumerate(zip(self._streams, texts, strict=True))
+            answer.choice(index, whole.text, whole.logprobs, _reason(stream))
+            for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
         usage = usage_json(stream.usage for stream in self._streams)
         return reply(answer.whole(choices, usage), request_id=request_id, headers=self._queue_header())

@@ -12,16 +12,18 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tenantd.api.answers import Answer, ChatAnswer, CompletionAnswer
-from tenantd.api.body import parse, read_body
+from tenantd.api.body import read_body
 from tenantd.api.exchange import Exchange
 from tenantd.api.identity import require_known, tenant_of
 from tenantd.api.metrics import Meter
-from tenantd.api.openai_types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.api.openai_types import GenerationRequest
+from tenantd.api.presence import while_connected
 from tenantd.api.prompts import PromptReader
 from tenantd.api.replies import reply
 from tenantd.daemon.service import Generation, Service
 from tenantd.domain import Tenant
 from tenantd.errors import EngineUnavailable, NotFound
+from tenantd.text.stops import StopStrings, check_stops
 
 Kind = Literal["completion", "chat"]
 
@@ -38,7 +40,7 @@ class OpenAI:
     def __init__(self, service: Service, meter: Meter) -> None:
         self._service = service
         self._meter = meter
-        self._prompts = PromptReader(service.vocabulary, service.chat)
+        self._prompts = PromptReader(service.vocabulary, service.chat, service.pool)
         self.router = APIRouter()
         self.router.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
         self.router.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
@@ -50,16 +52,15 @@ class OpenAI:
 
     async def completions(self, request: Request) -> Response:
         tenant = tenant_of(request, self._service.directory)
-        body = parse(CompletionRequest, await self._body(request))
-        self._check(body)
-        prompts = await self._prompts.completions(body.prompt, self._context_tokens())
+        raw = await self._body(request)
+        reading = self._prompts.completion(tenant.name, raw, self._check)
+        body, prompts = await while_connected(request, reading)
         return self._exchange(tenant, body, "completion", CompletionAnswer, prompts)
 
     async def chat(self, request: Request) -> Response:
         tenant = tenant_of(request, self._service.directory)
-        body = parse(ChatRequest, await self._body(request))
-        self._check(body)
-        prompt = await self._prompts.chat(body, self._context_tokens())
+        raw = await self._body(request)
+        body, prompt = await while_connected(request, self._prompts.chat(tenant.name, raw, self._check))
         return self._exchange(tenant, body, "chat", ChatAnswer, [prompt])
 
     async def models(self, request: Request) -> Response:
@@ -81,10 +82,13 @@ class OpenAI:
     async def _body(self, request: Request) -> bytes:
         return await read_body(request, self._service.config.server.max_body_bytes)
 
-    def _check(self, body: GenerationRequest) -> None:
+    def _check(self, body: GenerationRequest) -> int:
+        """What is wrong with a request besides its prompt, and if nothing is the tokens that a slot holds."""
         body.check()
+        check_stops(body.stop or ())
         if body.model:
             self._check_model(body.model)
+        return self._context_tokens()
 
     def _check_model(self, name: str) -> None:
         served = self._service.config.model_name
@@ -115,7 +119,7 @@ class OpenAI:
         self, tenant: Tenant, body: GenerationRequest, kind: Kind, answer: type[Answer], prompts: list[list[int]]
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens)
-        stops = tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ())
+        stops = StopStrings(tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ()))
         generations = [
             Generation(
                 kind=kind,

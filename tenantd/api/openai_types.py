@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Final, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from tenantd.api.body import Body
 from tenantd.domain import Sampling
@@ -191,7 +191,7 @@ class CompletionRequest(GenerationRequest):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
-    messages: list[dict[str, Any]] = Field(min_length=1)  # the chat formatter knows what is in them
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the formatter knows what is in them
     max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

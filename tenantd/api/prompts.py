@@ -1,33 +1,72 @@
-"""From what a client sent to token ids, without ever holding up the event loop for a large text."""
+"""From what a client sent to token ids: off the event loop, in turn with other tenants, unless it is small."""
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from collections.abc import Callable
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
-from tenantd.api.openai_types import ChatRequest
+from tenantd.api.body import parse
+from tenantd.api.openai_types import ChatRequest, CompletionRequest
 from tenantd.errors import ContextLengthExceeded, InvalidRequest
 from tenantd.text.chat import ChatFormatter
+from tenantd.text.excerpt import excerpt
+from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import Vocabulary
 
 MAX_PROMPTS: Final = 128
-INLINE_CHARACTERS: Final = 4096
-"""Longer texts are tokenised in a thread (llama.cpp runs without the GIL there)."""
+INLINE_BYTES: Final = 4096
+"""A body of this size is read where it came, in a few milliseconds at most."""
+INLINE_MESSAGES: Final = 8
+"""And a chat of so many messages: what each costs is the template's to say."""
+
+T = TypeVar("T")
 
 
 class PromptReader:
-    """Turns prompts into tokens for one vocabulary."""
+    """Turns bodies into requests and prompts, for one vocabulary."""
 
-    def __init__(self, vocabulary: Vocabulary, chat: ChatFormatter) -> None:
+    def __init__(self, vocabulary: Vocabulary, chat: ChatFormatter, pool: TextPool) -> None:
         self._vocabulary = vocabulary
         self._chat = chat
+        self._pool = pool
 
-    async def completions(self, prompt: Any, context_tokens: int) -> list[list[int]]:
+    async def completion(
+        self, tenant: str, body: bytes, check: Callable[[CompletionRequest], int]
+    ) -> tuple[CompletionRequest, list[list[int]]]:
+        """The request and its prompts, at least one. `check` says how many tokens a context holds, perhaps in a thread.
+
+        Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
+        """
+
+        def read() -> tuple[CompletionRequest, list[list[int]]]:
+            request = parse(CompletionRequest, body)
+            return request, self.prompts(request.prompt, check(request))
+
+        return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
+
+    async def chat(
+        self, tenant: str, body: bytes, check: Callable[[ChatRequest], int]
+    ) -> tuple[ChatRequest, list[int]]:
+        """The request and the rendered conversation. As `completion`."""
+
+        def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
+            request = request or parse(ChatRequest, body)
+            return request, self.conversation(request, check(request))
+
+        if len(body) > INLINE_BYTES:
+            return await self._pool.run(tenant, read, len(body))
+        request = parse(ChatRequest, body)
+        is_long = len(request.messages) > INLINE_MESSAGES
+        return await self._off_loop_if(is_long, tenant, functools.partial(read, request), len(body))
+
+    async def _off_loop_if(self, large: bool, tenant: str, work: Callable[[], T], size_bytes: int) -> T:
+        return await self._pool.run(tenant, work, size_bytes) if large else work()
+
+    def prompts(self, prompt: Any, context_tokens: int) -> list[list[int]]:
         """The prompts of a completion request, at least one. Raises InvalidRequest, ContextLengthExceeded."""
         if isinstance(prompt, str):
-            return [await self._text(prompt, context_tokens)]
+            return [self._text(prompt, context_tokens)]
         if not isinstance(prompt, list) or not prompt:
             raise _bad_prompt("must be a text, a list of token ids, or a list of either, and not empty")
         if isinstance(prompt[0], int):
@@ -37,27 +76,24 @@ class PromptReader:
         result: list[list[int]] = []
         for one in prompt:
             if isinstance(one, str):
-                result.append(await self._text(one, context_tokens))
+                result.append(self._text(one, context_tokens))
             elif isinstance(one, list):
                 result.append(self._tokens(one, context_tokens))
             else:
                 raise _bad_prompt("a list of prompts holds texts or lists of token ids")
         return result
 
-    async def chat(self, request: ChatRequest, context_tokens: int) -> list[int]:
+    def conversation(self, request: ChatRequest, context_tokens: int) -> list[int]:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
         size = sum(_text_bytes(message.get(key)) for message in request.messages for key in ("content", "refusal"))
         self._check_length(size, context_tokens)
-        work = functools.partial(self._chat.render, request.messages)
-        return await _off_loop_if(size > INLINE_CHARACTERS, work)
+        return self._chat.render(request.messages)
 
-    async def _text(self, text: str, context_tokens: int) -> list[int]:
+    def _text(self, text: str, context_tokens: int) -> list[int]:
         if not text:
             raise _bad_prompt("must not be empty")
         self._check_length(_utf8_bytes(text), context_tokens)
-        return await _off_loop_if(
-            len(text) > INLINE_CHARACTERS, functools.partial(self._vocabulary.tokenize, text, add_bos=True)
-        )
+        return self._vocabulary.tokenize(text, add_bos=True)
 
     def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
         if not tokens:
@@ -67,7 +103,7 @@ class PromptReader:
         limit = self._vocabulary.n_tokens
         for token in tokens:
             if type(token) is not int or not 0 <= token < limit:
-                raise _bad_prompt(f"{str(token)[:40]} is not a token id of this model (0 to {limit - 1})")
+                raise _bad_prompt(f"{excerpt(token)} is not a token id of this model (0 to {limit - 1})")
         return tokens
 
     def _check_length(self, size_bytes: int, context_tokens: int) -> None:
@@ -75,10 +111,6 @@ class PromptReader:
         at_least = size_bytes // self._vocabulary.longest_piece_bytes
         if at_least > context_tokens:
             raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
-
-
-async def _off_loop_if(large: bool, work: Callable[[], list[int]]) -> list[int]:
-    return await asyncio.to_thread(work) if large else work()
 
 
 def _utf8_bytes(text: str) -> int:

@@ -46,6 +46,8 @@ from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
+from tenantd.text.pool import TextPool
+from tenantd.text.stops import StopStrings
 from tenantd.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -66,7 +68,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     prompt: list[int]
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
-    stops: tuple[str, ...] = ()
+    stops: StopStrings | tuple[str, ...] = ()
 
 
 class Service:
@@ -92,6 +94,7 @@ class Service:
         self.directory = directory
         self.vocabulary = vocabulary
         self.chat = chat
+        self.pool = TextPool()
         self.draining = False
         self.started_micros = now_micros()
         self._runner = Runner(
@@ -159,6 +162,7 @@ class Service:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
             self._ticking = None
+        await asyncio.to_thread(self.pool.close)
         await self._books.close(SETTLE_GRACE_S)
 
     async def tenants_changed(self) -> None:

@@ -19,6 +19,9 @@ from tenantd.text.detokenize import TextStream
 SUSPECT_CRASHES: Final = 2
 """One crash can be anybody's fault; from so many in a row on, requests are tried one by one."""
 
+MOST_TAKEN: Final = 256
+"""Tokens that a reader gets at once: what it makes of them takes a few milliseconds, logprobs included."""
+
 
 class Delta(NamedTuple):
     """One token and the text that became certain with it, which may be none.
@@ -90,6 +93,7 @@ class LiveStream:
         self._waiter: asyncio.Future[None] | None = None
         self._is_settled = False
         self._is_begun = False  # something was taken
+        self._is_behind = False  # and something left
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- for the reader -----------------------------------------------------------------------------------------
@@ -112,13 +116,19 @@ class LiveStream:
             raise self.error
 
     async def take(self) -> list[Delta]:
-        """Everything since the last call, at least one; [] when it has ended and its row is settled."""
+        """What came since the last call, at least one; [] when it has ended and its row is settled.
+
+        Of what a slow reader has let gather it gets a part, and the rest of the loop a turn before the next.
+        """
+        if self._is_behind:
+            await asyncio.sleep(0)
         while not (self.is_durable and self._deltas):
             if self._is_settled:
                 return []
             await self._wait()
         self._is_begun = True
-        deltas, self._deltas = self._deltas, []
+        deltas, self._deltas = self._deltas[:MOST_TAKEN], self._deltas[MOST_TAKEN:]
+        self._is_behind = bool(self._deltas)
         return deltas
 
     def abandon(self) -> None:

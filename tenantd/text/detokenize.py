@@ -5,6 +5,7 @@ from __future__ import annotations
 from codecs import utf_8_decode
 from collections.abc import Sequence
 
+from tenantd.text.stops import StopStrings
 from tenantd.text.vocabulary import Vocabulary
 
 
@@ -16,13 +17,13 @@ class TextStream:
     starts first); the text ends before it. All this is the same however the text is cut into tokens.
     """
 
-    __slots__ = ("_held", "_partial", "_piece", "_stops", "stopped")
+    __slots__ = ("_held", "_partial", "_piece", "_states", "_stops", "stopped")
 
-    def __init__(self, vocabulary: Vocabulary, stops: Sequence[str] = ()) -> None:
-        assert all(stops), "an empty stop string would stop everything"
+    def __init__(self, vocabulary: Vocabulary, stops: StopStrings | Sequence[str] = ()) -> None:
         self.stopped = False
         self._piece = vocabulary.piece
-        self._stops = tuple(stops)
+        self._stops = stops if isinstance(stops, StopStrings) else StopStrings(stops)
+        self._states = [0] * len(self._stops.texts)
         self._partial = b""
         self._held = ""
 
@@ -31,7 +32,7 @@ class TextStream:
         data = self._partial + self._piece(token) if self._partial else self._piece(token)
         text, used = utf_8_decode(data, "replace", False)
         self._partial = data[used:]
-        return self._release(text) if self._stops else text
+        return self._release(text) if self._states else text
 
     def finish(self) -> str:
         """What was held back, when no more tokens come. Half a character is U+FFFD."""
@@ -45,22 +46,13 @@ class TextStream:
         """Add `text` to what is held; give what no stop string can begin in any more."""
         if self.stopped:
             return ""
-        text = self._held + text
-        found = [(start + len(stop), start) for stop in self._stops if (start := text.find(stop)) >= 0]
-        if found:
+        stop = self._stops.search(self._states, text)
+        held = self._held
+        text = held + text
+        if stop is not None:
             self.stopped = True
             self._held = ""
-            return text[: min(found)[1]]
-        safe = min((_partial_stop(text, stop) for stop in self._stops), default=len(text))
+            return text[: len(held) + stop]
+        safe = len(text) - max(self._states, default=0)
         self._held = text[safe:]
         return text[:safe]
-
-
-def _partial_stop(text: str, stop: str) -> int:
-    """Where the longest end of `text` begins that `stop` begins with; the length of `text` if there is none."""
-    start = text.find(stop[0], max(0, len(text) - len(stop) + 1))
-    while start >= 0:
-        if stop.startswith(text[start:]):
-            return start
-        start = text.find(stop[0], start + 1)
-    return len(text)

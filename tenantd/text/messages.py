@@ -6,8 +6,13 @@ from collections.abc import Sequence
 from typing import Any, Final, NamedTuple
 
 from tenantd.errors import InvalidRequest
+from tenantd.text.excerpt import excerpt
 from tenantd.text.vocabulary import utf8
 
+MOST_MESSAGES: Final = 4096
+MOST_PARTS: Final = 4096
+"""Text parts of all messages together."""
+MOST_NAME_CHARACTERS: Final = 64  # as at OpenAI
 ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 PART_KINDS: Final = ("text", "refusal")
@@ -26,7 +31,16 @@ def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
     """Messages as OpenAI's clients send them. Raises InvalidRequest (`messages`)."""
     if not messages:
         raise _refused("there must be at least one")
+    if len(messages) > MOST_MESSAGES:
+        raise _refused(f"at most {MOST_MESSAGES} in one request, not {len(messages)}; leave out the oldest ones")
+    if sum(_parts(message) for message in messages) > MOST_PARTS:
+        raise _refused(f"at most {MOST_PARTS} content parts in one request; join some")
     return [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
+
+
+def _parts(message: Any) -> int:
+    content = message.get("content") if isinstance(message, dict) else None
+    return len(content) if isinstance(content, list) else 0
 
 
 def _read_message(message: Any, where: str) -> Message:
@@ -34,16 +48,24 @@ def _read_message(message: Any, where: str) -> Message:
         raise _refused(f"{where} is not an object")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
-        raise _refused(f"{where}.role is {role!r}; it must be one of {', '.join(ROLES)}")
+        raise _refused(f"{where}.role is {excerpt(role)}; it must be one of {', '.join(ROLES)}")
     if message.get("tool_calls") or message.get("function_call"):
         raise _refused(f"{where} calls a tool, which this server does not support")
-    name = message.get("name")
-    if name is not None and not isinstance(name, str):
-        raise _refused(f"{where}.name is not a text")
+    name = _name(message.get("name"), where)
     content = message.get("content")
     if content is None and role == "assistant":  # as clients send back an answer that had none
         content = message.get("refusal") or ""
-    return Message(ROLES[role], _checked(_text(content, where)), _checked(name or ""))
+    return Message(ROLES[role], _checked(_text(content, where)), name)
+
+
+def _name(name: Any, where: str) -> str:
+    if name is None:
+        return ""
+    if not isinstance(name, str):
+        raise _refused(f"{where}.name is not a text")
+    if len(name) > MOST_NAME_CHARACTERS or not _checked(name).isprintable():
+        raise _refused(f"{where}.name is {excerpt(name)}; it may have {MOST_NAME_CHARACTERS} printable characters")
+    return name
 
 
 def _text(content: Any, where: str) -> str:

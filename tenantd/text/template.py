@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 import jinja2.ext
@@ -14,6 +14,10 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from tenantd.errors import InvalidRequest
+from tenantd.text.excerpt import clean
+
+MOST_REASON_CHARACTERS: Final = 300
+"""Of what a template says of messages: it may say all that is in them."""
 
 
 class TemplateRefused(Exception):
@@ -58,10 +62,14 @@ class ChatTemplate:
         try:
             return self._render(messages, self._wants_parts, add_generation_prompt)
         except TemplateRefused as e:
-            raise InvalidRequest(f"messages: the model's chat template refuses them: {e}", param="messages") from None
-        except Exception as e:  # a template is a program: it can fail in any way
+            reason = clean(str(e), MOST_REASON_CHARACTERS)
             raise InvalidRequest(
-                f"messages: the model's chat template fails on them: {type(e).__name__}: {e}", param="messages"
+                f"messages: the model's chat template refuses them: {reason}", param="messages"
+            ) from None
+        except Exception as e:  # a template is a program: it can fail in any way
+            reason = clean(f"{type(e).__name__}: {e}", MOST_REASON_CHARACTERS)
+            raise InvalidRequest(
+                f"messages: the model's chat template fails on them: {reason}", param="messages"
             ) from e
 
     def _render(self, messages: Sequence[dict[str, str]], as_parts: bool, add_generation_prompt: bool) -> str:

@@ -91,6 +91,7 @@ class Api:
         for client in self._clients:
             client.close()
         self.loop.run(self._server.stop())
+        self.service.pool.close()
 
 
 def make_config(folder: Path, settings: dict[str, Any] | None = None) -> Config:

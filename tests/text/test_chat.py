@@ -245,7 +245,7 @@ def test_an_answer_without_content_is_an_empty_turn_and_a_refusal_is_what_it_sai
     [
         ([], "at least one"),
         (["hi"], "not an object"),
-        ([{"content": "hi"}], r"role is None"),
+        ([{"content": "hi"}], r"role is null"),
         ([{"role": "root", "content": "hi"}], r"messages\[0\].role is 'root'"),
         ([{"role": ["user"], "content": "hi"}], "role"),
         ([{"role": "user"}], "content must be"),

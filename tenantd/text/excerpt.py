@@ -1,0 +1,26 @@
+"""Showing a client's text in a message: short, and without anything that a terminal obeys."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+MOST_CHARACTERS: Final = 40
+
+
+def excerpt(value: Any, most: int = MOST_CHARACTERS) -> str:
+    """A text in quotes, cut to `most` characters; of other values what they are, or a number itself."""
+    if isinstance(value, str):
+        return f"'{clean(value, most)}'"
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, int):
+        return str(value) if -(1 << 63) <= value < 1 << 63 else "a number of more than 64 bits"
+    if isinstance(value, float):
+        return repr(value)
+    return "an object" if isinstance(value, dict) else "a list"
+
+
+def clean(text: str, most: int) -> str:
+    """At most so many characters, and U+FFFD for every one that is not printable."""
+    shown = "".join(character if character.isprintable() else "\ufffd" for character in text[:most])
+    return shown + "…" if len(text) > most else shown

@@ -1,0 +1,158 @@
+"""Threads for work on clients' texts: checking, rendering, tokenising. Fair between tenants.
+
+A tenant's jobs run in the order in which they came; tenants take turns, one job each. One tenant never holds all
+threads, so another's text begins at once even while a long one is worked on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from tenantd.errors import Draining, QueueFull
+
+THREADS: Final = 2
+MOST_WAITING: Final = 4096
+"""Jobs of one tenant. A job is small: what it holds is bounded by its bytes."""
+MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
+"""Of one tenant's waiting jobs, unless there is only one."""
+
+T = TypeVar("T")
+
+
+class _Job:
+    """`size_bytes` is the memory that it holds while it waits."""
+
+    __slots__ = ("future", "loop", "size_bytes", "work")
+
+    def __init__(self, work: Callable[[], Any], size_bytes: int) -> None:
+        self.work = work
+        self.size_bytes = size_bytes
+        self.loop = asyncio.get_running_loop()
+        self.future: asyncio.Future[Any] = self.loop.create_future()
+
+    def run(self) -> None:
+        try:
+            result = self.work()
+        except BaseException as e:
+            self._tell(self._fail, e)
+        else:
+            self._tell(self._succeed, result)
+
+    def _tell(self, how: Callable[[Any], None], what: Any) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            self.loop.call_soon_threadsafe(how, what)
+
+    def _succeed(self, result: Any) -> None:
+        if not self.future.done():
+            self.future.set_result(result)
+
+    def _fail(self, error: BaseException) -> None:
+        if not self.future.done():
+            self.future.set_exception(error)
+
+
+class TextPool:
+    """Use from event loops; `close` waits for what runs."""
+
+    def __init__(
+        self,
+        threads: int = THREADS,
+        *,
+        most_waiting: int = MOST_WAITING,
+        most_waiting_bytes: int = MOST_WAITING_BYTES,
+    ) -> None:
+        self._most_waiting = most_waiting
+        self._most_waiting_bytes = most_waiting_bytes
+        self._most_running = max(1, threads - 1)
+        self._changed = threading.Condition()
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # whose turn is next comes first
+        self._running: dict[str, int] = {}
+        self._is_closed = False
+        self._threads = [threading.Thread(target=self._serve, name=f"text-{n}", daemon=True) for n in range(threads)]
+        for thread in self._threads:
+            thread.start()
+
+    async def run(self, tenant: str, work: Callable[[], T], size_bytes: int = 0) -> T:
+        """What `work` returns or raises, from a thread. Work that waits when its caller is cancelled never runs.
+
+        Raises QueueFull when too much of this tenant waits already, Draining once the pool is closed.
+        """
+        job = _Job(work, size_bytes)
+        with self._changed:
+            if self._is_closed:
+                raise _draining()
+            jobs = self._waiting.get(tenant, ())
+            held_bytes = sum(waiting.size_bytes for waiting in jobs) if size_bytes else 0
+            if len(jobs) >= self._most_waiting or (held_bytes and held_bytes + size_bytes > self._most_waiting_bytes):
+                raise QueueFull(
+                    f"tenant {tenant} has {len(jobs)} texts waiting to be read; try again when some have been",
+                    retry_after_s=1,
+                )
+            self._waiting.setdefault(tenant, deque()).append(job)
+            self._changed.notify()
+        try:
+            result: T = await job.future
+            return result
+        except asyncio.CancelledError:
+            self._forget(tenant, job)
+            raise
+
+    def close(self) -> None:
+        """Refuse what waits, and wait for what runs. Safe to call twice, not from a job."""
+        with self._changed:
+            self._is_closed = True
+            left = [job for jobs in self._waiting.values() for job in jobs]
+            self._waiting.clear()
+            self._changed.notify_all()
+        for job in left:
+            job._tell(job._fail, _draining())
+        for thread in self._threads:
+            thread.join()
+
+    def _forget(self, tenant: str, job: _Job) -> None:
+        with self._changed:
+            jobs = self._waiting.get(tenant)
+            if jobs is not None and job in jobs:
+                jobs.remove(job)
+                if not jobs:
+                    del self._waiting[tenant]
+
+    def _serve(self) -> None:
+        while (turn := self._next()) is not None:
+            tenant, job = turn
+            job.run()
+            del turn, job  # what it holds must not live until the next one comes
+            with self._changed:
+                self._running[tenant] -= 1
+                if not self._running[tenant]:
+                    del self._running[tenant]
+                self._changed.notify()
+
+    def _next(self) -> tuple[str, _Job] | None:
+        """The first job of the tenant whose turn it is; None when the pool is closed."""
+        with self._changed:
+            while True:
+                if self._is_closed:
+                    return None
+                for tenant, jobs in self._waiting.items():
+                    if self._running.get(tenant, 0) < self._most_running:
+                        return tenant, self._take(tenant, jobs)
+                self._changed.wait()
+
+    def _take(self, tenant: str, jobs: deque[_Job]) -> _Job:
+        job = jobs.popleft()
+        self._running[tenant] = self._running.get(tenant, 0) + 1
+        if jobs:
+            self._waiting.move_to_end(tenant)
+        else:
+            del self._waiting[tenant]
+        return job
+
+
+def _draining() -> Draining:
+    return Draining("the daemon is shutting down and takes no new requests")
