@@ -6,11 +6,12 @@ only: TENANTD_CONFIG (this file), TENANTD_SOCKET, TENANTD_STATE_DIR.
 
 from __future__ import annotations
 
+import logging
 import os
 import tomllib
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
@@ -20,7 +21,13 @@ from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
 
+log = logging.getLogger(__name__)
+
 NANOS = 1_000_000_000
+GONE_KEYS: Final = {
+    ("engine", "grammar_timeout_s"): "engine.grammar_budget_ms bounds what a request's grammar may take",
+}
+"""Keys of the release before this one, and what there is instead."""
 
 
 class Section(BaseModel):
@@ -70,7 +77,9 @@ class EngineConfig(Section):
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for requests that give way.")
     hang_timeout_s: float = Field(60, ge=0.1, le=3600, description="An engine silent for so long is restarted.")
-    grammar_timeout_s: float = Field(5, ge=0.1, le=3600, description="A grammar that takes longer to build is refused.")
+    grammar_budget_ms: int = Field(
+        5000, ge=1, le=3_600_000, description="CPU time that one request's grammar or JSON schema may take in all."
+    )
     max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
     restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
     fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a pass of the fake engine takes.")
@@ -176,9 +185,19 @@ def load_config(path: Path) -> Config:
 def parse_config(data: dict[str, Any], source: str) -> Config:
     """Check a parsed file. `source` names it in errors. Raises ConfigError."""
     try:
-        return Config.model_validate(data)
+        return Config.model_validate(_without_gone_keys(data, source))
     except ValidationError as e:
         raise ConfigError("\n".join(f"{source}: {_explain(error)}" for error in e.errors())) from None
+
+
+def _without_gone_keys(data: dict[str, Any], source: str) -> dict[str, Any]:
+    """A key of an earlier release is a warning, not an error."""
+    kept = dict(data)
+    for (table, key), reason in GONE_KEYS.items():
+        if isinstance(kept.get(table), dict) and key in kept[table]:
+            log.warning("%s: %s.%s is no longer used; remove it: %s", source, table, key, reason)
+            kept[table] = {name: value for name, value in kept[table].items() if name != key}
+    return kept
 
 
 def _explain(error: Any) -> str:

@@ -93,7 +93,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. Defaults are llama.cpp's (common/common.h, common_params_sampling).
 
     `temperature` 0 is greedy. `logprobs` None gives none; n >= 0 gives the chosen token's and the n best.
-    `seed` None draws one at random.
+    `seed` None draws one at random. `grammar` is in llguidance's notation, as `text.grammar` makes it; "" for none.
     """
 
     temperature: float = 0.8

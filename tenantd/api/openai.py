@@ -55,13 +55,15 @@ class OpenAI:
         raw = await self._body(request)
         reading = self._prompts.completion(tenant.name, raw, self._check)
         body, prompts = await while_connected(request, reading)
-        return self._exchange(tenant, body, "completion", CompletionAnswer, prompts)
+        grammar = await while_connected(request, self._grammar(tenant, body))
+        return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar)
 
     async def chat(self, request: Request) -> Response:
         tenant = tenant_of(request, self._service.directory)
         raw = await self._body(request)
         body, prompt = await while_connected(request, self._prompts.chat(tenant.name, raw, self._check))
-        return self._exchange(tenant, body, "chat", ChatAnswer, [prompt])
+        grammar = await while_connected(request, self._grammar(tenant, body))
+        return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar)
 
     async def models(self, request: Request) -> Response:
         require_known(request, self._service.directory)
@@ -115,10 +117,21 @@ class OpenAI:
             "max_model_len": info.context_tokens if info else None,
         }
 
+    async def _grammar(self, tenant: Tenant, body: GenerationRequest) -> str:
+        """What the engine holds the answer to; "" when it is free. Raises InvalidRequest, QueueFull."""
+        source = body.grammar_source()
+        return "" if source is None else await self._service.grammars.compile(source, tenant.name)
+
     def _exchange(
-        self, tenant: Tenant, body: GenerationRequest, kind: Kind, answer: type[Answer], prompts: list[list[int]]
+        self,
+        tenant: Tenant,
+        body: GenerationRequest,
+        kind: Kind,
+        answer: type[Answer],
+        prompts: list[list[int]],
+        grammar: str,
     ) -> Response:
-        sampling = body.sampling(self._service.vocabulary.n_tokens)
+        sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
         stops = StopStrings(tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ()))
         generations = [
             Generation(

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, FailFast, Field, model_validator
 from tenantd.api.body import Body
 from tenantd.domain import Sampling
 from tenantd.errors import InvalidRequest
-from tenantd.text.grammar import check_grammar, json_schema_grammar
+from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
 
 MAX_CHOICES: Final = 8
 MAX_STOPS: Final = 16
@@ -65,11 +65,11 @@ class ResponseFormat(Body):
             raise ValueError("json_schema needs json_schema.schema")
         return self
 
-    def grammar(self) -> str:
-        """The format as GBNF, "" for text. Raises InvalidRequest."""
+    def grammar_source(self) -> GrammarSource | None:
+        """What is to be compiled for it; None for text. Raises InvalidRequest."""
         if self.type == "text":
-            return ""
-        return json_schema_grammar(self.json_schema.schema_ if self.json_schema else None)
+            return None
+        return schema_source(self.json_schema.schema_ if self.json_schema else None)
 
 
 class GenerationRequest(Body):
@@ -114,8 +114,11 @@ class GenerationRequest(Body):
         """As `Sampling.logprobs`."""
         raise NotImplementedError
 
-    def sampling(self, vocabulary_tokens: int) -> Sampling:
-        """How to choose tokens. Raises InvalidRequest for what only the model's vocabulary can tell."""
+    def sampling(self, vocabulary_tokens: int, grammar: str = "") -> Sampling:
+        """How to choose tokens; `grammar` is the compiled `grammar_source()`.
+
+        Raises InvalidRequest for what only the model's vocabulary can tell.
+        """
         chosen: dict[str, Any] = {
             name: value
             for name in (
@@ -136,17 +139,16 @@ class GenerationRequest(Body):
             seed=None if self.seed is None else self.seed % _SEED_VALUES,
             logit_bias=_biases(self.logit_bias or {}, vocabulary_tokens),
             logprobs=self.logprobs_wanted(),
-            grammar=self._grammar(),
+            grammar=grammar,
             ignore_eos=bool(self.ignore_eos),
         )
 
-    def _grammar(self) -> str:
-        by_format = self.response_format.grammar() if self.response_format else ""
+    def grammar_source(self) -> GrammarSource | None:
+        """What the answer has to follow; None when it is free. Raises InvalidRequest."""
+        by_format = self.response_format.grammar_source() if self.response_format else None
         if by_format and self.grammar:
-            raise InvalidRequest("grammar and response_format exclude each other", param="grammar")
-        if self.grammar:
-            check_grammar(self.grammar)
-        return by_format or self.grammar or ""
+            raise InvalidRequest("use either grammar or response_format, not both", param="grammar")
+        return by_format or (gbnf_source(self.grammar) if self.grammar else None)
 
     def check(self) -> None:
         """What one field alone cannot tell. Raises InvalidRequest."""

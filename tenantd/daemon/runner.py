@@ -185,22 +185,21 @@ class Runner:
 
     def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
         error: TenantdError | None = None
-        if finish.reason is FinishReason.FAILED:
-            # What the engine refuses before it has computed anything is the request's own fault: its grammar, say.
+        if finish.reason is FinishReason.FAILED and finish.param:
+            error = InvalidRequest(finish.message, param=finish.param)
+        elif finish.reason is FinishReason.FAILED:
+            # What the engine refuses before it has computed anything is the request's own fault: its adapter, say.
             kind = EngineFailure if stream.usage.prompt_tokens else InvalidRequest
             error = kind(finish.message or "the engine could not run the request")
         self._finish(stream, finish.reason, error)
 
-    def on_crash(self, reason: str, culprit: int | None) -> bool:
+    def on_crash(self, reason: str) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
         self._earlier_engines = (self.swaps, self.recomputes)
-        has_found_cause = culprit is not None
+        has_found_cause = False
         for stream in self.live:
-            crashes = stream.count_crash(is_innocent=culprit is not None)
-            if stream.number == culprit:
-                error = InvalidRequest(f"{reason}; simplify it", param="grammar")
-                self._finish(stream, FinishReason.FAILED, error)
-            elif stream.decision is not None:
+            crashes = stream.count_crash()
+            if stream.decision is not None:
                 self._finish(stream, stream.decision)
             elif crashes >= self._max_crashes:
                 message = f"the engine crashed {crashes} times in a row while it had this request: {reason}"

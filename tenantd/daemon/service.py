@@ -46,6 +46,7 @@ from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
+from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
 from tenantd.text.stops import StopStrings
 from tenantd.text.vocabulary import Vocabulary
@@ -95,6 +96,7 @@ class Service:
         self.vocabulary = vocabulary
         self.chat = chat
         self.pool = TextPool()
+        self.grammars = GrammarCompiler()
         self.draining = False
         self.started_micros = now_micros()
         self._runner = Runner(
@@ -156,6 +158,7 @@ class Service:
         self.draining = True
         self._gate.wake()
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
+        await self.grammars.close()
         await self.supervisor.stop()
         if self._ticking is not None:
             self._ticking.cancel()

@@ -187,12 +187,9 @@ class LiveStream:
         """A stop string has come."""
         return self._text.stopped
 
-    def count_crash(self, *, is_innocent: bool) -> int:
-        """The engine ended with this in it: how many times in a row now without a token in between.
-
-        One that is known to be another's fault does not count.
-        """
-        if self.is_in_engine and not is_innocent:
+    def count_crash(self) -> int:
+        """The engine ended with this in it: how many times in a row now without a token in between."""
+        if self.is_in_engine:
             got_further = len(self.generated) > self._generated_at_crash
             self.crashes = 1 if got_further else self.crashes + 1
             self._generated_at_crash = len(self.generated)

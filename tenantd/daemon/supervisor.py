@@ -24,7 +24,6 @@ from tenantd.engine.protocol import (
     Load,
     LoadFailed,
     Loading,
-    Preparing,
     Ready,
     Step,
     Stop,
@@ -65,11 +64,8 @@ class EngineClient(Protocol):
     def on_step(self, step: Step) -> None:
         """A step was made."""
 
-    def on_crash(self, reason: str, culprit: int | None) -> bool:
-        """The engine ended and what it held is lost. True when a request was found to be the cause, and failed.
-
-        `culprit` is the request that is known to be it.
-        """
+    def on_crash(self, reason: str) -> bool:
+        """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
 
     def on_given_up(self, reason: str) -> None:
         """Too many crashes in a row, or no engine will be started again: nothing that is live can wait for it."""
@@ -110,8 +106,6 @@ class Supervisor:
         self._engine: EngineProcess | None = None
         self._is_up = False  # the present process said Ready
         self._load_failure = ""
-        self._preparing: tuple[int, float] | None = None  # whose grammar is being built, and since when
-        self._culprit: int | None = None  # the request for which the present process had to be killed
         self._crashes = 0  # in a row, without progress in between
         self._heard_s = 0.0
         self._stopping = asyncio.Event()
@@ -211,11 +205,10 @@ class Supervisor:
 
     def _crashed(self, reason: str) -> float:
         """Book a crash; seconds until the next start."""
-        culprit, self._culprit, self._preparing = self._culprit, None, None
         self._crashes += 1
         self.restarts += 1
         log.error("the engine ended: %s (%d in a row)", reason, self._crashes)
-        has_found_cause = self._client.on_crash(reason, culprit)
+        has_found_cause = self._client.on_crash(reason)
         if self._crashes >= self._config.max_crashes and not has_found_cause:
             self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
             self._client.on_given_up(self.reason)
@@ -242,8 +235,8 @@ class Supervisor:
         When this task itself comes late, the daemon was stopped or starved (a laptop that slept), and what the engine
         said meanwhile is still unread: its time begins anew.
         """
-        allowed_s, grammar_s = self._config.hang_timeout_s, self._config.grammar_timeout_s
-        interval_s = min(1.0, allowed_s / 4, grammar_s / 4)
+        allowed_s = self._config.hang_timeout_s
+        interval_s = min(1.0, allowed_s / 4)
         since_s = self._clock_s()
         while True:
             slept_s = self._clock_s()
@@ -252,10 +245,6 @@ class Supervisor:
             came_late = now_s - slept_s > 2 * interval_s
             if came_late or (self._is_up and not self._client.has_live):
                 since_s = now_s
-            elif self._preparing is not None and now_s - max(since_s, self._preparing[1]) > grammar_s:
-                self._culprit = self._preparing[0]
-                engine.kill(f"a request's grammar took more than {grammar_s:g} s to build")
-                return
             elif now_s - max(since_s, self._heard_s) > allowed_s:
                 engine.kill(f"no sign of life for {allowed_s:g} s")
                 return
@@ -269,8 +258,6 @@ class Supervisor:
                 if event.progress:
                     self._crashes = 0
                 self._client.on_step(event)
-            case Preparing(request):
-                self._preparing = None if request < 0 else (request, self._heard_s)
             case Loading(progress):
                 self.progress = progress
             case Ready(info):
@@ -319,6 +306,7 @@ def load_command(config: Config) -> Load:
         max_stall_ms=scheduler.max_stall_ms,
         min_run_tokens=scheduler.min_run_tokens,
         swap_bytes=engine.swap_bytes,
+        grammar_budget_ms=engine.grammar_budget_ms,
         fake_step_micros=engine.fake_step_micros,
         fake_token_micros=engine.fake_token_micros,
     )

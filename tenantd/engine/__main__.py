@@ -57,7 +57,7 @@ def _serve(pipe: Pipe) -> int:
         pipe.send(LoadFailed(e.message))
         return EXIT_MODEL
     pipe.send(Ready(compute.info))
-    loop = Loop(_scheduler(load, compute), compute, announce=pipe.send)
+    loop = Loop(_scheduler(load, compute), compute)
     try:
         keep_going = loop.apply(rest)
         while keep_going:

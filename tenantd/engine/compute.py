@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tenantd.domain import Sampling, TokenLogprobs
@@ -13,7 +13,15 @@ from tenantd.engine.protocol import EngineInfo
 
 
 class RequestRejected(Exception):
-    """This request cannot be run by this engine (a grammar that does not parse, say); others are untouched."""
+    """This request cannot be run by this engine (an adapter that does not fit, say); others are untouched.
+
+    `param` is the field of the request that is to blame, "" if none is; `micros` the engine time it took to find out.
+    """
+
+    def __init__(self, message: str, *, param: str = "", micros: int = 0) -> None:
+        super().__init__(message)
+        self.param = param
+        self.micros = micros
 
 
 class EngineBroken(Exception):
@@ -36,17 +44,26 @@ class Sampled(NamedTuple):
     is_end: bool  # an end-of-generation token: not part of the text
     logprobs: TokenLogprobs | None = None
     failed: str = ""
+    param: str = ""  # of a failure that is the request's own fault: the field to blame
+    grammar_micros: int = 0  # what its grammar took, on top of what any token takes
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
     """What a pass gave: its engine time, and by sequence the token of every chunk with `sample`.
 
-    A chunk without `sample` is in `sampled` only when it failed.
+    A chunk without `sample` is in `sampled` only when it failed. `micros` is the time of all together, `own_micros` by
+    sequence what only one of them needed (sampling, its grammar), which is not in `micros`.
     """
 
     sampled: dict[int, Sampled]
     micros: int
+    own_micros: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def busy_micros(self) -> int:
+        """All of its engine time."""
+        return self.micros + sum(self.own_micros.values())
 
 
 class Swapped(Protocol):
@@ -65,16 +82,13 @@ class Compute(Protocol):
 
     info: EngineInfo
 
-    def load_adapter(self, adapter: str) -> None:
-        """Have a LoRA adapter at hand, "" for none, so that `bind` need not wait for it. Raises RequestRejected."""
-
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
-    ) -> None:
+    ) -> int:
         """Make an empty sequence ready for a request, as if `generated` had been sampled by it already.
 
         `history` is the prompt, for the penalties; `adapter` the path of a LoRA adapter to run it with, "" for none.
-        Raises RequestRejected and leaves the sequence unbound.
+        Returns the engine time it took, in microseconds. Raises RequestRejected and leaves the sequence unbound.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:

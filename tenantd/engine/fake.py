@@ -74,17 +74,15 @@ class FakeCompute:
         self._hash = [0] * load.slots
         self._adapter = [""] * load.slots
 
-    def load_adapter(self, adapter: str) -> None:
-        """Nothing to load."""
-
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
-    ) -> None:
+    ) -> int:
         assert self._sampling[sequence] is None and self._length[sequence] == 0, "a sequence is empty when bound"
         if sampling.grammar == BROKEN_GRAMMAR:
-            raise RequestRejected("the grammar does not parse")
+            raise RequestRejected("the grammar cannot be used", param="grammar")
         self._sampling[sequence] = sampling
         self._set_adapter(sequence, adapter)
+        return 0
 
     def _set_adapter(self, sequence: int, adapter: str) -> None:
         """Here an adapter is what the hash begins with."""

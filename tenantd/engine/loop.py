@@ -14,7 +14,7 @@ import msgspec
 
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import Cancel, Command, Forget, Load, Preparing, Remember, Share, Step, Stop, Submit
+from tenantd.engine.protocol import Cancel, Command, Forget, Load, Remember, Share, Step, Stop, Submit
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
@@ -29,10 +29,7 @@ class Loop:
         scheduler: Scheduler,
         compute: Compute,
         clock_s: Callable[[], float] = time.monotonic,
-        announce: Callable[[Preparing], None] = lambda _: None,
     ) -> None:
-        """`announce` tells the daemon at once, not with the step."""
-        self._announce = announce
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
@@ -107,16 +104,13 @@ class Loop:
             self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
             return
         submit = job.submit
-        has_grammar = bool(submit.sampling.grammar)
         try:
-            self._compute.load_adapter(submit.adapter)
-            if has_grammar:
-                self._announce(Preparing(submit.request))
-            self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated, submit.adapter)
+            micros = self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
-            self._scheduler.reject(submit.request, str(e))
-        if has_grammar:
-            self._announce(Preparing(-1))
+            self._scheduler.bound(job, e.micros)
+            self._scheduler.reject(submit.request, str(e), e.param)
+        else:
+            self._scheduler.bound(job, micros)
 
     def _clear_released(self) -> None:
         for sequence in self._scheduler.take_released():

@@ -59,6 +59,10 @@ class Passes:
         before = self._micros_per_token
         self._micros_per_token = speed if before is None else before + SPEED_WEIGHT * (speed - before)
 
+    def tokens_in(self, micros: int) -> float:
+        """Prompt tokens that take as long; none while the speed is not known."""
+        return micros / self._micros_per_token if self._micros_per_token else 0.0
+
     def _unpaced(self, jobs: list[Job], allowances: Mapping[str, int | None]) -> list[Job]:
         """Those that may get a token: of a tenant with few left in this minute, the ones that waited longest."""
         if all(allowance is None for allowance in allowances.values()):

@@ -1,8 +1,7 @@
 """What the daemon and the engine process say to each other.
 
 One stream socket, frames of a 4-byte big-endian length and a msgpack body. The daemon sends `Inbox` frames; the
-engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one `Step` per step of its loop, and
-`Preparing` in between.
+engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one `Step` per step of its loop.
 A frame over `MAX_FRAME_BYTES` is a bug on the other side: both ends refuse it.
 """
 
@@ -47,6 +46,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     max_stall_ms: float = 250.0
     min_run_tokens: int = 16
     swap_bytes: int = 1 << 30
+    grammar_budget_ms: int = 5_000  # CPU time of one request's grammar in all
     fake_step_micros: int = 0
     fake_token_micros: int = 0
 
@@ -127,15 +127,6 @@ class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
     message: str
 
 
-class Preparing(msgspec.Struct, tag="preparing", frozen=True):
-    """The grammar of this request is being built, -1: it is done.
-
-    A few hundred bytes of grammar can take for ever, in C code that nothing interrupts: so it is known whose it was.
-    """
-
-    request: int
-
-
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What was loaded, for the start-up line and `status`."""
 
@@ -177,11 +168,15 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True):
-    """A request has ended and its slot is free. The last the daemon hears of it. `message` explains `failed`."""
+    """A request has ended and its slot is free. The last the daemon hears of it.
+
+    `message` explains `failed`; `param` is the field that is to blame when that was the request's own fault.
+    """
 
     request: int
     reason: FinishReason
     message: str = ""
+    param: str = ""
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
@@ -203,7 +198,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     usage: dict[str, float] | None = None
 
 
-Event = Loading | LoadFailed | Ready | Preparing | Step
+Event = Loading | LoadFailed | Ready | Step
 
 _encoder = msgspec.msgpack.Encoder()
 _inbox = msgspec.msgpack.Decoder(Inbox)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import msgspec
+
 from tenantd.domain import FinishReason
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
@@ -49,6 +51,7 @@ class Scheduler:
         self._released: list[int] = []
         self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
+        self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
         self._arrivals = self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swapped_bytes = 0
@@ -88,10 +91,10 @@ class Scheduler:
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.CANCELLED)
 
-    def reject(self, request: int, message: str) -> None:
-        """The engine could not bind or run it."""
+    def reject(self, request: int, message: str, param: str = "") -> None:
+        """The engine could not bind it. `param` is the field of the request that is to blame."""
         if (job := self._jobs.get(request)) is not None:
-            self._finish(job, FinishReason.FAILED, message)
+            self._finish(job, FinishReason.FAILED, message, param)
 
     def set_share(self, share: Share) -> None:
         """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
@@ -179,6 +182,11 @@ class Scheduler:
         if not is_whole:
             job.computed = 0
 
+    def bound(self, job: Job, micros: int) -> None:
+        """Binding it took so long: its tenant's time, in the next commit. After a crash it is nobody's."""
+        if micros:
+            self._bindings.append((job, micros))
+
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def has_work(self, now_s: float) -> bool:
@@ -221,15 +229,21 @@ class Scheduler:
     def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
         """Book what was computed: tokens, charges, engine time and endings. The only place that charges."""
         self._now_s = now_s
-        progress: list[Progress] = []
-        busy_micros = unbilled_micros = 0
+        made: dict[int, Progress] = {}
+        busy_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
-            busy_micros += result.micros
+            busy_micros += result.busy_micros
             self._passes.learn(chunks, result.micros)
-            for chunk, micros in zip(chunks, _divide(result.micros, chunks), strict=True):
-                made = self._advance(self._active[chunk.sequence], chunk, result, micros, now_s)
-                unbilled_micros += micros - made.micros
-                progress.append(made)
+            for chunk, shared_micros in zip(chunks, _divide(result.micros, chunks), strict=True):
+                job = self._active[chunk.sequence]
+                micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
+                made[job.submit.request] = self._advance(job, chunk, result, micros, now_s)
+        for job, micros in self._bindings:
+            busy_micros += micros
+            self._book_binding(job, micros, made, now_s)
+        self._bindings = []
+        progress = list(made.values())
+        unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
         finishes, self._finishes = self._finishes, []
         return Step(
@@ -247,8 +261,10 @@ class Scheduler:
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
         """One chunk of one job: move on, charge, take the sampled token, end it if it is time."""
         sampled = result.sampled.get(chunk.sequence)
+        if sampled is not None:
+            self._charge_time(job, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
-            self._finish(job, FinishReason.FAILED, sampled.failed)
+            self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
             return Progress(job.submit.request, 0, -1, micros)
         job.computed = chunk.position + len(chunk.tokens)
         job.run_tokens += len(chunk.tokens)
@@ -270,6 +286,19 @@ class Scheduler:
         is_recompute = fresh_prompt == 0 and not chunk.sample
         return Progress(job.submit.request, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
 
+    def _book_binding(self, job: Job, micros: int, made: dict[int, Progress], now_s: float) -> None:
+        if job.submit.generated:
+            return  # resumed after a crash
+        self._charge_time(job, micros, now_s)
+        before = made.get(job.submit.request) or Progress(job.submit.request, 0, -1, 0)
+        made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
+
+    def _charge_time(self, job: Job, micros: int, now_s: float) -> None:
+        """Engine time that only this request needed: it costs as much as prompt tokens that take as long."""
+        if micros:
+            cost = self._passes.tokens_in(micros) * self._settings.prompt_token_cost
+            self._fairness.charge(job.submit.tenant, cost, now_s)
+
     def _charge(self, tenant: str, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
         settings = self._settings
         cost = prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
@@ -278,7 +307,7 @@ class Scheduler:
 
     # ---- endings ------------------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, reason: FinishReason, message: str = "") -> None:
+    def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "") -> None:
         """The one way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
         tenant = self._tenant(job.submit.tenant)
@@ -292,7 +321,7 @@ class Scheduler:
             self._forget_swapped(job)
         if not tenant.is_busy:
             self._fairness.leave(job.submit.tenant, self._busy_tenants(), self._now_s)
-        self._finishes.append(Finish(job.submit.request, reason, message))
+        self._finishes.append(Finish(job.submit.request, reason, message, param))
 
     def _unbind(self, job: Job) -> None:
         self._slots.release(job.sequence, job.submit.request)

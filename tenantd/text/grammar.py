@@ -1,160 +1,211 @@
-"""From JSON schemas to GBNF, llama.cpp's grammars, within bounds: schemas and grammars come from clients."""
+"""Clients' grammars and JSON schemas, made into what the engine can hold an answer to; off the event loop.
+
+One process compiles for all, in turns between tenants, and each compilation has a deadline. So whoever sends grammars
+that take long waits for them alone; others wait for one of them at most.
+"""
 
 from __future__ import annotations
 
-import functools
-import json
-import re
-from typing import Any, Final
+import asyncio
+import contextlib
+import logging
+import sys
+from asyncio.subprocess import DEVNULL, PIPE, Process
+from collections import OrderedDict, deque
+from typing import Any, Final, Literal, NamedTuple
 
-from tenantd.errors import InvalidRequest
+import msgspec
 
-MAX_SCHEMA_BYTES: Final = 64 * 1024
-MAX_SCHEMA_DEPTH: Final = 32
-MAX_REPETITIONS: Final = 500
-"""Of minItems, maxLength and the like: each becomes a rule of its own, and llama.cpp bounds their number."""
-MAX_VISITS: Final = 10_000
-"""Of parts of a schema, each as often as it is referred to."""
-MAX_GRAMMAR_CHARACTERS: Final = 256 * 1024
-MAX_GRAMMAR_DEPTH: Final = 1000
-"""llama.cpp's parser recurses for each open parenthesis: at 100,000 it overflows the stack of the engine."""
+from tenantd.errors import InvalidRequest, QueueFull
+from tenantd.text.compiler import HEADER_BYTES, MAX_GRAMMAR_BYTES, Compiled, Source
 
-_COUNTS: Final = ("minItems", "maxItems", "minLength", "maxLength")
-_PATTERN_COUNTS: Final = re.compile(r"\{\s*(\d+)\s*(?:,\s*(\d*)\s*)?\}")
-_PATTERN_UNIT: Final = re.compile(r"\\(?P<escaped>.)|(?P<plain>.)", re.DOTALL)
-_PATTERN_CLASSES: Final = {"d": "0-9", "w": "A-Za-z0-9_", "s": " "}
-_NOT_SYNTAX: Final = re.compile(r'"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]|#[^\n]*', re.DOTALL)
+log = logging.getLogger(__name__)
 
-
-class _TooComplex(Exception):
-    """The schema would become too many rules."""
+COMPILER_COMMAND: Final = (sys.executable, "-m", "tenantd.text.compiler")
+MAX_SOURCE_BYTES: Final = 64 * 1024
+MAX_SCHEMA_DEPTH: Final = 64
+MAX_SCHEMA_VALUES: Final = 20_000
+MAX_WAITING: Final = 64
+"""Grammars of one tenant that wait for their turn."""
+DEADLINE_S: Final = 1.5
+START_TIMEOUT_S: Final = 20.0
+NOT_TAKEN: Final = frozenset({"x-guidance", "%llguidance"})
+"""Options of the compiler that a schema could set, among them to overlook what it cannot enforce."""
 
 
-def json_schema_grammar(schema: dict[str, Any] | None) -> str:
-    """GBNF for JSON that fits the schema; None is any JSON object. Raises InvalidRequest (`response_format`)."""
+class GrammarSource(NamedTuple):
+    """What a request brought, and in which field."""
+
+    kind: Literal["gbnf", "json_schema"]
+    text: str
+    param: str
+
+
+def gbnf_source(grammar: str) -> GrammarSource:
+    """Raises InvalidRequest (`grammar`)."""
+    if len(grammar) > MAX_SOURCE_BYTES or len(grammar.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
+        raise InvalidRequest(f"grammar: at most {MAX_SOURCE_BYTES} bytes are taken", param="grammar")
+    if not _is_unicode(grammar):
+        raise InvalidRequest("grammar: not valid Unicode", param="grammar")
+    return GrammarSource("gbnf", grammar, "grammar")
+
+
+def schema_source(schema: dict[str, Any] | None) -> GrammarSource:
+    """None is any JSON object. Raises InvalidRequest (`response_format`)."""
     if schema is None:
-        return _any_object()
+        schema = {"type": "object"}
+    _check_size(schema)
     try:
-        text = json.dumps(schema)
-    except (TypeError, ValueError, RecursionError) as e:
-        raise _refused(f"is not JSON: {e}") from None
-    if len(text) > MAX_SCHEMA_BYTES:
-        raise _refused(f"has {len(text)} bytes; at most {MAX_SCHEMA_BYTES} are taken")
-    _check_bounds(schema)
-    try:
-        return _convert(text)
-    except (_TooComplex, RecursionError):
-        raise _refused("is too complex") from None
-    except Exception as e:  # the converter asserts, and indexes what it does not check: KeyError, AttributeError, ...
-        raise _refused(f"cannot be used: {type(e).__name__}: {str(e)[:200]}") from None
+        text = msgspec.json.encode(schema).decode()
+    except (OverflowError, TypeError, ValueError) as e:
+        raise _refused(f"is not JSON of a usual kind: {e}") from None
+    return GrammarSource("json_schema", text, "response_format")
 
 
-def check_grammar(grammar: str) -> None:
-    """Refuse a client's GBNF that could exhaust the engine's stack, or be cut short. Raises InvalidRequest (`grammar`).
+class GrammarCompiler:
+    """Owner of the compiling process, which is started when it is first needed."""
 
-    Whether it parses is llama.cpp's to say.
-    """
-    if len(grammar) > MAX_GRAMMAR_CHARACTERS:
-        raise InvalidRequest(f"grammar: at most {MAX_GRAMMAR_CHARACTERS} characters are taken", param="grammar")
-    if "\0" in grammar:
-        raise InvalidRequest("grammar: must not hold NUL, where llama.cpp would take it to end", param="grammar")
-    depth = 0
-    for character in re.sub(r"[^()]", "", _NOT_SYNTAX.sub("", grammar)):
-        depth += 1 if character == "(" else -1
-        if depth > MAX_GRAMMAR_DEPTH:
-            raise InvalidRequest(f"grammar: more than {MAX_GRAMMAR_DEPTH} nested parentheses", param="grammar")
+    def __init__(self, deadline_s: float = DEADLINE_S) -> None:
+        self._deadline_s = deadline_s
+        self._turns = _Turns()
+        self._process: Process | None = None
+        self._is_closed = False
 
+    async def compile(self, source: GrammarSource, tenant: str) -> str:
+        """The grammar in llguidance's notation. Raises InvalidRequest saying what is wrong with it, QueueFull."""
+        await self._turns.take(tenant)
+        try:
+            compiled = await self._compile(Source(source.kind, source.text))
+        finally:
+            self._turns.give_back()
+        if compiled.error:
+            what = "the grammar" if source.kind == "gbnf" else "the JSON schema"
+            raise InvalidRequest(f"{source.param}: {what} cannot be used: {compiled.error}", param=source.param)
+        return compiled.grammar
 
-@functools.cache
-def _any_object() -> str:
-    return _convert('{"type": "object"}')
+    async def close(self) -> None:
+        """End the process. What is still compiled fails. Safe to call twice."""
+        self._is_closed = True
+        await self._end()
 
+    async def _compile(self, source: Source) -> Compiled:
+        process = await self._running()
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                return await _ask(process, source)
+        except TimeoutError:
+            await self._end()
+            return Compiled(error=f"it took more than {self._deadline_s:g} s to compile")
+        except (EOFError, OSError):
+            status = await self._end()
+            log.info("the compiler of grammars ended with status %s and will be started again", status)
+            return Compiled(error="it is too complex")
+        except BaseException:  # the client has gone, and nobody reads the answer: not the next one, either
+            await self._end()
+            raise
 
-def _convert(schema: str) -> str:
-    """What llama_cpp's json_schema_to_gbnf does, with a bound on the work: references can double it each level."""
-    from llama_cpp.llama_grammar import SchemaConverter  # not at the top: it loads llama.cpp
+    async def _running(self) -> Process:
+        if self._process is None:
+            if self._is_closed:
+                raise asyncio.CancelledError
+            self._process = await asyncio.create_subprocess_exec(
+                *COMPILER_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
+            )
+            async with asyncio.timeout(START_TIMEOUT_S):  # its start is not on the first client's deadline
+                await _ask(self._process, Source("gbnf", 'root ::= ""'))
+        return self._process
 
-    converter = SchemaConverter(prop_order={}, allow_fetch=False, dotall=False, raw_pattern=False)
-    _bound(converter)
-    root = json.loads(schema, object_hook=_with_plain_pattern)
-    if "$ref" in root:  # the converter finds no references beside one, and there are its definitions
-        root["anyOf"] = [{"$ref": root.pop("$ref")}]
-    converter.visit(converter.resolve_refs(root, "schema"), "")
-    grammar: str = converter.format_grammar()
-    return grammar
-
-
-def _with_plain_pattern(schema: dict[str, Any]) -> dict[str, Any]:
-    if isinstance(schema.get("pattern"), str):
-        schema["pattern"] = _plain_pattern(schema["pattern"])
-    return schema
-
-
-def _plain_pattern(pattern: str) -> str:
-    """A regular expression without the escapes that GBNF does not have. Raises ValueError for those it cannot say."""
-    result: list[str] = []
-    in_brackets = False
-    for unit in _PATTERN_UNIT.finditer(pattern):
-        escaped = unit["escaped"]
-        if escaped is None:
-            in_brackets = unit["plain"] == "[" or (in_brackets and unit["plain"] != "]")
-            result.append(unit["plain"])
-        elif escaped in _PATTERN_CLASSES:
-            within = _PATTERN_CLASSES[escaped]
-            result.append(within if in_brackets else f"[{within}]")
-        elif escaped.isalnum() or escaped in '"\\' or not escaped.isascii():
-            raise ValueError(f"\\{escaped} is not supported in a pattern")
-        else:
-            code = f"\\x{ord(escaped):02X}"
-            result.append(code if in_brackets else f"[{code}]")
-    return "".join(result)
-
-
-def _bound(converter: Any) -> None:
-    """Make the converter raise _TooComplex instead of working without end."""
-    visit, add_rule = converter.visit, converter._add_rule
-    visits_left, characters_left = MAX_VISITS, MAX_GRAMMAR_CHARACTERS
-
-    def bounded_visit(schema: Any, name: str) -> Any:
-        nonlocal visits_left
-        visits_left -= 1
-        if visits_left < 0:
-            raise _TooComplex
-        return visit(schema, name)
-
-    def bounded_add_rule(name: str, rule: str) -> Any:
-        nonlocal characters_left
-        characters_left -= len(name) + len(rule)
-        if characters_left < 0:
-            raise _TooComplex
-        return add_rule(name, rule)
-
-    converter.visit, converter._add_rule = bounded_visit, bounded_add_rule
+    async def _end(self) -> int | None:
+        process, self._process = self._process, None
+        if process is None:
+            return None
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        status = await asyncio.shield(process.wait())
+        process._transport.close()  # type: ignore[attr-defined]  # or its pipes stay open until it is collected
+        return status
 
 
-def _check_bounds(schema: Any) -> None:
-    """Depth and repetition counts, before the converter multiplies by them. Raises InvalidRequest."""
+async def _ask(process: Process, source: Source) -> Compiled:
+    """Raises EOFError, OSError when the process ended over it."""
+    assert process.stdin is not None and process.stdout is not None
+    body = msgspec.msgpack.encode(source)
+    process.stdin.write(len(body).to_bytes(HEADER_BYTES, "big") + body)
+    await process.stdin.drain()
+    size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
+    if size > MAX_GRAMMAR_BYTES + 1024:
+        raise EOFError
+    return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Compiled)
+
+
+class _Turns:
+    """One holder at a time; tenants take turns, a tenant's own in the order they came."""
+
+    def __init__(self) -> None:
+        self._is_taken = False
+        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+
+    async def take(self, tenant: str) -> None:
+        """Raises QueueFull."""
+        if not self._is_taken:
+            self._is_taken = True
+            return
+        line = self._lines.setdefault(tenant, deque())
+        if len(line) >= MAX_WAITING:
+            raise QueueFull(
+                f"tenant {tenant} has {len(line)} grammars waiting to be compiled; try again", retry_after_s=1
+            )
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        line.append(turn)
+        try:
+            await turn
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # it was given at the same moment
+                self.give_back()
+            elif turn in line:
+                line.remove(turn)
+            raise
+
+    def give_back(self) -> None:
+        """To the first in the line of the tenant whose turn it is."""
+        while self._lines:
+            tenant, line = self._lines.popitem(last=False)
+            while line:
+                turn = line.popleft()
+                if not turn.done():
+                    if line:
+                        self._lines[tenant] = line  # behind the others
+                    turn.set_result(None)
+                    return
+        self._is_taken = False
+
+
+def _check_size(schema: Any) -> None:
+    """Bounds on depth, number and length of all values, without looking at more than they allow."""
     waiting: list[tuple[Any, int]] = [(schema, 1)]
+    values = size_bytes = 0
     while waiting:
         value, depth = waiting.pop()
+        values += 1
+        size_bytes += 4 + (len(value) if isinstance(value, str) else 0)
         if depth > MAX_SCHEMA_DEPTH:
             raise _refused(f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
-        if isinstance(value, list):
-            waiting += [(inner, depth + 1) for inner in value]
-        elif isinstance(value, dict):
-            waiting += [(inner, depth + 1) for inner in value.values()]
-            _check_counts(value)
+        if isinstance(value, dict):
+            if found := NOT_TAKEN.intersection(value):
+                raise _refused(f"has {min(found)}, which is not taken")
+            size_bytes += sum(map(len, value))
+        if isinstance(value, (dict, list)):
+            values += len(value)
+            if values <= MAX_SCHEMA_VALUES:
+                waiting += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
+        if values > MAX_SCHEMA_VALUES or size_bytes > MAX_SOURCE_BYTES:
+            raise _refused(f"is too large: at most {MAX_SCHEMA_VALUES} values and {MAX_SOURCE_BYTES} bytes are taken")
+        if isinstance(value, str) and not _is_unicode(value):
+            raise _refused("is not valid Unicode")
 
 
-def _check_counts(schema: dict[str, Any]) -> None:
-    counts = [schema[key] for key in _COUNTS if isinstance(schema.get(key), int)]
-    if isinstance(pattern := schema.get("pattern"), str):
-        # the digits of a count are compared by their number first: int() of a very long one is slow
-        found = [digits for match in _PATTERN_COUNTS.finditer(pattern) for digits in match.groups() if digits]
-        counts += [int(digits) if len(digits) < 10 else MAX_REPETITIONS + 1 for digits in found]
-    for count in counts:
-        if not 0 <= count <= MAX_REPETITIONS:
-            raise _refused(f"has a repetition count that is not 0 to {MAX_REPETITIONS}")
+def _is_unicode(text: str) -> bool:
+    return not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def _refused(reason: str) -> InvalidRequest:

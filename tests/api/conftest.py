@@ -92,6 +92,7 @@ class Api:
             client.close()
         self.loop.run(self._server.stop())
         self.service.pool.close()
+        self.loop.run(self.service.grammars.close())
 
 
 def make_config(folder: Path, settings: dict[str, Any] | None = None) -> Config:

@@ -15,6 +15,7 @@ from tenantd.errors import Draining, TenantdError, TenantSuspended
 from tenantd.tenancy.limits import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
+from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import ByteVocabulary
 
@@ -73,6 +74,7 @@ class FakeService:
         self.vocabulary = ByteVocabulary()
         self.chat = ChatFormatter(self.vocabulary)
         self.pool = TextPool()
+        self.grammars = GrammarCompiler()
         self.supervisor = FakeSupervisor()
         self.draining = False
         self.started_micros = 1_700_000_000_000_000

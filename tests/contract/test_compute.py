@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken, RequestRejected
 from tenantd.engine.fake import BROKEN_GRAMMAR, FakeCompute
+from tests.support.grammars import compiled
 from tests.support.loads import fake_load, make_load
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
@@ -123,11 +125,29 @@ def test_a_sequence_that_is_bound_and_still_empty_can_be_moved(engine: Compute) 
     assert engine.is_empty()
 
 
-def test_a_resumed_sequence_draws_the_tokens_an_undisturbed_one_would(engine: Compute) -> None:
-    sampling = Sampling(temperature=1.2, top_k=0, top_p=1, min_p=0, seed=42, ignore_eos=True, repeat_penalty=1.1)
+WILD = {"temperature": 1.2, "top_k": 0, "top_p": 1, "min_p": 0, "seed": 42, "ignore_eos": True}
+COUNTED = 'root ::= "a" [b-y] [c-x] [d-w] [e-v] [f-u] [g-t] [h-s] [i-r] "j" "z"'
+RESUMED = {
+    "greedy": {"temperature": 0, "ignore_eos": True},
+    "sampled": WILD,
+    "penalised": {**WILD, "repeat_penalty": 1.1},
+    "greedy with a grammar": {"temperature": 0, "grammar": compiled(COUNTED)},
+    "sampled with a grammar": {**WILD, "grammar": compiled(COUNTED)},
+    "penalised with a grammar": {**WILD, "repeat_penalty": 1.1, "grammar": compiled(COUNTED)},
+    "with a grammar that allows anything": {**WILD, "grammar": compiled("root ::= .*")},
+}
+
+
+@pytest.mark.parametrize("settings", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_sequence_draws_the_tokens_an_undisturbed_one_would(
+    engine: Compute, settings: dict[str, Any]
+) -> None:
+    sampling = Sampling(**settings)
     whole = run_alone(engine, 0, n=10, sampling=sampling)
-    engine.bind(0, sampling, PROMPT, whole[:4])
-    assert generate(engine, 0, PROMPT + whole[:4], 6) == whole[4:]
+    for done in (1, 4, 9):
+        engine.bind(0, sampling, PROMPT, whole[:done])
+        assert generate(engine, 0, PROMPT + whole[:done], 10 - done) == whole[done:]
+        engine.clear(0)
 
 
 def test_logprobs_are_given_when_asked_for(engine: Compute) -> None:
@@ -137,9 +157,10 @@ def test_logprobs_are_given_when_asked_for(engine: Compute) -> None:
     assert sampled.logprobs.top[0] == (sampled.token, pytest.approx(sampled.logprobs.logprob))
 
 
-def test_a_grammar_that_does_not_parse_rejects_the_request_alone(engine: Compute) -> None:
-    with pytest.raises(RequestRejected, match="grammar"):
+def test_a_grammar_that_cannot_be_used_rejects_the_request_alone(engine: Compute) -> None:
+    with pytest.raises(RequestRejected, match="grammar") as rejected:
         engine.bind(0, Sampling(grammar=BROKEN_GRAMMAR), PROMPT, [])
+    assert rejected.value.param == "grammar"
     engine.clear(0)
     assert engine.is_empty()
     assert run_alone(engine, 0)

@@ -194,13 +194,13 @@ def test_a_reader_that_is_cancelled_can_be_followed_by_another() -> None:
 def test_crashes_in_a_row_begin_anew_with_every_token() -> None:
     async def scene() -> None:
         live = stream()
-        assert live.count_crash(is_innocent=False) == 0, "it was in no engine yet"
+        assert live.count_crash() == 0, "it was in no engine yet"
         for expected in (1, 2):
             live.is_in_engine = True
-            assert live.count_crash(is_innocent=False) == expected
+            assert live.count_crash() == expected
         feed(live, b"a")
         live.is_in_engine = True
-        assert live.count_crash(is_innocent=False) == 1
+        assert live.count_crash() == 1
 
     run(scene())
 

@@ -55,7 +55,7 @@ class Client:
         self.tokens += [p.token for p in step.progress]
         self.is_finished = self.is_finished or bool(step.finishes)
 
-    def on_crash(self, reason: str, culprit: int | None) -> bool:
+    def on_crash(self, reason: str) -> bool:
         self.crashes.append(reason)
         return False
 

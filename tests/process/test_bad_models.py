@@ -205,13 +205,16 @@ def test_a_message_cannot_forge_a_turn(served: Daemon) -> None:
 
 
 GRAMMARS = {
-    "left recursion": 'root ::= root "a"',
-    "an endless empty loop": 'root ::= a*\na ::= ""',
+    "left recursion without an end": 'root ::= root "a"',
+    "a chain of rules that overflows a stack": "root ::= r0\n"
+    + "".join(f"r{n} ::= r{n + 1}\n" for n in range(3000))
+    + 'r3000 ::= "a"',
     "a rule that is not there": "root ::= nowhere",
     "no root": 'other ::= "a"',
     "an open text": 'root ::= "abc',
     "a million repetitions": 'root ::= "a"{1000000,1000001}',
-    "repetitions of repetitions": 'root ::= (("a"{1,100}){1,100}){1,100}',
+    "a count that ends before it begins": 'root ::= "a"{5,3}',
+    "forty-eight thousand brackets": "root ::= " + "[" * 48_000,
     "ten thousand parentheses": "root ::= " + "(" * 10_000 + '"a"' + ")" * 10_000,
     "too much text": 'root ::= "' + "a" * 300_000 + '"',
     "a NUL, after which nothing is read": '\0root ::= "a"',
@@ -228,7 +231,6 @@ def test_a_grammar_that_cannot_be_used_is_the_requests_own_fault(served: Daemon,
 SCHEMAS = {
     "too much text": {"enum": ["x" * 100] * 1000},
     "a depth of a hundred": "nested",
-    "a billion repetitions": {"type": "string", "maxLength": 10**9},
     "too many properties": {"type": "object", "properties": {f"p{n}": {"type": "string"} for n in range(1500)}},
     "references to other places": {"$ref": "file:///etc/passwd"},
 }
@@ -245,29 +247,34 @@ def test_a_schema_that_asks_for_too_much_is_refused(served: Daemon, schema: Any)
     assert (answer.status_code, answer.json()["error"]["param"]) == (400, "response_format")
 
 
-@pytest.mark.parametrize(
-    ("settings", "restarts", "answer"),
-    [
-        ({"grammar_timeout_s": 0.5}, 1, (400, "invalid_request")),  # whose grammar it is, is known
-        ({"hang_timeout_s": 0.7, "max_crashes": 3}, 4, (503, "engine_unavailable")),  # and if it were not
-    ],
-)
-def test_a_grammar_that_hangs_the_engine_fails_alone_and_others_go_on(
-    tmp_path: Path, tiny: Path, settings: dict[str, Any], restarts: int, answer: tuple[int, str]
-) -> None:
-    """Twice the work with each of its rules: for this many, longer than anybody waits."""
-    rules = [f"e{n} ::= e{n + 1} | e{n + 1}" for n in range(60)]
-    bomb = "\n".join(["root ::= e0", *rules, 'e60 ::= "a"'])
-    with Daemon(tmp_path, engine={**SMALL, **settings}, model={"path": str(tiny)}) as daemon:
+DOUBLING = "\n".join(["root ::= e0", *[f"e{n} ::= e{n + 1} | e{n + 1}" for n in range(60)], 'e60 ::= "a"'])
+"""Twice the work with each of its rules, for who does not remember what it has seen."""
+EXPLODING = "root ::= " + " ".join(["a?"] * 100) + "\na ::= [a-z] a | [a-z]"
+"""Quickly built, and then each token is many thousand ways to go on."""
+
+
+@pytest.mark.parametrize("grammar", [DOUBLING, EXPLODING], ids=["doubling", "exploding"])
+def test_a_grammar_that_explodes_ends_its_own_request_at_most(tmp_path: Path, tiny: Path, grammar: str) -> None:
+    with Daemon(tmp_path, engine=SMALL, model={"path": str(tiny)}) as daemon:
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
         body: dict[str, Any] = {"max_tokens": 450, "ignore_eos": True, "temperature": 0}
-        shaken = daemon.stream("acme", "for you", **body).begun(3)
-        failed = daemon.complete("globex", "a", grammar=bomb, max_tokens=5)
-        assert (failed.status_code, failed.json()["error"]["code"]) == answer
-        shaken.join()
-        assert daemon.status()["engine_restarts"] <= restarts
-        assert (shaken.error, shaken.done) == (None, True)
+        beside = daemon.stream("acme", "for you", **body).begun(3)
+        answer = daemon.complete("globex", "a", grammar=grammar, max_tokens=50)
+        assert answer.status_code == 200 or answer.json()["error"]["param"] == "grammar"
+        beside.join()
+        assert (beside.error, beside.done) == (None, True)
+        assert beside.usage is not None and beside.usage["completion_tokens"] == 450
+        assert daemon.status()["engine_restarts"] == 0
         assert daemon.complete("globex", "a", max_tokens=5).status_code == 200
-        ends = [(row["tenant"], row["state"], row["completion_tokens"]) for row in daemon.rows()]
-        assert ends[:2] == [("acme", "length", 450), ("globex", "failed", 0)]
+
+
+def test_a_request_whose_grammar_uses_up_its_time_ends_alone(tmp_path: Path, tiny: Path) -> None:
+    with Daemon(tmp_path, engine={**SMALL, "grammar_budget_ms": 10}, model={"path": str(tiny)}) as daemon:
+        daemon.add_tenant("acme")
+        stream = daemon.stream("acme", "a", grammar="root ::= [0-9]*", max_tokens=450, ignore_eos=True, seed=1).join()
+        assert stream.error is not None and stream.error["param"] == "grammar"
+        assert "10 ms" in stream.error["message"] and stream.tokens > 0 and stream.text.isdigit()
+        (row,) = daemon.rows()
+        assert (row["state"], row["completion_tokens"]) == ("failed", stream.tokens)
+        assert daemon.complete("acme", "a", max_tokens=5).status_code == 200

@@ -1,66 +1,247 @@
+"""Clients' grammars and schemas: what is taken, what is refused and in which words, and who waits for whom."""
+
 from __future__ import annotations
 
+import asyncio
 import copy
+import json
+import re
 import time
+from collections.abc import Awaitable, Callable
 from typing import Any
 
-import llama_cpp
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.errors import InvalidRequest
-from tenantd.text.grammar import check_grammar, json_schema_grammar
-from tenantd.text.llama_log import only_errors
-from tenantd.text.vocabulary import LlamaVocabulary
+from tenantd.engine.constraint import limits
+from tenantd.errors import InvalidRequest, QueueFull, TenantdError
+from tenantd.text.compiler import Source, compile_grammar
+from tenantd.text.gbnf import GbnfError, gbnf_to_lark
+from tenantd.text.grammar import MAX_WAITING, GrammarCompiler, gbnf_source, schema_source
+from tests.support.grammars import compiled, compiled_schema
 
-PERSON = {
-    "type": "object",
-    "properties": {
-        "name": {"type": "string", "maxLength": 500},
-        "tags": {"type": "array", "items": {"enum": ["a", "b"]}, "minItems": 1, "maxItems": 3},
-        "child": {"$ref": "#/$defs/child"},
-        "code": {"type": "string", "pattern": "^[A-Z]{2,4}-\\d{3}$"},
-    },
-    "required": ["name"],
-    "$defs": {"child": {"type": "object", "properties": {"age": {"type": "integer"}}}},
+BYTES = LLTokenizer("byte")
+
+
+def accepts(grammar: str, text: str) -> bool:
+    """The whole text, and the answer may end after it."""
+    matcher = LLMatcher(BYTES, grammar, log_level=0, limits=limits())
+    data = list(text.encode())
+    return matcher.try_consume_tokens(data) == len(data) and matcher.is_accepting()
+
+
+# ---- GBNF --------------------------------------------------------------------------------------------------------
+
+JSON = r"""
+root   ::= object  # as llama.cpp's own example has it
+value  ::= object | array | string | number | ("true" | "false" | "null") ws
+
+object ::=
+  "{" ws (
+            string ":" ws value
+    ("," ws string ":" ws value)*
+  )? "}" ws
+
+array  ::=
+  "[" ws (
+            value
+    ("," ws value)*
+  )? "]" ws
+
+string ::=
+  "\"" (
+    [^"\\\x7F\x00-\x1F] |
+    "\\" (["\\bfnrt] | "u" [0-9a-fA-F]{4}) # escapes
+  )* "\"" ws
+
+number ::= ("-"? ([0-9] | [1-9] [0-9]{0,15})) ("." [0-9]+)? ([eE] [-+]? [0-9] [1-9]{0,15})? ws
+
+ws ::= | " " | "\n" [ \t]{0,20}
+"""
+
+EXAMPLES: dict[str, tuple[str, list[str], list[str]]] = {
+    "alternatives": ('root ::= "yes" | "no"', ["yes", "no"], ["maybe", "", "yesno"]),
+    "an empty alternative": ('root ::= "x" | ', ["x", ""], ["xx"]),
+    "repetitions": ('root ::= "a"? "b"* "c"+ "d"{2} "e"{1,} "f"{0,2} "g"{,1}', ["cdde", "abbccddeefg"], ["cdd", "cde"]),
+    "a repetition of a repetition": ('root ::= ("a"{2}){2}', ["aaaa"], ["aa", "aaa"]),
+    "escapes": (r'root ::= "\"\\\n\r\t\x41\u00e4\U0001F600"', ['"\\\n\r\tA\u00e4\U0001f600'], ["A"]),
+    "classes": (r"root ::= [a-c\]^-] [^a-z\n] .", ["]A\n", "^1x", "-\u00e4\U0001f600"], ["aaa", "a\nx", "dAx"]),
+    "a literal that a class before it could take": ('root ::= [a-z]+ "x"', ["abx", "xx"], ["ab", "x"]),
+    "the same through rules": ('root ::= word "x"\nword ::= letter+\nletter ::= [a-z]', ["abx", "xx"], ["ab", "x"]),
+    "rules over several lines": ('root ::= (\n  "a" # one\n  | "b"\n)\n# done\n', ["a", "b"], ["", "ab"]),
+    "a rule that refers to itself": ('root ::= "(" root ")" | "x"', ["x", "((x))"], ["(x", "()"]),
+    "left recursion": ('root ::= root "a" | "a"', ["a", "aaa"], ["", "b"]),
+    "names with dashes": ('root ::= my-rule Other_1\nmy-rule ::= "a"\nOther_1 ::= "b"', ["ab"], ["a"]),
+    "deep parentheses": ("root ::= " + "(" * 100 + '"a"' + ")" * 100, ["a"], ["b"]),
+    "JSON": (JSON, ['{"a": [1,-2.5e3,{"b":null}], "c\\u00e4\\n":"x"}', "{}"], ['{"a":}', "[]", '{"a":1,}']),
 }
 
 
-def does_parse(vocabulary: LlamaVocabulary, grammar: str) -> bool:
-    with only_errors():
-        sampler = llama_cpp.llama_sampler_init_grammar(vocabulary._vocab, grammar.encode(), b"root")
-    if sampler:
-        llama_cpp.llama_sampler_free(sampler)
-    return bool(sampler)
+@pytest.mark.parametrize(("grammar", "matching", "others"), EXAMPLES.values(), ids=EXAMPLES)
+def test_a_grammar_accepts_its_texts_and_no_others(grammar: str, matching: list[str], others: list[str]) -> None:
+    ready = compiled(grammar)
+    assert [text for text in matching if not accepts(ready, text)] == []
+    assert [text for text in others if accepts(ready, text)] == []
 
 
-@pytest.mark.parametrize("schema", [None, {}, {"type": "object"}, {"const": "é"}, {"type": ["string", "null"]}, PERSON])
-def test_llama_cpp_takes_the_grammar_of_a_schema(schema: dict[str, Any] | None, tiny: LlamaVocabulary) -> None:
-    assert does_parse(tiny, json_schema_grammar(schema))
+LITERALS = st.text(st.characters(codec="utf-8", exclude_characters='"\\\r\n'), min_size=1, max_size=5)
 
 
-@pytest.mark.parametrize(
-    "pattern",
-    [r"^\d{4}-\d\d-\d\d$", r"^[\w.\-]+@[\w\-]+\.com$", r"^(\+1)? ?\(555\)\/\s[^\]]*$", "^a|[bc]$", "^.{1,500}$"],
-)
-def test_llama_cpp_takes_the_grammar_of_a_pattern(pattern: str, tiny: LlamaVocabulary) -> None:
-    assert does_parse(tiny, json_schema_grammar({"type": "string", "pattern": pattern}))
+@settings(max_examples=200, deadline=None)
+@given(LITERALS, LITERALS)
+def test_any_literal_is_itself(one: str, other: str) -> None:
+    ready = compiled(f'root ::= "{one}"')
+    assert accepts(ready, one)
+    assert accepts(ready, other) == (one == other)
 
 
-def test_a_recursive_schema_refers_to_itself(tiny: LlamaVocabulary) -> None:
-    """As pydantic writes them: the root is a reference beside its definitions."""
-    node = {"type": "object", "properties": {"value": {"type": "integer"}, "next": {"$ref": "#/$defs/Node"}}}
-    assert does_parse(tiny, json_schema_grammar({"$ref": "#/$defs/Node", "$defs": {"Node": node}}))
+ATOMS = st.sampled_from(['"a"', '"ab"', "[a-c]", "[^b]", "."])
 
 
-def test_the_schema_of_the_caller_is_not_changed() -> None:
-    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "string", "pattern": r"^\d$"}}}
-    before = copy.deepcopy(schema)
-    json_schema_grammar(schema)
-    assert schema == before
+@st.composite
+def _expressions(draw: st.DrawFn, depth: int = 3) -> tuple[str, str]:
+    """The same language in GBNF and as a regular expression of Python's."""
+    kind = draw(st.sampled_from(["atom", "sequence", "choice", "repeat"])) if depth else "atom"
+    if kind == "atom":
+        atom = draw(ATOMS)
+        return atom, atom.strip('"') if atom.startswith('"') else atom
+    if kind == "repeat":
+        inner, regex = draw(_expressions(depth - 1))
+        suffix = draw(st.sampled_from(["*", "+", "?", "{2}", "{1,2}", "{0,1}"]))
+        return f"({inner}){suffix}", f"(?:{regex}){suffix}"
+    parts = draw(st.lists(_expressions(depth - 1), min_size=2, max_size=3))
+    between = " " if kind == "sequence" else " | "
+    regex = ("" if kind == "sequence" else "|").join(f"(?:{regex})" for _, regex in parts)
+    return "(" + between.join(gbnf for gbnf, _ in parts) + ")", f"(?:{regex})"
 
 
-def test_llama_cpp_refuses_what_is_no_grammar(tiny: LlamaVocabulary) -> None:
-    assert not does_parse(tiny, "root ::= (")
+@settings(max_examples=200, deadline=None)
+@given(_expressions(), st.lists(st.text("abc", max_size=6), min_size=1, max_size=8))
+def test_a_grammar_without_recursion_is_the_regular_expression_that_it_says(
+    both: tuple[str, str], texts: list[str]
+) -> None:
+    gbnf, regex = both
+    answer = compile_grammar(Source("gbnf", f"root ::= {gbnf}"))
+    if not answer.error:  # some are too complex for the limits
+        for text in texts:
+            assert accepts(answer.grammar, text) == bool(re.fullmatch(regex, text, re.DOTALL)), text
+
+
+WRONG = {
+    "an open group": ('root ::= ("a"', "expected"),
+    "an open literal": ('root ::= "abc', "not closed"),
+    "an open class": ("root ::= [" + "a" * 1000, "not closed"),
+    "forty-eight thousand brackets": ("root ::= " + "[" * 48_000, "not closed"),
+    "ten thousand parentheses": ("root ::= " + "(" * 10_000, "nested deeper"),
+    "ten thousand stars": ('root ::= "a"' + "*" * 10_000, "repetitions follow"),
+    "a rule that is not there": ("root ::= nowhere", "not defined"),
+    "no root": ('other ::= "a"', "root"),
+    "two rules of one name": ('root ::= "a"\nroot ::= "b"', "twice"),
+    "a count that ends before it begins": ('root ::= "a"{5,3}', "below"),
+    "a count of a billion": ('root ::= "a"{1000000000}', "2000|expected"),
+    "an empty class": ("root ::= []", "empty"),
+    "a range backwards": ("root ::= [z-a]", "before it begins"),
+    "half a character": ('root ::= "\\ud83d"', "Unicode"),
+    "an escape nobody knows": ('root ::= "\\q"', "escape"),
+    "a token by its name": ("root ::= <|end|>", "tokens"),
+    "text after a rule": ('root ::= "a" }', "expected"),
+}
+
+
+@pytest.mark.parametrize(("grammar", "reason"), WRONG.values(), ids=WRONG)
+def test_what_is_no_grammar_is_refused_with_the_line_and_none_of_its_text(grammar: str, reason: str) -> None:
+    with pytest.raises(GbnfError, match=reason) as refused:
+        gbnf_to_lark(grammar)
+    assert len(str(refused.value)) < 150
+    assert str(refused.value).isprintable()
+
+
+def test_long_grammars_take_time_in_proportion() -> None:
+    for text in ("\n" * 64_000, "#\n" * 32_000, " " * 64_000, "a ::= b\n" * 1, '"' + "\\n" * 30_000 + '"'):
+        started_s = time.thread_time()
+        with pytest.raises(GbnfError):
+            gbnf_to_lark(text + "root")
+        assert time.thread_time() - started_s < 1
+
+
+# ---- JSON schemas ------------------------------------------------------------------------------------------------
+
+ENFORCED: dict[str, tuple[Any, list[Any], list[Any]]] = {
+    "bounds of integers": ({"type": "integer", "minimum": -3, "maximum": 12}, [-3, 0, 12], [-4, 13, 1.5, "1"]),
+    "bounds of numbers": ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, [0.5, 1], [0, 1.5, -1]),
+    "multiples": ({"type": "integer", "multipleOf": 7}, [0, 7, 21], [1, 8]),
+    "a pattern": ({"type": "string", "pattern": "^[A-Z]{2}-\\d{3}$"}, ["AB-123"], ["AB-12", "ab-123", 1]),
+    "a pattern that is open": ({"type": "string", "pattern": "b+"}, ["abc", "b"], ["ac"]),
+    "lengths": ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "abc"], ["a", "abcd"]),
+    "enum": ({"enum": ["red", 3, None]}, ["red", 3, None], ["blue", 4, False]),
+    "const": ({"const": {"a": 1}}, [{"a": 1}], [{"a": 2}]),
+    "types": ({"type": ["string", "null"]}, ["x", None], [1]),
+    "anyOf": ({"anyOf": [{"type": "boolean"}, {"type": "integer", "maximum": 1}]}, [True, 1], [2, "x"]),
+    "a reference": ({"$ref": "#/$defs/n", "$defs": {"n": {"type": "null"}}}, [None], [0]),
+    "a schema of itself": (
+        {"$ref": "#/$defs/N", "$defs": {"N": {"type": "object", "properties": {"n": {"$ref": "#/$defs/N"}}}}},
+        [{}, {"n": {"n": {}}}],
+        [{"n": 1}, []],
+    ),
+    "required properties and no others": (
+        {"properties": {"a": {"type": "integer"}, "b": {}}, "required": ["a"], "additionalProperties": False},
+        [{"a": 1}, {"a": 1, "b": []}],
+        [{}, {"b": 1}, {"a": 1, "c": 1}],
+    ),
+    "items and how many": (
+        {"type": "array", "items": {"type": "integer"}, "minItems": 1, "maxItems": 2},
+        [[1], [1, 2]],
+        [[], [1, 2, 3], ["1"]],
+    ),
+    "a date": ({"type": "string", "format": "date"}, ["2026-11-24"], ["2026-13-01", "today"]),
+    "an address": ({"type": "string", "format": "ipv4"}, ["10.0.0.1"], ["10.0.0.256", "x"]),
+    "titles and examples": (
+        {"type": "null", "title": "t", "description": "d", "default": 1, "examples": [1]},
+        [None],
+        [1],
+    ),
+}
+
+
+@pytest.mark.parametrize(("schema", "valid", "invalid"), ENFORCED.values(), ids=ENFORCED)
+def test_a_schema_is_enforced(schema: Any, valid: list[Any], invalid: list[Any]) -> None:
+    ready = compiled_schema(schema)
+    assert [value for value in valid if not accepts(ready, json.dumps(value, ensure_ascii=False))] == []
+    assert [value for value in invalid if accepts(ready, json.dumps(value, ensure_ascii=False))] == []
+
+
+def test_texts_in_json_hold_no_raw_line_ends() -> None:
+    ready = compiled_schema({"type": "string"})
+    assert accepts(ready, '"a\\nb"')
+    assert not accepts(ready, '"a\nb"') and not accepts(ready, '"a\tb"') and not accepts(ready, '"\x00"')
+
+
+def test_space_between_the_parts_of_json_is_bounded() -> None:
+    ready = compiled_schema({"type": "array", "items": {"type": "integer"}})
+    assert accepts(ready, "[1, 2]") and accepts(ready, "[\n  1,\n  2\n]")
+    assert not accepts(ready, "[1," + " " * 30 + "2]") and not accepts(ready, "[1,\n\n2]")
+
+
+NOT_ENFORCED = {
+    "not": {"not": {"type": "string"}},
+    "uniqueItems": {"type": "array", "uniqueItems": True},
+    "if": {"if": {"type": "string"}, "then": {"minLength": 1}},
+    "propertyNames": {"type": "object", "propertyNames": {"pattern": "^a"}},
+    "contains": {"type": "array", "contains": {"type": "integer"}},
+    "oneOf": {"oneOf": [{"type": "number"}, {"type": "integer"}]},
+    "format": {"type": "string", "format": "regex"},
+    "look-around": {"type": "string", "pattern": "(?=a)b"},
+    r"\$ref": {"$ref": "https://example.com/schema.json"},
+    "#/": {"$ref": "file:///etc/passwd"},
+}
+
+
+@pytest.mark.parametrize(("name", "schema"), NOT_ENFORCED.items(), ids=NOT_ENFORCED)
+def test_what_cannot_be_enforced_is_refused_by_its_name(name: str, schema: Any) -> None:
+    answer = compile_grammar(Source("json_schema", json.dumps(schema)))
+    assert re.search(name, answer.error) and len(answer.error) < 250 and answer.error.isprintable()
 
 
 def a_level_deeper(schema: dict[str, Any], levels: int) -> dict[str, Any]:
@@ -69,62 +250,112 @@ def a_level_deeper(schema: dict[str, Any], levels: int) -> dict[str, Any]:
     return schema
 
 
-REFUSED: dict[str, dict[str, Any]] = {
-    "unknown type": {"type": "quaternion"},
-    "a number as type": {"type": 5},
-    "not a schema": {"properties": {"a": True}},
-    "a reference to nothing": {"$ref": "#/$defs/nobody"},
-    "a reference that is no text": {"$ref": 5},
-    "a reference to the network": {"$ref": "https://example.com/schema.json"},
-    "a reference to a file": {"$ref": "file:///etc/passwd"},
-    "an open pattern": {"type": "string", "pattern": "a+"},
-    "a pattern with word borders": {"type": "string", "pattern": "^\\bword\\b$"},
-    "a huge array": {"type": "array", "items": {}, "minItems": 1_000_000_000},
-    "a negative length": {"type": "string", "minLength": -1},
-    "a huge pattern": {"type": "string", "pattern": "^a{1000000000}$"},
-    "a longer number than int() likes": {"type": "string", "pattern": "^a{" + "9" * 10_000 + "}$"},
-    "too deep": a_level_deeper({"type": "string"}, 40),
-    "too large": {"enum": ["x" * 70_000]},
+TOO_MUCH: dict[str, dict[str, Any]] = {
+    "too deep": a_level_deeper({"type": "string"}, 70),
     "deep for Python": a_level_deeper({"type": "string"}, 100_000),
-    "large numbers multiplied": {
-        "properties": {"x" * 3000: {"type": "array", "items": {"const": 1}, "minItems": 500}},
-    },
-    "not JSON": {"const": {1, 2}},
+    "too large": {"enum": ["x" * 70_000]},
+    "too many values": {"enum": list(range(30_000))},
+    "half a character": {"const": "\ud83d"},
+    "options of the compiler": {"type": "object", "x-guidance": {"lenient": True}},
+    "the same further in": {"type": "array", "items": {"x-guidance": {}}},
 }
 
 
-@pytest.mark.parametrize("schema", REFUSED.values(), ids=REFUSED)
-def test_a_schema_that_cannot_be_used_is_an_invalid_request(schema: dict[str, Any]) -> None:
-    with pytest.raises(InvalidRequest, match="the JSON schema") as e:
-        json_schema_grammar(schema)
-    assert e.value.param == "response_format"
-    assert len(e.value.message) < 400
+@pytest.mark.parametrize("schema", TOO_MUCH.values(), ids=TOO_MUCH)
+def test_a_schema_that_is_too_much_is_refused_before_it_is_compiled(schema: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest, match="the JSON schema") as refused:
+        schema_source(schema)
+    assert refused.value.param == "response_format"
+    assert len(refused.value.message) < 250 and refused.value.message.isprintable()
 
 
-def test_references_that_double_at_each_level_are_refused_in_time() -> None:
-    """The converter does not remember names with an underscore, so these would be 2^30 visits."""
-    levels = {
-        f"level_{n}": {"properties": {side: {"$ref": f"#/$defs/level_{n + 1}"} for side in ("left", "right")}}
-        for n in range(30)
-    }
-    start = time.monotonic()
-    with pytest.raises(InvalidRequest, match="too complex"):
-        json_schema_grammar({"$ref": "#/$defs/level_0", "$defs": {**levels, "level_30": {"type": "string"}}})
-    assert time.monotonic() - start < 5
+def test_the_schema_of_the_caller_is_not_changed() -> None:
+    schema = {"$ref": "#/$defs/a", "$defs": {"a": {"type": "string", "pattern": r"^\d$"}}}
+    before = copy.deepcopy(schema)
+    schema_source(schema)
+    assert schema == before
 
 
-def test_a_grammar_may_nest_as_far_as_the_engine_can_parse(tiny: LlamaVocabulary) -> None:
-    deepest = "root ::= " + "(" * 1000 + '"a"' + ")" * 1000
-    check_grammar(deepest)
-    assert does_parse(tiny, deepest)
+@pytest.mark.parametrize("grammar", ["root ::= " + "x" * 70_000, 'root ::= "\ud83d"'])
+def test_a_grammar_that_is_too_long_or_no_text_is_refused_before_it_is_compiled(grammar: str) -> None:
+    with pytest.raises(InvalidRequest) as refused:
+        gbnf_source(grammar)
+    assert refused.value.param == "grammar"
 
 
-@pytest.mark.parametrize("grammar", ["root ::= " + "(" * 1001, 'root ::= "' + "x" * 300_000 + '"'])
-def test_a_grammar_that_could_crash_the_engine_is_an_invalid_request(grammar: str) -> None:
-    with pytest.raises(InvalidRequest) as e:
-        check_grammar(grammar)
-    assert e.value.param == "grammar"
+# ---- the compiling process ---------------------------------------------------------------------------------------
+
+CHAIN = "root ::= r0\n" + "".join(f"r{i} ::= r{i + 1}\n" for i in range(3000)) + 'r3000 ::= "a"'
+"""llguidance recurses for each of these rules, and a process that compiled it ended of its stack."""
 
 
-def test_parentheses_in_literals_and_comments_do_not_nest() -> None:
-    check_grammar('root ::= "((\\"((" [(\\](] # ((\n' * 1000)
+def run(work: Callable[[GrammarCompiler], Awaitable[Any]], **options: float) -> Any:
+    async def with_compiler() -> Any:
+        compiler = GrammarCompiler(**options)
+        try:
+            return await work(compiler)
+        finally:
+            await compiler.close()
+
+    return asyncio.run(with_compiler())
+
+
+async def outcome(compiler: GrammarCompiler, grammar: str, tenant: str = "acme") -> str:
+    try:
+        return await compiler.compile(gbnf_source(grammar), tenant)
+    except TenantdError as e:
+        return f"{e.code}: {e.message}"
+
+
+def test_a_grammar_that_ends_its_compiler_is_refused_and_the_next_one_compiled() -> None:
+    async def work(compiler: GrammarCompiler) -> list[str]:
+        return [await outcome(compiler, grammar) for grammar in ('root ::= "a"', CHAIN, 'root ::= "b"')]
+
+    first, chain, last = run(work)
+    assert "too complex" in chain and chain.startswith("invalid_request")
+    assert accepts(first, "a") and accepts(last, "b")
+
+
+def test_a_grammar_that_takes_too_long_is_refused_and_the_next_one_compiled() -> None:
+    async def work(compiler: GrammarCompiler) -> tuple[str, str]:
+        await outcome(compiler, 'root ::= "a"')
+        compiler._deadline_s = 0.0  # whatever it is now, it is too long
+        slow = await outcome(compiler, CHAIN)
+        compiler._deadline_s = 5
+        return slow, await outcome(compiler, 'root ::= "b"')
+
+    slow, last = run(work)
+    assert "took more than" in slow
+    assert accepts(last, "b")
+
+
+def test_tenants_take_turns_and_one_may_have_so_many_waiting() -> None:
+    async def work(compiler: GrammarCompiler) -> tuple[list[str], str]:
+        order: list[str] = []
+
+        async def one(tenant: str) -> None:
+            await compiler.compile(gbnf_source('root ::= "a"'), tenant)
+            order.append(tenant)
+
+        many = [asyncio.create_task(one("acme")) for _ in range(1 + MAX_WAITING)]
+        await asyncio.sleep(0)
+        too_many = await outcome(compiler, 'root ::= "a"')
+        await asyncio.gather(*many, *(one("globex") for _ in range(2)))
+        return order, too_many
+
+    order, too_many = run(work)
+    assert too_many.startswith(QueueFull.code)
+    assert order.index("globex") <= 2 and len(order) == MAX_WAITING + 3
+
+
+def test_who_stops_waiting_gives_its_turn_to_the_next() -> None:
+    async def work(compiler: GrammarCompiler) -> str:
+        first = asyncio.create_task(outcome(compiler, CHAIN))
+        second = asyncio.create_task(outcome(compiler, 'root ::= "a"'))
+        third = asyncio.create_task(outcome(compiler, 'root ::= "b"'))
+        await asyncio.sleep(0)
+        second.cancel()
+        first.cancel()
+        return await asyncio.wait_for(third, 20)
+
+    assert accepts(run(work), "b")

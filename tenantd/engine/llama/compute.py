@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Sampled, Swapped
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled, Swapped
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
@@ -31,30 +31,35 @@ class LlamaCompute:
         self.info = loaded.info
         self._model, self._context = loaded.model, loaded.context
         self._memory = llama_cpp.llama_get_memory(self._context)
-        self._vocabulary = Vocabulary(self._model)
+        self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
         self._samplers: list[Sampler | None] = [None] * self.info.slots
         self._adapters = Adapters(self._model, self._context)
         self._versions: list[Version | None] = [None] * self.info.slots  # of the adapter of each bound sequence
         self._batch = _Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
 
-    def load_adapter(self, adapter: str) -> None:
-        self._adapters.version(adapter)
-
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
-    ) -> None:
+    ) -> int:
         assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
-        self._versions[sequence] = self._adapters.version(adapter)
-        self._samplers[sequence] = Sampler(self._vocabulary, sampling, history, generated)
+        started_ns = time.perf_counter_ns()
+        try:
+            version = self._adapters.version(adapter)
+            self._samplers[sequence] = Sampler(self._vocabulary, sampling, history, generated)
+        except RequestRejected as e:
+            e.micros = _micros_since(started_ns)
+            raise
+        self._versions[sequence] = version
+        return _micros_since(started_ns)
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
+        own_micros: dict[int, int] = {}
         for version in dict.fromkeys(self._versions[chunk.sequence] for chunk in chunks):  # more while one is replaced
             self._adapters.put_in_force(version)
-            self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled)
-        return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
+            self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled, own_micros)
+        return PassResult(sampled, _micros_since(started_ns) - sum(own_micros.values()), own_micros)
 
     def move(self, source: int, target: int) -> None:
         assert self._samplers[source] is not None and self._samplers[target] is None and self._is_clear(target)
@@ -114,37 +119,39 @@ class LlamaCompute:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
-    def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled]) -> None:
+    def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
         """Decode and sample; on want of room in halves, down to one token that fails alone."""
         outputs = self._batch.fill(chunks)
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         if code == 0:
-            if not outputs:
-                llama_cpp.llama_synchronize(self._context)  # so that its time is counted here, not in the next pass
+            # A GPU works on: its time is the pass's, not that of the next one or of the sequence sampled first.
+            llama_cpp.llama_synchronize(self._context)
             for chunk, index in outputs:
+                started_ns = time.perf_counter_ns()
                 sampled[chunk.sequence] = self._sample(chunk.sequence, index)
+                own_micros[chunk.sequence] = _micros_since(started_ns)
         elif code == NO_ROOM:
-            self._decode_halves(chunks, sampled)
+            self._decode_halves(chunks, sampled, own_micros)
         elif code == INVALID_BATCH:
             raise EngineBroken(f"llama_decode refused a batch of {len(chunks)} sequences as invalid")
         else:  # aborted or failed half-way: some sequences hold tokens that nobody booked
             raise EngineBroken(f"llama_decode failed with {code}")
 
-    def _decode_halves(self, chunks: list[Chunk], sampled: dict[int, Sampled]) -> None:
+    def _decode_halves(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
         if len(chunks) > 1:
             middle = len(chunks) // 2
-            self._decode(chunks[:middle], sampled)
-            self._decode(chunks[middle:], sampled)
+            self._decode(chunks[:middle], sampled, own_micros)
+            self._decode(chunks[middle:], sampled, own_micros)
             return
         (chunk,) = chunks
         if len(chunk.tokens) == 1:
             sampled[chunk.sequence] = Sampled(-1, False, failed="no room in the KV cache")
             return
         middle = len(chunk.tokens) // 2
-        self._decode([chunk._replace(tokens=chunk.tokens[:middle], sample=False)], sampled)
+        self._decode([chunk._replace(tokens=chunk.tokens[:middle], sample=False)], sampled, own_micros)
         if chunk.sequence not in sampled:  # else its first half failed already
             rest = chunk._replace(position=chunk.position + middle, tokens=chunk.tokens[middle:])
-            self._decode([rest], sampled)
+            self._decode([rest], sampled, own_micros)
 
     def _sample(self, sequence: int, index: int) -> Sampled:
         sampler = self._samplers[sequence]
@@ -176,6 +183,10 @@ class LlamaSwapped:
 
     def free(self) -> None:
         self.sampler.free()
+
+
+def _micros_since(started_ns: int) -> int:
+    return (time.perf_counter_ns() - started_ns) // 1000
 
 
 def _bytes_at(array: NDArray[np.uint8]) -> Any:

@@ -1,7 +1,8 @@
 """The next token of one sequence: llama.cpp's C samplers, and a short cut for plain greedy.
 
 Order of the chain as in llama.cpp (common/sampling.cpp): bias, penalties, top-k, typical, top-p, min-p, temperature,
-draw. A grammar is asked about the drawn token first, and filters the whole vocabulary only when it says no.
+draw. A grammar is asked about the drawn token first, and filters the whole vocabulary only when it says no. So with a
+grammar a token takes two draws, the second one whether it is needed or not: a resumed request can then count them.
 """
 
 from __future__ import annotations
@@ -16,21 +17,25 @@ from numpy.typing import NDArray
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.engine.compute import RequestRejected, Sampled
-from tenantd.engine.llama import log, stderr
+from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.engine.llama.tokens import grammar_tokenizer
 
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
-MOST_REASON_CHARACTERS: Final = 200
+_NO_DRAW: Final = (0, 0.0, 0.0)
 
 
 class Vocabulary:
     """What sampling needs to know of the model's tokens, shared by all sequences, and room for the candidates."""
 
-    def __init__(self, model: Any) -> None:
+    def __init__(self, model: Any, grammar_budget_ms: int) -> None:
+        """`grammar_budget_ms` of CPU time is what one request's grammar may take in all."""
+        self.grammar_budget_ms = grammar_budget_ms
         self.handle = llama_cpp.llama_model_get_vocab(model)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self.handle))
         is_end = llama_cpp.llama_vocab_is_eog
         self.end_tokens = [token for token in range(self.size) if is_end(self.handle, token)]
         self.end_set = frozenset(self.end_tokens)
+        self.tokenizer = grammar_tokenizer(self.handle, self.size, self.end_tokens)
         self._candidates: NDArray[Any] | None = None
 
     def candidates(self, logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -43,43 +48,71 @@ class Vocabulary:
 
 
 class Sampler:
-    """Owns a request's chain and grammar; `free()` it. Raises RequestRejected when the grammar does not parse."""
+    """Owns a request's chain and grammar; `free()` it. Raises RequestRejected when the grammar cannot be used."""
 
     def __init__(self, vocabulary: Vocabulary, sampling: Sampling, history: list[int], generated: list[int]) -> None:
         self._vocabulary = vocabulary
         self._logprobs = sampling.logprobs
         self._ignore_end = sampling.ignore_eos
         self._chain: Any = None
-        self._grammar: Any = None
         self._dist: Any = None
-        if sampling.grammar:
-            self._grammar = _grammar(vocabulary, sampling.grammar)
+        self._constraint = _constraint(vocabulary, sampling.grammar, generated)
         if not _is_plain_greedy(sampling):
             self._build_chain(sampling)
             self._replay(sampling, history, generated)
 
     def sample(self, context: Any, index: int, logits: NDArray[np.float32]) -> Sampled:
         """The token after output `index` of the last decode. `logits` is that row, shape (vocabulary,)."""
-        if self._grammar is not None:
-            token = self._sample_grammar(logits)
-        elif self._chain is not None:
+        if self._constraint is not None:
+            return self._sample_constrained(self._constraint, logits)
+        if self._chain is not None:
             token = int(llama_cpp.llama_sampler_sample(self._chain, context, index))  # accepts it, too
         else:
             token = self._argmax(logits)
-        if token < 0:
-            return Sampled(token, False, failed="the grammar allows no further token")
+        return self._sampled(token, logits)
+
+    def _sampled(self, token: int, logits: NDArray[np.float32], grammar_micros: int = 0) -> Sampled:
         if not np.isfinite(logits[token]):
             return Sampled(token, False, failed="the model gave no valid probabilities (NaN or infinity)")
         if token in self._vocabulary.end_set:
-            return Sampled(token, True)
-        return Sampled(token, False, None if self._logprobs is None else _logprobs(logits, token, self._logprobs))
+            return Sampled(token, True, grammar_micros=grammar_micros)
+        logprobs = None if self._logprobs is None else _logprobs(logits, token, self._logprobs)
+        return Sampled(token, False, logprobs, grammar_micros=grammar_micros)
+
+    def _sample_constrained(self, constraint: Constraint, logits: NDArray[np.float32]) -> Sampled:
+        before_micros = constraint.used_micros
+        try:
+            token = self._choose_allowed(constraint, logits)
+        except ConstraintError as e:
+            return Sampled(
+                -1,
+                False,
+                failed=f"the grammar cannot be followed any further: {e}",
+                param="grammar",
+                grammar_micros=constraint.used_micros - before_micros,
+            )
+        return self._sampled(token, logits, constraint.used_micros - before_micros)
+
+    def _choose_allowed(self, constraint: Constraint, logits: NDArray[np.float32]) -> int:
+        """Raises ConstraintError. After common_sampler_sample (llama.cpp, common/sampling.cpp)."""
+        token = self._draw(self._vocabulary.candidates(logits))
+        if constraint.allows(token):
+            self._skip_draw()
+        else:
+            allowed = constraint.allowed()
+            if not allowed.any():
+                raise ConstraintError("no token of this model can follow")
+            token = self._draw(self._vocabulary.candidates(logits)[allowed])
+        constraint.accept(token)
+        if self._chain is not None:
+            llama_cpp.llama_sampler_accept(self._chain, token)
+        return token
 
     def free(self) -> None:
         """Frees the samplers in the chain with it."""
-        for sampler in (self._chain, self._grammar):
-            if sampler is not None:
-                llama_cpp.llama_sampler_free(sampler)
-        self._chain = self._grammar = None
+        if self._chain is not None:
+            llama_cpp.llama_sampler_free(self._chain)
+        self._chain = self._dist = self._constraint = None
 
     def _argmax(self, logits: NDArray[np.float32]) -> int:
         token = int(logits.argmax())
@@ -89,27 +122,14 @@ class Sampler:
             token = int(others.argmax())
         return token
 
-    def _sample_grammar(self, logits: NDArray[np.float32]) -> int:
-        """Negative when nothing is allowed. After common_sampler_sample (llama.cpp, common/sampling.cpp)."""
-        token = self._draw(self._vocabulary.candidates(logits))
-        alone = np.array([(token, 1.0, 0.0)], CANDIDATE)
-        _apply(self._grammar, alone)
-        if alone["logit"][0] == -np.inf:
-            candidates = self._vocabulary.candidates(logits)
-            _apply(self._grammar, candidates)
-            allowed = candidates[candidates["logit"] != -np.inf]  # accepting a forbidden token would abort the process
-            if not len(allowed):
-                return -1
-            token = self._draw(allowed)
-        llama_cpp.llama_sampler_accept(self._grammar, token)
-        if self._chain is not None:
-            llama_cpp.llama_sampler_accept(self._chain, token)
-        return token
-
     def _draw(self, candidates: NDArray[Any]) -> int:
         if self._chain is None:
             return int(candidates["id"][candidates["logit"].argmax()])
         return _apply(self._chain, candidates)
+
+    def _skip_draw(self) -> None:
+        if self._dist is not None:
+            _apply(self._dist, np.array([_NO_DRAW], CANDIDATE))
 
     def _build_chain(self, sampling: Sampling) -> None:
         params = llama_cpp.llama_sampler_chain_default_params()
@@ -152,16 +172,14 @@ class Sampler:
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
     def _replay(self, sampling: Sampling, history: list[int], generated: list[int]) -> None:
-        """Bring a fresh sampler to where it was after `generated`: penalties, grammar, and one draw for each token."""
+        """Bring a fresh chain to where it was after `generated`: its penalties, and the draws of each token."""
         if _has_penalties(sampling):
             window = (history + generated)[-sampling.repeat_last_n :] if sampling.repeat_last_n else []
             for token in window:
                 llama_cpp.llama_sampler_accept(self._chain, token)
-        for token in generated:
-            if self._grammar is not None:
-                llama_cpp.llama_sampler_accept(self._grammar, token)
-            if self._dist is not None:
-                _apply(self._dist, np.array([(0, 0.0, 0.0)], CANDIDATE))
+        draws = 1 if self._constraint is None else 2
+        for _ in range(draws * len(generated)):
+            self._skip_draw()
 
 
 def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
@@ -172,16 +190,15 @@ def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
     return int(array.data[array.selected].id) if array.selected >= 0 else -1
 
 
-def _grammar(vocabulary: Vocabulary, text: str) -> Any:
-    log.forget()
-    grammar, complaint = stderr.divert(
-        lambda: llama_cpp.llama_sampler_init_grammar(vocabulary.handle, text.encode(), b"root")
-    )
-    if not grammar:  # the reason is in the first line; the grammar itself follows
-        line = next(iter(complaint.strip().splitlines() or log.lines()), "no reason given")
-        reason = line.removeprefix("parse: error parsing grammar: ")[:MOST_REASON_CHARACTERS].rstrip()
-        raise RequestRejected(f"the grammar does not parse: {reason}")
-    return grammar
+def _constraint(vocabulary: Vocabulary, grammar: str, generated: list[int]) -> Constraint | None:
+    if not grammar:
+        return None
+    if vocabulary.tokenizer is None:
+        raise RequestRejected("this model has no token that ends an answer, and a grammar needs one", param="grammar")
+    try:
+        return Constraint(vocabulary.tokenizer, grammar, vocabulary.grammar_budget_ms * 1000, generated)
+    except ConstraintError as e:
+        raise RequestRejected(f"the grammar cannot be used: {e}", param="grammar") from None
 
 
 def _is_plain_greedy(sampling: Sampling) -> bool:

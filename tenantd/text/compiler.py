@@ -1,0 +1,122 @@
+"""The process that compiles clients' grammars: `python -m tenantd.text.compiler`, started by the daemon.
+
+A grammar may exhaust the memory, the stack or the patience of whoever compiles it, in native code that nothing
+interrupts. So it happens here, in a process of its own under limits, which the daemon ends when it takes too long.
+What passes here is built in the engine with a stack many times as large.
+
+Frames of a 4-byte big-endian length and a msgpack body, `Source` in and `Compiled` out, in turn, on standard input and
+output.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from typing import BinaryIO, Final, Literal
+
+import msgspec
+from llguidance import LLMatcher, LLTokenizer
+
+from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.text.gbnf import GbnfError, gbnf_to_lark
+
+HEADER_BYTES: Final = 4
+MAX_GRAMMAR_BYTES: Final = 512 * 1024
+"""Of a compiled grammar: the engine gets it with the request."""
+MAX_BUILD_MICROS: Final = 60_000
+"""CPU time: everybody waits as long when the engine builds it again."""
+MEMORY_BYTES: Final = 1 << 30
+STACK_BYTES: Final = 512 * 1024
+PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
+WHITESPACE: Final = r"( |\n[ \t]{0,20})?"
+"""Between the tokens of JSON: without a bound a small model pads its answer to the last token it may have."""
+
+Kind = Literal["gbnf", "json_schema"]
+
+
+class Source(msgspec.Struct, frozen=True):
+    """What a client sent: GBNF, or a JSON schema as JSON."""
+
+    kind: Kind
+    text: str
+
+
+class Compiled(msgspec.Struct, frozen=True):
+    """The grammar in llguidance's notation, or why there is none."""
+
+    grammar: str = ""
+    error: str = ""
+
+
+def compile_grammar(source: Source) -> Compiled:
+    """Within llguidance's limits, and a few of our own. Never raises."""
+    try:
+        grammar = _translate(source)
+        if len(grammar) > MAX_GRAMMAR_BYTES:
+            raise ConstraintError("it is too large")
+        started_ns = time.thread_time_ns()
+        constraint = Constraint(LLTokenizer("byte"), grammar, budget_micros=1 << 40)
+        constraint.allowed()  # some limits are only noticed here
+        if (time.thread_time_ns() - started_ns) // 1000 > MAX_BUILD_MICROS:
+            raise ConstraintError("it is too complex")
+    except (GbnfError, ConstraintError, ValueError, MemoryError, RecursionError) as e:
+        return Compiled(error=_in_our_words(str(e) or "it is too large"))
+    return Compiled(grammar)
+
+
+def _translate(source: Source) -> str:
+    if source.kind == "gbnf":
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(source.text))
+    return LLMatcher.grammar_from_json_schema(source.text, overrides={"whitespace_pattern": WHITESPACE})
+
+
+def _in_our_words(reason: str) -> str:
+    """llguidance's messages speak of its options, which nobody here can set."""
+    for words, ours in _WORDS:
+        if words in reason:
+            return ours
+    return reason
+
+
+_WORDS: Final = (
+    ("coerce_one_of", "the alternatives of a oneOf may overlap; use anyOf"),
+    ("retrieving it failed", "a $ref leads out of the schema; only #/… is followed"),
+    ("initial_lexer_fuel", "it is too complex"),
+    ("initial lexer configuration", "it is too complex"),
+    ("Too many items", "it is too ambiguous"),
+    ("Current row has", "it is too ambiguous"),
+    ("too many states", "it is too complex"),
+    ("too many expressions", "it is too complex"),
+    ("NoExtension", "no text can fulfil it"),
+)
+
+
+def main() -> None:
+    """Serve until standard input ends."""
+    resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.stack_size(STACK_BYTES)
+    serving = threading.Thread(target=_serve, args=(sys.stdin.buffer, sys.stdout.buffer))
+    serving.start()
+    serving.join()
+
+
+def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
+    decode = msgspec.msgpack.Decoder(Source).decode
+    encode = msgspec.msgpack.Encoder().encode
+    while len(header := requests.read(HEADER_BYTES)) == HEADER_BYTES:
+        answer = encode(compile_grammar(decode(requests.read(int.from_bytes(header, "big")))))
+        answers.write(len(answer).to_bytes(HEADER_BYTES, "big") + answer)
+        answers.flush()
+
+
+if __name__ == "__main__":
+    main()
+    os._exit(0)
