@@ -238,3 +238,9 @@ class LedgerUnavailable(TenantdError):
     code = "ledger_unavailable"
     http_status = 503
     exit_code = 75
+
+
+class LedgerDamaged(LedgerUnavailable):
+    """The ledger's file is damaged; starting again will not help, a backup will."""
+
+    exit_code = 78

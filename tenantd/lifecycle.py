@@ -66,8 +66,14 @@ class Daemon:
         """Whatever is pushed on `stack` is undone in reverse order, the locks last."""
         config = self._config
         make_private_folder(config.state_dir, purpose="the ledger")
-        lock = FileLock(config.state_dir / "daemon.lock", owned=f"the state folder {config.state_dir}")
+        lock_path = config.state_dir / "daemon.lock"
+        has_run_before = lock_path.exists()
+        lock = FileLock(lock_path, owned=f"the state folder {config.state_dir}")
         stack.callback(lock.release)
+        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
+        stack.push_async_callback(ledger.close)
+        say_how_it_was_found(ledger, has_run_before=has_run_before)
+
         listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
         stack.callback(listener.close)
 
@@ -78,10 +84,6 @@ class Daemon:
         if chat.warning:
             log.warning("%s", chat.warning)
 
-        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
-        stack.push_async_callback(ledger.close)
-        if ledger.interrupted:
-            log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
         directory = Directory()
         await directory.reload(ledger)
         service = Service(config, ledger, directory, vocabulary, chat, environment=self._environment)
@@ -96,6 +98,7 @@ class Daemon:
         stack.push_async_callback(service.stop)
         await service.start()
         await server.start()
+        ledger.check_in_background()
         log.info("listening on %s", config.socket)
         return service, server
 
@@ -223,6 +226,18 @@ def open_vocabulary(config: Config) -> Vocabulary:
         return ByteVocabulary()
     assert config.model.path is not None, "checked when the configuration was loaded"
     return LlamaVocabulary.open(config.model.path)
+
+
+def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:
+    """What an administrator should know about a ledger that was just opened."""
+    if ledger.is_new and has_run_before:
+        log.warning(
+            "%s was not there, though tenantd has run with this state folder before: a new ledger was begun, with no "
+            "tenants, keys or bills; if there should be one, stop tenantd and restore it",
+            ledger.path,
+        )
+    if ledger.interrupted:
+        log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
 
 
 def now_micros() -> int:

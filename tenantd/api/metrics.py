@@ -82,6 +82,7 @@ class _ServiceState(Collector):
         yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
         yield _count("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
+        yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         for name, text in (
             ("running", "Requests being generated."),
             ("waiting", "Requests waiting for a slot."),

@@ -26,7 +26,7 @@ from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
 from tenantd.daemon.shares import shares
-from tenantd.daemon.status import engine_status, tenants_status
+from tenantd.daemon.status import engine_status, ledger_status, tenants_status
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
 from tenantd.domain import FinishReason, OnLimit, Sampling, Tenant, TenantState
@@ -380,7 +380,7 @@ class Service:
             "recomputes": self._runner.recomputes,
             "running": total.running,
             "waiting": total.waiting + self._gate.total_waiting,
-            "ledger": {"healthy": self.ledger.healthy, "trouble": self.ledger.trouble},
+            "ledger": ledger_status(self.ledger),
             "tenants": tenants_status(
                 self.directory.tenants.values(),
                 self._live,

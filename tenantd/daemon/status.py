@@ -10,6 +10,7 @@ import msgspec
 from tenantd.daemon.live import LiveRequests
 from tenantd.daemon.supervisor import Supervisor
 from tenantd.domain import Tenant
+from tenantd.ledger.ledger import Ledger
 
 
 class UsageBoard:
@@ -43,6 +44,11 @@ def engine_status(supervisor: Supervisor) -> dict[str, Any]:
         "engine_pid": supervisor.pid,
         "engine_restarts": supervisor.restarts,
     }
+
+
+def ledger_status(ledger: Ledger) -> dict[str, Any]:
+    """Whether usage can be written, why not, and how much of it is in the write-ahead log only."""
+    return {"healthy": ledger.healthy, "trouble": ledger.trouble, "wal_bytes": ledger.wal_bytes}
 
 
 def tenants_status(

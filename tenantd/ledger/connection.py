@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tenantd.errors import ConfigError, LedgerUnavailable
+from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 
 FILE_MODE: Final = 0o600
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 STATEMENTS_CACHED: Final = 64
 LOG_BYTES_KEPT: Final = 16 * 1024 * 1024  # a log that a long report made grow is cut back to this
 
+RESTORE: Final = "stop tenantd and restore a backup; `sqlite3 ledger.db .recover` reads what can still be read"
+_DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 _NO_TROUBLE: Final = {
     sqlite3.SQLITE_ERROR,  # wrong SQL, or a sum over 64 bits
     sqlite3.SQLITE_CONSTRAINT,
@@ -35,6 +37,17 @@ def is_trouble(error: sqlite3.Error) -> bool:
     return code is not None and code & 0xFF not in _NO_TROUBLE
 
 
+def is_damage(error: sqlite3.Error) -> bool:
+    """The file does not hold what SQLite has written to it."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
+
+
+def unusable(error: sqlite3.Error, path: Path) -> LedgerUnavailable:
+    """What keeps the ledger from being opened: LedgerDamaged if it is damage."""
+    kind = LedgerDamaged if is_damage(error) else LedgerUnavailable
+    return kind(f"the ledger cannot be used: {explain(error, path)}")
+
+
 def explain(error: sqlite3.Error, path: Path) -> str:
     """What is wrong and what to do about it."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -47,7 +60,7 @@ def explain(error: sqlite3.Error, path: Path) -> str:
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
             return f"{path} cannot be opened for writing; check the permissions of the file and its folder: {detail}"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
-            return f"{path} is damaged; stop tenantd and restore a copy, or move it away to begin anew: {detail}"
+            return f"{path} is damaged; {RESTORE}: {detail}"
         case sqlite3.SQLITE_IOERR:
             return f"input/output error on {path}; check its disk: {detail}"
         case _:
@@ -82,11 +95,24 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         conn.execute("PRAGMA trusted_schema = OFF")
     except sqlite3.Error as e:
         conn.close()
-        raise LedgerUnavailable(f"the ledger cannot be used: {explain(e, path)}") from e
+        raise unusable(e, path) from e
     except BaseException:
         conn.close()
         raise
     return conn
+
+
+def truncate_log(conn: sqlite3.Connection, busy_timeout_ms: int) -> bool:
+    """Move what the write-ahead log holds into the ledger and empty the log. Raises sqlite3.Error.
+
+    False when somebody reads or writes just now; as much as can be moved is moved. Waits for nobody.
+    """
+    conn.execute("PRAGMA busy_timeout = 0")
+    try:
+        (is_busy, _, _) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    finally:
+        conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")
+    return not is_busy
 
 
 def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:

@@ -6,6 +6,7 @@ Opened synchronously, used from one asyncio loop. What returns has been written 
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -13,8 +14,10 @@ from typing import Final, TypeVar
 
 from tenantd.config import BillingConfig
 from tenantd.domain import Usage
-from tenantd.errors import ConfigError, LedgerUnavailable
-from tenantd.ledger.connection import connect_reader, connect_writer, explain, is_trouble
+from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
+from tenantd.ledger.check import BackgroundCheck, find_damage
+from tenantd.ledger.connection import connect_reader, connect_writer, explain, is_trouble, unusable
+from tenantd.ledger.files import LOG_SUFFIX, MissingFile
 from tenantd.ledger.migrations import migrate
 from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settlement
@@ -23,11 +26,14 @@ from tenantd.ledger.writer import Writer
 
 __all__ = ["Admission", "Ledger", "PriceList", "RequestRecord", "Settlement"]
 
+log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 1000
 """How long a lock of another program is waited for before it counts as trouble."""
 CLOSE_TIMEOUT_S: Final = 5.0
+CHECKED_AT_ONCE_BYTES: Final = 64 * 1024 * 1024
+"""A ledger up to this size is checked for damage before it is used; that takes a fraction of a second."""
 
 
 class Ledger:
@@ -39,17 +45,20 @@ class Ledger:
         path: Path,
         *,
         currency: str,
+        is_new: bool,
         interrupted: int,
         now_micros: Callable[[], int],
         busy_timeout_ms: int,
     ) -> None:
-        """Use `open`. `conn` is the writer's from here on."""
+        """Use `open`. `conn` is the writer's from here on. Raises OSError when the file cannot be looked at."""
         self.path = path
+        self.is_new = is_new  # there was no file
         self.interrupted = interrupted  # rows that a killed daemon left running, settled by `open`
         self._currency = currency
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
-        self._writer = Writer(conn, path)
+        self._writer = Writer(conn, path, busy_timeout_ms)
+        self._check: BackgroundCheck | None = None
 
     @classmethod
     def open(
@@ -62,38 +71,65 @@ class Ledger:
     ) -> Ledger:
         """Open or create the file, settle what a killed daemon left running, then put the prices in force.
 
-        Raises LedgerUnavailable when the file cannot be used, ConfigError when it is not this program's to use or
-        `billing` does not go with what is in it.
+        A small file is checked for damage first, a large one is not: see `check_in_background`.
+        Raises LedgerUnavailable when the file cannot be used, LedgerDamaged, ConfigError when it is not this program's
+        to use or `billing` does not go with what is in it.
         """
         last_write_micros = _last_write_micros(path)
+        is_new = not path.exists()
+        if is_new:
+            _check_for_log(path)
         conn = connect_writer(path, busy_timeout_ms)
         try:
+            if not is_new and path.stat().st_size <= CHECKED_AT_ONCE_BYTES and (damage := find_damage(conn, path)):
+                raise LedgerDamaged(f"the ledger cannot be used: {damage}")
             migrate(conn, str(path))
             interrupted = _begin(conn, path, billing, now_micros(), last_write_micros)
+            return cls(
+                conn,
+                path,
+                currency=billing.currency,
+                is_new=is_new,
+                interrupted=interrupted,
+                now_micros=now_micros,
+                busy_timeout_ms=busy_timeout_ms,
+            )
         except sqlite3.Error as e:
             conn.close()
-            raise LedgerUnavailable(f"the ledger cannot be used: {explain(e, path)}") from e
+            raise unusable(e, path) from e
+        except OSError as e:
+            conn.close()
+            raise LedgerUnavailable(f"the ledger {path} cannot be opened: {e.strerror}") from e
         except BaseException:
             conn.close()
             raise
-        return cls(
-            conn,
-            path,
-            currency=billing.currency,
-            interrupted=interrupted,
-            now_micros=now_micros,
-            busy_timeout_ms=busy_timeout_ms,
-        )
+
+    def check_in_background(self) -> None:
+        """Begin to look for damage in a file that was too large to be checked when it was opened.
+
+        Damage that is found is trouble until the daemon stops: nothing new is admitted, what runs is still settled.
+        """
+        if self.path.stat().st_size > CHECKED_AT_ONCE_BYTES and self._check is None:
+            self._check = BackgroundCheck(self.path, self._busy_timeout_ms, self._on_damage)
+
+    def _on_damage(self, damage: str) -> None:
+        log.error("%s", damage)
+        self._writer.damage = damage
 
     @property
     def healthy(self) -> bool:
-        """The last write worked."""
-        return not self._writer.trouble
+        """The last write worked, and no damage was found."""
+        return not self.trouble
 
     @property
     def trouble(self) -> str:
         """Why the ledger cannot be written; empty while it can."""
-        return self._writer.trouble
+        return self._writer.trouble or self._writer.damage
+
+    @property
+    def wal_bytes(self) -> int:
+        """Size of the write-ahead log, as of half a second ago."""
+        return self._writer.log_bytes
 
     # -- requests
 
@@ -148,10 +184,13 @@ class Ledger:
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what is queued, retrying for at most so long, then close the file. May be called again."""
         self._writer.close(timeout_s)
+        if self._check is not None:
+            await asyncio.to_thread(self._check.stop)
         await asyncio.to_thread(self._writer.join)
 
     def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
         try:
+            self._writer.check_files()
             conn = connect_reader(self.path, self._busy_timeout_ms)
             try:
                 conn.execute("BEGIN")  # one snapshot for all that `work` asks
@@ -162,11 +201,23 @@ class Ledger:
             if not is_trouble(e):
                 raise
             raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self.path)}") from e
+        except MissingFile as e:
+            raise LedgerUnavailable(f"the ledger cannot be read: {e}") from e
+
+
+def _check_for_log(path: Path) -> None:
+    """A log without its ledger: SQLite would delete it and begin anew. Raises ConfigError."""
+    log_path = path.with_name(path.name + LOG_SUFFIX)
+    if log_path.exists() and log_path.stat().st_size:
+        raise ConfigError(
+            f"{log_path} holds part of a ledger, and {path} is not there; put the file back beside it. To use a backup "
+            f"instead, copy it to {path} and delete {log_path.name}"
+        )
 
 
 def _last_write_micros(path: Path) -> int:
     """When the last daemon wrote, which with anything running it did once a second; 0 when there was none."""
-    files = (path, path.with_name(path.name + "-wal"))
+    files = (path, path.with_name(path.name + LOG_SUFFIX))
     return max((file.stat().st_mtime_ns // 1000 for file in files if file.exists()), default=0)
 
 
@@ -184,7 +235,7 @@ def _begin(
         if before is not None and before.currency != billing.currency and has_settled(conn):
             raise ConfigError(
                 f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and the two "
-                f"cannot be added up; set it back to {before.currency!r}, or move the file away to begin a new ledger"
+                f"cannot be added up; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
             )
         add_prices(conn, billing, now_micros)
         conn.execute("COMMIT")

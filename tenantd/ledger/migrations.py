@@ -89,11 +89,13 @@ def migrate(conn: Connection, path: str, migrations: Sequence[Sequence[str]] = M
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
-        raise ConfigError(f"{path} is a database, but not a ledger of tenantd; move it away or choose another folder")
+        raise ConfigError(
+            f"{path} is a database, but not a ledger of tenantd; choose another folder (ledger.state_dir)"
+        )
     if version > len(migrations):
         raise ConfigError(
             f"{path} was written by a newer tenantd (schema {version}, this one knows {len(migrations)}); "
-            "install that version again, or move the file away to begin a new ledger"
+            "install that version again, or restore a backup from before it"
         )
     for number, statements in enumerate(migrations[version:], version + 1):
         conn.execute("BEGIN IMMEDIATE")

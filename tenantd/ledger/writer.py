@@ -1,15 +1,15 @@
 """The one thread that writes the ledger. It takes everything that waits, runs it, and commits once for all.
 
 Each job runs in a savepoint of its own, so a mistake in one undoes only that one. Trouble with the file (disk full,
-locked, read-only) undoes the whole transaction: what can be refused is refused with LedgerUnavailable; settlements,
-checkpoints and prices stay queued and are tried again, with back-off, for as long as it takes. Because a failed
+locked, read-only, its files taken away) undoes the whole transaction: what can be refused is refused with
+LedgerUnavailable; settlements, checkpoints and prices stay queued and are tried again, with back-off, for as long as it
+takes. Because a failed
 transaction is rolled back whole before anything is tried again, nothing is ever applied twice.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import sqlite3
 import threading
@@ -17,12 +17,15 @@ import time
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Final, TypeVar
 
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.connection import explain, is_trouble
+from tenantd.ledger.files import LogMissing, MissingFile
+from tenantd.ledger.jobs import Job, refuse, tell
 from tenantd.ledger.store import checkpoint_request
+from tenantd.ledger.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -32,44 +35,20 @@ MAX_WAITING: Final = 10_000
 FIRST_RETRY_S: Final = 0.1
 SLOWEST_RETRY_S: Final = 2.0
 PROBE_BYTES: Final = 65_536
-
-
-class Job:
-    """One piece of work. `is_kept`: it is tried until it lands. `future` is who waits for it, if anyone."""
-
-    __slots__ = ("error", "future", "is_kept", "result", "work")
-
-    def __init__(
-        self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any] | None, *, is_kept: bool
-    ) -> None:
-        self.work = work
-        self.future = future
-        self.is_kept = is_kept
-        self.result: Any = None
-        self.error: BaseException | None = None
-
-    @property
-    def is_unwanted(self) -> bool:
-        """Who waited has gone before it began. What is kept is done all the same."""
-        return not self.is_kept and self.future is not None and self.future.cancelled()
-
-    def tell(self) -> None:
-        """Pass the outcome on. Runs on the loop of the future."""
-        if self.future is None or self.future.done():
-            return
-        if self.error is not None:
-            self.future.set_exception(self.error)
-        else:
-            self.future.set_result(self.result)
+LOOK_INTERVAL_S: Final = 0.5
+"""How often an idle writer looks after its files."""
 
 
 class Writer:
     """Owner of the writing connection, its thread, and everything that waits to be written."""
 
-    def __init__(self, conn: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, conn: sqlite3.Connection, path: Path, busy_timeout_ms: int) -> None:
+        """Raises OSError when the file cannot be looked at."""
         self.trouble = ""  # why the ledger cannot be written; empty while it can
+        self.damage = ""  # what was found to be wrong with the file; nothing new begins on it
         self._conn = conn
         self._path = path
+        self._upkeep = Upkeep(path, busy_timeout_ms)
         self._changed = threading.Condition()  # guards everything below
         self._jobs: deque[Job] = deque()
         self._checkpoints: dict[str, Usage] = {}
@@ -88,8 +67,8 @@ class Writer:
                     f"the ledger is closed: {self.trouble}" if self.trouble else "the ledger is closed"
                 )
             if not keep:
-                if self.trouble:
-                    raise LedgerUnavailable(f"the ledger cannot be written: {self.trouble}")
+                if trouble := self.trouble or self.damage:
+                    raise LedgerUnavailable(f"the ledger cannot be written: {trouble}")
                 if len(self._jobs) >= MAX_WAITING:
                     raise LedgerUnavailable(f"the ledger is behind: {len(self._jobs)} writes are waiting")
             self._jobs.append(Job(work, future, is_kept=keep))
@@ -108,6 +87,15 @@ class Writer:
             if self._close_by_s is None:
                 self._close_by_s = time.monotonic() + timeout_s
             self._changed.notify()
+
+    def check_files(self) -> None:
+        """Raises MissingFile."""
+        self._upkeep.files.check()
+
+    @property
+    def log_bytes(self) -> int:
+        """Size of the write-ahead log when the writer last looked."""
+        return self._upkeep.log_bytes
 
     def join(self) -> None:
         """Wait until the thread has ended and the file is closed."""
@@ -131,15 +119,14 @@ class Writer:
         self._close_file()
 
     def _wait_for_work(self) -> bool:
-        """False when told to close and all is written. In trouble there is always work: to see if it has passed."""
+        """False when told to close and all is written. In trouble there is always work: to see if it has passed.
+
+        Also returns when it is time to look after the files.
+        """
         with self._changed:
-            while not (self._jobs or self._checkpoints or self.trouble):
-                if self._close_by_s is not None:
-                    return False
-                self._changed.wait()
-            if self._close_by_s is not None and not (self._jobs or self._checkpoints):
-                return False
-        return True
+            if not (self._jobs or self._checkpoints or self.trouble or self._close_by_s is not None):
+                self._changed.wait(LOOK_INTERVAL_S)
+            return self._close_by_s is None or bool(self._jobs or self._checkpoints)
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next try; False when the time for closing is over. New jobs do not cut it short."""
@@ -159,11 +146,14 @@ class Writer:
             jobs = [job for job in self._jobs if not job.is_unwanted]
             self._jobs.clear()
             checkpoints, self._checkpoints = self._checkpoints, {}
+        is_idle = not (jobs or checkpoints or self.trouble)
         try:
-            self._transact(jobs, checkpoints)
-        except sqlite3.Error as e:
+            self._check_files()
+            if not is_idle:
+                self._transact(jobs, checkpoints)
+        except (sqlite3.Error, MissingFile) as e:
             self._undo()
-            self._put_back(jobs, checkpoints, explain(e, self._path))
+            self._put_back(jobs, checkpoints, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e))
             return False
         except Exception:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
             with self._changed:
@@ -173,8 +163,21 @@ class Writer:
             log.warning("the ledger can be written again")
             with self._changed:
                 self.trouble = ""
-        _tell(jobs)
+        tell(jobs)
+        self._upkeep.keep_log_short(self._conn, is_idle=is_idle)
         return True
+
+    def _check_files(self) -> None:
+        """Raises MissingFile. A log that was taken away is begun anew at the second look: the first is said."""
+        try:
+            self._upkeep.files.check()
+        except LogMissing as e:
+            if not self.trouble:
+                raise
+            self._conn = self._upkeep.begin_new_log(self._conn, e)
+        except MissingFile:
+            self._upkeep.save_log(self._conn)
+            raise
 
     def _transact(self, jobs: list[Job], checkpoints: dict[str, Usage]) -> None:
         """Raises sqlite3.Error for trouble; the caller rolls back."""
@@ -216,7 +219,7 @@ class Writer:
         self._conn.execute("DELETE FROM probe")
 
     def _undo(self) -> None:
-        """Roll back, unless SQLite has done so already."""
+        """Roll back, unless it is done or nothing was begun."""
         if self._conn.in_transaction:
             try:
                 self._conn.execute("ROLLBACK")
@@ -233,7 +236,7 @@ class Writer:
             self._jobs = deque(job for job in every if job.is_kept)
             self._checkpoints = {**checkpoints, **self._checkpoints}
         refused = [job for job in every if not job.is_kept]
-        _refuse(refused, f"the ledger cannot be written: {trouble}")
+        refuse(refused, f"the ledger cannot be written: {trouble}")
 
     def _give_up_rest(self) -> None:
         """At the end: whoever still waits is told. Their rows stay running; the next start settles them."""
@@ -245,36 +248,8 @@ class Writer:
             trouble = self.trouble or "it was closed"
         if jobs:
             log.error("%d writes were given up: %s", len(jobs), trouble)
-        _refuse(jobs, f"the ledger cannot be written: {trouble}")
+        refuse(jobs, f"the ledger cannot be written: {trouble}")
 
     def _close_file(self) -> None:
         self._undo()
-        try:
-            self._conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        except sqlite3.Error as e:  # nothing is lost: the next open reads the log
-            log.warning("the write-ahead log stays beside the ledger: %s", explain(e, self._path))
-        self._conn.close()
-
-
-def _refuse(jobs: list[Job], message: str) -> None:
-    for job in jobs:
-        job.result, job.error = None, LedgerUnavailable(message)
-    _tell(jobs)
-
-
-def _tell(jobs: list[Job]) -> None:
-    """Wake those who wait, each loop once for all of its jobs."""
-    loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
-    for job in jobs:
-        if job.future is not None:
-            loops.setdefault(job.future.get_loop(), []).append(job)
-        elif job.error is not None:
-            log.error("a write that nobody waits for failed", exc_info=job.error)
-    for loop, group in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(_tell_each, group)
-
-
-def _tell_each(jobs: list[Job]) -> None:
-    for job in jobs:
-        job.tell()
+        self._upkeep.close(self._conn)

@@ -153,7 +153,7 @@ class FakeService:
             "recomputes": 0,
             "running": 0,
             "waiting": 0,
-            "ledger": {"healthy": True, "trouble": ""},
+            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0},
             "tenants": [{"name": n, "running": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants],
         }
 

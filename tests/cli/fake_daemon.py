@@ -263,7 +263,7 @@ class FakeDaemon:
             "running": 1,
             "waiting": 2,
             "queue": self.queue,
-            "ledger": {"healthy": True, "trouble": ""},
+            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0},
             "tenants": [{**tenant, **counts} for tenant in self.tenants.values()],
         }
 

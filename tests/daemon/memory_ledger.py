@@ -14,6 +14,7 @@ class MemoryLedger:
     def __init__(self) -> None:
         self.healthy = True
         self.trouble = ""
+        self.wal_bytes = 0
         self.admissions: dict[str, Any] = {}
         self.settlements: dict[str, Any] = {}
         self.checkpoints: list[dict[str, Usage]] = []

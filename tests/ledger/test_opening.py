@@ -28,7 +28,7 @@ async def price_count(ledger: Ledger) -> int:
 def test_a_file_that_is_no_database_is_refused_and_left_alone(tmp_path: Path) -> None:
     path = tmp_path / "ledger.db"
     path.write_bytes(b"these are my notes, " * 500)
-    with pytest.raises(LedgerUnavailable, match="damaged; stop tenantd and restore a copy"):
+    with pytest.raises(LedgerUnavailable, match="damaged; stop tenantd and restore a backup"):
         open_ledger(path)
     assert path.read_bytes() == b"these are my notes, " * 500
 
