@@ -89,6 +89,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     created_micros: int = 0
 
 
+SEED_VALUES: Final = 0xFFFFFFFF
+"""Seeds are below it: llama.cpp takes the number itself (LLAMA_DEFAULT_SEED) for "draw one"."""
+
+
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """How the next token is chosen. Defaults are llama.cpp's (common/common.h, common_params_sampling).
 

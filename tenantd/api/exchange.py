@@ -22,7 +22,8 @@ from tenantd.api.metrics import Meter
 from tenantd.api.replies import error_reply, reply
 from tenantd.api.streaming import ClientStalled, EventWriter, pump
 from tenantd.api.whole import collect
-from tenantd.daemon.service import Generation, Service
+from tenantd.daemon.generation import Generation
+from tenantd.daemon.service import Service
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import RequestCancelled, TenantdError

@@ -20,7 +20,8 @@ from tenantd.api.openai_types import GenerationRequest
 from tenantd.api.presence import while_connected
 from tenantd.api.prompts import PromptReader
 from tenantd.api.replies import reply
-from tenantd.daemon.service import Generation, Service
+from tenantd.daemon.generation import Generation
+from tenantd.daemon.service import Service
 from tenantd.domain import Tenant
 from tenantd.errors import EngineUnavailable, NotFound
 from tenantd.text.stops import StopStrings, check_stops
@@ -140,9 +141,10 @@ class OpenAI:
                 max_tokens=body.output_limit_tokens(),
                 sampling=sampling,
                 stops=stops,
+                choice=choice,
             )
             for prompt in prompts
-            for _ in range(body.choices)
+            for choice in range(body.choices)
         ]
         return Exchange(
             self._service,

@@ -11,13 +11,13 @@ from typing import Annotated, Any, Final, Literal, Self
 from pydantic import BeforeValidator, FailFast, Field, model_validator
 
 from tenantd.api.body import Body
-from tenantd.domain import Sampling
+from tenantd.domain import SEED_VALUES, Sampling
 from tenantd.errors import InvalidRequest
 from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
 
 MAX_CHOICES: Final = 8
 MAX_STOPS: Final = 16
-_SEED_VALUES: Final = 0xFFFFFFFF  # LLAMA_DEFAULT_SEED itself means "draw one"
+MAX_BIASES: Final = 1024
 
 
 def _one_or_many(value: Any) -> Any:
@@ -136,7 +136,7 @@ class GenerationRequest(Body):
         }
         return Sampling(
             **chosen,
-            seed=None if self.seed is None else self.seed % _SEED_VALUES,
+            seed=None if self.seed is None else self.seed % SEED_VALUES,
             logit_bias=_biases(self.logit_bias or {}, vocabulary_tokens),
             logprobs=self.logprobs_wanted(),
             grammar=grammar,
@@ -157,6 +157,10 @@ class GenerationRequest(Body):
 
 
 def _biases(biases: dict[str, float], vocabulary_tokens: int) -> dict[int, float]:
+    if len(biases) > MAX_BIASES:
+        raise InvalidRequest(
+            f"logit_bias has {len(biases)} entries; at most {MAX_BIASES} are allowed", param="logit_bias"
+        )
     result: dict[int, float] = {}
     for key, bias in biases.items():
         if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocabulary_tokens):

@@ -42,7 +42,11 @@ class EngineProcess:
 
     @classmethod
     async def start(
-        cls, command: Sequence[str], environment: Mapping[str, str], on_event: Callable[[Event], None]
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_event: Callable[[Event], None],
+        on_room: Callable[[], None],
     ) -> EngineProcess:
         """Exec `command --fd N` with one end of a socket pair as descriptor N. Raises OSError.
 
@@ -72,7 +76,7 @@ class EngineProcess:
             undo.callback(process.kill)
             ours.setblocking(False)
             _, output = await loop.connect_read_pipe(Output, reader)
-            _, pipe = await loop.create_unix_connection(lambda: EnginePipe(on_event), sock=ours)
+            _, pipe = await loop.create_unix_connection(lambda: EnginePipe(on_event, on_room), sock=ours)
             undo.pop_all()
         log.info("engine process %d started", process.pid)
         return cls(process, pipe, output)
@@ -84,6 +88,11 @@ class EngineProcess:
     def send(self, command: Command) -> None:
         """Queue a command for it."""
         self._pipe.send(command)
+
+    @property
+    def has_room(self) -> bool:
+        """One more command is welcome; else it is told when."""
+        return self._pipe.has_room
 
     def kill(self, reason: str) -> None:
         """SIGKILL to this child and no other; `reason` becomes the reason of its end."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from tenantd.config import SchedulerConfig
@@ -56,18 +56,24 @@ class Queue:
         self._tenants = tenants
         self._clock_s = clock_s
 
-    def next_position(self, tenant: Tenant) -> int:
-        """Of a request of this tenant that comes now; 0 when a slot is free for it."""
+    def next_positions(self, tenant: Tenant, prompt_tokens: Sequence[int]) -> list[int]:
+        """Of requests of this tenant that come now, with prompts of these lengths; 0: a slot is free for it."""
         live, info, most = self._runner.live, self._runner.supervisor.info, tenant.limits.max_concurrent
         count = live.count(tenant.name)
-        has_place = most is None or count.running + count.waiting < most
-        if info is not None and len(live) < info.slots and has_place:
-            return 0
+        free = 0 if info is None else info.slots - len(live)
+        if most is not None:
+            free = min(free, most - count.running - count.waiting)
+        requests = len(prompt_tokens)
+        free = min(max(0, free), requests)
         if self._scheduler.policy == "fifo":
-            return live.total().waiting + 1
+            first = live.total().waiting + 1
+            return [0] * free + list(range(first + free, first + requests))
         lines = self._lines()
-        own = lines.pop(tenant.name, None) or self._line(tenant, count)
-        return position(own, count.waiting, lines.values())
+        lines.pop(tenant.name, None)
+        waiting, waiting_tokens = count.waiting + requests, count.waiting_prompt_tokens + sum(prompt_tokens)
+        own = self._line(tenant, Count(waiting, count.running, waiting_tokens))
+        places = range(count.waiting + free, count.waiting + requests)
+        return [0] * free + [position(own, place, lines.values()) for place in places]
 
     def waiting(self, tenant: str | None, most: int) -> list[dict[str, Any]]:
         """The first requests without a token, of one tenant or of all, in the order in which they should get one."""

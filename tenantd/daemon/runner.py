@@ -1,7 +1,8 @@
 """Live requests and the engine that runs them: what is sent to it, what comes back, how requests end.
 
-A request is live from `run` until `_finish`, which is the one way out. How it ends may be decided here first (a stop
-string, a client that left, a cancellation); then the engine is told, and its Finish carries the decision out.
+A request is live from `run` until `_finish`, which is the one way out. It waits in the backlog until the engine has a
+place for it. How it ends may be decided here first (a stop string, a client that left, a cancellation); then the engine
+is told, and its Finish carries the decision out.
 
 After a crash everything is submitted again. When that crashes too, one request is likely the cause, and to submit all
 again would fail all: from then on the suspects are submitted one by one, each when the one before has got a token.
@@ -9,17 +10,20 @@ again would fail all: from then on the suspects are submitted one by one, each w
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from tenantd.config import Config
+from tenantd.daemon.backlog import Backlog
 from tenantd.daemon.live import LiveRequests
 from tenantd.daemon.pace import Pace
 from tenantd.daemon.status import UsageBoard
 from tenantd.daemon.streams import LiveStream
 from tenantd.daemon.supervisor import Supervisor, load_command
 from tenantd.domain import FinishReason
-from tenantd.engine.protocol import Cancel, Command, Finish, Remember, Share, Step, Submit
+from tenantd.engine.protocol import Backlog as BacklogNews
+from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Remember, Share, Step
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
 from tenantd.tenancy.limits import Rates
 
@@ -39,6 +43,7 @@ class Runner:
     ) -> None:
         """`shares` says what each engine that starts is told about the tenants."""
         self.live = LiveRequests()
+        self.backlog = Backlog()
         self.pace = Pace()
         self.board = UsageBoard()
         self.rates = Rates()
@@ -61,16 +66,18 @@ class Runner:
         self._booked_micros = 0  # of requests that have ended
         self._probe: LiveStream | None = None  # the suspect being tried
         self._held: deque[LiveStream] = deque()  # suspects not submitted yet
+        self._is_sending_soon = False
 
     # ---- for the service ----------------------------------------------------------------------------------------
 
-    def run(self, stream: LiveStream, command: Submit) -> None:
-        """Start a request with its `submit_command()`; between two engines it waits for the next."""
+    def run(self, stream: LiveStream) -> None:
+        """Start a request; between two engines it waits for the next."""
         if not self.live:
             self.pace.forget()
         self.live.add(stream)
-        stream.is_in_engine = self.supervisor.is_ready
-        self.supervisor.send(command)
+        stream.sampling.users += 1
+        self.backlog.add(stream)
+        self._send_soon()
 
     def end(self, stream: LiveStream, decision: FinishReason, error: TenantdError | None) -> None:
         """Decide how a live request is to end. The first decision counts; none does once it has ended."""
@@ -80,8 +87,10 @@ class Runner:
         stream.error = stream.error or error
         if self.supervisor.is_ready and stream.is_in_engine:
             self.supervisor.send(Cancel(stream.number))
+            self.backlog.leave(stream)
         else:
             self._finish(stream, decision)
+        self._send_soon()
 
     def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
         """End everything now, without waiting for the engine."""
@@ -91,6 +100,7 @@ class Runner:
     def idle_check(self) -> None:
         """Conservation while nothing is live: no count is left over, and all engine time is somebody's."""
         self.live.check_empty()
+        self.backlog.check_empty()
         assert self.busy_micros == self._booked_micros + self.unbilled_micros, (
             f"busy {self.busy_micros} = booked {self._booked_micros} + unbilled {self.unbilled_micros}"
         )
@@ -98,6 +108,10 @@ class Runner:
     def _finish(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
         """The one way out of `live`. A decision made before wins over how the engine, or its end, ended it."""
         self.live.remove(stream)
+        self.backlog.leave(stream)
+        stream.sampling.users -= 1
+        if stream.sampling.is_in_engine and not stream.sampling.users:
+            self.supervisor.send(DropSampling(stream.sampling.number))
         self._booked_micros += stream.engine_micros
         self.pace.ended(self._clock_s())
         if stream.decision is None:
@@ -112,20 +126,47 @@ class Runner:
         return bool(self.live)
 
     def on_ready(self) -> list[Command]:
-        """Shares and usage first, then every live request in its original order, from where it stands."""
-        submits: list[Submit] = []
+        """Shares and usage first; then every live request goes in its original order, from where it stands."""
+        assert self.supervisor.info is not None, "it is ready"
+        self.backlog = Backlog(self.supervisor.info.slots)
+        busy: set[str] = set()
         suspects: list[LiveStream] = []
+        for stream in self.live:
+            stream.sampling.is_in_engine = False
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
                 self._finish(stream, FinishReason.LENGTH)  # its last token came and its Finish was lost
             elif stream.is_suspect:
                 suspects.append(stream)
             else:
-                stream.is_in_engine = True
-                submits.append(stream.submit_command())
+                self.backlog.add(stream)
+                busy.add(stream.tenant)
         self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
-        memory = self._memory(sorted({submit.tenant for submit in submits}))
-        return [*self._shares(), memory, *submits, *self._next_probe()]
+        return [*self._shares(), self._memory(sorted(busy)), *self._next_probe()]
+
+    def _send_soon(self) -> None:
+        """Once what happens now is over: of requests that end together, none goes to the engine in place of another."""
+        if not self._is_sending_soon:
+            self._is_sending_soon = True
+            asyncio.get_running_loop().call_soon(self.on_room)
+
+    def on_room(self) -> None:
+        """Send what the engine has places for, as long as the way is free; and who has more than that."""
+        self._is_sending_soon = False
+        while self.supervisor.has_room and (stream := self.backlog.take()) is not None:
+            for command in self._start(stream):
+                self.supervisor.send(command)
+        for tenant, exists in self.backlog.news():
+            self.supervisor.send(BacklogNews(tenant, exists))
+
+    def _start(self, stream: LiveStream) -> list[Command]:
+        """What makes the engine run a request. It is told right after."""
+        stream.is_in_engine = True
+        sampling = stream.sampling
+        if sampling.is_in_engine:
+            return [stream.submit_command()]
+        sampling.is_in_engine = True
+        return [sampling.command(), stream.submit_command()]
 
     def _memory(self, busy: list[str]) -> Remember:
         now_s = self._clock_s()
@@ -143,8 +184,7 @@ class Runner:
             stream = self._held.popleft()
             if stream.number in self.live.by_number:
                 self._probe = stream
-                stream.is_in_engine = True
-                return [stream.submit_command()]
+                return self._start(stream)
         return []
 
     def on_step(self, step: Step) -> None:
@@ -160,7 +200,7 @@ class Runner:
             if stream is None:
                 self.unbilled_micros += progress.micros  # it was finished here before the engine knew
                 continue
-            tokens = progress.prefilled + (progress.token >= 0)
+            tokens = (progress.prefilled if stream.counts_prompt else 0) + (progress.token >= 0)
             delivered[stream.tenant] = delivered.get(stream.tenant, 0) + tokens
             if stream.advance(progress):
                 self._on_milestone(stream)
@@ -175,6 +215,7 @@ class Runner:
         if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
             for command in self._next_probe():
                 self.supervisor.send(command)
+        self._send_soon()
 
     def _on_milestone(self, stream: LiveStream) -> None:
         """The first token came, or the stop string, or both."""
@@ -189,7 +230,7 @@ class Runner:
             error = InvalidRequest(finish.message, param=finish.param)
         elif finish.reason is FinishReason.FAILED:
             # What the engine refuses before it has computed anything is the request's own fault: its adapter, say.
-            kind = EngineFailure if stream.usage.prompt_tokens else InvalidRequest
+            kind = EngineFailure if stream.prefilled_tokens else InvalidRequest
             error = kind(finish.message or "the engine could not run the request")
         self._finish(stream, finish.reason, error)
 

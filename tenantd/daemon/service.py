@@ -10,17 +10,15 @@ import asyncio
 import contextlib
 import functools
 import logging
-import secrets
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, Literal
-
-import msgspec
+from typing import Any, Final
 
 from tenantd.config import Config
 from tenantd.daemon.admission import check_allowed, check_prompt, full_queue, may_wait, output_tokens
 from tenantd.daemon.books import Books
 from tenantd.daemon.gate import Deadline, Gate
+from tenantd.daemon.generation import Generation, SharedSampling, counted_prompt_tokens
 from tenantd.daemon.memory import decayed_usage, recall_minute
 from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.queue import Queue
@@ -29,8 +27,8 @@ from tenantd.daemon.shares import shares
 from tenantd.daemon.status import engine_status, ledger_status, tenants_status
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
-from tenantd.domain import FinishReason, OnLimit, Sampling, Tenant, TenantState
-from tenantd.engine.protocol import EngineInfo, Forget, Share
+from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
+from tenantd.engine.protocol import Command, EngineInfo, Forget, Share
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
@@ -48,7 +46,6 @@ from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
 from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
-from tenantd.text.stops import StopStrings
 from tenantd.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
@@ -60,16 +57,6 @@ SETTLE_GRACE_S: Final = 5.0
 """How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
 LOADING_RETRY_S: Final = 2
 MOST_QUEUED_SHOWN: Final = 100
-
-
-class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """What a client wants generated. `max_tokens` None takes the configured default."""
-
-    kind: Literal["completion", "chat"]
-    prompt: list[int]
-    max_tokens: int | None = None
-    sampling: Sampling = Sampling()
-    stops: StopStrings | tuple[str, ...] = ()
 
 
 class Service:
@@ -206,7 +193,7 @@ class Service:
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
         tenant = self._as_it_is(tenant.name)  # it may have changed while the request was read
         most_tokens = self._check(tenant, generations)
-        prompt_tokens = sum(len(generation.prompt) for generation in generations)
+        prompt_tokens = counted_prompt_tokens(generations)
         refusal = self._gate.refusal(tenant, prompt_tokens)
         if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
             raise refusal
@@ -215,14 +202,12 @@ class Service:
             look_again = functools.partial(self._look_again, tenant.name, generations)
             tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
             most_tokens = self._check(tenant, generations)
-        streams = [self._new_stream(tenant, g, most) for g, most in zip(generations, most_tokens, strict=True)]
-        commands = [stream.submit_command() for stream in streams]
-        if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
-            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        streams = self._new_streams(tenant, generations, most_tokens)
         self._gate.book(tenant)
-        for stream, command, generation in zip(streams, commands, generations, strict=True):
-            stream.queue_position = self._queue.next_position(tenant)
-            self._runner.run(stream, command)
+        positions = self._queue.next_positions(tenant, [stream.prompt_tokens for stream in streams])
+        for stream, position, generation in zip(streams, positions, generations, strict=True):
+            stream.queue_position = position
+            self._runner.run(stream)
             self._books.open(stream, self._admission(stream, generation), self._on_refused)
             if deadline is not None:
                 self._end_at(deadline, stream)
@@ -249,9 +234,9 @@ class Service:
     def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
         """The most tokens each may have. Raises what is wrong with the request or the moment, rates and queue apart."""
         info = self._check_open(tenant)
-        for generation in generations:
-            check_prompt(generation.prompt, self.vocabulary.n_tokens)
-        check_allowed(tenant, sum(len(generation.prompt) for generation in generations))
+        for prompt in {id(generation.prompt): generation.prompt for generation in generations}.values():
+            check_prompt(prompt, self.vocabulary.n_tokens)
+        check_allowed(tenant, counted_prompt_tokens(generations))
         return [
             output_tokens(
                 tenant,
@@ -325,8 +310,26 @@ class Service:
         )
         stream.finished.add_done_callback(lambda _: timer.cancel())
 
-    def _new_stream(self, tenant: Tenant, generation: Generation, max_tokens: int) -> LiveStream:
-        self._number += 1
+    def _new_streams(
+        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int]
+    ) -> list[LiveStream]:
+        """One for each generation. Raises InvalidRequest for what does not fit a command to the engine."""
+        shared: dict[int, SharedSampling] = {}
+        streams = []
+        for generation, max_tokens in zip(generations, most_tokens, strict=True):
+            self._number += 1
+            sampling = generation.sampling
+            of_it = shared.setdefault(id(sampling), SharedSampling(self._number, sampling))
+            streams.append(self._new_stream(tenant, generation, max_tokens, of_it))
+        commands: list[Command] = [each.command() for each in shared.values()]
+        commands += [stream.submit_command() for stream in streams]
+        if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
+            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        return streams
+
+    def _new_stream(
+        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling
+    ) -> LiveStream:
         created_micros = self._now_micros()
         return LiveStream(
             request_id=new_request_id(created_micros),
@@ -334,7 +337,9 @@ class Service:
             tenant=tenant.name,
             prompt=generation.prompt,
             max_tokens=max_tokens,
-            sampling=_with_seed(generation.sampling),
+            sampling=sampling,
+            seed=generation.seed(),
+            counts_prompt=generation.counts_prompt,
             adapter=tenant.adapter,
             text=TextStream(self.vocabulary, generation.stops),
             created_micros=created_micros,
@@ -409,8 +414,3 @@ def _removed(tenant: str) -> RequestCancelled:
 
 def _shutting_down() -> RequestCancelled:
     return RequestCancelled("the daemon is shutting down")
-
-
-def _with_seed(sampling: Sampling) -> Sampling:
-    """A seed is drawn here, so that after a crash of the engine the request goes on with the same one."""
-    return sampling if sampling.seed is not None else msgspec.structs.replace(sampling, seed=secrets.randbits(32))

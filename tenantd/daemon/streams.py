@@ -11,7 +11,8 @@ import secrets
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
+from tenantd.daemon.generation import SharedSampling
+from tenantd.domain import FinishReason, TokenLogprobs, Usage
 from tenantd.engine.protocol import Progress, Submit
 from tenantd.errors import TenantdError
 from tenantd.text.detokenize import TextStream
@@ -54,19 +55,26 @@ class LiveStream:
         tenant: str,
         prompt: list[int],
         max_tokens: int,
-        sampling: Sampling,
+        sampling: SharedSampling,
+        seed: int = 0,
+        counts_prompt: bool = True,
         adapter: str = "",
         text: TextStream,
         created_micros: int,
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
-        """`number` is its name in the engine's protocol. `clock_s` is monotonic."""
+        """`number` is its name in the engine's protocol. Without `counts_prompt` its prompt is another's to pay for.
+        `clock_s` is monotonic.
+        """
         self.id = request_id
         self.number = number
         self.tenant = tenant
         self.prompt_tokens = len(prompt)
         self.max_tokens = max_tokens
+        self.sampling = sampling
+        self.counts_prompt = counts_prompt
+        self.prefilled_tokens = 0  # of its prompt, computed and charged
         self.created_micros = created_micros
         self.generated: list[int] = []
         self.engine_micros = 0
@@ -81,13 +89,12 @@ class LiveStream:
         self.client_id = ""  # the client's own name for it
         self.crashes = 0  # engine crashes in a row that it was part of, without a token in between
         self._prompt = prompt
-        self._sampling = sampling
+        self._seed = seed
         self._adapter = adapter
         self._text = text
         self._clock_s = clock_s
         self._created_s = clock_s()
         self._on_abandon = on_abandon
-        self._prefilled = 0
         self._generated_at_crash = 0
         self._deltas: list[Delta] = []
         self._waiter: asyncio.Future[None] | None = None
@@ -100,9 +107,11 @@ class LiveStream:
 
     @property
     def usage(self) -> Usage:
-        """What it consumed so far; final once `finish_reason` is set."""
+        """What it is billed for so far; final once `finish_reason` is set."""
         return Usage(
-            prompt_tokens=self._prefilled, completion_tokens=len(self.generated), engine_micros=self.engine_micros
+            prompt_tokens=self.prefilled_tokens if self.counts_prompt else 0,
+            completion_tokens=len(self.generated),
+            engine_micros=self.engine_micros,
         )
 
     async def started(self) -> None:
@@ -157,9 +166,11 @@ class LiveStream:
             prompt=self._prompt,
             generated=list(self.generated),
             max_tokens=self.max_tokens,
-            sampling=self._sampling,
+            sampling=self.sampling.number,
+            seed=self._seed,
             adapter=self._adapter,
-            billed_prompt_tokens=self._prefilled,
+            billed_prompt_tokens=self.prefilled_tokens,
+            counts_prompt=self.counts_prompt,
         )
 
     def advance(self, progress: Progress) -> bool:
@@ -167,7 +178,7 @@ class LiveStream:
 
         Time is counted to the end. Tokens after the stop string were computed before the engine knew: nobody's.
         """
-        self._prefilled += progress.prefilled
+        self.prefilled_tokens += progress.prefilled
         self.engine_micros += progress.micros
         token = progress.token
         if token < 0 or self._text.stopped:

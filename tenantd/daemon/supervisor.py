@@ -61,6 +61,9 @@ class EngineClient(Protocol):
     def on_ready(self) -> list[Command]:
         """A fresh engine is ready: what it has to be told to go on where the last one ended."""
 
+    def on_room(self) -> None:
+        """The engine is ready, or takes commands again after `has_room` was false."""
+
     def on_step(self, step: Step) -> None:
         """A step was made."""
 
@@ -118,6 +121,11 @@ class Supervisor:
     def is_ready(self) -> bool:
         """True when commands reach an engine that runs them."""
         return self._is_up
+
+    @property
+    def has_room(self) -> bool:
+        """True when an engine is ready and one more request may be sent to it; else `on_room` follows."""
+        return self._is_up and self._engine is not None and self._engine.has_room
 
     @property
     def pid(self) -> int | None:
@@ -188,7 +196,7 @@ class Supervisor:
     async def _one_life(self) -> Ending:
         self._heard_s = self._clock_s()
         try:
-            engine = await EngineProcess.start(self._command, self._environment, self._on_event)
+            engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
         except OSError as e:
             return Ending(None, f"could not be started: {e}")
         self._engine = engine
@@ -274,6 +282,11 @@ class Supervisor:
         self._become(EngineState.READY, "")
         for command in self._client.on_ready():
             self._engine.send(command)
+        self._on_room()
+
+    def _on_room(self) -> None:
+        if self._is_up:
+            self._client.on_room()
 
     def _become(self, state: EngineState, reason: str) -> None:
         if state is not EngineState.STOPPED:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass, field
 
+from tenantd.domain import Sampling
 from tenantd.engine.compute import Swapped
 from tenantd.engine.pacing import TokenWindow
 from tenantd.engine.protocol import Submit
@@ -19,7 +21,7 @@ class Job:
     """
 
     submit: Submit
-    arrival: int
+    sampling: Sampling  # with the request's own seed
     tokens: list[int]
     generated: int
     charged_prompt: int  # prompt tokens charged so far, here or before a crash
@@ -29,6 +31,16 @@ class Job:
     swapped: Swapped | None = None
     run_tokens: int = 0  # computed since it was last bound
     decoded_s: float = 0.0  # when it last got a token, or was bound
+
+    @property
+    def arrival(self) -> int:
+        """Its place in the order in which requests came to the daemon, which may be another than they came here in."""
+        return self.submit.request
+
+    @property
+    def counted_prompt(self) -> int:
+        """Prompt tokens that count no more towards tokens per minute: they have been, or never are."""
+        return self.charged_prompt if self.submit.counts_prompt else len(self.submit.prompt)
 
     @property
     def remaining(self) -> int:
@@ -50,15 +62,16 @@ class TenantJobs:
     reserved_slots: int = 0
     is_back: bool = False  # from idle, and has had no token since
     was_busy: bool = False  # in the engine before this one, and its requests are still to come
+    has_backlog: bool = False  # the daemon holds more of its requests
     window: TokenWindow = field(default_factory=TokenWindow)
 
     @property
     def is_busy(self) -> bool:
-        return bool(self.queue or self.active)
+        return bool(self.queue or self.active or self.has_backlog)
 
     def fit(self, slots: float) -> float:
         """So many slots, but no more than it can use and no fewer than are reserved for it, of those it can use."""
-        usable = self.active + len(self.queue)
+        usable = math.inf if self.has_backlog else self.active + len(self.queue)
         if self.max_concurrent is not None:
             usable = min(usable, max(self.max_concurrent, self.active))
         return min(usable, max(self.reserved_slots, slots))

@@ -12,9 +12,23 @@ from typing import Final
 
 import msgspec
 
+from tenantd.domain import Sampling
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import Cancel, Command, Forget, Load, Remember, Share, Step, Stop, Submit
+from tenantd.engine.protocol import (
+    Backlog,
+    Cancel,
+    Command,
+    DropSampling,
+    Forget,
+    Load,
+    Remember,
+    SetSampling,
+    Share,
+    Step,
+    Stop,
+    Submit,
+)
 from tenantd.engine.scheduler import Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
@@ -33,6 +47,7 @@ class Loop:
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
+        self._samplings: dict[int, Sampling] = {}  # that requests to come refer to
         self._usage_due_s = 0.0
         self._is_stuck = False  # the last step got nothing done, and nothing has happened since
 
@@ -70,10 +85,17 @@ class Loop:
         self._is_stuck = False
         for command in commands:
             match command:
+                case SetSampling(number, sampling):
+                    self._samplings[number] = sampling
+                case DropSampling(number):
+                    del self._samplings[number]
                 case Submit():
-                    self._scheduler.submit(command, self._clock_s())
+                    sampling = msgspec.structs.replace(self._samplings[command.sampling], seed=command.seed)
+                    self._scheduler.submit(command, sampling, self._clock_s())
                 case Cancel(request):
                     self._scheduler.cancel(request)
+                case Backlog():
+                    self._scheduler.set_backlog(command, self._clock_s())
                 case Share():
                     self._scheduler.set_share(command)
                 case Forget(tenant):
@@ -105,7 +127,7 @@ class Loop:
             return
         submit = job.submit
         try:
-            micros = self._compute.bind(job.sequence, submit.sampling, submit.prompt, submit.generated, submit.adapter)
+            micros = self._compute.bind(job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
             self._scheduler.bound(job, e.micros)
             self._scheduler.reject(submit.request, str(e), e.param)

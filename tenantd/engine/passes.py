@@ -141,8 +141,9 @@ def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
 
 
 def _cost(job: Job, count: int) -> int:
-    """Tokens that computing its next `count` is charged: of the prompt for the first time, and one its end brings."""
-    prompt = min(job.computed + count, len(job.submit.prompt)) - max(job.computed, job.charged_prompt)
+    """What computing its next `count` tokens takes of its tenant's tokens per minute: those of the prompt that were not
+    counted before, and the one that its end brings."""
+    prompt = min(job.computed + count, len(job.submit.prompt)) - max(job.computed, job.counted_prompt)
     return max(0, prompt) + (count == job.remaining)
 
 
@@ -152,8 +153,8 @@ def _affordable(job: Job, allowance: int | None) -> int:
         return job.remaining
     if allowance == 0:
         return 0
-    is_charged = job.charged_prompt >= len(job.submit.prompt)
-    free = job.remaining if is_charged else max(0, job.charged_prompt - job.computed)
+    is_counted = job.counted_prompt >= len(job.submit.prompt)
+    free = job.remaining if is_counted else max(0, job.counted_prompt - job.computed)
     return min(free + allowance, job.remaining - 1)
 
 

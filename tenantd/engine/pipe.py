@@ -9,6 +9,7 @@ from typing import Final
 from tenantd.engine.protocol import Command, Event, decode_inbox, frame, split_frames
 
 READ_BYTES: Final = 1 << 18
+"""Most that is read, and decoded, between two steps: some milliseconds, however much more has arrived."""
 
 
 class Closed(Exception):
@@ -23,21 +24,27 @@ class Pipe:
         self._buffer = bytearray()
 
     def receive(self, wait_s: float | None) -> list[Command]:
-        """All commands that have arrived, after waiting up to `wait_s` (None: for ever) for one. Raises Closed."""
+        """Commands that have arrived, after waiting up to `wait_s` (None: for ever) for one.
+
+        Those of READ_BYTES at most; the rest comes with the next calls. Raises Closed.
+        """
         commands: list[Command] = []
         select.select([self._sock], [], [], wait_s)
-        while True:
+        left_bytes = READ_BYTES
+        while left_bytes > 0:
             try:
-                data = self._sock.recv(READ_BYTES, socket.MSG_DONTWAIT)
+                data = self._sock.recv(left_bytes, socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return commands
+                break
             except ConnectionError as e:
                 raise Closed from e
             if not data:
                 raise Closed
+            left_bytes -= len(data)
             self._buffer += data
             for body in split_frames(self._buffer):
                 commands += decode_inbox(body).commands
+        return commands
 
     def send(self, event: Event) -> None:
         """Blocks while the daemon does not read: the engine must not run ahead of who pays. Raises Closed."""

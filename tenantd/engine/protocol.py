@@ -51,17 +51,32 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     fake_token_micros: int = 0
 
 
+class SetSampling(msgspec.Struct, tag="set_sampling", frozen=True):
+    """Settings that requests to come refer to by `number`: sent once, however many they are."""
+
+    number: int  # unique in the daemon's life
+    sampling: Sampling  # its seed means nothing: each request has its own
+
+
+class DropSampling(msgspec.Struct, tag="drop_sampling", frozen=True):
+    """No request to come refers to these settings."""
+
+    number: int
+
+
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     """A request to run. After a crash it is sent again with what was `generated` already."""
 
-    request: int  # unique in the daemon's life
+    request: int  # unique in the daemon's life, and greater than that of any request that came before
     tenant: str
     prompt: list[int]
     generated: list[int] = []
     max_tokens: int  # counts `generated` too
-    sampling: Sampling = Sampling()
+    sampling: int  # number of a SetSampling
+    seed: int = 0
     adapter: str = ""  # path of a LoRA adapter; "" for none
     billed_prompt_tokens: int = 0  # computed and charged before a crash: computing them again is not charged
+    counts_prompt: bool = True  # towards its tenant's tokens per minute; the choices of one prompt count it once
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -78,6 +93,15 @@ class Share(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     max_concurrent: int | None = None
     reserved_slots: int = 0
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
+
+
+class Backlog(msgspec.Struct, tag="backlog", frozen=True):
+    """Whether the daemon holds more requests of a tenant than it has sent. One that has any has work, and can use any
+    number of slots, whatever has been sent so far. At first none has.
+    """
+
+    tenant: str
+    exists: bool
 
 
 class Forget(msgspec.Struct, tag="forget", frozen=True):
@@ -103,7 +127,7 @@ class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Free the model and exit with 0."""
 
 
-Command = Load | Submit | Cancel | Share | Forget | Remember | Stop
+Command = Load | SetSampling | DropSampling | Submit | Cancel | Backlog | Share | Forget | Remember | Stop
 
 
 class Inbox(msgspec.Struct, frozen=True):

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tenantd.domain import FinishReason
+from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.passes import Passes
-from tenantd.engine.protocol import Finish, Progress, Remember, Share, Step, Submit
+from tenantd.engine.protocol import Backlog, Finish, Progress, Remember, Share, Step, Submit
 from tenantd.engine.settings import Policy, Settings
 from tenantd.engine.sharing import Sharing
 from tenantd.engine.slots import Slots
@@ -52,7 +52,7 @@ class Scheduler:
         self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
-        self._arrivals = self._steps = 0
+        self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swapped_bytes = 0
         self._bytes_per_token = 0.0  # of a state that is kept, as seen last
@@ -60,23 +60,17 @@ class Scheduler:
 
     # ---- what comes in ------------------------------------------------------------------------------------------
 
-    def submit(self, submit: Submit, now_s: float) -> None:
+    def submit(self, submit: Submit, sampling: Sampling, now_s: float) -> None:
         """Queue a request. Its tenant, if idle until now, is lifted to the others' usage."""
         assert submit.request not in self._jobs, "a request is submitted once"
-        self._now_s = now_s
-        tenant = self._tenant(submit.tenant)
-        if not tenant.is_busy and not tenant.was_busy:
-            self._fairness.lift(submit.tenant, self._busy_tenants(), now_s)
-            tenant.is_back = True
-        tenant.was_busy = False
+        tenant = self._with_work(submit.tenant, now_s)
         job = Job(
             submit=submit,
-            arrival=self._arrivals,
+            sampling=sampling,
             tokens=submit.prompt + submit.generated,
             generated=len(submit.generated),
             charged_prompt=submit.billed_prompt_tokens,
         )
-        self._arrivals += 1
         self._jobs[submit.request] = job
         if not job.tokens or len(job.tokens) > self._context_tokens:
             self._finish(job, FinishReason.FAILED, f"{len(job.tokens)} tokens in a context of {self._context_tokens}")
@@ -85,6 +79,16 @@ class Scheduler:
         else:
             tenant.queue.append(job)
             job.is_queued = True
+
+    def set_backlog(self, backlog: Backlog, now_s: float) -> None:
+        """A tenant's requests that wait in the daemon are work, too: with any, it is not idle."""
+        if backlog.exists:
+            self._with_work(backlog.tenant, now_s).has_backlog = True
+            return
+        tenant = self._tenant(backlog.tenant)
+        if tenant.has_backlog:
+            tenant.has_backlog = False
+            self._leave_if_idle(backlog.tenant, now_s)
 
     def cancel(self, request: int) -> None:
         """End a request now; its sequence is free in the next plan. Unknown ids are ignored."""
@@ -278,7 +282,7 @@ class Scheduler:
             token, logprobs = sampled.token, sampled.logprobs
             job.tokens.append(token)
             job.generated += 1
-        self._charge(job.submit.tenant, fresh_prompt, int(token >= 0), now_s)
+        self._charge(job, fresh_prompt, int(token >= 0), now_s)
         if sampled is not None and sampled.is_end:
             self._finish(job, FinishReason.STOP)
         elif job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
@@ -299,11 +303,13 @@ class Scheduler:
             cost = self._passes.tokens_in(micros) * self._settings.prompt_token_cost
             self._fairness.charge(job.submit.tenant, cost, now_s)
 
-    def _charge(self, tenant: str, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
-        settings = self._settings
+    def _charge(self, job: Job, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
+        """Usage is what was computed; of tokens per minute, a prompt with several choices is counted once."""
+        settings, tenant = self._settings, job.submit.tenant
         cost = prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
         self._fairness.charge(tenant, cost, now_s)
-        self._tenants[tenant].window.give(prompt_tokens + generated_tokens, now_s)
+        counted_tokens = generated_tokens + (prompt_tokens if job.submit.counts_prompt else 0)
+        self._tenants[tenant].window.give(counted_tokens, now_s)
 
     # ---- endings ------------------------------------------------------------------------------------------------
 
@@ -319,8 +325,7 @@ class Scheduler:
         if job.swapped is not None:
             self._discarded.append(job.swapped)
             self._forget_swapped(job)
-        if not tenant.is_busy:
-            self._fairness.leave(job.submit.tenant, self._busy_tenants(), self._now_s)
+        self._leave_if_idle(job.submit.tenant, self._now_s)
         self._finishes.append(Finish(job.submit.request, reason, message, param))
 
     def _unbind(self, job: Job) -> None:
@@ -333,6 +338,20 @@ class Scheduler:
         assert job.swapped is not None
         self._swapped_bytes -= job.swapped.size_bytes
         job.swapped = None
+
+    def _with_work(self, name: str, now_s: float) -> TenantJobs:
+        """A tenant about to have work, lifted to the others' usage if it had none."""
+        self._now_s = now_s
+        tenant = self._tenant(name)
+        if not tenant.is_busy and not tenant.was_busy:
+            self._fairness.lift(name, self._busy_tenants(), now_s)
+            tenant.is_back = True
+        tenant.was_busy = False
+        return tenant
+
+    def _leave_if_idle(self, name: str, now_s: float) -> None:
+        if not self._tenants[name].is_busy:
+            self._fairness.leave(name, self._busy_tenants(), now_s)
 
     def _busy_tenants(self) -> list[str]:
         return [name for name, tenant in self._tenants.items() if tenant.is_busy]

@@ -107,7 +107,7 @@ class Sharing:
         if allowance is None:
             return True
         job = tenant.queue[0]
-        to_come = len(job.submit.prompt) - job.charged_prompt + job.submit.max_tokens - job.generated
+        to_come = len(job.submit.prompt) - job.counted_prompt + job.submit.max_tokens - job.generated
         return allowance >= min(self._settings.min_run_tokens, to_come, tenant.window.limit_tokens or 0)
 
     def _ranks(self, active: Iterable[Job], now_s: float) -> dict[str, float]:

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tenantd.config import Config
-from tenantd.daemon.service import Generation
+from tenantd.daemon.generation import Generation, SharedSampling
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
 from tenantd.engine.protocol import EngineInfo, Progress
@@ -107,7 +107,8 @@ class FakeService:
             tenant=tenant.name,
             prompt=generation.prompt,
             max_tokens=generation.max_tokens or 100,
-            sampling=generation.sampling,
+            sampling=SharedSampling(number, generation.sampling),
+            counts_prompt=generation.counts_prompt,
             text=TextStream(self.vocabulary, generation.stops),
             created_micros=1_700_000_000_000_000,
             clock_s=time.monotonic,

@@ -155,6 +155,14 @@ def test_a_bad_chat_value_is_refused_with_its_field(api: Api, field: str, value:
     assert len(api.service.streams) == before
 
 
+def test_a_thousand_biases_are_taken_and_more_are_refused_with_the_bound(api: Api) -> None:
+    most = {f"{number % 258:0{4 + number // 258}}": 1 for number in range(1024)}
+    assert api.completion(prompt="Hi", logit_bias=most).status_code == 200
+    error = api.completion(prompt="Hi", logit_bias={**most, "1": 1}).json()["error"]
+    assert error["message"] == "logit_bias has 1025 entries; at most 1024 are allowed"
+    assert (error["code"], error["param"]) == ("invalid_request", "logit_bias")
+
+
 def test_fields_nobody_knows_are_ignored(api: Api) -> None:
     assert api.completion(prompt="Hi", user="u1", store=False, made_up=1).status_code == 200
 

@@ -111,8 +111,16 @@ def test_several_prompts_times_n_give_choices_in_order(api: Api) -> None:
     answer = api.completion(prompt=["one", [2, 2]], n=2).json()
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2, 3]
     assert [g.prompt for g in api.service.generations] == [[256, *b"one"]] * 2 + [[2, 2]] * 2
-    assert answer["usage"]["prompt_tokens"] == 12
+    assert answer["usage"]["prompt_tokens"] == 6, "each prompt once"
     assert answer["usage"]["completion_tokens"] == 4 * TOKENS
+
+
+def test_choices_of_a_prompt_are_numbered_and_share_their_settings(api: Api) -> None:
+    api.completion(prompt=["one", "two"], n=3, seed=5)
+    generations = api.service.generations
+    assert [generation.choice for generation in generations] == [0, 1, 2, 0, 1, 2]
+    assert len({id(generation.sampling) for generation in generations}) == 1, "which is sent to the engine once"
+    assert [generation.seed() for generation in generations] == [5, 6, 7, 5, 6, 7]
 
 
 def test_several_choices_stream_side_by_side(api: Api) -> None:

@@ -12,7 +12,8 @@ from sqlite3 import Connection
 
 import pytest
 
-from tenantd.daemon.service import Generation, Service
+from tenantd.daemon.generation import Generation
+from tenantd.daemon.service import Service
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Sampling, Tenant
 from tenantd.ledger.ledger import Ledger

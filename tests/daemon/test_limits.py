@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tenantd.daemon.service import Generation
+from tenantd.daemon.generation import Generation
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Limits, OnLimit, Tenant, TenantState
 from tenantd.errors import (

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from typing import Any
 
 import pytest
 
-from tenantd.daemon.pipe import BATCH_BYTES, MAX_COMMAND_BYTES, EnginePipe, bytes_at_most
+from tenantd.daemon.pipe import BATCH_BYTES, MAX_COMMAND_BYTES, ROOM_BYTES, EnginePipe, bytes_at_most
 from tenantd.domain import Sampling
+from tenantd.engine.pipe import Pipe
 from tenantd.engine.protocol import (
     MAX_FRAME_BYTES,
+    Backlog,
     Cancel,
     Command,
+    DropSampling,
     Event,
     Inbox,
     Loading,
+    SetSampling,
+    Share,
     Submit,
     decode_inbox,
     frame,
@@ -29,14 +35,20 @@ class Ends:
 
     def __init__(self) -> None:
         self.events: list[Event] = []
+        self.rooms = 0  # times it was told of room
 
     async def __aenter__(self) -> Ends:
         ours, self.engine = socket.socketpair()
         ours.setblocking(False)
         self.engine.setblocking(False)
         loop = asyncio.get_running_loop()
-        _, self.pipe = await loop.create_unix_connection(lambda: EnginePipe(self.events.append), sock=ours)
+        _, self.pipe = await loop.create_unix_connection(
+            lambda: EnginePipe(self.events.append, self.on_room), sock=ours
+        )
         return self
+
+    def on_room(self) -> None:
+        self.rooms += 1
 
     async def __aexit__(self, *_: object) -> None:
         self.pipe.close()
@@ -55,7 +67,7 @@ class Ends:
 
 
 def submit(tokens: int, number: int = 1) -> Submit:
-    return Submit(request=number, tenant="acme", prompt=[200_000] * tokens, max_tokens=1)
+    return Submit(request=number, tenant="acme", prompt=[200_000] * tokens, max_tokens=1, sampling=1)
 
 
 @pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
@@ -87,16 +99,78 @@ def test_more_than_a_frame_may_hold_travels_in_several() -> None:
 
 def test_the_bound_of_a_command_is_never_less_than_its_size() -> None:
     biased = Sampling(logit_bias={n * 1000: -1.5 for n in range(1000)}, grammar="\u20ac\U0001f600" * 500)
+    numbers = {"request": 1 << 40, "sampling": 1 << 40, "seed": 1 << 31, "billed_prompt_tokens": 1 << 20}
     for command in (
+        Cancel(1 << 40),
+        DropSampling(1 << 40),
         submit(0),
         submit(5000),
-        Submit(request=1, tenant="t" * 63, prompt=[1], max_tokens=1, sampling=biased),
+        Submit(
+            tenant="t" * 63, prompt=[1], max_tokens=1 << 20, adapter="/\u20ac" * 500, counts_prompt=False, **numbers
+        ),
+        SetSampling(1 << 40, biased),
+        SetSampling(1, Sampling(temperature=0.1, top_k=1, top_p=0.1, min_p=0.1, typical_p=0.1, repeat_penalty=1.1)),
+        Backlog("t" * 63, True),
+        Share(tenant="t" * 63, weight=1.5, max_concurrent=1 << 20, reserved_slots=1, tokens_per_minute=1 << 40),
     ):
         assert len(frame(Inbox([command]))) <= bytes_at_most(command)
 
 
 def test_the_largest_command_fits_a_frame_behind_a_full_batch() -> None:
     assert BATCH_BYTES + MAX_COMMAND_BYTES < MAX_FRAME_BYTES
+
+
+@pytest.mark.parametrize("loop", ["asyncio", "uvloop"])
+@pytest.mark.parametrize("tokens", [10, 1000, 100_000])
+def test_little_waits_for_an_engine_that_does_not_read_and_the_sender_hears_of_room(loop: str, tokens: int) -> None:
+    async def scene() -> None:
+        async with Ends() as ends:
+            sent: list[Command] = []
+
+            def send_while_there_is_room() -> None:
+                while ends.pipe.has_room and len(sent) < 20_000:
+                    sent.append(submit(tokens, len(sent)))
+                    ends.pipe.send(sent[-1])
+
+            async def no_room_is_left() -> None:
+                while ends.pipe.has_room:
+                    send_while_there_is_room()
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+
+            await no_room_is_left()
+            while ends.pipe.has_room:
+                await no_room_is_left()
+            transport: Any = ends.pipe._transport
+            assert transport.get_write_buffer_size() <= 2 * ROOM_BYTES + len(frame(Inbox(sent[-1:])))
+            for _ in range(3):
+                rooms, before = ends.rooms, len(sent)
+                got = await ends.frames(len(sent))
+                assert [command for commands in got for command in commands] == sent[-sum(map(len, got)) :]
+                await until(lambda rooms=rooms: ends.rooms > rooms)
+                await no_room_is_left()
+                assert len(sent) > before
+                sent = sent[before:]
+
+    run(scene(), loop)
+
+
+def test_the_engine_takes_a_bounded_part_of_what_has_arrived_between_two_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    most_bytes = 20_000
+    monkeypatch.setattr("tenantd.engine.pipe.READ_BYTES", most_bytes)
+    ours, theirs = socket.socketpair()
+    commands: list[Command] = [submit(100, number) for number in range(150)]
+    frames = [frame(Inbox([command])) for command in commands]
+    assert sum(map(len, frames)) > 4 * most_bytes
+    ours.sendall(b"".join(frames))
+    pipe = Pipe(theirs)
+    got: list[Command] = []
+    while received := pipe.receive(0):
+        assert len(frame(Inbox(received))) <= most_bytes + len(frames[0])
+        got += received
+    assert got == commands, "the rest comes with the next steps"
+    ours.close()
+    pipe.close()
 
 
 def test_events_arrive_in_order_however_they_are_cut() -> None:

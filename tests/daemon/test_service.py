@@ -12,7 +12,8 @@ from typing import Any, cast
 import pytest
 
 from tenantd.config import Config
-from tenantd.daemon.service import Generation, Service
+from tenantd.daemon.generation import Generation
+from tenantd.daemon.service import Service
 from tenantd.daemon.streams import Delta, LiveStream
 from tenantd.domain import FinishReason, Limits, Priority, Tenant, TenantState, Usage
 from tenantd.engine.protocol import Finish, Progress, Step

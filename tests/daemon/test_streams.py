@@ -7,6 +7,7 @@ from collections.abc import Coroutine
 
 import pytest
 
+from tenantd.daemon.generation import SharedSampling
 from tenantd.daemon.streams import Delta, LiveStream, new_request_id
 from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
 from tenantd.engine.protocol import Progress
@@ -24,7 +25,7 @@ def stream(*stops: str) -> LiveStream:
         tenant="acme",
         prompt=[1, 2, 3],
         max_tokens=20,
-        sampling=Sampling(),
+        sampling=SharedSampling(1, Sampling()),
         text=TextStream(ByteVocabulary(), stops),
         created_micros=5,
         clock_s=lambda: float(next(clock)),

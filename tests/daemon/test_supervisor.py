@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from tenantd.daemon.supervisor import EngineState, Supervisor, load_command
-from tenantd.engine.protocol import Command, Share, Step, Submit
+from tenantd.domain import Sampling
+from tenantd.engine.protocol import Command, SetSampling, Share, Step, Submit
 from tenantd.errors import ModelError
 from tests.daemon.daemon_kit import config, is_gone, lives, run, scripted, until
 from tests.daemon.scripted_engine import INFO, POISON, token_at
@@ -40,15 +41,20 @@ class Client:
             return []
         return [
             Share(tenant="acme", weight=2.0, max_concurrent=3),
+            SetSampling(1, Sampling()),
             Submit(
                 request=1,
                 tenant="acme",
                 prompt=self.prompt,
                 generated=list(self.tokens),
                 max_tokens=self.max_tokens,
+                sampling=1,
                 billed_prompt_tokens=len(self.prompt) if self.tokens else 0,
             ),
         ]
+
+    def on_room(self) -> None:
+        pass
 
     def on_step(self, step: Step) -> None:
         self.steps += 1

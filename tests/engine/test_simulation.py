@@ -20,7 +20,7 @@ from tests.engine.world import bound, scenarios, world
 
 events = st.lists(
     st.one_of(
-        st.tuples(st.just("submit"), st.sampled_from("abcd"), st.integers(1, 60), st.integers(1, 40)),
+        st.tuples(st.just("submit"), st.sampled_from("abcd"), st.integers(1, 60), st.integers(1, 40), st.booleans()),
         st.tuples(st.just("cancel"), st.integers(0, 60)),
         st.tuples(
             st.just("share"),
@@ -55,10 +55,10 @@ def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(
     submitted: dict[int, tuple[int, int]] = {}
     for event in events:
         match event:
-            case ("submit", tenant, prompt, output):
+            case ("submit", tenant, prompt, output, counts_prompt):
                 request = len(submitted)
                 submitted[request] = (prompt, output)
-                w.submit(request, tenant, prompt, output)
+                w.submit(request, tenant, prompt, output, counts_prompt=counts_prompt)
             case ("cancel", request):
                 w.cancel(request)
             case ("share", tenant, weight, most, reserved, paced):

@@ -18,7 +18,7 @@ from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.fake import FakeCompute
 from tenantd.engine.loop import Loop
-from tenantd.engine.protocol import Cancel, Load, Remember, Share, Step, Submit
+from tenantd.engine.protocol import Cancel, DropSampling, Load, Progress, Remember, SetSampling, Share, Step, Submit
 from tenantd.engine.scheduler import Scheduler
 from tenantd.engine.settings import Settings
 from tests.support.loads import fake_load
@@ -72,6 +72,7 @@ class World:
     finishes: dict[int, FinishReason] = field(default_factory=dict)
     service: Counter[str] = field(default_factory=Counter)
     submits: dict[int, Submit] = field(default_factory=dict)
+    samplings: dict[int, Sampling] = field(default_factory=dict)
     shares: dict[str, Share] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     adapters: dict[str, str] = field(default_factory=dict)
@@ -97,7 +98,18 @@ class World:
     def _sleep(self, seconds: float) -> None:
         self.now_s += seconds
 
-    def submit(self, request: int, tenant: str, prompt: int, output: int, *, generated=(), billed=0, **sampling):
+    def submit(
+        self,
+        request: int,
+        tenant: str,
+        prompt: int,
+        output: int,
+        *,
+        generated=(),
+        billed=0,
+        counts_prompt=True,
+        **sampling,
+    ):
         self.submits[request] = Submit(
             request=request,
             tenant=tenant,
@@ -105,10 +117,16 @@ class World:
             generated=list(generated),
             max_tokens=output,
             adapter=self.adapters.get(tenant, ""),
-            sampling=Sampling(**({"ignore_eos": True} | sampling)),
+            sampling=request,
             billed_prompt_tokens=billed,
+            counts_prompt=counts_prompt,
         )
-        self.loop.apply([self.submits[request]])
+        self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))
+        self._send(self.submits[request])
+
+    def _send(self, submit: Submit) -> None:
+        sampling = SetSampling(submit.request, self.samplings[submit.request])
+        self.loop.apply([sampling, submit, DropSampling(submit.request)])
 
     def share(self, tenant: str, **share: Any) -> None:
         self.shares[tenant] = Share(**{"tenant": tenant, "weight": 1, **share})
@@ -138,7 +156,7 @@ class World:
                 self.finishes[request] = FinishReason.CANCELLED
             else:
                 done = {"generated": list(self.tokens[request]), "billed_prompt_tokens": self.prefilled[request]}
-                self.loop.apply([msgspec.structs.replace(submit, **done)])
+                self._send(msgspec.structs.replace(submit, **done))
 
     def step(self) -> None:
         step = self.loop.step()
@@ -180,14 +198,17 @@ class World:
     def check_pacing(self, step: Step) -> None:
         """No window of 60 seconds that ends now holds more than a tenant's limit."""
         for made in step.progress:
-            tokens = made.prefilled + (made.token >= 0)
-            self.given[self.tenant_of(made.request)].append((self.now_s, tokens))
+            self.given[self.tenant_of(made.request)].append((self.now_s, self.counted(made)))
         for name, tenant in self.scheduler._tenants.items():
             limit = tenant.window.limit_tokens
             if limit is not None and any(p.token >= 0 or p.prefilled for p in step.progress):
                 recent = sum(tokens for at_s, tokens in self.given[name] if at_s <= self.now_s < at_s + 60)
-                mine = sum(p.prefilled + (p.token >= 0) for p in step.progress if self.tenant_of(p.request) == name)
+                mine = sum(self.counted(p) for p in step.progress if self.tenant_of(p.request) == name)
                 assert recent <= limit or not mine
+
+    def counted(self, made: Progress) -> int:
+        """Towards tokens per minute."""
+        return (made.prefilled if self.submits[made.request].counts_prompt else 0) + (made.token >= 0)
 
     def run(self) -> None:
         while self.has_work or not self.scheduler.is_idle:

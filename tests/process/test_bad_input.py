@@ -23,7 +23,8 @@ import psutil
 import pytest
 
 from tenantd.config import BillingConfig
-from tenantd.daemon.service import Generation, Service
+from tenantd.daemon.generation import Generation
+from tenantd.daemon.service import Service
 from tenantd.domain import Sampling, Tenant
 from tenantd.ledger.invoices import invoice, parse_month
 from tenantd.ledger.ledger import Ledger
