@@ -34,8 +34,9 @@ _tenantctl() {
         --socket | --config | --model | --adapter | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
         --wait | --weight | --label | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
-        --uid | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none" "$cur"; return ;;
-        --on-limit) _tenantctl_words "reject queue" "$cur"; return ;;
+        --uid) _tenantctl_words "none" "$cur"; return ;;
+        --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none default" "$cur"; return ;;
+        --on-limit) _tenantctl_words "reject queue default" "$cur"; return ;;
         --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         --month) _tenantctl_words "this last" "$cur"; return ;;
     esac
@@ -47,10 +48,10 @@ _tenantctl() {
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
-            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
-            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;

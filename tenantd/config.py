@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from tenantd.domain import Limits, OnLimit
 from tenantd.errors import ConfigError
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
@@ -41,6 +42,7 @@ def _decimal(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
+Limit = Annotated[int | None, Field(ge=0, le=1 << 31)]
 Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
 
 
@@ -103,10 +105,41 @@ class SchedulerConfig(Section):
 
 
 class LimitsConfig(Section):
-    """What holds for every tenant that has no limit of its own."""
+    """Limits for every tenant without its own (tenantctl tenant set). Left out: no limit. 0 blocks all requests."""
 
-    max_queued: int = Field(256, ge=0, le=1_000_000, description="Requests one tenant may have waiting.")
-    default_max_tokens: int = Field(1024, ge=1, le=1 << 24, description="Output of a request that names no limit.")
+    max_concurrent: Limit = Field(default=None, description="Maximum requests of one tenant running at once.")
+    max_queued: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Maximum queued requests of one tenant. 0: a request runs at once or is refused.",
+    )
+    max_tokens_per_request: Limit = Field(default=None, description="Maximum output tokens of one request.")
+    max_context_tokens: Limit = Field(default=None, description="Maximum prompt and output tokens of one request.")
+    requests_per_minute: Limit = Field(default=None, description="Maximum requests of one tenant in any 60 seconds.")
+    tokens_per_minute: Limit = Field(
+        default=None, description="Maximum prompt and output tokens of one tenant in any 60 seconds; streams slow down."
+    )
+    on_limit: Literal["reject", "queue"] = Field(
+        "reject", description="Reject requests over a limit per minute, or queue them."
+    )
+    max_wait_s: Limit = Field(default=None, description='When on_limit is "queue": give up after this many seconds.')
+    default_max_tokens: int = Field(1024, ge=1, le=1 << 24, description="Default max_tokens.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_reserve_for_everybody(cls, data: Any) -> Any:
+        if isinstance(data, dict) and "reserved_slots" in data:
+            raise ValueError(
+                "reserved_slots has no default for everybody, because all reserves together must fit engine.slots; "
+                "reserve slots for one tenant with: tenantctl tenant set NAME --reserved-slots N"
+            )
+        return data
+
+    def as_limits(self) -> Limits:
+        """The defaults of all tenants."""
+        given = {name: getattr(self, name) for name in Limits.__struct_fields__ if name in LimitsConfig.model_fields}
+        return Limits(**{**given, "on_limit": OnLimit(self.on_limit)})
 
 
 class BillingConfig(Section):
@@ -204,6 +237,8 @@ def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] == "extra_forbidden":
         return f"{key}: unknown key"
+    if isinstance(error["input"], dict):
+        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
     return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from enum import StrEnum
-from typing import Final
+from typing import Final, Literal
 
 import msgspec
 
@@ -59,7 +59,7 @@ class OnLimit(StrEnum):
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """Per-tenant limits. None means no limit of its own (the daemon's bounds still hold); 0 means none allowed.
+    """The limits that hold for a tenant. None means no limit (the daemon's bounds still hold); 0 means none allowed.
 
     Tokens per minute are prompt tokens computed and tokens generated; a minute is any 60 seconds. Slots that are
     reserved are lent to others while their tenant does not need them.
@@ -76,16 +76,45 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     max_wait_s: int | None = None  # with on_limit = "queue"; 0 does not wait, None waits as long as the client does
 
 
+class OwnLimits(msgspec.Struct, frozen=True, kw_only=True):
+    """What a tenant has of its own. None takes the default of all tenants, "none" lifts the limit."""
+
+    max_concurrent: int | Literal["none"] | None = None
+    max_queued: int | Literal["none"] | None = None
+    max_tokens_per_request: int | Literal["none"] | None = None
+    max_context_tokens: int | Literal["none"] | None = None
+    requests_per_minute: int | Literal["none"] | None = None
+    tokens_per_minute: int | Literal["none"] | None = None
+    reserved_slots: int | Literal["none"] | None = None  # nobody has a default
+    on_limit: OnLimit | None = None
+    max_wait_s: int | Literal["none"] | None = None
+
+    def over(self, defaults: Limits) -> Limits:
+        """The limits that hold for the tenant."""
+        own = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
+        changes = {name: None if value == LIFTED else value for name, value in own.items()}
+        return msgspec.structs.replace(defaults, **changes) if changes else defaults
+
+
+LIFTED: Final = "none"
+
+
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer of the daemon. `uids` are the Unix users who may act as it over the socket."""
+    """A customer of the daemon. `uids` are the Unix users who may act as it over the socket.
+
+    `limits` are those that hold, as `Directory.in_force` puts them together: the ledger knows the tenant's own only.
+    In the admin API, where an administrator reads back what was set, the tenant's own are called `limits`.
+    """
 
     name: str
     weight: float = 1.0
     priority: Priority = Priority.STANDARD
     state: TenantState = TenantState.ACTIVE
     uids: tuple[int, ...] = ()
-    limits: Limits = Limits()
+    limits: Limits = msgspec.field(default=Limits(), name="effective_limits")
+    own_limits: OwnLimits = msgspec.field(default=OwnLimits(), name="limits")
     adapter: str = ""  # path of the LoRA adapter that all its requests run with
+    unbilled: bool = False  # its requests are on no invoice
     created_micros: int = 0
 
 

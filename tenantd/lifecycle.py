@@ -17,7 +17,7 @@ from typing import Any, Final
 from tenantd.api.app import Server, make_app
 from tenantd.api.socket import FileLock, listen, make_private_folder
 from tenantd.banner import gpu_warning, ready_line
-from tenantd.config import Config
+from tenantd.config import Config, LimitsConfig
 from tenantd.daemon.service import Service
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.ledger.ledger import Ledger
@@ -34,7 +34,7 @@ REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "server": ("max_body_bytes", "drain_timeout_s", "write_timeout_s"),
-    "limits": ("max_queued", "default_max_tokens"),
+    "limits": tuple(LimitsConfig.model_fields),
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),
     "log": ("level",),
@@ -84,7 +84,7 @@ class Daemon:
         if chat.warning:
             log.warning("%s", chat.warning)
 
-        directory = Directory()
+        directory = Directory(config.limits.as_limits())
         await directory.reload(ledger)
         service = Service(config, ledger, directory, vocabulary, chat, environment=self._environment)
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
@@ -182,7 +182,7 @@ class Daemon:
         after, ignored = merge(before, found)
         if after.billing != before.billing:
             service.ledger.set_prices(after.billing)  # first: it refuses another currency
-        service.config = after
+        service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())
         await service.tenants_changed()
         for key in ignored:

@@ -89,11 +89,11 @@ def bench(
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot service and first tokens.")] = None,
     json: Json = False,
 ) -> None:
-    """Measure how a server shares itself under load.
+    """Measure how fairly a server is shared under load.
 
-    On the daemon it acts for tenants that it makes for the run and then removes; they stay in the ledger, as any
-    removed tenant does. With --url all requests go to that server, and tenants only say who is who in the figures.
-    Ctrl-C ends a run early and shows what was measured.
+    On the daemon, creates temporary tenants and removes them afterwards; their requests stay in the ledger and are on
+    no invoice. With --url everything goes to that server, and tenants are only labels. Ctrl-C ends a run early and
+    shows what was measured.
     """
     if suite is None:
         _list(json)
@@ -148,7 +148,7 @@ def _run(
     else:
         with connect(ctx) as client:
             measurement = measure_daemon(options, client)
-        message("the tenants of the run were removed; their requests stay in the ledger and on invoices")
+        message("removed the temporary tenants; their requests stay in the ledger and are on no invoice")
     if json:
         print_json(measurement.as_json())
         for note in notes(measurement):

@@ -73,7 +73,7 @@ def _command(command: Any, path: tuple[str, ...]) -> Command:
     children = getattr(command, "commands", {})
     names = command.list_commands(None) if children else []
     parameters = [p for p in command.params if not getattr(p, "hidden", False)]
-    options = [_option(p) for p in parameters if p.param_type_name == "option"]
+    options = [option for p in parameters if p.param_type_name == "option" for option in _options(p)]
     return Command(
         path,
         (command.help or "").strip().split("\n")[0].rstrip("."),
@@ -83,9 +83,11 @@ def _command(command: Any, path: tuple[str, ...]) -> Command:
     )
 
 
-def _option(parameter: Any) -> Option:
+def _options(parameter: Any) -> Iterator[Option]:
+    """One, or two for a flag that can be said and denied."""
     value = None if parameter.is_flag else _value(parameter)
-    return Option(tuple(parameter.opts), parameter.help or "", value, bool(parameter.multiple))
+    for names in filter(None, (parameter.opts, parameter.secondary_opts)):
+        yield Option(tuple(names), parameter.help or "", value, bool(parameter.multiple))
 
 
 def _value(parameter: Any) -> Value:

@@ -26,6 +26,12 @@ _UNSET: Final = {
     "server.socket": "/run/tenantd/tenantd.sock",
     "model.path": "/path/to/model.gguf",
     "ledger.state_dir": "/var/lib/tenantd",
+    "limits.max_concurrent": 4,
+    "limits.max_tokens_per_request": 4096,
+    "limits.max_context_tokens": 8192,
+    "limits.requests_per_minute": 60,
+    "limits.tokens_per_minute": 60_000,
+    "limits.max_wait_s": 30,
 }
 """What a setting without a default could be, shown as a comment."""
 

@@ -19,7 +19,7 @@ app = typer.Typer(name="tenant", help="Who may use the model, and how much of it
 
 
 class Priority(StrEnum):
-    """A class of service: high counts eightfold, low an eighth."""
+    """A class of service: it multiplies the weight, high by 8, low by 1/8."""
 
     HIGH = "high"
     STANDARD = "standard"
@@ -27,44 +27,56 @@ class Priority(StrEnum):
 
 
 class OnLimit(StrEnum):
-    """What becomes of a request over a limit per minute."""
+    """What happens to a request over a limit per minute."""
 
     REJECT = "reject"
     QUEUE = "queue"
+    DEFAULT = "default"
 
 
-_LIMIT = "N|none"
+_LIMIT = "N|none|default"
 Weight = Annotated[
     float | None,
-    typer.Option(metavar="NUMBER", help="Its share of the engine, next to the others'.", callback=finite),
+    typer.Option(metavar="NUMBER", help="Share of the engine relative to other tenants (default 1).", callback=finite),
 ]
 PriorityOption = Annotated[
-    Priority | None, typer.Option(metavar="high|standard|low", help="high counts eightfold, low an eighth.")
+    Priority | None, typer.Option(metavar="high|standard|low", help="Multiplies the weight: high ×8, low ÷8.")
 ]
 Uids = Annotated[
     list[str] | None,
-    typer.Option("--uid", metavar="UID|none", help="A Unix user who acts as it; may be repeated."),
+    typer.Option("--uid", metavar="UID|none", help="Unix user id that may use this tenant; may be repeated."),
 ]
 Adapter = Annotated[
     str | None,
-    typer.Option(metavar="FILE|none", help="LoRA adapter (GGUF) that all its requests run with."),
+    typer.Option(metavar="FILE|none", help="LoRA adapter (GGUF) for all its requests."),
 ]
-MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests that run at the same time.")]
-MaxQueued = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests that wait; more are refused.")]
-MaxTokens = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Output tokens of one request.")]
-MaxContext = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Prompt and output tokens of one request.")]
-RequestsPerMinute = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Requests let in within any 60 s.")]
+Unbilled = Annotated[
+    bool | None, typer.Option("--unbilled/--billed", help="Leave its requests out of invoices, or bill them.")
+]
+MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum running at the same time.")]
+MaxQueued = Annotated[
+    str | None, typer.Option(metavar=_LIMIT, help="Maximum queued; more get 429. 0: run at once or be refused.")
+]
+MaxTokens = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum output tokens of one request.")]
+MaxContext = Annotated[
+    str | None, typer.Option(metavar=_LIMIT, help="Maximum prompt and output tokens of one request.")
+]
+RequestsPerMinute = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum requests in any 60 seconds.")]
 TokensPerMinute = Annotated[
-    str | None, typer.Option(metavar=_LIMIT, help="Prompt and output tokens within any 60 s; streams are slowed down.")
+    str | None,
+    typer.Option(metavar=_LIMIT, help="Maximum prompt and output tokens in any 60 seconds; streams slow down."),
 ]
 ReservedSlots = Annotated[
-    str | None, typer.Option(metavar=_LIMIT, help="Slots kept for it; lent to others while it needs none.")
+    str | None, typer.Option(metavar=_LIMIT, help="Slots reserved for it; others may borrow them while they are idle.")
 ]
 OnLimitOption = Annotated[
     OnLimit | None,
-    typer.Option(metavar="reject|queue", help="Requests over a limit per minute are refused, or wait."),
+    typer.Option(metavar="reject|queue|default", help="Reject requests over a limit per minute, or queue them."),
 ]
-MaxWait = Annotated[str | None, typer.Option(metavar="SECONDS|none", help="With queue: refused after so long.")]
+MaxWait = Annotated[
+    str | None,
+    typer.Option(metavar="SECONDS|none|default", help="With --on-limit queue: give up after SECONDS."),
+]
 
 
 @app.command(
@@ -81,6 +93,7 @@ def add(
     priority: PriorityOption = None,
     uid: Uids = None,
     adapter: Adapter = None,
+    unbilled: Unbilled = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -92,7 +105,7 @@ def add(
     max_wait: MaxWait = None,
     json: Json = False,
 ) -> None:
-    """Add a tenant and print its key, which is shown this once."""
+    """Add a tenant and print its key, which is shown only once."""
     limits = _limits(
         on_limit,
         max_concurrent=max_concurrent,
@@ -104,13 +117,13 @@ def add(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    body = {"name": name, **_changes(weight, priority, uid, adapter, limits)}
+    body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
         print_json(answer)
         return
-    message(f"tenant {name} added; its key, shown this once:")
+    message(f"added tenant {name}; its key, shown only once:")
     print(answer["key"], flush=True)
     message(f'try: {words(ctx)} run --tenant {name} "Once upon a time"')
 
@@ -139,7 +152,8 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
     "set",
     epilog=examples(
         "tenantctl tenant set acme --weight 3 --priority high",
-        "tenantctl tenant set acme --max-queued none    [dim]# no limit of its own[/]",
+        "tenantctl tenant set acme --requests-per-minute none       [dim]# no limit[/]",
+        "tenantctl tenant set acme --requests-per-minute default    [dim]# the limit of all tenants[/]",
         "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
         "tenantctl tenant set acme --adapter acme-lora.gguf",
@@ -152,6 +166,7 @@ def set_(
     priority: PriorityOption = None,
     uid: Uids = None,
     adapter: Adapter = None,
+    unbilled: Unbilled = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -165,7 +180,9 @@ def set_(
 ) -> None:
     """Change a tenant.
 
-    Only what is named changes, from the next request on. `none` removes a limit, or all uids; a limit of 0 allows none.
+    Changes only the options you pass; takes effect with the next request. A limit of `none` is no limit, `default` is
+    the limit of all tenants ([limits] in the configuration), and 0 blocks all requests (for --max-queued: it removes
+    the queue). `none` also removes all uids or the adapter.
     """
     limits = _limits(
         on_limit,
@@ -178,7 +195,7 @@ def set_(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    changes = _changes(weight, priority, uid, adapter, limits)
+    changes = _changes(weight, priority, uid, adapter, unbilled, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; name at least one option", param_hint="OPTIONS")
     with connect(ctx) as client:
@@ -230,9 +247,10 @@ def _changes(
     priority: Priority | None,
     uids: list[str] | None,
     adapter: str | None,
+    unbilled: bool | None,
     limits: dict[str, int | str | None],
 ) -> dict[str, Any]:
-    """Only what was named."""
+    """Only what was passed."""
     changes: dict[str, Any] = {}
     if weight is not None:
         changes["weight"] = weight
@@ -242,26 +260,34 @@ def _changes(
         changes["uids"] = [] if uids == ["none"] else [_whole_number("--uid", uid) for uid in uids]
     if adapter is not None:
         changes["adapter"] = "" if adapter == "none" else os.path.abspath(adapter)
+    if unbilled is not None:
+        changes["unbilled"] = unbilled
     if limits:
         changes["limits"] = limits
     return changes
 
 
 def _limits(on_limit: OnLimit | None, **named: str | None) -> dict[str, int | str | None]:
-    """Only the limits that were named; `none` becomes null."""
-    limits: dict[str, int | str | None] = {
-        name: None if text == "none" else _whole_number("--" + name.removesuffix("_s").replace("_", "-"), text)
+    """Only the limits that were passed; `default` becomes null."""
+    limits = {
+        name: _limit("--" + name.removesuffix("_s").replace("_", "-"), text)
         for name, text in named.items()
         if text is not None
     }
     if on_limit is not None:
-        limits["on_limit"] = on_limit.value
+        limits["on_limit"] = None if on_limit is OnLimit.DEFAULT else on_limit.value
     return limits
 
 
-def _whole_number(option: str, text: str) -> int:
+def _limit(option: str, text: str) -> int | str | None:
+    if text == "default":
+        return None
+    return text if text == "none" else _whole_number(option, text, "a whole number, none or default")
+
+
+def _whole_number(option: str, text: str, wanted: str = "a whole number or none") -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise typer.BadParameter(f"{text!r} is neither a whole number nor none", param_hint=option)
+        raise typer.BadParameter(f"must be {wanted} (got {text!r})", param_hint=option)
     return int(text)
 
 
@@ -288,12 +314,32 @@ def _print(answer: Any, json: bool) -> None:
             "priority": tenant["priority"],
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
-            **{name.replace("_", " "): value for name, value in tenant["limits"].items()},
+            "billed": "no, on no invoice" if tenant["unbilled"] else "yes",
+            **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
             "created": moment(tenant["created_micros"]),
         }
     )
 
 
+def _shown_limit(tenant: dict[str, Any], name: str) -> str:
+    """What holds, and whether it is the default of all tenants."""
+    value = tenant["effective_limits"][name]
+    notes = ["default"] if tenant["limits"][name] is None else []
+    if value == 0 and name in AT_ZERO:
+        notes.append(AT_ZERO[name])
+    return ("none" if value is None else str(value)) + (f" ({'; '.join(notes)})" if notes else "")
+
+
+AT_ZERO: Final = {
+    "max_concurrent": "blocks all requests",
+    "max_queued": "no queue: a request runs at once or is refused",
+    "max_tokens_per_request": "blocks all requests",
+    "max_context_tokens": "blocks all requests",
+    "requests_per_minute": "blocks all requests",
+    "tokens_per_minute": "blocks all requests",
+    "max_wait_s": "does not wait",
+}
+"""What a limit of 0 does, where that is more than none."""
 COLUMNS: Final = [
     *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
     *("requests/min>", "tokens/min>", "then", "uids"),
@@ -301,7 +347,7 @@ COLUMNS: Final = [
 
 
 def _row(tenant: dict[str, Any]) -> list[object]:
-    limits = tenant["limits"]
+    limits = tenant["effective_limits"]
     names = ("reserved_slots", "max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
     return [
         tenant["name"],

@@ -115,7 +115,8 @@ class Admin:
     # -- tenants
 
     async def list_tenants(self) -> Response:
-        return reply({"tenants": await self._service.ledger.read(store.list_tenants)})
+        tenants = await self._service.ledger.read(store.list_tenants)
+        return reply({"tenants": [self._service.directory.in_force(tenant) for tenant in tenants]})
 
     async def add_tenant(self, request: Request) -> Response:
         body = await self._parse(request, NewTenant)
@@ -126,21 +127,23 @@ class Admin:
             priority=body.priority,
             uids=tuple(body.uids),
             adapter=_checked_adapter(body.adapter),
-            limits=body.as_limits(),
+            unbilled=body.unbilled,
+            own_limits=body.own_limits(),
             created_micros=now_micros,
         )
 
         def add(conn: Connection) -> str:
             store.add_tenant(conn, tenant)
-            if tenant.limits.reserved_slots:
+            if store.own_reserve(tenant):
                 store.check_reserved_slots(conn, tenant.name, self._service.config.engine.slots)
             return keys.create_key(conn, tenant.name, "first", now_micros)[1]
 
         secret = await self._change(add)
-        return reply({"tenant": tenant, "key": secret}, status=201)
+        return reply({"tenant": self._service.directory.in_force(tenant), "key": secret}, status=201)
 
     async def show_tenant(self, name: str) -> Response:
-        return reply({"tenant": await self._service.ledger.read(lambda conn: store.get_tenant(conn, name))})
+        tenant = await self._service.ledger.read(lambda conn: store.get_tenant(conn, name))
+        return reply({"tenant": self._service.directory.in_force(tenant)})
 
     async def change_tenant(self, request: Request, name: str) -> Response:
         body = await self._parse(request, TenantChange)
@@ -148,15 +151,15 @@ class Admin:
         def change(conn: Connection) -> Tenant:
             changes = body.changes()
             _checked_adapter(changes.get("adapter", ""))
-            before = store.get_tenant(conn, name).limits
+            before = store.get_tenant(conn, name)
             if body.limits is not None:
-                changes["limits"] = msgspec.structs.replace(before, **body.limits.given())
+                changes["own_limits"] = msgspec.structs.replace(before.own_limits, **body.limits.given())
             tenant = store.update_tenant(conn, name, **changes)
-            if (tenant.limits.reserved_slots or 0) > (before.reserved_slots or 0):
+            if store.own_reserve(tenant) > store.own_reserve(before):
                 store.check_reserved_slots(conn, name, self._service.config.engine.slots)
             return tenant
 
-        return reply({"tenant": await self._change(change)})
+        return reply({"tenant": self._service.directory.in_force(await self._change(change))})
 
     async def suspend(self, name: str) -> Response:
         return await self._set_state(name, TenantState.SUSPENDED)
@@ -237,7 +240,8 @@ class Admin:
             raise NotFound(f"no tenant named {tenant!r}, and no requests of one", param="tenant")
 
     async def _set_state(self, name: str, state: TenantState) -> Response:
-        return reply({"tenant": await self._change(lambda conn: store.set_state(conn, name, state))})
+        tenant = await self._change(lambda conn: store.set_state(conn, name, state))
+        return reply({"tenant": self._service.directory.in_force(tenant)})
 
     def _period(self, month: str | None, since: str | None, until: str | None) -> tuple[int, int]:
         """A month, or from `since` to `until` (microseconds since 1970, until now if not said)."""

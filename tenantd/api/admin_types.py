@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import ConfigDict, Field, PlainValidator
 
 from tenantd.api.body import Body
-from tenantd.domain import Limits, OnLimit, Priority
-from tenantd.tenancy.store import MAX_WEIGHT, MIN_WEIGHT
+from tenantd.domain import OnLimit, OwnLimits, Priority
+from tenantd.tenancy.store import LIMIT_VALUES, MAX_WEIGHT, MIN_WEIGHT, is_limit
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
-Count = Annotated[int, Field(ge=0, le=1 << 31)]
+
+
+def _limit(value: Any) -> Any:
+    if not is_limit(value):
+        raise ValueError(f"must be {LIMIT_VALUES}")
+    return value
+
+
+Limit = Annotated[int | Literal["none"] | None, PlainValidator(_limit)]
 
 
 class AdminBody(Body):
@@ -22,24 +30,21 @@ class AdminBody(Body):
 
 
 class LimitsBody(AdminBody):
-    """null means no limit of its own, 0 none allowed."""
+    """null takes the default of all tenants, "none" lifts the limit, 0 allows none."""
 
-    max_concurrent: Count | None = None
-    max_queued: Count | None = None
-    max_tokens_per_request: Count | None = None
-    max_context_tokens: Count | None = None
-    requests_per_minute: Count | None = None
-    tokens_per_minute: Count | None = None
-    reserved_slots: Count | None = None
+    max_concurrent: Limit = None
+    max_queued: Limit = None
+    max_tokens_per_request: Limit = None
+    max_context_tokens: Limit = None
+    requests_per_minute: Limit = None
+    tokens_per_minute: Limit = None
+    reserved_slots: Limit = None
     on_limit: OnLimit | None = None
-    max_wait_s: Count | None = None
+    max_wait_s: Limit = None
 
     def given(self) -> dict[str, Any]:
-        """The limits that were named, null included; `on_limit` is always something, so null is its default."""
-        given = {name: getattr(self, name) for name in self.model_fields_set}
-        if "on_limit" in given:
-            given["on_limit"] = given["on_limit"] or OnLimit.REJECT
-        return given
+        """The limits that were named, null included."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
 
 
 class NewTenant(AdminBody):
@@ -50,10 +55,11 @@ class NewTenant(AdminBody):
     priority: Priority = Priority.STANDARD
     uids: Uids = Field(default_factory=list)
     adapter: str = ""
+    unbilled: bool = False
     limits: LimitsBody = LimitsBody()
 
-    def as_limits(self) -> Limits:
-        return Limits(**self.limits.given())
+    def own_limits(self) -> OwnLimits:
+        return OwnLimits(**self.limits.given())
 
 
 class TenantChange(AdminBody):
@@ -63,6 +69,7 @@ class TenantChange(AdminBody):
     priority: Priority | None = None
     uids: Uids | None = None
     adapter: str | None = None  # "" for none
+    unbilled: bool | None = None
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -76,6 +83,8 @@ class TenantChange(AdminBody):
             given["uids"] = tuple(self.uids)
         if self.adapter is not None:
             given["adapter"] = self.adapter
+        if self.unbilled is not None:
+            given["unbilled"] = self.unbilled
         return given
 
 

@@ -88,7 +88,6 @@ def may_wait(
     running: int,
     others: int,
     slots: int,
-    max_queued: int,
     held: int = 0,
     more: int = 1,
     is_held: bool = False,
@@ -107,8 +106,7 @@ def may_wait(
         held += more
     else:
         waiting += more
-    places = max_queued if limits.max_queued is None else limits.max_queued
-    return max(0, waiting - free) + held <= places
+    return limits.max_queued is None or max(0, waiting - free) + held <= limits.max_queued
 
 
 def full_queue(

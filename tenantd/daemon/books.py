@@ -135,3 +135,17 @@ def settlement(stream: LiveStream) -> Settlement:
         duration_micros=stream.duration_micros,
         error="" if stream.error is None else stream.error.message[:MAX_ERROR_CHARACTERS],
     )
+
+
+def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> Admission:
+    """The row of a request as it begins."""
+    return Admission(
+        id=stream.id,
+        tenant=stream.tenant,
+        kind=kind,
+        model=model,
+        created_micros=stream.created_micros,
+        prompt_length_tokens=stream.prompt_tokens,
+        max_tokens=stream.max_tokens,
+        unbilled=unbilled,
+    )

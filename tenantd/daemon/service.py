@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tenantd.config import Config
 from tenantd.daemon.admission import check_allowed, check_prompt, full_queue, may_wait, output_tokens
-from tenantd.daemon.books import Books
+from tenantd.daemon.books import Books, admission
 from tenantd.daemon.gate import Deadline, Gate
 from tenantd.daemon.generation import Generation, SharedSampling, counted_prompt_tokens
 from tenantd.daemon.memory import decayed_usage, recall_minute
@@ -38,7 +38,7 @@ from tenantd.errors import (
     TenantdError,
     TenantSuspended,
 )
-from tenantd.ledger.ledger import Admission, Ledger
+from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.limits import RateState
@@ -162,15 +162,24 @@ class Service:
         """
         before = self.directory.tenants.keys()
         await self.directory.reload(self.ledger)
-        for share in self._shares():
-            self.supervisor.send(share)
         self._runner.rates.keep(self.directory.tenants.keys())
-        self._gate.wake()
+        self._limits_changed()
         for stream in self._live:
             if stream.tenant not in self.directory.tenants:
                 self._runner.end(stream, FinishReason.CANCELLED, _removed(stream.tenant))
         for name in before - self.directory.tenants.keys():
             self.supervisor.send(Forget(name))
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with this configuration. Default limits hold for everybody at once, in the engine too."""
+        self.config = config
+        self.directory.use_defaults(config.limits.as_limits())
+        self._limits_changed()
+
+    def _limits_changed(self) -> None:
+        for share in self._shares():
+            self.supervisor.send(share)
+        self._gate.wake()
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
@@ -208,7 +217,8 @@ class Service:
         for stream, position, generation in zip(streams, positions, generations, strict=True):
             stream.queue_position = position
             self._runner.run(stream)
-            self._books.open(stream, self._admission(stream, generation), self._on_refused)
+            row = admission(stream, generation.kind, self.config.model_name, unbilled=tenant.unbilled)
+            self._books.open(stream, row, self._on_refused)
             if deadline is not None:
                 self._end_at(deadline, stream)
         return streams
@@ -287,7 +297,6 @@ class Service:
             running=count.running,
             others=len(self._live) - count.waiting - count.running,
             slots=info.slots,
-            max_queued=self.config.limits.max_queued,
             held=held,
             more=more,
             is_held=refusal is not None,
@@ -345,17 +354,6 @@ class Service:
             created_micros=created_micros,
             clock_s=self._clock_s,
             on_abandon=self._on_abandon,
-        )
-
-    def _admission(self, stream: LiveStream, generation: Generation) -> Admission:
-        return Admission(
-            id=stream.id,
-            tenant=stream.tenant,
-            kind=generation.kind,
-            model=self.config.model_name,
-            created_micros=stream.created_micros,
-            prompt_length_tokens=stream.prompt_tokens,
-            max_tokens=stream.max_tokens,
         )
 
     def _on_abandon(self, stream: LiveStream) -> None:

@@ -102,8 +102,11 @@ _LINES: Final = """SELECT tenant, price_id, count(*) AS requests, sum(prompt_tok
 
 
 def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoice:
-    """The invoice of all tenants with settled requests in `month`, or of one. Raises AmountTooLarge."""
-    where = "created_micros >= :since AND created_micros < :until"
+    """The invoice of all tenants with settled requests in `month`, or of one, without those that are unbilled.
+
+    Raises AmountTooLarge.
+    """
+    where = "created_micros >= :since AND created_micros < :until AND NOT unbilled"
     values: dict[str, Any] = {"since": month.since_micros, "until": month.until_micros}
     if tenant is not None:
         where, values = f"tenant = :tenant AND {where}", {**values, "tenant": tenant}

@@ -77,6 +77,13 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "CREATE INDEX keys_by_tenant ON keys (tenant, created_micros)",
     ),
     ("ALTER TABLE tenants ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),
+    (
+        # Every tenant was given "reject" without being asked: now it takes what the configuration says for all.
+        """UPDATE tenants SET limits = json_set(limits, '$.on_limit', NULL)
+            WHERE json_extract(limits, '$.on_limit') = 'reject'""",
+        "ALTER TABLE tenants ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE requests ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 
 

@@ -17,6 +17,7 @@ class Admission(msgspec.Struct, frozen=True, kw_only=True):
     created_micros: int  # wall clock
     prompt_length_tokens: int
     max_tokens: int
+    unbilled: bool = False
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -54,11 +55,12 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     output_nanos: int
     engine_nanos: int
     error: str
+    unbilled: bool = False
 
     @property
     def cost_nanos(self) -> int:
-        """What the request is billed at."""
-        return self.input_nanos + self.output_nanos + self.engine_nanos
+        """What the request is billed at; its amounts say what it would cost."""
+        return 0 if self.unbilled else self.input_nanos + self.output_nanos + self.engine_nanos
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):

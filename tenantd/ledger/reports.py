@@ -18,8 +18,9 @@ DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS
 class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     """One tenant's requests created in a period, running ones with what they used so far (they cost nothing yet).
 
-    `completed` ended by themselves or at their length. Percentiles are nearest-rank: a value that was measured, None
-    when none was. `error_rate` is the part of the ended requests that failed or were interrupted.
+    Unbilled requests count, and cost nothing. `completed` ended by themselves or at their length. Percentiles are
+    nearest-rank: a value that was measured, None when none was. `error_rate` is the part of the ended requests that
+    failed or were interrupted.
     """
 
     tenant: str
@@ -50,7 +51,8 @@ _TOTALS: Final = """SELECT tenant, count(*) AS requests,
     count(*) FILTER (WHERE state = 'failed') AS failed,
     count(*) FILTER (WHERE state = 'interrupted') AS interrupted,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
-    sum(engine_micros) AS engine_micros, sum(input_nanos + output_nanos + engine_nanos) AS cost_nanos,
+    sum(engine_micros) AS engine_micros,
+    sum(iif(unbilled, 0, input_nanos + output_nanos + engine_nanos)) AS cost_nanos,
     CAST(round(avg(duration_micros)) AS INTEGER) AS average_duration_micros
     FROM requests WHERE {where} GROUP BY tenant ORDER BY tenant"""
 

@@ -15,8 +15,8 @@ from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settleme
 COLUMNS: Final = ", ".join(RequestRecord.__struct_fields__)
 INTERRUPTED_ERROR: Final = "the daemon stopped while the request ran"
 
-_INSERT = """INSERT INTO requests (state, id, tenant, kind, model, created_micros, prompt_length_tokens, max_tokens)
-    VALUES ('running', ?, ?, ?, ?, ?, ?, ?)"""
+_INSERT = f"""INSERT INTO requests (state, {", ".join(Admission.__struct_fields__)})
+    VALUES ('running', ?, ?, ?, ?, ?, ?, ?, ?)"""
 _CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, engine_micros = ?
     WHERE id = ? AND state = 'running'"""
 _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
@@ -109,4 +109,5 @@ def state_of(conn: Connection, request_id: str) -> str | None:
 
 def as_record(row: tuple[Any, ...]) -> RequestRecord:
     """A row of `COLUMNS`."""
-    return RequestRecord(**dict(zip(RequestRecord.__struct_fields__, row, strict=True)))
+    fields = dict(zip(RequestRecord.__struct_fields__, row, strict=True))
+    return RequestRecord(**{**fields, "unbilled": bool(fields["unbilled"])})

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from sqlite3 import Connection
+from typing import Final
 
-from tenantd.domain import Tenant
+import msgspec
+
+from tenantd.domain import Limits, Tenant
 from tenantd.ledger.ledger import Ledger
 from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
 from tenantd.tenancy.store import list_tenants
+
+NO_LIMITS: Final = Limits()
 
 
 class Directory:
@@ -17,7 +23,9 @@ class Directory:
     nothing about the keys there are.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, defaults: Limits = NO_LIMITS) -> None:
+        """`defaults` are the limits of tenants that do not set their own."""
+        self._defaults = defaults
         self.tenants: dict[str, Tenant] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._by_uid: dict[int, list[Tenant]] = {}
@@ -32,10 +40,22 @@ class Directory:
         if load < self._load_shown:
             return  # a reading that began later has overtaken this one
         self._load_shown = load
-        self.tenants = {tenant.name: tenant for tenant in tenants}
         self._keys = keys
+        self._show(tenants)
+
+    def use_defaults(self, defaults: Limits) -> None:
+        """Let these limits hold for every tenant that does not set its own, at once."""
+        self._defaults = defaults
+        self._show(self.tenants.values())
+
+    def in_force(self, tenant: Tenant) -> Tenant:
+        """A tenant as the ledger has it, with the limits that hold for it."""
+        return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(self._defaults))
+
+    def _show(self, tenants: Iterable[Tenant]) -> None:
+        self.tenants = {tenant.name: self.in_force(tenant) for tenant in tenants}
         self._by_uid = {}
-        for tenant in tenants:
+        for tenant in self.tenants.values():
             for uid in tenant.uids:
                 self._by_uid.setdefault(uid, []).append(tenant)
 

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantd.domain import TENANT_NAME, Limits, OnLimit, Priority, Tenant, TenantState
+from tenantd.domain import LIFTED, TENANT_NAME, OnLimit, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 
 MIN_WEIGHT: Final = 1e-6  # usage is divided by it
@@ -22,9 +22,12 @@ MAX_UIDS: Final = 1000
 MAX_LIMIT: Final = 2**31
 REMOVED: Final = "removed"
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
-CHANGEABLE: Final = ("weight", "priority", "uids", "limits", "adapter")
+CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled")
+LIMIT_VALUES: Final = (
+    f'a whole number from 0 to {MAX_LIMIT}, "none" for no limit, or null for the default of all tenants'
+)
 
-_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, created_micros"
+_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, created_micros"
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
@@ -37,7 +40,7 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
         )
     if row is not None:
         raise Conflict(f"there is a tenant named {tenant.name!r} already", param="name")
-    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
+    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
     return tenant
 
 
@@ -57,15 +60,15 @@ def list_tenants(conn: Connection) -> list[Tenant]:
 
 
 def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
-    """Change any of `CHANGEABLE`; `limits` are replaced whole. Raises NotFound, InvalidRequest."""
+    """Change any of `CHANGEABLE`; `own_limits` are replaced whole. Raises NotFound, InvalidRequest."""
     for key in changes:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can", param=key)
     tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
-    _, weight, priority, _, uids, limits, adapter, _ = _row(tenant)
+    _, weight, priority, _, uids, limits, adapter, unbilled, _ = _row(tenant)
     conn.execute(
-        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ? WHERE name = ?",
-        (weight, priority, uids, limits, adapter, name),
+        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ?, unbilled = ? WHERE name = ?",
+        (weight, priority, uids, limits, adapter, unbilled, name),
     )
     return tenant
 
@@ -107,35 +110,45 @@ def checked(tenant: Tenant) -> Tenant:
         weight=float(weight),
         priority=Priority(tenant.priority),
         uids=tuple(dict.fromkeys(tenant.uids)),
-        limits=_checked_limits(tenant.limits),
+        own_limits=_checked_limits(tenant.own_limits),
     )
 
 
-def _checked_limits(limits: Limits) -> Limits:
-    for field in Limits.__struct_fields__:
+def _checked_limits(limits: OwnLimits) -> OwnLimits:
+    for field in OwnLimits.__struct_fields__:
         value = getattr(limits, field)
+        if value is None:
+            continue
         if field == "on_limit":
             if value not in tuple(OnLimit):
-                raise InvalidRequest(f"limits.on_limit: one of {', '.join(OnLimit)}, not {value!r}", param="limits")
-        elif value is not None and not _is_int(value, MAX_LIMIT):
-            raise InvalidRequest(
-                f"limits.{field}: a whole number from 0 (none allowed) to {MAX_LIMIT}, or null for no limit, "
-                f"not {value!r}",
-                param="limits",
-            )
-    return msgspec.structs.replace(limits, on_limit=OnLimit(limits.on_limit))
+                choices = ", ".join(OnLimit)
+                raise InvalidRequest(f"limits.on_limit: must be one of {choices} (got {value!r})", param="limits")
+        elif not is_limit(value):
+            raise InvalidRequest(f"limits.{field}: must be {LIMIT_VALUES} (got {value!r})", param="limits")
+    return limits if limits.on_limit is None else msgspec.structs.replace(limits, on_limit=OnLimit(limits.on_limit))
+
+
+def is_limit(value: Any) -> bool:
+    """A tenant may have it as a limit of its own, other than `on_limit`."""
+    return value is None or value == LIFTED or _is_int(value, MAX_LIMIT)
 
 
 def check_reserved_slots(conn: Connection, name: str, slots: int) -> None:
     """After a change that reserves slots for tenant `name`: raises Conflict if all tenants have more than there are."""
-    reserved = {tenant.name: tenant.limits.reserved_slots or 0 for tenant in list_tenants(conn)}
+    reserved = {tenant.name: own_reserve(tenant) for tenant in list_tenants(conn)}
     total = sum(reserved.values())
     if total > slots:
         raise Conflict(
-            f"limits.reserved_slots: {reserved[name]} for tenant {name} and {total - reserved[name]} for the others "
-            f"are {total}; the engine has {slots} slots (engine.slots)",
+            f"cannot reserve {reserved[name]} slots for {name}: the engine has {slots}, "
+            f"{total - reserved[name]} already reserved for others",
             param="limits.reserved_slots",
         )
+
+
+def own_reserve(tenant: Tenant) -> int:
+    """Slots reserved for it."""
+    reserved = tenant.own_limits.reserved_slots
+    return reserved if isinstance(reserved, int) else 0
 
 
 def _check_uids(uids: tuple[int, ...]) -> None:
@@ -169,25 +182,27 @@ def _row(tenant: Tenant) -> tuple[str | float | int, ...]:
         tenant.priority.value,
         tenant.state.value,
         msgspec.json.encode(tenant.uids).decode(),
-        msgspec.json.encode(tenant.limits).decode(),
+        msgspec.json.encode(tenant.own_limits).decode(),
         tenant.adapter,
+        int(tenant.unbilled),
         tenant.created_micros,
     )
 
 
 _uids: Callable[[str], tuple[int, ...]] = msgspec.json.Decoder(tuple[int, ...]).decode
-_limits: Callable[[str], Limits] = msgspec.json.Decoder(Limits).decode
+_limits: Callable[[str], OwnLimits] = msgspec.json.Decoder(OwnLimits).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
-    name, weight, priority, state, uids, limits, adapter, created_micros = row
+    name, weight, priority, state, uids, limits, adapter, unbilled, created_micros = row
     return Tenant(
         name=name,
         weight=weight,
         priority=Priority(priority),
         state=TenantState(state),
         uids=_uids(uids),
-        limits=_limits(limits),
+        own_limits=_limits(limits),
         adapter=adapter,
+        unbilled=bool(unbilled),
         created_micros=created_micros,
     )

@@ -10,23 +10,19 @@ import pytest
 
 from tests.support.daemon import Daemon, wait_until
 
+LIMITS = (
+    *("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens", "requests_per_minute"),
+    *("tokens_per_minute", "reserved_slots", "on_limit", "max_wait_s"),
+)
 TENANT = {
     "weight": 1.0,
     "priority": "standard",
     "state": "active",
     "uids": [],
     "adapter": "",
-    "limits": {
-        "max_concurrent": None,
-        "max_queued": None,
-        "max_tokens_per_request": None,
-        "max_context_tokens": None,
-        "requests_per_minute": None,
-        "tokens_per_minute": None,
-        "reserved_slots": None,
-        "on_limit": "reject",
-        "max_wait_s": None,
-    },
+    "unbilled": False,
+    "limits": dict.fromkeys(LIMITS),
+    "effective_limits": {**dict.fromkeys(LIMITS), "max_queued": 256, "on_limit": "reject"},
 }
 
 
@@ -82,6 +78,10 @@ def test_a_tenant_has_the_settings_it_is_added_with(daemon: Daemon) -> None:
         ({"name": "x", "limits": {"tokens_per_minute": 1.5}}, "limits.tokens_per_minute"),
         ({"name": "x", "limits": {"on_limit": "drop"}}, "limits.on_limit"),
         ({"name": "x", "limits": {"max_wait_s": -1}}, "limits.max_wait_s"),
+        ({"name": "x", "limits": {"max_queued": "default"}}, "limits.max_queued"),
+        ({"name": "x", "limits": {"max_queued": True}}, "limits.max_queued"),
+        ({"name": "x", "limits": {"on_limit": "none"}}, "limits.on_limit"),
+        ({"name": "x", "unbilled": "yes"}, "unbilled"),
         ({"name": "x", "wieght": 2}, "wieght"),
     ],
 )
@@ -94,34 +94,61 @@ def test_a_name_is_given_once(daemon: Daemon) -> None:
     assert error(daemon.post("/admin/v1/tenants", {"name": "once"}))[:2] == (409, "conflict")
 
 
-def test_only_what_is_named_changes_and_null_lifts_a_limit(daemon: Daemon) -> None:
+def test_only_what_is_named_changes_and_null_takes_the_default(daemon: Daemon) -> None:
     daemon.add_tenant("changing", weight=3.0, limits={"max_queued": 5, "max_concurrent": 2})
     url = "/admin/v1/tenants/changing"
     changed = daemon.request("PATCH", url, json={"limits": {"max_queued": None}, "priority": "low"}).json()["tenant"]
     assert (changed["weight"], changed["priority"]) == (3.0, "low")
     assert (changed["limits"]["max_queued"], changed["limits"]["max_concurrent"]) == (None, 2)
+    assert (changed["effective_limits"]["max_queued"], changed["effective_limits"]["max_concurrent"]) == (256, 2)
     assert daemon.get(url).json()["tenant"] == changed
 
 
-def test_limits_per_minute_hold_from_the_next_request_and_null_lifts_them(daemon: Daemon) -> None:
+def test_limits_per_minute_hold_from_the_next_request_and_null_takes_the_default(daemon: Daemon) -> None:
     key = daemon.add_tenant("limited", limits={"requests_per_minute": 1, "on_limit": "queue", "max_wait_s": 0})
     url = "/admin/v1/tenants/limited"
     assert ask_with(daemon, key).headers["x-ratelimit-remaining-requests"] == "0"
     assert error(ask_with(daemon, key))[:2] == (429, "requests_per_minute_exceeded")
     limits = {"requests_per_minute": 0, "on_limit": None, "max_wait_s": None, "tokens_per_minute": 50}
     changed = daemon.request("PATCH", url, json={"limits": limits}).json()["tenant"]
-    assert changed["limits"] == {**TENANT["limits"], **limits, "on_limit": "reject"}  # type: ignore[dict-item]
+    assert changed["limits"] == {**TENANT["limits"], **limits}  # type: ignore[dict-item]
+    assert changed["effective_limits"]["on_limit"] == "reject"
     assert error(ask_with(daemon, key))[:2] == (403, "forbidden")
     daemon.request("PATCH", url, json={"limits": {"requests_per_minute": None}})
     assert error(ask_with(daemon, key, prompt="x" * 60)) == (400, "prompt_exceeds_tokens_per_minute", "prompt")
     assert ask_with(daemon, key).headers["x-ratelimit-limit-tokens"] == "50"
 
 
+def test_a_lifted_limit_is_no_limit_and_null_the_default_again(daemon: Daemon) -> None:
+    tenant = daemon.post("/admin/v1/tenants", {"name": "lifted", "limits": {"max_queued": "none"}}).json()["tenant"]
+    assert (tenant["limits"]["max_queued"], tenant["effective_limits"]["max_queued"]) == ("none", None)
+    url = "/admin/v1/tenants/lifted"
+    tenant = daemon.request("PATCH", url, json={"limits": {"max_queued": None}}).json()["tenant"]
+    assert (tenant["limits"]["max_queued"], tenant["effective_limits"]["max_queued"]) == (None, 256)
+    assert tenant in daemon.get("/admin/v1/tenants").json()["tenants"]
+    assert daemon.post(f"{url}/suspend").json()["tenant"]["effective_limits"]["max_queued"] == 256
+
+
+def test_requests_of_an_unbilled_tenant_are_counted_and_on_no_invoice(daemon: Daemon) -> None:
+    key = daemon.post("/admin/v1/tenants", {"name": "free", "unbilled": True}).json()["key"]
+    ask_with(daemon, key, max_tokens=3, ignore_eos=True)
+    params = {"tenant": "free"}
+    assert daemon.get("/admin/v1/invoices/this", params=params).json()["tenants"] == []
+    [usage] = daemon.get("/admin/v1/usage", params=params).json()["tenants"]
+    assert (usage["requests"], usage["completion_tokens"], usage["cost_nanos"]) == (1, 3, 0)
+    changed = daemon.request("PATCH", "/admin/v1/tenants/free", json={"unbilled": False}).json()["tenant"]
+    assert changed["unbilled"] is False
+    ask_with(daemon, key, max_tokens=5, ignore_eos=True)
+    [bill] = daemon.get("/admin/v1/invoices/this", params=params).json()["tenants"]
+    assert (bill["requests"], bill["completion_tokens"]) == (1, 5)
+    assert [r["unbilled"] for r in daemon.get("/admin/v1/requests", params=params).json()["requests"]] == [False, True]
+
+
 def test_no_more_slots_are_reserved_than_there_are(daemon: Daemon) -> None:
     daemon.add_tenant("reserved", limits={"reserved_slots": 3})
     answer = daemon.post("/admin/v1/tenants", {"name": "greedy", "limits": {"reserved_slots": 2}})
     assert error(answer) == (409, "conflict", "limits.reserved_slots")
-    assert "2 for tenant greedy and 3 for the others are 5; the engine has 4 slots" in answer.text
+    assert "cannot reserve 2 slots for greedy: the engine has 4, 3 already reserved for others" in answer.text
     assert daemon.get("/admin/v1/tenants/greedy").status_code == 404
     url = "/admin/v1/tenants/reserved"
     assert daemon.request("PATCH", url, json={"limits": {"reserved_slots": 5}}).status_code == 409

@@ -71,12 +71,22 @@ def test_the_ledger_has_what_was_measured_and_the_tenants_are_gone(daemon: Daemo
     assert sum(t["done"] for t in content["tenants"]) <= len(whole)
 
 
+def test_a_run_is_on_no_invoice_and_defaults_for_everybody_do_not_slow_it_down(tmp_path: Path) -> None:
+    limits = {"requests_per_minute": 1, "max_concurrent": 1, "max_queued": 1, "tokens_per_minute": 400}
+    with Daemon(tmp_path, limits=limits) as daemon:
+        content = measured(bench("overload", "--duration", "0.5", "--length-scale", "0.25", "--json", daemon=daemon))
+        assert sum(t["requests"] for t in content["tenants"]) >= 18
+        assert not any(t["refused"] or t["failed"] for t in content["tenants"])
+        assert daemon.get("/admin/v1/usage").json()["tenants"]
+        assert daemon.get("/admin/v1/invoices/this").json()["tenants"] == []
+
+
 def test_figures_are_a_table_for_people(daemon: Daemon) -> None:
     result = bench("peak", "--duration", "0.5", daemon=daemon)
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0].split()[:3] == ["tenant", "weight", "requests"]
     assert "output tokens/s" in result.stdout
-    assert "their requests stay in the ledger" in result.stderr
+    assert "their requests stay in the ledger and are on no invoice" in result.stderr
     assert "were cut off" in result.stderr
 
 

@@ -17,7 +17,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from tenantd import errors
-from tenantd.domain import Limits
+from tenantd.domain import Limits, OwnLimits
 from tenantd.engine.protocol import EngineInfo
 from tenantd.errors import TenantdError
 from tenantd.ledger.invoices import Invoice, InvoiceLine, TenantInvoice
@@ -148,6 +148,7 @@ class FakeDaemon:
         self.tenants: dict[str, dict[str, Any]] = {}
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.failure: TenantdError | None = None
+        self.defaults = Limits(max_queued=256)
         self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
@@ -218,7 +219,7 @@ class FakeDaemon:
             del self.tenants[tenant["name"]]
             return JSONResponse({"removed": tenant["name"]})
         if method == "PATCH":
-            tenant.update({**body, "limits": tenant["limits"] | body.get("limits", {})})
+            tenant.update({**body, **self._limits(tenant["limits"] | body.get("limits", {}))})
         if action:
             tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
         return JSONResponse({"tenant": tenant})
@@ -232,10 +233,16 @@ class FakeDaemon:
         """Make a tenant."""
         if name in self.tenants:
             raise errors.Conflict(f"there is a tenant {name!r} already")
-        limits = msgspec.to_builtins(Limits()) | settings.pop("limits", {})
-        tenant = {"name": name, "weight": 1.0, "priority": "standard", "state": "active", "uids": []}
-        self.tenants[name] = {**tenant, "created_micros": 1_795_000_000_000_000, **settings, "limits": limits}
+        limits = self._limits(settings.pop("limits", {}))
+        tenant = {"name": name, "weight": 1.0, "priority": "standard", "state": "active", "uids": [], "unbilled": False}
+        self.tenants[name] = {**tenant, "created_micros": 1_795_000_000_000_000, **settings, **limits}
         return self.tenants[name]
+
+    def _limits(self, own: dict[str, Any]) -> dict[str, Any]:
+        """A tenant's own limits, and those that hold for it."""
+        limits = msgspec.convert(own, OwnLimits)
+        effective = limits.over(self.defaults)
+        return {"limits": msgspec.to_builtins(limits), "effective_limits": msgspec.to_builtins(effective)}
 
     def _key(self, tenant: str) -> dict[str, Any]:
         return {

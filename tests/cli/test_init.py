@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tenantctl.config_file import config_text
-from tenantd.config import Config, load_config
+from tenantd.config import Config, load_config, parse_config
 from tests.cli.conftest import Cli
 
 ROOT = Path(__file__).parent.parent.parent
@@ -44,9 +44,12 @@ def test_bounds_and_choices_are_said() -> None:
     assert '"auto", "on" or "off".\n' in text
 
 
-def test_comments_for_unset_paths_become_settings_without_their_hash() -> None:
+def test_comments_for_what_is_unset_become_settings_without_their_hash() -> None:
     lines = [line.removeprefix("# ") if " = " in line else line for line in config_text().splitlines()]
-    assert tomllib.loads("\n".join(lines))["model"]["path"].endswith(".gguf")
+    config = parse_config(tomllib.loads("\n".join(lines)), "test")
+    assert config.model.path is not None and config.model.path.suffix == ".gguf"
+    limits = config.limits.as_limits()
+    assert (limits.requests_per_minute, limits.tokens_per_minute, limits.max_queued) == (60, 60_000, 256)
 
 
 def test_the_model_is_filled_in_as_an_absolute_path(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

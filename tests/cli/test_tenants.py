@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tenantd import errors
+from tenantd.domain import Limits
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
@@ -14,7 +15,7 @@ def test_add_prints_the_key_alone_on_standard_output(cli: Cli, daemon: FakeDaemo
     result = cli("tenant", "add", "acme", "--weight", "2")
     assert result.exit_code == 0
     assert result.stdout == "td_secret\n"
-    assert "shown this once" in result.stderr
+    assert "shown only once" in result.stderr
     assert 'tenantctl run --tenant acme "' in result.stderr
     assert daemon.seen[0][3] == {"name": "acme", "weight": 2.0}
 
@@ -30,20 +31,21 @@ def test_the_command_to_try_reaches_the_same_daemon(
 def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
     options = "--priority high --uid 1001 --uid 1002 --max-concurrent 2 --max-queued none"
     options += " --max-tokens-per-request 100 --max-context-tokens 0 --requests-per-minute 30"
-    options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait 20 --adapter /a/lora.gguf"
+    options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait default"
+    options += " --adapter /a/lora.gguf --unbilled"
     assert cli("tenant", "add", "acme", *options.split()).exit_code == 0
     limits = {
         "max_concurrent": 2,
-        "max_queued": None,
+        "max_queued": "none",
         "max_tokens_per_request": 100,
         "max_context_tokens": 0,
         "requests_per_minute": 30,
         "tokens_per_minute": 9000,
         "reserved_slots": 1,
         "on_limit": "queue",
-        "max_wait_s": 20,
+        "max_wait_s": None,
     }
-    named = {"name": "acme", "priority": "high", "uids": [1001, 1002], "adapter": "/a/lora.gguf"}
+    named = {"name": "acme", "priority": "high", "uids": [1001, 1002], "adapter": "/a/lora.gguf", "unbilled": True}
     assert daemon.seen[0][3] == {**named, "limits": limits}
 
 
@@ -51,9 +53,29 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme", uids=[5], limits={"max_queued": 3, "max_concurrent": 4})
     result = cli("tenant", "set", "acme", "--max-queued", "none", "--uid", "none")
     assert result.exit_code == 0
-    assert daemon.seen[0][3] == {"uids": [], "limits": {"max_queued": None}}
-    assert "max queued              -" in result.stdout
-    assert "max concurrent          4" in result.stdout
+    assert daemon.seen[0][3] == {"uids": [], "limits": {"max_queued": "none"}}
+    assert "max queued              none\n" in result.stdout
+    assert "max concurrent          4\n" in result.stdout
+    cli("tenant", "set", "acme", "--on-limit", "default", "--billed")
+    assert daemon.seen[1][3] == {"unbilled": False, "limits": {"on_limit": None}}
+
+
+def test_show_says_which_limits_are_the_default_of_all_tenants(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.defaults = Limits(max_queued=0, requests_per_minute=60, tokens_per_minute=600)
+    daemon.add("acme", unbilled=True, limits={"requests_per_minute": "none", "max_concurrent": 0, "max_wait_s": 0})
+    shown = {line[:24].strip(): line[24:] for line in cli("tenant", "show", "acme").stdout.splitlines()}
+    assert shown["max queued"] == "0 (default; no queue: a request runs at once or is refused)"
+    assert shown["requests per minute"] == "none"
+    assert shown["tokens per minute"] == "600 (default)"
+    assert shown["max context tokens"] == "none (default)"
+    assert shown["max concurrent"] == "0 (blocks all requests)"
+    assert shown["on limit"] == "reject (default)"
+    assert shown["max wait s"] == "0 (does not wait)"
+    assert shown["billed"] == "no, on no invoice"
+    tenant = json.loads(cli("tenant", "show", "acme", "--json").stdout)["tenant"]
+    own, effective = tenant["limits"], tenant["effective_limits"]
+    assert (own["requests_per_minute"], effective["requests_per_minute"]) == ("none", None)
+    assert (own["tokens_per_minute"], effective["tokens_per_minute"]) == (None, 600)
 
 
 @pytest.mark.parametrize(("given", "sent"), [("none", ""), ("lora.gguf", str(Path.cwd() / "lora.gguf"))])

@@ -86,19 +86,18 @@ def queue(
     waiting: int,
     running: int = 0,
     others: int = 0,
-    max_queued: int = 2,
+    max_queued: int | None = 2,
     held: int = 0,
     more: int = 1,
     is_held: bool = False,
     **limits: int,
 ) -> bool:
     return may_wait(
-        Tenant(name="acme", limits=Limits(**limits)),
+        Tenant(name="acme", limits=Limits(max_queued=max_queued, **limits)),
         waiting=waiting,
         running=running,
         others=others,
         slots=4,
-        max_queued=max_queued,
         held=held,
         more=more,
         is_held=is_held,
@@ -120,11 +119,14 @@ def test_a_queue_of_none_still_lets_in_what_finds_a_free_slot() -> None:
     assert not queue(waiting=0, others=4, max_queued=0)
 
 
-def test_a_tenants_own_limits_replace_the_daemons() -> None:
-    tenant = Tenant(name="acme", limits=Limits(max_queued=0, max_concurrent=2))
-    assert may_wait(tenant, waiting=1, running=0, others=0, slots=4, max_queued=100)
-    assert not may_wait(tenant, waiting=2, running=0, others=0, slots=4, max_queued=100)
-    assert not may_wait(tenant, waiting=1, running=1, others=0, slots=4, max_queued=100)
+def test_a_queue_without_a_limit_takes_them_all() -> None:
+    assert queue(waiting=10_000_000, running=4, max_queued=None)
+
+
+def test_slots_over_a_tenants_concurrency_are_not_free_for_it() -> None:
+    assert queue(waiting=1, max_queued=0, max_concurrent=2)
+    assert not queue(waiting=2, max_queued=0, max_concurrent=2)
+    assert not queue(waiting=1, running=1, max_queued=0, max_concurrent=2)
 
 
 def test_a_tenant_that_may_run_nothing_is_told_so_instead_of_waiting_for_ever() -> None:

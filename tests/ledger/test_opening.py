@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tenantd.config import BillingConfig
-from tenantd.domain import Usage
+from tenantd.domain import OnLimit, OwnLimits, Usage
 from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import MIGRATIONS, migrate
@@ -104,6 +104,21 @@ def test_tenants_of_an_earlier_schema_are_kept() -> None:
     migrate(conn, ":memory:")
     (acme,) = list_tenants(conn)
     assert (acme.name, acme.weight, acme.uids, acme.adapter, acme.created_micros) == ("acme", 2.0, (7,), "", 5)
+    conn.close()
+
+
+def test_limits_of_an_earlier_schema_take_the_defaults_where_there_were_none() -> None:
+    conn = sqlite3.connect(":memory:", isolation_level=None)
+    migrate(conn, ":memory:", MIGRATIONS[:2])
+    rows = (
+        ("a", '{"max_queued":null,"on_limit":"reject"}', OwnLimits()),
+        ("b", '{"max_queued":3,"on_limit":"queue"}', OwnLimits(max_queued=3, on_limit=OnLimit.QUEUE)),
+    )
+    for name, limits, _ in rows:
+        conn.execute("INSERT INTO tenants VALUES (?, 1.0, 'high', 'active', '[]', ?, 5, '')", (name, limits))
+    migrate(conn, ":memory:")
+    assert [tenant.own_limits for tenant in list_tenants(conn)] == [own for _, _, own in rows]
+    assert not any(tenant.unbilled for tenant in list_tenants(conn))
     conn.close()
 
 

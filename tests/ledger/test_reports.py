@@ -76,6 +76,24 @@ def test_percentiles_are_the_nearest_rank(durations: list[int]) -> None:
     assert row.average_duration_micros == pytest.approx(sum(durations) / len(durations), abs=0.51)
 
 
+def test_an_unbilled_request_is_on_no_invoice_and_costs_nothing_and_is_still_counted(conn: sqlite3.Connection) -> None:
+    add(conn, "billed")
+    for name, tenant in (("free", "acme"), ("bench", "bench-1"), ("running", "bench-1")):
+        insert_request(conn, admission(name, tenant=tenant, created_micros=1_500, unbilled=True))
+    for name in ("billed", "free", "bench"):
+        settle_request(conn, settlement(name))
+
+    bill = invoice(conn, MONTH)
+    [part] = bill.tenants
+    assert (part.tenant, part.requests, part.completion_tokens, part.total_nanos) == ("acme", 1, 30, 29_867)
+    assert (bill.total_nanos, bill.open) == (29_867, False)
+    acme, bench = usage_report(conn, 1_000, 2_000)
+    assert (acme.requests, acme.completion_tokens, acme.cost_nanos) == (2, 60, 29_867)
+    assert (bench.requests, bench.completion_tokens, bench.cost_nanos) == (2, 30, 0)
+    costs = {row.id: (row.unbilled, row.cost_nanos) for row in recent_requests(conn, None, 10)}
+    assert costs == {"billed": (False, 29_867), "free": (True, 0), "bench": (True, 0), "running": (True, 0)}
+
+
 def test_recent_requests_come_newest_first(conn: sqlite3.Connection) -> None:
     for n, created_micros in enumerate([1_100, 1_300, 1_200, 1_300]):
         add(conn, f"r{n}", tenant="acme" if n else "globex", created_micros=created_micros)

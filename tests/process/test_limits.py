@@ -85,3 +85,35 @@ def test_the_requests_and_tokens_of_this_minute_outlive_the_daemon(tmp_path: Pat
         refused = daemon.complete("globex", "x" * 150, max_tokens=1)
         assert refused.json()["error"]["code"] == "tokens_per_minute_exceeded"
         assert daemon.complete("globex", "x" * 10, max_tokens=1).status_code == 200
+
+
+def test_defaults_hold_for_everybody_and_change_by_sighup_for_those_without_their_own(tmp_path: Path) -> None:
+    with Daemon(tmp_path, limits={"requests_per_minute": 1}, engine={"fake_step_micros": 5000}) as daemon:
+        daemon.add_tenant("acme")
+        daemon.add_tenant("globex", limits={"requests_per_minute": "none", "max_concurrent": 3})
+        assert [daemon.complete("acme", max_tokens=1).status_code for _ in range(2)] == [200, 429]
+        assert [daemon.complete("globex", max_tokens=1).status_code for _ in range(2)] == [200, 200]
+
+        streams = [daemon.stream("globex", max_tokens=100_000, ignore_eos=True).begun() for _ in range(3)]
+        daemon.configure(limits={"requests_per_minute": 100, "max_concurrent": 1})
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: "configuration and tenants reloaded" in daemon.log.read_text(), "the reload")
+        both = [daemon.stream("acme", max_tokens=400, ignore_eos=True) for _ in range(2)]
+        one = daemon.get("/admin/v1/tenants/acme").json()["tenant"]["effective_limits"]
+        assert (one["requests_per_minute"], one["max_concurrent"]) == (100, 1)
+        assert {stream.join().status for stream in both} == {200}
+        rows = [row for row in daemon.rows() if row["completion_tokens"] == 400]
+        first_ended_micros = min(row["created_micros"] + row["duration_micros"] for row in rows)
+        second_began_micros = max(row["created_micros"] + row["first_token_micros"] for row in rows)
+        assert second_began_micros >= first_ended_micros - 100_000  # the engine ran them one after the other
+        assert all(stream.finish_reason is None for stream in streams)  # its own limit is kept
+        daemon.configure(limits={"tokens_per_minute": 0})
+        daemon.signal(signal.SIGHUP)
+        wait_until(lambda: daemon.complete("acme", max_tokens=1).status_code == 403, "the change to reach everybody")
+
+
+def test_reserved_slots_have_no_default_for_everybody(tmp_path: Path) -> None:
+    daemon = Daemon(tmp_path, limits={"reserved_slots": 1})
+    daemon.launch()
+    assert daemon.wait() == 78
+    assert "tenantctl tenant set NAME --reserved-slots N" in daemon.log.read_text()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tenantd.domain import Tenant, TenantState
+from tenantd.domain import Limits, OnLimit, OwnLimits, Tenant, TenantState
 from tenantd.errors import LedgerUnavailable
 from tenantd.tenancy import keys, store
 from tenantd.tenancy.directory import Directory
@@ -61,6 +61,31 @@ def test_changes_hold_after_the_next_reload(tmp_path: Path) -> None:
             await ledger.write(lambda conn: keys.revoke_key(conn, found[1]))
             await directory.reload(ledger)
             assert directory.by_key(globex) is None and "globex" in directory.tenants
+
+    asyncio.run(main())
+
+
+def test_defaults_hold_for_whoever_has_no_limit_of_its_own_and_change_at_once(tmp_path: Path) -> None:
+    own = OwnLimits(requests_per_minute="none", max_concurrent=3, on_limit=OnLimit.REJECT)
+
+    async def main() -> None:
+        directory = Directory(Limits(requests_per_minute=5, on_limit=OnLimit.QUEUE))
+        async with ledger_in(tmp_path) as ledger:
+            acme, globex = await ledger.write(two_tenants)
+            await ledger.write(lambda conn: store.update_tenant(conn, "globex", own_limits=own))
+            await directory.reload(ledger)
+
+        def limits(key: str) -> Limits:
+            found = directory.by_key(key)
+            assert found is not None and found is directory.tenants[found.name]
+            assert found in directory.by_uid(1001)
+            return found.limits
+
+        assert limits(acme) == Limits(requests_per_minute=5, on_limit=OnLimit.QUEUE)
+        assert limits(globex) == Limits(max_concurrent=3)
+        directory.use_defaults(Limits(requests_per_minute=7, max_concurrent=1, tokens_per_minute=90))
+        assert limits(acme) == Limits(requests_per_minute=7, max_concurrent=1, tokens_per_minute=90)
+        assert limits(globex) == Limits(max_concurrent=3, tokens_per_minute=90)
 
     asyncio.run(main())
 

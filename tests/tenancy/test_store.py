@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+import msgspec
 import pytest
 
-from tenantd.domain import Limits, OnLimit, Priority, Tenant, TenantState
+from tenantd.domain import Limits, OnLimit, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.reports import recent_requests
 from tenantd.ledger.store import insert_request
@@ -22,7 +23,7 @@ ACME = Tenant(
     weight=2.5,
     priority=Priority.HIGH,
     uids=(0, 1000, store.MAX_UID),
-    limits=Limits(max_concurrent=4, max_queued=0, requests_per_minute=0, on_limit=OnLimit.QUEUE, max_wait_s=30),
+    own_limits=OwnLimits(max_concurrent=4, max_queued=0, requests_per_minute=0, on_limit=OnLimit.QUEUE, max_wait_s=30),
     adapter="/adapters/acme.gguf",
     created_micros=7,
 )
@@ -58,9 +59,9 @@ def test_a_name_is_had_once(conn: sqlite3.Connection) -> None:
         ("priority", {"priority": "urgent"}),
         *[("adapter", {"adapter": path}) for path in ("lora.gguf", "/a\0b", "/" + "a" * 4096)],
         *[("uids", {"uids": uids}) for uids in ((-1,), (2**32 - 1,), (1.0,), (True,), tuple(range(1001)))],
-        *[("limits", {"limits": Limits(max_queued=n)}) for n in (-1, 2**31 + 1, 1.5, True)],  # type: ignore[arg-type]
-        *[("limits", {"limits": Limits(tokens_per_minute=n)}) for n in (-1, 2**31 + 1, 0.5)],  # type: ignore[arg-type]
-        *[("limits", {"limits": Limits(on_limit=how)}) for how in ("drop", None, 1)],  # type: ignore[arg-type]
+        *[("limits", {"own_limits": OwnLimits(max_queued=n)}) for n in (-1, 2**31 + 1, 1.5, True, "some")],  # type: ignore[arg-type]
+        *[("limits", {"own_limits": OwnLimits(tokens_per_minute=n)}) for n in (-1, 2**31 + 1, 0.5)],  # type: ignore[arg-type]
+        *[("limits", {"own_limits": OwnLimits(on_limit=how)}) for how in ("drop", "none", 1)],  # type: ignore[arg-type]
     ],
 )
 def test_what_is_out_of_bounds_is_refused_by_its_name(
@@ -78,24 +79,36 @@ def test_what_is_out_of_bounds_is_refused_by_its_name(
 
 
 def test_a_bad_limit_is_told_what_zero_and_null_mean(conn: sqlite3.Connection) -> None:
-    says = r"limits.requests_per_minute: a whole number from 0 \(none allowed\) to 2147483648, or null for no limit"
+    says = r'limits.requests_per_minute: must be .* from 0 to 2147483648, "none" for no limit, or null for the default'
     with pytest.raises(InvalidRequest, match=says):
-        store.add_tenant(conn, Tenant(name="acme", limits=Limits(requests_per_minute=-5)))
+        store.add_tenant(conn, Tenant(name="acme", own_limits=OwnLimits(requests_per_minute=-5)))
 
 
 def test_a_tenant_of_an_earlier_version_has_the_limits_it_had_and_no_others(conn: sqlite3.Connection) -> None:
     store.add_tenant(conn, ACME)
     conn.execute("UPDATE tenants SET limits = ?", ('{"max_concurrent":4,"max_queued":null}',))
-    assert store.get_tenant(conn, "acme").limits == Limits(max_concurrent=4)
+    assert store.get_tenant(conn, "acme").own_limits == OwnLimits(max_concurrent=4)
+
+
+def test_a_lifted_limit_is_told_from_one_that_takes_the_default(conn: sqlite3.Connection) -> None:
+    own = OwnLimits(max_queued="none", tokens_per_minute=0)
+    store.add_tenant(conn, Tenant(name="acme", own_limits=own, unbilled=True))
+    acme = store.get_tenant(conn, "acme")
+    assert (acme.own_limits, acme.unbilled) == (own, True)
+    assert own.over(Limits(max_queued=5, tokens_per_minute=5, max_wait_s=5)) == Limits(
+        tokens_per_minute=0, max_wait_s=5
+    )
+    assert store.update_tenant(conn, "acme", unbilled=False) == msgspec.structs.replace(acme, unbilled=False)
+    assert not store.get_tenant(conn, "acme").unbilled
 
 
 def test_more_slots_than_there_are_cannot_be_reserved(conn: sqlite3.Connection) -> None:
-    for name, slots in (("acme", 3), ("globex", 2), ("initech", None)):
-        store.add_tenant(conn, Tenant(name=name, limits=Limits(reserved_slots=slots)))
+    for name, slots in (("acme", 3), ("globex", 2), ("initech", None), ("umbrella", "none")):
+        store.add_tenant(conn, Tenant(name=name, own_limits=OwnLimits(reserved_slots=slots)))
         store.check_reserved_slots(conn, name, 5)
     store.set_state(conn, "globex", TenantState.SUSPENDED)
-    store.update_tenant(conn, "acme", limits=Limits(reserved_slots=4))
-    says = r"4 for tenant acme and 2 for the others are 6; the engine has 5 slots"
+    store.update_tenant(conn, "acme", own_limits=OwnLimits(reserved_slots=4))
+    says = r"cannot reserve 4 slots for acme: the engine has 5, 2 already reserved for others"
     with pytest.raises(Conflict, match=says) as refused:
         store.check_reserved_slots(conn, "acme", 5)
     assert refused.value.param == "limits.reserved_slots"
@@ -105,9 +118,9 @@ def test_more_slots_than_there_are_cannot_be_reserved(conn: sqlite3.Connection) 
 
 def test_only_what_is_named_changes(conn: sqlite3.Connection) -> None:
     store.add_tenant(conn, ACME)
-    changed = store.update_tenant(conn, "acme", weight=3, limits=Limits(max_context_tokens=2**31))
+    changed = store.update_tenant(conn, "acme", weight=3, own_limits=OwnLimits(max_context_tokens=2**31))
     assert changed == store.get_tenant(conn, "acme")
-    assert (changed.weight, changed.limits, changed.uids) == (3.0, Limits(max_context_tokens=2**31), ACME.uids)
+    assert (changed.weight, changed.own_limits, changed.uids) == (3.0, OwnLimits(max_context_tokens=2**31), ACME.uids)
     assert store.update_tenant(conn, "acme", uids=(), priority=Priority.LOW).priority is Priority.LOW
     for key in ("state", "created_micros", "colour"):
         with pytest.raises(InvalidRequest, match="cannot be changed"):

@@ -15,8 +15,14 @@ from tenantd.errors import DaemonNotRunning, InvalidRequest, TenantdError
 
 TENANT_PREFIX: Final = "bench-"
 WARM_UP: Final = "warm-up"
-NO_LIMITS: Final = {"max_queued": 1_000_000}
-"""Of the temporary tenants: refusals would hide what the scheduler does."""
+NO_LIMITS: Final = dict.fromkeys(
+    (
+        *("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens"),
+        *("requests_per_minute", "tokens_per_minute"),
+    ),
+    "none",
+)
+"""Of the temporary tenants, whatever holds for all: refusals would hide what the scheduler does."""
 PROBE_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -41,8 +47,8 @@ def ordinary_tokens(n_tokens: int | None) -> range:
 
 @contextmanager
 def temporary_tenants(client: Client, suite: Suite, name: str = "tenantd") -> Iterator[dict[str, Target]]:
-    """A new tenant for each of the suite's, with its weight, and one for `WARM_UP`, so that what comes before the run
-    is not held against any of them. Removed at the end, when nothing of them runs any more.
+    """A new unbilled tenant for each of the suite's, with its weight, and one for `WARM_UP`, so that what comes before
+    the run is not held against any of them. Removed at the end, when nothing of them runs any more.
 
     Names get a random end: those of removed tenants are taken for good, because their rows stay in the ledger.
     """
@@ -52,7 +58,7 @@ def temporary_tenants(client: Client, suite: Suite, name: str = "tenantd") -> It
         targets = {}
         for label, weight in {WARM_UP: 1.0, **{t.name: t.weight for t in suite.tenants}}.items():
             tenant = f"{TENANT_PREFIX}{label}-{end}"
-            client.post(url("tenants"), {"name": tenant, "weight": weight, "limits": NO_LIMITS})
+            client.post(url("tenants"), {"name": tenant, "weight": weight, "unbilled": True, "limits": NO_LIMITS})
             made.append(tenant)
             targets[label] = Target(name, path=client.socket, headers=(("x-tenant", tenant),))
         yield targets
