@@ -82,6 +82,12 @@ class EngineConfig(Section):
     grammar_budget_ms: int = Field(
         5000, ge=1, le=3_600_000, description="CPU time that one request's grammar or JSON schema may take in all."
     )
+    load_timeout_s: float = Field(
+        600, ge=1, le=86_400, description="Restart an engine whose loading makes no progress for this long."
+    )
+    reload_timeout_s: float = Field(
+        60, ge=0, le=86_400, description="Requests wait this long for an engine that fails to load again."
+    )
     max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
     restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
     fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a pass of the fake engine takes.")

@@ -58,6 +58,10 @@ class ModelError(TenantdError):
     exit_code = 78
 
 
+class NotEnoughMemory(ModelError):
+    """The model does not fit the memory that is free now. It may fit later: this machine has enough in all."""
+
+
 class DaemonNotRunning(TenantdError):
     """Nothing listens on the daemon's socket."""
 

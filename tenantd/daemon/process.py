@@ -12,6 +12,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from tenantd.daemon.oom import oom_kills
 from tenantd.daemon.output import Output
 from tenantd.daemon.pipe import EnginePipe
 from tenantd.engine.protocol import Command, Event
@@ -39,6 +40,7 @@ class EngineProcess:
         self._pipe = pipe
         self._output = output
         self._kill_reason = ""
+        self._oom_kills = oom_kills()  # before it
 
     @classmethod
     async def start(
@@ -127,6 +129,7 @@ class EngineProcess:
             return broken
         words = self._output.last_words
         if status == -signal.SIGKILL:
-            return "killed by signal 9: probably out of memory"
+            is_for_memory = oom_kills() > self._oom_kills
+            return f"killed by signal 9{': probably out of memory' if is_for_memory else ' from outside'}"
         how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
         return f"{how}: {words}" if words else how

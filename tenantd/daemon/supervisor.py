@@ -2,6 +2,9 @@
 
 What is to run is its client's to know: when a process is ready, the client says which commands make it whole, so a
 new process continues what the last one left. Signals, exits and frames only set facts; `_run` decides.
+
+A model that cannot be loaded is hopeless only before the first process was ready. Later it has been loaded before:
+its file is moved, its disk is away, memory is short. Then loading is tried again for as long as it takes.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from enum import StrEnum
 from typing import Final, Protocol
 
 from tenantd.config import Config, EngineConfig
+from tenantd.daemon.loading import FailingLoads, is_same_model
 from tenantd.daemon.process import Ending, EngineProcess
 from tenantd.engine.protocol import (
     Command,
@@ -35,6 +39,10 @@ log = logging.getLogger(__name__)
 ENGINE_COMMAND: Final = (sys.executable, "-m", "tenantd.engine")
 EXIT_MODEL: Final = 78
 SLOWEST_RESTART_S: Final = 10.0
+SLOWEST_RELOAD_S: Final = 3.0
+"""Pause between loads that fail: an engine is ready again within seconds once the cause is gone."""
+MEMORY_PATIENCE_S: Final = 10.0
+"""How long memory may be short before a first start gives up: a program that just ended still gives its memory back."""
 # How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from whoever
 # serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
 SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
@@ -71,7 +79,7 @@ class EngineClient(Protocol):
         """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
 
     def on_given_up(self, reason: str) -> None:
-        """Too many crashes in a row, or no engine will be started again: nothing that is live can wait for it."""
+        """Too many crashes in a row, or no engine in sight: nothing that is live can wait for it."""
 
 
 class Supervisor:
@@ -108,7 +116,9 @@ class Supervisor:
         self._slowest_restart_s = max(slowest_restart_s, config.restart_delay_s)
         self._engine: EngineProcess | None = None
         self._is_up = False  # the present process said Ready
-        self._load_failure = ""
+        self._was_up = False  # so did the last one, once
+        self._load_failure: LoadFailed | None = None
+        self._failing = FailingLoads(config.restart_delay_s, min(SLOWEST_RELOAD_S, slowest_restart_s))
         self._crashes = 0  # in a row, without progress in between
         self._heard_s = 0.0
         self._stopping = asyncio.Event()
@@ -183,10 +193,10 @@ class Supervisor:
                 ending = await self._one_life()
                 if self._stopping.is_set():
                     break
-                if self._load_failure or ending.status == EXIT_MODEL:
-                    self._halt(self._load_failure or ending.reason)
+                if self._is_hopeless_end(ending):
+                    self._halt(self._reason_of(ending))
                     return
-                await self._pause(self._crashed(ending.reason))
+                await self._pause(self._after(ending))
         except Exception as e:  # a bug here must not leave streams waiting for ever
             log.exception("the supervisor of the engine failed")
             self._halt(f"internal error: {e!r}")
@@ -195,6 +205,7 @@ class Supervisor:
 
     async def _one_life(self) -> Ending:
         self._heard_s = self._clock_s()
+        self._was_up, self._load_failure = False, None
         try:
             engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
         except OSError as e:
@@ -210,6 +221,41 @@ class Supervisor:
             watching.cancel()
             self._engine = None
             self._is_up = False
+
+    def _reason_of(self, ending: Ending) -> str:
+        return ending.reason if self._load_failure is None else self._load_failure.message
+
+    def _is_hopeless_end(self, ending: Ending) -> bool:
+        """True when no further try would load the model: it never was, and not only because memory is short."""
+        if self.info is not None or (self._load_failure is None and ending.status != EXIT_MODEL):
+            return False
+        may_pass = self._load_failure is not None and self._load_failure.may_pass
+        return not may_pass or self._failing.for_s(self._clock_s()) >= MEMORY_PATIENCE_S
+
+    def _after(self, ending: Ending) -> float:
+        """Book the end of a process that another follows; seconds until then."""
+        if self._was_up or (self.info is None and self._load_failure is None):
+            return self._crashed(ending.reason)
+        return self._not_loaded(self._reason_of(ending))
+
+    def _not_loaded(self, reason: str) -> float:
+        """Book a load that failed and may work later: no request is its cause, and those that are live wait."""
+        self.restarts += 1
+        now_s = self._clock_s()
+        if self._failing.failed(reason, now_s):
+            log.error("the model was not loaded and is tried again: %s", reason)
+        waiting = EngineState.LOADING if self.info is None else EngineState.RESTARTING
+        self._become(EngineState.FAILED if self.state is EngineState.FAILED else waiting, reason)
+        self._lose_patience(now_s)
+        return self._failing.delay_s
+
+    def _lose_patience(self, now_s: float) -> None:
+        """Fail what waits for an engine that has not been able to load for too long. Loading is tried on."""
+        patience_s = self._config.reload_timeout_s
+        if self._failing.count and self.state is EngineState.RESTARTING and self._failing.for_s(now_s) >= patience_s:
+            self._become(EngineState.FAILED, self.reason)
+            log.error("the model could not be loaded for %g s: requests fail until it can", patience_s)
+            self._client.on_given_up(self.reason)
 
     def _crashed(self, reason: str) -> float:
         """Book a crash; seconds until the next start."""
@@ -240,16 +286,19 @@ class Supervisor:
     async def _watch(self, engine: EngineProcess) -> None:
         """Kill `engine` when it is silent for the time allowed while it loads or owes answers.
 
+        Loading has its own, longer time: reading weights from a slow disk, the dry run, setting up a GPU say nothing
+        while they last. A thread that beats meanwhile would beat in a load that hangs just as well.
         When this task itself comes late, the daemon was stopped or starved (a laptop that slept), and what the engine
         said meanwhile is still unread: its time begins anew.
         """
-        allowed_s = self._config.hang_timeout_s
-        interval_s = min(1.0, allowed_s / 4)
+        interval_s = min(1.0, self._config.hang_timeout_s / 4)
         since_s = self._clock_s()
         while True:
             slept_s = self._clock_s()
             await asyncio.sleep(interval_s)
             now_s = self._clock_s()
+            self._lose_patience(now_s)
+            allowed_s = self._config.hang_timeout_s if self._is_up else self._config.load_timeout_s
             came_late = now_s - slept_s > 2 * interval_s
             if came_late or (self._is_up and not self._client.has_live):
                 since_s = now_s
@@ -270,15 +319,19 @@ class Supervisor:
                 self.progress = progress
             case Ready(info):
                 self._become_ready(info)
-            case LoadFailed(message):
-                self._load_failure = message
+            case LoadFailed():
+                self._load_failure = event
             case Step():
                 self.kill("it made a step before it was ready")
 
     def _become_ready(self, info: EngineInfo) -> None:
         assert self._engine is not None
+        if self.info is not None and not is_same_model(self.info, info):
+            self.kill(f"the model's file holds another model than before ({info.model}): restart tenantd to serve it")
+            return
         self.info = info
-        self._is_up = True
+        self._is_up = self._was_up = True
+        self._failing.worked()
         self._become(EngineState.READY, "")
         for command in self._client.on_ready():
             self._engine.send(command)

@@ -1,6 +1,6 @@
 """The engine process: `python -m tenantd.engine --fd N`, started by the daemon with one end of a socket pair.
 
-Exit codes: 0 told to stop, or the daemon is gone; 78 the model cannot be served (after a LoadFailed); 70 the
+Exit codes: 0 told to stop, or the daemon is gone; 78 the model cannot be loaded (after a LoadFailed); 70 the
 engine's state is broken and the process must be started again.
 """
 
@@ -23,7 +23,7 @@ from tenantd.engine.pipe import Closed, Pipe
 from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
 from tenantd.engine.scheduler import Scheduler
 from tenantd.engine.settings import Policy, Settings
-from tenantd.errors import ModelError
+from tenantd.errors import ModelError, NotEnoughMemory
 
 EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78
@@ -54,7 +54,7 @@ def _serve(pipe: Pipe) -> int:
     try:
         compute = _open(load, _report(pipe))
     except ModelError as e:
-        pipe.send(LoadFailed(e.message))
+        pipe.send(LoadFailed(e.message, may_pass=isinstance(e, NotEnoughMemory)))
         return EXIT_MODEL
     pipe.send(Ready(compute.info))
     loop = Loop(_scheduler(load, compute), compute)

@@ -146,9 +146,13 @@ class Loading(msgspec.Struct, tag="loading", frozen=True):
 
 
 class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
-    """The model cannot be served; the process exits with 78 after it and must not be started again as it is."""
+    """The model cannot be loaded; the process exits with 78 after it.
+
+    `may_pass`: memory is short at the moment, so a later try may work though nothing is changed.
+    """
 
     message: str
+    may_pass: bool = False
 
 
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):

@@ -1,8 +1,8 @@
 """An engine process that fails as it is told: `scripted_engine.py SCRIPT.json --fd N`.
 
 The script is a JSON list with one object per life of the process, and a last one for all lives after that:
-`start` and `on_submit`: what to do instead; `after_tokens` and `then`: what to do once so many tokens were sent in that
-life.
+`start` and `on_submit`: what to do instead; `vocabulary`: that of another model; `after_tokens` and `then`: what to do
+once so many tokens were sent in that life.
 Token i of a request is a letter that depends on its prompt and i only. A prompt that begins with `POISON` kills it.
 """
 
@@ -15,6 +15,8 @@ import signal
 import socket
 import sys
 from pathlib import Path
+
+import msgspec
 
 from tenantd.domain import FinishReason
 from tenantd.engine.protocol import (
@@ -96,7 +98,7 @@ class Engine:
         self.send(Loading(0.5))
         if start := self.life.get("start"):
             self.misbehave(str(start))
-        self.send(Ready(INFO))
+        self.send(Ready(msgspec.structs.replace(INFO, vocabulary=self.life.get("vocabulary", INFO.vocabulary))))
         while True:
             self.receive(wait=not self.jobs and not self.finishes)
             if self.jobs or self.finishes:
@@ -196,6 +198,9 @@ class Engine:
                 sys.exit(3)
             case "load_failed":
                 self.send(LoadFailed("not a GGUF file"))
+                sys.exit(78)
+            case "no_memory":
+                self.send(LoadFailed("5 MiB are free", may_pass=True))
                 sys.exit(78)
             case "ignore_stop":
                 pass

@@ -80,7 +80,7 @@ class Scene:
             settings.engine,
             self.client,
             command=scripted(folder, *script),
-            environment={"PATH": os.environ["PATH"], "MARK": "original"},
+            environment={k: v for k, v in os.environ.items() if k in ("PATH", "PYTHONPATH")} | {"MARK": "original"},
             slowest_restart_s=0.05,
             clock_s=self.clock_s,
         )
@@ -123,7 +123,7 @@ def test_an_undisturbed_request_runs_to_its_end(tmp_path: Path, loop: str) -> No
 
 
 REASONS = {
-    "sigkill": "killed by signal 9: probably out of memory",
+    "sigkill": "killed by signal 9 from outside",
     "abort": "killed by signal 6",
     "garbage": "it sent what is not a message",
     "huge": "over 67108864",
@@ -145,6 +145,36 @@ def test_a_request_goes_on_where_a_crash_left_it(tmp_path: Path, loop: str, how:
         assert lives(tmp_path) == 2
 
     run(scene(), loop)
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "says"),
+    [
+        ("low 0\noom_kill 3\n", "low 0\noom_kill 4\n", "killed by signal 9: probably out of memory"),
+        ("low 0\noom_kill 3\n", "low 9\noom_kill 3\n", "killed by signal 9 from outside"),
+        ("", "", "killed by signal 9 from outside"),
+    ],
+)
+def test_a_killed_engine_was_out_of_memory_only_when_the_kernel_has_killed_for_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str, says: str
+) -> None:
+    events = tmp_path / "ours" / "memory.events"
+    events.parent.mkdir()
+    events.write_text(before)
+    (tmp_path / "cgroup").write_text("4:memory:/other\n0::/ours\n")
+    monkeypatch.setattr("tenantd.daemon.oom.CGROUPS", tmp_path)
+    monkeypatch.setattr("tenantd.daemon.oom.OWN_CGROUP", tmp_path / "cgroup")
+
+    async def scene() -> None:
+        async with Scene(tmp_path, prompt=[]) as s:
+            await s.supervisor.wait_ready()
+            events.write_text(after)
+            assert s.supervisor.pid is not None
+            os.kill(s.supervisor.pid, signal.SIGKILL)
+            await until(lambda: s.client.crashes)
+            assert s.client.crashes == [says]
+
+    run(scene())
 
 
 def test_the_engine_gets_the_environment_it_was_given_and_an_openmp_that_spins_briefly(tmp_path: Path) -> None:
@@ -171,6 +201,81 @@ def test_a_bad_model_halts_at_once_and_is_not_tried_again(tmp_path: Path, how: s
     run(scene())
 
 
+@pytest.mark.parametrize("how", ["load_failed", "78", "abort", "9"])
+def test_a_model_that_was_loaded_once_is_loaded_again_however_often_that_fails(tmp_path: Path, how: str) -> None:
+    async def scene() -> None:
+        fails = {"start": how}
+        async with Scene(tmp_path, {"after_tokens": 4, "then": "sigkill"}, *[fails] * 5, {}, max_crashes=3) as s:
+            await until(lambda: s.supervisor.restarts == 3)
+            assert s.supervisor.state is EngineState.RESTARTING and s.supervisor.reason, "live requests wait"
+            await until(lambda: s.client.is_finished)
+            assert s.client.tokens == s.expected(), "no token repeated or missing at the seam"
+            assert (len(s.client.crashes), s.client.given_up) == (1, []), "no request is the cause of a load that fails"
+
+    run(scene())
+
+
+def test_requests_wait_for_a_load_that_fails_only_so_long_and_loading_is_tried_on(tmp_path: Path) -> None:
+    async def scene() -> None:
+        lost, fails = {"after_tokens": 4, "then": "sigkill"}, {"start": "load_failed"}
+        async with Scene(tmp_path, lost, *[fails] * 6, {}, reload_timeout_s=0.3) as s:
+            await until(lambda: s.client.given_up)
+            assert s.supervisor.state is EngineState.FAILED and not s.supervisor.is_hopeless
+            assert s.client.given_up == ["not a GGUF file"]
+            await s.supervisor.wait_ready()
+            assert s.supervisor.state is EngineState.READY and s.supervisor.reason == ""
+        assert lives(tmp_path) == 8 and len(s.client.given_up) == 1
+
+    run(scene())
+
+
+def test_a_load_that_hangs_keeps_nobody_waiting_once_loading_has_failed_for_too_long(tmp_path: Path) -> None:
+    async def scene() -> None:
+        lost, fails = {"after_tokens": 4, "then": "sigkill"}, {"start": "load_failed"}
+        async with Scene(tmp_path, lost, fails, {"start": "hang"}, hang_timeout_s=1, reload_timeout_s=2) as s:
+            await until(lambda: s.client.given_up)
+            assert s.supervisor.state is EngineState.FAILED
+        assert lives(tmp_path) == 3
+
+    run(scene())
+
+
+def test_a_request_does_not_go_on_in_another_model(tmp_path: Path) -> None:
+    async def scene() -> None:
+        other = {"vocabulary": 9}
+        async with Scene(tmp_path, {"after_tokens": 4, "then": "sigkill"}, other, other, {}) as s:
+            await until(lambda: "another model" in s.supervisor.reason)
+            await until(lambda: s.client.is_finished)
+            assert s.client.tokens == s.expected()
+
+    run(scene())
+
+
+def test_memory_that_is_short_for_a_moment_keeps_nobody_from_starting(tmp_path: Path) -> None:
+    async def scene() -> None:
+        short = {"start": "no_memory"}
+        async with Scene(tmp_path, short, short, {}) as s:
+            await until(lambda: s.supervisor.reason == "5 MiB are free")
+            assert s.supervisor.state is EngineState.LOADING
+            assert await s.supervisor.wait_ready() == INFO
+        assert lives(tmp_path) == 3
+
+    run(scene())
+
+
+def test_memory_that_stays_short_ends_a_start_with_the_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantd.daemon.supervisor.MEMORY_PATIENCE_S", 0.5)
+
+    async def scene() -> None:
+        async with Scene(tmp_path, {"start": "no_memory"}) as s:
+            with pytest.raises(ModelError, match="5 MiB are free"):
+                await s.supervisor.wait_ready()
+            assert s.supervisor.is_hopeless
+        assert lives(tmp_path) > 1
+
+    run(scene())
+
+
 def test_a_crash_while_loading_is_tried_again(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path, {"start": "abort"}, {"start": "9"}, {}) as s:
@@ -182,11 +287,13 @@ def test_a_crash_while_loading_is_tried_again(tmp_path: Path) -> None:
     run(scene())
 
 
-def test_silence_while_loading_is_a_hang(tmp_path: Path) -> None:
+def test_a_load_may_be_silent_for_longer_than_a_step_but_not_for_ever(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, {"start": "hang"}, {}, hang_timeout_s=3) as s:
+        began_s = time.monotonic()
+        async with Scene(tmp_path, {"start": "hang"}, {}, hang_timeout_s=0.3, load_timeout_s=2) as s:
             await s.supervisor.wait_ready()
-            assert s.client.crashes == ["no sign of life for 3 s"]
+            assert s.client.crashes == ["no sign of life for 2 s"]
+        assert time.monotonic() - began_s > 2
 
     run(scene())
 

@@ -17,7 +17,7 @@ from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, RequestRejected
 from tenantd.engine.llama import LlamaCompute, devices
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
-from tenantd.errors import ModelError
+from tenantd.errors import ModelError, NotEnoughMemory
 from tests.support.grammars import compiled
 from tests.support.loads import make_load
 from tests.support.models import gemma_path
@@ -184,26 +184,30 @@ def test_what_does_not_fit_the_memory_is_refused_before_it_is_taken(
     make: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress: list[float] = []
-    monkeypatch.setattr(devices, "host_free_bytes", lambda: 1 << 20)
+    monkeypatch.setattr(devices, "host_memory", lambda: (1 << 20, 1 << 50))
     load = make_load(backend="llama", model_path=str(gemma_path()), slots=8, context_tokens=2048)
-    with pytest.raises(ModelError, match=r"235 weights.*8 slots of 2048 tokens.*lower engine\.slots") as refused:
+    with pytest.raises(NotEnoughMemory, match=r"235 weights.*8 slots of 2048 tokens.*lower engine\.slots") as refused:
         LlamaCompute(load, progress.append)
     assert "1 MiB are free" in refused.value.message
-    assert progress == [0.0], "nothing was loaded"
+    monkeypatch.setattr(devices, "host_memory", lambda: (1 << 20, 1 << 21))
+    with pytest.raises(ModelError) as hopeless:
+        LlamaCompute(load, progress.append)
+    assert not isinstance(hopeless.value, NotEnoughMemory), "it will not fit later either"
+    assert progress == [0.0, 0.0], "nothing was loaded"
 
 
 def test_the_sizes_that_are_checked_are_the_sizes_that_are_taken(
     make: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what it says it needs it loads, with a MiB less it does not."""
-    monkeypatch.setattr(devices, "host_free_bytes", lambda: 0)
+    monkeypatch.setattr(devices, "host_memory", lambda: (0, 1 << 50))
     with pytest.raises(ModelError) as refused:
         make(slots=4, context_tokens=1024)
     needed = float(refused.value.message.split(" needs ")[1].split(" MiB")[0].replace(",", ""))
-    monkeypatch.setattr(devices, "host_free_bytes", lambda: int((needed + 1) * (1 << 20)))
+    monkeypatch.setattr(devices, "host_memory", lambda: (int((needed + 1) * (1 << 20)), 1 << 50))
     engine = make(slots=4, context_tokens=1024)
     assert engine.info.kv_bytes == 4 * 1024 * 2 * 2 * 32 * 2  # cells, layers, K and V, kv width, bytes of f16
-    monkeypatch.setattr(devices, "host_free_bytes", lambda: int((needed - 1) * (1 << 20)))
+    monkeypatch.setattr(devices, "host_memory", lambda: (int((needed - 1) * (1 << 20)), 1 << 50))
     with pytest.raises(ModelError):
         make(slots=4, context_tokens=1024)
 

@@ -91,8 +91,9 @@ def test_after_too_many_crashes_requests_fail_with_the_reason_and_the_daemon_sta
         daemon.add_tenant("acme")
         stream = daemon.stream("acme", max_tokens=4000, ignore_eos=True)
         for _ in range(2):
-            pid = daemon.engine_pid()
+            wait_until(lambda: daemon.status()["state"] == "ready", "an engine")
             wait_until(lambda: daemon.status()["running"] + daemon.status()["waiting"] == 1, "a live request")
+            pid = daemon.engine_pid()
             os.kill(pid, signal.SIGKILL)
             wait_until(lambda dead=pid: dead not in [c.pid for c in daemon._engine_children()], "its death")
         stream.join()

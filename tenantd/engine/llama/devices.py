@@ -30,10 +30,11 @@ _lib.ggml_backend_dev_memory.restype = None
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device that layers can be offloaded to, and its memory that is free now."""
+    """A device that layers can be offloaded to, and its memory: what is free now, and in all."""
 
     description: str
     free_bytes: int
+    total_bytes: int
 
 
 def gpus() -> list[Gpu]:
@@ -44,21 +45,23 @@ def gpus() -> list[Gpu]:
         if _lib.ggml_backend_dev_type(device) in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU):
             free, total = ctypes.c_size_t(), ctypes.c_size_t()
             _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            found.append(Gpu(_lib.ggml_backend_dev_description(device).decode(), free.value))
+            description = _lib.ggml_backend_dev_description(device).decode()
+            found.append(Gpu(description, free.value, total.value))
     return found
 
 
-def host_free_bytes() -> int:
-    """Memory this process may still take: what the machine has available, or less where a cgroup says so."""
-    free = int(psutil.virtual_memory().available)
+def host_memory() -> tuple[int, int]:
+    """Bytes this process may still take, and may have in all: the machine's, or less where a cgroup says so."""
+    memory = psutil.virtual_memory()
+    free, total = int(memory.available), int(memory.total)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
     try:
         text = limit.read_text().strip()
         if text != "max":
-            free = min(free, int(text) - int(used.read_text()))
+            free, total = min(free, int(text) - int(used.read_text())), min(total, int(text))
     except (OSError, ValueError):
-        pass  # no cgroup v2 here: the machine's figure stands
-    return free
+        pass  # no cgroup v2 here: the machine's figures stand
+    return free, total
 
 
 def default_threads() -> int:

@@ -18,7 +18,7 @@ import llama_cpp
 from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.engine.llama import devices, log
 from tenantd.engine.protocol import EngineInfo, Load
-from tenantd.errors import ModelError
+from tenantd.errors import ModelError, NotEnoughMemory
 
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ
@@ -28,6 +28,7 @@ FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 KV_SIZE: Final = re.compile(r"llama_kv_cache\w*: +size = +([\d.]+) MiB")
 COMPUTE_SIZE: Final = re.compile(r"compute buffer size = +([\d.]+) MiB")
 OFFLOADED: Final = re.compile(r"offloaded (\d+)/(\d+) layers")
+NO_MEMORY: Final = re.compile(r"allocat|out of memory|OutOfDeviceMemory|OutOfHostMemory", re.IGNORECASE)
 MIB: Final = 1 << 20
 
 
@@ -92,15 +93,18 @@ def _estimated_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float
 
 
 def _check_memory(load: Load, path: Path, context_tokens: int, weights: int, sizes: tuple[float, float]) -> None:
-    """Raises ModelError when it is more than what is free."""
+    """Raises ModelError when it is more than there is, NotEnoughMemory when it is more than what is free."""
     kv, compute = sizes
     gpus = devices.gpus() if load.gpu_layers != 0 else []
     free = sum(gpu.free_bytes for gpu in gpus)
+    total = sum(gpu.total_bytes for gpu in gpus)
     if not gpus or load.gpu_layers > 0:  # in host memory, whole or in part
-        free += devices.host_free_bytes()
+        host_free, host_total = devices.host_memory()
+        free, total = free + host_free, total + host_total
     needed = weights + kv + compute
     if needed > free:
-        raise ModelError(
+        kind = ModelError if needed > total else NotEnoughMemory
+        raise kind(
             f"{path.name} needs {needed / MIB:,.0f} MiB ({weights / MIB:,.0f} weights, {kv / MIB:,.0f} KV cache for "
             f"{load.slots} slots of {context_tokens} tokens, {compute / MIB:,.0f} work space) but "
             f"{free / MIB:,.0f} MiB are free: lower engine.slots or engine.context_tokens, or take a smaller model"
@@ -140,7 +144,8 @@ def _open(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[float],
     log.forget()
     model = llama_cpp.llama_model_load_from_file(bytes(path), params)
     if not model:
-        raise ModelError(f"{path}: llama.cpp cannot load it: {log.reason('no reason given')}")
+        reason = log.reason("no reason given")
+        raise _kind(reason)(f"{path}: llama.cpp cannot load it: {reason}")
     if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
         llama_cpp.llama_model_free(model)
         raise ModelError(f"{path}: not a decoder-only text model")
@@ -163,8 +168,14 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         reason = log.reason("no reason given")
-        raise ModelError(f"no context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them")
+        message = f"no context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them"
+        raise _kind(reason)(message)
     return context
+
+
+def _kind(reason: str) -> type[ModelError]:
+    """What llama.cpp's words mean: they are about memory when another program took it after the dry run."""
+    return NotEnoughMemory if NO_MEMORY.search(reason) else ModelError
 
 
 def _info(load: Load, model: Any, context: Any) -> EngineInfo:
