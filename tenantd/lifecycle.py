@@ -15,6 +15,7 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from tenantd.api.app import Server, make_app
+from tenantd.api.metrics import Meter
 from tenantd.api.socket import FileLock, listen, make_private_folder
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.config import Config, LimitsConfig
@@ -51,6 +52,7 @@ class Daemon:
         self._load_config = load_config
         self._environment = environment
         self._notifier = Notifier()
+        self._meter = Meter()
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._reload_wanted = asyncio.Event()
@@ -92,7 +94,7 @@ class Daemon:
             await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
-        server = Server(make_app(service), listener)
+        server = Server(make_app(service, self._meter), listener)
         # The service stops before the server, so that every stream still gets its true end.
         stack.push_async_callback(server.stop)
         stack.push_async_callback(service.stop)
@@ -107,6 +109,7 @@ class Daemon:
             asyncio.create_task(self._watch_loading(service)),
             asyncio.create_task(self._reload_when_told(service)),
             asyncio.create_task(server.ended()),
+            asyncio.create_task(self._meter.watch_loop()),
         ]
         stop = asyncio.create_task(self._stop.wait())
         try:

@@ -33,6 +33,7 @@ from tenantd.domain import Tenant, TenantState
 from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.invoices import Month, invoice, parse_month
+from tenantd.ledger.ledger import Lane
 from tenantd.ledger.reports import recent_requests, usage_report
 from tenantd.tenancy import keys, store
 
@@ -105,7 +106,8 @@ class Admin:
 
     async def metrics(self) -> Response:
         headers = {"x-request-id": new_request_id(), "content-type": CONTENT_TYPE_LATEST}
-        return Response(self._meter.render(), headers=headers)
+        render = functools.partial(self._meter.render, self._service.status())
+        return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request_id: str) -> Response:
         if not self._service.cancel(request_id):
@@ -193,10 +195,15 @@ class Admin:
     # -- reports
 
     async def usage(
-        self, tenant: str | None = None, month: str | None = None, since: str | None = None, until: str | None = None
+        self,
+        request: Request,
+        tenant: str | None = None,
+        month: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
     ) -> Response:
         since_micros, until_micros = self._period(month, since, until)
-        rows = await self._service.ledger.read(lambda conn: usage_report(conn, since_micros, until_micros, tenant))
+        rows = await self._report(request, lambda conn: usage_report(conn, since_micros, until_micros, tenant))
         self._require_known(tenant, bool(rows))
         currency = self._service.config.billing.currency
         period = {"since_micros": since_micros, "until_micros": until_micros}
@@ -206,9 +213,8 @@ class Admin:
         most = _whole_number("limit", limit)
         if not 1 <= most <= MOST_REQUESTS_LISTED:
             raise InvalidRequest(f"limit: from 1 to {MOST_REQUESTS_LISTED}", param="limit")
-        rows = await self._service.ledger.read(lambda conn: recent_requests(conn, tenant, most))
-        self._require_known(tenant, bool(rows))
-        records = [{**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos} for row in rows]
+        records = await self._service.ledger.read(lambda conn: _records(conn, tenant, most))
+        self._require_known(tenant, bool(records))
         return reply({"requests": records})
 
     async def invoice(self, month: str, tenant: str | None = None) -> Response:
@@ -227,6 +233,10 @@ class Admin:
             return parse(model, body)
         work = self._service.pool.run(ADMINISTRATORS, functools.partial(parse, model, body), len(body))
         return await while_connected(request, work)
+
+    async def _report(self, request: Request, work: Callable[[Connection], T]) -> T:
+        """Read what takes a while, as long as its client waits."""
+        return await while_connected(request, self._service.ledger.read(work, Lane.REPORTS))
 
     async def _change(self, change: Callable[[Connection], T]) -> T:
         """Write, and let the change hold at once."""
@@ -259,6 +269,11 @@ class Admin:
     @staticmethod
     def _now_micros() -> int:
         return time.time_ns() // 1000
+
+
+def _records(conn: Connection, tenant: str | None, most: int) -> list[dict[str, Any]]:
+    rows = recent_requests(conn, tenant, most)
+    return [{**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos} for row in rows]
 
 
 def _checked_adapter(path: str) -> str:

@@ -35,9 +35,8 @@ GOODBYE_S = 5
 """After the drain: how long answers that are complete may take to leave."""
 
 
-def make_app(service: Service) -> ASGIApp:
+def make_app(service: Service, meter: Meter) -> ASGIApp:
     """Everything the socket answers."""
-    meter = Meter(service)
     app = FastAPI(
         title="tenantd",
         version=__version__,

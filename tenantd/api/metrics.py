@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Final
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tenantd.daemon.service import Service
 from tenantd.daemon.streams import LiveStream
 from tenantd.errors import TenantdError
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
+_LAG_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+LAG_INTERVAL_S: Final = 0.25
 
 
 class Meter:
     """Counts requests as they end. `see_off` each stream that was admitted once."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self) -> None:
         self.registry = CollectorRegistry()
         self._refused = Counter(
             "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry
@@ -44,7 +47,19 @@ class Meter:
             buckets=_SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_ServiceState(service))
+        self._lag = Histogram(
+            "tenantd_loop_lag_seconds",
+            "How late the event loop was for a timer, by the wall clock; four times a second.",
+            buckets=_LAG_SECONDS,
+            registry=self.registry,
+        )
+
+    async def watch_loop(self) -> None:
+        """Measure how late the event loop is, for ever."""
+        while True:
+            due_s = time.monotonic() + LAG_INTERVAL_S
+            await asyncio.sleep(LAG_INTERVAL_S)
+            self._lag.observe(max(0.0, time.monotonic() - due_s))
 
     def refused(self, tenant: str, error: TenantdError) -> None:
         """A request was answered with an error instead of its first token."""
@@ -64,19 +79,21 @@ class Meter:
         if stream.duration_micros is not None:
             self._duration.labels(tenant).observe(stream.duration_micros / 1e6)
 
-    def render(self) -> bytes:
-        """The text format."""
-        return generate_latest(self.registry)
+    def render(self, status: dict[str, Any]) -> bytes:
+        """The text format. `status` is the service's. Safe in a thread: with many tenants it takes a while."""
+        state = CollectorRegistry()
+        state.register(_ServiceState(status))
+        return generate_latest(self.registry) + generate_latest(state)
 
 
 class _ServiceState(Collector):
-    """Gauges read at the moment they are asked for."""
+    """Gauges of one moment."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, status: dict[str, Any]) -> None:
+        self._status = status
 
     def collect(self) -> Iterator[Metric]:
-        status: dict[str, Any] = self._service.status()
+        status = self._status
         yield _gauge("tenantd_ready", "1 while requests are served.", float(status["state"] == "ready"))
         yield _count("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
         yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])

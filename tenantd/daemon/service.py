@@ -143,6 +143,7 @@ class Service:
     async def stop(self) -> None:
         """End the engine and whatever is live. Safe to call twice, and without `drain`."""
         self.draining = True
+        self.ledger.end_reports()
         self._gate.wake()
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.grammars.close()

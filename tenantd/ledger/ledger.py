@@ -16,15 +16,16 @@ from tenantd.config import BillingConfig
 from tenantd.domain import Usage
 from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 from tenantd.ledger.check import BackgroundCheck, find_damage
-from tenantd.ledger.connection import connect_reader, connect_writer, explain, is_trouble, unusable
-from tenantd.ledger.files import LOG_SUFFIX, MissingFile
+from tenantd.ledger.connection import connect_writer, explain, unusable
+from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import migrate
 from tenantd.ledger.prices import add_prices, latest_prices
+from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settlement
 from tenantd.ledger.store import has_settled, insert_request, interrupt_running, settle_request
 from tenantd.ledger.writer import Writer
 
-__all__ = ["Admission", "Ledger", "PriceList", "RequestRecord", "Settlement"]
+__all__ = ["Admission", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +59,7 @@ class Ledger:
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
         self._writer = Writer(conn, path, busy_timeout_ms)
+        self._readers = Readers(path, busy_timeout_ms, self._writer.check_files)
         self._check: BackgroundCheck | None = None
 
     @classmethod
@@ -165,9 +167,16 @@ class Ledger:
         self._writer.submit(work, future, keep=False)
         return await future
 
-    async def read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` on one snapshot, in a thread, on a connection that cannot write. Raises LedgerUnavailable."""
-        return await asyncio.to_thread(self._read, work)
+    async def read(self, work: Callable[[sqlite3.Connection], T], lane: Lane = Lane.LOOKUPS) -> T:
+        """Run `work` on one snapshot, in a thread, on a connection that cannot write. Ends early when cancelled.
+
+        Raises LedgerUnavailable, QueueFull when too many wait in this lane, Draining once it is closed.
+        """
+        return await self._readers.run(lane, work)
+
+    def end_reports(self) -> None:
+        """Interrupt the reports that run, and take no more: the daemon is stopping."""
+        self._readers.end_reports()
 
     def set_prices(self, billing: BillingConfig) -> None:
         """Put other prices in force for what is settled from here on. Queued until it can be written.
@@ -186,23 +195,8 @@ class Ledger:
         self._writer.close(timeout_s)
         if self._check is not None:
             await asyncio.to_thread(self._check.stop)
+        await asyncio.to_thread(self._readers.close)
         await asyncio.to_thread(self._writer.join)
-
-    def _read(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        try:
-            self._writer.check_files()
-            conn = connect_reader(self.path, self._busy_timeout_ms)
-            try:
-                conn.execute("BEGIN")  # one snapshot for all that `work` asks
-                return work(conn)
-            finally:
-                conn.close()
-        except sqlite3.Error as e:
-            if not is_trouble(e):
-                raise
-            raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self.path)}") from e
-        except MissingFile as e:
-            raise LedgerUnavailable(f"the ledger cannot be read: {e}") from e
 
 
 def _check_for_log(path: Path) -> None:

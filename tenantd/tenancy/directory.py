@@ -9,7 +9,7 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import Limits, Tenant
-from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
 from tenantd.tenancy.store import list_tenants
 
@@ -36,7 +36,7 @@ class Directory:
         """Read everything and show it at once. Raises LedgerUnavailable, and then the old picture stays."""
         self._loads_begun += 1
         load = self._loads_begun
-        tenants, keys = await ledger.read(_read)
+        tenants, keys = await ledger.read(_read, Lane.DIRECTORY)
         if load < self._load_shown:
             return  # a reading that began later has overtaken this one
         self._load_shown = load

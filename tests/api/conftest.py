@@ -17,6 +17,7 @@ import pytest
 import uvloop
 
 from tenantd.api.app import Server, make_app
+from tenantd.api.metrics import Meter
 from tenantd.api.socket import listen
 from tenantd.config import Config, parse_config
 from tests.api.fake_service import FakeService
@@ -54,7 +55,7 @@ class Api:
         self.path = folder / "tenantd.sock"
         self.service = service
         self.loop = loop
-        self._server = Server(make_app(service), listen(self.path, mode=0o600))  # type: ignore[arg-type]
+        self._server = Server(make_app(service, Meter()), listen(self.path, mode=0o600))  # type: ignore[arg-type]
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
         self.client = self.new_client()

@@ -25,6 +25,9 @@ class MemoryLedger:
         self.admit_error: Exception | None = None
         self.settle_error: Exception | None = None
 
+    def end_reports(self) -> None:
+        """There are none."""
+
     async def admit(self, admission: Any) -> None:
         await self.admit_gate.wait()
         if self.admit_error is not None:

@@ -11,6 +11,7 @@ import pytest
 
 from tenantd.domain import Limits, OnLimit, OwnLimits, Tenant, TenantState
 from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.ledger import Lane
 from tenantd.tenancy import keys, store
 from tenantd.tenancy.directory import Directory
 from tests.ledger.books import ledger_in
@@ -98,7 +99,7 @@ def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
             self.readings: list[Any] = [([Tenant(name="old")], {}), ([Tenant(name="new")], {})]
             self.second_done = asyncio.Event()
 
-        async def read(self, work: Any) -> Any:
+        async def read(self, work: Any, lane: Lane) -> Any:
             reading = self.readings.pop(0)
             if self.readings:
                 await self.second_done.wait()
@@ -122,7 +123,7 @@ def test_a_ledger_that_cannot_be_read_leaves_the_old_picture(tmp_path: Path) -> 
         async with ledger_in(tmp_path) as ledger:
             acme, _ = await ledger.write(two_tenants)
             await directory.reload(ledger)
-            ledger.path = tmp_path / "gone.db"
+            ledger.path.rename(tmp_path / "gone.db")
             with pytest.raises(LedgerUnavailable):
                 await directory.reload(ledger)
             assert directory.by_key(acme) is directory.tenants["acme"]

@@ -1,0 +1,110 @@
+"""Threads that read the ledger, in lanes, so that long reports keep nobody from looking something up.
+
+Each reading has a connection of its own that cannot write, and one snapshot. It ends early when nobody waits for it
+any more.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, TypeVar
+
+from tenantd.errors import Draining, LedgerUnavailable, QueueFull
+from tenantd.ledger.connection import connect_reader, explain, is_trouble
+from tenantd.ledger.files import MissingFile
+
+T = TypeVar("T")
+
+STEPS_BETWEEN_LOOKS: Final = 50_000
+"""Of SQLite's virtual machine, some milliseconds: how often a reading looks whether it is still wanted."""
+
+
+class Lane(StrEnum):
+    """What is read for. Each has threads of its own."""
+
+    DIRECTORY = "directory"  # the tenants and keys that requests are checked against
+    LOOKUPS = "lookups"  # what an index finds
+    REPORTS = "reports"  # what adds up a period: seconds to minutes in a large ledger
+
+
+THREADS: Final = {Lane.DIRECTORY: 1, Lane.LOOKUPS: 2, Lane.REPORTS: 2}
+MOST_WAITING: Final = {Lane.DIRECTORY: 1024, Lane.LOOKUPS: 256, Lane.REPORTS: 16}
+
+
+class Readers:
+    """Owner of the threads. Used from event loops."""
+
+    def __init__(self, path: Path, busy_timeout_ms: int, check_files: Callable[[], None]) -> None:
+        """`check_files` raises MissingFile when what is at `path` is not the ledger any more."""
+        self._path = path
+        self._check_files = check_files
+        self._busy_timeout_ms = busy_timeout_ms
+        self._threads = {lane: ThreadPoolExecutor(n, f"ledger-{lane}") for lane, n in THREADS.items()}
+        self._readings: dict[Lane, set[threading.Event]] = {lane: set() for lane in Lane}
+        self._closed: set[Lane] = set()
+
+    async def run(self, lane: Lane, work: Callable[[sqlite3.Connection], T]) -> T:
+        """What `work` makes of one snapshot. Cancelled, it never begins or ends within milliseconds.
+
+        Raises LedgerUnavailable, QueueFull when too many wait in this lane, Draining once it is closed.
+        """
+        if lane in self._closed:
+            raise _draining()
+        readings = self._readings[lane]
+        if len(readings) >= THREADS[lane] + MOST_WAITING[lane]:
+            raise QueueFull(f"{MOST_WAITING[lane]} {lane} wait already; try again when one is done", retry_after_s=10)
+        unwanted = threading.Event()
+        readings.add(unwanted)
+        try:
+            return await asyncio.wrap_future(self._threads[lane].submit(self._read, work, unwanted))
+        except sqlite3.OperationalError:
+            if lane in self._closed:
+                raise _draining() from None
+            raise
+        finally:
+            unwanted.set()
+            readings.discard(unwanted)
+
+    def end_reports(self) -> None:
+        """Interrupt the reports that run, and take no more."""
+        self._close(Lane.REPORTS)
+
+    def close(self) -> None:
+        """Interrupt everything and wait for it. May be called again."""
+        for lane in Lane:
+            self._close(lane)
+        for threads in self._threads.values():
+            threads.shutdown(cancel_futures=True)
+
+    def _close(self, lane: Lane) -> None:
+        self._closed.add(lane)
+        for unwanted in list(self._readings[lane]):
+            unwanted.set()
+
+    def _read(self, work: Callable[[sqlite3.Connection], T], unwanted: threading.Event) -> T:
+        try:
+            self._check_files()
+            conn = connect_reader(self._path, self._busy_timeout_ms)
+            try:
+                # Not Connection.interrupt(): between two statements of a report it would have no effect.
+                conn.set_progress_handler(unwanted.is_set, STEPS_BETWEEN_LOOKS)
+                conn.execute("BEGIN")  # one snapshot for all that `work` asks
+                return work(conn)
+            finally:
+                conn.close()
+        except sqlite3.Error as e:
+            if unwanted.is_set() or not is_trouble(e):
+                raise
+            raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self._path)}") from e
+        except MissingFile as e:
+            raise LedgerUnavailable(f"the ledger cannot be read: {e}") from e
+
+
+def _draining() -> Draining:
+    return Draining("the daemon is shutting down and makes no more reports")
