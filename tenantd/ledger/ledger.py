@@ -16,7 +16,7 @@ from tenantd.config import BillingConfig
 from tenantd.domain import Usage
 from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 from tenantd.ledger.check import BackgroundCheck, find_damage
-from tenantd.ledger.connection import connect_writer, explain, unusable
+from tenantd.ledger.connection import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import migrate
 from tenantd.ledger.prices import add_prices, latest_prices
