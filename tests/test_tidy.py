@@ -40,6 +40,7 @@ PURE = (
     "tenantd.engine.scheduler",
     "tenantd.engine.sharing",
     "tenantd.engine.slots",
+    "tenantd.engine.waiting",
 )
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
 MOST_LINES = 420

@@ -24,6 +24,15 @@ def decayed_usage(
     return usage
 
 
+def newcomers_level(usage: Mapping[str, float]) -> float:
+    """Where tenants start that come to the fresh engine: the scheduler's virtual time, as far as the ledger tells.
+
+    It is the most of all. Whoever worked alone on an idle machine raised it for those that came after, but the ledger
+    has only what each of them used itself.
+    """
+    return max(usage.values(), default=0.0)
+
+
 def recall_minute(booked: Iterable[Booked], tenants: Mapping[str, Tenant], rates: Rates, now_micros: int) -> None:
     """Let `rates` count what tenants were given in the last minute. `booked` has the oldest first."""
     for entry in booked:

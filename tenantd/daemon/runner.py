@@ -175,6 +175,7 @@ class Runner:
             self.board.all(now_s, self._half_life_s),
             {name: [(left_micros / 1e6, tokens) for left_micros, tokens in each] for name, each in given.items()},
             busy,
+            self.board.level(now_s, self._half_life_s),
         )
 
     def _next_probe(self) -> list[Command]:
@@ -211,7 +212,7 @@ class Runner:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
         if step.usage is not None:
-            self.board.update(step.usage, self._clock_s())
+            self.board.update(step.usage, step.level, self._clock_s())
         if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
             for command in self._next_probe():
                 self.supervisor.send(command)

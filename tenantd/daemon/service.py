@@ -19,7 +19,7 @@ from tenantd.daemon.admission import check_allowed, check_prompt, full_queue, ma
 from tenantd.daemon.books import Books, admission
 from tenantd.daemon.gate import Deadline, Gate
 from tenantd.daemon.generation import Generation, SharedSampling, counted_prompt_tokens
-from tenantd.daemon.memory import decayed_usage, recall_minute
+from tenantd.daemon.memory import decayed_usage, newcomers_level, recall_minute
 from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
@@ -125,7 +125,8 @@ class Service:
         `booked` is of the last minute, the oldest first.
         """
         now_s = self._clock_s()
-        self._runner.board.update(decayed_usage(recent, self.directory.tenants, self.config.scheduler), now_s)
+        usage = decayed_usage(recent, self.directory.tenants, self.config.scheduler)
+        self._runner.board.update(usage, newcomers_level(usage), now_s)
         recall_minute(booked, self.directory.tenants, self._runner.rates, round(now_s * 1e6))
 
     async def drain(self, timeout_s: float) -> None:

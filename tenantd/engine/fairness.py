@@ -3,11 +3,15 @@
 Usage U of a tenant: `U <- U * 2^(-dt / half_life) + cost`, ordered by `U / weight`, lowest first. The cost of a token
 is the caller's (by default 1 for a prompt token computed, 2 for a token generated: the cost function of VTC, Sheng et
 al., "Fairness in Serving Large Language Models", OSDI 2024). Pure: the clock is an argument, in seconds.
+
+The virtual time is the level, usage by weight, to which a tenant is raised when it begins to wait. It never falls
+behind, except that it decays as usage does. So idling earns nothing, and work done on an idle machine is held against
+nobody: whoever comes next starts where the last one left.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -16,7 +20,8 @@ class _Account:
     weight: float = 1.0
     usage: float = 0.0
     at_s: float = 0.0
-    behind: float = 0.0  # when it fell idle: usage it had less than the least of the others
+    behind: float = 0.0  # the most that its usage may be below the virtual time when it begins to wait
+    even: float = 0.0  # the usage at which it is even with the others that wait
 
 
 class Fairness:
@@ -28,6 +33,7 @@ class Fairness:
         self._half_life_s = half_life_s
         self._burst_credit = burst_credit
         self._accounts: dict[str, _Account] = {}
+        self._level = self._level_at_s = 0.0  # the virtual time, and when it was that
 
     def set_weight(self, tenant: str, weight: float) -> None:
         """`weight` > 0, the priority's factor multiplied in. Effective at once, for what comes: usage by weight stays.
@@ -38,6 +44,7 @@ class Fairness:
         account = self._account(tenant)
         account.usage *= weight / account.weight
         account.behind *= weight / account.weight
+        account.even *= weight / account.weight
         account.weight = weight
 
     def charge(self, tenant: str, cost: float, now_s: float) -> None:
@@ -46,11 +53,13 @@ class Fairness:
         account = self._decayed(tenant, now_s)
         account.usage += cost
 
-    def remember(self, tenant: str, normalised: float, now_s: float) -> None:
-        """Set a tenant's usage to `normalised` times its weight, as it was elsewhere."""
-        assert normalised >= 0
-        account = self._decayed(tenant, now_s)
-        account.usage = normalised * account.weight
+    def remember(self, usage: Mapping[str, float], level: float, now_s: float) -> None:
+        """Usage by weight of tenants, and the virtual time, as they were elsewhere."""
+        for tenant, normalised in usage.items():
+            assert normalised >= 0
+            account = self._decayed(tenant, now_s)
+            account.usage = normalised * account.weight
+        self._advance(level, now_s)
 
     def forget(self, tenant: str) -> None:
         """It is gone for good."""
@@ -61,24 +70,45 @@ class Fairness:
         account = self._decayed(tenant, now_s)
         return (account.usage + pending_cost) / account.weight
 
-    def leave(self, tenant: str, active: Iterable[str], now_s: float) -> None:
-        """A tenant falls idle: note how far it is behind the least of the `active` ones, who go on."""
-        floors = [self.normalised(other, now_s) for other in active if other != tenant]
+    def leave(self, tenant: str, level: float, now_s: float) -> None:
+        """A tenant falls idle: note how far it is behind `level`, which the virtual time does not fall below again."""
         account = self._decayed(tenant, now_s)
-        behind = min(floors) * account.weight - account.usage if floors else 0.0
+        behind = self._advance(level, now_s) * account.weight - account.usage
         account.behind = min(max(0.0, behind), self._burst_credit)
 
-    def lift(self, tenant: str, active: Iterable[str], now_s: float) -> None:
-        """Raise a tenant that comes back from idle to where it stood: as far behind the least of the `active` ones as
-        when it left.
+    def begin_to_wait(self, tenant: str, level: float, others: Iterable[str], now_s: float) -> None:
+        """Raise a tenant, none of whose requests waited until now, to the virtual time, `level` at least; less what it
+        was behind when it left, or `burst_credit` when it has work already.
 
-        So idling neither costs nor earns. Without it, hours of idling would buy a monopoly of as long. Usage is never
-        lowered.
+        Without it, hours of idling would buy a monopoly of as long. Usage is never lowered. From now on its `lead` is
+        measured, from the least of `others`, who wait already.
         """
-        floors = [self.normalised(other, now_s) for other in active if other != tenant]
-        if floors:
-            account = self._decayed(tenant, now_s)
-            account.usage = max(account.usage, min(floors) * account.weight - account.behind)
+        account = self._decayed(tenant, now_s)
+        raised = self._advance(level, now_s) * account.weight - account.behind
+        account.usage = max(account.usage, raised)
+        account.behind = self._burst_credit
+        least = min((self.lead(other, now_s) for other in others), default=0.0)
+        account.even = account.usage - least * account.weight
+
+    def lead(self, tenant: str, now_s: float) -> float:
+        """Usage by weight since it began to wait. Only the difference to another that waits means anything.
+
+        What was used before, on an idle machine or at other times, is not in it.
+        """
+        account = self._decayed(tenant, now_s)
+        return (account.usage - account.even) / account.weight
+
+    def virtual_time(self, now_s: float) -> float:
+        """The level below which no newcomer starts, at `now_s`."""
+        return self._advance(0.0, now_s)
+
+    def _advance(self, level: float, now_s: float) -> float:
+        elapsed_s = now_s - self._level_at_s
+        if elapsed_s > 0:
+            self._level *= 2.0 ** (-elapsed_s / self._half_life_s)
+            self._level_at_s = now_s
+        self._level = max(self._level, level)
+        return self._level
 
     def snapshot(self, now_s: float) -> dict[str, float]:
         """Normalised usage of every tenant."""
@@ -97,5 +127,6 @@ class Fairness:
             left = 2.0 ** (-elapsed_s / self._half_life_s)
             account.usage *= left
             account.behind *= left
+            account.even *= left
             account.at_s = now_s
         return account

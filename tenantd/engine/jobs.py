@@ -60,6 +60,7 @@ class TenantJobs:
     weight: float = 1.0
     max_concurrent: int | None = None
     reserved_slots: int = 0
+    is_waiting: bool = False  # a request of it waits for a slot, as of the begin of the step
     is_back: bool = False  # from idle, and has had no token since
     was_busy: bool = False  # in the engine before this one, and its requests are still to come
     has_backlog: bool = False  # the daemon holds more of its requests

@@ -152,4 +152,4 @@ class Loop:
         ):  # an idle engine says nothing until the next request
             return step
         self._usage_due_s = now_s + USAGE_INTERVAL_S
-        return msgspec.structs.replace(step, usage=self._scheduler.usage(now_s))
+        return msgspec.structs.replace(step, usage=self._scheduler.usage(now_s), level=self._scheduler.level(now_s))

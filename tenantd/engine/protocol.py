@@ -111,8 +111,9 @@ class Forget(msgspec.Struct, tag="forget", frozen=True):
 
 
 class Remember(msgspec.Struct, tag="remember", frozen=True):
-    """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, and the
-    tokens of the last minute as (seconds until they no longer count, tokens), in that order.
+    """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, the tokens
+    of the last minute as (seconds until they no longer count, tokens), in that order, and the `level` of usage at which
+    newcomers start.
 
     Sent to a fresh engine, after the shares and before the requests: a restart forgives nobody. Those in `busy` have
     requests under way: they do not come back from idle.
@@ -121,6 +122,7 @@ class Remember(msgspec.Struct, tag="remember", frozen=True):
     usage: dict[str, float]
     given: dict[str, list[tuple[float, int]]] = {}
     busy: list[str] = []
+    level: float = 0.0
 
 
 class Stop(msgspec.Struct, tag="stop", frozen=True):
@@ -211,7 +213,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     """The outcome of one step.
 
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
-    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle.
+    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
+    `level`, at the same times, where newcomers start.
     """
 
     number: int
@@ -224,6 +227,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     swaps: int = 0  # so far, with the state kept
     recomputes: int = 0  # so far, requests that gave way without their state and were computed again
     usage: dict[str, float] | None = None
+    level: float = 0.0
 
 
 Event = Loading | LoadFailed | Ready | Step

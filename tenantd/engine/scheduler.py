@@ -21,6 +21,7 @@ from tenantd.engine.protocol import Backlog, Finish, Progress, Remember, Share, 
 from tenantd.engine.settings import Policy, Settings
 from tenantd.engine.sharing import Sharing
 from tenantd.engine.slots import Slots
+from tenantd.engine.waiting import Waiting
 
 
 @dataclass(slots=True)
@@ -48,6 +49,8 @@ class Scheduler:
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
         self._sharing = Sharing(slots, fairness, settings, self._tenants)
+        self._waiting = Waiting(self._sharing, fairness, self._tenants)
+        self._promised: str | None = None  # the tenant that a slot was taken for, until it is bound
         self._released: list[int] = []
         self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
@@ -61,7 +64,7 @@ class Scheduler:
     # ---- what comes in ------------------------------------------------------------------------------------------
 
     def submit(self, submit: Submit, sampling: Sampling, now_s: float) -> None:
-        """Queue a request. Its tenant, if idle until now, is lifted to the others' usage."""
+        """Queue a request."""
         assert submit.request not in self._jobs, "a request is submitted once"
         tenant = self._with_work(submit.tenant, now_s)
         job = Job(
@@ -117,12 +120,12 @@ class Scheduler:
 
     def remember(self, remember: Remember, now_s: float) -> None:
         """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
-        for name, normalised in remember.usage.items():
-            self._fairness.remember(name, normalised, now_s)
+        self._fairness.remember(remember.usage, remember.level, now_s)
         for name, given in remember.given.items():
             self._tenant(name).window.recall(given, now_s)
         for name in remember.busy:
-            self._tenant(name).was_busy = True
+            tenant = self._tenant(name)
+            tenant.was_busy = tenant.is_waiting = True
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
@@ -141,13 +144,17 @@ class Scheduler:
 
         It is swapped out before the next call. See Sharing.victim.
         """
+        self._waiting.note(now_s)
         if self._slots.can_take():
             return None
         room_bytes = self._settings.swap_bytes - self._swapped_bytes
-        job = self._sharing.victim(
+        found = self._sharing.victim(
             self._active.values(), now_s, lambda job: job.computed * self._bytes_per_token <= room_bytes
         )
-        return None if job is None else (job, room_bytes)
+        if found is None:
+            return None
+        job, self._promised = found
+        return job, room_bytes
 
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """The victim's sequence is unbound and empty; it waits at the head of its tenant's queue."""
@@ -168,7 +175,7 @@ class Scheduler:
         """Give free slots to waiting requests: neediest tenant first, then its oldest request."""
         assert not self._released, "released sequences are cleared first"
         bound: list[Job] = []
-        while self._slots.can_take() and (name := self._sharing.neediest(self._active.values(), now_s)) is not None:
+        while self._slots.can_take() and (name := self._next_tenant(now_s)) is not None:
             tenant = self._tenants[name]
             job = tenant.queue.popleft()
             job.is_queued = False
@@ -179,6 +186,13 @@ class Scheduler:
             self._active[job.sequence] = job
             bound.append(job)
         return bound
+
+    def _next_tenant(self, now_s: float) -> str | None:
+        """Whom a slot was taken for, or it could go back and be taken again for ever; else the neediest."""
+        name, self._promised = self._promised, None
+        if name is not None and (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
+            return name
+        return self._sharing.neediest(self._active.values(), now_s)
 
     def swapped_in(self, job: Job, is_whole: bool) -> None:
         """A bound job has its state again, or has to compute its tokens again, which is charged to nobody."""
@@ -340,21 +354,17 @@ class Scheduler:
         job.swapped = None
 
     def _with_work(self, name: str, now_s: float) -> TenantJobs:
-        """A tenant about to have work, lifted to the others' usage if it had none."""
+        """A tenant about to have work."""
         self._now_s = now_s
         tenant = self._tenant(name)
         if not tenant.is_busy and not tenant.was_busy:
-            self._fairness.lift(name, self._busy_tenants(), now_s)
             tenant.is_back = True
         tenant.was_busy = False
         return tenant
 
     def _leave_if_idle(self, name: str, now_s: float) -> None:
         if not self._tenants[name].is_busy:
-            self._fairness.leave(name, self._busy_tenants(), now_s)
-
-    def _busy_tenants(self) -> list[str]:
-        return [name for name, tenant in self._tenants.items() if tenant.is_busy]
+            self._waiting.leave(name, now_s)
 
     def _tenant(self, name: str) -> TenantJobs:
         tenant = self._tenants.get(name)
@@ -367,6 +377,10 @@ class Scheduler:
     def usage(self, now_s: float) -> dict[str, float]:
         """Normalised decayed usage by tenant."""
         return self._fairness.snapshot(now_s)
+
+    def level(self, now_s: float) -> float:
+        """Usage by weight at which newcomers start."""
+        return self._waiting.level(now_s)
 
     def check(self) -> None:
         """Conservation: every job is in one place, every bound sequence has its job."""

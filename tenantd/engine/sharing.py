@@ -1,19 +1,30 @@
 """Who gets a free slot, and who gives one up to whom. Pure; it decides, the scheduler acts.
 
-Slots are few and whole, shares are fractions: a tenant entitled to 4.6 of 8 slots gets 4 and 5 in turn. Who is behind
-takes a slot from who is ahead, as soon as the usage between them is worth what the taker will do with the slot before
-it can be asked to give it back. So how far tenants with work come apart does not depend on how long their requests are:
-the bound is in docs/architecture.md, and tests/engine/test_simulation.py checks it.
+Slots are few and whole, shares are fractions: a tenant entitled to 4.6 of 8 slots gets 4 and 5 in turn. The 4 it has
+whatever it used before it began to wait. For the rest, who is behind takes a slot from who is ahead, as soon as the
+usage between them is worth what the taker will do with the slot before it can be asked to give it back. So how far
+tenants with work come apart does not depend on how long their requests are: the bound is in docs/architecture.md, and
+tests/engine/test_simulation.py checks it.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.settings import Policy, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class _Standing:
+    """How tenants with work stand next to each other, by name."""
+
+    ranks: dict[str, float]  # usage by weight, with what bound requests are about to use
+    shares: dict[str, float]  # slots
+    leads: dict[str, float]  # of those that wait: what they were given since then, by weight
 
 
 class Sharing:
@@ -26,7 +37,7 @@ class Sharing:
         self._tenants = tenants
 
     def neediest(self, active: Iterable[Job], now_s: float) -> str | None:
-        """Whose oldest request gets a free slot: reserved slots first, then least usage, then first come.
+        """Whose oldest request gets a free slot: reserves first, then the whole slots of shares, then the least usage.
 
         None when no request waits that may start.
         """
@@ -35,22 +46,25 @@ class Sharing:
             return None
         if self._settings.policy is Policy.FIFO:
             return min(waiting, key=lambda name: self._tenants[name].queue[0].arrival)
-        ranks = self._ranks(active, now_s)
+        now = self._standing(active, now_s)
+        least = min(now.leads, key=now.leads.__getitem__, default="")
 
         def key(name: str) -> tuple[float, ...]:
             tenant = self._tenants[name]
-            return (tenant.active >= tenant.reserved_slots, ranks[name], tenant.queue[0].arrival)
+            is_short = tenant.active < math.floor(now.shares[name]) and not self._is_ahead(name, least, now)
+            return (tenant.active >= tenant.reserved_slots, not is_short, now.ranks[name], tenant.queue[0].arrival)
 
         return min(waiting, key=key)
 
-    def victim(self, active: Iterable[Job], now_s: float, fits: Callable[[Job], bool]) -> Job | None:
-        """The request that has to give its slot to a tenant that waits; None when nobody has to. No slot is free.
+    def victim(self, active: Iterable[Job], now_s: float, fits: Callable[[Job], bool]) -> tuple[Job, str | None] | None:
+        """The request that has to give its slot to a tenant that waits, and to which, or to whoever is the neediest;
+        None when nobody has to. No slot is free.
 
         A tenant that is paced gives in any case: it cannot use the slot. Else the one furthest ahead gives its newest
         request that has run for a while. `fits` says whether a request's state can be kept; to compute it again is
         worth it only for a tenant that has less than its share.
         """
-        waiting = [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
+        waiting = self.contenders(now_s)
         if self._settings.policy is Policy.FIFO or not waiting:
             return None
         newest_first = sorted(active, key=lambda job: -job.arrival)
@@ -58,44 +72,62 @@ class Sharing:
         for job in newest_first:
             name = job.submit.tenant
             if self._tenants[name].window.allowance(now_s) == 0:
-                return job
+                return job, None
             if job.run_tokens >= self._settings.min_run_tokens:
                 candidates.setdefault(name, job)
-        ranks = self._ranks(newest_first, now_s)
-        shares = self._shares()
-        holders = sorted(candidates, key=lambda name: -ranks[name])
-        for taker in sorted(waiting, key=ranks.__getitem__):
+        now = self._standing(newest_first, now_s)
+        holders = sorted(candidates, key=lambda name: -now.ranks[name])
+        for taker in sorted(waiting, key=now.ranks.__getitem__):
             for holder in holders:
-                if holder != taker and self._must_give(holder, taker, candidates[holder], ranks, shares, fits):
-                    return candidates[holder]
+                if holder != taker and self._must_give(holder, taker, candidates[holder], now, fits):
+                    return candidates[holder], taker
         return None
 
+    def contenders(self, now_s: float) -> list[str]:
+        """Tenants whose next request waits for nothing but a slot."""
+        return [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
+
     def _must_give(
-        self,
-        holder_name: str,
-        taker_name: str,
-        job: Job,
-        ranks: Mapping[str, float],
-        shares: Mapping[str, float],
-        fits: Callable[[Job], bool],
+        self, holder_name: str, taker_name: str, job: Job, now: _Standing, fits: Callable[[Job], bool]
     ) -> bool:
         holder, taker = self._tenants[holder_name], self._tenants[taker_name]
         if holder.active <= holder.reserved_slots:
             return False
         if taker.active < taker.reserved_slots:
             return True
-        if holder.active < shares[holder_name] or taker.active >= math.floor(shares[taker_name]) + 1:
+        share, whole = now.shares[holder_name], math.floor(now.shares[taker_name])
+        if taker.active < whole and holder.active > share and not self._is_ahead(taker_name, holder_name, now):
+            return True  # whatever it used before
+        if holder.active < share or taker.active > whole:
             return False
-        ahead = ranks[holder_name] - self._quantum(job) / holder.weight
+        is_last_whole = holder.active <= math.floor(share)
+        if is_last_whole and not self._is_ahead(holder_name, taker_name, now, self._settings.margin):
+            return False
+        ahead = now.ranks[holder_name] - self._quantum(job) / holder.weight
         if holder.is_back and holder.active == 1:  # its credit lasts until its first token
             ahead -= self._settings.burst_credit / holder.weight
-        worth = (ahead - ranks[taker_name]) * taker.weight
-        evens_out = holder.active > shares[holder_name] and taker.active < shares[taker_name]
+        worth = (ahead - now.ranks[taker_name]) * taker.weight
+        evens_out = holder.active > share and taker.active < now.shares[taker_name]
         if not evens_out:  # a slot more than its share: only for as long as it is behind even then
             if not fits(job):
                 return False
             worth -= self._quantum(taker.queue[0])
         return worth > self._settings.margin
+
+    def _is_ahead(self, name: str, other: str, now: _Standing, more: float = 0.0) -> bool:
+        """One was given more than the other since both wait, by more than its next request is worth.
+
+        Only then may it have fewer than the whole slots of its share. One that does not wait is never ahead.
+        """
+        tenant = self._tenants[name]
+        if name not in now.leads or other not in now.leads or not tenant.queue:
+            return False
+        lead = (now.leads[name] - now.leads[other]) * tenant.weight
+        return lead > self._quantum(tenant.queue[0]) + self._settings.margin + more
+
+    def _standing(self, active: Iterable[Job], now_s: float) -> _Standing:
+        leads = {name: self._fairness.lead(name, now_s) for name, t in self._tenants.items() if t.is_waiting}
+        return _Standing(self._ranks(active, now_s), self._shares(), leads)
 
     def _waiting(self, now_s: float) -> list[str]:
         return [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]

@@ -9,14 +9,14 @@ between tenants with work always waiting: service by weight within a bound, so t
 from __future__ import annotations
 
 import itertools
-from collections import Counter
+import math
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason
 from tenantd.engine.settings import Policy
-from tests.engine.world import bound, scenarios, world
+from tests.engine.world import bound, newcomers_bound, scenarios, world
 
 events = st.lists(
     st.one_of(
@@ -127,21 +127,114 @@ def test_tenants_with_work_always_waiting_are_served_by_weight_within_the_bound(
     names = "abcde"[: len(tenants)]
     for name, (weight, _, _) in zip(names, tenants, strict=True):
         w.share(name, weight=weight)
-    waiting: Counter[str] = Counter()
     least = dict.fromkeys(itertools.combinations(names, 2), 0.0)
     most = dict(least)
     for _ in range(400):
         for name, (_, prompt, output) in zip(names, tenants, strict=True):
-            while waiting[name] < 2 * slots:
-                w.submit(len(w.submits), name, prompt, output)
-                waiting[name] += 1
-        ended = len(w.finishes)
+            w.top_up(name, 2 * slots, prompt, output)
         w.step()
-        for request in list(w.finishes)[ended:]:
-            waiting[w.tenant_of(request)] -= 1
         served = {name: w.service[name] / weight for name, (weight, _, _) in zip(names, tenants, strict=True)}
         for pair in least:
             apart = served[pair[0]] - served[pair[1]]
             least[pair], most[pair] = min(least[pair], apart), max(most[pair], apart)
     widest = max(most[pair] - least[pair] for pair in least)  # over any stretch of time
     assert widest <= bound(w, max(prompt for _, prompt, _ in tenants))
+
+
+shapes = st.tuples(st.integers(1, 120), st.integers(1, 80))
+newcomers = {
+    "weights": st.tuples(*[st.sampled_from([1, 1, 1, 2, 4])] * 3),
+    "ours": shapes,
+    "theirs": shapes,
+    "slots": st.integers(1, 8),
+    "chunk": st.sampled_from([8, 64]),
+    "min_run_tokens": st.sampled_from([1, 4, 16]),
+    "clients": st.integers(1, 16),
+    "steps_alone": st.integers(10, 150),
+    "has_companion": st.booleans(),
+    "gap_s": st.just(0.0) | st.floats(0, 600),
+    "is_new_engine": st.booleans(),
+    "steps_later": st.sampled_from([0, 0, 1]) | st.integers(0, 30),
+}
+
+
+class Newcomer:
+    """One tenant works alone, or next to a single stream of another, and pauses; while nobody waits a third one comes
+    and floods; then the first is back."""
+
+    def __init__(
+        self, weights, ours, theirs, slots, chunk, min_run_tokens, clients, steps_alone, has_companion, gap_s,
+        is_new_engine, steps_later,
+    ) -> None:  # fmt: skip
+        self.w = world(slots=slots, chunk=chunk, min_run_tokens=min_run_tokens)
+        for name, weight in zip("abc", weights, strict=True):
+            self.w.share(name, weight=weight)
+        self.weights = dict(zip("abc", weights, strict=True))
+        self.ours, self.theirs, self.slots, self.has_companion = ours, theirs, slots, has_companion
+        self.is_flooded = False
+        for _ in range(steps_alone):
+            self.w.top_up("a", clients, *ours)
+            self.step()
+        while self.w.unfinished["a"]:
+            self.step()
+        if is_new_engine:
+            self.w.crash()
+        self.w.now_s += gap_s
+        self.is_flooded = True
+        for _ in range(steps_later):
+            self.step()
+        self.bound = newcomers_bound(self.w, max(ours[0], theirs[0], 5 * has_companion))
+
+    def step(self) -> None:
+        if self.has_companion:
+            self.w.top_up("c", 1, 5, 400)
+        if self.is_flooded:
+            self.w.top_up("b", 4 * self.slots, *self.theirs)
+        self.w.step()
+
+    def served(self) -> dict[str, float]:
+        """By weight."""
+        return {name: self.w.service[name] / weight for name, weight in self.weights.items()}
+
+    def most_since(self, before: dict[str, float]) -> float:
+        """What one of the others was given at most."""
+        return max(self.served()[name] - before[name] for name in "bc")
+
+
+@scenarios
+@given(scenario=st.builds(Newcomer, **newcomers), pauses=st.lists(st.integers(0, 20), min_size=6, max_size=6))
+def test_who_worked_alone_and_asks_again_waits_no_longer_than_the_bound_next_to_a_newcomer(
+    scenario: Newcomer, pauses: list[int]
+) -> None:
+    w = scenario.w
+    for pause in pauses:
+        [request] = w.top_up("a", 1, *scenario.ours)
+        before = scenario.served()
+        while not w.tokens[request]:
+            scenario.step()
+            assert scenario.most_since(before) <= scenario.bound
+        while request not in w.finishes:
+            scenario.step()
+        for _ in range(pause):
+            scenario.step()
+
+
+@scenarios
+@given(scenario=st.builds(Newcomer, **newcomers))
+def test_who_worked_alone_and_works_on_soon_has_its_share_next_to_a_newcomer(scenario: Newcomer) -> None:
+    """The whole slots of its share, and service by weight within the bound from its first request on."""
+    w = scenario.w
+    before = scenario.served()
+    least = most = 0.0
+    has_slots = False
+    for _ in range(200):
+        w.top_up("a", 2 * scenario.slots, *scenario.ours)
+        scenario.step()
+        held = w.scheduler._tenants["a"].active
+        has_slots = has_slots or held >= math.floor(w.scheduler._sharing._shares()["a"])
+        served = scenario.served()
+        assert has_slots or scenario.most_since(before) <= scenario.bound
+        apart = (served["a"] - before["a"]) - (served["b"] - before["b"])
+        least, most = min(least, apart), max(most, apart)
+    assert has_slots
+    assert most - least <= scenario.bound

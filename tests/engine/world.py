@@ -27,7 +27,8 @@ STEP_MICROS = 1000
 SCENARIOS = int(os.environ.get("TENANTD_SCENARIOS", "150"))
 """How many of each kind. A night takes TENANTD_SCENARIOS=10000 or more, and draws a seed; else the set is fixed."""
 SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_SCENARIOS" in os.environ else 1))
-SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4)
+BURST_CREDIT = 200
+SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4, burst_credit=BURST_CREDIT)
 
 
 def scenarios(test: Callable[..., None]) -> Callable[..., None]:
@@ -76,13 +77,14 @@ class World:
     shares: dict[str, Share] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     adapters: dict[str, str] = field(default_factory=dict)
+    unfinished: Counter[str] = field(default_factory=Counter)
     swaps: int = 0
     active: dict[str, int] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
-        self.fairness = CountingFairness(60, burst_credit=200)
+        self.fairness = CountingFairness(60, BURST_CREDIT)
         self.settings = replace(self.settings, prefill_chunk_tokens=self.chunk)
         self._start()
 
@@ -121,12 +123,20 @@ class World:
             billed_prompt_tokens=billed,
             counts_prompt=counts_prompt,
         )
+        self.unfinished[tenant] += 1
         self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))
         self._send(self.submits[request])
 
     def _send(self, submit: Submit) -> None:
         sampling = SetSampling(submit.request, self.samplings[submit.request])
         self.loop.apply([sampling, submit, DropSampling(submit.request)])
+
+    def top_up(self, tenant: str, clients: int, prompt: int, output: int) -> list[int]:
+        """Submit what brings a tenant's unfinished requests to so many, as clients do that send one after the other."""
+        requests = range(len(self.submits), len(self.submits) + clients - self.unfinished[tenant])
+        for request in requests:
+            self.submit(request, tenant, prompt, output)
+        return list(requests)
 
     def share(self, tenant: str, **share: Any) -> None:
         self.shares[tenant] = Share(**{"tenant": tenant, "weight": 1, **share})
@@ -147,13 +157,16 @@ class World:
             for name, each in self.given.items()
         }
         busy = {self.tenant_of(request) for request in self.submits.keys() - self.finishes.keys() - self.cancelled}
+        memory = Remember(usage, given, sorted(busy), self.scheduler.level(self.now_s))
+        charged, self.fairness = self.fairness.charged, CountingFairness(60, BURST_CREDIT)
+        self.fairness.charged = charged
         self._start()
-        self.loop.apply([*self.shares.values(), Remember(usage, given, sorted(busy))])
+        self.loop.apply([*self.shares.values(), memory])
         for request, submit in self.submits.items():
             if request in self.finishes:
                 continue
             if request in self.cancelled:
-                self.finishes[request] = FinishReason.CANCELLED
+                self._finish(request, FinishReason.CANCELLED)
             else:
                 done = {"generated": list(self.tokens[request]), "billed_prompt_tokens": self.prefilled[request]}
                 self._send(msgspec.structs.replace(submit, **done))
@@ -176,7 +189,11 @@ class World:
             self.service[self.tenant_of(made.request)] += cost
         for finish in step.finishes:
             assert finish.request not in self.finishes, "a request ends once"
-            self.finishes[finish.request] = finish.reason
+            self._finish(finish.request, finish.reason)
+
+    def _finish(self, request: int, reason: FinishReason) -> None:
+        self.finishes[request] = reason
+        self.unfinished[self.tenant_of(request)] -= 1
 
     def check_no_slot_idles(self, step: Step) -> None:
         """Work conservation: no slot is free while a request waits that may have it, unless it was freed just now."""
@@ -237,3 +254,8 @@ def bound(w: World, prompt: int) -> int:
     one_pass = min(slots * prompt, w.settings.prefill_chunk_tokens)
     first_tokens = 2 * slots * w.settings.min_run_tokens
     return int(2 * (prompt + one_pass + first_tokens + w.settings.margin))
+
+
+def newcomers_bound(w: World, prompt: int) -> int:
+    """The same where a tenant may come from idle: its credit, once for what it was behind and once for being back."""
+    return bound(w, prompt) + 2 * BURST_CREDIT
