@@ -55,6 +55,9 @@ class ServerConfig(Section):
     socket_mode: str = Field("0660", description="Permissions of the socket, octal.", pattern=r"^0?[0-7]{3}$")
     socket_group: str = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
+    lenient: bool = Field(
+        False, description="Leave out unknown fields of requests and name them in x-tenantd-ignored; false answers 400."
+    )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="How long SIGTERM lets running requests finish.")
     write_timeout_s: float = Field(60, gt=0, le=3600, description="A client that reads nothing for so long is gone.")
 

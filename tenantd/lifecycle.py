@@ -34,7 +34,7 @@ PROGRESS_INTERVAL_S: Final = 1.0
 REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
-    "server": ("max_body_bytes", "drain_timeout_s", "write_timeout_s"),
+    "server": ("max_body_bytes", "lenient", "drain_timeout_s", "write_timeout_s"),
     "limits": tuple(LimitsConfig.model_fields),
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),

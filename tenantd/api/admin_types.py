@@ -1,10 +1,10 @@
-"""What administrators send. A field that is not known is refused: here a typing mistake must not pass for a change."""
+"""What administrators send."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field, PlainValidator
+from pydantic import Field, PlainValidator
 
 from tenantd.api.body import Body
 from tenantd.domain import OnLimit, OwnLimits, Priority
@@ -23,13 +23,7 @@ def _limit(value: Any) -> Any:
 Limit = Annotated[int | Literal["none"] | None, PlainValidator(_limit)]
 
 
-class AdminBody(Body):
-    """Known fields only."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
-
-
-class LimitsBody(AdminBody):
+class LimitsBody(Body):
     """null takes the default of all tenants, "none" lifts the limit, 0 allows none."""
 
     max_concurrent: Limit = None
@@ -47,7 +41,7 @@ class LimitsBody(AdminBody):
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
-class NewTenant(AdminBody):
+class NewTenant(Body):
     """POST /admin/v1/tenants."""
 
     name: str
@@ -62,7 +56,7 @@ class NewTenant(AdminBody):
         return OwnLimits(**self.limits.given())
 
 
-class TenantChange(AdminBody):
+class TenantChange(Body):
     """PATCH /admin/v1/tenants/{name}: only what is named changes."""
 
     weight: Weight | None = None
@@ -88,7 +82,7 @@ class TenantChange(AdminBody):
         return given
 
 
-class NewKey(AdminBody):
+class NewKey(Body):
     """POST /admin/v1/tenants/{name}/keys."""
 
     label: str = Field("", max_length=64)

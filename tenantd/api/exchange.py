@@ -52,7 +52,9 @@ class Exchange(Response):
         timeout_s: float | None,
         streamed: bool,
         with_usage: bool,
+        headers: dict[str, str],
     ) -> None:
+        """`headers` are what an answer has beside its own."""
         super().__init__()
         self._service = service
         self._meter = meter
@@ -62,6 +64,7 @@ class Exchange(Response):
         self._timeout_s = timeout_s
         self._streamed = streamed
         self._with_usage = with_usage
+        self._more_headers = headers
         self._streams: list[LiveStream] = []
         self._submitting: asyncio.Task[list[LiveStream]] | None = None
         self._client_gone = False
@@ -140,10 +143,12 @@ class Exchange(Response):
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
         usage = usage_json(stream.usage for stream in self._streams)
-        return reply(answer.whole(choices, usage), request_id=request_id, headers=self._queue_header())
+        return reply(
+            answer.whole(choices, usage), request_id=request_id, headers=self._more_headers | self._queue_header()
+        )
 
     async def _stream(self, answer: Answer, scope: Scope, send: Send) -> None:
-        headers = {"x-request-id": self._streams[0].id, **self._queue_header(), **STREAM_HEADERS}
+        headers = {"x-request-id": self._streams[0].id, **self._more_headers, **self._queue_header(), **STREAM_HEADERS}
         start = Response(headers=headers, media_type="text/event-stream")
         del start.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": start.raw_headers})

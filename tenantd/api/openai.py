@@ -16,6 +16,7 @@ from tenantd.api.body import read_body
 from tenantd.api.exchange import Exchange
 from tenantd.api.identity import require_known, tenant_of
 from tenantd.api.metrics import Meter
+from tenantd.api.names import Names
 from tenantd.api.openai_types import GenerationRequest
 from tenantd.api.presence import while_connected
 from tenantd.api.prompts import PromptReader
@@ -54,17 +55,22 @@ class OpenAI:
     async def completions(self, request: Request) -> Response:
         tenant = tenant_of(request, self._service.directory)
         raw = await self._body(request)
-        reading = self._prompts.completion(tenant.name, raw, self._check)
-        body, prompts = await while_connected(request, reading)
-        grammar = await while_connected(request, self._grammar(tenant, body))
-        return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar)
+        names = Names(lenient=self._service.config.server.lenient)
+        with names.as_sent():
+            reading = self._prompts.completion(tenant.name, raw, names, self._check)
+            body, prompts = await while_connected(request, reading)
+            grammar = await while_connected(request, self._grammar(tenant, body))
+            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
 
     async def chat(self, request: Request) -> Response:
         tenant = tenant_of(request, self._service.directory)
         raw = await self._body(request)
-        body, prompt = await while_connected(request, self._prompts.chat(tenant.name, raw, self._check))
-        grammar = await while_connected(request, self._grammar(tenant, body))
-        return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar)
+        names = Names(lenient=self._service.config.server.lenient)
+        with names.as_sent():
+            reading = self._prompts.chat(tenant.name, raw, names, self._check)
+            body, prompt = await while_connected(request, reading)
+            grammar = await while_connected(request, self._grammar(tenant, body))
+            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, names.header())
 
     async def models(self, request: Request) -> Response:
         require_known(request, self._service.directory)
@@ -131,6 +137,7 @@ class OpenAI:
         answer: type[Answer],
         prompts: list[list[int]],
         grammar: str,
+        headers: dict[str, str],
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
         stops = StopStrings(tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ()))
@@ -155,4 +162,5 @@ class OpenAI:
             timeout_s=body.timeout_s,
             streamed=bool(body.stream),
             with_usage=body.include_usage,
+            headers=headers,
         )

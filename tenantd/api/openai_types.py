@@ -6,15 +6,20 @@ make sense of.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Final, Literal, Self
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
 from pydantic import BeforeValidator, FailFast, Field, model_validator
 
-from tenantd.api.body import Body
+from tenantd.api import known_names
+from tenantd.api.names import Fields, Foreign, Names
 from tenantd.domain import SEED_VALUES, Sampling
 from tenantd.errors import InvalidRequest
 from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
+from tenantd.text.messages import PART_KINDS
 
+MESSAGE_FIELDS: Final = ("role", "content", "name", "refusal", "tool_calls", "function_call")
+PART_FIELDS: Final = ("type", *PART_KINDS)
 MAX_CHOICES: Final = 8
 MAX_STOPS: Final = 16
 MAX_BIASES: Final = 1024
@@ -34,6 +39,23 @@ def _default_if_minus_one(value: Any) -> Any:
 
 OutputTokens = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, BeforeValidator(_default_if_minus_one)]
 TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValidator(_default_if_minus_one)]
+
+
+def _biases_by_token(value: Any) -> Any:
+    """llama-server's pairs of token id and bias, where false is never, as OpenAI's object."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens are taken")
+    biases: dict[str, Any] = {}
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
+            raise ValueError("a list holds pairs of a token id and its bias")
+        biases[str(pair[0])] = -100 if pair[1] is False else pair[1]
+    return biases
+
+
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_biases_by_token)]
 Stops = Annotated[
     list[Annotated[str, Field(min_length=1, max_length=4096)]],
     Field(max_length=MAX_STOPS),
@@ -41,23 +63,41 @@ Stops = Annotated[
 ]
 
 
-class StreamOptions(Body):
+class StreamOptions(Fields):
     """What a stream has besides text."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.STREAM_OPTIONS
 
     include_usage: bool | None = None
 
 
-class JsonSchema(Body):
-    """The `json_schema` of a response format; its name and strictness make no difference here."""
+class JsonSchema(Fields):
+    """The `json_schema` of a response format; all but the schema makes no difference here."""
 
     schema_: dict[str, Any] | None = Field(None, alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
 
 
-class ResponseFormat(Body):
+class ResponseFormat(Fields):
     """What an answer must look like."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.RESPONSE_FORMAT
 
     type: Literal["text", "json_object", "json_schema"]
     json_schema: JsonSchema | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_object_by_schema(cls, data: Any) -> Any:
+        """`json_object` with a schema is how llama-server says `json_schema`."""
+        if isinstance(data, dict) and data.get("json_schema") is not None:
+            if data.get("type") == "json_object":
+                return {**data, "type": "json_schema"}
+            if data.get("type") == "text":
+                raise ValueError("a schema goes with the type json_schema")
+        return data
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> Self:
@@ -72,7 +112,7 @@ class ResponseFormat(Body):
         return schema_source(self.json_schema.schema_ if self.json_schema else None)
 
 
-class GenerationRequest(Body):
+class GenerationRequest(Fields):
     """What completions and chat have in common."""
 
     model: str = ""
@@ -91,7 +131,7 @@ class GenerationRequest(Body):
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
     seed: int | None = Field(None, ge=-(1 << 63), le=(1 << 63) - 1)
-    logit_bias: dict[str, Annotated[float, Field(ge=-100, le=100)]] | None = None
+    logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None
     response_format: ResponseFormat | None = None
@@ -175,6 +215,8 @@ def _biases(biases: dict[str, float], vocabulary_tokens: int) -> dict[int, float
 class CompletionRequest(GenerationRequest):
     """POST /v1/completions."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.COMPLETION
+
     prompt: Any = None  # text, token ids, or a list of either: a union's errors would name fields nobody sent
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1)
@@ -197,14 +239,21 @@ class CompletionRequest(GenerationRequest):
 class ChatRequest(GenerationRequest):
     """POST /v1/chat/completions."""
 
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.CHAT
+
     messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the formatter knows what is in them
     max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    tools: Any = None
-    functions: Any = None
-    audio: Any = None
-    web_search_options: Any = None
+
+    def check_names(self, names: Names) -> None:
+        for index, message in enumerate(self.messages):
+            names.known(MESSAGE_FIELDS, known_names.MESSAGE, message, f"messages[{index}].")
+            if isinstance(content := message.get("content"), list):
+                for place, part in enumerate(content):
+                    if isinstance(part, dict) and part.get("type") in PART_KINDS:  # others are refused for their type
+                        where = f"messages[{index}].content[{place}]."
+                        names.known(PART_FIELDS, known_names.PART, part, where)
 
     def output_limit_tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
@@ -214,8 +263,5 @@ class ChatRequest(GenerationRequest):
 
     def check(self) -> None:
         super().check()
-        for name in ("tools", "functions", "audio", "web_search_options"):
-            if getattr(self, name):
-                raise InvalidRequest(f"{name} is not supported", param=name)
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs: only allowed together with logprobs", param="top_logprobs")

@@ -6,11 +6,12 @@ import functools
 from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
-from tenantd.api.body import parse
+from tenantd.api.names import Names, read_request
 from tenantd.api.openai_types import ChatRequest, CompletionRequest
 from tenantd.errors import ContextLengthExceeded, InvalidRequest
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.excerpt import excerpt
+from tenantd.text.messages import PART_KINDS
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import Vocabulary
 
@@ -32,31 +33,32 @@ class PromptReader:
         self._pool = pool
 
     async def completion(
-        self, tenant: str, body: bytes, check: Callable[[CompletionRequest], int]
+        self, tenant: str, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
     ) -> tuple[CompletionRequest, list[list[int]]]:
-        """The request and its prompts, at least one. `check` says how many tokens a context holds, perhaps in a thread.
+        """The request and its prompts, at least one.
 
+        `names` reads those of its fields, and `check` says how many tokens a context holds, both perhaps in a thread.
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
         """
 
         def read() -> tuple[CompletionRequest, list[list[int]]]:
-            request = parse(CompletionRequest, body)
+            request = read_request(CompletionRequest, body, names)
             return request, self.prompts(request.prompt, check(request))
 
         return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
 
     async def chat(
-        self, tenant: str, body: bytes, check: Callable[[ChatRequest], int]
+        self, tenant: str, body: bytes, names: Names, check: Callable[[ChatRequest], int]
     ) -> tuple[ChatRequest, list[int]]:
         """The request and the rendered conversation. As `completion`."""
 
         def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
-            request = request or parse(ChatRequest, body)
+            request = request or read_request(ChatRequest, body, names)
             return request, self.conversation(request, check(request))
 
         if len(body) > INLINE_BYTES:
             return await self._pool.run(tenant, read, len(body))
-        request = parse(ChatRequest, body)
+        request = read_request(ChatRequest, body, names)
         is_long = len(request.messages) > INLINE_MESSAGES
         return await self._off_loop_if(is_long, tenant, functools.partial(read, request), len(body))
 
@@ -122,7 +124,7 @@ def _text_bytes(content: Any) -> int:
     if isinstance(content, str):
         return _utf8_bytes(content)
     if isinstance(content, list):
-        return sum(_text_bytes(part.get("text")) for part in content if isinstance(part, dict))
+        return sum(_text_bytes(part.get(kind)) for part in content if isinstance(part, dict) for kind in PART_KINDS)
     return 0
 
 

@@ -163,10 +163,6 @@ def test_a_thousand_biases_are_taken_and_more_are_refused_with_the_bound(api: Ap
     assert (error["code"], error["param"]) == ("invalid_request", "logit_bias")
 
 
-def test_fields_nobody_knows_are_ignored(api: Api) -> None:
-    assert api.completion(prompt="Hi", user="u1", store=False, made_up=1).status_code == 200
-
-
 def test_a_text_of_ten_megabytes_is_refused_at_once(api: Api) -> None:
     began_s = time.monotonic()
     answer = api.completion(prompt="x" * 10_000_000)

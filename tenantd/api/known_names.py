@@ -1,0 +1,274 @@
+"""Every field of the completion routes that is not ours, and what becomes of it: docs/api.md is this table.
+
+Known are OpenAI's own fields and those of vLLM, llama-server, Ollama, TGI and SGLang, as of late 2026.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final
+
+from tenantd.api.names import Foreign, Parts, Refused, Same, Taken
+
+MAX_SCHEMA_CHARACTERS: Final = 64 * 1024
+"""Of a schema that comes as a text, which is read on the event loop."""
+MAX_CHOICES_TO_GUIDE: Final = 256
+MAX_GUIDE_CHARACTERS: Final = 16 * 1024
+"""Of all choices together."""
+_GRAMMAR_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
+_TEXTS: Final = "only text goes in and comes out"
+_OUTPUT: Final = "the answer has no such part"
+_BY_ADMINISTRATOR: Final = "an administrator sets this"
+
+
+def _schema_format(schema: Any) -> dict[str, Any]:
+    """The response format for a schema, which some send as the text of one."""
+    if isinstance(schema, str):
+        if len(schema) > MAX_SCHEMA_CHARACTERS:
+            raise ValueError(f"a schema that comes as a text has at most {MAX_SCHEMA_CHARACTERS} characters")
+        try:
+            schema = json.loads(schema)
+        except (ValueError, RecursionError) as e:
+            raise ValueError(f"not JSON: {e}") from None
+    if not isinstance(schema, dict):
+        raise ValueError("must be a JSON schema that is an object")
+    return {"type": "json_schema", "json_schema": {"schema": schema}}
+
+
+def _choice_grammar(choices: Any) -> str:
+    """GBNF for one of several texts."""
+    if not isinstance(choices, list) or not 0 < len(choices) <= MAX_CHOICES_TO_GUIDE:
+        raise ValueError(f"must be a list of 1 to {MAX_CHOICES_TO_GUIDE} texts")
+    for choice in choices:
+        if not isinstance(choice, str) or not choice:
+            raise ValueError("a choice is a text that is not empty")
+    if sum(map(len, choices)) > MAX_GUIDE_CHARACTERS:
+        raise ValueError(f"the choices have more than {MAX_GUIDE_CHARACTERS} characters together")
+    for choice in choices:
+        if not choice.translate({9: None, 10: None, 13: None}).isprintable():
+            raise ValueError("a choice has no control characters")
+    return "root ::= " + " | ".join(f'"{choice.translate(_GRAMMAR_ESCAPES)}"' for choice in choices)
+
+
+def _any_object(wanted: Any) -> dict[str, str] | None:
+    if not isinstance(wanted, bool):
+        raise ValueError("must be true or false")
+    return {"type": "json_object"} if wanted else None
+
+
+_BY_SCHEMA: Final = Same("response_format", "a JSON schema", _schema_format)
+_BY_CHOICE: Final = Same("grammar", "one of these texts", _choice_grammar)
+_NO_REGEX: Final = Refused("write it as a `grammar`")
+
+SETTINGS: Final[dict[str, Foreign]] = {
+    # Other names for what there is.
+    "n_predict": Same("max_tokens"),
+    "num_predict": Same("max_tokens"),
+    "max_new_tokens": Same("max_tokens"),
+    "n_cmpl": Same("n"),
+    "random_seed": Same("seed"),
+    "typical": Same("typical_p"),
+    "repetition_penalty": Same("repeat_penalty", "over the last `repeat_last_n` tokens"),
+    "rep_pen": Same("repeat_penalty"),
+    "json_schema": _BY_SCHEMA,
+    "guided_json": _BY_SCHEMA,
+    "guided_grammar": Same("grammar"),
+    "ebnf": Same("grammar"),
+    "guided_choice": _BY_CHOICE,
+    "structured_outputs": Parts(
+        {
+            "json": _BY_SCHEMA,
+            "choice": _BY_CHOICE,
+            "grammar": Same("grammar"),
+            "json_object": Same("response_format", "any JSON object", _any_object),
+        },
+        {
+            "regex": _NO_REGEX,
+            "structural_tag": Refused("use `response_format`"),
+            "whitespace_pattern": Refused("whitespace in JSON is the server's to choose"),
+            "disable_any_whitespace": Refused("whitespace in JSON is the server's to choose", (False,)),
+            "disable_additional_properties": Refused("say it in the schema", (False,)),
+            "disable_fallback": Taken("there is one way to do it"),
+        },
+    ),
+    # No difference to the answer.
+    "user": Taken("a label; the key says who is asking"),
+    "metadata": Taken("labels; they are not kept"),
+    "store": Taken("answers are never kept"),
+    "safety_identifier": Taken("a label; the key says who is asking"),
+    "service_tier": Taken("an administrator sets a tenant's weight and priority"),
+    "prompt_cache_key": Taken("about speed only"),
+    "prompt_cache_options": Taken("about speed only"),
+    "prompt_cache_retention": Taken("about speed only"),
+    "prediction": Taken("about speed only"),
+    "cache_prompt": Taken("about speed only"),
+    "n_cache_reuse": Taken("about speed only"),
+    "cache_salt": Taken("no tenant's prompt is ever reused for another's"),
+    "id_slot": Taken("the scheduler chooses the slot"),
+    "keep_alive": Taken("the model stays loaded"),
+    "request_id": Taken("the daemon makes its own; `x-client-request-id` names a request in the queue"),
+    "session_id": Taken("requests are independent"),
+    "stream_interval": Taken("an event for each token"),
+    "sse_ping_interval": Taken("no pings are sent"),
+    "timings_per_token": Taken("figures are in /metrics and `tenantctl requests`"),
+    "return_progress": Taken("`x-queue-position` and /v1/queue tell"),
+    "verbose": Taken("the answer is the same"),
+    "guided_decoding_backend": Taken("there is one"),
+    "spaces_between_special_tokens": Taken("special tokens are never shown"),
+    "xtc_threshold": Taken("only counts with `xtc_probability`"),
+    "dry_base": Taken("only counts with `dry_multiplier`"),
+    "dry_allowed_length": Taken("only counts with `dry_multiplier`"),
+    "dry_penalty_last_n": Taken("only counts with `dry_multiplier`"),
+    "dry_sequence_breakers": Taken("only counts with `dry_multiplier`"),
+    "mirostat_tau": Taken("only counts with `mirostat`"),
+    "mirostat_eta": Taken("only counts with `mirostat`"),
+    "dynatemp_exponent": Taken("only counts with `dynatemp_range`"),
+    "adaptive_decay": Taken("only counts with `adaptive_target`"),
+    "length_penalty": Taken("only counts with `use_beam_search`"),
+    "truncation_side": Taken("only counts with `truncate_prompt_tokens`"),
+    # A difference that cannot be had: where an answer may end, and what it may hold.
+    "min_tokens": Refused("an answer may end at any token; `ignore_eos` runs it to `max_tokens`", (0,)),
+    "stop_token_ids": Refused("give the texts as `stop`", ([],)),
+    "include_stop_str_in_output": Refused("an answer ends before the stop text", (False,)),
+    "bad_words": Refused("use `logit_bias`", ([],)),
+    "allowed_token_ids": Refused("use `logit_bias` or `grammar`", ([],)),
+    "guided_regex": _NO_REGEX,
+    "regex": _NO_REGEX,
+    "guided_whitespace_pattern": Refused("whitespace in JSON is the server's to choose"),
+    "format": Refused("use `response_format`"),
+    "grammar_lazy": Refused("a grammar holds from the first token", (False,)),
+    "grammar_triggers": Refused("a grammar holds from the first token", ([],)),
+    "preserved_tokens": Refused("text never becomes a control token", ([],)),
+    "skip_special_tokens": Refused("special tokens are never shown", (True,)),
+    "repetition_detection": Refused("use `repeat_penalty`"),
+    "verbosity": Refused("ask for it in the prompt", ("medium",)),
+    "watermark": Refused("answers are not marked", (False,)),
+    "watermarking": Refused("answers are not marked", (False,)),
+    "moderation": Refused("nothing is moderated"),
+    "n_indent": Refused("use `grammar`", (0,)),
+    "t_max_predict_ms": Refused("use `timeout_s`", (-1, 0)),
+    # Samplers.
+    "top_n_sigma": Refused("there is no such sampler here", (-1, 0)),
+    "top_a": Refused("there is no such sampler here", (0,)),
+    "tfs_z": Refused("there is no such sampler here", (1,)),
+    "smoothing_factor": Refused("there is no such sampler here", (0,)),
+    "xtc_probability": Refused("there is no such sampler here", (0,)),
+    "dry_multiplier": Refused("there is no such sampler here; use `repeat_penalty`", (0,)),
+    "mirostat": Refused("there is no such sampler here", (0,)),
+    "dynatemp_range": Refused("the temperature is one number", (0,)),
+    "adaptive_target": Refused("there is no such sampler here", (-1,)),
+    "samplers": Refused("samplers have one order: penalties, top_k, typical_p, top_p, min_p, temperature"),
+    "min_keep": Refused("samplers may leave a single token", (0,)),
+    "use_beam_search": Refused("tokens are sampled one at a time", (False,)),
+    "do_sample": Refused("use `temperature` 0 for the likeliest token", (True,)),
+    "thinking_token_budget": Refused("thoughts are part of the answer: use `max_tokens`"),
+    "reasoning_budget_tokens": Refused("thoughts are part of the answer: use `max_tokens`", (-1,)),
+    # What belongs to the server.
+    "lora": Refused(_BY_ADMINISTRATOR, ([],)),
+    "lora_path": Refused(_BY_ADMINISTRATOR),
+    "priority": Refused(_BY_ADMINISTRATOR, (0,)),
+    "num_ctx": Refused(_BY_ADMINISTRATOR),
+    "options": Refused("send the settings beside the prompt", ({},)),
+    "n_keep": Refused("the context is never shifted: an answer ends when it is full", (0, -1)),
+    "n_discard": Refused("the context is never shifted: an answer ends when it is full", (0,)),
+    "truncate": Refused("a prompt that is too long is refused"),
+    "truncate_prompt_tokens": Refused("a prompt that is too long is refused"),
+    "kv_transfer_params": Refused("the cache stays in the daemon", ({},)),
+    "ec_transfer_params": Refused("the cache stays in the daemon", ({},)),
+    "vllm_xargs": Refused("there are no extensions", ({},)),
+    "mm_processor_kwargs": Refused(_TEXTS, ({},)),
+    "media_io_kwargs": Refused(_TEXTS, ({},)),
+    # Parts of an answer.
+    "prompt_logprobs": Refused(_OUTPUT),
+    "logprob_token_ids": Refused(_OUTPUT, ([],)),
+    "post_sampling_probs": Refused("`logprobs` are the model's own", (False,)),
+    "top_n_tokens": Refused("use logprobs", (0,)),
+    "return_token_ids": Refused(_OUTPUT, (False,)),
+    "return_tokens": Refused(_OUTPUT, (False,)),
+    "return_tokens_as_token_ids": Refused(_OUTPUT, (False,)),
+    "return_full_text": Refused("the prompt is not sent back", (False,)),
+    "response_fields": Refused("answers have all their fields", ([],)),
+    # Tools.
+    "tools": Refused("the model calls no tools here", ([],)),
+    "tool_choice": Refused("the model calls no tools here", ("none", "auto")),
+    "functions": Refused("the model calls no tools here", ([],)),
+    "function_call": Refused("the model calls no tools here", ("none", "auto")),
+    "parallel_tool_calls": Taken("only counts with `tools`"),
+}
+"""Of both routes."""
+
+COMPLETION: Final[dict[str, Foreign]] = {
+    **SETTINGS,
+    "max_completion_tokens": Same("max_tokens"),
+    "n_probs": Refused("use `logprobs`", (0,)),
+    "top_logprobs": Refused("`logprobs` is their number here", (0,)),
+    "messages": Refused("send them to /v1/chat/completions"),
+    "add_special_tokens": Refused("a prompt begins as the model was trained; send token ids for another", (True,)),
+}
+"""Of /v1/completions."""
+
+CHAT: Final[dict[str, Foreign]] = {
+    **SETTINGS,
+    "prompt": Refused("send it to /v1/completions, or as a message"),
+    "system": Refused("send it as a message with the role system"),
+    "n_probs": Refused("use `logprobs` and `top_logprobs`", (0,)),
+    "best_of": Refused("ask for `n` answers and choose", (1,)),
+    "echo": Refused("the prompt is not sent back", (False,)),
+    "suffix": Refused("text is only continued"),
+    "add_special_tokens": Refused("the template writes them", (False,)),
+    "modalities": Refused(_TEXTS, (["text"],)),
+    "audio": Refused(_TEXTS),
+    "web_search_options": Refused("nothing is looked up"),
+    "documents": Refused("put them into a message", ([],)),
+    "chat_template": Refused("the model's own template is used"),
+    "chat_template_kwargs": Refused("the model's own template is used, with its defaults", ({},)),
+    "add_generation_prompt": Refused("an answer is always a turn of its own", (True,)),
+    "continue_final_message": Refused("an answer is always a turn of its own; use /v1/completions", (False,)),
+    "generation_prompt": Refused("an answer is always a turn of its own; use /v1/completions", ("",)),
+    "reasoning_effort": Refused("the model thinks as its template says"),
+    "reasoning": Refused("the model thinks as its template says", ({},)),
+    "reasoning_format": Refused("thoughts are part of the text", ("none",)),
+    "include_reasoning": Refused("thoughts are part of the text", (True,)),
+    "separate_reasoning": Refused("thoughts are part of the text", (False,)),
+    "think": Refused("the model thinks as its template says"),
+    "thinking": Refused("the model thinks as its template says"),
+    "enable_thinking": Refused("the model thinks as its template says"),
+    "guideline": Refused("put it into a message"),
+    "tool_prompt": Taken("only counts with `tools`"),
+    "safe_prompt": Refused("put it into a message", (False,)),
+}
+"""Of /v1/chat/completions."""
+
+STREAM_OPTIONS: Final[dict[str, Foreign]] = {
+    "include_obfuscation": Taken("no padding is sent"),
+    "continuous_usage_stats": Refused("usage comes once, at the end", (False,)),
+}
+"""Of `stream_options`."""
+
+RESPONSE_FORMAT: Final[dict[str, Foreign]] = {
+    "schema": Same("json_schema", "beside the type `json_object` or `json_schema`", lambda schema: {"schema": schema}),
+}
+"""Of `response_format`."""
+
+MESSAGE: Final[dict[str, Foreign]] = {
+    "annotations": Taken("of an answer that is sent back; its text has what they are about"),
+    "tool_call_id": Taken("the role tool says what it is"),
+    "id": Taken("of an answer that is sent back"),
+    "cache_control": Taken("about speed only"),
+    "audio": Refused(_TEXTS),
+    "images": Refused(_TEXTS, ([],)),
+    "reasoning": Refused("put thoughts into `content`", ("",)),
+    "reasoning_content": Refused("put thoughts into `content`", ("",)),
+    "thinking": Refused("put thoughts into `content`", ("",)),
+    "thinking_blocks": Refused("put thoughts into `content`", ([],)),
+    "prefix": Refused("an answer is always a turn of its own", (False,)),
+    "partial": Refused("an answer is always a turn of its own", (False,)),
+}
+"""Of a message, beside role, content, name, refusal, tool_calls and function_call."""
+
+PART: Final[dict[str, Foreign]] = {
+    "annotations": Taken("the text has what they are about"),
+    "cache_control": Taken("about speed only"),
+    "prompt_cache_breakpoint": Taken("about speed only"),
+}
+"""Of a part of a content, beside type, text and refusal."""
