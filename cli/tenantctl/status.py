@@ -32,7 +32,8 @@ Show = Callable[[str, float, str], None]
 def status(
     ctx: typer.Context,
     wait: Annotated[
-        float | None, typer.Option(metavar="SECONDS", min=0, callback=finite, help="Wait so long for the model.")
+        float | None,
+        typer.Option(metavar="SECONDS", min=0, callback=finite, help="Wait up to SECONDS for the model to load."),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -117,14 +118,14 @@ def _print(state: dict[str, Any]) -> None:
         fields |= _engine_fields(engine)
     fields |= {
         "engine restarts": state["engine_restarts"],
-        "gave way": f"{state.get('swaps', 0)} swapped, {state.get('recomputes', 0)} computed again",
+        "preempted": _preempted(state.get("swaps", 0), state.get("recomputes", 0)),
         "ledger": "healthy" if state["ledger"]["healthy"] else f"in trouble: {state['ledger']['trouble']}",
-        "requests": f"{state['running']} running, {state['waiting']} waiting",
+        "requests": f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting",
     }
     print_fields(fields)
     if state["tenants"]:
         print()
-        columns = ["tenant", "state", "weight>", "priority", "running>", "waiting>", "usage>"]
+        columns = ["tenant", "state", "weight>", "priority", "running>", "paused>", "waiting>", "usage>"]
         print_table(
             columns,
             [
@@ -134,7 +135,8 @@ def _print(state: dict[str, Any]) -> None:
                     f"{t['weight']:g}",
                     t["priority"],
                     t["running"],
-                    t["waiting"],
+                    t["paused"],
+                    f"{t['waiting']} (no queue)" if t["max_queued"] == 0 else t["waiting"],
                     f"{t['usage']:.1f}",
                 )
                 for t in state["tenants"]
@@ -143,10 +145,14 @@ def _print(state: dict[str, Any]) -> None:
 
     if queue := state.get("queue"):
         print()
-        columns = ["waiting request", "tenant", "position>", "waited>", "about to wait>"]
+        columns = ["waiting request", "tenant", "position>", "waited>", "est. wait>"]
         print_table(columns, [_queue_row(entry) for entry in queue[:MOST_QUEUED]])
         if state["waiting"] > MOST_QUEUED:
             message(f"and {state['waiting'] - MOST_QUEUED} more")
+
+
+def _preempted(swaps: int, recomputes: int) -> str:
+    return f"{swaps + recomputes} ({swaps} swapped out, {recomputes} recomputed)"
 
 
 def _queue_row(entry: dict[str, Any]) -> list[object]:

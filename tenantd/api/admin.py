@@ -6,6 +6,7 @@ so the change holds for whatever is asked after it.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import os
 import time
@@ -30,7 +31,7 @@ from tenantd.api.prompts import INLINE_BYTES
 from tenantd.api.replies import new_request_id, reply
 from tenantd.daemon.service import Service
 from tenantd.domain import Tenant, TenantState
-from tenantd.engine.gguf import NotGguf, check_gguf
+from tenantd.engine.gguf import NotGguf, check_adapter
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.invoices import Month, invoice, parse_month
 from tenantd.ledger.ledger import Lane
@@ -122,13 +123,14 @@ class Admin:
 
     async def add_tenant(self, request: Request) -> Response:
         body = await self._parse(request, NewTenant)
+        await _check_adapter(body.adapter)
         now_micros = self._now_micros()
         tenant = Tenant(
             name=body.name,
             weight=body.weight,
             priority=body.priority,
             uids=tuple(body.uids),
-            adapter=_checked_adapter(body.adapter),
+            adapter=body.adapter,
             unbilled=body.unbilled,
             own_limits=body.own_limits(),
             created_micros=now_micros,
@@ -149,10 +151,10 @@ class Admin:
 
     async def change_tenant(self, request: Request, name: str) -> Response:
         body = await self._parse(request, TenantChange)
+        await _check_adapter(body.adapter or "")
 
         def change(conn: Connection) -> Tenant:
             changes = body.changes()
-            _checked_adapter(changes.get("adapter", ""))
             before = store.get_tenant(conn, name)
             if body.limits is not None:
                 changes["own_limits"] = msgspec.structs.replace(before.own_limits, **body.limits.given())
@@ -276,14 +278,15 @@ def _records(conn: Connection, tenant: str | None, most: int) -> list[dict[str, 
     return [{**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos} for row in rows]
 
 
-def _checked_adapter(path: str) -> str:
-    """A file that can be one. Whether it goes with the model is for the engine to say, at the first request."""
+async def _check_adapter(path: str) -> None:
+    """Raises InvalidRequest for a file that cannot be one. Whether it fits the model, the engine says at the first
+    request."""
     if path:
+        store.check_adapter_path(path)
         try:
-            check_gguf(Path(path))
-        except (NotGguf, ValueError) as e:  # ValueError: a NUL in it
+            await asyncio.to_thread(check_adapter, Path(path))  # a slow disk keeps nobody waiting
+        except (NotGguf, ValueError) as e:  # ValueError: no path of a file
             raise InvalidRequest(f"adapter: {e}", param="adapter") from e
-    return path
 
 
 def _whole_number(name: str, text: str) -> int:

@@ -102,6 +102,7 @@ class _ServiceState(Collector):
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         for name, text in (
             ("running", "Requests being generated."),
+            ("paused", "Requests that began and gave their slot to another."),
             ("waiting", "Requests waiting for a slot."),
             ("usage", "Decayed usage that decides whose turn it is."),
         ):

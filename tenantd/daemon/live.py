@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -24,6 +25,7 @@ class LiveRequests:
     def __init__(self) -> None:
         self.by_number: dict[int, LiveStream] = {}
         self._counts: dict[str, Count] = {}
+        self.bound: frozenset[int] = frozenset()  # numbers of those that have a slot, as the engine last said
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
@@ -72,6 +74,16 @@ class LiveRequests:
         """Of all tenants."""
         waiting = sum(count.waiting for count in self._counts.values())
         return Count(waiting, len(self.by_number) - waiting)
+
+    def paused(self) -> dict[str, int]:
+        """By tenant, requests with a token and without a slot: they gave it to another, or lost it with an engine."""
+        bound = collections.Counter(
+            stream.tenant
+            for number in self.bound
+            if (stream := self.by_number.get(number)) is not None and stream.generated
+        )
+        paused = {name: count.running - bound[name] for name, count in self._counts.items()}
+        return {name: number for name, number in paused.items() if number}
 
     def waiting_tenants(self) -> dict[str, Count]:
         """Those with requests that wait."""

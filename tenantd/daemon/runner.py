@@ -11,8 +11,11 @@ again would fail all: from then on the suspects are submitted one by one, each w
 from __future__ import annotations
 
 import asyncio
+import logging
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Final
 
 from tenantd.config import Config
 from tenantd.daemon.backlog import Backlog
@@ -26,6 +29,10 @@ from tenantd.engine.protocol import Backlog as BacklogNews
 from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Remember, Share, Step
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
 from tenantd.tenancy.limits import Rates
+
+log = logging.getLogger(__name__)
+
+DETAIL_INTERVAL_S: Final = 60
 
 
 class Runner:
@@ -67,6 +74,7 @@ class Runner:
         self._probe: LiveStream | None = None  # the suspect being tried
         self._held: deque[LiveStream] = deque()  # suspects not submitted yet
         self._is_sending_soon = False
+        self._logged_s: dict[str, float] = {}  # when the log had a failure of each tenant
 
     # ---- for the service ----------------------------------------------------------------------------------------
 
@@ -211,6 +219,8 @@ class Runner:
         for finish in step.finishes:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
+        if step.bound is not None:
+            self.live.bound = frozenset(step.bound)
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
         if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
@@ -233,11 +243,21 @@ class Runner:
             # What the engine refuses before it has computed anything is the request's own fault: its adapter, say.
             kind = EngineFailure if stream.prefilled_tokens else InvalidRequest
             error = kind(finish.message or "the engine could not run the request")
+        if finish.detail:
+            self._log_detail(stream.tenant, finish.detail)
         self._finish(stream, finish.reason, error)
+
+    def _log_detail(self, tenant: str, detail: str) -> None:
+        """What only administrators may know of a failure; once a minute for each tenant, however often it asks."""
+        now_s = self._clock_s()
+        if now_s - self._logged_s.get(tenant, -math.inf) >= DETAIL_INTERVAL_S:
+            self._logged_s[tenant] = now_s
+            log.warning("a request of tenant %s failed: %s", tenant, detail)
 
     def on_crash(self, reason: str) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
         self._earlier_engines = (self.swaps, self.recomputes)
+        self.live.bound = frozenset()
         has_found_cause = False
         for stream in self.live:
             crashes = stream.count_crash()

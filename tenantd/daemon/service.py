@@ -373,7 +373,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """State of engine, ledger and tenants at this moment."""
-        total = self._live.total()
+        total, paused = self._live.total(), sum(self._live.paused().values())
         status = engine_status(self.supervisor)
         if self.draining:
             status["state"] = "draining"
@@ -383,7 +383,8 @@ class Service:
             "engine_unbilled_micros": self._runner.unbilled_micros,
             "swaps": self._runner.swaps,
             "recomputes": self._runner.recomputes,
-            "running": total.running,
+            "running": total.running - paused,
+            "paused": paused,
             "waiting": total.waiting + self._gate.total_waiting,
             "ledger": ledger_status(self.ledger),
             "tenants": tenants_status(

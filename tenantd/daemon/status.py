@@ -70,17 +70,20 @@ def tenants_status(
     half_life_s: float,
 ) -> list[dict[str, Any]]:
     """One entry for each tenant: who has how much of the engine. `held` says how many wait for their rate limits."""
+    paused = live.paused()
     result = []
     for tenant in tenants:
-        count = live.count(tenant.name)
+        count, put_aside = live.count(tenant.name), paused.get(tenant.name, 0)
         result.append(
             {
                 "name": tenant.name,
                 "state": tenant.state.value,
                 "weight": tenant.weight,
                 "priority": tenant.priority.value,
-                "running": count.running,
+                "running": count.running - put_aside,
+                "paused": put_aside,
                 "waiting": count.waiting + held(tenant.name),
+                "max_queued": tenant.limits.max_queued,
                 "usage": board.usage(tenant.name, now_s, half_life_s),
             }
         )

@@ -16,11 +16,13 @@ class RequestRejected(Exception):
     """This request cannot be run by this engine (an adapter that does not fit, say); others are untouched.
 
     `param` is the field of the request that is to blame, "" if none is; `micros` the engine time it took to find out.
+    The message is for the tenant, `detail` for the daemon's log.
     """
 
-    def __init__(self, message: str, *, param: str = "", micros: int = 0) -> None:
+    def __init__(self, message: str, *, param: str = "", micros: int = 0, detail: str = "") -> None:
         super().__init__(message)
         self.param = param
+        self.detail = detail
         self.micros = micros
 
 

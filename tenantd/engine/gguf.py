@@ -1,12 +1,23 @@
-"""What can be said of a GGUF file without llama.cpp."""
+"""What can be said of a GGUF file without llama.cpp: from its first bytes, within bounds.
+
+The format is that of ggml's docs/gguf.md, versions 2 and 3: magic, version, two counts, then keys with typed values.
+"""
 
 from __future__ import annotations
 
 import stat
+import struct
+from collections.abc import Collection
 from pathlib import Path
-from typing import Final
+from typing import BinaryIO, Final
 
 MAGIC: Final = b"GGUF"
+VERSIONS: Final = (2, 3)
+MAX_READ_BYTES: Final = 1 << 20
+"""Of metadata, skipped values included. Those of an adapter are a few hundred bytes."""
+_STRING: Final = 8
+_ARRAY: Final = 9
+_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of the other types, in bytes
 
 
 class NotGguf(Exception):
@@ -29,3 +40,85 @@ def check_gguf(path: Path) -> None:
         raise NotGguf(f"{path}: cannot be read: {e.strerror}") from e
     if magic != MAGIC:
         raise NotGguf(f"{path}: not a GGUF file (it begins with {magic!r}, not {MAGIC!r})")
+
+
+def check_adapter(path: Path) -> None:
+    """Raises NotGguf for what is not a LoRA adapter: a whole model, say. Whether it fits the model is not looked at."""
+    check_gguf(path)
+    try:
+        with path.open("rb") as file:
+            texts = _Reader(file).texts({"general.type", "adapter.type"})
+    except OSError as e:
+        raise NotGguf(f"{path}: cannot be read: {e.strerror}") from e
+    except _Unreadable as e:
+        raise NotGguf(f"{path}: {e}") from None
+    kind = texts.get("general.type", "model")  # files from before there were types are models
+    if kind != "adapter":
+        raise NotGguf(
+            f"{path}: is a {kind[:40]}, not a LoRA adapter; pass what llama.cpp's convert_lora_to_gguf.py wrote"
+        )
+    if texts.get("adapter.type") != "lora":
+        raise NotGguf(f"{path}: is an adapter, but not a LoRA adapter")
+
+
+class _Unreadable(Exception):
+    """What is wrong with the metadata."""
+
+
+class _Reader:
+    """Goes through the metadata once, over at most MAX_READ_BYTES, whatever the file says of its lengths."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._left = MAX_READ_BYTES
+
+    def texts(self, wanted: Collection[str]) -> dict[str, str]:
+        """The values of these keys that are texts, reading no further than the last of them. Raises _Unreadable."""
+        found: dict[str, str] = {}
+        self._take(len(MAGIC))
+        if self._integer(4) not in VERSIONS:
+            raise _Unreadable("a version of GGUF that llama.cpp does not read either")
+        self._take(8)  # how many tensors there are
+        for _ in range(self._integer(8)):
+            if len(found) == len(wanted):
+                break
+            key, kind = self._text(), self._integer(4)
+            if kind == _STRING:
+                value = self._text()
+                if key in wanted:
+                    found[key] = value
+            else:
+                self._skip(kind)
+        return found
+
+    def _skip(self, kind: int) -> None:
+        if kind != _ARRAY:
+            self._take(self._size(kind))
+            return
+        kind, count = self._integer(4), self._integer(8)
+        if kind != _STRING:
+            self._take(self._size(kind) * count)
+            return
+        for _ in range(count):
+            self._text()
+
+    def _size(self, kind: int) -> int:
+        if kind not in _SIZES:
+            raise _Unreadable(f"damaged: its metadata has a value of type {kind}")
+        return _SIZES[kind]
+
+    def _text(self) -> str:
+        return self._take(self._integer(8)).decode("utf-8", "replace")
+
+    def _integer(self, size: int) -> int:
+        value: int = struct.unpack("<I" if size == 4 else "<Q", self._take(size))[0]
+        return value
+
+    def _take(self, size: int) -> bytes:
+        if size > self._left:
+            raise _Unreadable("its metadata is longer than that of an adapter")
+        self._left -= size
+        data = self._file.read(size)
+        if len(data) < size:
+            raise _Unreadable("cut short: it ends within its metadata")
+        return data

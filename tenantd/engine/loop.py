@@ -130,7 +130,7 @@ class Loop:
             micros = self._compute.bind(job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
             self._scheduler.bound(job, e.micros)
-            self._scheduler.reject(submit.request, str(e), e.param)
+            self._scheduler.reject(submit.request, str(e), e.param, e.detail)
         else:
             self._scheduler.bound(job, micros)
 

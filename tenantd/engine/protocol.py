@@ -200,13 +200,15 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 class Finish(msgspec.Struct, frozen=True, array_like=True):
     """A request has ended and its slot is free. The last the daemon hears of it.
 
-    `message` explains `failed`; `param` is the field that is to blame when that was the request's own fault.
+    `message` explains `failed`; `param` is the field that is to blame when that was the request's own fault. `detail`
+    is for the daemon's log: its tenant must not see it.
     """
 
     request: int
     reason: FinishReason
     message: str = ""
     param: str = ""
+    detail: str = ""
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
@@ -214,7 +216,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
 
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
     crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
-    `level`, at the same times, where newcomers start.
+    `level`, at the same times, where newcomers start. `bound` are the requests that have a slot, when those are others
+    than in the step before.
     """
 
     number: int
@@ -228,6 +231,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     recomputes: int = 0  # so far, requests that gave way without their state and were computed again
     usage: dict[str, float] | None = None
     level: float = 0.0
+    bound: list[int] | None = None
 
 
 Event = Loading | LoadFailed | Ready | Step

@@ -60,6 +60,7 @@ class Scheduler:
         self._swapped_bytes = 0
         self._bytes_per_token = 0.0  # of a state that is kept, as seen last
         self._swaps = self._recomputes = 0
+        self._bound_changed = False
 
     # ---- what comes in ------------------------------------------------------------------------------------------
 
@@ -98,10 +99,10 @@ class Scheduler:
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.CANCELLED)
 
-    def reject(self, request: int, message: str, param: str = "") -> None:
-        """The engine could not bind it. `param` is the field of the request that is to blame."""
+    def reject(self, request: int, message: str, param: str = "", detail: str = "") -> None:
+        """The engine could not bind it. `param` is the field of the request that is to blame, `detail` for the log."""
         if (job := self._jobs.get(request)) is not None:
-            self._finish(job, FinishReason.FAILED, message, param)
+            self._finish(job, FinishReason.FAILED, message, param, detail)
 
     def set_share(self, share: Share) -> None:
         """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
@@ -184,6 +185,7 @@ class Scheduler:
             job.sequence = self._slots.take(job.submit.request)
             tenant.active += 1
             self._active[job.sequence] = job
+            self._bound_changed = True
             bound.append(job)
         return bound
 
@@ -264,6 +266,8 @@ class Scheduler:
         unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
         finishes, self._finishes = self._finishes, []
+        bound = [job.submit.request for job in self._active.values()] if self._bound_changed else None
+        self._bound_changed = False
         return Step(
             number=self._steps,
             busy_micros=busy_micros,
@@ -274,6 +278,7 @@ class Scheduler:
             waiting=len(self._jobs) - len(self._active),
             swaps=self._swaps,
             recomputes=self._recomputes,
+            bound=bound,
         )
 
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
@@ -327,7 +332,7 @@ class Scheduler:
 
     # ---- endings ------------------------------------------------------------------------------------------------
 
-    def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "") -> None:
+    def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "", detail: str = "") -> None:
         """The one way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
         tenant = self._tenant(job.submit.tenant)
@@ -340,11 +345,12 @@ class Scheduler:
             self._discarded.append(job.swapped)
             self._forget_swapped(job)
         self._leave_if_idle(job.submit.tenant, self._now_s)
-        self._finishes.append(Finish(job.submit.request, reason, message, param))
+        self._finishes.append(Finish(job.submit.request, reason, message, param, detail))
 
     def _unbind(self, job: Job) -> None:
         self._slots.release(job.sequence, job.submit.request)
         del self._active[job.sequence]
+        self._bound_changed = True
         job.sequence = -1
         self._tenants[job.submit.tenant].active -= 1
 

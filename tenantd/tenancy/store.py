@@ -104,7 +104,7 @@ def checked(tenant: Tenant) -> Tenant:
     if tenant.priority not in tuple(Priority):
         raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
     _check_uids(tenant.uids)
-    _check_adapter(tenant.adapter)
+    check_adapter_path(tenant.adapter)
     return msgspec.structs.replace(
         tenant,
         weight=float(weight),
@@ -159,9 +159,12 @@ def _check_uids(uids: tuple[int, ...]) -> None:
             raise InvalidRequest(f"uids: whole numbers from 0 to {MAX_UID}, not {uid!r}", param="uids")
 
 
-def _check_adapter(path: str) -> None:
-    if path and not (path.startswith("/") and "\0" not in path and len(path.encode()) <= MAX_PATH_BYTES):
-        raise InvalidRequest(f"adapter: the absolute path of a file, not {path[:80]!r}", param="adapter")
+def check_adapter_path(path: str) -> None:
+    """Raises InvalidRequest."""
+    if path and not (
+        path.startswith("/") and "\0" not in path and len(path.encode("utf-8", "replace")) <= MAX_PATH_BYTES
+    ):
+        raise InvalidRequest(f"adapter: must be the absolute path of a file (got {path[:80]!r})", param="adapter")
 
 
 def _is_number(value: Any) -> bool:

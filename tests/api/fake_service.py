@@ -153,9 +153,12 @@ class FakeService:
             "swaps": 0,
             "recomputes": 0,
             "running": 0,
+            "paused": 0,
             "waiting": 0,
             "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0},
-            "tenants": [{"name": n, "running": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants],
+            "tenants": [
+                {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants
+            ],
         }
 
     async def tenants_changed(self) -> None:

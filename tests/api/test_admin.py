@@ -276,6 +276,7 @@ def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
     assert status["engine"]["slots"] == 4
     assert (status["ledger"]["healthy"], status["ledger"]["trouble"]) == (True, "")
     assert (status["engine_restarts"], status["running"], status["waiting"]) == (0, 0, 0)
+    assert status["paused"] == 0
     [seen] = [t for t in status["tenants"] if t["name"] == "seen"]
     assert seen == {
         "name": "seen",
@@ -283,7 +284,9 @@ def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
         "weight": 1.0,
         "priority": "standard",
         "running": 0,
+        "paused": 0,
         "waiting": 0,
+        "max_queued": 256,
         "usage": 0.0,
     }
 

@@ -255,7 +255,7 @@ class FakeDaemon:
         }
 
     def _status(self) -> dict[str, Any]:
-        counts = {"running": 1, "waiting": 2, "usage": 12.34}
+        counts = {"running": 1, "paused": 3, "waiting": 2, "usage": 12.34}
         return {
             "version": "0.1.0",
             "pid": 1,
@@ -268,10 +268,14 @@ class FakeDaemon:
             "engine": msgspec.to_builtins(self.engine),
             "engine_restarts": 0,
             "running": 1,
+            "paused": 3,
             "waiting": 2,
             "queue": self.queue,
             "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0},
-            "tenants": [{**tenant, **counts} for tenant in self.tenants.values()],
+            "tenants": [
+                {**tenant, **counts, "max_queued": tenant["effective_limits"]["max_queued"]}
+                for tenant in self.tenants.values()
+            ],
         }
 
 

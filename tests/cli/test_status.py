@@ -23,14 +23,19 @@ def test_status_shows_the_daemon_its_engine_and_its_tenants(cli: Cli, daemon: Fa
     assert result.exit_code == 0
     assert "state            ready\n" in result.stdout
     assert "8 slots of 4096 tokens, 180 MiB of KV cache" in result.stdout
-    assert "1 running, 2 waiting" in result.stdout
-    assert result.stdout.splitlines()[-1].split() == ["acme", "active", "2", "standard", "1", "2", "12.3"]
+    assert "1 running, 3 paused, 2 waiting" in result.stdout
+    assert result.stdout.splitlines()[-1].split() == ["acme", "active", "2", "standard", "1", "3", "2", "12.3"]
+
+
+def test_status_says_who_has_no_queue(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme", limits={"max_queued": 0})
+    assert "2 (no queue)" in cli("status").stdout.splitlines()[-1]
 
 
 def test_status_shows_the_first_of_those_that_wait(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.queue = [queued(f"req_{n}", "") for n in range(11)]
     lines = cli("status").stdout.splitlines()
-    assert lines[-11].split() == ["waiting", "request", "tenant", "position", "waited", "about", "to", "wait"]
+    assert lines[-11].split() == ["waiting", "request", "tenant", "position", "waited", "est.", "wait"]
     assert lines[-10].split() == ["req_0", "acme", "3", "1.5", "s", "12.3", "s"]
     assert lines[-1].startswith("req_9")
 

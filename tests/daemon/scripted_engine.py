@@ -165,6 +165,7 @@ class Engine:
                 finishes=finishes,
                 running=len(self.jobs),
                 waiting=0,
+                bound=list(self.jobs),
                 usage={submit.tenant: 3.0 for submit in self.jobs.values()},
             )
         )

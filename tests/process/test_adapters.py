@@ -68,15 +68,24 @@ def test_a_file_that_is_no_adapter_is_refused_when_it_is_set_or_at_the_first_req
         (tmp_path / "missing", "no such file"),
         (tmp_path, "is a folder"),
         (daemon.config, "not a GGUF"),
+        (tmp_path / "tiny.gguf", "is a model, not a LoRA adapter"),
     ):
         refused = set_adapter(daemon, "globex", str(path))
         assert refused.status_code == 400 and says in refused.json()["error"]["message"]
     assert set_adapter(daemon, "globex", "lora.gguf").status_code == 400  # not absolute
     plain = text(daemon, "globex")
-    assert set_adapter(daemon, "globex", str(tmp_path / "tiny.gguf")).status_code == 200  # a GGUF, but a model
-    refused = daemon.complete("globex", "in the year", max_tokens=4)
-    assert refused.status_code == 400
-    assert "adapter cannot be loaded" in refused.json()["error"]["message"]
+    damaged = tmp_path / "damaged.gguf"
+    damaged.write_bytes((tmp_path / "lora.gguf").read_bytes()[:-1000])
+    assert set_adapter(daemon, "globex", str(damaged)).status_code == 200  # its head is that of an adapter
+    for _ in range(3):
+        refused = daemon.complete("globex", "in the year", max_tokens=4)
+        assert refused.status_code == 400
+        assert refused.json()["error"]["message"] == "the tenant's adapter cannot be loaded; ask your administrator"
+    assert {row["error"] for row in daemon.rows() if row["state"] == "failed"} == {
+        "the tenant's adapter cannot be loaded; ask your administrator"
+    }
+    [said] = [line for line in daemon.log.read_text().splitlines() if "adapter cannot be loaded" in line]
+    assert "tenant globex" in said and f"{damaged}: " in said
     assert set_adapter(daemon, "globex", "").status_code == 200
     assert text(daemon, "globex") == plain
     (tmp_path / "lora.gguf").unlink()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 from pathlib import Path
 
@@ -38,6 +40,25 @@ def test_who_gives_way_to_another_tenant_goes_on_as_if_nothing_had_been(tmp_path
         assert daemon.stop() == 0
 
 
+def test_requests_that_gave_their_slot_away_are_paused_and_never_more_run_than_there_are_slots(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 2000}) as daemon:
+        for name in ("noisy", "quiet"):
+            daemon.add_tenant(name)
+        noisy = [daemon.stream("noisy", f"{i}", max_tokens=1500, ignore_eos=True).begun(30) for i in range(2)]
+        quiet = daemon.stream("quiet", max_tokens=400, ignore_eos=True).begun()
+        seen = [daemon.status() for _ in range(20)]
+        assert all(status["running"] <= 2 for status in seen)
+        assert {status["running"] + status["paused"] + status["waiting"] for status in seen} == {3}
+        put_aside = [{t["name"]: (t["running"], t["paused"]) for t in s["tenants"]} for s in seen if s["paused"]]
+        assert {"noisy": (1, 1), "quiet": (1, 0)} in put_aside
+        assert 'tenantd_paused{tenant="noisy"}' in daemon.get("/metrics").text
+        os.kill(daemon.engine_pid(), signal.SIGKILL)
+        for stream in (*noisy, quiet):
+            assert stream.join().done
+        status = wait_until(lambda: (s := daemon.status())["running"] == 0 and s, "the engine to be done")
+        assert (status["paused"], status["waiting"]) == (0, 0)
+
+
 def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another_and_end_when_it_is_removed(
     tmp_path: Path,
 ) -> None:
@@ -66,7 +87,7 @@ def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another_and_en
             assert not thread.is_alive()
         assert {(a.status_code, a.json()["error"]["code"]) for a in answers} == {(503, "cancelled")}
         assert daemon.complete("quiet", max_tokens=3).status_code == 200
-        wait_until(lambda: daemon.status()["waiting"] == daemon.status()["running"] == 0, "nothing to be left")
+        wait_until(lambda: (s := daemon.status())["waiting"] == s["paused"] == s["running"] == 0, "nothing to be left")
         rows = [row for row in daemon.rows() if row["tenant"] == "noisy"]
         assert len(rows) == 10_000 and {row["state"] for row in rows} == {"cancelled"}
         assert daemon.stop() == 0

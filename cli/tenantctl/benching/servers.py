@@ -76,7 +76,7 @@ def wait_idle(client: Client, tenants: list[str]) -> None:
     deadline_s = time.monotonic() + IDLE_TIMEOUT_S
     while time.monotonic() < deadline_s:
         status = client.get(url("status"))
-        if not any(t["running"] or t["waiting"] for t in status["tenants"] if t["name"] in tenants):
+        if not any(t["running"] or t["paused"] or t["waiting"] for t in status["tenants"] if t["name"] in tenants):
             return
         time.sleep(POLL_S)
     raise TenantdError(f"requests of {', '.join(tenants)} still run {IDLE_TIMEOUT_S:g} s after the end of the run")

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import llama_cpp
 
 from tenantd.engine.compute import EngineBroken, RequestRejected
-from tenantd.engine.gguf import NotGguf, check_gguf
+from tenantd.engine.gguf import NotGguf, check_adapter
 from tenantd.engine.llama import log
 
 
@@ -35,18 +36,18 @@ class Adapters:
         if not path:
             return None
         try:
-            check_gguf(Path(path))
             status = Path(path).stat()
+            version = Version(path, status.st_mtime_ns, status.st_size)
+            if version in self._handles:
+                return version
+            check_adapter(Path(path))
         except (NotGguf, OSError) as e:
-            raise RequestRejected(f"the tenant's adapter cannot be loaded: {e}") from e
-        version = Version(path, status.st_mtime_ns, status.st_size)
-        if version not in self._handles:
-            log.forget()
-            handle = llama_cpp.llama_adapter_lora_init(self._model, path.encode())
-            if not handle:
-                why = log.reason("no reason given", most_lines=1)
-                raise RequestRejected(f"the tenant's adapter cannot be loaded: {path}: {why}")
-            self._handles[version] = handle
+            raise _rejected(str(e)) from e
+        log.forget()
+        handle = llama_cpp.llama_adapter_lora_init(self._model, path.encode())
+        if not handle:
+            raise _rejected(f"{path}: {log.reason('llama.cpp gives no reason', most_lines=1)}")
+        self._handles[version] = handle
         return version
 
     def put_in_force(self, version: Version | None) -> None:
@@ -57,5 +58,12 @@ class Adapters:
         array = (llama_cpp.llama_adapter_lora_p_ctypes * len(handles))(*handles)
         scales = (ctypes.c_float * len(handles))(*[1.0] * len(handles))
         if llama_cpp.llama_set_adapters_lora(self._context, array, len(handles), scales) != 0:
-            raise EngineBroken(f"the adapter {version} could not be put in force")
+            print(f"llama_set_adapters_lora refused {version}", file=sys.stderr, flush=True)
+            raise EngineBroken("a tenant's adapter could not be put in force")  # every tenant may be told that
         self._in_force = version
+
+
+def _rejected(why: str) -> RequestRejected:
+    """The file is the administrator's: its tenant is told neither its path nor what is in it."""
+    detail = f"its adapter cannot be loaded: {why}"
+    return RequestRejected("the tenant's adapter cannot be loaded; ask your administrator", detail=detail)
