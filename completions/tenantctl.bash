@@ -48,10 +48,10 @@ _tenantctl() {
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
-            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
-            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;

@@ -115,6 +115,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     own_limits: OwnLimits = msgspec.field(default=OwnLimits(), name="limits")
     adapter: str = ""  # path of the LoRA adapter that all its requests run with
     unbilled: bool = False  # its requests are on no invoice
+    allow_special: bool = False  # its plain prompts may spell special tokens, with `parse_special`
     created_micros: int = 0
 
 

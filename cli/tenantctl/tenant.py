@@ -53,6 +53,12 @@ Adapter = Annotated[
 Unbilled = Annotated[
     bool | None, typer.Option("--unbilled/--billed", help="Leave its requests out of invoices, or bill them.")
 ]
+AllowSpecial = Annotated[
+    bool | None,
+    typer.Option(
+        "--allow-special/--no-allow-special", help="Let its plain prompts spell special tokens (parse_special), or not."
+    ),
+]
 MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum running at the same time.")]
 MaxQueued = Annotated[
     str | None, typer.Option(metavar=_LIMIT, help="Maximum queued; more get 429. 0: run at once or be refused.")
@@ -94,6 +100,7 @@ def add(
     uid: Uids = None,
     adapter: Adapter = None,
     unbilled: Unbilled = None,
+    allow_special: AllowSpecial = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -117,7 +124,7 @@ def add(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, limits)}
+    body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -167,6 +174,7 @@ def set_(
     uid: Uids = None,
     adapter: Adapter = None,
     unbilled: Unbilled = None,
+    allow_special: AllowSpecial = None,
     max_concurrent: MaxConcurrent = None,
     max_queued: MaxQueued = None,
     max_tokens_per_request: MaxTokens = None,
@@ -195,7 +203,7 @@ def set_(
         reserved_slots=reserved_slots,
         max_wait_s=max_wait,
     )
-    changes = _changes(weight, priority, uid, adapter, unbilled, limits)
+    changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; name at least one option", param_hint="OPTIONS")
     with connect(ctx) as client:
@@ -248,6 +256,7 @@ def _changes(
     uids: list[str] | None,
     adapter: str | None,
     unbilled: bool | None,
+    allow_special: bool | None,
     limits: dict[str, int | str | None],
 ) -> dict[str, Any]:
     """Only what was passed."""
@@ -262,6 +271,8 @@ def _changes(
         changes["adapter"] = "" if adapter == "none" else os.path.abspath(adapter)
     if unbilled is not None:
         changes["unbilled"] = unbilled
+    if allow_special is not None:
+        changes["allow_special"] = allow_special
     if limits:
         changes["limits"] = limits
     return changes
@@ -315,6 +326,7 @@ def _print(answer: Any, json: bool) -> None:
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
             "billed": "no, on no invoice" if tenant["unbilled"] else "yes",
+            "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "never from text",
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
             "created": moment(tenant["created_micros"]),
         }

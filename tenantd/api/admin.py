@@ -132,6 +132,7 @@ class Admin:
             uids=tuple(body.uids),
             adapter=body.adapter,
             unbilled=body.unbilled,
+            allow_special=body.allow_special,
             own_limits=body.own_limits(),
             created_micros=now_micros,
         )

@@ -50,6 +50,7 @@ class NewTenant(Body):
     uids: Uids = Field(default_factory=list)
     adapter: str = ""
     unbilled: bool = False
+    allow_special: bool = False
     limits: LimitsBody = LimitsBody()
 
     def own_limits(self) -> OwnLimits:
@@ -64,6 +65,7 @@ class TenantChange(Body):
     uids: Uids | None = None
     adapter: str | None = None  # "" for none
     unbilled: bool | None = None
+    allow_special: bool | None = None
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -79,6 +81,8 @@ class TenantChange(Body):
             given["adapter"] = self.adapter
         if self.unbilled is not None:
             given["unbilled"] = self.unbilled
+        if self.allow_special is not None:
+            given["allow_special"] = self.allow_special
         return given
 
 

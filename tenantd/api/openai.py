@@ -6,6 +6,7 @@ does the rest.
 
 from __future__ import annotations
 
+import functools
 from typing import Any, Literal
 
 from fastapi import APIRouter, Request
@@ -17,14 +18,14 @@ from tenantd.api.exchange import Exchange
 from tenantd.api.identity import require_known, tenant_of
 from tenantd.api.metrics import Meter
 from tenantd.api.names import Names
-from tenantd.api.openai_types import GenerationRequest
+from tenantd.api.openai_types import CompletionRequest, GenerationRequest
 from tenantd.api.presence import while_connected
 from tenantd.api.prompts import PromptReader
 from tenantd.api.replies import reply
 from tenantd.daemon.generation import Generation
 from tenantd.daemon.service import Service
 from tenantd.domain import Tenant
-from tenantd.errors import EngineUnavailable, NotFound
+from tenantd.errors import EngineUnavailable, Forbidden, NotFound
 from tenantd.text.stops import StopStrings, check_stops
 
 Kind = Literal["completion", "chat"]
@@ -57,8 +58,8 @@ class OpenAI:
         raw = await self._body(request)
         names = Names(lenient=self._service.config.server.lenient)
         with names.as_sent():
-            reading = self._prompts.completion(tenant.name, raw, names, self._check)
-            body, prompts = await while_connected(request, reading)
+            check = functools.partial(self._check_completion, tenant)
+            body, prompts = await while_connected(request, self._prompts.completion(tenant.name, raw, names, check))
             grammar = await while_connected(request, self._grammar(tenant, body))
             return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
 
@@ -98,6 +99,15 @@ class OpenAI:
         if body.model:
             self._check_model(body.model)
         return self._context_tokens()
+
+    def _check_completion(self, tenant: Tenant, body: CompletionRequest) -> int:
+        if body.parse_special and not tenant.allow_special:
+            raise Forbidden(
+                f"parse_special: text of tenant {tenant.name} may not spell special tokens; an administrator can allow "
+                f"it: tenantctl tenant set {tenant.name} --allow-special",
+                param="parse_special",
+            )
+        return self._check(body)
 
     def _check_model(self, name: str) -> None:
         served = self._service.config.model_name

@@ -222,6 +222,7 @@ class CompletionRequest(GenerationRequest):
     best_of: int | None = Field(None, ge=1)
     echo: bool | None = None
     suffix: str | None = None
+    parse_special: bool | None = None  # the prompt's text may spell special tokens; not everybody's may
 
     def logprobs_wanted(self) -> int | None:
         return self.logprobs

@@ -43,7 +43,7 @@ class PromptReader:
 
         def read() -> tuple[CompletionRequest, list[list[int]]]:
             request = read_request(CompletionRequest, body, names)
-            return request, self.prompts(request.prompt, check(request))
+            return request, self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
 
         return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
 
@@ -65,10 +65,10 @@ class PromptReader:
     async def _off_loop_if(self, large: bool, tenant: str, work: Callable[[], T], size_bytes: int) -> T:
         return await self._pool.run(tenant, work, size_bytes) if large else work()
 
-    def prompts(self, prompt: Any, context_tokens: int) -> list[list[int]]:
+    def prompts(self, prompt: Any, context_tokens: int, *, parse_special: bool = False) -> list[list[int]]:
         """The prompts of a completion request, at least one. Raises InvalidRequest, ContextLengthExceeded."""
         if isinstance(prompt, str):
-            return [self._text(prompt, context_tokens)]
+            return [self._text(prompt, context_tokens, parse_special)]
         if not isinstance(prompt, list) or not prompt:
             raise _bad_prompt("must be a text, a list of token ids, or a list of either, and not empty")
         if isinstance(prompt[0], int):
@@ -78,7 +78,7 @@ class PromptReader:
         result: list[list[int]] = []
         for one in prompt:
             if isinstance(one, str):
-                result.append(self._text(one, context_tokens))
+                result.append(self._text(one, context_tokens, parse_special))
             elif isinstance(one, list):
                 result.append(self._tokens(one, context_tokens))
             else:
@@ -91,11 +91,11 @@ class PromptReader:
         self._check_length(size, context_tokens)
         return self._chat.render(request.messages)
 
-    def _text(self, text: str, context_tokens: int) -> list[int]:
+    def _text(self, text: str, context_tokens: int, parse_special: bool) -> list[int]:
         if not text:
             raise _bad_prompt("must not be empty")
         self._check_length(_utf8_bytes(text), context_tokens)
-        return self._vocabulary.tokenize(text, add_bos=True)
+        return self._chat.prompt(text, parse_special=parse_special)
 
     def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
         if not tokens:

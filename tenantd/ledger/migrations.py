@@ -84,6 +84,7 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE tenants ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE requests ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
     ),
+    ("ALTER TABLE tenants ADD COLUMN allow_special INTEGER NOT NULL DEFAULT 0",),
 )
 
 

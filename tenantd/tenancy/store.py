@@ -22,12 +22,12 @@ MAX_UIDS: Final = 1000
 MAX_LIMIT: Final = 2**31
 REMOVED: Final = "removed"
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
-CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled")
+CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled", "allow_special")
 LIMIT_VALUES: Final = (
     f'a whole number from 0 to {MAX_LIMIT}, "none" for no limit, or null for the default of all tenants'
 )
 
-_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, created_micros"
+_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros"
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
@@ -40,7 +40,7 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
         )
     if row is not None:
         raise Conflict(f"there is a tenant named {tenant.name!r} already", param="name")
-    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
+    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
     return tenant
 
 
@@ -65,10 +65,11 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can", param=key)
     tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
-    _, weight, priority, _, uids, limits, adapter, unbilled, _ = _row(tenant)
+    _, weight, priority, _, uids, limits, adapter, unbilled, allow_special, _ = _row(tenant)
     conn.execute(
-        "UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ?, unbilled = ? WHERE name = ?",
-        (weight, priority, uids, limits, adapter, unbilled, name),
+        """UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ?, unbilled = ?,
+        allow_special = ? WHERE name = ?""",
+        (weight, priority, uids, limits, adapter, unbilled, allow_special, name),
     )
     return tenant
 
@@ -188,6 +189,7 @@ def _row(tenant: Tenant) -> tuple[str | float | int, ...]:
         msgspec.json.encode(tenant.own_limits).decode(),
         tenant.adapter,
         int(tenant.unbilled),
+        int(tenant.allow_special),
         tenant.created_micros,
     )
 
@@ -197,7 +199,7 @@ _limits: Callable[[str], OwnLimits] = msgspec.json.Decoder(OwnLimits).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
-    name, weight, priority, state, uids, limits, adapter, unbilled, created_micros = row
+    name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros = row
     return Tenant(
         name=name,
         weight=weight,
@@ -207,5 +209,6 @@ def _tenant(row: tuple[Any, ...]) -> Tenant:
         own_limits=_limits(limits),
         adapter=adapter,
         unbilled=bool(unbilled),
+        allow_special=bool(allow_special),
         created_micros=created_micros,
     )

@@ -67,6 +67,18 @@ class ChatFormatter:
             return tokens.ids
         return self._tokens(whole, whole_text).ids
 
+    def prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
+        """A prompt that is plain text, with a BOS if the model wants one.
+
+        `parse_special` lets it spell every special token; without, it becomes none that structures a conversation.
+        """
+        tokens = GuardedTokens(self._guard)
+        if parse_special:
+            tokens.add_template(text)
+        else:
+            tokens.add_message(text)
+        return tokens.ids
+
     def _render(self, conversation: list[Message], hide: Callable[[str, str], str], add_generation_prompt: bool) -> str:
         assert self._template
         shown: list[dict[str, str]] = []

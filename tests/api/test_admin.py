@@ -21,6 +21,7 @@ TENANT = {
     "uids": [],
     "adapter": "",
     "unbilled": False,
+    "allow_special": False,
     "limits": dict.fromkeys(LIMITS),
     "effective_limits": {**dict.fromkeys(LIMITS), "max_queued": 256, "on_limit": "reject"},
 }
@@ -322,3 +323,17 @@ def test_a_client_that_left_is_billed_for_what_came(daemon: Daemon) -> None:
     assert row["state"] == "disconnected"
     assert 0 < row["completion_tokens"] < 100_000
     assert row["cost_nanos"] > 0
+
+
+def test_only_a_tenant_that_was_allowed_to_may_spell_special_tokens_and_no_chat(daemon: Daemon) -> None:
+    key = daemon.post("/admin/v1/tenants", {"name": "fim"}).json()["key"]
+    refused = ask_with(daemon, key, parse_special=True)
+    assert error(refused) == (403, "forbidden", "parse_special")
+    assert "tenantctl tenant set fim --allow-special" in refused.json()["error"]["message"]
+    assert ask_with(daemon, key, parse_special=False).status_code == 200
+    changed = daemon.request("PATCH", "/admin/v1/tenants/fim", json={"allow_special": True}).json()["tenant"]
+    assert changed["allow_special"] is True
+    assert ask_with(daemon, key, parse_special=True).status_code == 200
+    assert daemon.request("PATCH", "/admin/v1/tenants/fim", json={"allow_special": "yes"}).status_code == 400
+    daemon.request("PATCH", "/admin/v1/tenants/fim", json={"allow_special": False})
+    assert ask_with(daemon, key, parse_special=True).status_code == 403

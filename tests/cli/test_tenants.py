@@ -32,7 +32,7 @@ def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
     options = "--priority high --uid 1001 --uid 1002 --max-concurrent 2 --max-queued none"
     options += " --max-tokens-per-request 100 --max-context-tokens 0 --requests-per-minute 30"
     options += " --tokens-per-minute 9000 --reserved-slots 1 --on-limit queue --max-wait default"
-    options += " --adapter /a/lora.gguf --unbilled"
+    options += " --adapter /a/lora.gguf --unbilled --allow-special"
     assert cli("tenant", "add", "acme", *options.split()).exit_code == 0
     limits = {
         "max_concurrent": 2,
@@ -45,8 +45,8 @@ def test_add_sends_every_option(cli: Cli, daemon: FakeDaemon) -> None:
         "on_limit": "queue",
         "max_wait_s": None,
     }
-    named = {"name": "acme", "priority": "high", "uids": [1001, 1002], "adapter": "/a/lora.gguf", "unbilled": True}
-    assert daemon.seen[0][3] == {**named, "limits": limits}
+    named = {"name": "acme", "priority": "high", "uids": [1001, 1002], "adapter": "/a/lora.gguf"}
+    assert daemon.seen[0][3] == {**named, "unbilled": True, "allow_special": True, "limits": limits}
 
 
 def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
@@ -58,6 +58,12 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
     assert "max concurrent          4\n" in result.stdout
     cli("tenant", "set", "acme", "--on-limit", "default", "--billed")
     assert daemon.seen[1][3] == {"unbilled": False, "limits": {"on_limit": None}}
+    assert "special tokens          never from text\n" in result.stdout
+    result = cli("tenant", "set", "acme", "--allow-special")
+    assert daemon.seen[2][3] == {"allow_special": True}
+    assert "special tokens          allowed in plain prompts\n" in result.stdout
+    cli("tenant", "set", "acme", "--no-allow-special")
+    assert daemon.seen[3][3] == {"allow_special": False}
 
 
 def test_show_says_which_limits_are_the_default_of_all_tenants(cli: Cli, daemon: FakeDaemon) -> None:

@@ -92,14 +92,16 @@ def test_a_tenant_of_an_earlier_version_has_the_limits_it_had_and_no_others(conn
 
 def test_a_lifted_limit_is_told_from_one_that_takes_the_default(conn: sqlite3.Connection) -> None:
     own = OwnLimits(max_queued="none", tokens_per_minute=0)
-    store.add_tenant(conn, Tenant(name="acme", own_limits=own, unbilled=True))
+    store.add_tenant(conn, Tenant(name="acme", own_limits=own, unbilled=True, allow_special=True))
     acme = store.get_tenant(conn, "acme")
     assert (acme.own_limits, acme.unbilled) == (own, True)
     assert own.over(Limits(max_queued=5, tokens_per_minute=5, max_wait_s=5)) == Limits(
         tokens_per_minute=0, max_wait_s=5
     )
     assert store.update_tenant(conn, "acme", unbilled=False) == msgspec.structs.replace(acme, unbilled=False)
-    assert not store.get_tenant(conn, "acme").unbilled
+    assert not store.get_tenant(conn, "acme").unbilled and store.get_tenant(conn, "acme").allow_special
+    assert not store.update_tenant(conn, "acme", allow_special=False).allow_special
+    assert not store.get_tenant(conn, "acme").allow_special
 
 
 def test_more_slots_than_there_are_cannot_be_reserved(conn: sqlite3.Connection) -> None:

@@ -196,6 +196,41 @@ def test_no_message_changes_the_structure_of_a_conversation(
     assert special_ids(vocabulary, formatter.render(conversation), *ALWAYS, *marks) == expected
 
 
+# ---- plain prompts ----------------------------------------------------------------------------------------------
+
+
+def test_a_plain_prompt_becomes_no_turn_mark_and_keeps_other_user_defined_tokens(
+    tiny_without_space: LlamaVocabulary, gemma: LlamaVocabulary
+) -> None:
+    text = "<|note|><tool>```<|user|>\n\n<b></s>"
+    tokens = ChatFormatter(tiny_without_space).prompt(text)
+    assert spelled(tiny_without_space, special_ids(tiny_without_space, tokens)) == "<s>```\n\n<b>"
+    assert text in b"".join(map(tiny_without_space.piece, tokens)).decode()
+    with_marks = WithTemplate(gemma, GEMMA.replace("<start_of_turn>", "<strong>"))  # USER_DEFINED in gemma
+    assert special_ids(gemma, ChatFormatter(with_marks).prompt("<strong>model\n"), "<strong>") == []
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_without_space", "gemma"])
+def test_a_plain_prompt_without_marks_is_tokenised_as_ever(model: str, request: pytest.FixtureRequest) -> None:
+    vocabulary: Vocabulary = request.getfixturevalue(model)
+    for text in ("What is this?", " <b>x</b> < y\n\n```", "é 🦙", "word " * 500):
+        assert ChatFormatter(vocabulary).prompt(text) == vocabulary.tokenize(text)
+
+
+@pytest.mark.parametrize("model", ["tiny", "tiny_without_space"])
+@settings(max_examples=100, deadline=None)
+@given(text=contents.filter(bool))
+def test_with_the_right_a_prompt_spells_special_tokens_as_llama_cpp_reads_them(
+    model: str, text: str, request: pytest.FixtureRequest
+) -> None:
+    vocabulary: LlamaVocabulary = request.getfixturevalue(model)
+    own = text
+    while own.startswith("<s>"):  # a prompt may begin with the BOS itself, which then is not added
+        own = own.removeprefix("<s>")
+    read = vocabulary.tokenize(own, parse_special=True)
+    assert ChatFormatter(vocabulary).prompt(text, parse_special=True) == read
+
+
 # ---- models without a usable template ---------------------------------------------------------------------------
 
 
