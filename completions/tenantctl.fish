@@ -59,7 +59,7 @@ complete -c tenantctl -n '__tenantctl_in serve' -l model -r -F -d 'Serve this in
 complete -c tenantctl -n '__tenantctl_in serve' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in demo' -l model -r -F -d 'Model to serve. Default: the small one of the demo extra.'
 complete -c tenantctl -n '__tenantctl_in demo' -l help -s h -d 'Show this message and exit.'
-complete -c tenantctl -n '__tenantctl_in status' -l wait -x -d 'Wait so long for the model.'
+complete -c tenantctl -n '__tenantctl_in status' -l wait -x -d 'Wait up to SECONDS for the model to load.'
 complete -c tenantctl -n '__tenantctl_in status' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in status' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a add -d 'Add a tenant and print its key, which is shown only once'
