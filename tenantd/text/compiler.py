@@ -11,6 +11,7 @@ output.
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 import resource
 import signal
@@ -23,7 +24,7 @@ import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from tenantd.engine.constraint import Constraint, ConstraintError
-from tenantd.text.gbnf import GbnfError, gbnf_to_lark
+from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
 MAX_GRAMMAR_BYTES: Final = 512 * 1024
@@ -70,9 +71,13 @@ def compile_grammar(source: Source) -> Compiled:
 
 
 def _translate(source: Source) -> str:
-    if source.kind == "gbnf":
-        return LLMatcher.grammar_from_lark(gbnf_to_lark(source.text))
-    return LLMatcher.grammar_from_json_schema(source.text, overrides={"whitespace_pattern": WHITESPACE})
+    lark = gbnf_to_lark(source.text) if source.kind == "gbnf" else _schema_to_lark(source.text)
+    return LLMatcher.grammar_from_lark(lark)
+
+
+def _schema_to_lark(text: str) -> str:
+    schema = json.loads(text)
+    return f"{OPTIONS}\nstart: %json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}})
 
 
 def _in_our_words(reason: str) -> str:

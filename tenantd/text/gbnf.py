@@ -19,6 +19,8 @@ MAX_LEXEME_DEPTH: Final = 32
 """Rules within rules in one lexeme: llguidance recurses for each. What lies deeper is left to its parser."""
 MAX_REPETITIONS: Final = 2000  # llama.cpp's own bound (llama-grammar.cpp, MAX_REPETITION_THRESHOLD)
 MAX_REPETITIONS_OF_ONE: Final = 4  # as in "a"{2}{3}
+OPTIONS: Final = '%llguidance {"no_forcing": true}'
+"""Text that the grammar leaves no choice about is not written ahead: of `r ::= "the "+ r r` there would be no end."""
 ROOT: Final = "root"
 
 _SPACE: Final = re.compile(r"(?:[ \t]|#[^\r\n]*)*+")
@@ -261,7 +263,7 @@ class _Writer:
         for name, rule in self.rules.items():
             body = self._in_lexeme(rule) if name in depths else self._in_rule(rule)
             self.lines.append(f"{self._names[name]}: {body}")
-        return "\n".join(["%llguidance {}", f"start: {self._names[ROOT]}", *self.lines, ""])
+        return "\n".join([OPTIONS, f"start: {self._names[ROOT]}", *self.lines, ""])
 
     def _is_lexeme(self, node: Node) -> bool:
         return all(self._names[name].startswith("S") for name in _refs(node))

@@ -1,0 +1,85 @@
+"""What a grammar may cost on a vocabulary of 262,144 tokens: CPU time of each mask, over grammars made at random."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import time
+from collections.abc import Iterator
+
+import llama_cpp
+import numpy as np
+import pytest
+from llguidance import LLTokenizer
+
+from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.engine.llama.sampling import Vocabulary
+from tenantd.text.compiler import Source, compile_grammar
+from tests.attacks.test_grammars import BOMBS, SCHEMAS
+from tests.support.models import gemma_path
+from tests.support.random_grammars import random_gbnf, random_schema
+
+GRAMMARS = int(os.environ.get("TENANTD_GRAMMARS", "400"))
+SEED = int(os.environ.get("TENANTD_SEED", "1"))
+STEPS = 12
+P99_MICROS, MOST_MICROS = 5_000, 50_000
+ENDLESS_MICROS = 1 << 40
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Iterator[LLTokenizer]:
+    params = llama_cpp.llama_model_default_params()
+    params.vocab_only = True
+    model = llama_cpp.llama_model_load_from_file(bytes(gemma_path()), params)
+    tokenizer = Vocabulary(model, 5_000).tokenizer
+    assert tokenizer is not None and tokenizer.vocab_size == 262_144
+    yield tokenizer
+    llama_cpp.llama_model_free(model)
+
+
+def sources() -> Iterator[Source]:
+    yield from (Source("gbnf", bomb) for name, bomb in BOMBS.items() if name != "a chain")  # it ends its compiler
+    yield from (Source("json_schema", json.dumps(schema)) for schema in SCHEMAS.values())
+    rng = random.Random(SEED)
+    for number in range(GRAMMARS):
+        if number % 2:
+            yield Source("json_schema", json.dumps(random_schema(rng)))
+        else:
+            yield Source("gbnf", random_gbnf(rng))
+
+
+def walk(tokenizer: LLTokenizer, grammar: str, rng: random.Random) -> list[int]:
+    """CPU time of each mask, the token after it included, while any token that is allowed follows."""
+    micros: list[int] = []
+    constraint = Constraint(tokenizer, grammar, ENDLESS_MICROS)
+    ends = set(tokenizer.eos_tokens)
+    try:
+        for _ in range(STEPS):
+            started_ns = time.thread_time_ns()
+            try:
+                allowed = np.flatnonzero(constraint.allowed())
+                if not len(allowed) or (token := int(allowed[rng.randrange(len(allowed))])) in ends:
+                    break
+                constraint.accept(token)
+            finally:
+                micros.append((time.thread_time_ns() - started_ns) // 1000)
+    except ConstraintError:
+        pass  # it became too complex: its request would end here
+    return micros
+
+
+def test_masks_stay_cheap_whatever_the_grammar(tokenizer: LLTokenizer) -> None:
+    rng = random.Random(SEED)
+    micros: list[int] = []
+    taken = 0
+    for source in sources():
+        compiled = compile_grammar(source)
+        if compiled.grammar:
+            taken += 1
+            micros += walk(tokenizer, compiled.grammar, rng)
+    micros.sort()
+    p99, most = micros[len(micros) * 99 // 100], micros[-1]
+    print(f"{taken} of {GRAMMARS} grammars taken, {len(micros)} masks: p99 {p99} µs, max {most} µs of CPU time")
+    assert taken > GRAMMARS / 2, "most are fit for use"
+    assert p99 <= P99_MICROS and most <= MOST_MICROS
