@@ -4,13 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Annotated, Any, Literal
 
+import jsonschema
+import openai
+import pydantic
 import pytest
 
 from tenantd.text.vocabulary import LlamaVocabulary
-from tests.model.conftest import Ask
+from tests.conformance.conftest import connect
+from tests.model.conftest import SLOTS, Ask
 from tests.support.daemon import Daemon
 from tests.support.models import gemma_path
 
@@ -82,6 +90,114 @@ def test_a_json_schema_is_kept(ask: Ask) -> None:
         assert type(person["age"]) is int and 0 <= person["age"] <= 120
         assert 1 <= len(person["colours"]) <= 3 and set(person["colours"]) <= {"red", "green", "blue"}
         assert type(person["alive"]) is bool
+
+
+SEEDS = int(os.environ.get("TENANTD_SEEDS", "100"))
+FORMS: dict[str, dict[str, Any]] = {
+    "integers": {
+        "type": "object",
+        "properties": {
+            "age": {"type": "integer", "minimum": 18, "maximum": 67},
+            "change": {"type": "integer", "exclusiveMinimum": -10, "exclusiveMaximum": 0},
+        },
+        "required": ["age", "change"],
+        "additionalProperties": False,
+    },
+    "patterns": {
+        "type": "object",
+        "properties": {"code": {"type": "string", "pattern": "^[A-Z]{2}-[0-9]{3}$"}},
+        "required": ["code"],
+        "additionalProperties": False,
+    },
+    "enums": {"type": "array", "items": {"enum": ["red", "green", 3, None]}, "minItems": 1, "maxItems": 4},
+    "references": {
+        "$ref": "#/$defs/node",
+        "$defs": {
+            "node": {
+                "type": "object",
+                "properties": {
+                    "value": {"type": "boolean"},
+                    "next": {"anyOf": [{"$ref": "#/$defs/node"}, {"type": "null"}]},
+                },
+                "required": ["value", "next"],
+                "additionalProperties": False,
+            }
+        },
+    },
+    "choices": {"anyOf": [{"type": "string", "maxLength": 12}, {"type": "number", "minimum": 0, "maximum": 1}]},
+    "formats": {
+        "type": "object",
+        "properties": {name: {"type": "string", "format": name} for name in ("date", "ipv4", "time")},
+        "required": ["date"],
+        "additionalProperties": False,
+    },
+    "texts": {"type": "array", "items": {"type": "string", "maxLength": 20}, "minItems": 1, "maxItems": 3},
+}
+
+
+def test_every_answer_that_stops_is_json_that_fits_its_schema(daemon: Daemon) -> None:
+    """At a temperature at which this model writes anything but JSON by itself."""
+    forms = [*FORMS.items(), ("any object", {"type": "object"})]
+    ended: Counter[str] = Counter()
+
+    def one(seed: int) -> None:
+        name, schema = (
+            forms[seed % (len(forms) + 1) - 1] if seed % (len(forms) + 1) else ("any object", {"type": "object"})
+        )
+        form: dict[str, Any] = {"type": "json_schema", "json_schema": {"name": "x", "schema": schema}}
+        if name == "any object":
+            form = {"type": "json_object"}
+        settings = {"temperature": 1.5, "seed": seed, "max_tokens": 60, "response_format": form}
+        answer = daemon.complete("acme", f"Answer {seed} in JSON:\n", **settings)
+        assert answer.status_code == 200, answer.text
+        (choice,) = answer.json()["choices"]
+        ended[f"{name}: {choice['finish_reason']}"] += 1
+        if choice["finish_reason"] == "stop":
+            value = json.loads(choice["text"])
+            checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
+            jsonschema.validate(value, schema, jsonschema.Draft202012Validator, format_checker=checker)
+
+    with ThreadPoolExecutor(SLOTS) as pool:
+        list(pool.map(one, range(SEEDS)))
+    print(dict(sorted(ended.items())))
+    stopped = {end.split(":")[0] for end in ended if end.endswith("stop")}
+    assert stopped >= set(FORMS), "each form came to its end at least once"
+
+
+class Parcel(pydantic.BaseModel):
+    """As users of the official client write them."""
+
+    to: Annotated[str, pydantic.Field(max_length=12)]
+    grams: Annotated[int, pydantic.Field(ge=1, le=20_000)]
+    kind: Literal["letter", "box"]
+    note: Annotated[str, pydantic.Field(max_length=10)] | None
+
+
+def test_the_official_client_parses_what_it_asked_for(daemon: Daemon) -> None:
+    with connect(daemon, daemon.add_tenant("parcels")) as client:
+        for seed in range(8):
+            answer = client.chat.completions.parse(
+                model=client.models.list().data[0].id,
+                messages=[{"role": "user", "content": "A parcel, please."}],
+                response_format=Parcel,
+                temperature=1.3,
+                seed=seed,
+                max_tokens=120,
+            )
+            parcel = answer.choices[0].message.parsed
+            assert answer.choices[0].finish_reason == "stop"
+            assert parcel is not None and 1 <= parcel.grams <= 20_000 and parcel.kind in ("letter", "box")
+
+
+def test_the_official_client_is_told_what_cannot_be_enforced(daemon: Daemon) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "x", "schema": {"type": "array", "uniqueItems": True}}}
+    with (
+        connect(daemon, daemon.add_tenant("unenforced")) as client,
+        pytest.raises(openai.BadRequestError, match="uniqueItems"),
+    ):
+        client.completions.create(
+            model=client.models.list().data[0].id, prompt="x", extra_body={"response_format": form}
+        )
 
 
 def test_a_grammar_is_kept_at_any_temperature(ask: Ask) -> None:
