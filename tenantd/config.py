@@ -59,6 +59,9 @@ class ServerConfig(Section):
         False, description="Leave out unknown fields of requests and name them in x-tenantd-ignored; false answers 400."
     )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="How long SIGTERM lets running requests finish.")
+    stop_timeout_s: float = Field(
+        50, ge=1, le=3600, description="Longest that a whole stop takes, drain_timeout_s included; then it is cut off."
+    )
     write_timeout_s: float = Field(60, gt=0, le=3600, description="A client that reads nothing for so long is gone.")
 
 

@@ -1,27 +1,31 @@
 """The daemon from its first lock to its last: what is opened in which order, and closed in the other.
 
 Signals only set facts. SIGTERM and SIGINT drain: new requests get 503, running ones finish within
-`server.drain_timeout_s`; a second one stops at once. SIGHUP reads tenants and configuration again.
+`server.drain_timeout_s`; a second one stops at once. SIGHUP reads tenants and configuration again, unless it came
+because the terminal that the daemon was started from is gone: then it drains as well. A whole stop takes
+`server.stop_timeout_s` at most.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import signal
+import math
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
 
-from tenantd.api.app import Server, make_app
+from tenantd import signals
+from tenantd.api.app import GOODBYE_S, Server, make_app
 from tenantd.api.metrics import Meter
 from tenantd.api.socket import FileLock, listen, make_private_folder
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.config import Config, LimitsConfig
 from tenantd.daemon.service import Service
+from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_GOODBYE, AFTER_LEDGER, StopClock
 from tenantd.errors import ConfigError, TenantdError
-from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
@@ -31,10 +35,12 @@ from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
 log = logging.getLogger(__name__)
 
 PROGRESS_INTERVAL_S: Final = 1.0
+HANGUP_S: Final = 0.5
+TERMINAL_INTERVAL_S: Final = 2.0
 REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
-    "server": ("max_body_bytes", "lenient", "drain_timeout_s", "write_timeout_s"),
+    "server": ("max_body_bytes", "lenient", "drain_timeout_s", "stop_timeout_s", "write_timeout_s"),
     "limits": tuple(LimitsConfig.model_fields),
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),
@@ -46,23 +52,33 @@ RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
 class Daemon:
     """One run of the daemon."""
 
-    def __init__(self, config: Config, load_config: Callable[[], Config], environment: Mapping[str, str]) -> None:
-        """`environment` is the engine process's: this one hides the GPUs from itself."""
+    def __init__(
+        self,
+        config: Config,
+        load_config: Callable[[], Config],
+        environment: Mapping[str, str],
+        clock: StopClock,
+    ) -> None:
+        """`environment` is the engine process's: this one hides the GPUs from itself. `clock` bounds the stop."""
         self._config = config
         self._load_config = load_config
         self._environment = environment
         self._notifier = Notifier()
         self._meter = Meter()
+        self._clock = clock
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._reload_wanted = asyncio.Event()
 
     async def run(self) -> None:
         """Serve until told to stop. Raises TenantdError for what keeps it from serving."""
+        signals.listen(self._on_stop, self._on_hangup)
         async with AsyncExitStack() as stack:
-            self._take_signals(stack)
-            service, server = await self._open(stack)
-            await self._serve(service, server)
+            try:
+                service, server = await self._open(stack)
+                await self._serve(service, server)
+            finally:
+                self._clock.begin(self._config.server.stop_timeout_s)
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Service, Server]:
         """Whatever is pushed on `stack` is undone in reverse order, the locks last."""
@@ -73,7 +89,7 @@ class Daemon:
         lock = FileLock(lock_path, owned=f"the state folder {config.state_dir}")
         stack.callback(lock.release)
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
-        stack.push_async_callback(ledger.close)
+        stack.push_async_callback(self._close_ledger, ledger)
         say_how_it_was_found(ledger, has_run_before=has_run_before)
 
         listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
@@ -94,27 +110,36 @@ class Daemon:
             await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
+        self._meter.keep(directory.tenants)
         server = Server(make_app(service, self._meter), listener)
         # The service stops before the server, so that every stream still gets its true end.
-        stack.push_async_callback(server.stop)
-        stack.push_async_callback(service.stop)
+        stack.push_async_callback(self._stop_server, server)
+        stack.push_async_callback(service.stop, self._clock)
         await service.start()
         await server.start()
         ledger.check_in_background()
         log.info("listening on %s", config.socket)
+        if (drain_s := config.server.drain_timeout_s) > (1 - AFTER_DRAIN) * config.server.stop_timeout_s:
+            log.warning(
+                "server.drain_timeout_s = %g is cut short: raise server.stop_timeout_s to %g",
+                drain_s,
+                math.ceil(drain_s / (1 - AFTER_DRAIN)),
+            )
         return service, server
 
     async def _serve(self, service: Service, server: Server) -> None:
         background = [
             asyncio.create_task(self._watch_loading(service)),
             asyncio.create_task(self._reload_when_told(service)),
+            asyncio.create_task(self._watch_terminal()),
             asyncio.create_task(server.ended()),
             asyncio.create_task(self._meter.watch_loop()),
         ]
         stop = asyncio.create_task(self._stop.wait())
         try:
             await self._until(stop, background)
-            log.info("stopping: running requests have %g s to finish", service.config.server.drain_timeout_s)
+            drain_s = self._clock.most(service.config.server.drain_timeout_s, AFTER_DRAIN)
+            log.info("stopping: running requests have %.3g s to finish", drain_s)
             self._notifier.stopping()
             await self._drain(service)
         finally:
@@ -131,7 +156,7 @@ class Daemon:
                 task.result()
 
     async def _drain(self, service: Service) -> None:
-        drain = asyncio.create_task(service.drain(service.config.server.drain_timeout_s))
+        drain = asyncio.create_task(service.drain(service.config.server.drain_timeout_s, self._clock))
         now = asyncio.create_task(self._stop_now.wait())
         await asyncio.wait({drain, now}, return_when=asyncio.FIRST_COMPLETED)
         now.cancel()
@@ -141,6 +166,16 @@ class Daemon:
             log.warning("stopping at once")
             drain.cancel()
             await asyncio.gather(drain, return_exceptions=True)
+
+    async def _stop_server(self, server: Server) -> None:
+        await server.stop(self._clock.most(GOODBYE_S, AFTER_GOODBYE))
+
+    async def _close_ledger(self, ledger: Ledger) -> None:
+        """A disk that does not answer keeps nobody from stopping: what is lost by it, the next start settles."""
+        closing = asyncio.create_task(ledger.close(self._clock.most(CLOSE_TIMEOUT_S, AFTER_LEDGER)))
+        await asyncio.wait({closing}, timeout=self._clock.most(math.inf, 0))
+        if closing.done():
+            closing.result()
 
     # -- loading
 
@@ -185,29 +220,48 @@ class Daemon:
         after, ignored = merge(before, found)
         if after.billing != before.billing:
             service.ledger.set_prices(after.billing)  # first: it refuses another currency
+        self._config = after
         service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())
         await service.tenants_changed()
+        self._meter.keep(service.directory.tenants)
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
         log.info("configuration and tenants reloaded")
 
     # -- signals
 
-    def _take_signals(self, stack: AsyncExitStack) -> None:
-        loop = asyncio.get_running_loop()
-        for number, handler in (
-            (signal.SIGTERM, self._on_stop),
-            (signal.SIGINT, self._on_stop),
-            (signal.SIGHUP, self._reload_wanted.set),
-        ):
-            loop.add_signal_handler(number, handler)
-            stack.callback(loop.remove_signal_handler, number)
-
     def _on_stop(self) -> None:
         if self._stop.is_set():
             self._stop_now.set()
         self._stop.set()
+        self._clock.begin(self._config.server.stop_timeout_s)
+
+    def _on_hangup(self) -> None:
+        """SIGHUP is for reloading, or the end of the terminal. A shell passes it on just before the terminal goes."""
+        if signals.has_lost_terminal():
+            self._on_lost_terminal()
+            return
+        self._reload_wanted.set()
+        if signals.has_terminal():
+            asyncio.get_running_loop().call_later(HANGUP_S, self._look_for_terminal)
+
+    def _look_for_terminal(self) -> None:
+        if signals.has_lost_terminal():
+            self._on_lost_terminal()
+
+    def _on_lost_terminal(self) -> None:
+        if not self._stop.is_set():  # the kernel and the shell may both say so: that is no hurry
+            log.info("stopping: the terminal was closed")
+            self._on_stop()
+
+    async def _watch_terminal(self) -> None:
+        """A daemon that outlives its terminal, disowned by its shell, reloads at SIGHUP like any other."""
+        while signals.has_terminal():
+            await asyncio.sleep(TERMINAL_INTERVAL_S)
+            if signals.has_lost_terminal():
+                await asyncio.sleep(TERMINAL_INTERVAL_S)  # the SIGHUP that goes with it would be here by now
+                signals.forget_terminal()
 
 
 def merge(before: Config, found: Config) -> tuple[Config, list[str]]:

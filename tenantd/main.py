@@ -14,10 +14,12 @@ from typing import Final, NoReturn
 
 import uvloop
 
-from tenantd import __version__
+from tenantd import __version__, signals
 from tenantd.config import Config, default_config_path, load_config, with_environment
+from tenantd.daemon.stopping import StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.lifecycle import Daemon
+from tenantd.logs import StderrHandler
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 MOST_DESCRIPTORS: Final = 65_536
@@ -34,19 +36,36 @@ def main() -> NoReturn:
 
 
 def run(config_path: Path | None, model: Path | None = None) -> int:
-    """Serve until told to stop. Returns the exit code: 0, or the error's (78 for what a restart would not help)."""
+    """Serve until told to stop. Returns the exit code: 0, or the error's (78 for what a restart would not help).
+
+    The last a program does: once it has returned, the process ends, if need be without waiting for a thread.
+    """
     load = _loader(config_path, model)
+    errors = StderrHandler()
+    clock = StopClock()
     try:
         config = load()
-        set_up_logging(config)
+        set_up_logging(config, errors)
         environment = dict(os.environ)
         hide_gpus()
         allow_many_connections()
-        daemon = Daemon(config, load, environment)
+        daemon = Daemon(config, load, environment, clock)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(daemon.run())
+            code = runner.run(_exit_code(daemon, errors))
+            clock.closed(code)  # the runner waits for threads, and may wait for long
+    except ConfigError as e:
+        errors.say(f"tenantd: {e.message}")
+        code = e.exit_code
+    signals.ignore()
+    errors.close()
+    return code
+
+
+async def _exit_code(daemon: Daemon, errors: StderrHandler) -> int:
+    try:
+        await daemon.run()
     except TenantdError as e:
-        print(f"tenantd: {e.message}", file=sys.stderr, flush=True)
+        errors.say(f"tenantd: {e.message}")
         return e.exit_code
     return 0
 
@@ -69,16 +88,11 @@ def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config
     return load
 
 
-def set_up_logging(config: Config) -> None:
+def set_up_logging(config: Config, handler: StderrHandler) -> None:
     """Time, level, message on standard error."""
-    logging.basicConfig(
-        level=config.log.level.upper(),
-        format="%(asctime)s %(levelname)s %(message)s",
-        datefmt="%Y-%m-%d %H:%M:%S",
-        stream=sys.stderr,
-        force=True,
-    )
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)  # its news of each start and stop are not ours
+    logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)
+    # It warns of each request that is not HTTP: whoever sends those could fill the log. They are counted instead.
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 

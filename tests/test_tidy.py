@@ -19,6 +19,8 @@ LAYERS = [
     "tenantd.errors",
     "tenantd.domain",
     "tenantd.config",
+    "tenantd.logs",
+    "tenantd.signals",
     "tenantd.engine",
     "tenantd.text",
     "tenantd.ledger",

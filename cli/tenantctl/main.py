@@ -13,7 +13,7 @@ from typer.core import TyperGroup
 from tenantctl import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
 from tenantctl.options import Globals, MonthCommand, examples
 from tenantctl.render import complain
-from tenantd import __version__
+from tenantd import __version__, signals
 from tenantd.errors import TenantdError
 
 SIGPIPE_EXIT = 128 + 13
@@ -122,6 +122,8 @@ def root(
     ] = False,
 ) -> None:
     ctx.obj = Globals(socket, admin)
+    if ctx.invoked_subcommand != "serve":
+        signals.release()
 
 
 def main() -> None:

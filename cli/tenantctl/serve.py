@@ -28,7 +28,8 @@ def serve(
 ) -> None:
     """Run the daemon in the foreground.
 
-    The same as `tenantd`: SIGTERM lets running requests finish, SIGHUP reloads tenants and configuration.
+    The same as `tenantd`: SIGTERM, or closing the terminal, lets running requests finish; SIGHUP reloads tenants and
+    configuration.
     """
     from tenantd.main import run
 

@@ -245,6 +245,7 @@ class Admin:
         """Write, and let the change hold at once."""
         result = await self._service.ledger.write(change)
         await self._service.tenants_changed()
+        self._meter.keep(self._service.directory.tenants)
         return result
 
     def _require_known(self, tenant: str | None, has_rows: bool) -> None:

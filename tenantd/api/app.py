@@ -101,8 +101,9 @@ class Server:
         assert self._task is not None, "wait after start"
         await asyncio.shield(self._task)
 
-    async def stop(self) -> None:
-        """Take no more connections, let answers leave for GOODBYE_S, close. Safe to call twice."""
+    async def stop(self, timeout_s: float = GOODBYE_S) -> None:
+        """Take no more connections, let answers leave for so long, close. Safe to call twice."""
+        self._server.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment]  # any number of seconds
         self._server.should_exit = True
         if self._task is not None:
             await self._task

@@ -6,15 +6,18 @@ Every request's scope carries its connection in `scope["extensions"]`.
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from starlette.types import Scope
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from tenantd.api.replies import encode_error, new_request_id
 from tenantd.errors import InvalidRequest
+
+log = logging.getLogger(__name__)
 
 EXTENSION: Final = "tenantd.connection"
 MAX_HEAD_BYTES: Final = 64 * 1024
@@ -31,8 +34,9 @@ class Peer(NamedTuple):
 
 
 class Connection(HttpToolsProtocol):
-    """One client connection."""
+    """One client connection. `malformed`: how often any of them was sent what is not HTTP."""
 
+    malformed: ClassVar[int] = 0
     peer: Peer | None = None
     _head_bytes = 0  # received since anything but a head, or what may follow a body, was
     _is_head = True  # all of the chunk that is being parsed
@@ -65,7 +69,9 @@ class Connection(HttpToolsProtocol):
         self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
 
     def send_400_response(self, msg: str) -> None:
-        """What is not HTTP is answered in the shape of every other error."""
+        """What is not HTTP is answered in the shape of every other error, and counted: anybody could fill the log."""
+        Connection.malformed += 1
+        log.debug("not HTTP from %s: %s", self.peer, msg)
         body = encode_error(InvalidRequest(msg))
         head = (
             STATUS_LINE[400] + b"content-type: application/json\r\nx-request-id: " + new_request_id().encode() + b"\r\n"

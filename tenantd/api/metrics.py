@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
-from typing import Any, Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tenantd.api.connection import Connection
 from tenantd.daemon.streams import LiveStream
 from tenantd.errors import TenantdError
+from tenantd.logs import dropped_lines
 
+M = TypeVar("M", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
 _LAG_SECONDS = (0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 LAG_INTERVAL_S: Final = 0.25
@@ -24,6 +27,8 @@ class Meter:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._tenants: frozenset[str] | None = None  # None: whoever comes
+        self._children: dict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = {}  # by tenant
         self._refused = Counter(
             "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry
         )
@@ -61,23 +66,41 @@ class Meter:
             await asyncio.sleep(LAG_INTERVAL_S)
             self._lag.observe(max(0.0, time.monotonic() - due_s))
 
+    def keep(self, tenants: Iterable[str]) -> None:
+        """From now on there are these tenants: what was counted for others goes, tens of kilobytes for each."""
+        self._tenants = frozenset(tenants)
+        for gone in self._children.keys() - self._tenants:
+            for metric, labels in self._children.pop(gone):
+                metric.remove(*labels)
+
     def refused(self, tenant: str, error: TenantdError) -> None:
         """A request was answered with an error instead of its first token."""
-        self._refused.labels(tenant, error.code).inc()
+        if self._is_there(tenant):
+            self._of(self._refused, tenant, error.code).inc()
 
     async def see_off(self, stream: LiveStream) -> None:
         """Wait until the stream is settled, whatever became of its reader, and count it."""
         while await stream.take():
             pass
         tenant, usage = stream.tenant, stream.usage
-        self._requests.labels(tenant, str(stream.finish_reason)).inc()
-        self._prompt.labels(tenant).inc(usage.prompt_tokens)
-        self._completion.labels(tenant).inc(usage.completion_tokens)
-        self._engine.labels(tenant).inc(usage.engine_micros / 1e6)
+        if not self._is_there(tenant):
+            return  # its removal is what ended it
+        self._of(self._requests, tenant, str(stream.finish_reason)).inc()
+        self._of(self._prompt, tenant).inc(usage.prompt_tokens)
+        self._of(self._completion, tenant).inc(usage.completion_tokens)
+        self._of(self._engine, tenant).inc(usage.engine_micros / 1e6)
         if stream.first_token_micros is not None:
-            self._first_token.labels(tenant).observe(stream.first_token_micros / 1e6)
+            self._of(self._first_token, tenant).observe(stream.first_token_micros / 1e6)
         if stream.duration_micros is not None:
-            self._duration.labels(tenant).observe(stream.duration_micros / 1e6)
+            self._of(self._duration, tenant).observe(stream.duration_micros / 1e6)
+
+    def _is_there(self, tenant: str) -> bool:
+        return self._tenants is None or tenant in self._tenants
+
+    def _of(self, metric: M, *labels: str) -> M:
+        """The part of `metric` with these labels, the tenant's name first."""
+        self._children.setdefault(labels[0], set()).add((metric, labels))
+        return metric.labels(*labels)
 
     def render(self, status: dict[str, Any]) -> bytes:
         """The text format. `status` is the service's. Safe in a thread: with many tenants it takes a while."""
@@ -98,6 +121,8 @@ class _ServiceState(Collector):
         yield _count("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
         yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
         yield _count("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
+        yield _count("tenantd_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
+        yield _count("tenantd_malformed_requests", "What came and was not HTTP.", Connection.malformed)
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         for name, text in (

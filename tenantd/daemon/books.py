@@ -42,6 +42,7 @@ class Books:
     ) -> None:
         """Begin to write its row and see it through. `on_refused` is called when the row cannot be had."""
         task = asyncio.create_task(self._keep(stream, admission, on_refused))
+        task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # had it no other end
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

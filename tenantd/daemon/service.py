@@ -25,8 +25,9 @@ from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
 from tenantd.daemon.shares import shares
 from tenantd.daemon.status import engine_status, ledger_status, tenants_status
+from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_ENGINE, AFTER_SETTLING, UNHURRIED, StopClock
 from tenantd.daemon.streams import LiveStream, new_request_id
-from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, EngineState, Supervisor
+from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, EngineState, Supervisor
 from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
 from tenantd.engine.protocol import Command, EngineInfo, Forget, Share
 from tenantd.errors import (
@@ -129,33 +130,34 @@ class Service:
         self._runner.board.update(usage, newcomers_level(usage), now_s)
         recall_minute(booked, self.directory.tenants, self._runner.rates, round(now_s * 1e6))
 
-    async def drain(self, timeout_s: float) -> None:
+    async def drain(self, timeout_s: float, clock: StopClock = UNHURRIED) -> None:
         """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
         self.draining = True
         self._gate.wake()
+        timeout_s = clock.most(timeout_s, AFTER_DRAIN)
         if not await self._live.wait_until_empty(timeout_s):
             log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
             for stream in self._live:
                 self._runner.end(stream, FinishReason.CANCELLED, _shutting_down())
-            await self._live.wait_until_empty(CANCEL_GRACE_S)
+            await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, AFTER_SETTLING))
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
-        await self._books.closed(self.config.ledger.settle_timeout_s)
+        await self._books.closed(clock.most(self.config.ledger.settle_timeout_s, AFTER_SETTLING))
 
-    async def stop(self) -> None:
+    async def stop(self, clock: StopClock = UNHURRIED) -> None:
         """End the engine and whatever is live. Safe to call twice, and without `drain`."""
         self.draining = True
         self.ledger.end_reports()
         self._gate.wake()
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.grammars.close()
-        await self.supervisor.stop()
+        await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, AFTER_ENGINE))
         if self._ticking is not None:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
             self._ticking = None
         await asyncio.to_thread(self.pool.close)
-        await self._books.close(SETTLE_GRACE_S)
+        await self._books.close(clock.most(SETTLE_GRACE_S, AFTER_ENGINE))
 
     async def tenants_changed(self) -> None:
         """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone.

@@ -47,6 +47,7 @@ MEMORY_PATIENCE_S: Final = 10.0
 # serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
 SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
 STOP_TIMEOUT_S: Final = 5.0
+DEATH_TIMEOUT_S: Final = 2.0
 
 
 class EngineState(StrEnum):
@@ -164,8 +165,8 @@ class Supervisor:
         if self._is_up and self._engine is not None:
             self._engine.send(command)
 
-    async def stop(self) -> None:
-        """End the engine, by force after STOP_TIMEOUT_S, and wait until it is gone. Safe to call twice."""
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """End the engine, by force after `timeout_s`, and wait until it is gone. Safe to call twice."""
         self._stopping.set()
         if self._task is None:
             return
@@ -175,10 +176,14 @@ class Supervisor:
             else:
                 self.kill("stopped while loading")
         try:
-            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S)
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S if timeout_s is None else timeout_s)
         finally:
             self.kill("it did not stop when told to")
-        await self._task
+        await asyncio.wait({self._task}, timeout=DEATH_TIMEOUT_S)
+        if not self._task.done():  # stuck in a driver, say: it dies when the kernel lets it
+            log.error("engine process %s was killed and is still there", self.pid)
+            self._task.cancel()
+            await asyncio.wait({self._task})
 
     def kill(self, reason: str = "killed by the daemon") -> None:
         """SIGKILL the engine now. Unless `stop` was called, another is started."""

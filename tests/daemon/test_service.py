@@ -487,7 +487,7 @@ def test_draining_cancels_what_does_not_finish_in_time_and_bills_it(tmp_path: Pa
 
 
 def test_draining_with_a_hung_engine_does_not_wait_for_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenantd.daemon.supervisor.STOP_TIMEOUT_S", 0.1)
+    monkeypatch.setattr("tenantd.daemon.service.STOP_TIMEOUT_S", 0.1)
 
     async def scene() -> None:
         async with Scene(tmp_path, {"after_tokens": 1, "then": "hang"}) as s:

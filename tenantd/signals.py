@@ -1,0 +1,91 @@
+"""SIGTERM, SIGINT and SIGHUP, from the program's first line to its last.
+
+Standard library only, and little of it: `hold` runs before the imports that take half a second. The handlers stay when
+the event loop has ended, so that no signal at any time ends the program halfway or prints a traceback.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+from collections.abc import Callable
+from types import FrameType
+from typing import Final
+
+TERMINAL: Final = "/dev/tty"  # the controlling terminal, whichever it is
+STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
+
+_had_terminal = False
+_hangups = 0  # before anybody listened
+
+
+def hold() -> None:
+    """From here until `listen` or `release` SIGHUP waits, and SIGINT ends the program at once and in silence."""
+    global _had_terminal
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal's end is not ours
+        _had_terminal = _has_terminal()
+        signal.signal(signal.SIGHUP, _note_hangup)
+
+
+def release() -> None:
+    """This is no daemon: signals do what they usually do, and one that waited does it now."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if signal.getsignal(signal.SIGHUP) is _note_hangup:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if _hangups:
+            signal.raise_signal(signal.SIGHUP)
+
+
+def listen(on_stop: Callable[[], None], on_hangup: Callable[[], None]) -> None:
+    """Have these called in the running loop. A SIGHUP that waited counts. After the loop's end signals do nothing."""
+    import asyncio  # a tenth of a second, which `hold` must not take
+
+    loop = asyncio.get_running_loop()
+
+    def tell(number: int, _: FrameType | None) -> None:
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(on_hangup if number == signal.SIGHUP else on_stop)
+
+    for number in (*STOPPING, signal.SIGHUP):
+        signal.signal(number, tell)
+    if _hangups:
+        loop.call_soon(on_hangup)
+
+
+def ignore() -> None:
+    """The end: whatever comes now comes too late."""
+    for number in (*STOPPING, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def has_lost_terminal() -> bool:
+    """It was started from a terminal that is gone."""
+    return _had_terminal and not _has_terminal()
+
+
+def has_terminal() -> bool:
+    """It was started from a terminal, which is there as far as anybody knows."""
+    return _had_terminal
+
+
+def forget_terminal() -> None:
+    """It lives on without: from now on it is no different from one that had none."""
+    global _had_terminal
+    _had_terminal = False
+
+
+def _has_terminal() -> bool:
+    try:
+        os.close(os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
+    except OSError:
+        return False
+    return True
+
+
+def _note_hangup(_: int, __: FrameType | None) -> None:
+    global _hangups
+    _hangups += 1

@@ -1,0 +1,226 @@
+"""Signals at every moment, terminals that close, logs that nobody reads, and how long a stop takes."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests.support.daemon import Daemon, wait_until
+from tests.support.program import command_environment
+
+PROGRAMS = {"tenantd": ["-m", "tenantd"], "tenantctl serve": ["-m", "tenantctl", "serve"]}
+IMPORTS = {"tenantd": "pydantic_core", "tenantctl serve": "_json."}
+"""A library that is loaded in the middle of the imports."""
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Not started; killed in the end."""
+    daemon = Daemon(tmp_path)
+    yield daemon
+    daemon.kill()
+
+
+def begin(daemon: Daemon, program: str) -> subprocess.Popen[bytes]:
+    """Start it in another way, its log in the usual file."""
+    with daemon.log.open("ab") as log:
+        daemon.process = subprocess.Popen(
+            [sys.executable, *PROGRAMS[program], "--config", str(daemon.config)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            env=command_environment(daemon),
+        )
+    return daemon.process
+
+
+def until_it_imports(daemon: Daemon, program: str) -> None:
+    assert daemon.process is not None
+    maps = Path(f"/proc/{daemon.process.pid}/maps")
+    wait_until(lambda: IMPORTS[program] in maps.read_text(), "the middle of the imports")
+    assert not daemon.socket.exists()
+
+
+def is_ready(daemon: Daemon) -> bool:
+    assert daemon.process is not None and daemon.process.poll() is None, daemon.log.read_text()
+    return daemon.socket.exists() and daemon._is_ready()
+
+
+# ---- signals -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_sighup_before_it_can_reload_does_no_harm(daemon: Daemon, program: str) -> None:
+    begin(daemon, program)
+    until_it_imports(daemon, program)
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: is_ready(daemon), "a daemon that serves")
+    assert daemon.stop() == 0
+    assert "Traceback" not in daemon.log.read_text()
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_an_interrupt_before_anything_is_open_ends_it_in_silence(daemon: Daemon, program: str) -> None:
+    begin(daemon, program)
+    until_it_imports(daemon, program)
+    daemon.signal(signal.SIGINT)
+    assert daemon.wait(10) == -signal.SIGINT
+    assert daemon.log.read_text() == ""
+
+
+def test_any_number_of_interrupts_ends_it_in_order(daemon: Daemon) -> None:
+    daemon.configure(engine={"fake_step_micros": 20_000})
+    daemon.start()
+    daemon.add_tenant("acme")
+    daemon.stream("acme", max_tokens=4000, ignore_eos=True).begun(3)
+    process = daemon.process
+    assert process is not None
+
+    def interrupted() -> bool:
+        process.send_signal(signal.SIGINT)
+        return process.poll() is not None
+
+    wait_until(interrupted, "its end")
+    assert process.returncode == 0
+    assert "Traceback" not in daemon.log.read_text()
+    assert [row["state"] for row in daemon.rows()] == ["cancelled"]
+
+
+# ---- terminals -----------------------------------------------------------------------------------------------------
+
+
+def own_terminal() -> None:
+    """Standard input becomes the controlling terminal of a new session."""
+    os.setsid()
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+
+
+def on_terminal(daemon: Daemon, command: list[str]) -> tuple[subprocess.Popen[bytes], int]:
+    """A program that leads the session of a terminal, and the terminal's other end."""
+    ours, theirs = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            command,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            env=command_environment(daemon),
+            preexec_fn=own_terminal,
+        )
+    finally:
+        os.close(theirs)
+    return process, ours
+
+
+def test_sighup_reloads_while_the_terminal_is_there_and_stops_when_it_was_closed(daemon: Daemon) -> None:
+    command = [sys.executable, "-m", "tenantctl", "serve", "--config", str(daemon.config)]
+    daemon.process, terminal = on_terminal(daemon, command)
+    wait_until(lambda: is_ready(daemon), "a daemon that serves")
+    daemon.configure(limits={"default_max_tokens": 3})
+    daemon.add_tenant("acme")
+    daemon.signal(signal.SIGHUP)
+    wait_until(lambda: daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 3, "a reload")
+    os.close(terminal)
+    assert daemon.wait(15) == 0
+    assert not daemon.socket.exists()
+
+
+def test_closing_the_terminal_of_a_shell_stops_the_daemon_in_its_foreground(daemon: Daemon) -> None:
+    shell, terminal = on_terminal(daemon, ["bash", "--norc", "-i"])
+    try:
+        os.write(terminal, f"{sys.executable} -m tenantctl serve --config {daemon.config}\n".encode())
+        lock = daemon.folder / "state" / "daemon.lock"
+        wait_until(lambda: daemon.socket.exists() and daemon.get("/readyz").status_code == 200, "a daemon that serves")
+        own = psutil.Process(int(lock.read_text()))
+        assert own.pid != shell.pid
+    finally:
+        os.close(terminal)
+    wait_until(lambda: not own.is_running(), "its end")
+    assert not daemon.socket.exists()
+    shell.wait(10)
+
+
+# ---- standard error ------------------------------------------------------------------------------------------------
+
+
+def dropped_lines(daemon: Daemon) -> float:
+    [line] = [x for x in daemon.get("/metrics").text.splitlines() if x.startswith("tenantd_log_lines_dropped_total ")]
+    return float(line.split()[1])
+
+
+def read(pipe: int) -> bytes:
+    """What is in it, at most a piece; b"" when it is empty."""
+    return os.read(pipe, 1 << 20) if select.select([pipe], [], [], 0)[0] else b""
+
+
+@pytest.mark.parametrize("is_read_again", [True, False])
+def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_read_again: bool) -> None:
+    ours, theirs = os.pipe()
+    daemon.process = subprocess.Popen(
+        [sys.executable, "-m", "tenantd", "--config", str(daemon.config)],
+        stdin=subprocess.DEVNULL,
+        stderr=theirs,
+        env=command_environment(daemon),
+    )
+    os.close(theirs)
+    try:
+        wait_until(lambda: is_ready(daemon), "a daemon that serves")
+        daemon.add_tenant("acme")
+        daemon.config.write_text(f"[engine]\nslots = '{'x' * 60_000}'\n")  # a reload repeats it
+
+        def has_dropped() -> bool:
+            daemon.signal(signal.SIGHUP)
+            return dropped_lines(daemon) > 0
+
+        wait_until(has_dropped, "a log that is full")
+        assert daemon.complete("acme", max_tokens=3).status_code == 200
+        if is_read_again:
+            wait_until(lambda: b"log lines were dropped: nobody read standard error" in read(ours), "the report of it")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(10) == 0
+    finally:
+        os.close(ours)
+
+
+# ---- how long it takes ---------------------------------------------------------------------------------------------
+
+
+def test_the_whole_stop_is_over_in_time_whatever_hangs(daemon: Daemon) -> None:
+    """Requests that do not end, an engine that does not answer, a ledger that cannot be written."""
+    daemon.configure(
+        engine={"fake_step_micros": 20_000},
+        server={"socket": str(daemon.socket), "drain_timeout_s": 60, "stop_timeout_s": 4},
+    )
+    daemon.start()
+    daemon.add_tenant("acme")
+    stream = daemon.stream("acme", max_tokens=4000, ignore_eos=True).begun(3)
+    other = sqlite3.connect(daemon.folder / "state" / "ledger.db", isolation_level=None)
+    try:
+        other.execute("BEGIN EXCLUSIVE")
+        os.kill(daemon.engine_pid(), signal.SIGSTOP)
+        began_s = time.monotonic()
+        daemon.signal(signal.SIGTERM)
+        daemon.wait(15)
+        assert time.monotonic() - began_s < 5
+    finally:
+        other.close()
+    stream.join()
+    assert stream.error is not None and not stream.done, "its client is told"
+    assert "Traceback" not in daemon.log.read_text()
+    daemon.configure()
+    daemon.start()
+    [row] = daemon.rows()
+    assert row["state"] != "running"
