@@ -1,21 +1,25 @@
 """The official OpenAI client on the daemon's Unix socket: complete, stream, and see an error for what it is.
 
-TENANTD_API_KEY=td_… python examples/openai_client.py       (pip install openai)
+TENANTD_API_KEY=td_… TENANTD_SOCKET=/path/to/tenantd.sock python examples/openai_client.py       (pip install openai)
+
+Works with openai 1.60 and later. Without TENANTD_SOCKET it takes the daemon's default.
 """
 
+import importlib
 import os
 
-import httpx
 import openai
 
-from tenantd.config import default_socket
+SOCKET = os.environ.get("TENANTD_SOCKET") or os.environ.get("XDG_RUNTIME_DIR", "/run") + "/tenantd/tenantd.sock"
 
 
 def main() -> None:
+    major = int(openai.__version__.partition(".")[0])
+    http = importlib.import_module("httpx2" if major >= 3 else "httpx")  # whichever openai was installed with
     client = openai.OpenAI(
         base_url="http://tenantd/v1",
         api_key=os.environ["TENANTD_API_KEY"],
-        http_client=httpx.Client(transport=httpx.HTTPTransport(uds=str(default_socket()))),
+        http_client=openai.DefaultHttpxClient(transport=http.HTTPTransport(uds=SOCKET)),
     )
     model = client.models.list().data[0].id
     print(f"model: {model}")

@@ -21,6 +21,7 @@ from tenantd.api.metrics import Meter
 from tenantd.api.socket import listen
 from tenantd.config import Config, parse_config
 from tests.api.fake_service import FakeService
+from tests.support.openai_http import on_socket
 
 T = TypeVar("T")
 
@@ -67,9 +68,9 @@ class Api:
         return client
 
     def openai(self, key: str = "td_acme") -> openai.OpenAI:
-        return openai.OpenAI(
-            api_key=key, base_url="http://tenantd/v1", http_client=self.new_client(), max_retries=0, timeout=30
-        )
+        http = on_socket(self.path)
+        self._clients.append(http)
+        return openai.OpenAI(api_key=key, base_url="http://tenantd/v1", http_client=http, max_retries=0, timeout=30)
 
     def completion(self, *, key: str = "td_acme", **body: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"} if key else {}

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 
-import httpx
 import openai
 import pytest
 
 from tests.support.daemon import Daemon
+from tests.support.openai_http import on_socket, on_socket_async
 
 MODEL = "fake"
 BASE_URL = "http://tenantd/v1"
@@ -30,12 +30,11 @@ class Shared:
 
     @asynccontextmanager
     async def async_client(self) -> AsyncIterator[openai.AsyncOpenAI]:
-        transport = httpx.AsyncHTTPTransport(uds=str(self.daemon.socket))
         async with openai.AsyncOpenAI(
             base_url=BASE_URL,
             api_key=self.keys["acme"],
             max_retries=0,
-            http_client=httpx.AsyncClient(transport=transport),
+            http_client=on_socket_async(self.daemon.socket),
         ) as client:
             yield client
 
@@ -43,7 +42,7 @@ class Shared:
 @contextmanager
 def connect(daemon: Daemon, key: str) -> Iterator[openai.OpenAI]:
     """The synchronous client of one daemon."""
-    http = httpx.Client(transport=httpx.HTTPTransport(uds=str(daemon.socket)))
+    http = on_socket(daemon.socket)
     with openai.OpenAI(base_url=BASE_URL, api_key=key, max_retries=0, http_client=http) as client:
         yield client
 

@@ -89,7 +89,8 @@ def test_a_chat_streams_the_same_text_with_its_role_first(client: openai.OpenAI)
 
 def test_the_clients_own_stream_helper_gathers_the_whole_chat(client: openai.OpenAI) -> None:
     full = client.chat.completions.create(model=MODEL, messages=MESSAGES, **ENDLESS).choices[0].message.content or ""
-    with client.chat.completions.stream(model=MODEL, messages=MESSAGES, stop=full[6:9], **ENDLESS) as stream:
+    helper = getattr(client.chat.completions, "stream", None) or client.beta.chat.completions.stream  # before 1.92
+    with helper(model=MODEL, messages=MESSAGES, stop=full[6:9], **ENDLESS) as stream:
         gathered = stream.get_final_completion()
     assert gathered.choices[0].message.content == full[: full.index(full[6:9])]
     assert gathered.choices[0].finish_reason == "stop"

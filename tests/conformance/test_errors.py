@@ -14,7 +14,6 @@ import pytest
 
 from tests.conformance.conftest import MODEL, Shared, connect
 from tests.support.daemon import Daemon, wait_until
-from tests.support.tiny_gguf import write_tiny_gguf
 
 
 def check(error: openai.APIStatusError, status: int, code: str, param: str | None = None) -> None:
@@ -161,6 +160,8 @@ def test_a_requests_own_deadline_is_not_tried_again(tmp_path: Path) -> None:
 
 
 def test_while_the_model_loads_it_is_unavailable_and_says_when_to_come_back(tmp_path: Path) -> None:
+    from tests.support.tiny_gguf import write_tiny_gguf  # needs gguf, which is not installed beside other clients
+
     model = write_tiny_gguf(tmp_path / "tiny.gguf")
     daemon = Daemon(tmp_path, engine={"backend": "llama"}, model={"path": str(model)})
     try:

@@ -20,6 +20,8 @@ import psutil
 import tomli_w
 
 START_TIMEOUT_S = 60
+PYTHON = os.environ.get("DAEMON_PYTHON", sys.executable)
+"""What runs the daemon: another than the tests' own where they run beside another version of a client."""
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
@@ -79,7 +81,7 @@ class Daemon:
         clean = {k: v for k, v in os.environ.items() if not k.startswith("TENANTD_")}
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tenantd", "--config", str(self.config)],
+                [PYTHON, "-m", "tenantd", "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
