@@ -110,11 +110,22 @@ def may_wait(
 
 
 def full_queue(
-    tenant: Tenant, count: Count, held: int, *, refusal: TenantdError | None = None, retry_after_s: int | None = None
+    tenant: Tenant,
+    count: Count,
+    held: int,
+    *,
+    more: int = 1,
+    refusal: TenantdError | None = None,
+    retry_after_s: int | None = None,
 ) -> QueueFull:
-    """Why there is no place for one more request. `held` wait for the rate limits; so would it, with a `refusal`."""
+    """Why there is no place for `more` requests. `held` wait for the rate limits; so would they, with a `refusal`."""
     limits, waiting = tenant.limits, count.waiting + held
-    what = f"has {waiting} requests waiting already" if waiting else "may have no requests waiting (max_queued is 0)"
+    if waiting:
+        what = f"has {waiting} requests waiting already"
+    elif limits.max_queued:
+        what = f"may have {limits.max_queued} requests waiting, and these are {more} at once"
+    else:
+        what = "may have no requests waiting (max_queued is 0)"
     if refusal is not None:
         message = f"tenant {tenant.name} {what}, and {refusal.message}"
         return QueueFull(message, retry_after_ms=refusal.retry_after_ms)

@@ -310,6 +310,7 @@ class Service:
             tenant,
             count,
             held,
+            more=more,
             refusal=refusal,
             retry_after_s=self._runner.pace.wait_s(
                 self._clock_s(), len(self._live.waiting_tenants()), self._live.oldest_s()

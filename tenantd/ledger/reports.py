@@ -114,10 +114,14 @@ class RecentUsage(msgspec.Struct, frozen=True):
 
 
 def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[RecentUsage]:
-    """Tokens of requests created in the last `period_s`, summed up by tenant and second of their end."""
+    """Tokens of requests created in the last `period_s`, summed up by tenant and second of their end.
+
+    What was computed counts: with any answer the whole prompt, though another choice of it may have been billed for it.
+    """
     rows = conn.execute(
         """SELECT tenant, (:now - created_micros - coalesce(duration_micros, 0)) / 1000000 AS age_s,
-        sum(prompt_tokens), sum(completion_tokens) FROM requests
+        sum(CASE WHEN completion_tokens > 0 THEN prompt_length_tokens ELSE prompt_tokens END), sum(completion_tokens)
+        FROM requests
         WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant, age_s""",
         {"now": now_micros, "period": int(period_s * 1_000_000)},
     )

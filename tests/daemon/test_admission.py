@@ -197,6 +197,8 @@ def test_a_full_queue_says_whether_it_is_the_tenants_own_requests_that_fill_it()
     others = full_queue(acme, Count(running=1, waiting=3), 1, retry_after_s=5)
     assert (others.code, others.retry_after_s) == ("queue_full", 5)
     assert "has 4 requests waiting already" in others.message
+    many = full_queue(Tenant(name="acme", limits=Limits(max_queued=256)), Count(), 0, more=1024)
+    assert "may have 256 requests waiting, and these are 1024 at once" in many.message
 
 
 def test_the_time_in_which_nothing_ran_says_nothing_of_the_pace() -> None:

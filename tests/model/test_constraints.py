@@ -73,6 +73,11 @@ def test_a_bias_forbids_a_token_and_another_forces_one(ask: Ask, vocabulary: Lla
     assert ask.text(PROMPT, max_tokens=2, logit_bias={str(forced): 100}) == " banana banana"
 
 
+def test_choices_of_a_seeded_request_differ(ask: Ask) -> None:
+    choices = ask.whole(PROMPT, n=4, seed=70, temperature=1.5, max_tokens=12, ignore_eos=True)["choices"]
+    assert len({choice["text"] for choice in choices}) == 4
+
+
 def test_repetition_is_penalised(ask: Ask) -> None:
     prompt = "cat cat cat cat cat cat cat cat"
     assert "cat" in ask.text(prompt, max_tokens=6)
