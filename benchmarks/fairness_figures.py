@@ -11,7 +11,11 @@ from tenantctl.benching.suites import SUITES
 USAGE, FIFO, LLAMA_SERVER = "tenantd", "fifo", "llama-server"
 NOISE = 0.03
 """A share over ten seconds cannot be seen more exactly: a client sees all input tokens of a request served at once."""
-BASELINES = {"flood": ("solo", "flood-alone"), "long-prompts": ("solo", "long-alone")}
+BASELINES = {
+    "flood": ("solo", "flood-alone"),
+    "long-prompts": ("solo", "long-alone"),
+    "newcomer": ("solo",),
+}
 """Suites whose figures are relative to those of others."""
 
 Round = dict[str, dict[str, Measurement]]
@@ -136,6 +140,22 @@ def _next_to_solo(suite: str, share: str) -> Callable[[Round, str], Value | None
     return of
 
 
+def _since_newcomer(share: float) -> Callable[[Round, str], Value | None]:
+    def of(runs: Round, target: str) -> Value | None:
+        quantile = runs[target]["newcomer"].ttft_next_to_newcomer("first", share)
+        return None if quantile is None else Value(quantile.seconds, quantile.at_least)
+
+    return of
+
+
+def _since_newcomer_to_solo(share: float, solo: str) -> Callable[[Round, str], Value | None]:
+    def of(runs: Round, target: str) -> Value | None:
+        here, alone = _since_newcomer(share)(runs, target), _ttft("solo", solo)(runs, target)
+        return None if here is None or alone is None else Value(here.number / alone.number, here.at_least)
+
+    return of
+
+
 def _refused(suite: str) -> Callable[[Round, str], Value]:
     """Failed ones too: no answer is no answer."""
     return lambda runs, target: Value(sum(f.refused + f.failed for f in runs[target][suite].figures.values()))
@@ -225,6 +245,13 @@ FIGURES = [
     Figure("solo", "quiet's first token, p99", _ttft("solo", "p99"), "s"),
     *_noisy_figures("flood", "flood-alone"),
     *_noisy_figures("long-prompts", "long-alone"),
+    Figure("newcomer", "first's first token since then, p50", _since_newcomer(0.5), "s"),
+    Figure("newcomer", "first's first token since then, p50, to solo", _since_newcomer_to_solo(0.5, "p50"), "×"),
+    Figure("newcomer", "first's first token since then, p99", _since_newcomer(0.99), "s"),
+    Figure(
+        "newcomer", "first's first token since then, p99, to solo", _since_newcomer_to_solo(0.99, "p99"), "×", most=1.6
+    ),
+    Figure("newcomer", "refused or failed", _refused("newcomer"), most=0),
     Figure("overload", "service apart", _apart("overload"), "%", most=0.03),
     Figure("weighted", "a share's distance from 1 : 2 : 4", _off_weight("weighted"), "%", most=0.05),
     Figure("short-long", "service apart", _apart("short-long"), "%", most=0.05),

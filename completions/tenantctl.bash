@@ -80,7 +80,7 @@ _tenantctl() {
         " key 0") _tenantctl_words "create list revoke" "$cur" ;;
         " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
-        " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
+        " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
         " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;
     esac
 }

@@ -173,7 +173,7 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l tenant -x -a '(tenantctl _t
 complete -c tenantctl -n '__tenantctl_in invoice' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l csv -d 'Print CSV: a row for each line.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this message and exit.'
-complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
+complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
 complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'How long.'
 complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'For the same arrivals again.'
 complete -c tenantctl -n '__tenantctl_in bench' -l url -x -d 'Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.'

@@ -55,6 +55,15 @@ def test_a_noisy_neighbour_is_compared_to_solo_and_to_itself(figures: Any) -> No
     assert ("long-prompts", "refused or failed") not in lines
 
 
+def test_waits_count_from_the_newcomers_arrival_on(figures: Any) -> None:
+    first = [record(1, [(9, 1)]), record(5.1, [(5.2, 1)]), record(7, [(7.3, 1)])]
+    lines = table(figures, {"tenantd": [run("solo", quiet=waits(0.2, 0.2)), run("newcomer", first=first)]})
+    assert lines["newcomer", "first's first token since then, p50"].medians["tenantd"].number == pytest.approx(0.1)
+    ratio = lines["newcomer", "first's first token since then, p99, to solo"]
+    assert ratio.medians["tenantd"].number == pytest.approx(1.5)
+    assert ratio.met is True
+
+
 def test_a_wait_without_end_is_not_taken_for_a_known_one(figures: Any) -> None:
     stuck = [record(2, outcome=Outcome.CUT, done_s=10)]
     lines = table(figures, {"tenantd": [run("solo", quiet=waits(0.1)), run("flood", quiet=stuck)]})

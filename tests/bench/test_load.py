@@ -76,6 +76,15 @@ def test_a_closed_loop_sends_nothing_while_it_is_off(server: FakeServer) -> None
     assert not any(0.15 < t < 0.199 for t in sent)
 
 
+def test_a_tenant_may_also_have_another_loop_at_another_time(server: FakeServer) -> None:
+    load = TenantLoad("a", SHAPE, Closed(3, on=((0.0, 0.25),)), also=Closed(1, on=((0.75, 1.0),)))
+    made = asyncio.run(run(Plan(Suite("s", "", (load,)), 0.8), {"a": NOWHERE}))
+    sent = [r.sent_s for r in made.records["a"]]
+    assert server.most_at_once == 3
+    assert any(t < 0.2 for t in sent) and any(t >= 0.6 for t in sent)
+    assert not any(0.4 < t < 0.599 for t in sent)
+
+
 def test_an_open_loop_does_not_wait_for_answers(server: FakeServer) -> None:
     server.outcome = Outcome.WAITING
     made = measure(Open(steady(50)), 0.4, rate_scale=2.0)

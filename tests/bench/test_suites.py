@@ -4,7 +4,7 @@ import pytest
 
 from tenantctl.benching.arrivals import Rate
 from tenantctl.benching.load import rate_scale
-from tenantctl.benching.suites import SUITES, VTC_CAPACITY, Closed, Open, Shape, Suite, TenantLoad
+from tenantctl.benching.suites import SUITES, VTC_CAPACITY, Closed, Open, Shape, Suite
 from tenantd.domain import TENANT_NAME
 
 ALL = pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)
@@ -20,15 +20,16 @@ def test_a_suite_can_be_run(suite: Suite) -> None:
         assert TENANT_NAME.fullmatch(f"bench-{tenant.name}-abcdef")
         assert tenant.weight > 0
         assert tenant.shape.prompt_tokens > 0 and tenant.shape.output_tokens > 0
-        assert _sends_something(tenant)
+        assert _sends_something(tenant.load)
+        assert tenant.also is None or _sends_something(tenant.also)
+    assert not suite.newcomer or suite.newcomer in names
 
 
-def _sends_something(tenant: TenantLoad) -> bool:
-    if isinstance(tenant.load, Open):
-        return _is_whole(tenant.load.rate) and tenant.load.rate.mean > 0
-    spans = tenant.load.on
-    edges = [edge for span in spans for edge in span]
-    return tenant.load.clients > 0 and edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= 1
+def _sends_something(load: Closed | Open) -> bool:
+    if isinstance(load, Open):
+        return _is_whole(load.rate) and load.rate.mean > 0
+    edges = [edge for span in load.on for edge in span]
+    return load.clients > 0 and edges == sorted(edges) and edges[0] >= 0 and edges[-1] <= 1
 
 
 def _is_whole(rate: Rate) -> bool:
@@ -71,6 +72,15 @@ def test_lengths_are_scaled_and_rates_make_up_for_it() -> None:
     assert rate_scale(VTC_CAPACITY, 1.0) == 1
     assert rate_scale(2 * VTC_CAPACITY, 0.25) == 8
     assert Shape(3, 1).scaled(0.01) == Shape(1, 1)
+
+
+def test_the_newcomer_comes_after_the_first_tenants_pause_began_and_before_it_asks_again() -> None:
+    first, newcomer = SUITES["newcomer"].tenants
+    assert first.shape == SUITES["solo"].tenants[0].shape, "its waits are compared to those of solo"
+    assert isinstance(first.load, Closed) and isinstance(newcomer.load, Closed) and first.also is not None
+    [alone], [again], [flood] = first.load.on, first.also.on, newcomer.load.on
+    assert alone[1] < flood[0] < again[0] < flood[0] + 0.01
+    assert (first.load.clients, first.also.clients, newcomer.load.clients) == (8, 1, 32)
 
 
 def test_the_burst_tenant_is_on_half_of_the_time() -> None:

@@ -7,12 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tenantctl.benching.display import _Lines, _Rates, _table, notes, quantile, seconds
+from tenantctl.benching.display import _Lines, _Rates, _table, next_to_newcomer, notes, quantile, seconds
 from tenantctl.benching.load import Progress
-from tenantctl.benching.measurement import Plan
+from tenantctl.benching.measurement import Measurement, Plan
 from tenantctl.benching.metrics import Quantile
 from tenantctl.benching.plot import new_figure, service_panel, ttft_panel, write_png
 from tenantctl.benching.record import Outcome, Tally
+from tenantctl.benching.suites import SUITES
 from tests.bench.kit import measurement, record, suite
 
 MADE = measurement(
@@ -97,3 +98,13 @@ def test_notes_say_what_a_reader_must_know() -> None:
         "≥",
     ):
         assert part in said
+
+
+def test_the_waits_since_the_newcomer_came_are_told_of_all_others() -> None:
+    newcomer = SUITES["newcomer"]
+    records = {"first": [record(1, [(9, 1)]), record(5.1, [(5.35, 1)])], "newcomer": [record(5, [(8, 1)])]}
+    run = Measurement(Plan(newcomer, 10.0), "somewhere", records, 10.0)
+    assert list(next_to_newcomer(run)) == ["first's first token since newcomer came: p50 250 ms, p99 250 ms"]
+    before = Measurement(Plan(newcomer, 10.0), "somewhere", {name: [] for name in records}, 2.0, interrupted=True)
+    assert list(next_to_newcomer(before)) == []
+    assert list(next_to_newcomer(MADE)) == []

@@ -143,8 +143,19 @@ def print_figures(measurement: Measurement) -> None:
             f"largest service gap while both waited: {gap.service:,.0f} between {' and '.join(gap.of)}, "
             f"from {gap.from_s:.1f} to {gap.to_s:.1f} s"
         )
+    for line in next_to_newcomer(measurement):
+        print(line)
     for note in notes(measurement):
         message(note)
+
+
+def next_to_newcomer(measurement: Measurement) -> Iterator[str]:
+    """How long the others waited since the suite's newcomer came."""
+    newcomer = measurement.plan.suite.newcomer
+    for tenant in measurement.figures:
+        p50, p99 = (measurement.ttft_next_to_newcomer(tenant, share) for share in (0.5, 0.99))
+        if tenant != newcomer and p50 is not None:
+            yield f"{tenant}'s first token since {newcomer} came: p50 {quantile(p50)}, p99 {quantile(p99)}"
 
 
 def notes(measurement: Measurement) -> Iterator[str]:

@@ -90,11 +90,12 @@ class _Source:
 
     def start(self) -> None:
         """Begin to send."""
-        if isinstance(self.load.load, Open):
-            self._spawn(self._arrivals(self.load.load))
-        else:
-            for _ in range(self.load.load.clients):
-                self._spawn(self._client(self.load.load))
+        for load in (self.load.load, self.load.also):
+            if isinstance(load, Open):
+                self._spawn(self._arrivals(load))
+            elif load is not None:
+                for _ in range(load.clients):
+                    self._spawn(self._client(load))
 
     async def stop(self) -> None:
         """Cut off what is under way. Raises what a bug of this module raised in a task."""

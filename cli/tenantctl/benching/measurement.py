@@ -13,11 +13,13 @@ from tenantctl.benching.metrics import (
     WARM_UP_PART,
     Curve,
     Gap,
+    Quantile,
     Span,
     TenantFigures,
     largest_gap,
     output_tokens,
     tenant_figures,
+    ttft_quantile,
 )
 from tenantctl.benching.record import Record
 from tenantctl.benching.suites import Closed, Suite
@@ -94,6 +96,14 @@ class Measurement:
     def output_tokens_per_s(self) -> float:
         """Of all tenants together."""
         return sum(f.output_tokens_per_s for f in self.figures.values())
+
+    def ttft_next_to_newcomer(self, tenant: str, share: float) -> Quantile | None:
+        """`ttft_quantile` of a tenant's requests from the arrival of the suite's newcomer on; None without any."""
+        if not self.plan.suite.newcomer:
+            return None
+        on, _ = self.phases(self.plan.suite.newcomer)
+        later = [record for record in self.records[tenant] if on and record.sent_s >= on[0][0]]
+        return ttft_quantile(later, share, self.end_s)
 
     def phases(self, tenant: str) -> tuple[list[Span], list[Span]]:
         """When a closed loop that goes on and off was on, and when it was off, as far as the run got."""

@@ -53,12 +53,13 @@ class Open:
 
 @dataclass(frozen=True)
 class TenantLoad:
-    """What one tenant sends."""
+    """What one tenant sends: `load`, and `also` another closed loop, which is on at other times."""
 
     name: str
     shape: Shape
     load: Closed | Open
     weight: float = 1.0
+    also: Closed | None = None
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class Suite:
     """`calibrated`: its rates are for a server of `VTC_CAPACITY` and are scaled to the one that is measured.
 
     `duration_s` is as long as a slow machine needs: one request must not be a large part of what its tenant gets.
+    `newcomer` names a closed loop that begins in the middle; the waits of the others from then on are figures.
     """
 
     name: str
@@ -73,6 +75,7 @@ class Suite:
     tenants: tuple[TenantLoad, ...]
     duration_s: float = 30.0
     calibrated: bool = False
+    newcomer: str = ""
 
     @property
     def context_tokens(self) -> int:
@@ -93,6 +96,8 @@ _QUIET: Final = TenantLoad("quiet", Shape(128, 32), Open(steady(0.5)))
 _NOISY: Final = TenantLoad("noisy", Shape(128, 128), Closed(32))
 _LONG: Final = TenantLoad("noisy", Shape(1024, 32), Closed(32))
 _EVEN: Final = Shape(128, 128)
+NEWCOMER_AT: Final = 0.5
+"""By then the last requests of those who worked before are done: the machine is idle for an instant."""
 
 
 def _open(name: str, rate: Rate, shape: Shape = VTC_SHAPE, *, poisson: bool = False, weight: float = 1) -> TenantLoad:
@@ -141,6 +146,18 @@ _ALL: Final = (
             TenantLoad("burst", _EVEN, Closed(16, on=((0.0, 0.25), (0.5, 0.75)))),
         ),
         duration_s=120.0,
+    ),
+    Suite(
+        "newcomer",
+        "8 clients work alone and pause; 32 clients of another come; then the first asks again",
+        (
+            TenantLoad(
+                "first", _QUIET.shape, Closed(8, on=((0.0, 0.44),)), also=Closed(1, on=((NEWCOMER_AT + 0.002, 1.0),))
+            ),
+            TenantLoad("newcomer", _EVEN, Closed(32, on=((NEWCOMER_AT, 1.0),))),
+        ),
+        duration_s=90.0,
+        newcomer="newcomer",
     ),
     Suite("peak", "one tenant, 32 clients: how much the server can do", (TenantLoad("peak", _EVEN, Closed(32)),)),
     _vtc("overload", "both over their share, one sends twice as much (Figure 3)", *_steady_tenants(1.5, 3.0)),
