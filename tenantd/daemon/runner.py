@@ -26,7 +26,7 @@ from tenantd.daemon.streams import LiveStream
 from tenantd.daemon.supervisor import Supervisor, load_command
 from tenantd.domain import FinishReason
 from tenantd.engine.protocol import Backlog as BacklogNews
-from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Remember, Share, Step
+from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Forget, Remember, Share, Step
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
 from tenantd.tenancy.limits import Rates
 
@@ -99,6 +99,11 @@ class Runner:
         else:
             self._finish(stream, decision)
         self._send_soon()
+
+    def forget(self, tenant: str) -> None:
+        """It is gone for good; so are its requests, and the engine is told that first."""
+        self.on_room()
+        self.supervisor.send(Forget(tenant))
 
     def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
         """End everything now, without waiting for the engine."""
@@ -226,7 +231,8 @@ class Runner:
         if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
             for command in self._next_probe():
                 self.supervisor.send(command)
-        self._send_soon()
+        if step.finishes:
+            self._send_soon()
 
     def _on_milestone(self, stream: LiveStream) -> None:
         """The first token came, or the stop string, or both."""

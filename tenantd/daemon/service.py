@@ -29,7 +29,7 @@ from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_ENGINE, AFTER_SETTLING, U
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, EngineState, Supervisor
 from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
-from tenantd.engine.protocol import Command, EngineInfo, Forget, Share
+from tenantd.engine.protocol import Command, EngineInfo, Share
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
@@ -172,7 +172,7 @@ class Service:
             if stream.tenant not in self.directory.tenants:
                 self._runner.end(stream, FinishReason.CANCELLED, _removed(stream.tenant))
         for name in before - self.directory.tenants.keys():
-            self.supervisor.send(Forget(name))
+            self._runner.forget(name)
 
     def reconfigure(self, config: Config) -> None:
         """Go on with this configuration. Default limits hold for everybody at once, in the engine too."""
@@ -248,8 +248,8 @@ class Service:
     def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
         """The most tokens each may have. Raises what is wrong with the request or the moment, rates and queue apart."""
         info = self._check_open(tenant)
-        for prompt in {id(generation.prompt): generation.prompt for generation in generations}.values():
-            check_prompt(prompt, self.vocabulary.n_tokens)
+        for generation in generations:
+            check_prompt(generation.prompt)
         check_allowed(tenant, counted_prompt_tokens(generations))
         return [
             output_tokens(

@@ -18,7 +18,7 @@ from tenantd.daemon.service import Service
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import SEED_VALUES, FinishReason, Sampling, Tenant
 from tenantd.engine.protocol import Backlog as BacklogNews
-from tenantd.engine.protocol import Cancel, Command, DropSampling, SetSampling, Step, Submit
+from tenantd.engine.protocol import Cancel, Command, DropSampling, Forget, SetSampling, Step, Submit
 from tenantd.text.vocabulary import ByteVocabulary
 from tests.daemon.daemon_kit import config, run, until
 from tests.daemon.memory_ledger import MemoryDirectory, MemoryLedger
@@ -113,12 +113,13 @@ class Scene:
 
     def __init__(self, **engine: Any) -> None:
         self.ledger = MemoryLedger()
+        self.directory = MemoryDirectory(ACME, GLOBEX)
         self.sent: list[Command] = []
         self.steps: list[Step] = []
         self.service = Service(
             config(slots=SLOTS, fake_step_micros=1000, **engine),
             cast(Any, self.ledger),
-            cast(Any, MemoryDirectory(ACME, GLOBEX)),
+            cast(Any, self.directory),
             ByteVocabulary(),
             cast(Any, None),
             slowest_restart_s=0.05,
@@ -216,6 +217,23 @@ def test_requests_that_end_together_are_not_sent_to_the_engine_in_each_others_pl
             assert len(s.submitted()) == WINDOW
             assert sum(isinstance(command, Cancel) for command in s.sent) == WINDOW
             assert {row.state for row in s.ledger.settlements.values()} == {FinishReason.DISCONNECTED}
+
+    run(scene())
+
+
+def test_the_engine_forgets_a_tenant_that_is_removed_with_a_backlog() -> None:
+    async def scene() -> None:
+        async with Scene() as s:
+            streams = await s.ask(40, tokens=400)
+            await until(lambda: s.steps)
+            s.directory.next_tenants = {"globex": GLOBEX}
+            await s.service.tenants_changed()
+            await read_all(streams)
+            about = [c for c in s.sent if isinstance(c, BacklogNews | Forget) and c.tenant == "acme"]
+            assert about == [BacklogNews("acme", True), BacklogNews("acme", False), Forget("acme")]
+            await read_all(await s.ask(1, tenant=GLOBEX))
+            await until(lambda: s.steps[-1].usage is not None)
+            assert s.steps[-1].usage is not None and s.steps[-1].usage.keys() == {"globex"}
 
     run(scene())
 

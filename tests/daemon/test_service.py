@@ -370,8 +370,6 @@ def test_what_is_wrong_with_a_request_is_said_before_anything_starts(tmp_path: P
             with pytest.raises(InvalidRequest):
                 await s.submit([])
             with pytest.raises(InvalidRequest):
-                await s.submit([258])
-            with pytest.raises(InvalidRequest):
                 await s.submit([1], 0)
             suspended = s.directory.tenants["acme"] = Tenant(name="acme", state=TenantState.SUSPENDED)
             with pytest.raises(TenantSuspended):
