@@ -36,24 +36,25 @@ class Directory:
         """Read everything and show it at once. Raises LedgerUnavailable, and then the old picture stays."""
         self._loads_begun += 1
         load = self._loads_begun
-        tenants, keys = await ledger.read(_read, Lane.DIRECTORY)
+        defaults = self._defaults
+        tenants, keys = await ledger.read(lambda conn: _read(conn, defaults), Lane.DIRECTORY)
         if load < self._load_shown:
             return  # a reading that began later has overtaken this one
         self._load_shown = load
         self._keys = keys
-        self._show(tenants)
+        self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
 
     def use_defaults(self, defaults: Limits) -> None:
         """Let these limits hold for every tenant that does not set its own, at once."""
         self._defaults = defaults
-        self._show(self.tenants.values())
+        self._show(map(self.in_force, self.tenants.values()))
 
     def in_force(self, tenant: Tenant) -> Tenant:
         """A tenant as the ledger has it, with the limits that hold for it."""
-        return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(self._defaults))
+        return _in_force(tenant, self._defaults)
 
     def _show(self, tenants: Iterable[Tenant]) -> None:
-        self.tenants = {tenant.name: self.in_force(tenant) for tenant in tenants}
+        self.tenants = {tenant.name: tenant for tenant in tenants}
         self._by_uid = {}
         for tenant in self.tenants.values():
             for uid in tenant.uids:
@@ -79,6 +80,10 @@ class Directory:
         return list(self._by_uid.get(uid, ()))
 
 
-def _read(conn: Connection) -> tuple[list[Tenant], dict[str, tuple[str, str]]]:
-    """One snapshot: every live key's tenant is among the tenants."""
-    return list_tenants(conn), live_keys(conn)
+def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
+    return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(defaults))
+
+
+def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, tuple[str, str]]]:
+    """One snapshot, every live key's tenant among the tenants; in the reading thread, so that the loop need not."""
+    return [_in_force(tenant, defaults) for tenant in list_tenants(conn)], live_keys(conn)

@@ -91,6 +91,21 @@ def test_defaults_hold_for_whoever_has_no_limit_of_its_own_and_change_at_once(tm
     asyncio.run(main())
 
 
+def test_defaults_that_change_during_a_reading_hold_after_it(tmp_path: Path) -> None:
+    async def main() -> None:
+        directory = Directory(Limits(max_queued=1))
+        async with ledger_in(tmp_path) as ledger:
+            acme, _ = await ledger.write(two_tenants)
+            reading = asyncio.create_task(directory.reload(ledger))
+            await asyncio.sleep(0)
+            directory.use_defaults(Limits(max_queued=2))
+            await reading
+        found = directory.by_key(acme)
+        assert found is not None and found.limits == Limits(max_queued=2)
+
+    asyncio.run(main())
+
+
 def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
     class Slow:
         """A ledger whose first reading comes back last."""
