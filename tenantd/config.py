@@ -177,7 +177,7 @@ class LedgerConfig(Section):
     """Where usage is kept."""
 
     state_dir: Path | None = Field(default=None, description="Default: $XDG_STATE_HOME/tenantd.")
-    settle_timeout_s: float = Field(30, ge=0, le=3600, description="How long an answer waits for a stuck ledger.")
+    settle_timeout_s: float = Field(30, ge=0, le=3600, description="A ledger stuck for longer pauses all requests.")
 
 
 class LogConfig(Section):

@@ -293,6 +293,13 @@ def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:
             "tenants, keys or bills; if there should be one, stop tenantd and restore it",
             ledger.path,
         )
+    if ledger.taken_in:
+        log.warning("%d requests that could not be settled when tenantd stopped are settled now", ledger.taken_in)
+    if ledger.rejected:
+        log.error(
+            "%d lines of unsettled.jsonl were no use and are kept in unsettled.rejected.jsonl beside the ledger",
+            ledger.rejected,
+        )
     if ledger.interrupted:
         log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
 

@@ -124,6 +124,7 @@ class _ServiceState(Collector):
         yield _count("tenantd_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
         yield _count("tenantd_malformed_requests", "What came and was not HTTP.", Connection.malformed)
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
+        yield _gauge("tenantd_ledger_paused", "1 while nothing can be billed.", status["ledger"]["requests_paused"])
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         for name, text in (
             ("running", "Requests being generated."),

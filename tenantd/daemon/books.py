@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Final
@@ -22,7 +23,7 @@ class Books:
     """Owner of every row that is open. The row is written while the engine already computes; the stream waits for it.
 
     A stuck ledger is waited for as long as the configuration says. Then the reader is told, and the row is
-    still written whenever the ledger can be written again.
+    still written whenever the ledger can be written again. A request that was told so before it began pays nothing.
     """
 
     def __init__(self, ledger: Ledger, timeout_s: Callable[[], float]) -> None:
@@ -30,6 +31,8 @@ class Books:
         self._ledger = ledger
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[LiveStream] = set()
+        self._is_held = False
         self._checkpointed: dict[str, Usage] = {}
 
     @property
@@ -44,7 +47,19 @@ class Books:
         task = asyncio.create_task(self._keep(stream, admission, on_refused))
         task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # had it no other end
         self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        self._streams.add(stream)
+        stream.hold(is_held=self._is_held)
+        task.add_done_callback(functools.partial(self._forget, stream))
+
+    def _forget(self, stream: LiveStream, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._streams.discard(stream)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Deliver nothing of what cannot be billed, or go on delivering."""
+        self._is_held = is_held
+        for stream in self._streams:
+            stream.hold(is_held=is_held)
 
     def checkpoint(self, streams: Iterable[LiveStream]) -> None:
         """Write down the usage of those whose usage has changed since the last time."""
@@ -86,7 +101,7 @@ class Books:
                 return
         stream.make_durable()
         await stream.finished
-        async with _task(self._ledger.settle(settlement(stream))) as settling:
+        async with _task(self._ledger.settle(settlement(stream), admission)) as settling:
             if not await self._in_time(settling):
                 log.error("%s waits to be settled: %s", stream.id, self._ledger.trouble)
                 stream.settle(self._late("record the answer"))

@@ -26,7 +26,7 @@ from tenantd.daemon.streams import LiveStream
 from tenantd.daemon.supervisor import Supervisor, load_command
 from tenantd.domain import FinishReason
 from tenantd.engine.protocol import Backlog as BacklogNews
-from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Forget, Remember, Share, Step
+from tenantd.engine.protocol import Cancel, Command, DropSampling, Finish, Forget, Pause, Remember, Share, Step
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
 from tenantd.tenancy.limits import Rates
 
@@ -71,6 +71,7 @@ class Runner:
         self._max_crashes = config.engine.max_crashes
         self._clock_s = clock_s
         self._booked_micros = 0  # of requests that have ended
+        self._is_paused = False
         self._probe: LiveStream | None = None  # the suspect being tried
         self._held: deque[LiveStream] = deque()  # suspects not submitted yet
         self._is_sending_soon = False
@@ -105,6 +106,17 @@ class Runner:
         self.on_room()
         self.supervisor.send(Forget(tenant))
 
+    def pause(self, *, is_paused: bool) -> None:
+        """Let the engine compute nothing, or go on. A fresh engine is told too."""
+        self._is_paused = is_paused
+        self.supervisor.send(Pause(is_paused))
+
+    def refused(self, stream: LiveStream) -> None:
+        """It will not be billed: what it took so far was nobody's. Call once, before or after its end."""
+        if stream.number not in self.live.by_number:
+            self._booked_micros -= stream.engine_micros
+            self.unbilled_micros += stream.engine_micros
+
     def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
         """End everything now, without waiting for the engine."""
         for stream in self.live:
@@ -125,7 +137,10 @@ class Runner:
         stream.sampling.users -= 1
         if stream.sampling.is_in_engine and not stream.sampling.users:
             self.supervisor.send(DropSampling(stream.sampling.number))
-        self._booked_micros += stream.engine_micros
+        if stream.is_refused:
+            self.unbilled_micros += stream.engine_micros
+        else:
+            self._booked_micros += stream.engine_micros
         self.pace.ended(self._clock_s())
         if stream.decision is None:
             stream.finish(reason, error)
@@ -155,7 +170,7 @@ class Runner:
                 self.backlog.add(stream)
                 busy.add(stream.tenant)
         self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
-        return [*self._shares(), self._memory(sorted(busy)), *self._next_probe()]
+        return [Pause(self._is_paused), *self._shares(), self._memory(sorted(busy)), *self._next_probe()]
 
     def _send_soon(self) -> None:
         """Once what happens now is over: of requests that end together, none goes to the engine in place of another."""

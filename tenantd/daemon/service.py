@@ -24,6 +24,7 @@ from tenantd.daemon.pipe import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.daemon.queue import Queue
 from tenantd.daemon.runner import Runner
 from tenantd.daemon.shares import shares
+from tenantd.daemon.standstill import Standstill
 from tenantd.daemon.status import engine_status, ledger_status, tenants_status
 from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_ENGINE, AFTER_SETTLING, UNHURRIED, StopClock
 from tenantd.daemon.streams import LiveStream, new_request_id
@@ -51,7 +52,6 @@ from tenantd.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_INTERVAL_S: Final = 1.0
 CANCEL_GRACE_S: Final = 2.0
 """How long a shutdown waits for the engine to confirm that requests have ended: their last tokens are billed."""
 SETTLE_GRACE_S: Final = 5.0
@@ -101,6 +101,7 @@ class Service:
         self._now_micros = now_micros
         self._clock_s = clock_s
         self._books = Books(ledger, lambda: self.config.ledger.settle_timeout_s)
+        self._standstill = Standstill(ledger, self._runner, self._books, lambda: self.config.ledger.settle_timeout_s)
         self._number = 0
         self._ticking: asyncio.Task[None] | None = None
 
@@ -118,7 +119,7 @@ class Service:
         """
         await self.directory.reload(self.ledger)
         self.supervisor.start()
-        self._ticking = asyncio.create_task(self._tick())
+        self._ticking = asyncio.create_task(self._standstill.run())
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
         """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`.
@@ -365,8 +366,10 @@ class Service:
         self._runner.end(stream, FinishReason.DISCONNECTED, None)
 
     def _on_refused(self, stream: LiveStream, error: TenantdError) -> None:
-        """There is no row for it, so it must not run."""
-        stream.refuse(error)
+        """There is no row for it, so it must not run; what it used is nobody's."""
+        if not stream.is_refused:
+            stream.refuse(error)
+            self._runner.refused(stream)
         self._runner.end(stream, FinishReason.FAILED, error)
 
     def _shares(self) -> list[Share]:
@@ -389,7 +392,7 @@ class Service:
             "running": total.running - paused,
             "paused": paused,
             "waiting": total.waiting + self._gate.total_waiting,
-            "ledger": ledger_status(self.ledger),
+            "ledger": ledger_status(self.ledger, is_paused=self._standstill.is_paused),
             "tenants": tenants_status(
                 self.directory.tenants.values(),
                 self._live,
@@ -405,11 +408,6 @@ class Service:
         self._runner.idle_check()
         assert self._books.open_rows == 0, "what has ended is settled"
         self._gate.idle_check()
-
-    async def _tick(self) -> None:
-        while True:
-            await asyncio.sleep(CHECKPOINT_INTERVAL_S)
-            self._books.checkpoint(self._live)
 
 
 def _removed(tenant: str) -> RequestCancelled:

@@ -56,9 +56,15 @@ def engine_status(supervisor: Supervisor) -> dict[str, Any]:
     }
 
 
-def ledger_status(ledger: Ledger) -> dict[str, Any]:
-    """Whether usage can be written, why not, and how much of it is in the write-ahead log only."""
-    return {"healthy": ledger.healthy, "trouble": ledger.trouble, "wal_bytes": ledger.wal_bytes}
+def ledger_status(ledger: Ledger, *, is_paused: bool) -> dict[str, Any]:
+    """Whether usage can be written, why not, how much of it is in the write-ahead log only, and whether requests are
+    paused because nothing can be billed."""
+    return {
+        "healthy": ledger.healthy,
+        "trouble": ledger.trouble,
+        "wal_bytes": ledger.wal_bytes,
+        "requests_paused": is_paused,
+    }
 
 
 def tenants_status(

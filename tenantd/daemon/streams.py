@@ -84,6 +84,7 @@ class LiveStream:
         self.error: TenantdError | None = None
         self.decision: FinishReason | None = None  # how it is to end, decided here before the engine knows
         self.is_durable = False  # its row is in the ledger
+        self.is_refused = False  # its row came too late or not at all: it runs for nobody and costs nothing
         self.is_in_engine = False
         self.queue_position = 0  # when it came: how many were to get a token before it, itself counted; 0 found a slot
         self.client_id = ""  # the client's own name for it
@@ -99,6 +100,7 @@ class LiveStream:
         self._deltas: list[Delta] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_settled = False
+        self._is_held = False
         self._is_begun = False  # something was taken
         self._is_behind = False  # and something left
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -108,6 +110,8 @@ class LiveStream:
     @property
     def usage(self) -> Usage:
         """What it is billed for so far; final once `finish_reason` is set."""
+        if self.is_refused:
+            return Usage()
         return Usage(
             prompt_tokens=self.prefilled_tokens if self.counts_prompt else 0,
             completion_tokens=len(self.generated),
@@ -119,7 +123,7 @@ class LiveStream:
 
         Raises the TenantdError it failed with, as long as nothing was taken yet.
         """
-        while not (self._is_settled or (self.is_durable and self._deltas)):
+        while not (self._is_settled or self._may_be_taken):
             await self._wait()
         if self.error is not None and not self._is_begun:
             raise self.error
@@ -131,7 +135,7 @@ class LiveStream:
         """
         if self._is_behind:
             await asyncio.sleep(0)
-        while not (self.is_durable and self._deltas):
+        while not self._may_be_taken:
             if self._is_settled:
                 return []
             await self._wait()
@@ -139,6 +143,10 @@ class LiveStream:
         deltas, self._deltas = self._deltas[:MOST_TAKEN], self._deltas[MOST_TAKEN:]
         self._is_behind = bool(self._deltas)
         return deltas
+
+    @property
+    def _may_be_taken(self) -> bool:
+        return bool(self.is_durable and self._deltas) and not (self._is_held and not self._is_settled)
 
     def abandon(self) -> None:
         """The client is gone: stop decoding; what was generated is billed. Does nothing once it has ended."""
@@ -217,8 +225,14 @@ class LiveStream:
         self.is_durable = True
         self._wake()
 
+    def hold(self, *, is_held: bool) -> None:
+        """Give the reader nothing more until it is let go, or settled."""
+        self._is_held = is_held
+        self._wake()
+
     def refuse(self, error: TenantdError) -> None:
-        """It has no row and never will: the reader gets the error now, though the engine may not be done yet."""
+        """It has no row in time: the reader gets the error now, though the engine may not be done yet."""
+        self.is_refused = True
         self.error = self.error or error
         self.finish_reason = FinishReason.FAILED
         self._deltas.clear()

@@ -22,6 +22,7 @@ from tenantd.engine.protocol import (
     DropSampling,
     Forget,
     Load,
+    Pause,
     Remember,
     SetSampling,
     Share,
@@ -29,7 +30,7 @@ from tenantd.engine.protocol import (
     Stop,
     Submit,
 )
-from tenantd.engine.scheduler import Scheduler
+from tenantd.engine.scheduler import Plan, Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 1.0
@@ -50,6 +51,7 @@ class Loop:
         self._samplings: dict[int, Sampling] = {}  # that requests to come refer to
         self._usage_due_s = 0.0
         self._is_stuck = False  # the last step got nothing done, and nothing has happened since
+        self._is_paused = False  # the daemon cannot bill: nothing is computed
 
     def patience_s(self) -> float | None:
         """How long to wait for commands before the next step: not at all with work to do, for ever when idle.
@@ -61,15 +63,13 @@ class Loop:
             return 0.0
         if self._scheduler.is_idle:
             return None
-        wake_s = self._scheduler.wake_s(now_s)
+        wake_s = None if self._is_paused else self._scheduler.wake_s(now_s)
         return HEARTBEAT_S if wake_s is None else min(HEARTBEAT_S, max(0.0, wake_s - now_s))
 
     def step(self) -> Step:
         """One step, for every bound request at most one token. Raises EngineBroken: start the process again."""
         self._clear_released()
-        self._make_room()
-        self._bind()
-        plan = self._scheduler.plan(self._clock_s())
+        plan = Plan([], []) if self._is_paused else self._plan()
         for source, target in plan.moves:
             self._compute.move(source, target)
         results = [self._compute.run(chunks) for chunks in plan.passes]
@@ -102,11 +102,18 @@ class Loop:
                     self._scheduler.forget(tenant)
                 case Remember():
                     self._scheduler.remember(command, self._clock_s())
+                case Pause(is_paused):
+                    self._is_paused = is_paused
                 case Stop():
                     return False
                 case Load():
                     raise AssertionError("a model is loaded once")
         return True
+
+    def _plan(self) -> Plan:
+        self._make_room()
+        self._bind()
+        return self._scheduler.plan(self._clock_s())
 
     def _make_room(self) -> None:
         """Take requests off their sequences for needier tenants that wait."""

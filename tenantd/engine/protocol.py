@@ -125,11 +125,17 @@ class Remember(msgspec.Struct, tag="remember", frozen=True):
     level: float = 0.0
 
 
+class Pause(msgspec.Struct, tag="pause", frozen=True):
+    """Compute nothing until told to go on. Requests can be cancelled meanwhile; nothing that is bound is lost."""
+
+    is_paused: bool
+
+
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Free the model and exit with 0."""
 
 
-Command = Load | SetSampling | DropSampling | Submit | Cancel | Backlog | Share | Forget | Remember | Stop
+Command = Load | SetSampling | DropSampling | Submit | Cancel | Backlog | Share | Forget | Remember | Pause | Stop
 
 
 class Inbox(msgspec.Struct, frozen=True):

@@ -10,18 +10,28 @@ from collections.abc import Callable
 from typing import Any
 
 from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.unsettled import Unsettled
 
 log = logging.getLogger(__name__)
 
 
 class Job:
-    """One piece of work. `is_kept`: it is tried until it lands. `future` is who waits for it, if anyone."""
+    """One piece of work. `is_kept`: it is tried until it lands. `future` is who waits for it, if anyone.
 
-    __slots__ = ("error", "future", "is_kept", "result", "work")
+    `record` is what is set aside when it never does.
+    """
+
+    __slots__ = ("error", "future", "is_kept", "record", "result", "work")
 
     def __init__(
-        self, work: Callable[[sqlite3.Connection], Any], future: asyncio.Future[Any] | None, *, is_kept: bool
+        self,
+        work: Callable[[sqlite3.Connection], Any],
+        future: asyncio.Future[Any] | None,
+        *,
+        is_kept: bool,
+        record: Unsettled | None = None,
     ) -> None:
+        self.record = record
         self.work = work
         self.future = future
         self.is_kept = is_kept

@@ -23,6 +23,7 @@ from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settlement
 from tenantd.ledger.store import has_settled, insert_request, interrupt_running, settle_request
+from tenantd.ledger.unsettled import TakenIn, Unsettled
 from tenantd.ledger.writer import Writer
 
 __all__ = ["Admission", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
@@ -33,6 +34,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS: Final = 1000
 """How long a lock of another program is waited for before it counts as trouble."""
 CLOSE_TIMEOUT_S: Final = 5.0
+CLOSE_GRACE_S: Final = 2.0
+"""How much longer a write that is under way may take when the ledger is closed."""
+HUNG_S: Final = 10.0
+"""A write that takes longer than this is trouble, though nothing has failed yet."""
 CHECKED_AT_ONCE_BYTES: Final = 64 * 1024 * 1024
 """A ledger up to this size is checked for damage before it is used; that takes a fraction of a second."""
 
@@ -48,6 +53,7 @@ class Ledger:
         currency: str,
         is_new: bool,
         interrupted: int,
+        taken: TakenIn,
         now_micros: Callable[[], int],
         busy_timeout_ms: int,
     ) -> None:
@@ -55,6 +61,8 @@ class Ledger:
         self.path = path
         self.is_new = is_new  # there was no file
         self.interrupted = interrupted  # rows that a killed daemon left running, settled by `open`
+        self.taken_in = taken.settled  # rows that the last daemon could not settle, settled by `open`
+        self.rejected = len(taken.rejected)  # and those that could not be
         self._currency = currency
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
@@ -74,8 +82,8 @@ class Ledger:
         """Open or create the file, settle what a killed daemon left running, then put the prices in force.
 
         A small file is checked for damage first, a large one is not: see `check_in_background`.
-        Raises LedgerUnavailable when the file cannot be used, LedgerDamaged, ConfigError when it is not this program's
-        to use or `billing` does not go with what is in it.
+        What a stop had to set aside is settled too. Raises LedgerUnavailable when the file cannot be used,
+        LedgerDamaged, ConfigError when it is not this program's to use or `billing` does not go with what is in it.
         """
         last_write_micros = _last_write_micros(path)
         is_new = not path.exists()
@@ -86,13 +94,16 @@ class Ledger:
             if not is_new and path.stat().st_size <= CHECKED_AT_ONCE_BYTES and (damage := find_damage(conn, path)):
                 raise LedgerDamaged(f"the ledger cannot be used: {damage}")
             migrate(conn, str(path))
-            interrupted = _begin(conn, path, billing, now_micros(), last_write_micros)
+            taken = TakenIn(path.parent)
+            interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken)
+            taken.discard()
             return cls(
                 conn,
                 path,
                 currency=billing.currency,
                 is_new=is_new,
                 interrupted=interrupted,
+                taken=taken,
                 now_micros=now_micros,
                 busy_timeout_ms=busy_timeout_ms,
             )
@@ -126,7 +137,17 @@ class Ledger:
     @property
     def trouble(self) -> str:
         """Why the ledger cannot be written; empty while it can."""
-        return self._writer.trouble or self._writer.damage
+        if trouble := self._writer.trouble or self._writer.damage:
+            return trouble
+        stuck_s = self._writer.stuck_s
+        return (
+            "" if stuck_s < HUNG_S else f"a write to {self.path} has not returned for {stuck_s:.0f} s; check its disk"
+        )
+
+    @property
+    def stuck_s(self) -> float:
+        """For how long nothing could be written; 0 when all is well."""
+        return self._writer.stuck_s
 
     @property
     def wal_bytes(self) -> int:
@@ -146,14 +167,16 @@ class Ledger:
         """Note what running requests have used so far. Queued; only the latest of each request is written."""
         self._writer.checkpoint(usages)
 
-    async def settle(self, settlement: Settlement) -> RequestRecord:
+    async def settle(self, settlement: Settlement, admission: Admission | None = None) -> RequestRecord:
         """Close the row at the prices in force. Raises NotFound, Conflict (settled before), AmountTooLarge.
 
         While the ledger cannot be written it stays queued, and so it does when the caller stops waiting. Raises
-        LedgerUnavailable only when the ledger is closed first; the next start then settles the row as interrupted.
+        LedgerUnavailable only when the ledger is closed first. It is then set aside for the next start, together with
+        `admission`: a ledger restored from a backup may not have the row.
         """
         future: asyncio.Future[RequestRecord] = asyncio.get_running_loop().create_future()
-        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True)
+        record = Unsettled(settlement=settlement, admission=admission)
+        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True, record=record)
         return await future  # cancelling it does not take the job off the queue
 
     # -- transactions
@@ -191,12 +214,15 @@ class Ledger:
         self._writer.submit(lambda conn: add_prices(conn, billing, now_micros), None, keep=True)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Write what is queued, retrying for at most so long, then close the file. May be called again."""
+        """Write what is queued, retrying for at most so long, then close the file. May be called again.
+
+        Settlements that are not written by then are set aside for the next start.
+        """
         self._writer.close(timeout_s)
         if self._check is not None:
             await asyncio.to_thread(self._check.stop)
         await asyncio.to_thread(self._readers.close)
-        await asyncio.to_thread(self._writer.join)
+        await asyncio.to_thread(self._writer.join, timeout_s + CLOSE_GRACE_S)
 
 
 def _check_for_log(path: Path) -> None:
@@ -216,15 +242,22 @@ def _last_write_micros(path: Path) -> int:
 
 
 def _begin(
-    conn: sqlite3.Connection, path: Path, billing: BillingConfig, now_micros: int, last_write_micros: int
+    conn: sqlite3.Connection,
+    path: Path,
+    billing: BillingConfig,
+    now_micros: int,
+    last_write_micros: int,
+    taken: TakenIn,
 ) -> int:
-    """Settle what was left running, then put `billing` in force, in one transaction.
+    """Settle what was set aside, then what was left running, then put `billing` in force, in one transaction.
 
-    What was left running was used while the old prices held, so they are what it costs. Returns how many those were.
+    What was left was used while the old prices held, so they are what it costs. Returns how many were left running.
     """
     conn.execute("BEGIN IMMEDIATE")
     try:
         before = latest_prices(conn)
+        if before is not None:
+            taken.settle(conn)
         interrupted = 0 if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
         if before is not None and before.currency != billing.currency and has_settled(conn):
             raise ConfigError(
@@ -232,6 +265,8 @@ def _begin(
                 f"cannot be added up; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
             )
         add_prices(conn, billing, now_micros)
+        if before is None:  # a new ledger: the only prices there are
+            taken.settle(conn)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:

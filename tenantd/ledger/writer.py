@@ -25,6 +25,7 @@ from tenantd.ledger.connection import explain, is_trouble
 from tenantd.ledger.files import LogMissing, MissingFile
 from tenantd.ledger.jobs import Job, refuse, tell
 from tenantd.ledger.store import checkpoint_request
+from tenantd.ledger.unsettled import Unsettled, set_aside
 from tenantd.ledger.upkeep import Upkeep
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ class Writer:
         self._upkeep = Upkeep(path, busy_timeout_ms)
         self._changed = threading.Condition()  # guards everything below
         self._jobs: deque[Job] = deque()
+        self._taken: list[Job] = []  # off the queue and not committed yet
+        self._stuck_since_s: float | None = None  # nothing has been committed since then, though it was tried
         self._checkpoints: dict[str, Usage] = {}
         self._close_by_s: float | None = None  # set when told to close: flush until then
         # A process that dies without closing must not hang on it: the file is safe at every moment.
@@ -59,8 +62,18 @@ class Writer:
 
     # -- any thread
 
-    def submit(self, work: Callable[[sqlite3.Connection], T], future: asyncio.Future[T] | None, *, keep: bool) -> None:
-        """Queue a job. Raises LedgerUnavailable: closed; or, unless it is to be kept, in trouble or overrun."""
+    def submit(
+        self,
+        work: Callable[[sqlite3.Connection], T],
+        future: asyncio.Future[T] | None,
+        *,
+        keep: bool,
+        record: Unsettled | None = None,
+    ) -> None:
+        """Queue a job. Raises LedgerUnavailable: closed; or, unless it is to be kept, in trouble or overrun.
+
+        `record` is set aside for the next start when the job has not landed by the end.
+        """
         with self._changed:
             if self._close_by_s is not None:
                 raise LedgerUnavailable(
@@ -71,7 +84,7 @@ class Writer:
                     raise LedgerUnavailable(f"the ledger cannot be written: {trouble}")
                 if len(self._jobs) >= MAX_WAITING:
                     raise LedgerUnavailable(f"the ledger is behind: {len(self._jobs)} writes are waiting")
-            self._jobs.append(Job(work, future, is_kept=keep))
+            self._jobs.append(Job(work, future, is_kept=keep, record=record))
             self._changed.notify()
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
@@ -97,9 +110,24 @@ class Writer:
         """Size of the write-ahead log when the writer last looked."""
         return self._upkeep.log_bytes
 
-    def join(self) -> None:
-        """Wait until the thread has ended and the file is closed."""
-        self._thread.join()
+    @property
+    def stuck_s(self) -> float:
+        """For how long it has been trying to write; 0 when everything that was tried is written."""
+        since_s = self._stuck_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
+
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended and the file is closed.
+
+        A thread that hangs in a write is left alone after so long. What it has not written is set aside; if it lands
+        after all, the next start finds it settled.
+        """
+        self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            with self._changed:
+                jobs, self._jobs = [*self._taken, *self._jobs], deque()
+            log.error("a write to %s does not return", self._path)
+            self._set_aside(jobs)
 
     # -- the writer's thread
 
@@ -145,8 +173,11 @@ class Writer:
         with self._changed:
             jobs = [job for job in self._jobs if not job.is_unwanted]
             self._jobs.clear()
+            self._taken = jobs
             checkpoints, self._checkpoints = self._checkpoints, {}
         is_idle = not (jobs or checkpoints or self.trouble)
+        if not is_idle and self._stuck_since_s is None:
+            self._stuck_since_s = time.monotonic()
         try:
             self._check_files()
             if not is_idle:
@@ -158,11 +189,13 @@ class Writer:
         except Exception:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
             with self._changed:
                 self._jobs.extendleft(reversed(jobs))
+                self._taken = []
             raise
-        if self.trouble:
+        with self._changed:
+            was_in_trouble, self.trouble = bool(self.trouble), ""
+            self._taken, self._stuck_since_s = [], None
+        if was_in_trouble:
             log.warning("the ledger can be written again")
-            with self._changed:
-                self.trouble = ""
         tell(jobs)
         self._upkeep.keep_log_short(self._conn, is_idle=is_idle)
         return True
@@ -232,6 +265,8 @@ class Writer:
             if trouble != self.trouble:
                 log.error("the ledger cannot be written: %s", trouble)
             self.trouble = trouble
+            self._stuck_since_s = self._stuck_since_s or time.monotonic()
+            self._taken = []
             every = [*jobs, *self._jobs]
             self._jobs = deque(job for job in every if job.is_kept)
             self._checkpoints = {**checkpoints, **self._checkpoints}
@@ -239,7 +274,7 @@ class Writer:
         refuse(refused, f"the ledger cannot be written: {trouble}")
 
     def _give_up_rest(self) -> None:
-        """At the end: whoever still waits is told. Their rows stay running; the next start settles them."""
+        """At the end: settlements are set aside for the next start, and whoever still waits is told."""
         with self._changed:
             if self._close_by_s is None:  # the thread died of a bug; nothing may be queued behind it
                 self._close_by_s = time.monotonic()
@@ -248,7 +283,11 @@ class Writer:
             trouble = self.trouble or "it was closed"
         if jobs:
             log.error("%d writes were given up: %s", len(jobs), trouble)
+            self._set_aside(jobs)
         refuse(jobs, f"the ledger cannot be written: {trouble}")
+
+    def _set_aside(self, jobs: list[Job]) -> None:
+        set_aside(self._path.parent, [job.record for job in jobs if job.record is not None])
 
     def _close_file(self) -> None:
         self._undo()

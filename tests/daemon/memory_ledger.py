@@ -15,6 +15,7 @@ class MemoryLedger:
         self.healthy = True
         self.trouble = ""
         self.wal_bytes = 0
+        self.stuck_s = 0.0
         self.admissions: dict[str, Any] = {}
         self.settlements: dict[str, Any] = {}
         self.checkpoints: list[dict[str, Usage]] = []
@@ -39,11 +40,12 @@ class MemoryLedger:
         assert usages.keys() <= self.admissions.keys() - self.settlements.keys(), "only open rows are checkpointed"
         self.checkpoints.append(usages)
 
-    async def settle(self, settlement: Any) -> Any:
+    async def settle(self, settlement: Any, admission: Any) -> Any:
         await self.settle_gate.wait()
         if self.settle_error is not None:
             raise self.settle_error
-        assert settlement.id in self.admissions and settlement.id not in self.settlements, "settled once"
+        assert admission == self.admissions[settlement.id], "a settlement knows its request"
+        assert settlement.id not in self.settlements, "settled once"
         self.settlements[settlement.id] = settlement
         return None
 

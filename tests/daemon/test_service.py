@@ -296,7 +296,7 @@ def test_a_bad_model_refuses_requests_for_good(tmp_path: Path) -> None:
 def test_nothing_is_delivered_before_the_row_is_durable_though_the_engine_works_already(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tenantd.daemon.service.CHECKPOINT_INTERVAL_S", 0.01)
+    monkeypatch.setattr("tenantd.daemon.standstill.INTERVAL_S", 0.01)
 
     async def scene() -> None:
         async with Scene(tmp_path) as s:
@@ -329,17 +329,22 @@ def test_a_request_that_cannot_be_recorded_is_refused_and_not_run(tmp_path: Path
     run(scene())
 
 
-def test_a_row_that_is_admitted_too_late_is_settled_as_failed(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ends", [False, True])
+def test_a_row_that_is_admitted_too_late_is_settled_as_failed_and_costs_nothing(tmp_path: Path, ends: bool) -> None:
     async def scene() -> None:
         settings = config().model_copy(update={"ledger": config().ledger.model_copy(update={"settle_timeout_s": 0.05})})
         async with Scene(tmp_path, settings=settings) as s:
             s.ledger.admit_gate.clear()
-            stream = await s.submit([1])
+            stream = await s.submit([1], 5 if ends else 400)
+            await until(lambda: stream.finished.done() if ends else len(stream.generated) > 2)
             with pytest.raises(LedgerUnavailable, match=r"within 0\.05 s"):
                 await stream.started()
             s.ledger.admit_gate.set()
             await until(lambda: stream.id in s.ledger.settlements)
             assert s.row(stream).state is FinishReason.FAILED
+            assert s.row(stream).usage == Usage() and "record the request" in s.row(stream).error
+            status = s.service.status()
+            assert status["engine_unbilled_micros"] == status["engine_busy_micros"] > 0
 
     run(scene())
 
@@ -406,7 +411,7 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(tmp_path: Path) -> Non
 
 
 def test_usage_is_checkpointed_while_it_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tenantd.daemon.service.CHECKPOINT_INTERVAL_S", 0.02)
+    monkeypatch.setattr("tenantd.daemon.standstill.INTERVAL_S", 0.02)
 
     async def scene() -> None:
         async with Scene(tmp_path, {"after_tokens": 20, "then": "hang"}, {}) as s:
@@ -555,7 +560,7 @@ def test_status_counts_what_runs_and_who_waits(tmp_path: Path) -> None:
             assert (status["state"], status["waiting"], status["running"]) == ("ready", 0, 1)
             assert (acme["name"], acme["running"], acme["waiting"], acme["priority"]) == ("acme", 1, 0, "high")
             assert 0 < acme["usage"] <= 3.0 and status["engine"]["model"] == "scripted"
-            assert status["ledger"] == {"healthy": True, "trouble": "", "wal_bytes": 0}
+            assert status["ledger"] == {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False}
             pid = status["engine_pid"]
             assert os.path.exists(f"/proc/{pid}")
             await read(stream)

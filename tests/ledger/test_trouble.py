@@ -229,8 +229,8 @@ def test_closing_in_trouble_gives_up_in_time_and_the_next_start_settles(tmp_path
                 await waiting
             cause.end()
         async with ledger_in(tmp_path) as ledger:
-            assert ledger.interrupted == 1
-            assert (await record_of(ledger, "r1")).state == "interrupted"
+            assert (ledger.interrupted, ledger.taken_in) == (0, 1)
+            assert (await record_of(ledger, "r1")).state == "stop"
 
     asyncio.run(main())
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import shutil
 import signal
@@ -9,6 +10,7 @@ import sqlite3
 import stat
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -49,6 +51,17 @@ def locked(daemon: Daemon) -> Iterator[None]:
         yield
     finally:
         other.close()
+
+
+@contextmanager
+def taken_away(daemon: Daemon) -> Iterator[None]:
+    """Its file has another name for a while."""
+    away = ledger_of(daemon).with_name("elsewhere.db")
+    ledger_of(daemon).rename(away)
+    try:
+        yield
+    finally:
+        away.rename(ledger_of(daemon))
 
 
 SAYS = {disk_full: ("no space left", "input/output error"), locked: ("another program holds a lock",)}
@@ -267,3 +280,95 @@ def test_a_state_folder_that_becomes_read_only_loses_nothing(daemon: Daemon) -> 
     daemon.start()
     until_well(daemon)
     assert len(daemon.rows()) == 3
+
+
+# ---- stuck for longer than answers wait ----------------------------------------------------------------------------
+
+PATIENCE_S = 1.0
+
+
+@pytest.fixture
+def impatient(tmp_path: Path) -> Iterator[Daemon]:
+    """Waits a second for a stuck ledger. An answer of 1000 tokens takes five."""
+    settings = {"ledger": {"settle_timeout_s": PATIENCE_S}, "server": {"drain_timeout_s": 0.1}}
+    with Daemon(tmp_path, engine={"fake_step_micros": 5000}, **settings) as daemon:
+        daemon.add_tenant("acme")
+        yield daemon
+
+
+def until_paused(daemon: Daemon) -> None:
+    wait_until(lambda: daemon.status()["ledger"]["requests_paused"], "a pause")
+
+
+def check_nothing_happens(daemon: Daemon, stream: Stream) -> None:
+    """For so long that another two hundred tokens would have come."""
+    end_s = time.monotonic() + 0.3  # what was on its way is there
+    wait_until(lambda: time.monotonic() > end_s, "some time")
+    tokens, busy_micros, end_s = stream.tokens, daemon.status()["engine_busy_micros"], time.monotonic() + 1.2
+    wait_until(lambda: time.monotonic() > end_s, "some more time")
+    assert stream.tokens == tokens
+    assert daemon.status()["engine_busy_micros"] == busy_micros
+
+
+@pytest.mark.parametrize("trouble", [disk_full, locked])
+def test_what_cannot_be_billed_in_time_is_neither_computed_nor_delivered_until_it_can(
+    impatient: Daemon, trouble: Trouble
+) -> None:
+    stream = impatient.stream("acme", max_tokens=1500, ignore_eos=True).begun(5)
+    with trouble(impatient):
+        until_paused(impatient)
+        check_nothing_happens(impatient, stream)
+        assert "tenantd_ledger_paused 1.0" in impatient.get("/metrics").text
+        assert not (stream.done or stream.error)
+        assert stream.tokens < 1500
+    stream.join()
+    assert (stream.done, stream.error, stream.tokens) == (True, None, 1500)
+    assert is_in_the_ledger(impatient, stream)
+    until_well(impatient)
+
+
+def test_an_engine_that_is_killed_during_the_pause_goes_on_after_it(impatient: Daemon) -> None:
+    stream = impatient.stream("acme", max_tokens=1000, ignore_eos=True).begun(5)
+    with locked(impatient):
+        until_paused(impatient)
+        before = impatient.engine_pid()
+        os.kill(before, signal.SIGKILL)
+        wait_until(lambda: impatient.status()["engine_pid"] not in (None, before), "another engine")
+        wait_until(lambda: impatient.status()["state"] == "ready", "its model")
+        check_nothing_happens(impatient, stream)
+    stream.join()
+    assert (stream.done, stream.tokens) == (True, 1000)
+    assert is_in_the_ledger(impatient, stream)
+
+
+def test_a_paused_request_can_be_cancelled_and_is_billed_for_what_came(impatient: Daemon) -> None:
+    stream = impatient.stream("acme", max_tokens=1500, ignore_eos=True).begun(5)
+    with locked(impatient):
+        until_paused(impatient)
+        assert impatient.post(f"/admin/v1/requests/{stream.request_id}/cancel").status_code == 200
+        stream.join()
+        assert stream.error is not None
+    wait_until(lambda: [row["state"] for row in impatient.rows()] == ["cancelled"], "its settlement")
+    assert impatient.rows()[0]["completion_tokens"] >= stream.tokens
+
+
+@pytest.mark.parametrize("trouble", [locked, taken_away])
+def test_what_a_stop_cannot_settle_the_next_start_settles_as_it_was_delivered(
+    impatient: Daemon, trouble: Trouble
+) -> None:
+    complete = impatient.stream("acme", max_tokens=3, ignore_eos=True).join()
+    running = impatient.stream("acme", max_tokens=1500, ignore_eos=True).begun(5)
+    with trouble(impatient):
+        until_stuck(impatient)
+        assert impatient.stop() == 0
+        running.join()
+        assert running.error is not None and running.tokens > 5
+    assert ledger_of(impatient).with_name("unsettled.jsonl").exists()
+    impatient.start()
+    assert "could not be settled when tenantd stopped are settled now" in impatient.log.read_text()
+    assert not ledger_of(impatient).with_name("unsettled.jsonl").exists()
+    assert is_in_the_ledger(impatient, complete)
+    [row] = [row for row in impatient.rows() if row["id"] == running.request_id]
+    assert (row["state"], row["completion_tokens"] >= running.tokens) == ("cancelled", True)
+    assert row["output_nanos"] == 400 * row["completion_tokens"]
+    until_well(impatient)

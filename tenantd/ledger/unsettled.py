@@ -1,0 +1,118 @@
+"""Settlements that could not be written before a stop: one JSON object a line, in a file beside the ledger.
+
+The next start takes them in. A line says all that a row holds, so it also finds its place in a ledger that was restored
+from a backup in between. A request that is settled already is passed over, so taking the file in twice changes nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sqlite3
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tenantd.errors import TenantdError
+from tenantd.ledger.connection import FILE_MODE, is_trouble
+from tenantd.ledger.records import Admission, Settlement
+from tenantd.ledger.store import insert_request, settle_request, state_of
+
+log = logging.getLogger(__name__)
+
+FILE_NAME: Final = "unsettled.jsonl"
+REJECTED_NAME: Final = "unsettled.rejected.jsonl"
+
+
+class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
+    """One line. Without `admission` it is of use only where the request has a row."""
+
+    settlement: Settlement
+    admission: Admission | None = None
+
+
+_decode = msgspec.json.Decoder(Unsettled).decode
+
+
+def set_aside(folder: Path, records: Iterable[Unsettled]) -> None:
+    """Append them to the file. What cannot be written goes to the log, as the line it would have been."""
+    lines = [msgspec.json.encode(record) for record in records]
+    if not lines:
+        return
+    path = folder / FILE_NAME
+    try:
+        _append(path, lines)
+    except OSError as e:
+        log.error("%s cannot be written: %s; add these lines to it before the next start", path, e.strerror)
+        for line in lines:
+            log.error("%s", line.decode())
+    else:
+        log.warning("%d requests could not be settled; the next start settles them from %s", len(lines), path)
+
+
+class TakenIn:
+    """What a start finds in the file. `settle` inside the transaction that opens the ledger, `discard` after it."""
+
+    def __init__(self, folder: Path) -> None:
+        """Reads the file. Raises OSError."""
+        self.settled = 0
+        self.rejected: list[bytes] = []
+        self._path = folder / FILE_NAME
+        try:
+            self._lines = [line for line in self._path.read_bytes().splitlines() if line]
+        except FileNotFoundError:
+            self._lines = []
+
+    def settle(self, conn: sqlite3.Connection) -> None:
+        """Settle what is not settled. Raises sqlite3.Error for trouble; a line that is no use is kept apart."""
+        for line in self._lines:
+            conn.execute("SAVEPOINT line")
+            try:
+                self.settled += _settle(conn, _decode(line))
+            except (msgspec.DecodeError, TenantdError, sqlite3.Error, OverflowError) as e:
+                if isinstance(e, sqlite3.Error) and is_trouble(e):
+                    raise
+                log.error("%s: a line cannot be settled: %s", self._path, e)
+                self.rejected.append(line)
+                conn.execute("ROLLBACK TO line")
+            conn.execute("RELEASE line")
+
+    def discard(self) -> None:
+        """All of it is in the ledger, on the disk. Raises OSError."""
+        if not self._lines:
+            return
+        if self.rejected:
+            _append(self._path.with_name(REJECTED_NAME), self.rejected)
+        self._path.unlink()
+        _sync_folder(self._path.parent)
+
+
+def _settle(conn: sqlite3.Connection, record: Unsettled) -> bool:
+    """False when it is settled already."""
+    state = state_of(conn, record.settlement.id)
+    if state is None and record.admission is not None:
+        insert_request(conn, record.admission)
+    elif state not in (None, "running"):
+        return False
+    settle_request(conn, record.settlement)
+    return True
+
+
+def _append(path: Path, lines: list[bytes]) -> None:
+    """Durable when it returns. Raises OSError."""
+    fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+    with open(fd, "wb") as file:
+        file.write(b"\n" + b"\n".join(lines) + b"\n")  # the first ends a line that was cut off before
+        file.flush()
+        os.fsync(fd)
+    _sync_folder(path.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
