@@ -211,7 +211,9 @@ def environment_key() -> str:
     """The key of TENANTD_API_KEY; "" when there is none. Raises Unauthenticated for what cannot be a key."""
     key = os.environ.get("TENANTD_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
-        raise Unauthenticated("TENANTD_API_KEY is not an API key: it has spaces or unusual characters")
+        raise Unauthenticated(
+            "TENANTD_API_KEY is not an API key: it has spaces or unusual characters; unset it or use --admin"
+        )
     return key
 
 

@@ -188,9 +188,9 @@ def set_(
 ) -> None:
     """Change a tenant.
 
-    Changes only the options you pass; takes effect with the next request. A limit of `none` is no limit, `default` is
-    the limit of all tenants ([limits] in the configuration), and 0 blocks all requests (for --max-queued: it removes
-    the queue). `none` also removes all uids or the adapter.
+    Changes only the options you pass; takes effect with the next request. A limit of `none` is no limit, and `default`
+    takes the limit for all tenants from the configuration. 0 blocks all requests; for --max-queued it only removes the
+    queue. `none` also removes all uids or the adapter.
     """
     limits = _limits(
         on_limit,

@@ -118,12 +118,12 @@ def full_queue(
 ) -> QueueFull:
     """Why there is no place for `more` requests. `held` wait for the rate limits; so would they, with a `refusal`."""
     limits, waiting = tenant.limits, count.waiting + held
-    if waiting:
+    if limits.max_queued == 0:
+        what = "has no queue (max_queued is 0)"
+    elif waiting:
         what = f"has {waiting} requests waiting already"
-    elif limits.max_queued:
-        what = f"may have {limits.max_queued} requests waiting, and these are {more} at once"
     else:
-        what = "may have no requests waiting (max_queued is 0)"
+        what = f"may have {limits.max_queued} requests waiting, and these are {more} at once"
     if refusal is not None:
         message = f"tenant {tenant.name} {what}, and {refusal.message}"
         return QueueFull(message, retry_after_ms=refusal.retry_after_ms)

@@ -190,7 +190,9 @@ def test_a_full_queue_says_whether_it_is_the_tenants_own_requests_that_fill_it()
     own = full_queue(acme, Count(running=2), 0)
     assert (own.code, own.http_status) == ("max_concurrent_exceeded", 429)
     assert "runs as many requests as it may at the same time (2)" in own.message and "max_queued is 0" in own.message
-    others = full_queue(acme, Count(running=1, waiting=3), 1, retry_after_s=5)
+    assert "has no queue (max_queued is 0)" in full_queue(acme, Count(running=1, waiting=1), 0).message
+    queued = Tenant(name="acme", limits=Limits(max_concurrent=2, max_queued=4))
+    others = full_queue(queued, Count(running=1, waiting=3), 1, retry_after_s=5)
     assert (others.code, others.retry_after_s) == ("queue_full", 5)
     assert "has 4 requests waiting already" in others.message
     many = full_queue(Tenant(name="acme", limits=Limits(max_queued=256)), Count(), 0, more=1024)

@@ -1,0 +1,58 @@
+"""`tenantctl` on a real daemon: whose request it is, what it sends, and who is billed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner, Result
+
+from tenantctl.main import app
+from tests.support.daemon import Daemon
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    with Daemon(tmp_path_factory.mktemp("cli")) as daemon:
+        yield daemon
+
+
+def tenantctl(daemon: Daemon, *arguments: str, key: str = "", text: str = "", admin: bool = False) -> Result:
+    words = ["--socket", str(daemon.socket), *(["--admin"] if admin else []), *arguments]
+    return CliRunner().invoke(app, words, env={"TENANTD_API_KEY": key}, input=text, prog_name="tenantctl")
+
+
+def test_a_key_decides_whose_request_it_is_and_an_administrator_goes_without_it(daemon: Daemon) -> None:
+    key = tenantctl(daemon, "tenant", "add", "acme").stdout.strip()
+    result = tenantctl(daemon, "run", "abc", "--max-tokens", "1", key=key, text="de\n")
+    assert result.exit_code == 0, result.output
+    [row] = daemon.rows()
+    assert (row["tenant"], row["prompt_length_tokens"]) == ("acme", 1 + len("abc\nde"))
+    assert tenantctl(daemon, "tenant", "add", "globex", key=key, admin=True).exit_code == 0
+    other = tenantctl(daemon, "run", "--tenant", "globex", "x", key=key)
+    assert other.exit_code == 77 and "may not act for tenant 'globex'" in other.stderr
+
+
+def test_an_unbilled_tenant_is_on_no_invoice_until_it_is_billed(daemon: Daemon, tmp_path: Path) -> None:
+    tenantctl(daemon, "tenant", "add", "probe", "--unbilled")
+    tenantctl(daemon, "run", "--tenant", "probe", "x", "--max-tokens", "1")
+    assert "nothing to bill" in tenantctl(daemon, "invoice", "--month", "--tenant", "probe").stderr
+    tenantctl(daemon, "tenant", "set", "probe", "--billed")
+    tenantctl(daemon, "run", "--tenant", "probe", "x", "--max-tokens", "1")
+    assert "probe: 1 request\n" in tenantctl(daemon, "invoice", "--tenant", "probe").stdout
+    [row] = [line.split() for line in tenantctl(daemon, "usage", "--tenant", "probe").stdout.splitlines()[1:]]
+    assert row[:2] == ["probe", "2"]
+
+
+def test_a_limit_is_set_lifted_and_left_to_the_default_again(daemon: Daemon) -> None:
+    tenantctl(daemon, "tenant", "add", "limited", "--max-queued", "none")
+    for given, shown in (("0", "0 (no queue: "), ("7", "7\n"), ("none", "none\n"), ("default", "256 (default)\n")):
+        result = tenantctl(daemon, "tenant", "set", "limited", "--max-queued", given)
+        assert f"max queued              {shown}" in result.stdout
+
+
+def test_a_month_to_come_has_no_invoice(daemon: Daemon) -> None:
+    result = tenantctl(daemon, "invoice", "--month", "9998-01")
+    assert result.exit_code == 2
+    assert "9998-01 has not begun" in result.stderr
