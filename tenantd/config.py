@@ -58,6 +58,18 @@ class ServerConfig(Section):
     lenient: bool = Field(
         False, description="Leave out unknown fields of requests and name them in x-tenantd-ignored; false answers 400."
     )
+    body_bytes_total: int = Field(
+        64 * 1024 * 1024, ge=1024, le=1 << 36, description="Memory for all request bodies; one tenant gets up to half."
+    )
+    head_timeout_s: float = Field(15, gt=0, le=3600, description="Longest a request's line and headers may take.")
+    body_timeout_s: float = Field(30, gt=0, le=3600, description="Give up a body that stops coming for this long.")
+    idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close a connection without requests after this.")
+    max_connections_per_uid: int = Field(
+        0, ge=0, le=1 << 20, description="Connections of one Unix user. 0: half of the file descriptors."
+    )
+    max_connections_per_key: int = Field(
+        0, ge=0, le=1 << 20, description="Connections that use one API key. 0: half of the file descriptors."
+    )
     drain_timeout_s: float = Field(30, ge=0, le=3600, description="How long SIGTERM lets running requests finish.")
     stop_timeout_s: float = Field(
         50, ge=1, le=3600, description="Longest that a whole stop takes, drain_timeout_s included; then it is cut off."

@@ -123,6 +123,50 @@ class BodyTooLarge(InvalidRequest):
     http_status = 413
 
 
+class BodyTimeout(InvalidRequest):
+    """The request body stopped coming for `server.body_timeout_s`."""
+
+    code = "body_timeout"
+    type = "timeout_error"
+    http_status = 408
+    exit_code = 75
+
+
+class HeadTimeout(InvalidRequest):
+    """The request's line and headers were not whole within `server.head_timeout_s`."""
+
+    code = "head_timeout"
+    type = "timeout_error"
+    http_status = 408
+    exit_code = 75
+
+
+class TooManyBodyBytes(TenantdError):
+    """One tenant sends more at the same time than its part of `server.body_bytes_total`."""
+
+    code = "too_many_body_bytes"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
+class BodyMemoryFull(TenantdError):
+    """The memory for bodies was needed for tenants that hold less of it."""
+
+    code = "body_memory_full"
+    http_status = 503
+    exit_code = 75
+
+
+class TooManyConnections(TenantdError):
+    """A Unix user, a key, or everybody together, has as many connections as there may be."""
+
+    code = "too_many_connections"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
 class Unauthenticated(TenantdError):
     """No identity, or a key that is unknown, revoked or malformed."""
 
@@ -130,6 +174,12 @@ class Unauthenticated(TenantdError):
     type = "authentication_error"
     http_status = 401
     exit_code = 77
+
+
+class KeyRevoked(Unauthenticated):
+    """The key was good when the request came, and has been revoked since; what was generated is billed."""
+
+    code = "key_revoked"
 
 
 class Forbidden(TenantdError):
@@ -248,3 +298,8 @@ class LedgerDamaged(LedgerUnavailable):
     """The ledger's file is damaged; starting again will not help, a backup will."""
 
     exit_code = 78
+
+
+def key_revoked() -> KeyRevoked:
+    """What requests of a key end with when it is revoked."""
+    return KeyRevoked("this API key was revoked; ask the administrator for another")

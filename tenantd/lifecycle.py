@@ -19,7 +19,7 @@ from typing import Any, Final
 from tenantd import signals
 from tenantd.api.app import GOODBYE_S, Server, make_app
 from tenantd.api.metrics import Meter
-from tenantd.api.socket import FileLock, listen, make_private_folder
+from tenantd.api.socket import FileLock, check_state_folder, listen, make_private_folder
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.config import Config, LimitsConfig
 from tenantd.daemon.service import Service
@@ -40,7 +40,19 @@ TERMINAL_INTERVAL_S: Final = 2.0
 REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
-    "server": ("max_body_bytes", "lenient", "drain_timeout_s", "stop_timeout_s", "write_timeout_s"),
+    "server": (
+        "max_body_bytes",
+        "lenient",
+        "body_bytes_total",
+        "drain_timeout_s",
+        "stop_timeout_s",
+        "head_timeout_s",
+        "body_timeout_s",
+        "idle_timeout_s",
+        "write_timeout_s",
+        "max_connections_per_uid",
+        "max_connections_per_key",
+    ),
     "limits": tuple(LimitsConfig.model_fields),
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),
@@ -84,6 +96,7 @@ class Daemon:
         """Whatever is pushed on `stack` is undone in reverse order, the locks last."""
         config = self._config
         make_private_folder(config.state_dir, purpose="the ledger")
+        check_state_folder(config.state_dir)
         lock_path = config.state_dir / "daemon.lock"
         has_run_before = lock_path.exists()
         lock = FileLock(lock_path, owned=f"the state folder {config.state_dir}")
@@ -111,7 +124,7 @@ class Daemon:
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
         self._meter.keep(directory.tenants)
-        server = Server(make_app(service, self._meter), listener)
+        server = Server(make_app(service, self._meter), listener, lambda: service.config.server)
         # The service stops before the server, so that every stream still gets its true end.
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
@@ -189,7 +202,8 @@ class Daemon:
         line = ready_line(service.config.model_name, info)
         log.info("%s", line)
         if warning := await asyncio.to_thread(gpu_warning, info):
-            log.warning("%s", warning)
+            for line_of_it in warning.splitlines():
+                log.warning("%s", line_of_it)
         self._notifier.ready(line)
 
     async def _show_progress(self, service: Service) -> None:

@@ -14,6 +14,8 @@ import time
 from collections import deque
 from typing import Final
 
+from tenantd.printable import LogFormatter
+
 STDERR: Final = 2
 FORMAT: Final = "%(asctime)s %(levelname)s %(message)s"
 DATE_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
@@ -29,7 +31,7 @@ class StderrHandler(logging.Handler):
     def __init__(self, fd: int = STDERR) -> None:
         super().__init__()
         self.dropped = 0
-        self.setFormatter(logging.Formatter(FORMAT, DATE_FORMAT))
+        self.setFormatter(LogFormatter(FORMAT, DATE_FORMAT))
         self._fd = fd
         self._reported = 0  # of the dropped
         self._changed = threading.Condition()  # guards everything below

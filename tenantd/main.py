@@ -6,7 +6,6 @@ import argparse
 import asyncio
 import logging
 import os
-import resource
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -20,9 +19,9 @@ from tenantd.daemon.stopping import StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.lifecycle import Daemon
 from tenantd.logs import StderrHandler
+from tenantd.process_limits import allow_many_connections, give_back_large_blocks, write_no_core
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
-MOST_DESCRIPTORS: Final = 65_536
 
 
 def main() -> NoReturn:
@@ -48,6 +47,8 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
         set_up_logging(config, errors)
         environment = dict(os.environ)
         hide_gpus()
+        write_no_core()
+        give_back_large_blocks()
         allow_many_connections()
         daemon = Daemon(config, load, environment, clock)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -94,14 +95,6 @@ def set_up_logging(config: Config, handler: StderrHandler) -> None:
     # It warns of each request that is not HTTP: whoever sends those could fill the log. They are counted instead.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
-
-
-def allow_many_connections() -> None:
-    """Each client is a file descriptor, and 1024 is the usual soft limit: go as far as we may without asking."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def hide_gpus() -> None:

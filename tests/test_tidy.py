@@ -16,6 +16,8 @@ TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
 # A room imports only from rooms before it.
 LAYERS = [
+    "tenantd.printable",
+    "tenantd.process_limits",
     "tenantd.errors",
     "tenantd.domain",
     "tenantd.config",

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantctl.units import NOTHING
+from tenantd.printable import one_line, printable
 
-_CONTROLS: Final = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0)), "\ufffd")
-_TEXT_CONTROLS: Final = {code: to for code, to in _CONTROLS.items() if chr(code) not in "\n\t"}
+_LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def message(text: str) -> None:
     """A line for people, on standard error."""
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:
@@ -28,12 +28,13 @@ def complain(text: str) -> None:
 
 def print_json(data: Any) -> None:
     """One JSON value: one line in a pipe, indented on a terminal."""
-    print(json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None))
+    text = json.dumps(data, ensure_ascii=False, indent=2 if sys.stdout.isatty() else None)
+    print(text.translate(_LEFT_BY_JSON))
 
 
 def harmless(text: str) -> str:
     """Generated text as a terminal may have it: no escape sequences, whatever the model wrote."""
-    return text.translate(_TEXT_CONTROLS)
+    return printable(text)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -74,6 +75,7 @@ def print_fields(fields: dict[str, object]) -> None:
 
 def heading(text: str) -> None:
     """A line above a table, part of the data."""
+    text = one_line(text)
     if not sys.stdout.isatty():
         print(text)
         return
@@ -83,8 +85,7 @@ def heading(text: str) -> None:
 
 
 def _cell(value: object) -> str:
-    text = "" if value is None else str(value)
-    return text.translate(_CONTROLS) or NOTHING
+    return ("" if value is None else one_line(str(value))) or NOTHING
 
 
 def _console() -> Any:

@@ -70,7 +70,11 @@ def _wait_ready(client: Client, wait_s: float) -> None:
                 seen = True
                 if state["status"] == "ready":
                     return
-                progress = (state["status"], state["progress"], state["reason"])
+                progress = (
+                    state["status"],
+                    state.get("progress", 0.0),
+                    state.get("reason", ""),
+                )  # strangers get neither
                 if late:
                     raise EngineUnavailable(f"not ready after {wait_s:g} s: {_waiting_text(*progress)}")
                 show(*progress)

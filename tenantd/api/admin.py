@@ -193,7 +193,9 @@ class Admin:
 
     async def revoke_key(self, key_id: str) -> Response:
         now_micros = self._now_micros()
-        return reply({"key": await self._change(lambda conn: keys.revoke_key(conn, key_id, now_micros))})
+        key = await self._service.ledger.write(lambda conn: keys.revoke_key(conn, key_id, now_micros))
+        self._service.key_revoked(key_id)  # at once: it needs no reading, which may have to wait
+        return reply({"key": key})
 
     # -- reports
 

@@ -6,31 +6,43 @@ import asyncio
 import contextlib
 import logging
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantd import __version__
+from tenantd.api.acceptor import Acceptor
 from tenantd.api.admin import admin_routes
-from tenantd.api.connection import Connection
+from tenantd.api.body import give_back_body
+from tenantd.api.connection import Connection, Peer
+from tenantd.api.connections import Connections
 from tenantd.api.health import health_routes
-from tenantd.api.identity import asking
+from tenantd.api.identity import asking, for_asker
 from tenantd.api.metrics import Meter
 from tenantd.api.openai import OpenAI
-from tenantd.api.replies import on_disconnect, on_http_exception, on_tenantd_error, on_unexpected, rate_headers
+from tenantd.api.replies import (
+    error_reply,
+    log_error,
+    on_disconnect,
+    on_http_exception,
+    on_unexpected,
+    rate_headers,
+)
 from tenantd.api.socket import Listener
 from tenantd.api.streaming import SEND
+from tenantd.config import ServerConfig
 from tenantd.daemon.service import Service
 from tenantd.errors import TenantdError
 
 log = logging.getLogger(__name__)
 
-KEEP_ALIVE_S = 75
-"""Longer than HTTP clients keep idle connections, so that they and not we close them."""
+NEVER_S = 1 << 30
+"""uvicorn's own time limit for idle connections is not used: each phase of a connection has its own."""
 GOODBYE_S = 5
 """After the drain: how long answers that are complete may take to leave."""
 
@@ -43,7 +55,7 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers={
-            TenantdError: on_tenantd_error,
+            TenantdError: _on_error,
             ClientDisconnect: on_disconnect,
             HTTPException: on_http_exception,
             Exception: on_unexpected,
@@ -60,15 +72,25 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
             await send(message)
 
         scope["extensions"][SEND] = send
-        await app(scope, receive, with_rates)
+        try:
+            await app(scope, receive, with_rates)
+        finally:
+            give_back_body(scope)
 
     return outermost
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TenantdError)
+    log_error(request, error)
+    return error_reply(for_asker(error, request.scope))
 
 
 class Server:
     """uvicorn on a listener of ours, without its signal handlers: when to stop is the daemon's to say."""
 
-    def __init__(self, app: ASGIApp, listener: Listener) -> None:
+    def __init__(self, app: ASGIApp, listener: Listener, settings: Callable[[], ServerConfig]) -> None:
+        """`settings` is asked each time: what may be reloaded of it holds for connections that are open."""
         self._listener = listener
         config = uvicorn.Config(
             app,
@@ -80,10 +102,10 @@ class Server:
             access_log=False,
             proxy_headers=False,
             server_header=False,
-            timeout_keep_alive=KEEP_ALIVE_S,
+            timeout_keep_alive=NEVER_S,
             timeout_graceful_shutdown=GOODBYE_S,
         )
-        self._server = _Uvicorn(config)
+        self._server = _Uvicorn(config, Connections(settings))
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -111,12 +133,21 @@ class Server:
 
 
 class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
         super().__init__(config)
         self.is_up = asyncio.Event()
+        self._connections = connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        """In place of uvicorn's, which would listen again and take whoever comes."""
+
+        def make(peer: Peer | None) -> Connection:
+            return Connection(self.config, self.server_state, self._connections, peer)
+
+        self.servers = [Acceptor(sock, self._connections, make) for sock in sockets or []]  # type: ignore[misc]
+        for server in self.servers:
+            server.start()  # type: ignore[attr-defined]
+        self.started = True
         self.is_up.set()
 
     @contextlib.contextmanager

@@ -1,8 +1,10 @@
-"""Reading a request's body within its bound, and checking it against a model."""
+"""Reading a request's body within its bounds of size, memory and time, and checking it against a model."""
 
 from __future__ import annotations
 
+import asyncio
 import difflib
+import io
 import re
 from collections.abc import Iterable
 from functools import cache
@@ -11,12 +13,19 @@ from typing import Any, Final, TypeVar, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 from starlette.requests import ClientDisconnect, Request
+from starlette.types import Scope
 
+from tenantd.api.budget import Lease
+from tenantd.api.connection import connection_of
+from tenantd.api.identity import asking
 from tenantd.api.values import check_values
-from tenantd.errors import BodyTooLarge, InvalidRequest
+from tenantd.errors import BodyTimeout, BodyTooLarge, InvalidRequest
 from tenantd.text.excerpt import MOST_CHARACTERS, clean
 
 MOST_MISTAKES: Final = 10_000
+PROGRESS_BYTES: Final = 16 * 1024
+"""A body that brings less within `server.body_timeout_s`, and is not whole then, is given up."""
+LEASE: Final = "tenantd.lease"
 _LINE_ONE = re.compile(r" at line 1 column (\d+)")
 
 
@@ -30,23 +39,95 @@ B = TypeVar("B", bound=Body)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge as soon as it is known to be, ClientDisconnect."""
+    """The whole body, whose memory is its sender's until `give_back_body`.
+
+    Raises BodyTooLarge as soon as it is known to be, BodyTimeout, TooManyBodyBytes, BodyMemoryFull, ClientDisconnect.
+    """
     announced = request.headers.get("content-length", "0")
-    if announced.isdecimal() and int(announced) > max_bytes:
+    size_bytes = int(announced) if announced.isdecimal() else 0
+    if size_bytes > max_bytes:
         raise _too_large(max_bytes)
-    chunks: list[bytes] = []
-    size = 0
-    while True:
-        message = await request.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        chunk: bytes = message.get("body", b"")
-        size += len(chunk)
-        if size > max_bytes:
-            raise _too_large(max_bytes)
-        chunks.append(chunk)
-        if not message.get("more_body", False):
-            return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+    connection = connection_of(request.scope)
+    table, tenant = connection.connections_table, asking(request.scope)
+    owner = f"tenant {tenant.name}" if tenant is not None else f"user {connection.uid}"
+    reader = _Reader(request, table.bodies.lease(owner, lambda: reader.stop()), table.settings().body_timeout_s)
+    request.scope["extensions"][LEASE] = reader.lease
+    try:
+        body = await reader.read(size_bytes, max_bytes)
+    except BaseException:
+        reader.lease.give_back()
+        raise
+    reader.lease.complete()
+    return body
+
+
+def give_back_body(scope: Scope) -> None:
+    """Nothing of the request refers to its body any more. Safe to call twice, and when none was read."""
+    lease: Lease | None = scope["extensions"].get(LEASE)
+    if lease is not None:
+        lease.give_back()
+
+
+class _Reader:
+    """Reads one body."""
+
+    def __init__(self, request: Request, lease: Lease, timeout_s: float) -> None:
+        self.lease = lease
+        self._request = request
+        self._timeout_s = timeout_s
+        self._patience: asyncio.Timeout | None = None
+
+    def stop(self) -> None:
+        """The lease was taken back: read no more."""
+        if self._patience is not None:
+            self._patience.reschedule(asyncio.get_running_loop().time())
+
+    async def read(self, size_bytes: int, max_bytes: int) -> bytes:
+        """All of it. `size_bytes` is what was announced, 0 for a body that comes in chunks."""
+        if size_bytes:
+            await self.lease.grow(size_bytes, self._timeout_s)
+        try:
+            async with asyncio.timeout(self._timeout_s) as self._patience:
+                return await self._read(max_bytes)
+        except TimeoutError:
+            timeout = f"less than {PROGRESS_BYTES} bytes of the request body came within {self._timeout_s:g} s"
+            raise self.lease.refusal or BodyTimeout(timeout) from None
+        finally:
+            self._patience = None
+
+    async def _read(self, max_bytes: int) -> bytes:
+        buffer = io.BytesIO()  # gives out its bytes without another copy
+        seen = progress = 0
+        while True:
+            message = await self._request.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            chunk: bytes = message.get("body", b"")
+            seen += len(chunk)
+            if seen > max_bytes:
+                raise _too_large(max_bytes)
+            if not message.get("more_body", False) and seen == len(chunk) <= self.lease.held_bytes:
+                return chunk
+            if seen > self.lease.held_bytes:
+                await self._grow(min(max(seen, 2 * self.lease.held_bytes), max_bytes) - self.lease.held_bytes)
+            buffer.write(chunk)
+            if not message.get("more_body", False):
+                return buffer.getvalue()
+            progress += len(chunk)
+            if progress >= PROGRESS_BYTES:
+                progress = 0
+                self._be_patient(self._timeout_s)
+
+    async def _grow(self, more_bytes: int) -> None:
+        """Waiting for room is not the client's delay."""
+        self._be_patient(2 * self._timeout_s)
+        await self.lease.grow(more_bytes, self._timeout_s)
+        self._be_patient(self._timeout_s)
+
+    def _be_patient(self, timeout_s: float) -> None:
+        assert self._patience is not None, "while reading"
+        if self.lease.refusal is None:
+            self._patience.reschedule(asyncio.get_running_loop().time() + timeout_s)
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:

@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol with what it does not show: the kernel's word on who connected, and flow control.
+"""uvicorn's HTTP protocol with what it does not have: who connected, bounds on heads and pipelines, and time limits.
 
 Every request's scope carries its connection in `scope["extensions"]`.
 """
@@ -9,19 +9,29 @@ import asyncio
 import logging
 import socket
 import struct
+from enum import Enum, auto
 from typing import Any, ClassVar, Final, NamedTuple
 
 from starlette.types import Scope
+from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.server import ServerState
 
+from tenantd.api.connections import Connections
 from tenantd.api.replies import encode_error, new_request_id
-from tenantd.errors import InvalidRequest
+from tenantd.errors import HeadTimeout, InvalidRequest, TenantdError
 
 log = logging.getLogger(__name__)
 
 EXTENSION: Final = "tenantd.connection"
-MAX_HEAD_BYTES: Final = 64 * 1024
+MAX_HEAD_BYTES: Final = 32 * 1024
 """Request line and headers; the parser itself would collect them without end."""
+MAX_HEADERS: Final = 100
+MAX_PIPELINED: Final = 16
+"""Requests of one connection that wait for the one before. Each has a state of its own, however short it is."""
+LINGER_S: Final = 5.0
+"""How long the rest of a body may still come, to be dropped, when its request is answered already."""
+NOBODY: Final = -1
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
@@ -33,28 +43,81 @@ class Peer(NamedTuple):
     gid: int
 
 
+class Phase(Enum):
+    """What a connection is doing, and so how long it may."""
+
+    HEAD = auto()  # a head is to come, or is not whole
+    BUSY = auto()  # a request is being read or answered: its own limits hold
+    LINGER = auto()  # answered, though the request is not whole
+    IDLE = auto()  # answered, and nothing came since
+
+
 class Connection(HttpToolsProtocol):
     """One client connection. `malformed`: how often any of them was sent what is not HTTP."""
 
     malformed: ClassVar[int] = 0
-    peer: Peer | None = None
-    _head_bytes = 0  # received since anything but a head, or what may follow a body, was
-    _is_head = True  # all of the chunk that is being parsed
+
+    def __init__(self, config: Config, state: ServerState, connections: Connections, peer: Peer | None) -> None:
+        super().__init__(config, state, {}, asyncio.get_running_loop())
+        self.connections_table = connections
+        self.peer = peer
+        self.uid = NOBODY if peer is None else peer.uid
+        self.only_administers = False  # beyond its user's limits
+        self.key_id = ""  # of the last request, if it showed a key
+        self._is_cut = False
+        self._phase = Phase.HEAD
+        self._deadline_s = float("inf")
+        self._head_bytes = 0  # received since anything but a head, or what may follow a body, was
+        self._is_head = True  # all of the chunk that is being parsed
+        self._is_whole = True  # the last request whose head is complete
+        self._unsent_bytes = 0  # when last looked
+        self._unsent_since_s = 0.0
+
+    # -- what uvicorn calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.peer = _peer(transport.get_extra_info("socket"))
+        self.server = None  # our socket's path would be the host of requests that name none
+        if self._is_cut:
+            transport.abort()
+        else:
+            self._enter(Phase.HEAD)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections_table.remove(self)
+        super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self._phase is Phase.IDLE:
+            self._enter(Phase.HEAD)
         self._is_head = True
         super().data_received(data)
         self._head_bytes = self._head_bytes + len(data) if self._is_head else 0
-        if self._head_bytes > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._head_bytes > MAX_HEAD_BYTES:
             self.send_400_response(f"the request's line and headers are over {MAX_HEAD_BYTES} bytes")
+        elif self._phase is Phase.HEAD:
+            self.connections_table.note_partial_head(self, self._head_bytes)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("too many headers")  # the parser stops, and the answer is 400
+        super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
         self._is_head = False
+        self._is_whole = False
+        if len(self.pipeline) >= MAX_PIPELINED:
+            self.abort()
+            raise ValueError("too many requests at once")
         super().on_headers_complete()
+        if self._phase is not Phase.BUSY:
+            self._enter(Phase.BUSY)
 
     def on_body(self, body: bytes) -> None:
         self._is_head = False
@@ -62,22 +125,30 @@ class Connection(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._is_head = False
+        self._is_whole = True
         super().on_message_complete()
+        if self._phase is Phase.LINGER:
+            self._enter(Phase.IDLE)
 
-    def on_message_begin(self) -> None:
-        super().on_message_begin()
-        self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+    def on_response_complete(self) -> None:
+        had_next = bool(self.pipeline)
+        super().on_response_complete()
+        if self.transport.is_closing() or had_next:
+            return
+        if not self._is_whole:
+            self._enter(Phase.LINGER)
+        else:
+            self._enter(Phase.HEAD if self._head_bytes else Phase.IDLE)
+        if not self._head_bytes:
+            self._forget_request()
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP is answered in the shape of every other error, and counted: anybody could fill the log."""
         Connection.malformed += 1
         log.debug("not HTTP from %s: %s", self.peer, msg)
-        body = encode_error(InvalidRequest(msg))
-        head = (
-            STATUS_LINE[400] + b"content-type: application/json\r\nx-request-id: " + new_request_id().encode() + b"\r\n"
-        )
-        self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
-        self.transport.close()
+        self._answer_and_close(InvalidRequest(msg))
+
+    # -- for the others
 
     @property
     def write_paused(self) -> bool:
@@ -86,7 +157,55 @@ class Connection(HttpToolsProtocol):
 
     def abort(self) -> None:
         """Close at once and drop what is buffered."""
-        self.transport.abort()
+        self._is_cut = True
+        if self.transport is not None:
+            self.transport.abort()
+
+    def check_time(self, now_s: float) -> None:
+        """Close it when its phase has lasted too long, or the client has read nothing for too long."""
+        if self.transport is None:
+            return  # it is just being taken
+        if now_s >= self._deadline_s:
+            self._deadline_s = float("inf")
+            if self._phase is Phase.HEAD and self._head_bytes:
+                timeout_s = self.connections_table.settings().head_timeout_s
+                self._answer_and_close(HeadTimeout(f"the request's line and headers took more than {timeout_s:g} s"))
+            else:
+                self.transport.close()
+        unsent_bytes = self.transport.get_write_buffer_size()
+        if not unsent_bytes or unsent_bytes != self._unsent_bytes:
+            self._unsent_bytes, self._unsent_since_s = unsent_bytes, now_s
+        elif now_s - self._unsent_since_s > self.connections_table.settings().write_timeout_s:
+            self.abort()
+
+    # -- own
+
+    def _enter(self, phase: Phase) -> None:
+        self._phase = phase
+        if phase is Phase.BUSY:
+            self._deadline_s = float("inf")
+            self.connections_table.note_partial_head(self, 0)
+            self.connections_table.busy(self)
+            return
+        server = self.connections_table.settings()
+        allowed_s = {Phase.HEAD: server.head_timeout_s, Phase.IDLE: server.idle_timeout_s}.get(phase, LINGER_S)
+        self._deadline_s = self.loop.time() + allowed_s
+        self.connections_table.unbusy(self)
+
+    def _forget_request(self) -> None:
+        """An idle connection need not hold what the last request sent."""
+        self.headers = []
+        self.url = b""
+        self.cycle.scope = self.scope = {"type": "http", "method": self.cycle.scope["method"]}  # type: ignore[typeddict-item]
+        self.cycle.body = bytearray()
+
+    def _answer_and_close(self, error: TenantdError) -> None:
+        body = encode_error(error)
+        head = STATUS_LINE[error.http_status] + b"content-type: application/json\r\nx-request-id: %s\r\n" % (
+            new_request_id().encode()
+        )
+        self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+        self.transport.close()
 
 
 def connection_of(scope: Scope) -> Connection:
@@ -96,7 +215,7 @@ def connection_of(scope: Scope) -> Connection:
     return connection
 
 
-def _peer(sock: Any) -> Peer | None:
+def peer_of(sock: Any) -> Peer | None:
     """None when the socket is no Unix socket."""
     if sock is None or sock.family != socket.AF_UNIX:
         return None

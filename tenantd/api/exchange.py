@@ -17,7 +17,9 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tenantd.api.answers import Answer, usage_json
+from tenantd.api.body import give_back_body
 from tenantd.api.connection import connection_of
+from tenantd.api.identity import for_asker, key_of
 from tenantd.api.metrics import Meter
 from tenantd.api.replies import error_reply, reply
 from tenantd.api.streaming import ClientStalled, EventWriter, pump
@@ -27,6 +29,7 @@ from tenantd.daemon.service import Service
 from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import RequestCancelled, TenantdError
+from tenantd.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +73,7 @@ class Exchange(Response):
         self._client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        give_back_body(scope)  # what is left of it are tokens
         watch = asyncio.create_task(self._abandon_when_gone(receive))
         try:
             await self._run(scope, receive, send)
@@ -84,10 +88,10 @@ class Exchange(Response):
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            await self._start(Headers(scope=scope).get(CLIENT_ID_HEADER, "")[:MOST_CLIENT_ID_CHARACTERS])
+            await self._start(scope)
         except TenantdError as e:
             self._meter.refused(self._tenant.name, e)
-            await error_reply(e, self._streams[0].id if self._streams else "")(scope, receive, send)
+            await error_reply(for_asker(e, scope), self._streams[0].id if self._streams else "")(scope, receive, send)
             return
         first = self._streams[0]
         answer = self._answer_type(
@@ -100,12 +104,12 @@ class Exchange(Response):
         if self._streamed:
             await self._stream(answer, scope, send)
         else:
-            response = await self._whole(answer)
+            response = await self._whole(answer, scope)
             await response(scope, receive, send)
 
-    async def _start(self, client_id: str) -> None:
+    async def _start(self, scope: Scope) -> None:
         """Admit all choices and wait for their first tokens. Raises what the first failing one raises."""
-        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s)
+        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, key_of(scope))
         self._submitting = asyncio.create_task(work)
         try:
             self._streams = await self._submitting
@@ -115,8 +119,9 @@ class Exchange(Response):
             raise
         if self._client_gone:
             self._abandon()
+        client_id = Headers(scope=scope).get(CLIENT_ID_HEADER, "")
         for stream in self._streams:
-            stream.client_id = client_id
+            stream.client_id = one_line(client_id, MOST_CLIENT_ID_CHARACTERS)
         for stream in self._streams:
             await stream.started()
 
@@ -133,11 +138,11 @@ class Exchange(Response):
         for stream in self._streams:
             stream.abandon()
 
-    async def _whole(self, answer: Answer) -> Response:
+    async def _whole(self, answer: Answer, scope: Scope) -> Response:
         request_id = self._streams[0].id
         wholes = [await collect(answer, stream) for stream in self._streams]
         if failed := self._failure():
-            return error_reply(failed, request_id)
+            return error_reply(for_asker(failed, scope), request_id)
         choices = [
             answer.choice(index, whole.text, whole.logprobs, _reason(stream))
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
@@ -160,7 +165,7 @@ class Exchange(Response):
                 for index in range(len(self._streams)):
                     group.create_task(self._stream_choice(answer, index, writer))
         if failed := self._failure():
-            await writer.fail(failed)
+            await writer.fail(for_asker(failed, scope))
         else:
             usage = usage_json(stream.usage for stream in self._streams)
             await writer.done(answer.usage_event(usage) if self._with_usage else b"")

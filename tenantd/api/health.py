@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from starlette.responses import Response
 
+from tenantd.api.identity import is_admin, is_known
 from tenantd.api.replies import reply
 from tenantd.daemon.service import Service
+from tenantd.printable import without_paths
 
 
 def readiness(service: Service) -> dict[str, object]:
@@ -18,15 +20,20 @@ def readiness(service: Service) -> dict[str, object]:
 
 
 def health_routes(service: Service) -> APIRouter:
-    """/healthz and /readyz."""
+    """/healthz, and /readyz, which tells strangers the state only."""
     router = APIRouter()
 
     async def healthz() -> Response:
         return reply({"status": "ok"})
 
-    async def readyz() -> Response:
+    async def readyz(request: Request) -> Response:
         state = readiness(service)
-        return reply(state, status=200 if state["status"] == "ready" else 503)
+        status = 200 if state["status"] == "ready" else 503
+        if not is_known(request, service.directory):
+            state = {"status": state["status"]}
+        elif not is_admin(request):
+            state["reason"] = without_paths(str(state["reason"]))
+        return reply(state, status=status)
 
     router.add_api_route("/healthz", healthz, methods=["GET"], response_model=None)
     router.add_api_route("/readyz", readyz, methods=["GET"], response_model=None)

@@ -5,37 +5,70 @@ The tenant of a request comes from here only. A header may choose among the tena
 
 from __future__ import annotations
 
-import os
+import copy
 from typing import Final
 
 from starlette.requests import Request
 from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
+from tenantd.api.connections import is_administrator
 from tenantd.domain import Tenant
-from tenantd.errors import Forbidden, InvalidRequest, NotFound, Unauthenticated
+from tenantd.errors import (
+    Forbidden,
+    InvalidRequest,
+    NotFound,
+    TenantdError,
+    TooManyConnections,
+    Unauthenticated,
+    key_revoked,
+)
+from tenantd.printable import without_paths
 from tenantd.tenancy.directory import Directory
 
 TENANT_HEADER: Final = "x-tenant"
 ASKING: Final = "tenantd.tenant"
+KEY: Final = "tenantd.key"
 
 
 def is_admin(request: Request) -> bool:
-    """The daemon's own user and root administer. A key never does."""
+    """The daemon's own user and root administer, when they show no key: whoever shows one is who the key says."""
     peer = connection_of(request.scope).peer
-    return peer is not None and peer.uid in (0, os.geteuid())
+    return peer is not None and is_administrator(peer.uid) and "authorization" not in request.headers
 
 
 def require_admin(request: Request) -> None:
-    """Raises Forbidden."""
+    """Raises Unauthenticated for an Authorization header that is no key, Forbidden."""
+    if "origin" in request.headers:
+        raise Forbidden("a page in a browser does not administer: this request has an Origin header")
+    if _bearer(request):
+        raise Forbidden("an API key does not administer; send the request without an Authorization header")
     if not is_admin(request):
         raise Forbidden("only root and the user that runs tenantd administer it")
+
+
+def is_known(request: Request, directory: Directory) -> bool:
+    """Whether an administrator asks, or somebody with a tenant. Raises nothing: a wrong key is a stranger's."""
+    try:
+        require_known(request, directory)
+    except TenantdError:
+        return False
+    return True
+
+
+def for_asker(error: TenantdError, scope: Scope) -> TenantdError:
+    """`error` as whoever asks may see it: paths on this machine are the administrators' business."""
+    if is_admin(Request(scope)):
+        return error
+    shown = copy.copy(error)
+    shown.message = without_paths(error.message)
+    return shown
 
 
 def require_known(request: Request, directory: Directory) -> None:
     """For what is the same for everybody. Raises Unauthenticated for a wrong key and for a stranger."""
     if key := _bearer(request):
-        request.scope["extensions"][ASKING] = _tenant_with(key, directory)
+        request.scope["extensions"][ASKING] = _tenant_with(key, request, directory)
     elif not is_admin(request):
         peer = connection_of(request.scope).peer
         if peer is None or not directory.by_uid(peer.uid):
@@ -45,8 +78,10 @@ def require_known(request: Request, directory: Directory) -> None:
 def tenant_of(request: Request, directory: Directory) -> Tenant:
     """The tenant this request is made, and billed, for; noted for the headers of its answer.
 
-    Raises Unauthenticated, Forbidden, NotFound, InvalidRequest.
+    Raises Unauthenticated, Forbidden, NotFound, InvalidRequest, TooManyConnections.
     """
+    if connection_of(request.scope).only_administers:
+        raise TooManyConnections("this user has too many connections; close some, or try again", retry_after_s=1)
     tenant = _identify(request, directory)
     request.scope["extensions"][ASKING] = tenant
     return tenant
@@ -58,10 +93,22 @@ def asking(scope: Scope) -> Tenant | None:
     return tenant
 
 
+def key_of(scope: Scope) -> str:
+    """The id of the key a request shows, once it has been looked up; "" for a request without one."""
+    key_id: str = scope["extensions"].get(KEY, "")
+    return key_id
+
+
+def require_live_key(scope: Scope, directory: Directory) -> None:
+    """A body may take its time to come, and its key be revoked meanwhile. Raises KeyRevoked."""
+    if (key_id := key_of(scope)) and not directory.has_key(key_id):
+        raise key_revoked()
+
+
 def _identify(request: Request, directory: Directory) -> Tenant:
     named = request.headers.get(TENANT_HEADER, "")
     if key := _bearer(request):
-        return _only(named, [_tenant_with(key, directory)], "this API key")
+        return _only(named, [_tenant_with(key, request, directory)], "this API key")
     if is_admin(request) and named:
         try:
             return directory.tenants[named]
@@ -84,10 +131,14 @@ def _stranger() -> Unauthenticated:
     return Unauthenticated("no tenant lists this user; send an API key as `Authorization: Bearer td_...`")
 
 
-def _tenant_with(key: str, directory: Directory) -> Tenant:
-    tenant = directory.by_key(key)
-    if tenant is None:
+def _tenant_with(secret: str, request: Request, directory: Directory) -> Tenant:
+    found = directory.key_for(secret)
+    if found is None:
         raise Unauthenticated("this API key is not known here, or was revoked")
+    tenant, key_id = found
+    connection = connection_of(request.scope)
+    connection.connections_table.use_key(connection, key_id)
+    request.scope["extensions"][KEY] = key_id
     return tenant
 
 
@@ -105,11 +156,11 @@ def _only(named: str, own: list[Tenant], who: str) -> Tenant:
 
 
 def _bearer(request: Request) -> str:
-    """The key shown, or "" when none is. Raises Unauthenticated for another scheme."""
+    """The key shown, or "" when there is no Authorization header. Raises Unauthenticated for one without a key."""
     header = request.headers.get("authorization")
     if header is None:
         return ""
     scheme, _, key = header.strip().partition(" ")
-    if scheme.lower() != "bearer":
+    if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("the Authorization header must be `Bearer <API key>`")
     return key.strip()

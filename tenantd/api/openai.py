@@ -15,7 +15,7 @@ from starlette.responses import Response
 from tenantd.api.answers import Answer, ChatAnswer, CompletionAnswer
 from tenantd.api.body import read_body
 from tenantd.api.exchange import Exchange
-from tenantd.api.identity import require_known, tenant_of
+from tenantd.api.identity import require_known, require_live_key, tenant_of
 from tenantd.api.metrics import Meter
 from tenantd.api.names import Names
 from tenantd.api.openai_types import CompletionRequest, GenerationRequest
@@ -90,7 +90,9 @@ class OpenAI:
     # -- before the engine
 
     async def _body(self, request: Request) -> bytes:
-        return await read_body(request, self._service.config.server.max_body_bytes)
+        body = await read_body(request, self._service.config.server.max_body_bytes)
+        require_live_key(request.scope, self._service.directory)
+        return body
 
     def _check(self, body: GenerationRequest) -> int:
         """What is wrong with a request besides its prompt, and if nothing is the tokens that a slot holds."""

@@ -13,10 +13,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
+from tenantd.printable import one_line
 from tenantd.tenancy.limits import RateState
 
 log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
+MOST_PATH_CHARACTERS: Final = 200
 _encoder = msgspec.json.Encoder()
 
 
@@ -49,6 +51,11 @@ def rate_headers(states: Mapping[str, RateState]) -> list[tuple[bytes, bytes]]:
     return headers
 
 
+def shown_path(request: Request) -> str:
+    """The path asked for, fit to be shown. `request.url` would begin with our socket's path when no host is named."""
+    return one_line(request.scope["path"], MOST_PATH_CHARACTERS)
+
+
 def encode_error(error: TenantdError) -> bytes:
     """The error's body, for answers and for events in a stream."""
     return _encoder.encode(error.body())
@@ -66,21 +73,19 @@ def error_reply(error: TenantdError, request_id: str = "") -> Response:
     return reply(error.body(), status=error.http_status, request_id=request_id, headers=headers)
 
 
-async def on_tenantd_error(request: Request, error: Exception) -> Response:
-    """Exception handler for everything raised on purpose."""
-    assert isinstance(error, TenantdError)
+def log_error(request: Request, error: TenantdError) -> None:
+    """What is the daemon's own trouble is worth a line."""
     if error.http_status >= 500:
-        log.warning("%s %s: %s: %s", request.method, request.url.path, error.code, error.message)
-    return error_reply(error)
+        log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Exception handler for the framework's own: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     if error.status_code == 404:
-        return error_reply(NotFound(f"no such route: {request.url.path}"))
+        return error_reply(NotFound(f"no such route: {shown_path(request)}"))
     if error.status_code == 405:
-        answer = error_reply(MethodNotAllowed(f"{request.url.path} does not take {request.method}"))
+        answer = error_reply(MethodNotAllowed(f"{shown_path(request)} does not take {request.method}"))
         answer.headers.update(error.headers or {})
         return answer
     return reply(InvalidRequest(str(error.detail)).body(), status=error.status_code)
@@ -94,5 +99,5 @@ async def on_disconnect(request: Request, error: Exception) -> Response:
 async def on_unexpected(request: Request, error: Exception) -> Response:
     """Exception handler for bugs. The server logs the traceback; the client learns no internals."""
     request_id = new_request_id()
-    log.error("%s %s failed (%s): %r", request.method, request.url.path, request_id, error)
+    log.error("%s %s failed (%s): %r", request.method, shown_path(request), request_id, error)
     return error_reply(TenantdError("internal error; the daemon's log has the details"), request_id)

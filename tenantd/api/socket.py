@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 MAX_PATH_BYTES = 107
 """sun_path of unix(7) has 108 bytes with its closing NUL."""
-BACKLOG = 1024
+BACKLOG = 4096
+"""Clients that may have connected before we look; the kernel takes no more than net.core.somaxconn."""
 
 
 class FileLock:
@@ -87,6 +88,38 @@ def make_private_folder(folder: Path, *, purpose: str) -> None:
         raise ConfigError(f"{folder}: cannot make the folder for {purpose}: {e.strerror}") from e
 
 
+def check_state_folder(folder: Path) -> None:
+    """Nobody else may replace what is in it: ConfigError. Nobody else should read it: a warning."""
+    found = folder.stat()
+    if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        raise ConfigError(
+            f"{folder} holds the ledger and may be written by other users (mode {stat.S_IMODE(found.st_mode):04o}); "
+            f"run: chmod go-w {folder}"
+        )
+    if found.st_uid not in (0, os.geteuid()):
+        raise ConfigError(
+            f"{folder} holds the ledger and belongs to user {found.st_uid}; run: chown {os.geteuid()} {folder}"
+        )
+    if found.st_mode & (stat.S_IROTH | stat.S_IXOTH):
+        log.warning("%s holds the ledger and is open to every user; run: chmod o-rwx %s", folder, folder)
+
+
+def check_socket_folder(folder: Path) -> None:
+    """Who may write to it can put a socket of his own in place of ours. Raises ConfigError when everybody may."""
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
+        raise ConfigError(
+            f"server.socket: {folder} may be written by every user (mode {mode:04o}), who could put another socket "
+            f"there; run: chmod o-w {folder}"
+        )
+    if mode & stat.S_IWOTH:
+        log.warning("%s is everybody's: another user can take the socket's name while no daemon runs", folder)
+    elif mode & stat.S_IWGRP:
+        log.warning(
+            "%s may be written by its group, who could put another socket there; run: chmod g-w %s", folder, folder
+        )
+
+
 def listen(path: Path, *, mode: int, group: str = "") -> Listener:
     """Bind and listen. `mode` are the permissions of the socket file.
 
@@ -98,6 +131,7 @@ def listen(path: Path, *, mode: int, group: str = "") -> Listener:
             "set a shorter one (TENANTD_SOCKET or server.socket)"
         )
     make_private_folder(path.parent, purpose="the socket")
+    check_socket_folder(path.parent)
     lock = FileLock(path.with_name(path.name + ".lock"), owned=str(path))
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:

@@ -14,8 +14,11 @@ from tenantd.errors import (
     MaxTokensPerRequestExceeded,
     PromptOverTokensPerMinute,
     QueueFull,
+    RequestCancelled,
     TenantdError,
+    key_revoked,
 )
+from tenantd.tenancy.directory import Directory
 
 ALLOW_NONE_AT_ZERO: Final = (
     "max_concurrent",
@@ -134,3 +137,16 @@ def full_queue(
             retry_after_s=retry_after_s,
         )
     return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)
+
+
+def as_it_is(directory: Directory, name: str, key_id: str) -> Tenant:
+    """A tenant by now, for a request that came some time ago, with this key if any.
+
+    Raises RequestCancelled for a tenant that is gone, KeyRevoked.
+    """
+    if key_id and not directory.has_key(key_id):
+        raise key_revoked()
+    tenant = directory.tenants.get(name)
+    if tenant is None:
+        raise RequestCancelled(f"tenant {name} was removed")
+    return tenant

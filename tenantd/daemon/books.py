@@ -13,6 +13,7 @@ from tenantd.daemon.streams import LiveStream
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable, TenantdError
 from tenantd.ledger.ledger import Admission, Ledger, Settlement
+from tenantd.printable import one_line
 
 log = logging.getLogger(__name__)
 
@@ -149,7 +150,7 @@ def settlement(stream: LiveStream) -> Settlement:
         usage=stream.usage,
         first_token_micros=stream.first_token_micros,
         duration_micros=stream.duration_micros,
-        error="" if stream.error is None else stream.error.message[:MAX_ERROR_CHARACTERS],
+        error="" if stream.error is None else one_line(stream.error.message, MAX_ERROR_CHARACTERS),
     )
 
 

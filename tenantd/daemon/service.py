@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from tenantd.config import Config
-from tenantd.daemon.admission import check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.daemon.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
 from tenantd.daemon.books import Books, admission
 from tenantd.daemon.gate import Deadline, Gate
 from tenantd.daemon.generation import Generation, SharedSampling, counted_prompt_tokens
@@ -169,9 +169,7 @@ class Service:
         await self.directory.reload(self.ledger)
         self._runner.rates.keep(self.directory.tenants.keys())
         self._limits_changed()
-        for stream in self._live:
-            if stream.tenant not in self.directory.tenants:
-                self._runner.end(stream, FinishReason.CANCELLED, _removed(stream.tenant))
+        self._end_what_may_not_run()
         for name in before - self.directory.tenants.keys():
             self._runner.forget(name)
 
@@ -186,6 +184,20 @@ class Service:
             self.supervisor.send(share)
         self._gate.wake()
 
+    def key_revoked(self, key_id: str) -> None:
+        """Its revocation is committed: end what it runs, and let it start nothing."""
+        self.directory.revoke(key_id)
+        self._gate.wake()
+        self._end_what_may_not_run()
+
+    def _end_what_may_not_run(self) -> None:
+        """Requests of tenants that are gone and of keys that were revoked."""
+        for stream in self._live:
+            try:
+                as_it_is(self.directory, stream.tenant, stream.key_id)
+            except TenantdError as e:
+                self._runner.end(stream, FinishReason.CANCELLED, e)
+
     # ---- requests -----------------------------------------------------------------------------------------------
 
     async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
@@ -194,7 +206,7 @@ class Service:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None
+        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, key_id: str = ""
     ) -> list[LiveStream]:
         """Start what one client's request asks for, all of it or nothing, once the tenant's rate limits let it in.
 
@@ -202,10 +214,10 @@ class Service:
         What is not complete `timeout_s` from now ends with RequestTimeout.
         Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
         LedgerUnavailable, InvalidRequest and its kinds, Forbidden, QueueFull, RequestsPerMinuteExceeded,
-        TokensPerMinuteExceeded, RequestTimeout.
+        TokensPerMinuteExceeded, RequestTimeout, KeyRevoked for a key (`key_id`, "" for none) that is live no more.
         """
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
-        tenant = self._as_it_is(tenant.name)  # it may have changed while the request was read
+        tenant = as_it_is(self.directory, tenant.name, key_id)  # it may have changed while the request was read
         most_tokens = self._check(tenant, generations)
         prompt_tokens = counted_prompt_tokens(generations)
         refusal = self._gate.refusal(tenant, prompt_tokens)
@@ -213,10 +225,10 @@ class Service:
             raise refusal
         self._check_queue(tenant, len(generations), refusal)
         if refusal is not None:
-            look_again = functools.partial(self._look_again, tenant.name, generations)
+            look_again = functools.partial(self._look_again, tenant.name, key_id, generations)
             tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
             most_tokens = self._check(tenant, generations)
-        streams = self._new_streams(tenant, generations, most_tokens)
+        streams = self._new_streams(tenant, generations, most_tokens, key_id)
         self._gate.book(tenant)
         positions = self._queue.next_positions(tenant, [stream.prompt_tokens for stream in streams])
         for stream, position, generation in zip(streams, positions, generations, strict=True):
@@ -263,17 +275,10 @@ class Service:
             for generation in generations
         ]
 
-    def _look_again(self, name: str, generations: Sequence[Generation]) -> Tenant:
+    def _look_again(self, name: str, key_id: str, generations: Sequence[Generation]) -> Tenant:
         """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
-        tenant = self._as_it_is(name)
+        tenant = as_it_is(self.directory, name, key_id)
         self._check(tenant, generations)
-        return tenant
-
-    def _as_it_is(self, name: str) -> Tenant:
-        """A tenant by now. Raises RequestCancelled for one that is gone."""
-        tenant = self.directory.tenants.get(name)
-        if tenant is None:
-            raise _removed(name)
         return tenant
 
     def _check_open(self, tenant: Tenant) -> EngineInfo:
@@ -326,7 +331,7 @@ class Service:
         stream.finished.add_done_callback(lambda _: timer.cancel())
 
     def _new_streams(
-        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int]
+        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], key_id: str
     ) -> list[LiveStream]:
         """One for each generation. Raises InvalidRequest for what does not fit a command to the engine."""
         shared: dict[int, SharedSampling] = {}
@@ -335,7 +340,7 @@ class Service:
             self._number += 1
             sampling = generation.sampling
             of_it = shared.setdefault(id(sampling), SharedSampling(self._number, sampling))
-            streams.append(self._new_stream(tenant, generation, max_tokens, of_it))
+            streams.append(self._new_stream(tenant, generation, max_tokens, of_it, key_id))
         commands: list[Command] = [each.command() for each in shared.values()]
         commands += [stream.submit_command() for stream in streams]
         if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
@@ -343,13 +348,14 @@ class Service:
         return streams
 
     def _new_stream(
-        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling
+        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling, key_id: str
     ) -> LiveStream:
         created_micros = self._now_micros()
         return LiveStream(
             request_id=new_request_id(created_micros),
             number=self._number,
             tenant=tenant.name,
+            key_id=key_id,
             prompt=generation.prompt,
             max_tokens=max_tokens,
             sampling=sampling,
@@ -408,10 +414,6 @@ class Service:
         self._runner.idle_check()
         assert self._books.open_rows == 0, "what has ended is settled"
         self._gate.idle_check()
-
-
-def _removed(tenant: str) -> RequestCancelled:
-    return RequestCancelled(f"tenant {tenant} was removed")
 
 
 def _shutting_down() -> RequestCancelled:

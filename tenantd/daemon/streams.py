@@ -53,6 +53,7 @@ class LiveStream:
         request_id: str,
         number: int,
         tenant: str,
+        key_id: str = "",
         prompt: list[int],
         max_tokens: int,
         sampling: SharedSampling,
@@ -64,12 +65,14 @@ class LiveStream:
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
-        """`number` is its name in the engine's protocol. Without `counts_prompt` its prompt is another's to pay for.
-        `clock_s` is monotonic.
+        """`number` is its name in the engine's protocol; `key_id`: the API key it came with, "" for none.
+
+        Without `counts_prompt` its prompt is another's to pay for. `clock_s` is monotonic.
         """
         self.id = request_id
         self.number = number
         self.tenant = tenant
+        self.key_id = key_id
         self.prompt_tokens = len(prompt)
         self.max_tokens = max_tokens
         self.sampling = sampling

@@ -10,6 +10,7 @@ its file is moved, its disk is away, memory is short. Then loading is tried agai
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import sys
@@ -48,6 +49,8 @@ MEMORY_PATIENCE_S: Final = 10.0
 SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
 STOP_TIMEOUT_S: Final = 5.0
 DEATH_TIMEOUT_S: Final = 2.0
+SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+"""The daemon or the system has run out of something for a moment: no engine has crashed."""
 
 
 class EngineState(StrEnum):
@@ -118,6 +121,7 @@ class Supervisor:
         self._engine: EngineProcess | None = None
         self._is_up = False  # the present process said Ready
         self._was_up = False  # so did the last one, once
+        self._is_scarce = False  # the system had no descriptor or process for the next one
         self._load_failure: LoadFailed | None = None
         self._failing = FailingLoads(config.restart_delay_s, min(SLOWEST_RELOAD_S, slowest_restart_s))
         self._crashes = 0  # in a row, without progress in between
@@ -210,11 +214,12 @@ class Supervisor:
 
     async def _one_life(self) -> Ending:
         self._heard_s = self._clock_s()
-        self._was_up, self._load_failure = False, None
+        self._was_up, self._load_failure, self._is_scarce = False, None, False
         try:
             engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
         except OSError as e:
-            return Ending(None, f"could not be started: {e}")
+            self._is_scarce = e.errno in SCARCE
+            return Ending(None, f"could not be started: {e.strerror or e}")
         self._engine = engine
         engine.send(self._load)
         watching = asyncio.create_task(self._watch(engine))
@@ -239,7 +244,7 @@ class Supervisor:
 
     def _after(self, ending: Ending) -> float:
         """Book the end of a process that another follows; seconds until then."""
-        if self._was_up or (self.info is None and self._load_failure is None):
+        if self._was_up or (self.info is None and self._load_failure is None and not self._is_scarce):
             return self._crashed(ending.reason)
         return self._not_loaded(self._reason_of(ending))
 

@@ -24,6 +24,7 @@ from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
 from tenantd.engine.scheduler import Scheduler
 from tenantd.engine.settings import Policy, Settings
 from tenantd.errors import ModelError, NotEnoughMemory
+from tenantd.process_limits import write_no_core
 
 EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78
@@ -36,6 +37,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tenantd.engine", description="Engine process of tenantd.")
     parser.add_argument("--fd", type=int, required=True, help="inherited socket to the daemon")
     pipe = Pipe(socket.socket(fileno=parser.parse_args().fd))
+    write_no_core()
     _die_with_parent()
     try:
         return _serve(pipe)

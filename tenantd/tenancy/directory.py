@@ -28,6 +28,8 @@ class Directory:
         self._defaults = defaults
         self.tenants: dict[str, Tenant] = {}
         self._keys: dict[str, tuple[str, str]] = {}
+        self._digests: dict[str, str] = {}  # by key id
+        self._revoked: set[str] = set()  # in this run: a reading that began before must not bring one back
         self._by_uid: dict[int, list[Tenant]] = {}
         self._loads_begun = 0
         self._load_shown = 0
@@ -42,6 +44,9 @@ class Directory:
             return  # a reading that began later has overtaken this one
         self._load_shown = load
         self._keys = keys
+        self._digests = {key_id: digest for digest, (_, key_id) in keys.items()}
+        for key_id in self._revoked:
+            self._drop(key_id)
         self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
 
     def use_defaults(self, defaults: Limits) -> None:
@@ -60,6 +65,19 @@ class Directory:
             for uid in tenant.uids:
                 self._by_uid.setdefault(uid, []).append(tenant)
 
+    def revoke(self, key_id: str) -> None:
+        """Its revocation is committed: from now on it is not known, without reading anything again."""
+        self._revoked.add(key_id)
+        self._drop(key_id)
+
+    def _drop(self, key_id: str) -> None:
+        if (digest := self._digests.pop(key_id, None)) is not None:
+            del self._keys[digest]
+
+    def has_key(self, key_id: str) -> bool:
+        """False for a key that was revoked, or went with its tenant."""
+        return key_id in self._digests
+
     def key_for(self, secret: str) -> tuple[Tenant, str] | None:
         """The tenant and the key's id; None for a key that is malformed, unknown or revoked."""
         if not is_well_formed(secret):
@@ -69,11 +87,6 @@ class Directory:
             return None
         name, key_id = found
         return self.tenants[name], key_id
-
-    def by_key(self, secret: str) -> Tenant | None:
-        """None for a key that is malformed, unknown or revoked."""
-        found = self.key_for(secret)
-        return None if found is None else found[0]
 
     def by_uid(self, uid: int) -> list[Tenant]:
         """The tenants that list this Unix user, by name."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from tenantd.printable import one_line
+
 MOST_CHARACTERS: Final = 40
 
 
@@ -22,5 +24,4 @@ def excerpt(value: Any, most: int = MOST_CHARACTERS) -> str:
 
 def clean(text: str, most: int) -> str:
     """At most so many characters, and U+FFFD for every one that is not printable."""
-    shown = "".join(character if character.isprintable() else "\ufffd" for character in text[:most])
-    return shown + "…" if len(text) > most else shown
+    return one_line(text, most) + ("…" if len(text) > most else "")

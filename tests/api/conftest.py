@@ -56,7 +56,8 @@ class Api:
         self.path = folder / "tenantd.sock"
         self.service = service
         self.loop = loop
-        self._server = Server(make_app(service, Meter()), listen(self.path, mode=0o600))  # type: ignore[arg-type]
+        listener = listen(self.path, mode=0o600)
+        self._server = Server(make_app(service, Meter()), listener, lambda: service.config.server)  # type: ignore[arg-type]
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
         self.client = self.new_client()

@@ -56,9 +56,15 @@ class FakeDirectory:
         self.keys = {f"td_{name}": name for name in self.tenants}
         self.uids: dict[int, list[str]] = {}
 
-    def by_key(self, secret: str) -> Tenant | None:
+    def key_for(self, secret: str) -> tuple[Tenant, str] | None:
         name = self.keys.get(secret)
-        return self.tenants[name] if name else None
+        return (self.tenants[name], f"key_{name}") if name else None
+
+    def has_key(self, key_id: str) -> bool:
+        return key_id.removeprefix("key_") in self.keys.values()
+
+    def revoke(self, key_id: str) -> None:
+        self.keys = {secret: name for secret, name in self.keys.items() if f"key_{name}" != key_id}
 
     def by_uid(self, uid: int) -> list[Tenant]:
         return [self.tenants[name] for name in self.uids.get(uid, [])]
@@ -122,7 +128,7 @@ class FakeService:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None
+        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None, key_id: str = ""
     ) -> list[LiveStream]:
         self.timeouts_s.append(timeout_s)
         if self.hold_submit:

@@ -16,7 +16,7 @@ FOREIGN_UID = 54321
 @pytest.fixture
 def foreign(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every peer is another user than the daemon's."""
-    monkeypatch.setattr("tenantd.api.connection._peer", lambda sock: Peer(1, FOREIGN_UID, 1))
+    monkeypatch.setattr("tenantd.api.connection.peer_of", lambda sock: Peer(1, FOREIGN_UID, 1))
 
 
 def ask(api: Api, **headers: str) -> httpx.Response:
@@ -86,7 +86,11 @@ def test_only_administrators_administer_and_a_key_does_not_help(api: Api, path: 
 @pytest.mark.usefixtures("foreign")
 def test_health_is_for_everybody(api: Api) -> None:
     assert api.client.get("/healthz").json() == {"status": "ok"}
-    assert api.client.get("/readyz").json()["status"] == "ready"
+    api.service.supervisor.reason = "/models/tiny.gguf: gone"
+    assert api.client.get("/readyz").json() == {"status": "ready"}
+    assert api.client.get("/readyz", headers={"authorization": "Bearer td_wrong"}).json() == {"status": "ready"}
+    known = api.client.get("/readyz", headers={"authorization": "Bearer td_acme"}).json()
+    assert known == {"status": "ready", "progress": 1.0, "reason": "<path>: gone"}
 
 
 def test_a_suspended_tenant_is_refused(api: Api) -> None:

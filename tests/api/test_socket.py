@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantd.api.socket import listen
+from tenantd.api.socket import check_state_folder, listen
 from tenantd.errors import AlreadyRunning, ConfigError
 
 
@@ -110,3 +110,44 @@ def test_closing_leaves_a_socket_that_is_no_longer_ours(tmp_path: Path) -> None:
         other.bind(str(path))
         listener.close()
         assert path.exists()
+
+
+@pytest.mark.parametrize("found", [0o770, 0o707, 0o777, 0o1777, 0o720])
+def test_a_state_folder_that_others_may_write_is_refused_with_what_to_do(tmp_path: Path, found: int) -> None:
+    os.chmod(tmp_path, found)
+    with pytest.raises(ConfigError, match=f"chmod go-w {tmp_path}"):
+        check_state_folder(tmp_path)
+    os.chmod(tmp_path, 0o700)
+
+
+@pytest.mark.parametrize("found", [0o755, 0o705, 0o701])
+def test_a_state_folder_that_others_may_enter_is_a_warning(
+    tmp_path: Path, found: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, found)
+    check_state_folder(tmp_path)
+    assert f"chmod o-rwx {tmp_path}" in caplog.text
+
+
+@pytest.mark.parametrize("found", [0o700, 0o750])
+def test_a_state_folder_that_is_ones_own_is_fine(tmp_path: Path, found: int, caplog: pytest.LogCaptureFixture) -> None:
+    os.chmod(tmp_path, found)
+    check_state_folder(tmp_path)
+    assert not caplog.text
+
+
+def test_a_socket_where_everybody_may_put_another_is_refused(tmp_path: Path) -> None:
+    os.chmod(tmp_path, 0o777)
+    with pytest.raises(ConfigError, match=f"chmod o-w {tmp_path}"):
+        listen(tmp_path / "t.sock", mode=0o600)
+    os.chmod(tmp_path, 0o700)
+    listen(tmp_path / "t.sock", mode=0o600).close()
+
+
+@pytest.mark.parametrize("found", [0o770, 0o1777])
+def test_a_socket_folder_that_some_others_may_write_is_a_warning(
+    tmp_path: Path, found: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    os.chmod(tmp_path, found)
+    listen(tmp_path / "t.sock", mode=0o600).close()
+    assert str(tmp_path) in caplog.text

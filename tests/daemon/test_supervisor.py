@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import os
 import signal
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tenantd.daemon.process import EngineProcess
 from tenantd.daemon.supervisor import EngineState, Supervisor, load_command
 from tenantd.domain import Sampling
 from tenantd.engine.protocol import Command, SetSampling, Share, Step, Submit
@@ -431,5 +433,28 @@ def test_a_killed_engine_is_replaced(tmp_path: Path) -> None:
             os.kill(first, signal.SIGKILL)
             await until(lambda: s.supervisor.pid not in (None, first) and s.supervisor.is_ready)
             assert is_gone(first) and s.supervisor.restarts == 1
+
+    run(scene())
+
+
+def test_a_first_start_without_descriptors_is_no_crash_and_is_tried_until_there_are_some(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    start, tries = EngineProcess.start, 0
+
+    async def scarce(*arguments: Any) -> EngineProcess:
+        nonlocal tries
+        tries += 1
+        if tries <= 3:
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        return await start(*arguments)
+
+    monkeypatch.setattr(EngineProcess, "start", scarce)
+
+    async def scene() -> None:
+        async with Scene(tmp_path, max_crashes=2) as s:
+            assert await s.supervisor.wait_ready() == INFO
+            await until(lambda: s.client.is_finished)
+        assert (tries, s.client.crashes, s.client.given_up) == (4, [], [])
 
     run(scene())

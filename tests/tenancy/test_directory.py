@@ -24,21 +24,26 @@ def two_tenants(conn: sqlite3.Connection) -> tuple[str, str]:
     return keys.create_key(conn, "acme", "")[1], keys.create_key(conn, "globex", "")[1]
 
 
+def tenant_with(directory: Directory, secret: str) -> Tenant | None:
+    found = directory.key_for(secret)
+    return None if found is None else found[0]
+
+
 def test_keys_and_users_lead_to_their_tenants(tmp_path: Path) -> None:
     async def main() -> None:
         directory = Directory()
         async with ledger_in(tmp_path) as ledger:
             acme, globex = await ledger.write(two_tenants)
-            assert directory.by_key(acme) is None and directory.tenants == {}
+            assert tenant_with(directory, acme) is None and directory.tenants == {}
             await directory.reload(ledger)
         found = directory.key_for(acme)
         assert found is not None and found[0] is directory.tenants["acme"] and found[1].startswith("key_")
-        assert directory.by_key(globex) is directory.tenants["globex"]
+        assert tenant_with(directory, globex) is directory.tenants["globex"]
         assert [tenant.name for tenant in directory.by_uid(1001)] == ["acme", "globex"]
         assert [tenant.name for tenant in directory.by_uid(1000)] == ["acme"]
         assert directory.by_uid(0) == []
         for stranger in (keys.new_secret(), acme[:-1], acme + "0", acme.lower(), "", "\ud800", "td_" + "é" * 39):
-            assert directory.by_key(stranger) is None
+            assert tenant_with(directory, stranger) is None
 
     asyncio.run(main())
 
@@ -52,8 +57,8 @@ def test_changes_hold_after_the_next_reload(tmp_path: Path) -> None:
             await ledger.write(lambda conn: store.remove_tenant(conn, "acme"))
             await ledger.write(lambda conn: store.set_state(conn, "globex", TenantState.SUSPENDED))
             await directory.reload(ledger)
-            assert directory.by_key(acme) is None and "acme" not in directory.tenants
-            suspended = directory.by_key(globex)
+            assert tenant_with(directory, acme) is None and "acme" not in directory.tenants
+            suspended = tenant_with(directory, globex)
             assert suspended is not None and suspended.state is TenantState.SUSPENDED
             assert directory.by_uid(1000) == []
 
@@ -61,7 +66,7 @@ def test_changes_hold_after_the_next_reload(tmp_path: Path) -> None:
             assert found is not None
             await ledger.write(lambda conn: keys.revoke_key(conn, found[1]))
             await directory.reload(ledger)
-            assert directory.by_key(globex) is None and "globex" in directory.tenants
+            assert tenant_with(directory, globex) is None and "globex" in directory.tenants
 
     asyncio.run(main())
 
@@ -77,7 +82,7 @@ def test_defaults_hold_for_whoever_has_no_limit_of_its_own_and_change_at_once(tm
             await directory.reload(ledger)
 
         def limits(key: str) -> Limits:
-            found = directory.by_key(key)
+            found = tenant_with(directory, key)
             assert found is not None and found is directory.tenants[found.name]
             assert found in directory.by_uid(1001)
             return found.limits
@@ -100,7 +105,7 @@ def test_defaults_that_change_during_a_reading_hold_after_it(tmp_path: Path) -> 
             await asyncio.sleep(0)
             directory.use_defaults(Limits(max_queued=2))
             await reading
-        found = directory.by_key(acme)
+        found = tenant_with(directory, acme)
         assert found is not None and found.limits == Limits(max_queued=2)
 
     asyncio.run(main())
@@ -132,6 +137,41 @@ def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_a_revoked_key_is_gone_at_once_and_no_older_reading_brings_it_back(tmp_path: Path) -> None:
+    class Late:
+        """The ledger, whose reading comes back after the key was revoked."""
+
+        def __init__(self, ledger: Any) -> None:
+            self.ledger = ledger
+            self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
+
+        async def read(self, *arguments: Any, **options: Any) -> Any:
+            reading = await self.ledger.read(*arguments, **options)
+            self.has_read.set()
+            await self.go_on.wait()
+            return reading
+
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            acme, globex = await ledger.write(two_tenants)
+            await directory.reload(ledger)
+            found = directory.key_for(acme)
+            assert found is not None and directory.has_key(found[1])
+            late = Late(ledger)
+            reading = asyncio.create_task(directory.reload(late))  # type: ignore[arg-type]
+            await late.has_read.wait()
+            await ledger.write(lambda conn: keys.revoke_key(conn, found[1]))
+            directory.revoke(found[1])
+            assert directory.key_for(acme) is None and not directory.has_key(found[1])
+            late.go_on.set()
+            await reading
+            assert directory.key_for(acme) is None and not directory.has_key(found[1])
+            assert tenant_with(directory, globex) is directory.tenants["globex"]
+
+    asyncio.run(main())
+
+
 def test_a_ledger_that_cannot_be_read_leaves_the_old_picture(tmp_path: Path) -> None:
     async def main() -> None:
         directory = Directory()
@@ -141,6 +181,6 @@ def test_a_ledger_that_cannot_be_read_leaves_the_old_picture(tmp_path: Path) -> 
             ledger.path.rename(tmp_path / "gone.db")
             with pytest.raises(LedgerUnavailable):
                 await directory.reload(ledger)
-            assert directory.by_key(acme) is directory.tenants["acme"]
+            assert tenant_with(directory, acme) is directory.tenants["acme"]
 
     asyncio.run(main())

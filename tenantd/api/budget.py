@@ -1,0 +1,187 @@
+"""What request bodies may take of the daemon's memory: a bound for all together, and a fair part of it for each owner.
+
+A body's bytes are granted before they are read, and given back when nothing refers to them any more. Until then what
+the client sends stays in the kernel's buffer. An owner is a tenant, or a Unix user where no tenant is known.
+
+One owner has at most half, so that whoever comes second finds room. When there is none, the owner with the most gives
+some back: its newest unfinished body is refused. Nobody loses a body to an owner that would then have more, so an
+owner within its equal part of the bound is never refused because of others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tenantd.config import ServerConfig
+from tenantd.errors import BodyMemoryFull, TooManyBodyBytes
+
+MOST_WAITING: Final = 16
+"""Bodies of one owner that wait for room. Each may have a few hundred kilobytes in buffers before it is paused."""
+ALWAYS_BYTES: Final = 1 << 20
+"""What an owner gets at once, however much others hold."""
+RETRY_S: Final = 1
+
+
+class Lease:
+    """Bytes granted to one body. `refusal` is set when they are taken back before the body is whole."""
+
+    def __init__(self, budget: BodyBudget, owner: str, on_refused: Callable[[], None]) -> None:
+        """`on_refused` is called, once, when `refusal` is set."""
+        self.owner = owner
+        self.held_bytes = 0
+        self.refusal: BodyMemoryFull | None = None
+        self.on_refused = on_refused
+        self._budget = budget
+
+    async def grow(self, more_bytes: int, timeout_s: float) -> None:
+        """Get `more_bytes`; wait for room if need be: for the owner's own bodies, and for others' that are worked on.
+
+        Raises TooManyBodyBytes when the owner has too many waiting already, or there is no room for `timeout_s`.
+        """
+        await self._budget.grow(self, more_bytes, timeout_s)
+
+    def complete(self) -> None:
+        """The body is whole and will be worked on: it is not refused any more."""
+        self._budget.complete(self)
+
+    def give_back(self) -> None:
+        """Nothing refers to the body any more. Safe to call twice."""
+        self._budget.give_back(self)
+
+
+class _Waiting(NamedTuple):
+    lease: Lease
+    more_bytes: int
+    granted: asyncio.Future[None]
+
+
+class _Account:
+    """One owner's leases."""
+
+    def __init__(self) -> None:
+        self.held_bytes = 0
+        self.unfinished: dict[Lease, None] = {}  # oldest first
+        self.waiting: deque[_Waiting] = deque()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.held_bytes or self.unfinished or self.waiting)
+
+
+class BodyBudget:
+    """Owner of the bound. All calls are made in the event loop."""
+
+    def __init__(self, settings: Callable[[], ServerConfig]) -> None:
+        """`settings` is asked each time: `body_bytes_total` can be reloaded."""
+        self._settings = settings
+        self._accounts: dict[str, _Account] = {}
+        self.held_bytes = 0
+
+    @property
+    def total_bytes(self) -> int:
+        """What all bodies may hold together: as configured, and room for one of the largest in any case."""
+        server = self._settings()
+        return max(server.body_bytes_total, server.max_body_bytes)
+
+    @property
+    def share_bytes(self) -> int:
+        """What one owner may hold."""
+        return max(self.total_bytes // 2, self._settings().max_body_bytes)
+
+    def lease(self, owner: str, on_refused: Callable[[], None]) -> Lease:
+        """For a body that is about to be read; without a byte yet."""
+        return Lease(self, owner, on_refused)
+
+    async def grow(self, lease: Lease, more_bytes: int, timeout_s: float) -> None:
+        """See Lease.grow."""
+        account = self._accounts.setdefault(lease.owner, _Account())
+        if not account.waiting and self._has_room(lease, more_bytes):
+            self._grant(lease, more_bytes)
+            return
+        if len(account.waiting) >= MOST_WAITING:
+            raise self._too_many(lease.owner)
+        entry = _Waiting(lease, more_bytes, asyncio.get_running_loop().create_future())
+        account.waiting.append(entry)
+        try:
+            async with asyncio.timeout(timeout_s):
+                await entry.granted
+        except BaseException as e:
+            if entry in account.waiting:
+                account.waiting.remove(entry)
+            self.give_back(lease)
+            raise self._too_many(lease.owner) if isinstance(e, TimeoutError) else e from None
+
+    def complete(self, lease: Lease) -> None:
+        """See Lease.complete."""
+        if (account := self._accounts.get(lease.owner)) is not None:
+            account.unfinished.pop(lease, None)
+
+    def give_back(self, lease: Lease) -> None:
+        """See Lease.give_back."""
+        if lease.held_bytes:
+            self._take_back(lease)
+            self._serve_waiting()
+        self._forget_if_empty(lease.owner)
+
+    def _has_room(self, lease: Lease, more_bytes: int) -> bool:
+        """Room for that much now. Refuses unfinished bodies of owners that have more than `lease`'s would have."""
+        wanted = self._accounts[lease.owner].held_bytes + more_bytes
+        if wanted <= ALWAYS_BYTES:
+            return True
+        if wanted > self.share_bytes:
+            return False
+        while self.held_bytes + more_bytes > self.total_bytes:
+            richer = [
+                account for account in self._accounts.values() if account.unfinished and account.held_bytes > wanted
+            ]
+            if not richer:
+                return False
+            self._refuse(next(reversed(max(richer, key=lambda account: account.held_bytes).unfinished)))
+        return True
+
+    def _grant(self, lease: Lease, more_bytes: int) -> None:
+        account = self._accounts[lease.owner]
+        account.unfinished.setdefault(lease)
+        account.held_bytes += more_bytes
+        lease.held_bytes += more_bytes
+        self.held_bytes += more_bytes
+
+    def _refuse(self, lease: Lease) -> None:
+        self._take_back(lease)
+        lease.refusal = BodyMemoryFull(
+            "the memory for request bodies (server.body_bytes_total) is needed for other tenants; "
+            "send fewer or smaller requests at the same time",
+            retry_after_s=RETRY_S,
+        )
+        lease.on_refused()
+
+    def _take_back(self, lease: Lease) -> None:
+        account = self._accounts[lease.owner]
+        account.unfinished.pop(lease, None)
+        account.held_bytes -= lease.held_bytes
+        self.held_bytes -= lease.held_bytes
+        lease.held_bytes = 0
+
+    def _serve_waiting(self) -> None:
+        """Grant what has room by now, the owner with the least first."""
+        for account in sorted(self._accounts.values(), key=lambda account: account.held_bytes):
+            while account.waiting and self._has_room(account.waiting[0].lease, account.waiting[0].more_bytes):
+                lease, more_bytes, granted = account.waiting.popleft()
+                if not granted.done() and lease.refusal is None:
+                    self._grant(lease, more_bytes)
+                    granted.set_result(None)
+
+    def _forget_if_empty(self, owner: str) -> None:
+        account = self._accounts.get(owner)
+        if account is not None and account.is_empty:
+            del self._accounts[owner]
+
+    @staticmethod
+    def _too_many(owner: str) -> TooManyBodyBytes:
+        return TooManyBodyBytes(
+            f"{owner} sends too much at the same time: wait for answers, or send smaller requests",
+            retry_after_s=RETRY_S,
+        )
