@@ -46,15 +46,27 @@ def admin(path: Path, method: str, url: str, body: dict[str, Any] | None = None)
 
 
 @contextmanager
-def tenantd(config: dict[str, Any], tenants: dict[str, dict[str, Any]]) -> Iterator[Target]:
-    """A daemon in a temporary folder, ready, with these tenants; requests go to the first unless a header says so."""
+def tenantd(
+    config: dict[str, Any], tenants: dict[str, dict[str, Any]], checkout: Path | None = None
+) -> Iterator[Target]:
+    """A daemon in a temporary folder, ready, with these tenants; requests go to the first unless a header says so.
+
+    With a `checkout` it runs that code, with the packages installed here.
+    """
+    environment = dict(os.environ)
+    if checkout is not None:
+        environment["PYTHONPATH"] = f"{checkout}:{checkout / 'cli'}"
     with tempfile.TemporaryDirectory(prefix="tenantd-bench-") as folder:
         path = Path(folder) / "tenantd.sock"
         file = Path(folder) / "config.toml"
         settings = {**config, "ledger": {"state_dir": folder}, "server": {"socket": str(path)}}
         file.write_text(tomli_w.dumps(settings))
         process = subprocess.Popen(
-            [sys.executable, "-m", "tenantd", "--config", str(file)], stderr=subprocess.PIPE, start_new_session=True
+            [sys.executable, "-m", "tenantd", "--config", str(file)],
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            cwd=folder,  # or `-m` would find the code of the folder it is started in
+            env=environment,
         )
         try:
             _wait_ready(process, lambda: admin(path, "GET", "/readyz"))

@@ -1,14 +1,21 @@
-"""What an attack is held to: a neighbour whose every request stays quick and good, and bounded memory."""
+"""What an attack is held to: a neighbour whose every request stays quick and good, and bounded memory.
+
+With TENANTD_ATTACKS=FILE in the environment the neighbour is also measured alone before each attack, as long as the
+attack lasts, and both go to FILE as a line of JSON: benchmarks/attacks.py compares them.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -19,6 +26,7 @@ LONGEST_WAIT_S = 2.0
 """For a whole request of the neighbour, from connecting to its last byte."""
 MORE_BYTES = 200 * 1024 * 1024
 SAMPLE_S = 0.05
+RESULTS = os.environ.get("TENANTD_ATTACKS", "")
 
 
 @dataclass
@@ -55,12 +63,30 @@ def unharmed(
     engine_pid = daemon.engine_pid()
     watch = Watch(time.monotonic() + attack_s)
     with _neighbour(daemon, key, watch), _memory({"daemon": daemon.process.pid, "engine": engine_pid}, watch):
+        alone_s = _alone(watch, attack_s) if RESULTS else []
         yield watch
+    if RESULTS:
+        line = {"attack": _test_name(), "alone_s": alone_s, "attacked_s": watch.waits_s, "statuses": watch.statuses}
+        with Path(RESULTS).open("a") as file:
+            file.write(json.dumps({**line, "more_bytes": watch.more_bytes}) + "\n")
     assert not watch.goes_on, "the attack was too short"
     assert set(watch.statuses) == {200}, f"the neighbour was answered {sorted(set(watch.statuses))}"
     assert max(watch.waits_s) <= longest_wait_s, f"the neighbour waited {max(watch.waits_s):.2f} s"
     assert max(watch.more_bytes.values()) <= more_bytes, f"memory grew: {watch.more_bytes}"
     assert daemon.engine_pid() == engine_pid, "the engine was started again"
+
+
+def _alone(watch: Watch, seconds: float) -> list[float]:
+    threading.Event().wait(seconds)
+    alone_s = list(watch.waits_s)
+    watch.waits_s.clear()
+    watch.statuses.clear()
+    watch.until_s = time.monotonic() + seconds
+    return alone_s
+
+
+def _test_name() -> str:
+    return os.environ.get("PYTEST_CURRENT_TEST", "").split(" ")[0]
 
 
 @contextlib.contextmanager
