@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import socket
 import time
@@ -12,12 +13,18 @@ from typing import Any
 import pytest
 
 from tests.api.conftest import Api, serve
+from tests.support.callbacks.sitecustomize import watching
 
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """One server for all of these: none of them may harm it."""
-    yield from serve(tmp_path_factory.mktemp("api"))
+    """One server for all of these: none of them may harm it, or keep its loop busy."""
+    slow: list[str] = []
+    gc.freeze()  # what the tests themselves have made is no concern of the server's
+    with watching(slow.append):
+        yield from serve(tmp_path_factory.mktemp("api"))
+    gc.unfreeze()
+    assert not slow, "\n".join(slow)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, contextmanager
 import openai
 import pytest
 
+from tests.support.callbacks.watch import quick_callbacks
 from tests.support.daemon import Daemon
 from tests.support.openai_http import on_socket, on_socket_async
 
@@ -49,7 +50,7 @@ def connect(daemon: Daemon, key: str) -> Iterator[openai.OpenAI]:
 
 @pytest.fixture(scope="session")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shared]:
-    with Daemon(tmp_path_factory.mktemp("shared"), engine={"context_tokens": 512}) as daemon:
+    with quick_callbacks(Daemon(tmp_path_factory.mktemp("shared"), engine={"context_tokens": 512})) as daemon:
         yield Shared(daemon)
         assert daemon.stop() == 0
         assert "Traceback" not in daemon.log.read_text()

@@ -35,6 +35,7 @@ from tenantd.tenancy.store import add_tenant
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import ByteVocabulary
 from tests.daemon.daemon_kit import config, run
+from tests.support.callbacks.watch import quick_callbacks
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import as_stranger, command_environment, estrange, stranger_uid, tenantctl
 
@@ -49,7 +50,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
         "engine": {"context_tokens": 200_000, "fake_step_micros": 100},
         "server": {"write_timeout_s": 0.5},
     }
-    with Daemon(tmp_path_factory.mktemp("shared"), **settings) as daemon:
+    with quick_callbacks(Daemon(tmp_path_factory.mktemp("shared"), **settings)) as daemon:
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
         yield daemon

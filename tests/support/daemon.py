@@ -44,6 +44,7 @@ class Daemon:
         self.socket = folder / "tenantd.sock"
         self.config = folder / "config.toml"
         self.log = folder / "log"
+        self.environment: dict[str, str] = {}  # besides the test's own
         self.process: subprocess.Popen[bytes] | None = None
         self.configure(**settings)
 
@@ -85,7 +86,7 @@ class Daemon:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                env={**clean, **environment},
+                env={**clean, **self.environment, **environment},
                 preexec_fn=before_exec,
             )
 
