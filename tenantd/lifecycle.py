@@ -9,6 +9,7 @@ because the terminal that the daemon was started from is gone: then it drains as
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import time
@@ -129,6 +130,8 @@ class Daemon:
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
         await service.start()
+        gc.collect()
+        gc.freeze()  # what is there by now stays: looking through it again and again would hold up the loop for 70 ms
         await server.start()
         ledger.check_in_background()
         log.info("listening on %s", config.socket)

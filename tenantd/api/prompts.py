@@ -89,13 +89,13 @@ class PromptReader:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
         size = sum(_text_bytes(message.get(key)) for message in request.messages for key in ("content", "refusal"))
         self._check_length(size, context_tokens)
-        return self._chat.render(request.messages)
+        return self._chat.render(request.messages, context_tokens)
 
     def _text(self, text: str, context_tokens: int, parse_special: bool) -> list[int]:
         if not text:
             raise _bad_prompt("must not be empty")
         self._check_length(_utf8_bytes(text), context_tokens)
-        return self._chat.prompt(text, parse_special=parse_special)
+        return self._chat.prompt(text, context_tokens, parse_special=parse_special)
 
     def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
         if not tokens:

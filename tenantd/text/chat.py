@@ -47,32 +47,42 @@ class ChatFormatter:
             self.stops = ("\nUser:",)
         self._guard = Guard(vocabulary, self._template)
 
-    def render(self, messages: Sequence[dict[str, Any]], *, add_generation_prompt: bool = True) -> list[int]:
-        """The prompt, with a BOS if the model wants one. Raises InvalidRequest (`messages`)."""
+    def render(
+        self,
+        messages: Sequence[dict[str, Any]],
+        context_tokens: int | None = None,
+        *,
+        add_generation_prompt: bool = True,
+    ) -> list[int]:
+        """The prompt, with a BOS if the model wants one.
+
+        Raises InvalidRequest (`messages`), ContextLengthExceeded for what is far from fitting `context_tokens`.
+        """
         conversation = read_messages(messages)
         if self._template is None:
-            return self._plain(conversation, add_generation_prompt)
+            return self._plain(conversation, context_tokens, add_generation_prompt)
 
         whole = _Sentinels()
         whole_text = self._render(conversation, lambda text, _: whole.hide_all(text), add_generation_prompt)
-        structure = GuardedTokens(self._guard)
+        structure = GuardedTokens(self._guard, context_tokens)
         for template_text, _ in whole.split(whole_text):
             structure.add_template(template_text)
 
         marked = _Sentinels()
         marked_text = self._render(conversation, self._hide_spellings_in(marked), add_generation_prompt)
-        tokens = self._tokens(marked, marked_text)
+        tokens = self._tokens(marked, marked_text, context_tokens)
         ignored = self._ignored_marks(conversation)
         if _without(tokens.trail, ignored) == _without(structure.trail, ignored):
             return tokens.ids
-        return self._tokens(whole, whole_text).ids
+        return self._tokens(whole, whole_text, context_tokens).ids
 
-    def prompt(self, text: str, *, parse_special: bool = False) -> list[int]:
+    def prompt(self, text: str, context_tokens: int | None = None, *, parse_special: bool = False) -> list[int]:
         """A prompt that is plain text, with a BOS if the model wants one.
 
         `parse_special` lets it spell every special token; without, it becomes none that structures a conversation.
+        Raises ContextLengthExceeded for what is far from fitting `context_tokens`.
         """
-        tokens = GuardedTokens(self._guard)
+        tokens = GuardedTokens(self._guard, context_tokens)
         if parse_special:
             tokens.add_template(text)
         else:
@@ -95,8 +105,8 @@ class ChatFormatter:
 
         return hide
 
-    def _tokens(self, sentinels: _Sentinels, rendered: str) -> GuardedTokens:
-        tokens = GuardedTokens(self._guard)
+    def _tokens(self, sentinels: _Sentinels, rendered: str, context_tokens: int | None) -> GuardedTokens:
+        tokens = GuardedTokens(self._guard, context_tokens)
         for template_text, message_text in sentinels.split(rendered):
             tokens.add_template(template_text)
             tokens.add_message(message_text)
@@ -109,11 +119,11 @@ class ChatFormatter:
                 return self._guard.inspected_ids
         return frozenset()
 
-    def _plain(self, conversation: list[Message], add_generation_prompt: bool) -> list[int]:
+    def _plain(self, conversation: list[Message], context_tokens: int | None, add_generation_prompt: bool) -> list[int]:
         lines = [f"{message.role.capitalize()}: {message.content.strip()}\n" for message in conversation]
         if add_generation_prompt:
             lines.append("Assistant:")
-        tokens = GuardedTokens(self._guard)
+        tokens = GuardedTokens(self._guard, context_tokens)
         tokens.add_message("".join(lines))
         return tokens.ids
 

@@ -11,6 +11,7 @@ import re
 from collections.abc import Set
 from typing import Final
 
+from tenantd.errors import ContextLengthExceeded
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
@@ -74,8 +75,10 @@ class GuardedTokens:
     `trail` has the special tokens that template text spelled, in order: the structure of the conversation.
     """
 
-    def __init__(self, guard: Guard) -> None:
+    def __init__(self, guard: Guard, context_tokens: int | None = None) -> None:
+        """Adding text raises ContextLengthExceeded once it is plain that all of it does not fit a context."""
         self._guard = guard
+        self._context_tokens = context_tokens
         self._bos = guard.vocabulary.tokenize("", add_bos=True)
         self.ids = list(self._bos)
         self.trail: list[int] = []
@@ -113,11 +116,17 @@ class GuardedTokens:
         if forbidden.isdisjoint(ids):
             self.trail += [token for token in ids if token in self._guard.mark_ids]
             self.ids += ids
+            self._check_length()
         elif len(text) > 1:
             # USER_DEFINED tokens always match, and merges can end in any token; in halves neither spells it.
             self._add(text[: len(text) // 2], forbidden)
             self._add(text[len(text) // 2 :], forbidden)
         # else one character that only a forbidden token spells: it is left out
+
+    def _check_length(self) -> None:
+        """Twice the context: a conversation that is cut up otherwise in the end may have a few tokens less."""
+        if self._context_tokens is not None and len(self.ids) > 2 * self._context_tokens:
+            raise ContextLengthExceeded.of(len(self.ids), self._context_tokens, at_least=True)
 
     def _tokenize(self, text: str) -> list[int]:
         """Some vocabularies put a space before each text they are given, also where it goes on inside a sentence."""

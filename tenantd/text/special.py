@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+
+WINDOW_CHARACTERS: Final = 65_536
+"""What is searched in one go: at most a few milliseconds."""
 
 
 class TokenKind(StrEnum):
@@ -34,6 +37,7 @@ class Spellings:
     """Finds many fixed strings in a text in one pass: leftmost first, the longest of those that start there."""
 
     def __init__(self, texts: Iterable[str]) -> None:
+        texts = tuple(texts)
         trie: dict[str, Any] = {}
         for text in texts:
             node = trie
@@ -41,28 +45,40 @@ class Spellings:
                 node = node.setdefault(character, {})
             if text:
                 node[""] = {}
+        self._longest = max(map(len, texts), default=0)
         # A trie keeps the cost per character constant; plain alternatives cost one comparison for each spelling.
         self._pattern = re.compile(_pattern(trie)) if trie else None
 
     def split(self, text: str) -> Iterator[tuple[str, str]]:
         """The text as pairs of (what is no spelling, the spelling after it). Empty strings where there is none."""
         start = 0
-        if self._pattern:
-            for match in self._pattern.finditer(text):
-                yield text[start : match.start()], match.group()
-                start = match.end()
+        for match in self._matches(text):
+            yield text[start : match.start()], match.group()
+            start = match.end()
         if start < len(text):
             yield text[start:], ""
 
     def chunks(self, text: str, least_characters: int) -> Iterator[str]:
         """The text in pieces of at least so many characters (but the last), each of them beginning with a spelling."""
         start = 0
-        if self._pattern and len(text) > least_characters:
-            for match in self._pattern.finditer(text):
+        if len(text) > least_characters:
+            for match in self._matches(text):
                 if match.start() - start >= least_characters:
                     yield text[start : match.start()]
                     start = match.start()
         yield text[start:]
+
+    def _matches(self, text: str) -> Iterator[re.Match[str]]:
+        """In windows, since a search holds up all other threads."""
+        start = 0
+        while self._pattern and start < len(text):
+            end = start + WINDOW_CHARACTERS
+            for match in self._pattern.finditer(text, start, end + self._longest - 1):
+                if match.start() >= end:
+                    break
+                yield match
+                start = match.end()
+            start = max(start, end)
 
 
 def _pattern(node: dict[str, Any]) -> str:

@@ -15,6 +15,8 @@ CHUNK_CHARACTERS: Final = 1024
 """Longer texts go to llama.cpp in parts, cut where a USER_DEFINED token begins: it tokenises what is before and after
 one by itself anyway, but in time that grows with the square of their number (40 s for 100,000 in 200 kB)."""
 
+IDS_AT_ONCE: Final = 65_536
+
 
 class Vocabulary(Protocol):
     """Tokens 0 .. n_tokens-1. Safe to use from several threads."""
@@ -149,7 +151,9 @@ class LlamaVocabulary:
                 break
             assert -count > room, f"llama_tokenize answered {count} with room for {room}"
             room = -count
-        found: list[int] = ids[:count]
+        found: list[int] = []
+        for start in range(0, count, IDS_AT_ONCE):  # making a list of millions holds up all other threads
+            found += ids[start : min(count, start + IDS_AT_ONCE)]
         return found
 
     def piece(self, token: int) -> bytes:

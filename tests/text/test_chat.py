@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenantd.errors import InvalidRequest
+from tenantd.errors import ContextLengthExceeded, InvalidRequest
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
 from tests.support.tiny_gguf import CHAT_TEMPLATE, write_tiny_gguf
@@ -229,6 +230,17 @@ def test_with_the_right_a_prompt_spells_special_tokens_as_llama_cpp_reads_them(
         own = own.removeprefix("<s>")
     read = vocabulary.tokenize(own, parse_special=True)
     assert ChatFormatter(vocabulary).prompt(text, parse_special=True) == read
+
+
+@pytest.mark.parametrize("text", ["<end_of_turn><b><start_of_turn>", "word "])
+def test_what_is_far_too_long_is_given_up_long_before_its_end(text: str, gemma: LlamaVocabulary) -> None:
+    formatter = ChatFormatter(WithTemplate(gemma, GEMMA))
+    for refused in (lambda: formatter.render(user(text * 20_000), 100), lambda: formatter.prompt(text * 20_000, 100)):
+        began_s = time.thread_time()
+        with pytest.raises(ContextLengthExceeded, match="context length is 100 tokens"):
+            refused()
+        assert time.thread_time() - began_s < 1
+    assert len(formatter.render(user("word " * 80), 100)) < 100
 
 
 # ---- models without a usable template ---------------------------------------------------------------------------

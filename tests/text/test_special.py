@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantd.text import special
 from tenantd.text.special import Spellings
 
 few_letters = st.text("ab<|>.", max_size=5)
@@ -39,3 +41,10 @@ def test_chunks_are_the_text_and_begin_with_spellings(text: str, spellings: list
     assert "".join(chunks) == text
     assert all(len(chunk) >= least for chunk in chunks[:-1])
     assert all(chunk.startswith(tuple(filter(None, spellings))) for chunk in chunks[1:])
+
+
+@given(st.text("ab<|>.", max_size=30), st.lists(few_letters, max_size=6), st.integers(1, 5))
+def test_a_search_in_windows_finds_what_one_of_the_whole_finds(text: str, spellings: list[str], window: int) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(special, "WINDOW_CHARACTERS", window)
+        assert list(Spellings(spellings).split(text)) == split_slowly(text, spellings)

@@ -21,7 +21,7 @@ import uvloop
 
 MOST_S = float(os.environ.get("MOST_CALLBACK_S", "0.05"))
 SLOW = "slow callback:"
-STARTING = "Daemon.run"
+STARTING = ("Daemon.run", "_exit_code")
 """The daemon opens its files before it serves anybody, and closes them when it serves nobody any more."""
 
 
@@ -36,8 +36,10 @@ def watching(report: Callable[[str], None]) -> Iterator[None]:
         began_s = time.thread_time()
         run(self)
         used_s = time.thread_time() - began_s
-        if used_s > MOST_S and STARTING not in (name := asyncio.base_events._format_handle(self)):  # type: ignore[attr-defined]
-            report(f"{SLOW} {used_s * 1000:.0f} ms in {name}")
+        if used_s > MOST_S:
+            name = asyncio.base_events._format_handle(self)  # type: ignore[attr-defined]
+            if not any(starting in name for starting in STARTING):
+                report(f"{SLOW} {used_s * 1000:.0f} ms in {name}")
 
     handle._run, loop.new_event_loop = timed, asyncio.new_event_loop
     try:
