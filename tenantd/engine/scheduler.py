@@ -238,8 +238,10 @@ class Scheduler:
             for source, target in moves:
                 job = self._active[target] = self._active.pop(source)
                 job.sequence = target
+        credit = self._settings.burst_credit
         usage = {
-            name: self._fairness.normalised(name, now_s, -self._settings.burst_credit if tenant.is_back else 0.0)
+            # the credit is for one quick answer: who comes with many requests at once divides it among them
+            name: self._fairness.normalised(name, now_s, -credit / tenant.active if tenant.is_back else 0.0)
             for name, tenant in self._tenants.items()
             if tenant.active
         }

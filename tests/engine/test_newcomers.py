@@ -24,6 +24,19 @@ def test_who_worked_alone_and_pauses_for_an_instant_waits_no_longer_than_a_newco
     assert steps_to_first_token(w, 9) <= 6
 
 
+def test_a_single_request_beside_a_flood_that_just_began_has_its_first_token_as_soon_as_alone() -> None:
+    """Both tenants are back from idle and have a credit, which the flood divides among its requests."""
+    w = world(slots=8, chunk=16)
+    w.submit(0, "single", 64, 4)
+    alone = steps_to_first_token(w, 0)
+    w.run()
+    for request in range(100, 132):
+        w.submit(request, "flood", 64, 400)
+    w.step()
+    w.submit(1, "single", 64, 4)
+    assert steps_to_first_token(w, 1) == alone
+
+
 def test_work_next_to_a_single_stream_of_another_is_held_against_nobody_either() -> None:
     w = world(slots=8, chunk=64, context_tokens=4096)
     w.submit(50, "stream", 4, 3000)
