@@ -12,7 +12,6 @@ import asyncio
 import gc
 import logging
 import math
-import time
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
@@ -22,9 +21,10 @@ from tenantd.api.app import GOODBYE_S, Server, make_app
 from tenantd.api.metrics import Meter
 from tenantd.api.socket import FileLock, check_state_folder, listen, make_private_folder
 from tenantd.banner import gpu_warning, ready_line
+from tenantd.clock import now_micros
 from tenantd.config import Config, LimitsConfig
 from tenantd.daemon.service import Service
-from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_GOODBYE, AFTER_LEDGER, StopClock
+from tenantd.daemon.stopping import Stage, StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
@@ -135,11 +135,11 @@ class Daemon:
         await server.start()
         ledger.check_in_background()
         log.info("listening on %s", config.socket)
-        if (drain_s := config.server.drain_timeout_s) > (1 - AFTER_DRAIN) * config.server.stop_timeout_s:
+        if (drain_s := config.server.drain_timeout_s) > (1 - Stage.DRAIN.value) * config.server.stop_timeout_s:
             log.warning(
                 "server.drain_timeout_s = %g is cut short: raise server.stop_timeout_s to %g",
                 drain_s,
-                math.ceil(drain_s / (1 - AFTER_DRAIN)),
+                math.ceil(drain_s / (1 - Stage.DRAIN.value)),
             )
         return service, server
 
@@ -154,7 +154,7 @@ class Daemon:
         stop = asyncio.create_task(self._stop.wait())
         try:
             await self._until(stop, background)
-            drain_s = self._clock.most(service.config.server.drain_timeout_s, AFTER_DRAIN)
+            drain_s = self._clock.most(service.config.server.drain_timeout_s, Stage.DRAIN)
             log.info("stopping: running requests have %.3g s to finish", drain_s)
             self._notifier.stopping()
             await self._drain(service)
@@ -184,12 +184,12 @@ class Daemon:
             await asyncio.gather(drain, return_exceptions=True)
 
     async def _stop_server(self, server: Server) -> None:
-        await server.stop(self._clock.most(GOODBYE_S, AFTER_GOODBYE))
+        await server.stop(self._clock.most(GOODBYE_S, Stage.GOODBYE))
 
     async def _close_ledger(self, ledger: Ledger) -> None:
         """A disk that does not answer keeps nobody from stopping: what is lost by it, the next start settles."""
-        closing = asyncio.create_task(ledger.close(self._clock.most(CLOSE_TIMEOUT_S, AFTER_LEDGER)))
-        await asyncio.wait({closing}, timeout=self._clock.most(math.inf, 0))
+        closing = asyncio.create_task(ledger.close(self._clock.most(CLOSE_TIMEOUT_S, Stage.LEDGER)))
+        await asyncio.wait({closing}, timeout=self._clock.most(math.inf, Stage.CUT_OFF))
         if closing.done():
             closing.result()
 
@@ -319,8 +319,3 @@ def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:
         )
     if ledger.interrupted:
         log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
-
-
-def now_micros() -> int:
-    """The wall clock."""
-    return time.time_ns() // 1000

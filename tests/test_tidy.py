@@ -21,6 +21,7 @@ LAYERS = [
     "tenantd.errors",
     "tenantd.domain",
     "tenantd.config",
+    "tenantd.clock",
     "tenantd.logs",
     "tenantd.signals",
     "tenantd.engine",

@@ -21,7 +21,7 @@ from fastapi import APIRouter, Depends, Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
-from tenantd import __version__
+from tenantd import __version__, clock
 from tenantd.api.admin_types import NewKey, NewTenant, TenantChange
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import require_admin
@@ -274,7 +274,7 @@ class Admin:
 
     @staticmethod
     def _now_micros() -> int:
-        return time.time_ns() // 1000
+        return clock.now_micros()
 
 
 def _records(conn: Connection, tenant: str | None, most: int) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.daemon.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
 from tenantd.daemon.books import Books, admission
@@ -26,7 +27,7 @@ from tenantd.daemon.runner import Runner
 from tenantd.daemon.shares import shares
 from tenantd.daemon.standstill import Standstill
 from tenantd.daemon.status import engine_status, ledger_status, tenants_status
-from tenantd.daemon.stopping import AFTER_DRAIN, AFTER_ENGINE, AFTER_SETTLING, UNHURRIED, StopClock
+from tenantd.daemon.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
 from tenantd.daemon.streams import LiveStream, new_request_id
 from tenantd.daemon.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, EngineState, Supervisor
 from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
@@ -52,10 +53,6 @@ from tenantd.text.vocabulary import Vocabulary
 
 log = logging.getLogger(__name__)
 
-CANCEL_GRACE_S: Final = 2.0
-"""How long a shutdown waits for the engine to confirm that requests have ended: their last tokens are billed."""
-SETTLE_GRACE_S: Final = 5.0
-"""How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
 LOADING_RETRY_S: Final = 2
 MOST_QUEUED_SHOWN: Final = 100
 
@@ -73,7 +70,7 @@ class Service:
         *,
         command: Sequence[str] = ENGINE_COMMAND,
         environment: Mapping[str, str] | None = None,
-        now_micros: Callable[[], int] = lambda: time.time_ns() // 1000,
+        now_micros: Callable[[], int] = now_micros,
         clock_s: Callable[[], float] = time.monotonic,
         slowest_restart_s: float = SLOWEST_RESTART_S,
     ) -> None:
@@ -135,14 +132,14 @@ class Service:
         """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
         self.draining = True
         self._gate.wake()
-        timeout_s = clock.most(timeout_s, AFTER_DRAIN)
+        timeout_s = clock.most(timeout_s, Stage.DRAIN)
         if not await self._live.wait_until_empty(timeout_s):
             log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
             for stream in self._live:
                 self._runner.end(stream, FinishReason.CANCELLED, _shutting_down())
-            await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, AFTER_SETTLING))
+            await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, Stage.SETTLE))
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
-        await self._books.closed(clock.most(self.config.ledger.settle_timeout_s, AFTER_SETTLING))
+        await self._books.closed(clock.most(self.config.ledger.settle_timeout_s, Stage.SETTLE))
 
     async def stop(self, clock: StopClock = UNHURRIED) -> None:
         """End the engine and whatever is live. Safe to call twice, and without `drain`."""
@@ -151,14 +148,14 @@ class Service:
         self._gate.wake()
         self._runner.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.grammars.close()
-        await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, AFTER_ENGINE))
+        await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
         if self._ticking is not None:
             self._ticking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._ticking
             self._ticking = None
         await asyncio.to_thread(self.pool.close)
-        await self._books.close(clock.most(SETTLE_GRACE_S, AFTER_ENGINE))
+        await self._books.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
     async def tenants_changed(self) -> None:
         """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone.

@@ -7,19 +7,29 @@ import math
 import os
 import threading
 import time
+from enum import Enum
 from typing import Final
 
 log = logging.getLogger(__name__)
 
+CANCEL_GRACE_S: Final = 2.0
+"""How long a shutdown waits for the engine to confirm that requests have ended: their last tokens are billed."""
+SETTLE_GRACE_S: Final = 5.0
+"""How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
 LINGER_S: Final = 1.0
 """How long threads may go on once everything is closed: they work for somebody who has gone."""
 EXIT_CUT_OFF: Final = 1
-# What each stage leaves to those after it, as a part of the whole.
-AFTER_DRAIN: Final = 0.3
-AFTER_SETTLING: Final = 0.2
-AFTER_ENGINE: Final = 0.14
-AFTER_GOODBYE: Final = 0.08
-AFTER_LEDGER: Final = 0.04
+
+
+class Stage(Enum):
+    """The stages of a stop in their order; the value is what each leaves to those after it, as a part of the whole."""
+
+    DRAIN = 0.3
+    SETTLE = 0.2
+    ENGINE = 0.14
+    GOODBYE = 0.08
+    LEDGER = 0.04
+    CUT_OFF = 0.0
 
 
 class StopClock:
@@ -43,9 +53,9 @@ class StopClock:
         self._end_s = self._due_s = time.monotonic() + total_s
         threading.Thread(target=self._cut_off, name="stop-clock", daemon=True).start()
 
-    def most(self, wanted_s: float, keep: float) -> float:
-        """Seconds for a stage that would take `wanted_s`, so that the part `keep` of the whole is left after it."""
-        return max(0.0, min(wanted_s, self._end_s - time.monotonic() - keep * self._total_s))
+    def most(self, wanted_s: float, stage: Stage) -> float:
+        """Seconds for `stage`, which would take `wanted_s`: less when those after it would not have their part."""
+        return max(0.0, min(wanted_s, self._end_s - time.monotonic() - stage.value * self._total_s))
 
     def closed(self, exit_code: int) -> None:
         """Everything is closed: the process ends with this code, soon, even if a thread goes on."""

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import secrets
 import string
-import time
 import zlib
 from sqlite3 import Connection
 from typing import Any, Final
 
 import msgspec
 
+from tenantd import clock
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.tenancy.store import get_tenant
 
@@ -129,4 +129,4 @@ def _info(row: tuple[Any, ...]) -> KeyInfo:
 
 
 def _now(now_micros: int | None) -> int:
-    return time.time_ns() // 1000 if now_micros is None else now_micros
+    return clock.now_micros() if now_micros is None else now_micros

@@ -5,13 +5,13 @@ A removed tenant keeps its row, so that nobody else can take its name: past bill
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from sqlite3 import Connection
 from typing import Any, Final
 
 import msgspec
 
+from tenantd import clock
 from tenantd.domain import LIFTED, TENANT_NAME, OnLimit, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 
@@ -84,8 +84,10 @@ def set_state(conn: Connection, name: str, state: TenantState) -> Tenant:
 def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> None:
     """Remove it for good and revoke its keys. Its requests stay, and so does its name. Raises NotFound."""
     get_tenant(conn, name)
-    now_micros = time.time_ns() // 1000 if now_micros is None else now_micros
-    conn.execute("UPDATE keys SET revoked_micros = ? WHERE tenant = ? AND revoked_micros IS NULL", (now_micros, name))
+    revoked_micros = clock.now_micros() if now_micros is None else now_micros
+    conn.execute(
+        "UPDATE keys SET revoked_micros = ? WHERE tenant = ? AND revoked_micros IS NULL", (revoked_micros, name)
+    )
     conn.execute(f"UPDATE tenants SET state = '{REMOVED}' WHERE name = ?", (name,))
 
 
