@@ -29,6 +29,8 @@ def test_a_key_decides_whose_request_it_is_and_an_administrator_goes_without_it(
     assert result.exit_code == 0, result.output
     [row] = daemon.rows()
     assert (row["tenant"], row["prompt_length_tokens"]) == ("acme", 1 + len("abc\nde"))
+    refused = tenantctl(daemon, "tenant", "add", "globex", key=key)
+    assert refused.exit_code == 77 and "--admin" in refused.stderr
     assert tenantctl(daemon, "tenant", "add", "globex", key=key, admin=True).exit_code == 0
     other = tenantctl(daemon, "run", "--tenant", "globex", "x", key=key)
     assert other.exit_code == 77 and "may not act for tenant 'globex'" in other.stderr

@@ -44,7 +44,7 @@ def test_requests_that_gave_their_slot_away_are_paused_and_never_more_run_than_t
     with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 2000}) as daemon:
         for name in ("noisy", "quiet"):
             daemon.add_tenant(name)
-        noisy = [daemon.stream("noisy", f"{i}", max_tokens=1500, ignore_eos=True).begun(30) for i in range(2)]
+        noisy = [daemon.stream("noisy", f"{i}", max_tokens=1000, ignore_eos=True).begun(30) for i in range(2)]
         quiet = daemon.stream("quiet", max_tokens=400, ignore_eos=True).begun()
         seen = [daemon.status() for _ in range(20)]
         assert all(status["running"] <= 2 for status in seen)
@@ -63,14 +63,15 @@ def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another_and_en
     tmp_path: Path,
 ) -> None:
     """Eighty requests of 125 prompts each."""
-    settings = {"engine": {"slots": 4, "fake_step_micros": 1000}, "limits": {"max_queued": 20_000}}
+    engine = {"slots": 4, "fake_step_micros": 1000, "context_tokens": 1 << 20}
+    settings = {"engine": engine, "limits": {"max_queued": 20_000}}
     with Daemon(tmp_path, **settings) as daemon:
         daemon.add_tenant("noisy")
         daemon.add_tenant("quiet")
         answers: list[httpx.Response] = []
 
         def ask() -> None:
-            answers.append(daemon.complete("noisy", ["a prompt"] * 125, max_tokens=3000, ignore_eos=True))
+            answers.append(daemon.complete("noisy", ["a prompt"] * 125, max_tokens=1_000_000, ignore_eos=True))
 
         threads = [threading.Thread(target=ask) for _ in range(80)]
         for thread in threads:
