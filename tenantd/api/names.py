@@ -127,7 +127,8 @@ class Names:
     def _unknown(self, name: str, known: list[str], where: str) -> None:
         shown = where + clean(name, MOST_CHARACTERS)
         if self._lenient:
-            self.ignored.append(shown)
+            if len(self.ignored) <= MOST_IGNORED_SHOWN:
+                self.ignored.append(shown)
             return
         raise InvalidRequest(f"{shown}: {unknown_field(name, known)}", param=shown)
 

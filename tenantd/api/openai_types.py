@@ -38,6 +38,7 @@ def _default_if_minus_one(value: Any) -> Any:
 
 
 OutputTokens = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, BeforeValidator(_default_if_minus_one)]
+Seed = Annotated[Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None, BeforeValidator(_default_if_minus_one)]
 TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValidator(_default_if_minus_one)]
 
 
@@ -130,7 +131,7 @@ class GenerationRequest(Fields):
     repeat_last_n: int | None = Field(None, ge=0, le=65536)
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    seed: int | None = Field(None, ge=-(1 << 63), le=(1 << 63) - 1)
+    seed: Seed = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None

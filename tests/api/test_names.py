@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llguidance import LLMatcher, LLTokenizer
 
 from tenantd.api import known_names
 from tenantd.api.names import Foreign, Parts, Refused, Same, Taken
 from tenantd.api.openai_types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.text.compiler import Source, compile_grammar
 from tests.api.conftest import Api, serve
 
 CHAT: Any = {"messages": [{"role": "user", "content": "Hi"}]}
@@ -62,6 +64,7 @@ def settings(api: Api, **body: Any) -> Any:
         ({"max_tokens": None, "max_completion_tokens": 2}, {"max_tokens": 2}),
         ({"random_seed": 7}, {"seed": 7}),
         ({"typical": 0.5}, {"typical_p": 0.5}),
+        ({"seed": -1}, {}),
         ({"guided_json": SCHEMA}, BY_SCHEMA),
         ({"guided_json": json.dumps(SCHEMA)}, BY_SCHEMA),
         ({"json_schema": SCHEMA}, BY_SCHEMA),
@@ -87,6 +90,22 @@ def test_another_servers_name_sets_the_same(api: Api, theirs: dict[str, Any], ou
     assert settings(api, **theirs) == settings(api, **ours)
     if ours and None not in theirs.values() and None not in ours.values():
         assert settings(api, **ours) != settings(api), "it does something"
+
+
+@pytest.mark.parametrize("choices", [["yes", "yes no", "no"], ['a"b', "c\\d", "é🦙", "]", "x\ny\tz", "$(1)|/*"]])
+def test_the_choices_and_nothing_else_are_allowed(choices: list[str]) -> None:
+    choice = known_names.SETTINGS["guided_choice"]
+    assert isinstance(choice, Same)
+    compiled = compile_grammar(Source("gbnf", choice.convert(choices)))
+    assert not compiled.error
+
+    def ends_with(text: str) -> bool:
+        matcher = LLMatcher(LLTokenizer("byte"), compiled.grammar)
+        return matcher.consume_tokens(list(text.encode())) and matcher.is_accepting()
+
+    assert all(map(ends_with, choices))
+    assert not any(ends_with(choice + "!") or ends_with("!" + choice) for choice in choices)
+    assert not any(ends_with(choice[:-1]) for choice in choices)
 
 
 def test_two_names_for_one_setting_must_agree(api: Api) -> None:
@@ -310,6 +329,13 @@ def rows(table: dict[str, Foreign], prefix: str = "") -> Iterator[str]:
                 yield f"| `{prefix}{name}` | refused{f' unless {values}' * bool(values)}: {foreign.reason} |"
             case Parts():
                 yield from rows(dict(foreign.parts) | dict(foreign.foreign), f"{prefix}{name}.")
+
+
+def test_the_document_has_every_field_of_ours() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
+    fields = text.split("## Fields")[1].split("## ")[0]
+    missing = [name for model in (ChatRequest, CompletionRequest) for name in model.model_fields if name not in fields]
+    assert missing == []
 
 
 def test_the_document_is_the_table() -> None:

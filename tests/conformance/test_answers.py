@@ -197,7 +197,7 @@ def test_leaving_a_stream_ends_its_generation_and_what_came_is_billed(tmp_path: 
             )
             with stream:
                 next(iter(stream))
-        wait_until(lambda: daemon.status()["running"] == 0, "the end of it")
+        wait_until(lambda: daemon.rows()[0]["state"] != "running", "its row to be settled")
         [row] = daemon.rows()
         assert row["state"] == "disconnected"
         assert 1 <= row["completion_tokens"] < 1000
