@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tenantd.api.connection import Connection, Peer
+from tenantd.errors import EngineUnavailable
 from tests.api.conftest import Api
 
 FOREIGN_UID = 54321
@@ -117,3 +118,19 @@ def test_models_need_an_identity_and_have_openais_shape(api: Api) -> None:
     assert (model["id"], model["object"], model["created"]) == ("tiny", "model", 1_700_000_000)
     assert error(api.client.get("/v1/models", headers={"authorization": "Bearer no"})) == (401, "invalid_api_key")
     assert error(api.client.get("/v1/models/gpt-4")) == (404, "model_not_found")
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("when", ["refused", "failed"])
+def test_only_administrators_see_paths_in_errors(api: Api, when: str, stream: bool) -> None:
+    error = EngineUnavailable("the engine does not run: /srv/models/x.gguf: gone")
+    if when == "refused":
+        api.service.refusal = error
+    else:
+        api.service.failure, api.service.fail_after = error, 2
+
+    def told(**headers: str) -> str:
+        return api.client.post("/v1/completions", json={"prompt": "Hi", "stream": stream}, headers=headers).text
+
+    assert "/srv" not in told(authorization="Bearer td_acme") and "<path>: gone" in told(authorization="Bearer td_acme")
+    assert "/srv/models/x.gguf: gone" in told(**{"x-tenant": "acme"})
