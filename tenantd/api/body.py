@@ -25,6 +25,7 @@ from tenantd.text.excerpt import MOST_CHARACTERS, clean
 MOST_MISTAKES: Final = 10_000
 PROGRESS_BYTES: Final = 16 * 1024
 """A body that brings less within `server.body_timeout_s`, and is not whole then, is given up."""
+WIDE_BYTES: Final = 1 << 20
 LEASE: Final = "tenantd.lease"
 _LINE_ONE = re.compile(r" at line 1 column (\d+)")
 
@@ -54,11 +55,22 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
     request.scope["extensions"][LEASE] = reader.lease
     try:
         body = await reader.read(size_bytes, max_bytes)
+        reader.lease.complete()
+        if len(body) > WIDE_BYTES and _is_wide(body):
+            if len(body) > max_bytes // 2:
+                raise BodyTooLarge(
+                    f"a body beyond ASCII may have {max_bytes // 2} bytes (half of server.max_body_bytes)"
+                )
+            await reader.lease.have_widened(table.settings().body_timeout_s)
     except BaseException:
         reader.lease.give_back()
         raise
-    reader.lease.complete()
     return body
+
+
+def _is_wide(body: bytes) -> bool:
+    """One character beyond ASCII lets Python keep a text with up to four bytes for each."""
+    return not body.isascii() or b"\\u" in body
 
 
 def give_back_body(scope: Scope) -> None:

@@ -34,6 +34,7 @@ class Lease:
         self.held_bytes = 0
         self.refusal: BodyMemoryFull | None = None
         self.on_refused = on_refused
+        self.is_widened = False
         self._budget = budget
 
     async def grow(self, more_bytes: int, timeout_s: float) -> None:
@@ -46,6 +47,10 @@ class Lease:
     def complete(self) -> None:
         """The body is whole and will be worked on: it is not refused any more."""
         self._budget.complete(self)
+
+    async def have_widened(self, timeout_s: float) -> None:
+        """Let it be made into wide characters, one body at a time. Raises TooManyBodyBytes after `timeout_s`."""
+        await self._budget.widen(self, timeout_s)
 
     def give_back(self) -> None:
         """Nothing refers to the body any more. Safe to call twice."""
@@ -78,6 +83,7 @@ class BodyBudget:
         """`settings` is asked each time: `body_bytes_total` can be reloaded."""
         self._settings = settings
         self._accounts: dict[str, _Account] = {}
+        self._widening = asyncio.Lock()
         self.held_bytes = 0
 
     @property
@@ -119,8 +125,20 @@ class BodyBudget:
         if (account := self._accounts.get(lease.owner)) is not None:
             account.unfinished.pop(lease, None)
 
+    async def widen(self, lease: Lease, timeout_s: float) -> None:
+        """See Lease.have_widened."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._widening.acquire()
+        except TimeoutError:
+            raise self._too_many(lease.owner) from None
+        lease.is_widened = True
+
     def give_back(self, lease: Lease) -> None:
         """See Lease.give_back."""
+        if lease.is_widened:
+            lease.is_widened = False
+            self._widening.release()
         if lease.held_bytes:
             self._take_back(lease)
             self._serve_waiting()

@@ -7,6 +7,7 @@ import selectors
 import socket
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 
 import psutil
@@ -125,6 +126,20 @@ def test_large_bodies_that_are_whole_take_little_memory(daemon: Daemon) -> None:
             assert {read_answer(sock)[0] for sock in socks} <= {200, 429}
             stack.close()
     wait_until(lambda: memory_bytes(daemon) < before_bytes + SOON_BYTES, "the memory to be given back")
+
+
+@pytest.mark.parametrize("field", ["prompt", "user"])
+def test_wide_characters_do_not_multiply_the_memory(daemon: Daemon, field: str) -> None:
+    """One emoji makes Python keep four bytes for each character of a text."""
+    keys = [daemon.add_tenant(f"wide-{field}-{number}") for number in range(4)]
+    text = "\U0001f600" + "x" * (16 * MB)
+    body = json.dumps({"prompt": "hi", "max_tokens": 1, field: text}, ensure_ascii=field == "user").encode()
+    with unharmed(daemon, name=f"neighbour-wide-{field}") as watch, ThreadPoolExecutor(8) as threads:
+        while watch.goes_on:
+            statuses = set(threads.map(lambda key: post(daemon, key, body), keys * 2))
+            assert statuses <= {200, 400, 429, 503}
+    larger = json.dumps({"prompt": "hi", "user": "\U0001f600" + "x" * (17 * MB)}).encode()
+    assert post(daemon, keys[0], larger) == 413
 
 
 def test_a_body_that_stops_coming_is_given_up(tmp_path_factory: pytest.TempPathFactory) -> None:
