@@ -23,9 +23,9 @@ _NOT_PRINTABLE: Final = re.compile(r"[^\x20-\x7e]+")
 def limits() -> LLParserLimits:
     """Of one step of one grammar. They keep a mask over 262,144 tokens within 50 ms of CPU time."""
     return LLParserLimits(
-        max_items_in_row=500,
-        step_max_items=4_000,
-        step_lexer_fuel=60_000,
+        max_items_in_row=400,
+        step_max_items=3_000,
+        step_lexer_fuel=30_000,
         initial_lexer_fuel=300_000,
         max_lexer_states=20_000,
         max_grammar_size=50_000,
