@@ -18,7 +18,8 @@ import pytest
 from tests.conformance.conftest import Shared
 
 OLDEST = "1.60.0"
-PACKAGES = (f"openai=={OLDEST}", "pytest>=8", "pytest-timeout>=2.3", "psutil>=6", "tomli-w>=1.1")
+PACKAGES = (f"openai=={OLDEST}", "pytest>=8", "pytest-timeout>=2.3", "psutil>=6", "tomli-w>=1.1", "uvloop>=0.21")
+"""The client, and what these tests and their helpers import."""
 ROOT = Path(__file__).parents[2]
 ALONE = """import runpy, sys
 program, *absent = sys.argv[1:]
