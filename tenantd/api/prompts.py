@@ -20,6 +20,9 @@ INLINE_BYTES: Final = 4096
 """A body of this size is read where it came, in a few milliseconds at most."""
 INLINE_MESSAGES: Final = 8
 """And a chat of so many messages: what each costs is the template's to say."""
+LONG_CHARACTERS: Final = 8
+"""For each token of the context. Few texts have so many: those that have are looked at before they are tokenised."""
+SLICE_CHARACTERS: Final = 65_536
 
 T = TypeVar("T")
 
@@ -87,14 +90,16 @@ class PromptReader:
 
     def conversation(self, request: ChatRequest, context_tokens: int) -> list[int]:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
-        size = sum(_text_bytes(message.get(key)) for message in request.messages for key in ("content", "refusal"))
-        self._check_length(size, context_tokens)
+        texts = [
+            text for message in request.messages for key in ("content", "refusal") for text in _texts(message.get(key))
+        ]
+        self._check_length(texts, context_tokens)
         return self._chat.render(request.messages, context_tokens)
 
     def _text(self, text: str, context_tokens: int, parse_special: bool) -> list[int]:
         if not text:
             raise _bad_prompt("must not be empty")
-        self._check_length(_utf8_bytes(text), context_tokens)
+        self._check_length([text], context_tokens)
         return self._chat.prompt(text, context_tokens, parse_special=parse_special)
 
     def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
@@ -108,24 +113,42 @@ class PromptReader:
                 raise _bad_prompt(f"{excerpt(token)} is not a token id of this model (0 to {limit - 1})")
         return tokens
 
-    def _check_length(self, size_bytes: int, context_tokens: int) -> None:
-        """A token is at most the longest piece, so a text of megabytes is refused without tokenising it."""
-        at_least = size_bytes // self._vocabulary.longest_piece_bytes
+    def _check_length(self, texts: list[str], context_tokens: int) -> None:
+        """Refuse what is far too long at no more cost than what just fits. A token is at most the longest piece."""
+        at_least = sum(map(_utf8_bytes, texts)) // self._vocabulary.longest_piece_bytes
+        if at_least <= context_tokens and sum(map(len, texts)) > LONG_CHARACTERS * context_tokens:
+            at_least = self._count(texts, 2 * context_tokens + 2) // 2  # cut into slices a text has a few more
         if at_least > context_tokens:
             raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
+
+    def _count(self, texts: list[str], enough_tokens: int) -> int:
+        """Tokens of the texts, counted slice by slice until there are enough."""
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), SLICE_CHARACTERS):
+                count += len(self._vocabulary.tokenize(text[start : start + SLICE_CHARACTERS], add_bos=False))
+                if count >= enough_tokens:
+                    return count
+        return count
 
 
 def _utf8_bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode())
 
 
-def _text_bytes(content: Any) -> int:
-    """What a message's content holds at least, whether or not it is well formed."""
+def _texts(content: Any) -> list[str]:
+    """What a message's content holds, whether or not it is well formed."""
     if isinstance(content, str):
-        return _utf8_bytes(content)
+        return [content]
     if isinstance(content, list):
-        return sum(_text_bytes(part.get(kind)) for part in content if isinstance(part, dict) for kind in PART_KINDS)
-    return 0
+        return [
+            text
+            for part in content
+            if isinstance(part, dict)
+            for kind in PART_KINDS
+            if isinstance(text := part.get(kind), str)
+        ]
+    return []
 
 
 def _bad_prompt(reason: str) -> InvalidRequest:

@@ -1,7 +1,7 @@
 """Threads for work on clients' texts: checking, rendering, tokenising. Fair between tenants.
 
-A tenant's jobs run in the order in which they came; tenants take turns, one job each. One tenant never holds all
-threads, so another's text begins at once even while a long one is worked on.
+A tenant's jobs run one after the other, in the order in which they came; tenants take turns. One tenant never holds
+more than one thread, so another's text begins at once even while a long one is worked on.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final, TypeVar
 
 from tenantd.errors import Draining, QueueFull
 
-THREADS: Final = 2
+THREADS: Final = 3
 MOST_WAITING: Final = 4096
 """Jobs of one tenant. A job is small: what it holds is bounded by its bytes."""
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
@@ -68,10 +68,9 @@ class TextPool:
     ) -> None:
         self._most_waiting = most_waiting
         self._most_waiting_bytes = most_waiting_bytes
-        self._most_running = max(1, threads - 1)
         self._changed = threading.Condition()
         self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # whose turn is next comes first
-        self._running: dict[str, int] = {}
+        self._running: set[str] = set()
         self._is_closed = False
         self._threads = [threading.Thread(target=self._serve, name=f"text-{n}", daemon=True) for n in range(threads)]
         for thread in self._threads:
@@ -128,9 +127,7 @@ class TextPool:
             job.run()
             del turn, job  # what it holds must not live until the next one comes
             with self._changed:
-                self._running[tenant] -= 1
-                if not self._running[tenant]:
-                    del self._running[tenant]
+                self._running.discard(tenant)
                 self._changed.notify()
 
     def _next(self) -> tuple[str, _Job] | None:
@@ -140,13 +137,13 @@ class TextPool:
                 if self._is_closed:
                     return None
                 for tenant, jobs in self._waiting.items():
-                    if self._running.get(tenant, 0) < self._most_running:
+                    if tenant not in self._running:
                         return tenant, self._take(tenant, jobs)
                 self._changed.wait()
 
     def _take(self, tenant: str, jobs: deque[_Job]) -> _Job:
         job = jobs.popleft()
-        self._running[tenant] = self._running.get(tenant, 0) + 1
+        self._running.add(tenant)
         if jobs:
             self._waiting.move_to_end(tenant)
         else:

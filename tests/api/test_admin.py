@@ -337,3 +337,12 @@ def test_only_a_tenant_that_was_allowed_to_may_spell_special_tokens_and_no_chat(
     assert daemon.request("PATCH", "/admin/v1/tenants/fim", json={"allow_special": "yes"}).status_code == 400
     daemon.request("PATCH", "/admin/v1/tenants/fim", json={"allow_special": False})
     assert ask_with(daemon, key, parse_special=True).status_code == 403
+
+
+def test_a_daemon_measures_how_late_its_event_loop_is(daemon: Daemon) -> None:
+    def count() -> float:
+        [line] = [n for n in daemon.get("/metrics").text.splitlines() if n.startswith("tenantd_loop_lag_seconds_count")]
+        return float(line.split()[1])
+
+    before = count()
+    wait_until(lambda: count() > before, "one more measurement")

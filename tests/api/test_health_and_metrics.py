@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import time
+
 from prometheus_client.parser import text_string_to_metric_families
 
+from tenantd.api.metrics import LAG_INTERVAL_S, Meter
 from tenantd.errors import QueueFull
 from tests.api.conftest import Api
 
@@ -63,3 +67,21 @@ def test_metrics_count_refusals_by_reason(api: Api) -> None:
     found = samples(api)
     assert found["tenantd_refused_requests_total", "acme", "queue_full"] == 1
     assert not any(name == "tenantd_requests_total" for name, *_ in found)
+
+
+def test_how_late_the_event_loop_is_is_a_metric() -> None:
+    async def main() -> None:
+        meter = Meter()
+        watching = asyncio.create_task(meter.watch_loop())
+        await asyncio.sleep(LAG_INTERVAL_S / 10)
+        began_s = time.monotonic()
+        while time.monotonic() - began_s < LAG_INTERVAL_S * 2:
+            pass
+        async with asyncio.timeout(10):
+            while not meter.registry.get_sample_value("tenantd_loop_lag_seconds_count"):
+                await asyncio.sleep(0.01)
+        watching.cancel()
+        late_s = meter.registry.get_sample_value("tenantd_loop_lag_seconds_sum")
+        assert late_s is not None and late_s >= LAG_INTERVAL_S / 2
+
+    asyncio.run(main())

@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import uvloop
-
 MOST_S = float(os.environ.get("MOST_CALLBACK_S", "0.05"))
 SLOW = "slow callback:"
 STARTING = ("Daemon.run", "_exit_code")
@@ -28,6 +26,8 @@ STARTING = ("Daemon.run", "_exit_code")
 @contextmanager
 def watching(report: Callable[[str], None]) -> Iterator[None]:
     """Call `report` with the name of each slow callback of loops that are made within."""
+    import uvloop  # not at the top: some who import this have no daemon of their own, and none of its packages
+
     run, new_event_loop = Handle._run, uvloop.new_event_loop  # type: ignore[attr-defined]
     loop: Any = uvloop
     handle: Any = Handle

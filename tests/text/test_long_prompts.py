@@ -1,0 +1,51 @@
+"""Prompts that are far too long are refused before they are tokenised whole."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from tenantd.api.openai_types import ChatRequest
+from tenantd.api.prompts import SLICE_CHARACTERS, PromptReader
+from tenantd.errors import ContextLengthExceeded
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.pool import TextPool
+from tenantd.text.vocabulary import LlamaVocabulary
+from tests.text.with_template import GEMMA, WithTemplate
+
+CONTEXT_TOKENS = 10_000
+
+
+class Counting(WithTemplate):
+    """Remembers how much it was given."""
+
+    characters = 0
+
+    def tokenize(self, text: str, **options: Any) -> list[int]:
+        self.characters += len(text)
+        return self._vocabulary.tokenize(text, **options)
+
+
+@pytest.mark.parametrize("is_chat", [False, True])
+def test_of_a_text_far_too_long_only_the_beginning_is_tokenised(gemma: LlamaVocabulary, is_chat: bool) -> None:
+    vocabulary, pool = Counting(gemma, GEMMA), TextPool()
+    reader = PromptReader(vocabulary, ChatFormatter(vocabulary), pool)
+    text = "word " * 90_000  # by its bytes it might fit
+    assert len(text) < CONTEXT_TOKENS * vocabulary.longest_piece_bytes
+    before = vocabulary.characters
+    with pytest.raises(ContextLengthExceeded, match=r"at least 1[0-9]{4} tokens"):
+        if is_chat:
+            reader.conversation(ChatRequest(messages=[{"role": "user", "content": text}]), CONTEXT_TOKENS)
+        else:
+            reader.prompts(text, CONTEXT_TOKENS)
+    assert vocabulary.characters - before <= 2 * SLICE_CHARACTERS
+    pool.close()
+
+
+def test_a_text_of_long_tokens_that_fits_is_taken_whole(gemma: LlamaVocabulary) -> None:
+    pool = TextPool()
+    reader = PromptReader(gemma, ChatFormatter(gemma), pool)
+    text = "\n" * 200_000  # 31 to a token
+    assert reader.prompts(text, CONTEXT_TOKENS) == [gemma.tokenize(text)]
+    pool.close()
