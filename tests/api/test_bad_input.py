@@ -175,7 +175,7 @@ def test_a_text_of_ten_megabytes_is_refused_at_once(api: Api) -> None:
     answer = api.completion(prompt="x" * 10_000_000)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert time.monotonic() - began_s < 2
+    assert time.monotonic() - began_s < 8  # half a second, on a machine with nothing else to do
     assert still_serves(api)
 
 
@@ -189,7 +189,7 @@ def test_millions_of_values_are_refused_before_they_are_made(api: Api, value: by
     body = b'{"prompt": [' + value * 3_000_000 + b"1]}"
     began_s = time.monotonic()
     answer = api.client.post("/v1/completions", content=body, headers=KEY)
-    assert (answer.status_code, time.monotonic() - began_s < 2) == (400, True)
+    assert (answer.status_code, time.monotonic() - began_s < 8) == (400, True)
     assert "the request body has more than" in answer.json()["error"]["message"]
 
 
