@@ -19,7 +19,8 @@ class Settings:
 
     `keep_packed`: move decoding sequences together, as KV streams want it (see slots.py). `swap_bytes`: host memory
     for the state of requests that gave way. `burst_credit`: how much less usage a tenant back from idle counts with
-    for its first slot and until its first token, so that idle time is worth a quick answer and no monopoly.
+    for its first slot and until its first token, there divided by its running requests, so that idle time is worth a
+    quick answer and no monopoly.
     """
 
     policy: Policy = Policy.USAGE

@@ -202,7 +202,7 @@ class Newcomer:
 
 
 @scenarios
-@given(scenario=st.builds(Newcomer, **newcomers), pauses=st.lists(st.integers(0, 20), min_size=6, max_size=6))
+@given(scenario=st.builds(Newcomer, **newcomers), pauses=st.lists(st.integers(0, 20), min_size=4, max_size=4))
 def test_who_worked_alone_and_asks_again_waits_no_longer_than_the_bound_next_to_a_newcomer(
     scenario: Newcomer, pauses: list[int]
 ) -> None:
