@@ -107,6 +107,17 @@ class StderrHandler(logging.Handler):
         return True
 
 
+def keep_standard_descriptors() -> None:
+    """Open what is closed of 0, 1 and 2 on nothing: or the next file opened, the ledger say, would get our lines."""
+    for fd in (0, 1, STDERR):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.dup2(nowhere := os.open(os.devnull, os.O_RDWR), fd)
+            if nowhere != fd:
+                os.close(nowhere)
+
+
 def dropped_lines() -> int:
     """Of this process's log, so far."""
     return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, StderrHandler))

@@ -18,7 +18,7 @@ from tenantd.config import Config, default_config_path, load_config, with_enviro
 from tenantd.daemon.stopping import StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.lifecycle import Daemon
-from tenantd.logs import StderrHandler
+from tenantd.logs import StderrHandler, keep_standard_descriptors
 from tenantd.process_limits import allow_many_connections, give_back_large_blocks, write_no_core
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
@@ -39,6 +39,7 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
 
     The last a program does: once it has returned, the process ends, if need be without waiting for a thread.
     """
+    keep_standard_descriptors()
     load = _loader(config_path, model)
     errors = StderrHandler()
     clock = StopClock()

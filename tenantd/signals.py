@@ -7,6 +7,7 @@ the event loop has ended, so that no signal at any time ends the program halfway
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import signal
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from types import FrameType
 from typing import Final
 
 TERMINAL: Final = "/dev/tty"  # the controlling terminal, whichever it is
+HUNG_UP: Final = (errno.ENXIO, errno.EIO)  # and not, say, that there are no descriptors left to look with
 STOPPING: Final = (signal.SIGTERM, signal.SIGINT)
 
 _had_terminal = False
@@ -26,7 +28,7 @@ def hold() -> None:
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
     if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup: the terminal's end is not ours
-        _had_terminal = _has_terminal()
+        _had_terminal = _look_at_terminal() == 0
         signal.signal(signal.SIGHUP, _note_hangup)
 
 
@@ -64,7 +66,7 @@ def ignore() -> None:
 
 def has_lost_terminal() -> bool:
     """It was started from a terminal that is gone."""
-    return _had_terminal and not _has_terminal()
+    return _had_terminal and _look_at_terminal() in HUNG_UP
 
 
 def has_terminal() -> bool:
@@ -78,12 +80,13 @@ def forget_terminal() -> None:
     _had_terminal = False
 
 
-def _has_terminal() -> bool:
+def _look_at_terminal() -> int:
+    """What keeps it from being opened (errno); 0 when it is there."""
     try:
         os.close(os.open(TERMINAL, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC))
-    except OSError:
-        return False
-    return True
+    except OSError as e:
+        return e.errno or errno.EIO
+    return 0
 
 
 def _note_hangup(_: int, __: FrameType | None) -> None:

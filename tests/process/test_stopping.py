@@ -195,6 +195,18 @@ def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_re
         os.close(ours)
 
 
+def test_without_standard_error_its_lines_go_into_no_other_file(daemon: Daemon) -> None:
+    daemon.launch(lambda: [os.close(fd) for fd in (0, 1, 2)])
+    wait_until(lambda: is_ready(daemon), "a daemon that serves")
+    daemon.add_tenant("acme")
+    assert daemon.complete("acme", max_tokens=3).status_code == 200
+    assert daemon.process is not None
+    for fd in (0, 1, 2):
+        assert os.readlink(f"/proc/{daemon.process.pid}/fd/{fd}") == "/dev/null"
+    assert daemon.stop() == 0
+    assert len(daemon.rows()) == 1
+
+
 # ---- how long it takes ---------------------------------------------------------------------------------------------
 
 
