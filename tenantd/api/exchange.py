@@ -17,7 +17,6 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tenantd.api.answers import Answer, usage_json
-from tenantd.api.body import give_back_body
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import for_asker, key_of
 from tenantd.api.metrics import Meter
@@ -73,7 +72,6 @@ class Exchange(Response):
         self._client_gone = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        give_back_body(scope)  # what is left of it are tokens
         watch = asyncio.create_task(self._abandon_when_gone(receive))
         try:
             await self._run(scope, receive, send)

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from tenantd.api.answers import Answer, ChatAnswer, CompletionAnswer
-from tenantd.api.body import read_body
+from tenantd.api.body import give_back_body, read_body
 from tenantd.api.exchange import Exchange
 from tenantd.api.identity import require_known, require_live_key, tenant_of
 from tenantd.api.metrics import Meter
@@ -60,6 +60,8 @@ class OpenAI:
         with names.as_sent():
             check = functools.partial(self._check_completion, tenant)
             body, prompts = await while_connected(request, self._prompts.completion(tenant.name, raw, names, check))
+            del raw
+            give_back_body(request.scope)  # before a grammar may have to wait
             grammar = await while_connected(request, self._grammar(tenant, body))
             return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
 
@@ -70,6 +72,8 @@ class OpenAI:
         with names.as_sent():
             reading = self._prompts.chat(tenant.name, raw, names, self._check)
             body, prompt = await while_connected(request, reading)
+            del raw
+            give_back_body(request.scope)
             grammar = await while_connected(request, self._grammar(tenant, body))
             return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, names.header())
 

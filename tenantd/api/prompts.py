@@ -38,7 +38,7 @@ class PromptReader:
     async def completion(
         self, tenant: str, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
     ) -> tuple[CompletionRequest, list[list[int]]]:
-        """The request and its prompts, at least one.
+        """The request, without the text it came with, and its prompts, at least one.
 
         `names` reads those of its fields, and `check` says how many tokens a context holds, both perhaps in a thread.
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
@@ -46,7 +46,8 @@ class PromptReader:
 
         def read() -> tuple[CompletionRequest, list[list[int]]]:
             request = read_request(CompletionRequest, body, names)
-            return request, self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
+            prompts = self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
+            return request.model_copy(update={"prompt": None}), prompts  # a text may have taken megabytes
 
         return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
 
@@ -57,7 +58,8 @@ class PromptReader:
 
         def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
             request = request or read_request(ChatRequest, body, names)
-            return request, self.conversation(request, check(request))
+            prompt = self.conversation(request, check(request))
+            return request.model_copy(update={"messages": []}), prompt
 
         if len(body) > INLINE_BYTES:
             return await self._pool.run(tenant, read, len(body))
