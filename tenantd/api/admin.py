@@ -37,6 +37,7 @@ from tenantd.ledger.invoices import Month, invoice, parse_month
 from tenantd.ledger.ledger import Lane
 from tenantd.ledger.reports import recent_requests, usage_report
 from tenantd.tenancy import keys, store
+from tenantd.text.excerpt import excerpt
 
 T = TypeVar("T")
 MOST_REQUESTS_LISTED = 10_000
@@ -112,7 +113,7 @@ class Admin:
 
     async def cancel(self, request_id: str) -> Response:
         if not self._service.cancel(request_id):
-            raise NotFound(f"no request {request_id!r} is running")
+            raise NotFound(f"no request {excerpt(request_id, 80)} is running")
         return reply({"cancelled": request_id})
 
     # -- tenants
@@ -253,7 +254,7 @@ class Admin:
     def _require_known(self, tenant: str | None, has_rows: bool) -> None:
         """A tenant that was removed still has its reports; a name that never was is a mistake."""
         if tenant is not None and not has_rows and tenant not in self._service.directory.tenants:
-            raise NotFound(f"no tenant named {tenant!r}, and no requests of one", param="tenant")
+            raise NotFound(f"no tenant named {excerpt(tenant, 80)}, and no requests of one", param="tenant")
 
     async def _set_state(self, name: str, state: TenantState) -> Response:
         tenant = await self._change(lambda conn: store.set_state(conn, name, state))

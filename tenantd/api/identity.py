@@ -25,6 +25,7 @@ from tenantd.errors import (
 )
 from tenantd.printable import without_paths
 from tenantd.tenancy.directory import Directory
+from tenantd.text.excerpt import excerpt
 
 TENANT_HEADER: Final = "x-tenant"
 ASKING: Final = "tenantd.tenant"
@@ -113,7 +114,7 @@ def _identify(request: Request, directory: Directory) -> Tenant:
         try:
             return directory.tenants[named]
         except KeyError:
-            raise NotFound(f"no tenant named {named!r}", param=TENANT_HEADER) from None
+            raise NotFound(f"no tenant named {excerpt(named, 80)}", param=TENANT_HEADER) from None
     return _by_user(request, directory, named)
 
 
@@ -148,7 +149,7 @@ def _only(named: str, own: list[Tenant], who: str) -> Tenant:
         for tenant in own:
             if tenant.name == named:
                 return tenant
-        raise Forbidden(f"{who} may not act for tenant {named!r}", param=TENANT_HEADER)
+        raise Forbidden(f"{who} may not act for tenant {excerpt(named, 80)}", param=TENANT_HEADER)
     if len(own) > 1:
         names = ", ".join(sorted(t.name for t in own))
         raise InvalidRequest(f"{who} acts for several tenants ({names}); choose with X-Tenant", param=TENANT_HEADER)

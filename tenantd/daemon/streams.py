@@ -143,8 +143,11 @@ class LiveStream:
                 return []
             await self._wait()
         self._is_begun = True
-        deltas, self._deltas = self._deltas[:MOST_TAKEN], self._deltas[MOST_TAKEN:]
-        self._is_behind = bool(self._deltas)
+        self._is_behind = len(self._deltas) > MOST_TAKEN
+        if self._is_behind:
+            deltas, self._deltas = self._deltas[:MOST_TAKEN], self._deltas[MOST_TAKEN:]
+        else:
+            deltas, self._deltas = self._deltas, []
         return deltas
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Coroutine
 import pytest
 
 from tenantd.daemon.generation import SharedSampling
-from tenantd.daemon.streams import Delta, LiveStream, new_request_id
+from tenantd.daemon.streams import MOST_TAKEN, Delta, LiveStream, new_request_id
 from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
 from tenantd.engine.protocol import Progress
 from tenantd.errors import EngineUnavailable, LedgerUnavailable, TenantdError
@@ -58,6 +58,22 @@ def test_nothing_is_handed_out_before_the_row_is_durable() -> None:
         taking = await waits(live.take())
         live.make_durable()
         assert await taking == [Delta("a", 97, None), Delta("b", 98, None)]
+
+    run(scene())
+
+
+def test_what_gathered_for_a_slow_reader_is_handed_out_in_parts_and_others_get_a_turn_between() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, b"a" * (2 * MOST_TAKEN + 1))
+        turns: list[str] = []
+        assert len(await live.take()) == MOST_TAKEN
+        asyncio.get_running_loop().call_soon(turns.append, "another's")
+        assert len(await live.take()) == MOST_TAKEN and turns == ["another's"]
+        assert len(await live.take()) == 1
+        feed(live, b"b")
+        assert await live.take() == [Delta("b", 98, None)]
 
     run(scene())
 
