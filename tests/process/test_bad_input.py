@@ -275,7 +275,10 @@ def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) 
         for command in (["status"], ["tenant", "add", "own"]):
             done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
             assert (done.returncode, done.stdout) == (77, ""), command
-            assert "only root and the user that runs tenantd administer it" in done.stderr
+            assert "an API key does not administer" in done.stderr
+        done = as_stranger(daemon, "status")
+        assert (done.returncode, done.stdout) == (77, "")
+        assert "only root and the user that runs tenantd administer it" in done.stderr
         assert [row["tenant"] for row in daemon.rows()] == ["acme"]
         assert daemon.stop() == 0
 
