@@ -137,6 +137,6 @@ def test_a_load_that_hangs_is_ended_and_begun_again(tmp_path: Path) -> None:
         os.kill(daemon.engine_pid(), signal.SIGSTOP)
         log_has(daemon, "no sign of life for 5 s")
         wait_until(lambda: daemon.status()["state"] == "ready", "an engine")
-        assert daemon.status()["engine_restarts"] == 1
+        assert daemon.status()["engine_restarts"] >= 1
     finally:
         daemon.kill()

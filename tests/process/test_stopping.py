@@ -22,8 +22,17 @@ from tests.support.daemon import Daemon, wait_until
 from tests.support.program import command_environment
 
 PROGRAMS = {"tenantd": ["-m", "tenantd"], "tenantctl serve": ["-m", "tenantctl", "serve"]}
-IMPORTS = {"tenantd": "pydantic_core", "tenantctl serve": "_json."}
-"""A library that is loaded in the middle of the imports."""
+IMPORTS = {"tenantd": "uvicorn", "tenantctl serve": "typer"}
+"""A module that is imported in the middle, by these programs only and not by their children."""
+STOP_AT_IMPORT = """
+import os, signal, sys
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == os.environ["STOP_AT"]:
+            sys.meta_path.remove(self)
+            os.kill(os.getpid(), signal.SIGSTOP)
+sys.meta_path.insert(0, Stop())
+"""
 
 
 @pytest.fixture
@@ -34,24 +43,22 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
     daemon.kill()
 
 
-def begin(daemon: Daemon, program: str) -> subprocess.Popen[bytes]:
-    """Start it in another way, its log in the usual file."""
+def begin(daemon: Daemon, program: str, number: int) -> None:
+    """Start it, and send it the signal in the middle of its imports."""
+    (daemon.folder / "sitecustomize.py").write_text(STOP_AT_IMPORT)
+    path = os.pathsep.join(filter(None, (str(daemon.folder), os.environ.get("PYTHONPATH", ""))))
     with daemon.log.open("ab") as log:
         daemon.process = subprocess.Popen(
             [sys.executable, *PROGRAMS[program], "--config", str(daemon.config)],
             stdin=subprocess.DEVNULL,
             stdout=log,
             stderr=log,
-            env=command_environment(daemon),
+            env=command_environment(daemon, {"PYTHONPATH": path, "STOP_AT": IMPORTS[program]}),
         )
-    return daemon.process
-
-
-def until_it_imports(daemon: Daemon, program: str) -> None:
-    assert daemon.process is not None
-    maps = Path(f"/proc/{daemon.process.pid}/maps")
-    wait_until(lambda: IMPORTS[program] in maps.read_text(), "the middle of the imports")
-    assert not daemon.socket.exists()
+    process = psutil.Process(daemon.process.pid)
+    wait_until(lambda: process.status() == psutil.STATUS_STOPPED, "the middle of its imports")
+    daemon.signal(number)
+    daemon.signal(signal.SIGCONT)
 
 
 def is_ready(daemon: Daemon) -> bool:
@@ -64,9 +71,7 @@ def is_ready(daemon: Daemon) -> bool:
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_sighup_before_it_can_reload_does_no_harm(daemon: Daemon, program: str) -> None:
-    begin(daemon, program)
-    until_it_imports(daemon, program)
-    daemon.signal(signal.SIGHUP)
+    begin(daemon, program, signal.SIGHUP)
     wait_until(lambda: is_ready(daemon), "a daemon that serves")
     assert daemon.stop() == 0
     assert "Traceback" not in daemon.log.read_text()
@@ -74,9 +79,7 @@ def test_sighup_before_it_can_reload_does_no_harm(daemon: Daemon, program: str) 
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_interrupt_before_anything_is_open_ends_it_in_silence(daemon: Daemon, program: str) -> None:
-    begin(daemon, program)
-    until_it_imports(daemon, program)
-    daemon.signal(signal.SIGINT)
+    begin(daemon, program, signal.SIGINT)
     assert daemon.wait(10) == -signal.SIGINT
     assert daemon.log.read_text() == ""
 
