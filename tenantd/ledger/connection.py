@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -17,6 +18,7 @@ from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 FILE_MODE: Final = 0o600
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 STATEMENTS_CACHED: Final = 64
+ATTEMPT_INTERVAL_S: Final = 0.005
 LOG_BYTES_KEPT: Final = 16 * 1024 * 1024  # a log that a long report made grow is cut back to this
 
 RESTORE: Final = "stop tenantd and restore a backup; `sqlite3 ledger.db .recover` reads what can still be read"
@@ -102,21 +104,28 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
     return conn
 
 
-def truncate_log(conn: sqlite3.Connection, busy_timeout_ms: int) -> bool:
+def truncate_log(conn: sqlite3.Connection, wait_s: float, busy_timeout_ms: int) -> bool:
     """Move what the write-ahead log holds into the ledger and empty the log. Raises sqlite3.Error.
 
-    False when somebody reads or writes just now; as much as can be moved is moved. Waits for nobody.
+    Waits at most `wait_s` for those who read. False when somebody still does, or writes; as much as can be moved is
+    moved. `busy_timeout_ms` is the connection's afterwards.
     """
+    until_s = time.monotonic() + wait_s
+    # SQLite's own waiting is for one lock, which a reader may give back and take again for ever; a fresh attempt finds
+    # that the reader has moved on.
     conn.execute("PRAGMA busy_timeout = 0")
     try:
-        (is_busy, _, _) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        while True:
+            (is_busy, _, _) = conn.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            if not is_busy or time.monotonic() >= until_s:
+                return not is_busy
+            time.sleep(ATTEMPT_INTERVAL_S)
     finally:
         conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")
-    return not is_busy
 
 
 def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
-    """A connection that cannot write, for one report. Raises sqlite3.Error."""
+    """A connection that cannot write to the ledger, for one report: only to temporary tables. Raises sqlite3.Error."""
     conn = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=ro",
         uri=True,
@@ -126,7 +135,6 @@ def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
     )
     try:
         conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")
-        conn.execute("PRAGMA query_only = ON")
     except BaseException:
         conn.close()
         raise

@@ -16,9 +16,9 @@ import msgspec
 
 from tenantd.config import NANOS
 from tenantd.errors import InvalidRequest
+from tenantd.ledger.pieces import Sums, add_up, pieces
 from tenantd.ledger.prices import all_prices, latest_prices
 from tenantd.ledger.records import PriceList
-from tenantd.ledger.reports import sums
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 OLDEST_YEAR: Final = 1900
@@ -98,7 +98,7 @@ _LINES: Final = """SELECT tenant, price_id, count(*) AS requests, sum(prompt_tok
     sum(completion_tokens) AS completion_tokens, sum(engine_micros) AS engine_micros,
     sum(input_nanos) AS input_nanos, sum(output_nanos) AS output_nanos, sum(engine_nanos) AS engine_nanos
     FROM requests WHERE {where} AND price_id IS NOT NULL
-    GROUP BY tenant, price_id ORDER BY tenant, price_id"""
+    GROUP BY tenant, price_id"""
 
 
 def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoice:
@@ -106,14 +106,18 @@ def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoic
 
     Raises AmountTooLarge.
     """
-    where = "created_micros >= :since AND created_micros < :until AND NOT unbilled"
-    values: dict[str, Any] = {"since": month.since_micros, "until": month.until_micros}
-    if tenant is not None:
-        where, values = f"tenant = :tenant AND {where}", {**values, "tenant": tenant}
+    sums: Sums = {}
+    running = 0
+    for where, values in pieces(conn, month.since_micros, month.until_micros, tenant):
+        where = f"{where} AND NOT unbilled"
+        add_up(conn, _LINES, (where, values), ("tenant", "price_id"), sums)
+        # In the same snapshot: a request is in the sums, or it keeps the invoice open.
+        running += conn.execute(
+            f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values
+        ).fetchone()[0]
     groups: dict[str, list[dict[str, Any]]] = {}
-    for row in sums(conn, _LINES.format(where=where), values):
+    for _, row in sorted(sums.items()):
         groups.setdefault(row["tenant"], []).append(row)
-    (running,) = conn.execute(f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values).fetchone()
     prices, latest = all_prices(conn), latest_prices(conn)
     assert latest is not None, "a ledger has a price list from when it is opened"
     tenants = [_tenant_invoice(name, rows, prices) for name, rows in groups.items()]

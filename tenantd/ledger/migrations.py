@@ -85,6 +85,8 @@ MIGRATIONS: Final[tuple[tuple[str, ...], ...]] = (
         "ALTER TABLE requests ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
     ),
     ("ALTER TABLE tenants ADD COLUMN allow_special INTEGER NOT NULL DEFAULT 0",),
+    # Nobody measured how long an interrupted request ran: all that is known is when its daemon last wrote.
+    ("ALTER TABLE requests ADD COLUMN interrupted_micros INTEGER",),
 )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from sqlite3 import Connection, OperationalError
-from typing import Any, Final
+from sqlite3 import Connection
+from typing import Final
 
 import msgspec
 
-from tenantd.ledger.prices import AmountTooLarge
+from tenantd.ledger.pieces import Sums, add_up, pieces
+from tenantd.ledger.prices import divide_half_up
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.store import COLUMNS, as_record
 
@@ -53,37 +54,41 @@ _TOTALS: Final = """SELECT tenant, count(*) AS requests,
     sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
     sum(engine_micros) AS engine_micros,
     sum(iif(unbilled, 0, input_nanos + output_nanos + engine_nanos)) AS cost_nanos,
-    CAST(round(avg(duration_micros)) AS INTEGER) AS average_duration_micros
-    FROM requests WHERE {where} GROUP BY tenant ORDER BY tenant"""
+    count(duration_micros) AS measured, sum(duration_micros) AS duration_micros
+    FROM requests WHERE {where} GROUP BY tenant"""
 
-# Sorting in SQLite is slower than in Python, but leaves the interpreter to the requests that run meanwhile, and needs
-# no memory for the rows: a million take it some seconds.
-_PERCENTILES: Final = """WITH
-    places AS MATERIALIZED (
-        SELECT tenant, (count({column}) * 50 + 99) / 100 AS p50, (count({column}) * 99 + 99) / 100 AS p99
-        FROM requests WHERE {where} GROUP BY tenant),
-    ranked AS (
-        SELECT tenant, {column} AS value, row_number() OVER (PARTITION BY tenant ORDER BY {column}) AS place
-        FROM requests WHERE {where} AND {column} IS NOT NULL)
-    SELECT tenant, max(value) FILTER (WHERE place = p50), max(value) FILTER (WHERE place = p99)
-    FROM ranked JOIN places USING (tenant) WHERE place IN (p50, p99) GROUP BY tenant"""
+# Sorting in SQLite is slower than in Python, but leaves the interpreter to the requests that run meanwhile, and what is
+# too much for memory goes to a temporary file.
+_MEASURED: Final = """CREATE TEMP TABLE measured (
+    tenant TEXT NOT NULL, duration_micros INTEGER, first_token_micros INTEGER)"""
+_COPY: Final = """INSERT INTO measured SELECT tenant, duration_micros, first_token_micros
+    FROM requests WHERE {where} AND (duration_micros IS NOT NULL OR first_token_micros IS NOT NULL)"""
 
 
 def usage_report(
     conn: Connection, since_micros: int, until_micros: int, tenant: str | None = None
 ) -> list[TenantUsage]:
     """Per tenant, by name: requests created from `since_micros` until before `until_micros`. Raises AmountTooLarge."""
-    where, values = _where(since_micros, until_micros, tenant)
-    durations = _percentiles(conn, "duration_micros", where, values)
-    first_tokens = _percentiles(conn, "first_token_micros", where, values)
+    totals: Sums = {}
+    conn.execute(_MEASURED)
+    try:
+        for where, values in pieces(conn, since_micros, until_micros, tenant):
+            add_up(conn, _TOTALS, (where, values), ("tenant",), totals)
+            conn.execute(_COPY.format(where=where), values)
+        durations = _percentiles(conn, "duration_micros")
+        first_tokens = _percentiles(conn, "first_token_micros")
+    finally:
+        conn.execute("DROP TABLE measured")
     report = []
-    for row in sums(conn, _TOTALS.format(where=where), values):
+    for row in sorted(totals.values(), key=lambda row: str(row["tenant"])):
         name, ended = row["tenant"], row["requests"] - row["running"]
+        measured, duration_micros = row.pop("measured"), row.pop("duration_micros")
         p50_duration, p99_duration = durations.get(name, (None, None))
         p50_first, p99_first = first_tokens.get(name, (None, None))
         report.append(
             TenantUsage(
                 **row,
+                average_duration_micros=divide_half_up(duration_micros, measured) if measured else None,
                 p50_duration_micros=p50_duration,
                 p99_duration_micros=p99_duration,
                 p50_first_token_micros=p50_first,
@@ -104,6 +109,10 @@ def recent_requests(conn: Connection, tenant: str | None, limit: int) -> list[Re
     return [as_record(row) for row in rows]
 
 
+_ENDED: Final = "coalesce(created_micros + duration_micros, interrupted_micros)"
+"""When a request ended, at the latest; NULL while it runs."""
+
+
 class RecentUsage(msgspec.Struct, frozen=True):
     """Tokens of one tenant that ended about `age_s` seconds ago."""
 
@@ -119,7 +128,7 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
     What was computed counts: with any answer the whole prompt, though another choice of it may have been billed for it.
     """
     rows = conn.execute(
-        """SELECT tenant, (:now - created_micros - coalesce(duration_micros, 0)) / 1000000 AS age_s,
+        f"""SELECT tenant, (:now - coalesce({_ENDED}, created_micros)) / 1000000 AS age_s,
         sum(CASE WHEN completion_tokens > 0 THEN prompt_length_tokens ELSE prompt_tokens END), sum(completion_tokens)
         FROM requests
         WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant, age_s""",
@@ -140,8 +149,8 @@ class Booked(msgspec.Struct, frozen=True):
 def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
     """The oldest first. A request counts with all its tokens, though it may have had some before this minute."""
     rows = conn.execute(
-        """SELECT tenant, :now - created_micros - duration_micros AS age, prompt_tokens + completion_tokens, 0
-        FROM requests WHERE created_micros > :now - :day AND created_micros + duration_micros > :now - :minute
+        f"""SELECT tenant, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0
+        FROM requests WHERE created_micros > :now - :day AND {_ENDED} > :now - :minute
         UNION ALL SELECT tenant, :now - created_micros AS age, 0, 1
         FROM requests WHERE created_micros > :now - :minute
         ORDER BY age DESC""",
@@ -150,27 +159,15 @@ def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
     return [Booked(tenant, max(0, age), tokens, requests) for tenant, age, tokens, requests in rows]
 
 
-def sums(conn: Connection, query: str, values: dict[str, Any]) -> list[dict[str, Any]]:
-    """The rows of a query that adds up, by column name. Raises AmountTooLarge where SQLite says a sum overflows."""
-    from sqlite_utils import Database  # imported for reports only: it takes a sixth of a second
-
-    try:
-        return list(Database(conn, recursive_triggers=False, execute_plugins=False).query(query, values))
-    except OperationalError as e:
-        if "integer overflow" not in str(e):
-            raise
-        raise AmountTooLarge("the sum over this period is more than 64 bits hold; ask for a shorter one") from e
-
-
-def _where(since_micros: int, until_micros: int, tenant: str | None) -> tuple[str, dict[str, Any]]:
-    where = "created_micros >= :since AND created_micros < :until"
-    values: dict[str, Any] = {"since": since_micros, "until": until_micros}
-    if tenant is None:
-        return where, values
-    return f"tenant = :tenant AND {where}", {**values, "tenant": tenant}
-
-
-def _percentiles(conn: Connection, column: str, where: str, values: dict[str, Any]) -> dict[str, tuple[int, int]]:
-    """50th and 99th by tenant."""
-    rows = conn.execute(_PERCENTILES.format(column=column, where=where), values)
-    return {tenant: (p50, p99) for tenant, p50, p99 in rows}
+def _percentiles(conn: Connection, column: str) -> dict[str, tuple[int, int]]:
+    """50th and 99th of what was measured, by tenant."""
+    conn.execute(f"CREATE INDEX measured_by_{column} ON measured (tenant, {column}) WHERE {column} IS NOT NULL")
+    where = f"measured WHERE {column} IS NOT NULL"
+    counts = conn.execute(f"SELECT tenant, count(*) FROM {where} GROUP BY tenant").fetchall()
+    query = f"SELECT {column} FROM {where} AND tenant = ? ORDER BY {column} LIMIT 1 OFFSET ?"
+    result = {}
+    for tenant, count in counts:
+        p50, p99 = (conn.execute(query, (tenant, (count * n + 99) // 100 - 1)).fetchone()[0] for n in (50, 99))
+        result[tenant] = (p50, p99)
+    conn.execute(f"DROP INDEX measured_by_{column}")
+    return result

@@ -24,7 +24,7 @@ _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_token
     error = ?
     WHERE id = ? AND state = 'running' RETURNING {COLUMNS}"""
 _INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
-    engine_nanos = ?, error = ?, duration_micros = max(0, ? - created_micros) WHERE id = ?"""
+    engine_nanos = ?, error = ?, interrupted_micros = max(created_micros, ?) WHERE id = ?"""
 
 
 def insert_request(conn: Connection, admission: Admission) -> None:
@@ -75,7 +75,7 @@ def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
 def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> int:
     """Settle every row a killed daemon left running from its last checkpoint. Returns how many.
 
-    `ended_micros` is when that daemon ended, as far as can be told.
+    `ended_micros` is when that daemon last wrote. How long a request ran is not known, and its duration stays empty.
     """
     rows = conn.execute(
         "SELECT id, prompt_tokens, completion_tokens, engine_micros FROM requests WHERE state = 'running'"

@@ -24,6 +24,15 @@ QUIET_S: Final = 1.5
 """With nothing written for this long, the log is emptied."""
 BUSY_S: Final = 5.0
 """While rows are written all the time, it is emptied this often."""
+WAITED_FOR_BYTES: Final = 8 * 1024 * 1024
+"""For a log of this size to be emptied, those who read are waited for; without that, one report after the other would
+keep it from being emptied."""
+PATIENCE_S: Final = 1.0
+"""How long. A report reads in pieces that take a fraction of it."""
+LONG_LOG_S: Final = 0.5
+"""How often it is then tried."""
+GIVE_UP_S: Final = 30.0
+"""Whoever read for longer is not waited for again before this."""
 LONG_LOG_BYTES: Final = 64 * 1024 * 1024
 """A log of this size is worth a warning: somebody keeps a transaction open."""
 
@@ -38,6 +47,7 @@ class Upkeep:
         self._busy_timeout_ms = busy_timeout_ms
         self._has_log = True  # something may be in the log that is not in the ledger
         self._written_s = self._emptied_s = time.monotonic()
+        self._waits_from_s = 0.0
         self._failure = ""  # why the log could not be emptied the last time
         self._is_long = False
 
@@ -47,10 +57,12 @@ class Upkeep:
         if not is_idle:
             self._has_log = True
             self._written_s = now_s
-        if self._has_log and (now_s - self._written_s >= QUIET_S or now_s - self._emptied_s >= BUSY_S):
+        self.log_bytes = self.files.log_bytes
+        pause_s = BUSY_S if self.log_bytes < WAITED_FOR_BYTES else LONG_LOG_S
+        if self._has_log and (now_s - self._written_s >= QUIET_S or now_s - self._emptied_s >= pause_s):
             self._emptied_s = now_s
             self.save_log(conn)
-        self.log_bytes = self.files.log_bytes
+            self.log_bytes = self.files.log_bytes
         if self._is_long != (self.log_bytes >= LONG_LOG_BYTES):
             self._is_long = not self._is_long
             if self._is_long:
@@ -66,10 +78,13 @@ class Upkeep:
         if not self._has_log:
             return True
         failure = "it is being read"
+        waits = self.files.log_bytes >= WAITED_FOR_BYTES and time.monotonic() >= self._waits_from_s
         try:
-            if truncate_log(conn, self._busy_timeout_ms):
+            if truncate_log(conn, PATIENCE_S if waits else 0.0, self._busy_timeout_ms):
                 self._has_log, self._failure = False, ""
                 return True
+            if waits:
+                self._waits_from_s = time.monotonic() + GIVE_UP_S
         except sqlite3.Error as e:
             failure = explain(e, self.files.path)
             if failure != self._failure:

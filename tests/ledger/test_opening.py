@@ -15,6 +15,7 @@ from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import MIGRATIONS, migrate
 from tenantd.ledger.prices import all_prices
+from tenantd.ledger.reports import usage_report
 from tenantd.tenancy.store import list_tenants
 from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
 
@@ -176,7 +177,9 @@ def test_what_was_left_running_is_settled_at_the_prices_it_ran_under(tmp_path: P
             assert (await record_of(ledger, "r1")).state == "stop"
             used, unused = await record_of(ledger, "r2"), await record_of(ledger, "r3")
             assert (used.state, used.price_id) == ("interrupted", 1)
-            assert used.duration_micros is not None and used.duration_micros >= 0  # until the last write
+            assert used.duration_micros is None, "nobody measured it"
+            (usage,) = await ledger.read(lambda conn: usage_report(conn, 0, NOW_MICROS + 1))
+            assert (usage.interrupted, usage.average_duration_micros, usage.p99_duration_micros) == (2, 90_000, 90_000)
             assert (used.input_nanos, used.output_nanos, used.engine_nanos) == (1_000, 8_000, 1_500_000)
             assert (unused.state, unused.cost_nanos) == ("interrupted", 0)
         async with ledger_in(tmp_path) as ledger:

@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
 from tenantd.ledger.invoices import Invoice, Month, invoice
-from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up
+from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up, latest_prices
 from tenantd.ledger.records import PriceList
-from tenantd.ledger.reports import Booked, last_minute, recent_requests, usage_report
-from tenantd.ledger.store import checkpoint_request, insert_request, settle_request
+from tenantd.ledger.reports import Booked, last_minute, recent_requests, recent_usage, usage_report
+from tenantd.ledger.store import checkpoint_request, insert_request, interrupt_running, settle_request
 from tests.ledger.books import BILLING, admission, memory_ledger, settlement
 
 MONTH = Month(name="2026-11", timezone="UTC", since_micros=1_000, until_micros=2_000, is_over=True)
@@ -235,3 +235,44 @@ def test_the_last_minute_has_tokens_of_what_ended_in_it_and_requests_that_began_
         Booked("acme", 10 * second, 42, 0),
         Booked("globex", 10 * second, 0, 1),
     ]
+
+
+def test_what_was_interrupted_in_the_last_minute_counts_from_when_its_daemon_last_wrote(
+    conn: sqlite3.Connection,
+) -> None:
+    now_micros, second = 3_600_000_000, 1_000_000
+    prices = latest_prices(conn)
+    assert prices is not None
+    for name, age_s in (("long", 90), ("short", 30)):
+        add(conn, name, created_micros=now_micros - age_s * second)
+        checkpoint_request(conn, name, Usage(prompt_tokens=5, completion_tokens=2))
+    assert interrupt_running(conn, prices, now_micros - 20 * second) == 2
+    assert last_minute(conn, now_micros) == [
+        Booked("acme", 30 * second, 0, 1),
+        Booked("acme", 20 * second, 7, 0),
+        Booked("acme", 20 * second, 7, 0),
+    ]
+    assert [usage.age_s for usage in recent_usage(conn, now_micros, 3600)] == [20.0]
+
+
+def test_a_report_in_many_pieces_says_the_same_as_in_one(
+    conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for n in range(60):
+        add(conn, f"r{n}", tenant=f"tenant-{n % 3}", created_micros=1_000 + 7 * (n // 4))  # four at a time
+        if n % 5:
+            settle_request(conn, settlement(f"r{n}", Usage(prompt_tokens=n), duration_micros=1_000 * n))
+    whole = (usage_report(conn, 0, 2_000), invoice(conn, MONTH), usage_report(conn, 0, 2_000, "tenant-1"))
+    for rows in (1, 3, 4, 59):
+        monkeypatch.setattr("tenantd.ledger.pieces.PIECE_ROWS", rows)
+        assert (usage_report(conn, 0, 2_000), invoice(conn, MONTH), usage_report(conn, 0, 2_000, "tenant-1")) == whole
+    assert sum(row.requests for row in whole[0]) == 60
+
+
+def test_sums_of_pieces_over_64_bits_are_refused_too(conn: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tenantd.ledger.pieces.PIECE_ROWS", 1)
+    for n in range(2):
+        add(conn, f"r{n}", created_micros=1_500 + n)
+        settle_request(conn, settlement(f"r{n}", Usage(completion_tokens=2**54)))
+    with pytest.raises(AmountTooLarge, match="more than 64 bits"):
+        usage_report(conn, 1_000, 2_000)

@@ -1,0 +1,97 @@
+"""The write-ahead log stays short, whoever reads."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tenantd.ledger import reports
+from tenantd.ledger.ledger import Lane
+from tenantd.ledger.pieces import add_up
+from tenantd.ledger.reports import usage_report
+from tests.ledger.books import admission, ledger_in, settlement, until
+
+LARGE = 100_000  # bytes of an error text, and about as many in the log
+WRITES = 250
+MOST_BYTES = WRITES * LARGE * 2 // 3
+ROWS = 3000
+
+
+def fill(conn: sqlite3.Connection) -> None:
+    """Old rows to report on."""
+    conn.executemany(
+        "INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens) "
+        "VALUES (?, 'acme', 'chat', 'tiny', 'running', ?, 1, 1)",
+        [(f"old-{n}", n) for n in range(ROWS)],
+    )
+
+
+def wal_bytes(folder: Path) -> int:
+    return (folder / "ledger.db-wal").stat().st_size
+
+
+def test_a_report_that_takes_long_does_not_make_the_log_grow(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    written, begun = threading.Event(), threading.Event()
+
+    def slowly(*what: Any) -> None:
+        add_up(*what)
+        begun.set()
+        written.wait(0.02)
+
+    monkeypatch.setattr(reports, "add_up", slowly)
+    monkeypatch.setattr("tenantd.ledger.pieces.PIECE_ROWS", 1)
+
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(fill)
+            report = asyncio.create_task(ledger.read(lambda conn: usage_report(conn, 0, ROWS), Lane.REPORTS))
+            await until(begun.is_set)
+            most_bytes = 0
+            for n in range(WRITES):
+                await ledger.admit(admission(f"r{n}"))
+                await ledger.settle(settlement(f"r{n}", error="x" * LARGE))
+                most_bytes = max(most_bytes, wal_bytes(tmp_path))
+            assert not report.done(), "it ran all the time"
+            written.set()
+            [row] = await report
+            assert row.requests == ROWS
+            assert most_bytes < MOST_BYTES
+
+    asyncio.run(main())
+
+
+def test_the_log_is_emptied_when_nothing_is_written_for_a_while(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("r1"))
+            assert wal_bytes(tmp_path) > 0
+            await until(lambda: wal_bytes(tmp_path) == 0)
+            assert ledger.healthy
+
+    asyncio.run(main())
+
+
+def test_a_program_that_keeps_a_transaction_open_holds_up_no_write(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantd.ledger.upkeep.LONG_LOG_BYTES", 12_000_000)
+
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            other = sqlite3.connect(ledger.path, isolation_level=None)
+            other.execute("BEGIN")
+            other.execute("SELECT * FROM tenants").fetchall()
+            for n in range(150):
+                await ledger.admit(admission(f"r{n}"))
+                async with asyncio.timeout(5):
+                    await ledger.settle(settlement(f"r{n}", error="x" * LARGE))
+            await until(lambda: "keeps a transaction on the ledger open" in caplog.text)
+            other.execute("COMMIT")
+            other.close()
+
+    asyncio.run(main())
