@@ -116,7 +116,24 @@ class _Timed:
 
 
 def readable(error: str) -> str:
-    """The line of one of llguidance's messages that says what is wrong, safe to send, log and print."""
+    """One of llguidance's messages, safe to send, log and print: in our words where it speaks of options that nobody
+    here can set, else the line that says what is wrong."""
+    for words, ours in _WORDS:
+        if words in error:
+            return ours
     lines = [line for line in error.splitlines() if line.strip()] or ["no reason given"]
     line = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     return _NOT_PRINTABLE.sub(" ", line).strip()[:MAX_REASON_CHARACTERS]
+
+
+_WORDS: Final = (
+    ("coerce_one_of", "the alternatives of a oneOf may overlap; use anyOf"),
+    ("retrieving it failed", "a $ref leads out of the schema; only #/ is followed"),
+    ("initial_lexer_fuel", "it is too complex"),
+    ("initial lexer configuration", "it is too complex"),
+    ("Too many items", "it is too ambiguous"),
+    ("Current row has", "it is too ambiguous"),
+    ("too many states", "it is too complex"),
+    ("too many expressions", "it is too complex"),
+    ("NoExtension", "no text can fulfil it"),
+)

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, Literal
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.engine.constraint import Constraint, ConstraintError, readable
 from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
@@ -66,7 +66,7 @@ def compile_grammar(source: Source) -> Compiled:
         if (time.thread_time_ns() - started_ns) // 1000 > MAX_BUILD_MICROS:
             raise ConstraintError("it is too complex")
     except (GbnfError, ConstraintError, ValueError, MemoryError, RecursionError) as e:
-        return Compiled(error=_in_our_words(str(e) or "it is too large"))
+        return Compiled(error=readable(str(e) or "it is too large"))
     return Compiled(grammar)
 
 
@@ -78,27 +78,6 @@ def _translate(source: Source) -> str:
 def _schema_to_lark(text: str) -> str:
     schema = json.loads(text)
     return f"{OPTIONS}\nstart: %json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}})
-
-
-def _in_our_words(reason: str) -> str:
-    """llguidance's messages speak of its options, which nobody here can set."""
-    for words, ours in _WORDS:
-        if words in reason:
-            return ours
-    return reason
-
-
-_WORDS: Final = (
-    ("coerce_one_of", "the alternatives of a oneOf may overlap; use anyOf"),
-    ("retrieving it failed", "a $ref leads out of the schema; only #/… is followed"),
-    ("initial_lexer_fuel", "it is too complex"),
-    ("initial lexer configuration", "it is too complex"),
-    ("Too many items", "it is too ambiguous"),
-    ("Current row has", "it is too ambiguous"),
-    ("too many states", "it is too complex"),
-    ("too many expressions", "it is too complex"),
-    ("NoExtension", "no text can fulfil it"),
-)
 
 
 def main() -> None:

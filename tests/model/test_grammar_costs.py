@@ -53,9 +53,9 @@ def sources() -> Iterator[Source]:
 def walk(tokenizer: LLTokenizer, grammar: str, rng: random.Random) -> list[int]:
     """CPU time of each mask, the token after it included, while any token that is allowed follows."""
     micros: list[int] = []
-    constraint = Constraint(tokenizer, grammar, ENDLESS_MICROS)
     ends = set(tokenizer.eos_tokens)
     try:
+        constraint = Constraint(tokenizer, grammar, ENDLESS_MICROS)
         for _ in range(STEPS):
             before_micros = constraint.used_micros
             try:
@@ -66,7 +66,7 @@ def walk(tokenizer: LLTokenizer, grammar: str, rng: random.Random) -> list[int]:
             finally:
                 micros.append(constraint.used_micros - before_micros)
     except ConstraintError:
-        pass  # it became too complex: its request would end here
+        pass  # too complex for this vocabulary, or become so: its request would end here
     return micros
 
 
