@@ -34,8 +34,10 @@ T = TypeVar("T")
 BUSY_TIMEOUT_MS: Final = 1000
 """How long a lock of another program is waited for before it counts as trouble."""
 CLOSE_TIMEOUT_S: Final = 5.0
-CLOSE_GRACE_S: Final = 2.0
-"""How much longer a write that is under way may take when the ledger is closed."""
+CLOSE_GRACE_S: Final = 1.2
+"""How much longer a write that is under way may take when the ledger is closed: a lock is waited for for a second."""
+STUCK_S: Final = 1.0
+"""A ledger that has not been written for this long when it is closed may not be written any more."""
 HUNG_S: Final = 10.0
 """A write that takes longer than this is trouble, though nothing has failed yet."""
 CHECKED_AT_ONCE_BYTES: Final = 64 * 1024 * 1024
@@ -216,9 +218,12 @@ class Ledger:
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what is queued, retrying for at most so long, then close the file. May be called again.
 
-        Settlements that are not written by then are set aside for the next start.
+        Settlements that are not written by then are set aside for the next start. When the ledger is stuck already
+        that is done first: the time for a stop may be short.
         """
         self._writer.close(timeout_s)
+        if self._writer.stuck_s > STUCK_S:
+            await asyncio.to_thread(self._writer.set_aside)
         if self._check is not None:
             await asyncio.to_thread(self._check.stop)
         await asyncio.to_thread(self._readers.close)

@@ -116,18 +116,18 @@ class Writer:
         since_s = self._stuck_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
-    def join(self, timeout_s: float) -> None:
-        """Wait until the thread has ended and the file is closed.
+    def set_aside(self) -> None:
+        """Set aside the settlements that are not written. Those that still land are found settled by the next start."""
+        with self._changed:
+            jobs = [*self._taken, *self._jobs]
+        self._set_aside(jobs)
 
-        A thread that hangs in a write is left alone after so long. What it has not written is set aside; if it lands
-        after all, the next start finds it settled.
-        """
+    def join(self, timeout_s: float) -> None:
+        """Wait until the thread has ended and the file is closed; one that hangs in a write is left alone."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            with self._changed:
-                jobs, self._jobs = [*self._taken, *self._jobs], deque()
             log.error("a write to %s does not return", self._path)
-            self._set_aside(jobs)
+            self.set_aside()
 
     # -- the writer's thread
 
@@ -287,7 +287,11 @@ class Writer:
         refuse(jobs, f"the ledger cannot be written: {trouble}")
 
     def _set_aside(self, jobs: list[Job]) -> None:
-        set_aside(self._path.parent, [job.record for job in jobs if job.record is not None])
+        with self._changed:  # two threads may come here
+            records = [job.record for job in jobs if job.record is not None]
+            for job in jobs:
+                job.record = None
+        set_aside(self._path.parent, records)
 
     def _close_file(self) -> None:
         self._undo()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from decimal import Decimal
@@ -107,6 +108,29 @@ def test_what_cannot_be_set_aside_is_in_the_log(
     check_all_are_settled_once(rows)
 
 
+def test_a_stuck_ledger_sets_aside_before_it_waits_and_what_then_lands_is_settled_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantd.ledger.ledger.STUCK_S", 0.0)
+
+    async def main() -> None:
+        ledger = open_ledger(tmp_path / "ledger.db", busy_timeout_ms=10)
+        await ledger.admit(admission("r1"))
+        async with writer_held(ledger):
+            settling = asyncio.create_task(ledger.settle(settlement("r1"), admission("r1")))
+            await asyncio.sleep(0)
+            closing = asyncio.create_task(ledger.close(5))
+            await until((tmp_path / FILE_NAME).exists)
+            assert not closing.done()
+        await closing
+        assert (await settling).state == "stop"
+        async with ledger_in(tmp_path) as again:
+            assert (again.taken_in, again.interrupted, again.rejected) == (0, 0, 0)
+            assert not (tmp_path / FILE_NAME).exists()
+
+    asyncio.run(main())
+
+
 def test_a_write_that_hangs_does_not_keep_the_close_waiting_and_is_settled_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -121,11 +145,12 @@ def test_a_write_that_hangs_does_not_keep_the_close_waiting_and_is_settled_once(
             await until(lambda: not ledger.healthy)
             assert "has not returned" in ledger.trouble
             await asyncio.wait_for(ledger.close(0.1), 5)
-            assert (tmp_path / FILE_NAME).exists()
             settling.cancel()
+            left = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-left"))  # had the process ended here
         ledger._writer._thread.join(10)
-        async with ledger_in(tmp_path) as again:
-            assert again.taken_in == 1
-            assert (await record_of(again, "r1")).state == "stop"
+        for folder, taken_in in ((left, 1), (tmp_path, 0)):  # in the second it has landed after all
+            async with ledger_in(folder) as again:
+                assert (again.taken_in, again.interrupted) == (taken_in, 0)
+                assert (await record_of(again, "r1")).state == "stop"
 
     asyncio.run(main())
