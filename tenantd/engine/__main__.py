@@ -18,6 +18,7 @@ from typing import Final
 
 from tenantd.engine.compute import Compute, EngineBroken
 from tenantd.engine.fairness import Fairness
+from tenantd.engine.gguf import model_file
 from tenantd.engine.loop import Loop
 from tenantd.engine.pipe import Closed, Pipe
 from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
@@ -82,7 +83,8 @@ def _open(load: Load, progress: Callable[[float], None]) -> Compute:
         from tenantd.engine.fake import FakeCompute
 
         return FakeCompute(load)
-    from tenantd.engine.llama import LlamaCompute  # seconds to import, and only this process needs it
+    model_file(load.model_path)  # before what takes seconds: while it is not there, a try costs little
+    from tenantd.engine.llama import LlamaCompute  # and only this process needs it
 
     return LlamaCompute(load, progress)
 

@@ -11,6 +11,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from tenantd.errors import ModelError
+
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MAX_READ_BYTES: Final = 1 << 20
@@ -122,3 +124,13 @@ class _Reader:
         if len(data) < size:
             raise _Unreadable("cut short: it ends within its metadata")
         return data
+
+
+def model_file(path: str) -> Path:
+    """The path of a model, as far as can be told without llama.cpp. Raises ModelError."""
+    file = Path(path)
+    try:
+        check_gguf(file)
+    except NotGguf as e:
+        raise ModelError(f"{e} (model.path)") from e
+    return file

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import llama_cpp
 
-from tenantd.engine.gguf import NotGguf, check_gguf
+from tenantd.engine.gguf import model_file
 from tenantd.engine.llama import devices, log
 from tenantd.engine.protocol import EngineInfo, Load
 from tenantd.errors import ModelError, NotEnoughMemory
@@ -45,11 +45,7 @@ def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
     """Raises ModelError. `progress` is called with 0.0 to 1.0."""
     log.capture()
     llama_cpp.llama_backend_init()
-    path = Path(load.model_path)
-    try:
-        check_gguf(path)
-    except NotGguf as e:
-        raise ModelError(f"{e} (model.path)") from e
+    path = model_file(load.model_path)
     progress(0.0)
     context_tokens = _dry_run(load, path)
     model = _open(load, path, no_alloc=False, progress=progress)
