@@ -193,7 +193,9 @@ class Ledger:
         return await future
 
     async def read(self, work: Callable[[sqlite3.Connection], T], lane: Lane = Lane.LOOKUPS) -> T:
-        """Run `work` on one snapshot, in a thread, on a connection that cannot write. Ends early when cancelled.
+        """Run `work` on a snapshot, in a thread, on a connection that cannot write. Ends early when cancelled.
+
+        Reports let the snapshot go from one piece to the next (`tenantd.ledger.pieces`).
 
         Raises LedgerUnavailable, QueueFull when too many wait in this lane, Draining once it is closed.
         """
