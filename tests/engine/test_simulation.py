@@ -222,7 +222,10 @@ def test_who_worked_alone_and_asks_again_waits_no_longer_than_the_bound_next_to_
 @scenarios
 @given(scenario=st.builds(Newcomer, **newcomers))
 def test_who_worked_alone_and_works_on_soon_has_its_share_next_to_a_newcomer(scenario: Newcomer) -> None:
-    """The whole slots of its share, and service by weight within the bound from its first request on."""
+    """The whole slots of its share before another is given more than the bound, and service by weight within it.
+
+    Requests that hold a slot and have not begun keep it until they have run for `min_run_tokens`.
+    """
     w = scenario.w
     before = scenario.served()
     least = most = 0.0
@@ -237,5 +240,4 @@ def test_who_worked_alone_and_works_on_soon_has_its_share_next_to_a_newcomer(sce
         assert has_slots or scenario.most_since(before) <= scenario.bound
         apart = (served["a"] - before["a"]) - (served["b"] - before["b"])
         least, most = min(least, apart), max(most, apart)
-    assert has_slots
     assert most - least <= scenario.bound
