@@ -37,18 +37,33 @@ class ConstraintError(Exception):
     """The grammar cannot be used, or no longer. The message is safe to show: one line, printable, short."""
 
 
+class Matchers:
+    """Makes matchers for one vocabulary. The answers to one request come one after the other, and share the work."""
+
+    def __init__(self, tokenizer: LLTokenizer) -> None:
+        self.tokenizer = tokenizer
+        self.end_tokens = frozenset(tokenizer.eos_tokens)
+        self._last: tuple[str, LLMatcher] | None = None
+
+    def make(self, grammar: str) -> LLMatcher:
+        """At the beginning of `grammar`, which is llguidance's own notation. Its errors are its own to tell."""
+        if self._last is None or self._last[0] != grammar:
+            self._last = grammar, LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits())
+        return self._last[1].deep_copy()
+
+
 class Constraint:
     """A grammar at one point of one answer. All times are CPU time of the calling thread."""
 
-    def __init__(self, tokenizer: LLTokenizer, grammar: str, budget_micros: int, generated: Iterable[int] = ()) -> None:
-        """`grammar` is llguidance's own notation; `generated` what it has allowed already. Raises ConstraintError."""
+    def __init__(self, matchers: Matchers, grammar: str, budget_micros: int, generated: Iterable[int] = ()) -> None:
+        """`generated` is what it has allowed already. Raises ConstraintError."""
         self.used_micros = 0
         self._budget_micros = budget_micros
-        self._end_tokens = frozenset(tokenizer.eos_tokens)
-        self._mask: NDArray[np.uint8] = np.zeros(-(-tokenizer.vocab_size // 32) * 4, np.uint8)
-        self._vocabulary_tokens = tokenizer.vocab_size
+        self._end_tokens = matchers.end_tokens
+        self._vocabulary_tokens = matchers.tokenizer.vocab_size
+        self._mask: NDArray[np.uint8] = np.zeros(-(-self._vocabulary_tokens // 32) * 4, np.uint8)
         with _Timed(self):
-            self._matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=limits())
+            self._matcher = matchers.make(grammar)
             self._check()
             self._matcher.consume_tokens(list(generated))
             self._check()

@@ -34,6 +34,8 @@ from tenantd.engine.scheduler import Plan, Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 1.0
+MOST_BINDING_MICROS: Final = 20_000
+"""Of one step, and the last binding that was begun: a grammar or an adapter may take its time."""
 
 
 class Loop:
@@ -122,24 +124,30 @@ class Loop:
             self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
 
     def _bind(self) -> None:
-        """Bind requests to free sequences until none waits or none is free; a rejected one makes room again."""
-        while bound := self._scheduler.bind(self._clock_s()):
-            for job in bound:
-                self._bind_one(job)
+        """Bind requests to free sequences until none waits or none is free; a rejected one makes room again.
+
+        What takes long to bind is bound in several steps, and those that decode go on between.
+        """
+        micros = 0
+        while micros < MOST_BINDING_MICROS and (job := self._scheduler.bind(self._clock_s())) is not None:
+            micros += self._bind_one(job)
             self._clear_released()
 
-    def _bind_one(self, job: Job) -> None:
+    def _bind_one(self, job: Job) -> int:
+        """Returns the engine time it took."""
         if job.swapped is not None:
             self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
-            return
+            return 0
         submit = job.submit
         try:
             micros = self._compute.bind(job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter)
         except RequestRejected as e:
-            self._scheduler.bound(job, e.micros)
+            micros = e.micros
+            self._scheduler.bound(job, micros)
             self._scheduler.reject(submit.request, str(e), e.param, e.detail)
         else:
             self._scheduler.bound(job, micros)
+        return micros
 
     def _clear_released(self) -> None:
         for sequence in self._scheduler.take_released():

@@ -172,22 +172,21 @@ class Scheduler:
             self._bytes_per_token = max(self._bytes_per_token, (room_bytes + 1) / job.computed)
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
-    def bind(self, now_s: float) -> list[Job]:
-        """Give free slots to waiting requests: neediest tenant first, then its oldest request."""
+    def bind(self, now_s: float) -> Job | None:
+        """Give a free slot to a waiting request: of the neediest tenant, the oldest. None when there is none for it."""
         assert not self._released, "released sequences are cleared first"
-        bound: list[Job] = []
-        while self._slots.can_take() and (name := self._next_tenant(now_s)) is not None:
-            tenant = self._tenants[name]
-            job = tenant.queue.popleft()
-            job.is_queued = False
-            job.run_tokens = 0
-            job.decoded_s = now_s
-            job.sequence = self._slots.take(job.submit.request)
-            tenant.active += 1
-            self._active[job.sequence] = job
-            self._bound_changed = True
-            bound.append(job)
-        return bound
+        if not self._slots.can_take() or (name := self._next_tenant(now_s)) is None:
+            return None
+        tenant = self._tenants[name]
+        job = tenant.queue.popleft()
+        job.is_queued = False
+        job.run_tokens = 0
+        job.decoded_s = now_s
+        job.sequence = self._slots.take(job.submit.request)
+        tenant.active += 1
+        self._active[job.sequence] = job
+        self._bound_changed = True
+        return job
 
     def _next_tenant(self, now_s: float) -> str | None:
         """Whom a slot was taken for, or it could go back and be taken again for ever; else the neediest."""

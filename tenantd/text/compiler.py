@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, Literal
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.engine.constraint import Constraint, ConstraintError, readable
+from tenantd.engine.constraint import Constraint, ConstraintError, Matchers, readable
 from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
@@ -41,10 +41,11 @@ Kind = Literal["gbnf", "json_schema"]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What a client sent: GBNF, or a JSON schema as JSON."""
+    """What a client sent: GBNF, or a JSON schema as JSON. `number` comes back with the answer."""
 
     kind: Kind
     text: str
+    number: int = 0
 
 
 class Compiled(msgspec.Struct, frozen=True):
@@ -52,6 +53,7 @@ class Compiled(msgspec.Struct, frozen=True):
 
     grammar: str = ""
     error: str = ""
+    number: int = 0
 
 
 def compile_grammar(source: Source) -> Compiled:
@@ -61,7 +63,7 @@ def compile_grammar(source: Source) -> Compiled:
         if len(grammar) > MAX_GRAMMAR_BYTES:
             raise ConstraintError("it is too large")
         started_ns = time.thread_time_ns()
-        constraint = Constraint(LLTokenizer("byte"), grammar, budget_micros=1 << 40)
+        constraint = Constraint(Matchers(LLTokenizer("byte")), grammar, budget_micros=1 << 40)
         constraint.allowed()  # some limits are only noticed here
         if (time.thread_time_ns() - started_ns) // 1000 > MAX_BUILD_MICROS:
             raise ConstraintError("it is too complex")
@@ -96,7 +98,8 @@ def _serve(requests: BinaryIO, answers: BinaryIO) -> None:
     decode = msgspec.msgpack.Decoder(Source).decode
     encode = msgspec.msgpack.Encoder().encode
     while len(header := requests.read(HEADER_BYTES)) == HEADER_BYTES:
-        answer = encode(compile_grammar(decode(requests.read(int.from_bytes(header, "big")))))
+        source = decode(requests.read(int.from_bytes(header, "big")))
+        answer = encode(msgspec.structs.replace(compile_grammar(source), number=source.number))
         answers.write(len(answer).to_bytes(HEADER_BYTES, "big") + answer)
         answers.flush()
 

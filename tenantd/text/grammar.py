@@ -12,12 +12,12 @@ import logging
 import sys
 from asyncio.subprocess import DEVNULL, PIPE, Process
 from collections import OrderedDict, deque
-from typing import Any, Final, Literal, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tenantd.errors import InvalidRequest, QueueFull
-from tenantd.text.compiler import HEADER_BYTES, MAX_GRAMMAR_BYTES, Compiled, Source
+from tenantd.errors import Draining, EngineUnavailable, InvalidRequest, QueueFull
+from tenantd.text.compiler import HEADER_BYTES, MAX_GRAMMAR_BYTES, Compiled, Kind, Source
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ NOT_TAKEN: Final = frozenset({"x-guidance", "%llguidance"})
 class GrammarSource(NamedTuple):
     """What a request brought, and in which field."""
 
-    kind: Literal["gbnf", "json_schema"]
+    kind: Kind
     text: str
     param: str
 
@@ -69,30 +69,42 @@ class GrammarCompiler:
         self._deadline_s = deadline_s
         self._turns = _Turns()
         self._process: Process | None = None
+        self._number = 0
+        self._work: asyncio.Task[Compiled] | None = None
         self._is_closed = False
 
     async def compile(self, source: GrammarSource, tenant: str) -> str:
-        """The grammar in llguidance's notation. Raises InvalidRequest saying what is wrong with it, QueueFull."""
+        """The grammar in llguidance's notation. Raises InvalidRequest saying what is wrong with it, QueueFull,
+        EngineUnavailable, Draining.
+        """
         await self._turns.take(tenant)
-        try:
-            compiled = await self._compile(Source(source.kind, source.text))
-        finally:
-            self._turns.give_back()
+        # A client that goes meanwhile changes nothing: its grammar keeps its turn until it is compiled.
+        self._work = asyncio.create_task(self._compile(source))
+        self._work.add_done_callback(self._on_compiled)
+        compiled = await asyncio.shield(self._work)
         if compiled.error:
             what = "the grammar" if source.kind == "gbnf" else "the JSON schema"
             raise InvalidRequest(f"{source.param}: {what} cannot be used: {compiled.error}", param=source.param)
         return compiled.grammar
 
+    def _on_compiled(self, work: asyncio.Task[Compiled]) -> None:
+        self._turns.give_back()
+        if not work.cancelled():
+            work.exception()  # nobody may be left to hear of it
+
     async def close(self) -> None:
         """End the process. What is still compiled fails. Safe to call twice."""
         self._is_closed = True
         await self._end()
+        if self._work is not None:
+            await asyncio.wait({self._work})
 
-    async def _compile(self, source: Source) -> Compiled:
-        process = await self._running()
+    async def _compile(self, source: GrammarSource) -> Compiled:
         try:
+            if self._process is None:
+                await self._start()
             async with asyncio.timeout(self._deadline_s):
-                return await _ask(process, source)
+                return await self._ask(source.kind, source.text)
         except TimeoutError:
             await self._end()
             return Compiled(error=f"it took more than {self._deadline_s:g} s to compile")
@@ -100,20 +112,36 @@ class GrammarCompiler:
             status = await self._end()
             log.info("the compiler of grammars ended with status %s and will be started again", status)
             return Compiled(error="it is too complex")
-        except BaseException:  # the client has gone, and nobody reads the answer: not the next one, either
-            await self._end()
-            raise
 
-    async def _running(self) -> Process:
-        if self._process is None:
-            if self._is_closed:
-                raise asyncio.CancelledError
+    async def _start(self) -> None:
+        """Its start is not on the first client's deadline. Raises EngineUnavailable, Draining."""
+        if self._is_closed:
+            raise Draining("the daemon is shutting down and takes no new requests")
+        try:
             self._process = await asyncio.create_subprocess_exec(
                 *COMPILER_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
             )
-            async with asyncio.timeout(START_TIMEOUT_S):  # its start is not on the first client's deadline
-                await _ask(self._process, Source("gbnf", 'root ::= ""'))
-        return self._process
+        except OSError as e:  # out of descriptors or memory, say: not the grammar's fault
+            log.warning("the compiler of grammars could not be started: %s", e)
+            raise EngineUnavailable("grammars cannot be compiled at the moment; try again", retry_after_s=1) from e
+        async with asyncio.timeout(START_TIMEOUT_S):
+            await self._ask("gbnf", 'root ::= ""')
+
+    async def _ask(self, kind: Kind, text: str) -> Compiled:
+        """Raises EOFError, OSError when the process ended over it, or answers something else."""
+        process = self._process
+        assert process is not None and process.stdin is not None and process.stdout is not None
+        self._number += 1
+        body = msgspec.msgpack.encode(Source(kind, text, self._number))
+        process.stdin.write(len(body).to_bytes(HEADER_BYTES, "big") + body)
+        await process.stdin.drain()
+        size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
+        if size > MAX_GRAMMAR_BYTES + 1024:
+            raise EOFError
+        compiled = msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Compiled)
+        if compiled.number != self._number:  # what it answers is not what was asked: nobody may get it
+            raise EOFError
+        return compiled
 
     async def _end(self) -> int | None:
         process, self._process = self._process, None
@@ -121,21 +149,9 @@ class GrammarCompiler:
             return None
         with contextlib.suppress(ProcessLookupError):
             process.kill()
-        status = await asyncio.shield(process.wait())
+        status = await process.wait()
         process._transport.close()  # type: ignore[attr-defined]  # or its pipes stay open until it is collected
         return status
-
-
-async def _ask(process: Process, source: Source) -> Compiled:
-    """Raises EOFError, OSError when the process ended over it."""
-    assert process.stdin is not None and process.stdout is not None
-    body = msgspec.msgpack.encode(source)
-    process.stdin.write(len(body).to_bytes(HEADER_BYTES, "big") + body)
-    await process.stdin.drain()
-    size = int.from_bytes(await process.stdout.readexactly(HEADER_BYTES), "big")
-    if size > MAX_GRAMMAR_BYTES + 1024:
-        raise EOFError
-    return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Compiled)
 
 
 class _Turns:

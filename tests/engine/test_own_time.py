@@ -102,3 +102,18 @@ def test_after_a_crash_binding_again_is_charged_to_nobody() -> None:
     steps = run(w)
     assert sum(step.unbilled_micros for step in steps) >= BIND_MICROS
     assert billed(steps, 0) == 21 * (SAMPLING_MICROS + GRAMMAR_MICROS + STEP_MICROS)
+
+
+def test_requests_that_take_long_to_bind_are_bound_between_steps_of_the_others() -> None:
+    """Each takes as long as a step may spend on it, so there is one in each step and no more."""
+    w = costly_world()
+    w.submit(0, "a", 8, 40)
+    w.loop.step()
+    for request in range(1, 30):
+        w.submit(request, "b", 8, 1, grammar=REFUSED)
+    tokens = 0
+    for _ in range(29):
+        step = w.loop.step()
+        assert len(step.finishes) <= 1
+        tokens += sum(p.request == 0 and p.token >= 0 for p in step.progress)
+    assert tokens >= 28, "whoever decodes gets a token between any two of them"

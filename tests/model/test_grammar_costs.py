@@ -10,9 +10,8 @@ from collections.abc import Iterator
 import llama_cpp
 import numpy as np
 import pytest
-from llguidance import LLTokenizer
 
-from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.engine.constraint import Constraint, ConstraintError, Matchers
 from tenantd.engine.llama.sampling import Vocabulary
 from tenantd.text.compiler import Source, compile_grammar
 from tests.attacks.test_grammars import BOMBS, SCHEMAS
@@ -29,13 +28,13 @@ ENDLESS_MICROS = 1 << 40
 
 
 @pytest.fixture(scope="module")
-def tokenizer() -> Iterator[LLTokenizer]:
+def matchers() -> Iterator[Matchers]:
     params = llama_cpp.llama_model_default_params()
     params.vocab_only = True
     model = llama_cpp.llama_model_load_from_file(bytes(gemma_path()), params)
-    tokenizer = Vocabulary(model, 5_000).tokenizer
-    assert tokenizer is not None and tokenizer.vocab_size == 262_144
-    yield tokenizer
+    matchers = Vocabulary(model, 5_000).matchers
+    assert matchers is not None and matchers.tokenizer.vocab_size == 262_144
+    yield matchers
     llama_cpp.llama_model_free(model)
 
 
@@ -50,17 +49,16 @@ def sources() -> Iterator[Source]:
             yield Source("gbnf", random_gbnf(rng))
 
 
-def walk(tokenizer: LLTokenizer, grammar: str, rng: random.Random) -> list[int]:
+def walk(matchers: Matchers, grammar: str, rng: random.Random) -> list[int]:
     """CPU time of each mask, the token after it included, while any token that is allowed follows."""
     micros: list[int] = []
-    ends = set(tokenizer.eos_tokens)
     try:
-        constraint = Constraint(tokenizer, grammar, ENDLESS_MICROS)
+        constraint = Constraint(matchers, grammar, ENDLESS_MICROS)
         for _ in range(STEPS):
             before_micros = constraint.used_micros
             try:
                 allowed = np.flatnonzero(constraint.allowed())
-                if not len(allowed) or (token := int(allowed[rng.randrange(len(allowed))])) in ends:
+                if not len(allowed) or (token := int(allowed[rng.randrange(len(allowed))])) in matchers.end_tokens:
                     break
                 constraint.accept(token)
             finally:
@@ -70,7 +68,7 @@ def walk(tokenizer: LLTokenizer, grammar: str, rng: random.Random) -> list[int]:
     return micros
 
 
-def test_masks_stay_cheap_whatever_the_grammar(tokenizer: LLTokenizer) -> None:
+def test_masks_stay_cheap_whatever_the_grammar(matchers: Matchers) -> None:
     rng = random.Random(SEED)
     micros: list[int] = []
     taken = 0
@@ -78,7 +76,7 @@ def test_masks_stay_cheap_whatever_the_grammar(tokenizer: LLTokenizer) -> None:
         compiled = compile_grammar(source)
         if compiled.grammar:
             taken += 1
-            micros += walk(tokenizer, compiled.grammar, rng)
+            micros += walk(matchers, compiled.grammar, rng)
     micros.sort()
     p99, most = micros[len(micros) * 99 // 100], micros[-1]
     print(f"{taken} of {GRAMMARS} grammars taken, {len(micros)} masks: p99 {p99} µs, max {most} µs of CPU time")

@@ -10,6 +10,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -359,3 +360,41 @@ def test_who_stops_waiting_gives_its_turn_to_the_next() -> None:
         return await asyncio.wait_for(third, 20)
 
     assert accepts(run(work), "b")
+
+
+def test_whoever_hangs_up_at_whatever_moment_nobody_gets_anothers_grammar() -> None:
+    """Also while the process is being started, and it is started once."""
+
+    async def work(compiler: GrammarCompiler) -> None:
+        for turns in [*range(12), *[10 * n for n in range(2, 40)]]:
+            gone = asyncio.create_task(outcome(compiler, 'root ::= "gone"', "mallory"))
+            for _ in range(turns):
+                await asyncio.sleep(0)
+            gone.cancel()
+            assert accepts(await outcome(compiler, f'root ::= "mine {turns}"'), f"mine {turns}")
+        assert compiler._process is not None and compiler._process.pid == started[0], "it goes on with the same one"
+        assert len(started) == 1
+
+    started: list[int] = []
+    create = asyncio.create_subprocess_exec
+
+    async def counted(*command: Any, **options: Any) -> Any:
+        process = await create(*command, **options)
+        started.append(process.pid)
+        return process
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(asyncio, "create_subprocess_exec", counted)
+        run(work)
+
+
+def test_an_answer_to_another_question_is_nobodys() -> None:
+    async def work(compiler: GrammarCompiler) -> tuple[str, str]:
+        await outcome(compiler, 'root ::= "first"')
+        stray = msgspec.msgpack.encode(Source("gbnf", 'root ::= "stray"', 7))  # nobody reads what comes of it
+        assert compiler._process is not None and compiler._process.stdin is not None
+        compiler._process.stdin.write(len(stray).to_bytes(4, "big") + stray)
+        return await outcome(compiler, 'root ::= "late"'), await outcome(compiler, 'root ::= "mine"')
+
+    late, mine = run(work)
+    assert late.startswith("invalid_request") and accepts(mine, "mine")

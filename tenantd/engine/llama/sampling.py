@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.engine.compute import RequestRejected, Sampled
-from tenantd.engine.constraint import Constraint, ConstraintError
+from tenantd.engine.constraint import Constraint, ConstraintError, Matchers
 from tenantd.engine.llama.tokens import grammar_tokenizer
 
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
@@ -35,7 +35,8 @@ class Vocabulary:
         is_end = llama_cpp.llama_vocab_is_eog
         self.end_tokens = [token for token in range(self.size) if is_end(self.handle, token)]
         self.end_set = frozenset(self.end_tokens)
-        self.tokenizer = grammar_tokenizer(self.handle, self.size, self.end_tokens)
+        tokenizer = grammar_tokenizer(self.handle, self.size, self.end_tokens)
+        self.matchers = None if tokenizer is None else Matchers(tokenizer)
         self._candidates: NDArray[Any] | None = None
 
     def candidates(self, logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -193,10 +194,10 @@ def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
 def _constraint(vocabulary: Vocabulary, grammar: str, generated: list[int]) -> Constraint | None:
     if not grammar:
         return None
-    if vocabulary.tokenizer is None:
+    if vocabulary.matchers is None:
         raise RequestRejected("this model has no token that ends an answer, and a grammar needs one", param="grammar")
     try:
-        return Constraint(vocabulary.tokenizer, grammar, vocabulary.grammar_budget_ms * 1000, generated)
+        return Constraint(vocabulary.matchers, grammar, vocabulary.grammar_budget_ms * 1000, generated)
     except ConstraintError as e:
         raise RequestRejected(f"the grammar cannot be used: {e}", param="grammar") from None
 
