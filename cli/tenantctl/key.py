@@ -54,7 +54,7 @@ def revoke(
     key: Annotated[str, typer.Argument(metavar="KEY", help="The id that `key list` shows.")],
     json: Json = False,
 ) -> None:
-    """Revoke a key, from its next request on."""
+    """Revoke a key, effective immediately; its running requests end."""
     with connect(ctx) as client:
         answer = client.delete(url("keys", key))
     if json:

@@ -81,6 +81,8 @@ def run(
     answer = _ask(ctx, path, {**body, **settings}, tenant, quiet=json)
     if json:
         print_json(answer.as_json())
+    if (grammar or schema) and answer.finish_reason == "length":
+        message("stopped at its maximum of tokens before it was complete; raise --max-tokens")
     if timing:
         message(answer.timing())
 

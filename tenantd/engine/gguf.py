@@ -118,7 +118,7 @@ class _Reader:
 
     def _take(self, size: int) -> bytes:
         if size > self._left:
-            raise _Unreadable("its metadata is longer than that of an adapter")
+            raise _Unreadable("its metadata is too long for a LoRA adapter; it looks like a whole model")
         self._left -= size
         data = self._file.read(size)
         if len(data) < size:

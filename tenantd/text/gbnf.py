@@ -32,7 +32,7 @@ _HEX_DIGITS: Final = {"x": 2, "u": 4, "U": 8}
 
 
 class GbnfError(Exception):
-    """What is wrong and in which line, in words that hold nothing of the grammar."""
+    """What is wrong and in which line, in words that hold nothing of the grammar but names of rules: they are plain."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def gbnf_to_lark(text: str) -> str:
     for name, rule in rules.items():
         for other in _refs(rule):
             if other not in rules:
-                raise GbnfError(f"the rule at place {list(rules).index(name) + 1} refers to one that is not defined")
+                raise GbnfError(f"the rule {name[:40]} refers to {other[:40]}, which is not defined")
     if ROOT not in rules:
         raise GbnfError('it has no rule "root"')
     return _Writer(rules).lark()

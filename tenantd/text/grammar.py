@@ -1,7 +1,7 @@
 """Clients' grammars and JSON schemas, made into what the engine can hold an answer to; off the event loop.
 
-One process compiles for all, in turns between tenants, and each compilation has a deadline. So whoever sends grammars
-that take long waits for them alone; others wait for one of them at most.
+One process compiles for all, and each compilation has a deadline. The tenant that took least of its time lately goes
+first: so whoever sends grammars that take long waits for them alone, and others wait for one of them at most.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ import asyncio
 import contextlib
 import logging
 import sys
+import time
 from asyncio.subprocess import DEVNULL, PIPE, Process
-from collections import OrderedDict, deque
+from collections import deque
 from typing import Any, Final, NamedTuple
 
 import msgspec
@@ -28,6 +29,8 @@ MAX_SCHEMA_VALUES: Final = 20_000
 MAX_WAITING: Final = 64
 """Grammars of one tenant that wait for their turn."""
 DEADLINE_S: Final = 1.5
+HALF_LIFE_S: Final = 30.0
+FORGOTTEN_S: Final = 0.001
 START_TIMEOUT_S: Final = 20.0
 NOT_TAKEN: Final = frozenset({"x-guidance", "%llguidance"})
 """Options of the compiler that a schema could set, among them to overlook what it cannot enforce."""
@@ -155,16 +158,18 @@ class GrammarCompiler:
 
 
 class _Turns:
-    """One holder at a time; tenants take turns, a tenant's own in the order they came."""
+    """One holder at a time. The tenant that took least time lately goes first; its own go in the order they came."""
 
     def __init__(self) -> None:
-        self._is_taken = False
-        self._lines: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._taken_s: float | None = None  # since when
+        self._holder = ""
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # none is empty; the order is that of their first ones
+        self._spent: dict[str, tuple[float, float]] = {}  # seconds of each tenant, as they were at a time
 
     async def take(self, tenant: str) -> None:
         """Raises QueueFull."""
-        if not self._is_taken:
-            self._is_taken = True
+        if self._taken_s is None:
+            self._begin(tenant)
             return
         line = self._lines.setdefault(tenant, deque())
         if len(line) >= MAX_WAITING:
@@ -180,20 +185,33 @@ class _Turns:
                 self.give_back()
             elif turn in line:
                 line.remove(turn)
+                if not line:
+                    del self._lines[tenant]
             raise
 
     def give_back(self) -> None:
-        """To the first in the line of the tenant whose turn it is."""
-        while self._lines:
-            tenant, line = self._lines.popitem(last=False)
-            while line:
-                turn = line.popleft()
-                if not turn.done():
-                    if line:
-                        self._lines[tenant] = line  # behind the others
-                    turn.set_result(None)
-                    return
-        self._is_taken = False
+        """To the first in the line of the tenant that took least."""
+        assert self._taken_s is not None, "only what was taken is given back"
+        now_s = time.monotonic()
+        self._spent[self._holder] = (self._spent_s(self._holder, now_s) + now_s - self._taken_s, now_s)
+        self._spent = {name: each for name, each in self._spent.items() if self._spent_s(name, now_s) > FORGOTTEN_S}
+        self._taken_s = None
+        if self._lines:
+            tenant = min(self._lines, key=lambda name: self._spent_s(name, now_s))
+            line = self._lines.pop(tenant)
+            turn = line.popleft()
+            if line:
+                self._lines[tenant] = line
+            self._begin(tenant)
+            turn.set_result(None)
+
+    def _begin(self, tenant: str) -> None:
+        self._taken_s = time.monotonic()
+        self._holder = tenant
+
+    def _spent_s(self, tenant: str, now_s: float) -> float:
+        spent_s, at_s = self._spent.get(tenant, (0.0, now_s))
+        return float(spent_s * 2.0 ** ((at_s - now_s) / HALF_LIFE_S))
 
 
 def _check_size(schema: Any) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import select
 import shlex
+import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -25,7 +26,12 @@ class Screen:
         name = os.ttyname(self._slave)
         # a session leader that opens a terminal gets it as its own: Ctrl-C then means SIGINT
         script = f"exec {shlex.join(command(*arguments))} <{name} >{name}" + (f" 2>{name}" if whole else "")
-        self.program = subprocess.Popen(["/bin/sh", "-c", script], stderr=subprocess.PIPE, start_new_session=True)
+        self.program = subprocess.Popen(
+            ["/bin/sh", "-c", script],
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            preexec_fn=_take_interrupts,
+        )
         self.text = ""
 
     def type(self, keys: bytes) -> None:
@@ -66,6 +72,11 @@ class Screen:
         for fd in (self._master, self._slave):
             if fd >= 0:
                 os.close(fd)
+
+
+def _take_interrupts() -> None:
+    """Tests that a shell runs in the background ignore SIGINT, and so would whatever they start."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 @pytest.fixture

@@ -330,7 +330,7 @@ def test_a_grammar_that_takes_too_long_is_refused_and_the_next_one_compiled() ->
     assert accepts(last, "b")
 
 
-def test_tenants_take_turns_and_one_may_have_so_many_waiting() -> None:
+def test_who_took_less_goes_first_and_one_may_have_so_many_waiting() -> None:
     async def work(compiler: GrammarCompiler) -> tuple[list[str], str]:
         order: list[str] = []
 
@@ -347,6 +347,25 @@ def test_tenants_take_turns_and_one_may_have_so_many_waiting() -> None:
     order, too_many = run(work)
     assert too_many.startswith(QueueFull.code)
     assert order.index("globex") <= 2 and len(order) == MAX_WAITING + 3
+
+
+def test_who_sends_what_takes_long_waits_behind_who_does_not_however_many_they_are() -> None:
+    async def work(compiler: GrammarCompiler) -> list[str]:
+        order: list[str] = []
+
+        async def one(tenant: str, grammar: str) -> None:
+            await outcome(compiler, grammar, tenant)
+            order.append(tenant)
+
+        for name in ("mallory", "trudy", "eve"):
+            await one(name, CHAIN)  # ends the compiler, which has to be started again
+        slow = [asyncio.create_task(one(name, CHAIN)) for _ in range(2) for name in ("mallory", "trudy", "eve")]
+        await asyncio.sleep(0)
+        await asyncio.gather(*slow, *(one("acme", 'root ::= "a"') for _ in range(3)))
+        return order[3:]
+
+    order = run(work)
+    assert order[1:4] == ["acme"] * 3, "after the one that was being compiled when they came"
 
 
 def test_who_stops_waiting_gives_its_turn_to_the_next() -> None:
