@@ -129,7 +129,7 @@ class SchedulerConfig(Section):
 
 
 class LimitsConfig(Section):
-    """Limits for every tenant without its own (tenantctl tenant set). Left out: no limit, max_queued aside. 0 blocks."""
+    """Limits for every tenant without its own (tenantctl tenant set). Left out: none, max_queued aside. 0 blocks."""
 
     max_concurrent: Limit = Field(default=None, description="Maximum requests of one tenant running at once.")
     max_queued: int = Field(
