@@ -14,7 +14,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from starlette.types import Scope
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tenantd.api.connections import Connections
@@ -65,6 +65,7 @@ class Connection(HttpToolsProtocol):
         self.only_administers = False  # beyond its user's limits
         self.key_id = ""  # of the last request, if it showed a key
         self._is_cut = False
+        self._answering: RequestResponseCycle | None = None  # the first of the pipeline
         self._phase = Phase.HEAD
         self._deadline_s = float("inf")
         self._head_bytes = 0  # received since anything but a head, or what may follow a body, was
@@ -116,6 +117,8 @@ class Connection(HttpToolsProtocol):
             self.abort()
             raise ValueError("too many requests at once")
         super().on_headers_complete()
+        if not self.pipeline:
+            self._answering = self.cycle
         if self._phase is not Phase.BUSY:
             self._enter(Phase.BUSY)
 
@@ -131,7 +134,8 @@ class Connection(HttpToolsProtocol):
             self._enter(Phase.IDLE)
 
     def on_response_complete(self) -> None:
-        had_next = bool(self.pipeline)
+        if had_next := bool(self.pipeline):
+            self._answering = self.pipeline[-1][0]
         super().on_response_complete()
         if self.transport.is_closing() or had_next:
             return
@@ -156,8 +160,11 @@ class Connection(HttpToolsProtocol):
         return self.flow.write_paused
 
     def abort(self) -> None:
-        """Close at once and drop what is buffered."""
+        """Close at once and drop what is buffered. What is being answered learns that nobody is there."""
         self._is_cut = True
+        if self._answering is not None:
+            self._answering.disconnected = True  # or it writes before the loop says that the connection is lost
+            self._answering.message_event.set()
         if self.transport is not None:
             self.transport.abort()
 

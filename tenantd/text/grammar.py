@@ -1,7 +1,8 @@
 """Clients' grammars and JSON schemas, made into what the engine can hold an answer to; off the event loop.
 
 One process compiles for all, and each compilation has a deadline. The tenant that took least of its time lately goes
-first: so whoever sends grammars that take long waits for them alone, and others wait for one of them at most.
+first: so whoever sends grammars that take long waits behind those who do not. They wait for the one that is being
+compiled when they come, and for no more than one of a tenant that took nothing yet.
 """
 
 from __future__ import annotations

@@ -320,3 +320,20 @@ def read_to(sock: socket.socket, is_enough: Callable[[bytes], bool]) -> bool:
         if is_enough(received):
             return True
     return False
+
+
+def test_a_pipeline_that_is_cut_leaves_nothing_in_the_log(tmp_path: Path) -> None:
+    """Its first request is being answered meanwhile."""
+    with Daemon(tmp_path, engine={"fake_step_micros": 2000}) as daemon:
+        key = daemon.add_tenant("acme")
+        body = json.dumps({"prompt": "x", "max_tokens": 1}).encode()
+        pipeline = (head(key, len(body)) + body) * 40
+        before = daemon.log.stat().st_size
+        for _ in range(50):
+            with connect(daemon) as sock, suppress(ConnectionResetError, BrokenPipeError):
+                sock.sendall(pipeline)
+                while sock.recv(1 << 16):
+                    pass
+        wait_until(lambda: not daemon.status()["running"] + daemon.status()["waiting"], "what was begun to end")
+        assert daemon.log.read_bytes()[before:] == b""
+        assert daemon.complete("acme", max_tokens=1).status_code == 200
