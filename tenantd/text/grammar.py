@@ -18,7 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-from tenantd.errors import Draining, EngineUnavailable, InvalidRequest, QueueFull
+from tenantd.errors import Draining, EngineUnavailable, InvalidRequest, QueueFull, TenantdError
 from tenantd.text.compiler import HEADER_BYTES, MAX_GRAMMAR_BYTES, Compiled, Kind, Source
 
 log = logging.getLogger(__name__)
@@ -102,6 +102,7 @@ class GrammarCompiler:
         await self._end()
         if self._work is not None:
             await asyncio.wait({self._work})
+            await self._end()  # it may have been about to start another
 
     async def _compile(self, source: GrammarSource) -> Compiled:
         try:
@@ -110,12 +111,18 @@ class GrammarCompiler:
             async with asyncio.timeout(self._deadline_s):
                 return await self._ask(source.kind, source.text)
         except TimeoutError:
-            await self._end()
+            await self._replace()
             return Compiled(error=f"it took more than {self._deadline_s:g} s to compile")
         except (EOFError, OSError):
-            status = await self._end()
-            log.info("the compiler of grammars ended with status %s and will be started again", status)
+            log.info("the compiler of grammars ended with status %s and is started again", await self._replace())
             return Compiled(error="it is too complex")
+
+    async def _replace(self) -> int | None:
+        """In the turn, and so on the account, of who made it necessary. The status of the one that is replaced."""
+        status = await self._end()
+        with contextlib.suppress(TenantdError, EOFError, OSError, TimeoutError):  # the next one tries again
+            await self._start()
+        return status
 
     async def _start(self) -> None:
         """Its start is not on the first client's deadline. Raises EngineUnavailable, Draining."""

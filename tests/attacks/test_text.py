@@ -117,7 +117,8 @@ def test_an_answer_full_of_logprobs_that_nobody_reads_is_made_in_portions(daemon
     whole = daemon.post(CHAT, {**body, "n": 4}, headers=headers).json()
     for choice in whole["choices"]:
         content = choice["logprobs"]["content"]
-        assert (len(content), len(content[0]["top_logprobs"])) == (tokens, 20)
+        # The beginning of a character at the very end has no text, and so it is not in the answer.
+        assert tokens - 3 <= len(content) <= tokens and len(content[0]["top_logprobs"]) == 20
     with (
         daemon.client() as client,
         client.stream("POST", CHAT, json={**body, "stream": True}, headers=headers) as answer,
@@ -127,4 +128,4 @@ def test_an_answer_full_of_logprobs_that_nobody_reads_is_made_in_portions(daemon
         wait_until(lambda: daemon.status()["running"] == 0, "an answer that nobody reads to be complete")
         events = [json.loads(line[6:]) for line in [first, *lines] if line.startswith("data: {")]
     logprobs = [choice["logprobs"] for event in events for choice in event["choices"] if choice["logprobs"]]
-    assert sum(len(one["content"]) for one in logprobs) == tokens
+    assert tokens - 3 <= sum(len(one["content"]) for one in logprobs) <= tokens
