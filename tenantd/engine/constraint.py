@@ -16,8 +16,9 @@ import numpy as np
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer
 from numpy.typing import NDArray
 
+from tenantd.printable import one_line
+
 MAX_REASON_CHARACTERS: Final = 200
-_NOT_PRINTABLE: Final = re.compile(r"[^\x20-\x7e]+")
 _WHERE: Final = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
 """Of llguidance's own text, which the client has not written."""
 
@@ -141,7 +142,7 @@ def readable(error: str) -> str:
     lines = [line for line in error.splitlines() if line.strip()] or ["no reason given"]
     line = next((line.removeprefix("error: ") for line in lines if line.startswith("error: ")), lines[0])
     line = _WHERE.sub("", line).replace("Unimplemented keys:", "not supported:")
-    return _NOT_PRINTABLE.sub(" ", line).strip()[:MAX_REASON_CHARACTERS]
+    return one_line(line.strip(), MAX_REASON_CHARACTERS)
 
 
 _WORDS: Final = (

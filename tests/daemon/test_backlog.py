@@ -28,7 +28,7 @@ WINDOW = WINDOW_PER_SLOT * SLOTS
 ACME, GLOBEX = Tenant(name="acme"), Tenant(name="globex")
 
 
-class Stub:
+class Numbered:
     """As much of a stream as a backlog looks at."""
 
     def __init__(self, tenant: str, number: int) -> None:
@@ -36,8 +36,8 @@ class Stub:
         self.number = number
 
 
-def stub(tenant: str, number: int) -> LiveStream:
-    return cast(LiveStream, Stub(tenant, number))
+def live(tenant: str, number: int) -> LiveStream:
+    return cast(LiveStream, Numbered(tenant, number))
 
 
 def taken(backlog: Backlog) -> list[int]:
@@ -46,7 +46,7 @@ def taken(backlog: Backlog) -> list[int]:
 
 def test_a_tenant_fills_its_window_in_order_and_what_ends_makes_room_for_the_next() -> None:
     backlog = Backlog(SLOTS)
-    streams = [stub("acme", number) for number in range(20)]
+    streams = [live("acme", number) for number in range(20)]
     for stream in streams:
         backlog.add(stream)
     assert WINDOW > SLOTS, "more than can run, so that no slot waits for the daemon"
@@ -60,16 +60,16 @@ def test_a_tenant_fills_its_window_in_order_and_what_ends_makes_room_for_the_nex
 def test_tenants_take_turns_so_a_small_one_is_at_most_one_of_each_behind() -> None:
     backlog = Backlog(SLOTS)
     for number in range(20):
-        backlog.add(stub("acme" if number < 10 else "globex", number))
+        backlog.add(live("acme" if number < 10 else "globex", number))
     first = backlog.take()
-    backlog.add(stub("initech", 99))
+    backlog.add(live("initech", 99))
     assert first is not None and first.number == 0
     assert taken(backlog)[:4] == [10, 1, 99, 11]
 
 
 def test_before_there_is_an_engine_everything_waits() -> None:
     backlog = Backlog()
-    backlog.add(stub("acme", 1))
+    backlog.add(live("acme", 1))
     assert backlog.take() is None
 
 
@@ -86,7 +86,7 @@ def test_whatever_happens_nobody_has_too_many_places_and_the_engine_knows_who_ha
     told: dict[str, bool] = {}
     for event, tenant, which in events:
         if event == "add":
-            stream = stub(tenant, next(numbers))
+            stream = live(tenant, next(numbers))
             waiting[stream.number] = stream
             backlog.add(stream)
         elif event == "take" and (taken := backlog.take()) is not None:
