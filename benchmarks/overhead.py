@@ -74,7 +74,7 @@ def main() -> None:
             figures["ratio"] = server_micros(figures["now"]) / server_micros(figures["before"])
         rounds.append(figures)
         print(f"round {number + 1}: {_line(figures)}", flush=True)
-    results: dict[str, Any] = {"machine": machine(), "clients": arguments.clients, "rounds": rounds}
+    results: dict[str, Any] = {"machine": machine(), "streams": arguments.clients, "rounds": rounds}
     for name in ("tokens_per_s", "daemon", "engine", "clients"):
         results[name] = statistics.median(figures["now"][name] for figures in rounds)
     print(f"{results['tokens_per_s']:,.0f} tokens/s to {arguments.clients} clients, median; CPU time a token: ", end="")
