@@ -48,7 +48,7 @@ class Job:
 
     @property
     def is_decoding(self) -> bool:
-        return self.computed > 0 and self.remaining == 1
+        return self.computed > 0 and len(self.tokens) - self.computed == 1
 
 
 @dataclass(slots=True, eq=False)

@@ -284,31 +284,34 @@ class Scheduler:
 
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
         """One chunk of one job: move on, charge, take the sampled token, end it if it is time."""
+        submit = job.submit
         sampled = result.sampled.get(chunk.sequence)
-        if sampled is not None:
+        if sampled is not None and sampled.grammar_micros:
             self._charge_time(job, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
             self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
-            return Progress(job.submit.request, 0, -1, micros)
+            return Progress(submit.request, 0, -1, micros)
         job.computed = chunk.position + len(chunk.tokens)
         job.run_tokens += len(chunk.tokens)
-        fresh_prompt = max(0, min(job.computed, len(job.submit.prompt)) - max(job.charged_prompt, chunk.position))
-        job.charged_prompt += fresh_prompt
+        fresh_prompt = 0
+        if job.charged_prompt < len(submit.prompt):
+            fresh_prompt = max(0, min(job.computed, len(submit.prompt)) - max(job.charged_prompt, chunk.position))
+            job.charged_prompt += fresh_prompt
         token, logprobs = -1, None
         if sampled is not None:
             job.decoded_s = now_s
-            self._tenants[job.submit.tenant].is_back = False
-        if sampled is not None and not sampled.is_end:
-            token, logprobs = sampled.token, sampled.logprobs
-            job.tokens.append(token)
-            job.generated += 1
-        self._charge(job, fresh_prompt, int(token >= 0), now_s)
+            self._tenants[submit.tenant].is_back = False
+            if not sampled.is_end:
+                token, logprobs = sampled.token, sampled.logprobs
+                job.tokens.append(token)
+                job.generated += 1
+        self._charge(submit, fresh_prompt, int(token >= 0), now_s)
         if sampled is not None and sampled.is_end:
             self._finish(job, FinishReason.STOP)
-        elif job.generated >= job.submit.max_tokens or len(job.tokens) >= self._context_tokens:
+        elif job.generated >= submit.max_tokens or len(job.tokens) >= self._context_tokens:
             self._finish(job, FinishReason.LENGTH)
         is_recompute = fresh_prompt == 0 and not chunk.sample
-        return Progress(job.submit.request, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
+        return Progress(submit.request, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
 
     def _book_binding(self, job: Job, micros: int, made: dict[int, Progress], now_s: float) -> None:
         if job.submit.generated:
@@ -323,12 +326,12 @@ class Scheduler:
             cost = self._passes.tokens_in(micros) * self._settings.prompt_token_cost
             self._fairness.charge(job.submit.tenant, cost, now_s)
 
-    def _charge(self, job: Job, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
+    def _charge(self, submit: Submit, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
         """Usage is what was computed; of tokens per minute, a prompt with several choices is counted once."""
-        settings, tenant = self._settings, job.submit.tenant
+        settings, tenant = self._settings, submit.tenant
         cost = prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
         self._fairness.charge(tenant, cost, now_s)
-        counted_tokens = generated_tokens + (prompt_tokens if job.submit.counts_prompt else 0)
+        counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
         self._tenants[tenant].window.give(counted_tokens, now_s)
 
     # ---- endings ------------------------------------------------------------------------------------------------
