@@ -20,8 +20,8 @@ from typing import Any
 
 import tomli_w
 
-from tenantctl.benching.client import Target, send
-from tenantctl.benching.record import Outcome, Record
+from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.target import Target, send
 
 START_TIMEOUT_S = 120
 

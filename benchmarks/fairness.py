@@ -26,13 +26,13 @@ from typing import Any, NamedTuple
 
 from client import llama_server, machine, tenantd
 from fairness_figures import BASELINES, FIFO, LLAMA_SERVER, USAGE, Line, Round, lines, markdown
-from tenantctl.benching.client import Target
-from tenantctl.benching.display import notes
-from tenantctl.benching.load import capacity, rate_scale, run, try_out
-from tenantctl.benching.measurement import Measurement, Plan
-from tenantctl.benching.plot import finish, new_figure, require_matplotlib, service_panel, ttft_panel
-from tenantctl.benching.servers import WARM_UP, check_daemon, ordinary_tokens, temporary_tenants
-from tenantctl.benching.suites import SUITES, Suite
+from tenantctl.bench.display import notes
+from tenantctl.bench.load import capacity, rate_scale, run, try_out
+from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.plot import finish, new_figure, require_matplotlib, service_panel, ttft_panel
+from tenantctl.bench.servers import WARM_UP, check_daemon, ordinary_tokens, temporary_tenants
+from tenantctl.bench.suites import SUITES, Suite
+from tenantctl.bench.target import Target
 from tenantctl.client import Client
 
 ROOT = Path(__file__).resolve().parent.parent

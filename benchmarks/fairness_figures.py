@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from tenantctl.benching.measurement import Measurement
-from tenantctl.benching.suites import SUITES
+from tenantctl.bench.measurement import Measurement
+from tenantctl.bench.suites import SUITES
 
 USAGE, FIFO, LLAMA_SERVER = "tenantd", "fifo", "llama-server"
 NOISE = 0.03

@@ -20,7 +20,7 @@ from typing import Any
 import psutil
 
 from client import machine, stream, tenantd
-from tenantctl.benching.client import Target
+from tenantctl.bench.target import Target
 
 ROOT = Path(__file__).parent.parent
 PROMPT_TOKENS = 16

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from client import llama_server, machine, stream, tenantd
-from tenantctl.benching.client import Target
+from tenantctl.bench.target import Target
 
 CONCURRENCY = (1, 4, 8, 16)
 SLOTS = 16

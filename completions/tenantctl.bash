@@ -1,4 +1,4 @@
-# bash completion for tenantctl, written by `python -m tenantctl.completions`
+# bash completion for tenantctl, written by `tenantctl completion bash`
 
 _tenantctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}

@@ -1,4 +1,4 @@
-# fish completion for tenantctl, written by `python -m tenantctl.completions`
+# fish completion for tenantctl, written by `tenantctl completion fish`
 
 # What was typed so far, without options and their values: the command, then its arguments.
 function __tenantctl_words

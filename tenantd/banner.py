@@ -7,7 +7,7 @@ import subprocess
 from pathlib import Path
 from typing import Final
 
-from tenantd.engine.protocol import EngineInfo
+from tenantd.wire.messages import EngineInfo
 
 NVIDIA_DRIVER: Final = Path("/proc/driver/nvidia/gpus")
 NVIDIA_SMI_TIMEOUT_S: Final = 10

@@ -17,17 +17,17 @@ from contextlib import AsyncExitStack
 from typing import Any, Final
 
 from tenantd import signals
-from tenantd.api.app import GOODBYE_S, Server, make_app
+from tenantd.api.listener import FileLock, check_state_folder, listen, make_private_folder
 from tenantd.api.metrics import Meter
-from tenantd.api.socket import FileLock, check_state_folder, listen, make_private_folder
+from tenantd.api.server import GOODBYE_S, Server, make_app
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.clock import now_micros
 from tenantd.config import Config, LimitsConfig
-from tenantd.daemon.service import Service
-from tenantd.daemon.stopping import Stage, StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
+from tenantd.serving.service import Service
+from tenantd.serving.stopping import Stage, StopClock
 from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter

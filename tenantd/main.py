@@ -15,11 +15,11 @@ import uvloop
 
 from tenantd import __version__, signals
 from tenantd.config import Config, default_config_path, load_config, with_environment
-from tenantd.daemon.stopping import StopClock
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.lifecycle import Daemon
 from tenantd.logs import StderrHandler, keep_standard_descriptors
 from tenantd.process_limits import allow_many_connections, give_back_large_blocks, write_no_core
+from tenantd.serving.stopping import StopClock
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 

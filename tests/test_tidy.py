@@ -14,21 +14,27 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("tenantd/**/*.py"), *ROOT.glob("cli/**/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
 
-# A room imports only from rooms before it.
-LAYERS = [
+# A room imports only from rooms before it. A folder is one room; a file beside the folders is one, too.
+ROOMS = [
     "tenantd.printable",
     "tenantd.process_limits",
+    "tenantd.paths",
+    "tenantd.clock",
     "tenantd.errors",
     "tenantd.domain",
     "tenantd.config",
-    "tenantd.clock",
+    "tenantd.minute",
     "tenantd.logs",
     "tenantd.signals",
+    "tenantd.wire",
+    "tenantd.llamacpp",
     "tenantd.engine",
     "tenantd.text",
     "tenantd.ledger",
     "tenantd.tenancy",
-    "tenantd.daemon",
+    "tenantd.live",
+    "tenantd.fleet",
+    "tenantd.serving",
     "tenantd.api",
     "tenantd.systemd",
     "tenantd.banner",
@@ -36,15 +42,18 @@ LAYERS = [
     "tenantd.main",
     "tenantctl",
 ]
-LLAMA_ROOMS = ("tenantd.engine.llama", "tenantd.text")
+ENGINE_NEEDS = ROOMS[: ROOMS.index("tenantd.engine") + 1]
+"""The ground that both processes stand on, `wire` with all that they say to each other, and llama.cpp's own rooms."""
+OFTEN_NAMED = {"__init__", "__main__", "main", "routes", "types"}
+LLAMA_ROOMS = ("tenantd.llamacpp", "tenantd.engine.llama", "tenantd.text")
 PURE = (
     "tenantd.domain",
     "tenantd.engine.fairness",
-    "tenantd.engine.pacing",
+    "tenantd.minute",
     "tenantd.engine.passes",
     "tenantd.engine.scheduler",
     "tenantd.engine.sharing",
-    "tenantd.engine.slots",
+    "tenantd.engine.kv.slots",
     "tenantd.engine.waiting",
 )
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
@@ -63,9 +72,13 @@ def tree(path: Path) -> ast.Module:
 
 
 def imports(path: Path) -> set[str]:
-    """Every module a file imports, wherever in it."""
+    """Every module a file imports, wherever in it, but for what only the type checker reads."""
     found: set[str] = set()
+    unread = [node for node in ast.walk(tree(path)) if isinstance(node, ast.If) and _is_type_checking(node.test)]
+    hidden = {id(inner) for node in unread for inner in ast.walk(node)}
     for node in ast.walk(tree(path)):
+        if id(node) in hidden:
+            continue
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
@@ -74,9 +87,13 @@ def imports(path: Path) -> set[str]:
     return found
 
 
-def layer(module: str) -> int | None:
-    for i, room in enumerate(LAYERS):
-        if module == room or module.startswith(room + "."):
+def _is_type_checking(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
+
+
+def room(module: str) -> int | None:
+    for i, name in enumerate(ROOMS):
+        if module == name or module.startswith(name + "."):
             return i
     return None
 
@@ -87,15 +104,47 @@ def by_path(path: Path) -> str:
 
 @pytest.mark.parametrize("path", SOURCES, ids=by_path)
 def test_a_room_imports_only_from_rooms_before_it(path: Path) -> None:
-    own = layer(module_name(path))
+    own = room(module_name(path))
     if own is None:  # tenantd/__init__.py, tenantd/__main__.py
+        assert path.parent == ROOT / "tenantd" and path.stem.startswith("__"), "it is in no room"
         return
-    above = {name for name in imports(path) if (other := layer(name)) is not None and other > own}
+    above = {name for name in imports(path) if (other := room(name)) is not None and other > own}
     assert not above, f"{by_path(path)} imports from a later room"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=by_path)
-def test_only_two_rooms_know_llama_cpp(path: Path) -> None:
+def test_the_engine_is_imported_by_nobody_and_knows_only_the_ground(path: Path) -> None:
+    is_engine = module_name(path).startswith("tenantd.engine")
+    rooms = {ROOMS[i] for name in imports(path) if (i := room(name)) is not None}
+    if is_engine:
+        assert rooms <= set(ENGINE_NEEDS)
+    else:
+        assert "tenantd.engine" not in rooms
+
+
+def test_no_module_imports_itself_by_a_detour() -> None:
+    modules = {module_name(path): imports(path) for path in SOURCES}
+    edges = {name: [other for other in found if other in modules and other != name] for name, found in modules.items()}
+    done: set[str] = set()
+
+    def visit(name: str, way: tuple[str, ...]) -> None:
+        assert name not in way, f"a circle: {' → '.join([*way[way.index(name) :], name])}"
+        if name not in done:
+            for other in edges[name]:
+                visit(other, (*way, name))
+            done.add(name)
+
+    for name in edges:
+        visit(name, ())
+
+
+def test_a_name_means_one_module() -> None:
+    names = [path.stem for path in SOURCES if path.stem not in OFTEN_NAMED]
+    assert not {name for name in names if names.count(name) > 1}
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=by_path)
+def test_only_some_rooms_know_llama_cpp(path: Path) -> None:
     if not module_name(path).startswith(LLAMA_ROOMS):
         assert not {name for name in imports(path) if name.split(".")[0] == "llama_cpp"}
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tenantctl import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
+from tenantctl.commands import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
 from tenantctl.options import Globals, MonthCommand, examples
 from tenantctl.render import complain
 from tenantd import __version__, signals

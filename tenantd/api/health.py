@@ -7,8 +7,8 @@ from starlette.responses import Response
 
 from tenantd.api.identity import is_admin, is_known
 from tenantd.api.replies import reply
-from tenantd.daemon.service import Service
 from tenantd.printable import without_paths
+from tenantd.serving.service import Service
 
 
 def readiness(service: Service) -> dict[str, object]:

@@ -12,8 +12,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tenantd.api.connection import Connection
-from tenantd.daemon.streams import LiveStream
 from tenantd.errors import TenantdError
+from tenantd.live.streams import LiveStream
 from tenantd.logs import dropped_lines
 
 M = TypeVar("M", Counter, Histogram)

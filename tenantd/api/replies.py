@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.printable import one_line
-from tenantd.tenancy.limits import RateState
+from tenantd.tenancy.rates import RateState
 
 log = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST: Final = 499  # nginx's

@@ -18,14 +18,14 @@ from typing import Final
 
 from tenantd.engine.compute import Compute, EngineBroken
 from tenantd.engine.fairness import Fairness
-from tenantd.engine.gguf import model_file
 from tenantd.engine.loop import Loop
 from tenantd.engine.pipe import Closed, Pipe
-from tenantd.engine.protocol import Command, Load, LoadFailed, Loading, Ready
 from tenantd.engine.scheduler import Scheduler
-from tenantd.engine.settings import Policy, Settings
 from tenantd.errors import ModelError, NotEnoughMemory
+from tenantd.llamacpp.gguf import model_file
 from tenantd.process_limits import write_no_core
+from tenantd.wire.messages import Command, Load, LoadFailed, Loading, Ready
+from tenantd.wire.settings import Policy, Settings
 
 EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
 from tenantd.domain import Sampling, TokenLogprobs
-from tenantd.engine.protocol import EngineInfo
+from tenantd.wire.messages import EngineInfo
 
 
 class RequestRejected(Exception):

@@ -15,7 +15,7 @@ from typing import Final
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled, Swapped
-from tenantd.engine.protocol import EngineInfo, Load
+from tenantd.wire.messages import EngineInfo, Load
 
 END_TOKEN: Final = 257
 VOCABULARY: Final = 258

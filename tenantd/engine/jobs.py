@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Swapped
-from tenantd.engine.pacing import TokenWindow
-from tenantd.engine.protocol import Submit
+from tenantd.minute import TokenWindow
+from tenantd.wire.messages import Submit
 
 
 @dataclass(slots=True, eq=False)

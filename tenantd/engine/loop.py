@@ -15,7 +15,8 @@ import msgspec
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Compute, RequestRejected
 from tenantd.engine.jobs import Job
-from tenantd.engine.protocol import (
+from tenantd.engine.scheduler import Plan, Scheduler
+from tenantd.wire.messages import (
     Backlog,
     Cancel,
     Command,
@@ -25,12 +26,11 @@ from tenantd.engine.protocol import (
     Pause,
     Remember,
     SetSampling,
-    Share,
     Step,
     Stop,
     Submit,
+    TenantPolicy,
 )
-from tenantd.engine.scheduler import Plan, Scheduler
 
 USAGE_INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 1.0
@@ -98,8 +98,8 @@ class Loop:
                     self._scheduler.cancel(request)
                 case Backlog():
                     self._scheduler.set_backlog(command, self._clock_s())
-                case Share():
-                    self._scheduler.set_share(command)
+                case TenantPolicy():
+                    self._scheduler.set_policy(command)
                 case Forget(tenant):
                     self._scheduler.forget(tenant)
                 case Remember():

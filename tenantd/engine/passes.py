@@ -13,7 +13,7 @@ from typing import Final
 
 from tenantd.engine.compute import Chunk
 from tenantd.engine.jobs import Job, TenantJobs
-from tenantd.engine.settings import Policy, Settings
+from tenantd.wire.settings import Policy, Settings
 
 TILE_TOKENS: Final = 16
 """Matrix kernels work in tiles: 50 tokens take longer than 48 by more than two tokens' time."""

@@ -6,7 +6,8 @@ import select
 import socket
 from typing import Final
 
-from tenantd.engine.protocol import Command, Event, decode_inbox, frame, split_frames
+from tenantd.wire.frames import decode_inbox, frame, split_frames
+from tenantd.wire.messages import Command, Event
 
 READ_BYTES: Final = 1 << 18
 """Most that is read, and decoded, between two steps: some milliseconds, however much more has arrived."""

@@ -16,12 +16,12 @@ from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
+from tenantd.engine.kv.slots import Slots
 from tenantd.engine.passes import Passes
-from tenantd.engine.protocol import Backlog, Finish, Progress, Remember, Share, Step, Submit
-from tenantd.engine.settings import Policy, Settings
 from tenantd.engine.sharing import Sharing
-from tenantd.engine.slots import Slots
 from tenantd.engine.waiting import Waiting
+from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
+from tenantd.wire.settings import Policy, Settings
 
 
 @dataclass(slots=True)
@@ -104,7 +104,7 @@ class Scheduler:
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.FAILED, message, param, detail)
 
-    def set_share(self, share: Share) -> None:
+    def set_policy(self, share: TenantPolicy) -> None:
         """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
         self._fairness.set_weight(share.tenant, share.weight)
         tenant = self._tenant(share.tenant)

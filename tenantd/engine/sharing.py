@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
-from tenantd.engine.settings import Policy, Settings
+from tenantd.wire.settings import Policy, Settings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
-from tenantd.ledger.connection import RESTORE, connect_reader, explain, is_damage
+from tenantd.ledger.database import RESTORE, connect_reader, explain, is_damage
 
 log = logging.getLogger(__name__)
 

@@ -16,17 +16,17 @@ from tenantd.config import BillingConfig
 from tenantd.domain import Usage
 from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 from tenantd.ledger.check import BackgroundCheck, find_damage
-from tenantd.ledger.connection import connect_writer, unusable
+from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import migrate
 from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.readers import Lane, Readers
-from tenantd.ledger.records import Admission, PriceList, RequestRecord, Settlement
-from tenantd.ledger.store import has_settled, insert_request, interrupt_running, settle_request
+from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
+from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
 from tenantd.ledger.unsettled import TakenIn, Unsettled
 from tenantd.ledger.writer import Writer
 
-__all__ = ["Admission", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
+__all__ = ["Admitted", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -158,7 +158,7 @@ class Ledger:
 
     # -- requests
 
-    async def admit(self, admission: Admission) -> None:
+    async def admit(self, admission: Admitted) -> None:
         """Insert the row. Raises LedgerUnavailable, Conflict (the id is taken).
 
         Cancelled before the writer began, nothing is written; later, the row stays.
@@ -169,7 +169,7 @@ class Ledger:
         """Note what running requests have used so far. Queued; only the latest of each request is written."""
         self._writer.checkpoint(usages)
 
-    async def settle(self, settlement: Settlement, admission: Admission | None = None) -> RequestRecord:
+    async def settle(self, settlement: Settlement, admission: Admitted | None = None) -> RequestRecord:
         """Close the row at the prices in force. Raises NotFound, Conflict (settled before), AmountTooLarge.
 
         While the ledger cannot be written it stays queued, and so it does when the caller stops waiting. Raises

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from tenantd.errors import Draining, LedgerUnavailable, QueueFull
-from tenantd.ledger.connection import connect_reader, explain, is_trouble
+from tenantd.ledger.database import connect_reader, explain, is_trouble
 from tenantd.ledger.files import MissingFile
 
 T = TypeVar("T")

@@ -7,7 +7,7 @@ import msgspec
 from tenantd.domain import FinishReason, Usage
 
 
-class Admission(msgspec.Struct, frozen=True, kw_only=True):
+class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it begins. `prompt_length_tokens` is its length; what is billed is what gets computed of it."""
 
     id: str

@@ -10,7 +10,7 @@ import msgspec
 from tenantd.ledger.pieces import Sums, add_up, pieces
 from tenantd.ledger.prices import divide_half_up
 from tenantd.ledger.records import RequestRecord
-from tenantd.ledger.store import COLUMNS, as_record
+from tenantd.ledger.requests import COLUMNS, as_record
 
 MINUTE_MICROS: Final = 60_000_000
 DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS

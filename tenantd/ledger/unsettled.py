@@ -16,9 +16,9 @@ from typing import Final
 import msgspec
 
 from tenantd.errors import TenantdError
-from tenantd.ledger.connection import FILE_MODE, is_trouble
-from tenantd.ledger.records import Admission, Settlement
-from tenantd.ledger.store import insert_request, settle_request, state_of
+from tenantd.ledger.database import FILE_MODE, is_trouble
+from tenantd.ledger.records import Admitted, Settlement
+from tenantd.ledger.requests import insert_request, settle_request, state_of
 
 log = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
     """One line. Without `admission` it is of use only where the request has a row."""
 
     settlement: Settlement
-    admission: Admission | None = None
+    admission: Admitted | None = None
 
 
 _decode = msgspec.json.Decoder(Unsettled).decode

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from tenantd.errors import LedgerUnavailable
-from tenantd.ledger.connection import connect_writer, explain, truncate_log
+from tenantd.ledger.database import connect_writer, explain, truncate_log
 from tenantd.ledger.files import Files, LogMissing
 
 log = logging.getLogger(__name__)

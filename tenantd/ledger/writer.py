@@ -21,12 +21,12 @@ from typing import Final, TypeVar
 
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable
-from tenantd.ledger.connection import explain, is_trouble
+from tenantd.ledger.database import explain, is_trouble
 from tenantd.ledger.files import LogMissing, MissingFile
-from tenantd.ledger.jobs import Job, refuse, tell
-from tenantd.ledger.store import checkpoint_request
+from tenantd.ledger.requests import checkpoint_request
 from tenantd.ledger.unsettled import Unsettled, set_aside
 from tenantd.ledger.upkeep import Upkeep
+from tenantd.ledger.work import Job, refuse, tell
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,7 +11,7 @@ import msgspec
 from tenantd.domain import Limits, Tenant
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
-from tenantd.tenancy.store import list_tenants
+from tenantd.tenancy.tenants import list_tenants
 
 NO_LIMITS: Final = Limits()
 

@@ -18,7 +18,7 @@ import msgspec
 
 from tenantd import clock
 from tenantd.errors import InvalidRequest, NotFound
-from tenantd.tenancy.store import get_tenant
+from tenantd.tenancy.tenants import get_tenant
 
 PREFIX: Final = "td_"
 RANDOM_BYTES: Final = 24

@@ -18,8 +18,8 @@ from typing import Any
 
 import jinja2
 
+from tenantd.text.chat_messages import Message, read_messages
 from tenantd.text.guard import Guard, GuardedTokens
-from tenantd.text.messages import Message, read_messages
 from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
 

@@ -23,7 +23,7 @@ from typing import BinaryIO, Final, Literal
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.engine.constraint import Constraint, ConstraintError, Matchers, readable
+from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers, readable
 from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4

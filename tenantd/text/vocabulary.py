@@ -7,8 +7,8 @@ import os
 from pathlib import Path
 from typing import Any, Final, Protocol, Self
 
-from tenantd.engine.gguf import NotGguf, check_gguf
 from tenantd.errors import InvalidRequest, ModelError
+from tenantd.llamacpp.gguf import NotGguf, check_gguf
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 
 CHUNK_CHARACTERS: Final = 1024
@@ -112,7 +112,7 @@ class LlamaVocabulary:
             raise ModelError(str(e)) from e
         import llama_cpp  # not at the top: the byte vocabulary must work without loading it
 
-        from tenantd.text.llama_log import only_errors
+        from tenantd.llamacpp.log import only_errors
 
         params = llama_cpp.llama_model_default_params()
         params.vocab_only = True

@@ -16,9 +16,9 @@ import openai
 import pytest
 import uvloop
 
-from tenantd.api.app import Server, make_app
+from tenantd.api.listener import listen
 from tenantd.api.metrics import Meter
-from tenantd.api.socket import listen
+from tenantd.api.server import Server, make_app
 from tenantd.config import Config, parse_config
 from tests.api.fake_service import FakeService
 from tests.support.openai_http import on_socket

@@ -7,17 +7,17 @@ import time
 from typing import Any
 
 from tenantd.config import Config
-from tenantd.daemon.generation import Generation, SharedSampling
-from tenantd.daemon.streams import LiveStream
 from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
-from tenantd.engine.protocol import EngineInfo, Progress
 from tenantd.errors import Draining, TenantdError, TenantSuspended
-from tenantd.tenancy.limits import RateState
+from tenantd.live.generation import Generation, SharedSampling
+from tenantd.live.streams import LiveStream
+from tenantd.tenancy.rates import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
 from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import ByteVocabulary
+from tenantd.wire.messages import EngineInfo, Progress
 
 INFO = EngineInfo(
     model="tiny",

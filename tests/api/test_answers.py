@@ -2,7 +2,7 @@
 
 import json
 
-from tenantd.api.answers import event
+from tenantd.api.openai.answers import event
 from tests.api.conftest import Api
 
 TALK = {"messages": [{"role": "user", "content": "Hi"}]}

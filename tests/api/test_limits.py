@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from tenantd.errors import RequestsPerMinuteExceeded, RequestTimeout
-from tenantd.tenancy.limits import RateState
+from tenantd.tenancy.rates import RateState
 from tests.api.conftest import Api
 from tests.api.test_completions import events
 

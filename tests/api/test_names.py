@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.api import known_names
 from tenantd.api.names import Foreign, Parts, Refused, Same, Taken
-from tenantd.api.openai_types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.api.openai import known_names
+from tenantd.api.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from tenantd.text.compiler import Source, compile_grammar
 from tests.api.conftest import Api, serve
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from tenantctl.benching.arrivals import steady
-from tenantctl.benching.measurement import Measurement, Plan
-from tenantctl.benching.record import Outcome, Record
-from tenantctl.benching.suites import Open, Shape, Suite, TenantLoad
+from tenantctl.bench.arrivals import steady
+from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.suites import Open, Shape, Suite, TenantLoad
 
 
 def record(

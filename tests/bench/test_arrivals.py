@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tenantctl.benching.arrivals import Rate, even_arrivals, in_turn, on_off, phased, poisson_arrivals, ramp, steady
+from tenantctl.bench.arrivals import Rate, even_arrivals, in_turn, on_off, phased, poisson_arrivals, ramp, steady
 
 RATES = st.one_of(
     st.floats(0.1, 50).map(steady),

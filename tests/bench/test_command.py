@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner, Result
 
-from tenantctl.benching import session
-from tenantctl.benching.servers import temporary_tenants
-from tenantctl.benching.suites import SUITES
+from tenantctl.bench import session
+from tenantctl.bench.servers import temporary_tenants
+from tenantctl.bench.suites import SUITES
 from tenantctl.client import Client
 from tenantctl.main import app
 from tests.support.daemon import Daemon, wait_until

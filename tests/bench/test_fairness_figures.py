@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tenantctl.benching.measurement import Measurement, Plan
-from tenantctl.benching.record import Outcome, Record
-from tenantctl.benching.suites import SUITES
+from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.suites import SUITES
 from tests.bench.kit import record
 
 BENCHMARKS = Path(__file__).parent.parent.parent / "benchmarks"

@@ -5,14 +5,14 @@ import random
 
 import pytest
 
-from tenantctl.benching import load
-from tenantctl.benching.arrivals import steady
-from tenantctl.benching.client import Target
-from tenantctl.benching.load import Progress, capacity, prompt, run, try_out
-from tenantctl.benching.measurement import Measurement, Plan
-from tenantctl.benching.record import Clock, Outcome, Record
-from tenantctl.benching.servers import ordinary_tokens
-from tenantctl.benching.suites import Closed, Open, Shape, Suite, TenantLoad
+from tenantctl.bench import load
+from tenantctl.bench.arrivals import steady
+from tenantctl.bench.load import Progress, capacity, prompt, run, try_out
+from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.record import Clock, Outcome, Record
+from tenantctl.bench.servers import ordinary_tokens
+from tenantctl.bench.suites import Closed, Open, Shape, Suite, TenantLoad
+from tenantctl.bench.target import Target
 from tenantd.errors import TenantdError
 
 NOWHERE = Target("nowhere")

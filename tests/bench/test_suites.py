@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from tenantctl.benching.arrivals import Rate
-from tenantctl.benching.load import rate_scale
-from tenantctl.benching.suites import SUITES, VTC_CAPACITY, Closed, Open, Shape, Suite
+from tenantctl.bench.arrivals import Rate
+from tenantctl.bench.load import rate_scale
+from tenantctl.bench.suites import SUITES, VTC_CAPACITY, Closed, Open, Shape, Suite
 from tenantd.domain import TENANT_NAME
 
 ALL = pytest.mark.parametrize("suite", SUITES.values(), ids=lambda suite: suite.name)

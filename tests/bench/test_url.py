@@ -13,8 +13,8 @@ from typing import Any, ClassVar
 import pytest
 from typer.testing import CliRunner
 
-from tenantctl.benching import load
-from tenantctl.benching.servers import probe
+from tenantctl.bench import load
+from tenantctl.bench.servers import probe
 from tenantctl.main import app
 from tenantd.errors import TenantdError
 

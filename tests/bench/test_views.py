@@ -7,13 +7,13 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from tenantctl.benching.display import _Lines, _Rates, _table, next_to_newcomer, notes, quantile, seconds
-from tenantctl.benching.load import Progress
-from tenantctl.benching.measurement import Measurement, Plan
-from tenantctl.benching.metrics import Quantile
-from tenantctl.benching.plot import new_figure, service_panel, ttft_panel, write_png
-from tenantctl.benching.record import Outcome, Tally
-from tenantctl.benching.suites import SUITES
+from tenantctl.bench.display import _Lines, _Rates, _table, next_to_newcomer, notes, quantile, seconds
+from tenantctl.bench.figures import Quantile
+from tenantctl.bench.load import Progress
+from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.plot import new_figure, service_panel, ttft_panel, write_png
+from tenantctl.bench.record import Outcome, Tally
+from tenantctl.bench.suites import SUITES
 from tests.bench.kit import measurement, record, suite
 
 MADE = measurement(

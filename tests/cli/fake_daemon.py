@@ -18,11 +18,11 @@ from starlette.types import Receive, Scope, Send
 
 from tenantd import errors
 from tenantd.domain import Limits, OwnLimits
-from tenantd.engine.protocol import EngineInfo
 from tenantd.errors import TenantdError
 from tenantd.ledger.invoices import Invoice, InvoiceLine, TenantInvoice
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
+from tenantd.wire.messages import EngineInfo
 
 ENGINE = EngineInfo(
     model="gemma",

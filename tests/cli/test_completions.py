@@ -6,12 +6,16 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from tenantctl.completions import FILES, Command, Option, Value, _check_options_are_alike, command_tree, script
+from tenantctl.main import app
+from tenantctl.shells.scripts import FILES, script
+from tenantctl.shells.tree import Command, Option, Value, _check_options_are_alike, command_tree
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
 ROOT = Path(__file__).parent.parent.parent
+TREE = command_tree(get_command(app))
 COMPLETE = """
 source completions/tenantctl.bash
 COMP_WORDS=("$@")
@@ -44,14 +48,14 @@ def complete(*words: str) -> list[str]:
 @pytest.mark.parametrize(("shell", "name"), FILES.items())
 def test_the_scripts_are_those_of_the_commands(cli: Cli, shell: str, name: str) -> None:
     written = (ROOT / "completions" / name).read_text("utf-8")
-    assert written == script(shell), "python -m tenantctl.completions completions"
+    assert written == script(shell, TREE), f"tenantctl completion {shell} > completions/{name}"
     assert cli("completion", shell).stdout == written
 
 
 @pytest.mark.parametrize("shell", FILES)
 def test_a_script_has_every_command_and_option(shell: str) -> None:
-    text = script(shell)
-    for command in command_tree().walk():
+    text = script(shell, TREE)
+    for command in TREE.walk():
         assert all(word in text for word in command.path)
         for option in command.options:
             assert option.names[0].lstrip("-") in text
@@ -96,7 +100,7 @@ def test_names_are_silently_none_without_a_daemon(cli: Cli, tmp_path: Path) -> N
 
 
 def test_the_hidden_command_stays_hidden() -> None:
-    assert "_tenants" not in [c.path[-1] for c in command_tree().walk() if c.path]
+    assert "_tenants" not in [c.path[-1] for c in TREE.walk() if c.path]
 
 
 def test_an_option_that_means_two_things_is_found() -> None:

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.main import get_command
 
-from tenantctl.completions import Command, command_tree
+from tenantctl.main import app
+from tenantctl.shells.tree import Command, command_tree
 from tenantd import __version__
 from tests.cli.conftest import Cli, Program, command
 from tests.cli.fake_daemon import FakeDaemon
@@ -32,7 +34,7 @@ def loaded_by(statement: str) -> set[str]:
 def test_asking_for_help_loads_nothing_heavy(arguments: list[str]) -> None:
     modules = loaded_by(f"from tenantctl.main import app; app({arguments!r})")
     assert not modules & set(HEAVY)
-    assert "tenantctl.run" in modules
+    assert "tenantctl.commands.run" in modules
 
 
 def test_talking_to_the_daemon_does_not_load_the_daemon(tmp_path: Path) -> None:
@@ -45,7 +47,7 @@ def test_the_version_is_the_packages(cli: Cli) -> None:
     assert cli("--version").stdout == f"tenantctl {__version__}\n"
 
 
-COMMANDS = [c for c in command_tree().walk() if not c.commands or not c.path]
+COMMANDS = [c for c in command_tree(get_command(app)).walk() if not c.commands or not c.path]
 
 
 @pytest.mark.parametrize("found", COMMANDS, ids=lambda c: " ".join(c.path) or "tenantctl")

@@ -7,9 +7,9 @@ import itertools
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantd.daemon.backlog import WINDOW_PER_SLOT
 from tenantd.domain import FinishReason, Sampling
-from tenantd.engine.protocol import Backlog, Cancel, DropSampling, SetSampling, Submit
+from tenantd.fleet.backlog import WINDOW_PER_SLOT
+from tenantd.wire.messages import Backlog, Cancel, DropSampling, SetSampling, Submit
 from tests.engine.world import World, scenarios, world
 
 

@@ -15,9 +15,10 @@ from llguidance import LLMatcher
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, RequestRejected
-from tenantd.engine.llama import LlamaCompute, devices
+from tenantd.engine.llama import LlamaCompute
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.errors import ModelError, NotEnoughMemory
+from tenantd.llamacpp import devices
 from tests.support.grammars import compiled
 from tests.support.loads import make_load
 from tests.support.models import gemma_path

@@ -9,7 +9,7 @@ import pytest
 from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.compute import Chunk, PassResult, RequestRejected
 from tenantd.engine.fake import FakeCompute
-from tenantd.engine.protocol import Step
+from tenantd.wire.messages import Step
 from tests.engine.world import STEP_MICROS, World, world
 
 SAMPLING_MICROS = 40

@@ -9,8 +9,8 @@ import pytest
 
 from tenantd.domain import FinishReason
 from tenantd.engine.fake import BROKEN_GRAMMAR
-from tenantd.engine.protocol import Cancel
-from tenantd.engine.settings import Policy
+from tenantd.wire.messages import Cancel
+from tenantd.wire.settings import Policy
 from tests.engine.world import SETTINGS, STEP_MICROS, World, bound, world
 
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import TenantJobs
-from tenantd.engine.settings import Settings
 from tenantd.engine.sharing import Sharing
+from tenantd.wire.settings import Settings
 
 
 def tenant(weight: float = 1.0, active: int = 0, queued: int = 9, **limits: Any) -> TenantJobs:

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason
-from tenantd.engine.settings import Policy
+from tenantd.wire.settings import Policy
 from tests.engine.world import bound, newcomers_bound, scenarios, world
 
 events = st.lists(

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantd.engine.slots import Slots
+from tenantd.engine.kv.slots import Slots
 
 
 def test_a_sequence_is_released_only_by_its_own_request():

@@ -18,9 +18,19 @@ from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.fake import FakeCompute
 from tenantd.engine.loop import Loop
-from tenantd.engine.protocol import Cancel, DropSampling, Load, Progress, Remember, SetSampling, Share, Step, Submit
 from tenantd.engine.scheduler import Scheduler
-from tenantd.engine.settings import Settings
+from tenantd.wire.messages import (
+    Cancel,
+    DropSampling,
+    Load,
+    Progress,
+    Remember,
+    SetSampling,
+    Step,
+    Submit,
+    TenantPolicy,
+)
+from tenantd.wire.settings import Settings
 from tests.support.loads import fake_load
 
 STEP_MICROS = 1000
@@ -74,7 +84,7 @@ class World:
     service: Counter[str] = field(default_factory=Counter)
     submits: dict[int, Submit] = field(default_factory=dict)
     samplings: dict[int, Sampling] = field(default_factory=dict)
-    shares: dict[str, Share] = field(default_factory=dict)
+    shares: dict[str, TenantPolicy] = field(default_factory=dict)
     cancelled: set[int] = field(default_factory=set)
     adapters: dict[str, str] = field(default_factory=dict)
     unfinished: Counter[str] = field(default_factory=Counter)
@@ -139,7 +149,7 @@ class World:
         return list(requests)
 
     def share(self, tenant: str, **share: Any) -> None:
-        self.shares[tenant] = Share(**{"tenant": tenant, "weight": 1, **share})
+        self.shares[tenant] = TenantPolicy(**{"tenant": tenant, "weight": 1, **share})
         self.loop.apply([self.shares[tenant]])
 
     def cancel(self, request: int) -> None:

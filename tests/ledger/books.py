@@ -13,9 +13,9 @@ from typing import Any
 
 from tenantd.config import BillingConfig
 from tenantd.domain import FinishReason, Usage
-from tenantd.ledger.ledger import Admission, Ledger, RequestRecord, Settlement
+from tenantd.ledger.ledger import Admitted, Ledger, RequestRecord, Settlement
 from tenantd.ledger.migrations import migrate
-from tenantd.ledger.store import get_request
+from tenantd.ledger.requests import get_request
 
 NOW_MICROS = 1_790_000_000_000_000  # a moment in September 2026
 BILLING = BillingConfig(engine_hour_price=Decimal("1.5"))
@@ -43,7 +43,7 @@ def memory_ledger() -> sqlite3.Connection:
     return conn
 
 
-def admission(request_id: str, **changes: Any) -> Admission:
+def admission(request_id: str, **changes: Any) -> Admitted:
     defaults: dict[str, Any] = {
         "tenant": "acme",
         "kind": "chat",
@@ -52,7 +52,7 @@ def admission(request_id: str, **changes: Any) -> Admission:
         "prompt_length_tokens": 12,
         "max_tokens": 64,
     }
-    return Admission(id=request_id, **{**defaults, **changes})
+    return Admitted(id=request_id, **{**defaults, **changes})
 
 
 def settlement(request_id: str, usage: Usage | None = None, **changes: Any) -> Settlement:

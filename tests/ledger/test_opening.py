@@ -16,7 +16,7 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import MIGRATIONS, migrate
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.reports import usage_report
-from tenantd.tenancy.store import list_tenants
+from tenantd.tenancy.tenants import list_tenants
 from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
 
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})

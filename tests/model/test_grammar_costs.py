@@ -11,8 +11,8 @@ import llama_cpp
 import numpy as np
 import pytest
 
-from tenantd.engine.constraint import Constraint, ConstraintError, Matchers
 from tenantd.engine.llama.sampling import Vocabulary
+from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers
 from tenantd.text.compiler import Source, compile_grammar
 from tests.attacks.test_grammars import BOMBS, SCHEMAS
 from tests.support.models import gemma_path

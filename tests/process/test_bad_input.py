@@ -23,18 +23,18 @@ import psutil
 import pytest
 
 from tenantd.config import BillingConfig
-from tenantd.daemon.generation import Generation
-from tenantd.daemon.service import Service
 from tenantd.domain import Sampling, Tenant
 from tenantd.ledger.invoices import invoice, parse_month
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.reports import recent_requests
+from tenantd.live.generation import Generation
+from tenantd.serving.service import Service
 from tenantd.tenancy.directory import Directory
-from tenantd.tenancy.store import add_tenant
+from tenantd.tenancy.tenants import add_tenant
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import ByteVocabulary
-from tests.daemon.daemon_kit import config, run
+from tests.serving.daemon_kit import config, run
 from tests.support.callbacks.watch import quick_callbacks
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import as_stranger, command_environment, estrange, stranger_uid, tenantctl

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tenantd.engine.protocol import Load
+from tenantd.wire.messages import Load
 
 
 def fake_load(**changes: Any) -> Load:

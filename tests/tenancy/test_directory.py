@@ -12,7 +12,8 @@ import pytest
 from tenantd.domain import Limits, OnLimit, OwnLimits, Tenant, TenantState
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.ledger import Lane
-from tenantd.tenancy import keys, store
+from tenantd.tenancy import keys
+from tenantd.tenancy import tenants as store
 from tenantd.tenancy.directory import Directory
 from tests.ledger.books import ledger_in
 

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 from tenantd.domain import Tenant
 from tenantd.errors import InvalidRequest, NotFound
-from tenantd.tenancy import keys, store
+from tenantd.tenancy import keys
+from tenantd.tenancy import tenants as store
 from tests.ledger.books import memory_ledger
 
 

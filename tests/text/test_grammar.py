@@ -16,8 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher, LLTokenizer
 
-from tenantd.engine.constraint import limits
 from tenantd.errors import InvalidRequest, QueueFull, TenantdError
+from tenantd.llamacpp.constraint import limits
 from tenantd.text.compiler import Source, compile_grammar
 from tenantd.text.gbnf import GbnfError, gbnf_to_lark
 from tenantd.text.grammar import MAX_WAITING, GrammarCompiler, gbnf_source, schema_source

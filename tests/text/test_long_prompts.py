@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from tenantd.api.openai_types import ChatRequest
-from tenantd.api.prompts import SLICE_CHARACTERS, PromptReader
+from tenantd.api.openai.prompts import SLICE_CHARACTERS, PromptReader
+from tenantd.api.openai.types import ChatRequest
 from tenantd.errors import ContextLengthExceeded
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.pool import TextPool

@@ -9,7 +9,7 @@ import pytest
 
 from tenantd.errors import Draining, InvalidRequest, QueueFull
 from tenantd.text.pool import TextPool
-from tests.daemon.daemon_kit import run
+from tests.serving.daemon_kit import run
 
 
 @contextmanager

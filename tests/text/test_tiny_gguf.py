@@ -5,7 +5,7 @@ from pathlib import Path
 import llama_cpp
 import pytest
 
-from tenantd.text.llama_log import only_errors
+from tenantd.llamacpp.log import only_errors
 from tenantd.text.vocabulary import LlamaVocabulary
 from tests.support.tiny_gguf import write_tiny_gguf
 

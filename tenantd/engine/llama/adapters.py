@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import llama_cpp
 
 from tenantd.engine.compute import EngineBroken, RequestRejected
-from tenantd.engine.gguf import NotGguf, check_adapter
-from tenantd.engine.llama import log
+from tenantd.llamacpp import log
+from tenantd.llamacpp.gguf import NotGguf, check_adapter
 
 
 class Version(NamedTuple):

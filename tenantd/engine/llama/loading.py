@@ -15,10 +15,10 @@ from typing import Any, Final
 
 import llama_cpp
 
-from tenantd.engine.gguf import model_file
-from tenantd.engine.llama import devices, log
-from tenantd.engine.protocol import EngineInfo, Load
 from tenantd.errors import ModelError, NotEnoughMemory
+from tenantd.llamacpp import devices, log
+from tenantd.llamacpp.gguf import model_file
+from tenantd.wire.messages import EngineInfo, Load
 
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.engine.compute import RequestRejected, Sampled
-from tenantd.engine.constraint import Constraint, ConstraintError, Matchers
 from tenantd.engine.llama.tokens import grammar_tokenizer
+from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers
 
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
 _NO_DRAW: Final = (0, 0.0, 0.0)

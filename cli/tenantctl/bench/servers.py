@@ -1,0 +1,135 @@
+"""What is measured: a running daemon, with tenants made for the occasion, or any OpenAI-compatible URL."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+from tenantctl.bench.suites import Suite
+from tenantctl.bench.target import Target, target_at
+from tenantctl.client import Client, url
+from tenantd.errors import DaemonNotRunning, InvalidRequest, TenantdError
+
+TENANT_PREFIX: Final = "bench-"
+WARM_UP: Final = "warm-up"
+NO_LIMITS: Final = dict.fromkeys(
+    (
+        *("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens"),
+        *("requests_per_minute", "tokens_per_minute"),
+    ),
+    "none",
+)
+"""Of the temporary tenants, whatever holds for all: refusals would hide what the scheduler does."""
+PROBE_TIMEOUT_S: Final = 10.0
+IDLE_TIMEOUT_S: Final = 30.0
+POLL_S: Final = 0.05
+FIRST_ORDINARY_TOKEN: Final = 1000
+LAST_ORDINARY_TOKEN: Final = 100_000
+SMALL_VOCABULARY: Final = 2 * FIRST_ORDINARY_TOKEN
+PRINTABLE_BYTES: Final = range(32, 127)
+
+
+def ordinary_tokens(n_tokens: int | None) -> range:
+    """Token ids for prompts: away from control tokens at the begin of large vocabularies, printable bytes in a small
+    one. None: the size is not known."""
+    if n_tokens is None:
+        return range(FIRST_ORDINARY_TOKEN, LAST_ORDINARY_TOKEN)
+    if n_tokens < SMALL_VOCABULARY:
+        return range(PRINTABLE_BYTES.start, min(PRINTABLE_BYTES.stop, n_tokens))
+    return range(FIRST_ORDINARY_TOKEN, min(LAST_ORDINARY_TOKEN, n_tokens))
+
+
+# -- a daemon
+
+
+@contextmanager
+def temporary_tenants(client: Client, suite: Suite, name: str = "tenantd") -> Iterator[dict[str, Target]]:
+    """A new unbilled tenant for each of the suite's, with its weight, and one for `WARM_UP`, so that what comes before
+    the run is not held against any of them. Removed at the end, when nothing of them runs any more.
+
+    Names get a random end: those of removed tenants are taken for good, because their rows stay in the ledger.
+    """
+    end = secrets.token_hex(3)
+    made: list[str] = []
+    try:
+        targets = {}
+        for label, weight in {WARM_UP: 1.0, **{t.name: t.weight for t in suite.tenants}}.items():
+            tenant = f"{TENANT_PREFIX}{label}-{end}"
+            client.post(url("tenants"), {"name": tenant, "weight": weight, "unbilled": True, "limits": NO_LIMITS})
+            made.append(tenant)
+            targets[label] = Target(name, path=client.socket, headers=(("x-tenant", tenant),))
+        yield targets
+    finally:
+        wait_idle(client, made)
+        for tenant in made:
+            client.delete(url("tenants", tenant))
+
+
+def wait_idle(client: Client, tenants: list[str]) -> None:
+    """Until no request of theirs runs or waits: those that were cut off end within a step of the engine.
+
+    Raises TenantdError if that takes too long.
+    """
+    deadline_s = time.monotonic() + IDLE_TIMEOUT_S
+    while time.monotonic() < deadline_s:
+        status = client.get(url("status"))
+        if not any(t["running"] or t["paused"] or t["waiting"] for t in status["tenants"] if t["name"] in tenants):
+            return
+        time.sleep(POLL_S)
+    raise TenantdError(f"requests of {', '.join(tenants)} still run {IDLE_TIMEOUT_S:g} s after the end of the run")
+
+
+def check_daemon(client: Client, suite: Suite) -> dict[str, Any]:
+    """What its status says of the engine. Raises InvalidRequest if it cannot run the suite, TenantdError."""
+    state = client.get(url("status"))
+    engine: dict[str, Any] | None = state["engine"]
+    if engine is None:
+        raise TenantdError(f"the daemon is {state['state']}; wait for it with: tenantctl status --wait 120")
+    needed, has = suite.context_tokens, engine["context_tokens"]
+    if needed > has:
+        raise InvalidRequest(
+            f"{suite.name} needs a context of {needed} tokens and this daemon's slots hold {has}; "
+            f"shorten its requests with --length-scale {has / needed:.2g}"
+        )
+    return engine
+
+
+# -- a URL
+
+
+def probe(base_url: str, api_key: str, extra: dict[str, Any]) -> tuple[Target, int | None]:
+    """The server at a URL, and the size of its vocabulary if it says so (llama-server does).
+
+    A server that names its models gets the first of them in every request, unless `extra` says which.
+    Raises DaemonNotRunning, InvalidRequest, TenantdError.
+    """
+    import httpx
+
+    fields = dict(extra)
+    target = target_at(base_url, api_key=api_key)
+    try:
+        answer = httpx.get(f"{base_url.rstrip('/')}/models", headers=dict(target.headers), timeout=PROBE_TIMEOUT_S)
+    except httpx.InvalidURL as e:
+        raise InvalidRequest(f"--url: {e}") from e
+    except httpx.TransportError as e:
+        raise DaemonNotRunning(f"no server answers at {base_url}: {e}") from e
+    if answer.status_code in (401, 403):
+        raise TenantdError(f"{base_url} wants an API key, or another one (HTTP {answer.status_code}): --api-key")
+    n_tokens = None
+    if models := _models(answer):
+        fields.setdefault("model", models[0].get("id", ""))
+        meta = models[0].get("meta")
+        n_tokens = meta.get("n_vocab") if isinstance(meta, dict) else None
+    return target_at(base_url, api_key=api_key, extra=tuple(fields.items())), n_tokens
+
+
+def _models(answer: Any) -> list[dict[str, Any]]:
+    """The models a server lists; none if it has no such list."""
+    try:
+        data = answer.json()["data"] if answer.is_success else []
+    except (ValueError, KeyError, TypeError):
+        return []
+    return [model for model in data if isinstance(model, dict)] if isinstance(data, list) else []

@@ -1,0 +1,230 @@
+"""A lean streaming client. Counts the tokens of an event stream without parsing its JSON, so that the load generator
+takes as little as possible of a machine it shares with the server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import ssl
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+import httptools
+
+from tenantctl.bench.record import Clock, Outcome, Record
+from tenantd.errors import InvalidRequest
+
+CONNECT_TIMEOUT_S: Final = 10.0
+KEPT_BYTES: Final = 4096
+"""Of a body's end: usage and errors are there."""
+_REFUSALS: Final = (429, 503)
+_TOKEN: Final = re.compile(rb'"finish_reason":\s?null')
+"""In every event with a token, not in the last ones. Text cannot hold it: its quotes are escaped."""
+_EVENT: Final = b"data: {"
+_ERROR: Final = re.compile(rb'^(?:data|error): \{"(?:error|code)"', re.MULTILINE)
+_DONE: Final = b"data: [DONE]"
+_USAGE: Final = {
+    "prompt_tokens": re.compile(rb'"prompt_tokens":\s?(\d+)'),
+    "output_tokens": re.compile(rb'"completion_tokens":\s?(\d+)'),
+}
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a server listens: a Unix socket, or a host and port. `base` comes before /completions; `extra` are fields
+    of every request's body; `pids` are the server's processes, where they are known."""
+
+    name: str
+    path: Path | None = None
+    host: str = "127.0.0.1"
+    port: int = 0
+    base: str = "/v1"
+    tls: bool = False
+    headers: tuple[tuple[str, str], ...] = ()
+    extra: tuple[tuple[str, Any], ...] = ()
+    pids: tuple[int, ...] = ()
+
+    def with_key(self, api_key: str) -> Target:
+        """The same, showing this key."""
+        headers = tuple(h for h in self.headers if h[0].lower() != "authorization")
+        return replace(self, headers=(*headers, ("authorization", f"Bearer {api_key}")))
+
+    def acting_for(self, tenant: str) -> Target:
+        """The same, naming a tenant as an administrator of tenantd may."""
+        headers = tuple(h for h in self.headers if h[0].lower() != "x-tenant")
+        return replace(self, headers=(*headers, ("x-tenant", tenant)))
+
+
+def target_at(url: str, *, api_key: str = "", extra: tuple[tuple[str, Any], ...] = ()) -> Target:
+    """An OpenAI-compatible server, as http://127.0.0.1:8080/v1. Raises InvalidRequest."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError as e:
+        raise InvalidRequest(f"--url: {url!r}: {e}") from e
+    if parts.scheme not in ("http", "https") or not parts.hostname:
+        raise InvalidRequest(f"--url: not an HTTP URL: {url!r}; write it as http://127.0.0.1:8080/v1")
+    tls = parts.scheme == "https"
+    return Target(
+        parts.netloc.rpartition("@")[2],
+        host=parts.hostname,
+        port=port or (443 if tls else 80),
+        base=parts.path.rstrip("/"),
+        tls=tls,
+        headers=(("authorization", f"Bearer {api_key}"),) if api_key else (),
+        extra=extra,
+    )
+
+
+def request_bytes(target: Target, body: dict[str, Any]) -> bytes:
+    """A whole HTTP request for a streamed completion."""
+    streamed = {**body, **dict(target.extra), "stream": True, "stream_options": {"include_usage": True}}
+    payload = json.dumps(streamed).encode()
+    name = f"[{target.host}]" if ":" in target.host else target.host
+    host = "tenantd" if target.path else f"{name}:{target.port}"
+    head = [f"POST {target.base}/completions HTTP/1.1", f"host: {host}", "content-type: application/json"]
+    head += [f"content-length: {len(payload)}", *(f"{name}: {value}" for name, value in target.headers)]
+    return "\r\n".join(head).encode() + b"\r\n\r\n" + payload
+
+
+async def send(target: Target, body: dict[str, Any], record: Record, clock: Clock = time.perf_counter) -> None:
+    """POST `body` as a stream on a connection of its own and note in `record` what comes of it.
+
+    Failures of the server are noted, not raised. A cancelled task closes the connection; its record ends as CUT.
+    """
+    request = request_bytes(target, body)
+    record.begin(clock())
+    protocol: _Stream | None = None
+    try:
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            protocol = await _connect(target, record, clock)
+        protocol.write(request)
+        await protocol.ended
+    except OSError as e:  # TimeoutError is one
+        record.end(clock(), Outcome.FAILED, f"no connection to {target.name}: {e or 'it takes too long'}")
+    except asyncio.CancelledError:
+        record.end(clock(), Outcome.CUT)
+        raise
+    finally:
+        if protocol is not None:
+            protocol.close()
+
+
+async def _connect(target: Target, record: Record, clock: Clock) -> _Stream:
+    loop = asyncio.get_running_loop()
+
+    def factory() -> _Stream:
+        return _Stream(record, clock)
+
+    if target.path is not None:
+        return (await loop.create_unix_connection(factory, str(target.path)))[1]
+    tls = ssl.create_default_context() if target.tls else None
+    return (await loop.create_connection(factory, target.host, target.port, ssl=tls))[1]
+
+
+class _Stream(asyncio.Protocol):
+    """One answer."""
+
+    def __init__(self, record: Record, clock: Clock) -> None:
+        self._record = record
+        self._clock = clock
+        self._parser = httptools.HttpResponseParser(self)
+        self._tail = b""
+        self._kept = bytearray()
+        self._transport: asyncio.Transport | None = None
+        self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    def write(self, request: bytes) -> None:
+        if self._transport is not None:
+            self._transport.write(request)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- asyncio
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as e:
+            self._end(Outcome.FAILED, f"not HTTP: {e}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if _DONE in self._kept:  # a body that ends with its connection
+            self._end_of_body()
+        else:
+            self._end(Outcome.FAILED, f"the connection was closed early{f': {exc}' if exc else ''}")
+
+    # -- httptools
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if name.lower() == b"retry-after" and value.isdigit():
+            self._record.retry_after_s = float(value)
+
+    def on_headers_complete(self) -> None:
+        self._record.status = self._parser.get_status_code()
+
+    def on_body(self, body: bytes) -> None:
+        self._kept += body
+        if len(self._kept) > 4 * KEPT_BYTES:
+            del self._kept[:-KEPT_BYTES]
+        if self._record.status != 200:
+            return
+        text = self._tail + body
+        whole = text.rfind(b"\n") + 1
+        self._tail = text[whole:]
+        tokens = len(_TOKEN.findall(text, 0, whole))
+        if not tokens and _EVENT in text[:whole]:
+            tokens = self._without_reasons(text[:whole])
+        if tokens:
+            self._record.add_tokens(self._clock(), tokens)
+
+    def on_message_complete(self) -> None:
+        self._end_of_body()
+
+    def _without_reasons(self, events: bytes) -> int:
+        """Events count as tokens where a server never says `finish_reason`."""
+        if b'"finish_reason"' in events or b'"usage"' in events or _ERROR.search(events):
+            return 0
+        return events.count(_EVENT)
+
+    # -- the end
+
+    def _end_of_body(self) -> None:
+        record, status = self._record, self._record.status
+        kept = bytes(self._kept[-KEPT_BYTES:])
+        if status in _REFUSALS:
+            self._end(Outcome.REFUSED, _reason(kept, status))
+        elif status != 200 or _ERROR.search(kept):
+            self._end(Outcome.FAILED, _reason(kept, status))
+        else:
+            for name, pattern in _USAGE.items():
+                if found := pattern.findall(kept):
+                    setattr(record, name, int(found[-1]))
+            self._end(Outcome.DONE)
+
+    def _end(self, outcome: Outcome, message: str = "") -> None:
+        self._record.end(self._clock(), outcome, message)
+        if not self.ended.done():
+            self.ended.set_result(None)
+
+
+def _reason(body: bytes, status: int) -> str:
+    """What the server says went wrong."""
+    start = max(body.rfind(b'{"error"'), 0)
+    try:
+        error = json.loads(body[start:].split(b"\n")[0])["error"]
+        text = error["message"] if isinstance(error, dict) else error
+    except (ValueError, KeyError, TypeError):
+        text = body[:200].decode("utf-8", "replace").strip()
+    return f"HTTP {status}: {text}"

@@ -1,0 +1,89 @@
+"""The completion script for fish 3 and later."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenantctl.shells.tree import NAMES, Command, Option, Value
+
+_HEAD: Final = """\
+# fish completion for tenantctl, written by `tenantctl completion fish`
+
+# What was typed so far, without options and their values: the command, then its arguments.
+function __tenantctl_words
+    set -l skip 0
+    for word in (commandline -opc)[2..-1]
+        if test $skip = 1
+            set skip 0
+            continue
+        end
+        switch $word
+            case @VALUED@
+                set skip 1
+            case '-*'
+            case '*'
+                echo $word
+        end
+    end
+end
+
+# __tenantctl_in COMMAND…: this command is being typed.
+function __tenantctl_in
+    set -l words (__tenantctl_words)
+    set -l n (count $argv)
+    test $n = 0; and return
+    test (count $words) -ge $n; and test "$words[1..$n]" = "$argv"
+end
+
+# __tenantctl_at N COMMAND…: argument N of this command is next, counted from 0.
+function __tenantctl_at
+    __tenantctl_in $argv[2..-1]
+    and test (count (__tenantctl_words)) = (math (count $argv) - 1 + $argv[1])
+end
+
+complete -c tenantctl -f
+"""
+
+
+def script(root: Command) -> str:
+    """The whole file: a line for each thing that can be typed."""
+    names = {name: None for c in root.walk() for o in c.options if o.value for name in o.names}
+    lines = [line for command in root.walk() for line in _lines(command)]
+    return _HEAD.replace("@VALUED@", " ".join(names)) + "\n".join(lines) + "\n"
+
+
+def _lines(command: Command) -> list[str]:
+    path = " ".join(command.path)
+    lines = []
+    for child in command.commands:
+        lines.append(f"{_at(0, path)} -a {child.path[-1]} -d {_quoted(child.help)}")
+    for i, value in enumerate(command.arguments):
+        if action := _action(value):
+            lines.append(f"{_at(i, path)} {action}")
+    inside = f"__tenantctl_in {path}" if path else "__tenantctl_at 0"
+    lines += [_option(option, inside) for option in command.options]
+    return lines
+
+
+def _at(number: int, path: str) -> str:
+    return f"complete -c tenantctl -n {_quoted(f'__tenantctl_at {number} {path}'.strip())}"
+
+
+def _option(option: Option, condition: str) -> str:
+    names = " ".join(f"-l {n[2:]}" if n.startswith("--") else f"-s {n[1:]}" for n in option.names)
+    line = f"complete -c tenantctl -n {_quoted(condition)} {names}"
+    if option.value is not None:
+        line += " " + (_action(option.value) or "-x").replace("-a", "-x -a", 1)
+    return f"{line} -d {_quoted(option.help)}"
+
+
+def _action(value: Value) -> str:
+    if value.is_tenant:
+        return f"-a '({NAMES})'"
+    if value.is_file:
+        return "-r -F"
+    return f"-a {_quoted(' '.join(value.words))}" if value.words else ""
+
+
+def _quoted(text: str) -> str:
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"

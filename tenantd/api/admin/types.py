@@ -1,0 +1,92 @@
+"""What administrators send."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, PlainValidator
+
+from tenantd.api.body import Body
+from tenantd.domain import OnLimit, OwnLimits, Priority
+from tenantd.tenancy.tenants import LIMIT_VALUES, MAX_WEIGHT, MIN_WEIGHT, is_limit
+
+Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
+Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
+
+
+def _limit(value: Any) -> Any:
+    if not is_limit(value):
+        raise ValueError(f"must be {LIMIT_VALUES}")
+    return value
+
+
+Limit = Annotated[int | Literal["none"] | None, PlainValidator(_limit)]
+
+
+class LimitsBody(Body):
+    """null takes the default of all tenants, "none" lifts the limit, 0 allows none."""
+
+    max_concurrent: Limit = None
+    max_queued: Limit = None
+    max_tokens_per_request: Limit = None
+    max_context_tokens: Limit = None
+    requests_per_minute: Limit = None
+    tokens_per_minute: Limit = None
+    reserved_slots: Limit = None
+    on_limit: OnLimit | None = None
+    max_wait_s: Limit = None
+
+    def given(self) -> dict[str, Any]:
+        """The limits that were named, null included."""
+        return {name: getattr(self, name) for name in self.model_fields_set}
+
+
+class NewTenant(Body):
+    """POST /admin/v1/tenants."""
+
+    name: str
+    weight: Weight = 1.0
+    priority: Priority = Priority.STANDARD
+    uids: Uids = Field(default_factory=list)
+    adapter: str = ""
+    unbilled: bool = False
+    allow_special: bool = False
+    limits: LimitsBody = LimitsBody()
+
+    def own_limits(self) -> OwnLimits:
+        return OwnLimits(**self.limits.given())
+
+
+class TenantChange(Body):
+    """PATCH /admin/v1/tenants/{name}: only what is named changes."""
+
+    weight: Weight | None = None
+    priority: Priority | None = None
+    uids: Uids | None = None
+    adapter: str | None = None  # "" for none
+    unbilled: bool | None = None
+    allow_special: bool | None = None
+    limits: LimitsBody | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """All but the limits, which are merged with those there are."""
+        given: dict[str, Any] = {}
+        if self.weight is not None:
+            given["weight"] = self.weight
+        if self.priority is not None:
+            given["priority"] = self.priority
+        if self.uids is not None:
+            given["uids"] = tuple(self.uids)
+        if self.adapter is not None:
+            given["adapter"] = self.adapter
+        if self.unbilled is not None:
+            given["unbilled"] = self.unbilled
+        if self.allow_special is not None:
+            given["allow_special"] = self.allow_special
+        return given
+
+
+class NewKey(Body):
+    """POST /admin/v1/tenants/{name}/keys."""
+
+    label: str = Field("", max_length=64)

@@ -1,0 +1,201 @@
+"""OpenAI's two answer formats, whole and as events of a stream.
+
+An event of a stream is one token, tens of thousands of times a second, and all of it but the text is the same each
+time: `text_frame` gives the bytes around the text, made once per choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, ClassVar, Final
+
+import msgspec
+
+from tenantd.domain import FinishReason, TokenLogprobs, Usage
+from tenantd.live.streams import Delta
+from tenantd.text.vocabulary import Vocabulary
+
+LEAST_LOGPROB: Final = -9999.0
+"""What OpenAI sends for a token that cannot come; JSON has no infinity."""
+DONE: Final = b"data: [DONE]\n\n"
+_HOLE: Final = "\x00"
+"""Where a frame's text goes. JSON escapes it, so nothing else in a frame looks like it."""
+
+_LINE_ENDS: Final = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x2028, 0x2029, 0x85)]
+
+encode_json = msgspec.json.Encoder().encode
+
+
+def encode_line(content: Any) -> bytes:
+    """JSON without any character that some clients take for the end of a line: U+2028, U+2029 and U+0085 too."""
+    line = encode_json(content)
+    if b"\xe2\x80" in line or b"\xc2\x85" in line:
+        for character, escape in _LINE_ENDS:
+            line = line.replace(character, escape)
+    return line
+
+
+def event(content: Any) -> bytes:
+    """One server-sent event."""
+    return b"data: " + encode_line(content) + b"\n\n"
+
+
+def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
+    """`usage` over all choices: what their rows in the ledger add up to."""
+    prompt = completion = 0
+    for usage in usages:
+        prompt += usage.prompt_tokens
+        completion += usage.completion_tokens
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
+
+
+class Answer:
+    """One response: its id, and how its parts look. `with_usage` streams end with a chunk that has the usage."""
+
+    object: ClassVar[str]
+    chunk_object: ClassVar[str]
+    id_prefix: ClassVar[str]
+
+    def __init__(
+        self, *, request_id: str, model: str, created_s: int, vocabulary: Vocabulary, with_usage: bool = False
+    ) -> None:
+        self._vocabulary = vocabulary
+        self._with_usage = with_usage
+        self._head = {"id": self.id_prefix + request_id.removeprefix("req_"), "created": created_s, "model": model}
+
+    # -- whole
+
+    def whole(self, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+        """The body of an answer that is not streamed."""
+        return {**self._head, "object": self.object, "choices": choices, "usage": usage}
+
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
+        """One element of `choices`. Subclasses say where the text goes."""
+        raise NotImplementedError
+
+    # -- streamed
+
+    def opening_event(self, index: int) -> bytes:
+        """What a choice begins with, before any text."""
+        return b""
+
+    def text_frame(self, index: int) -> tuple[bytes, bytes]:
+        """The bytes before and after the JSON text of an event without logprobs."""
+        before, after = self._chunk(self._piece(index, _HOLE, None)).split(encode_json(_HOLE))
+        return before, after
+
+    def logprobs_event(self, index: int, deltas: list[Delta], offset: int) -> bytes:
+        """An event with logprobs. `offset` counts the choice's characters before it."""
+        return self._chunk(self._piece(index, "".join(d.text for d in deltas), self.logprobs(deltas, offset)))
+
+    def finish_event(self, index: int, reason: FinishReason) -> bytes:
+        """A choice's last event."""
+        return self._chunk(self._last_piece(index, reason.value))
+
+    def usage_event(self, usage: dict[str, int]) -> bytes:
+        """The stream's last event before [DONE], when the client asked for it."""
+        return event({**self._head, "object": self.chunk_object, "choices": [], "usage": usage})
+
+    def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
+        """The logprobs of some tokens, None when they have none."""
+        raise NotImplementedError
+
+    def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _last_piece(self, index: int, reason: str) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _chunk(self, choice: dict[str, Any]) -> bytes:
+        chunk = {**self._head, "object": self.chunk_object, "choices": [choice]}
+        return event({**chunk, "usage": None} if self._with_usage else chunk)
+
+    def _token_text(self, token: int) -> str:
+        return self._vocabulary.piece(token).decode("utf-8", "replace")
+
+
+class CompletionAnswer(Answer):
+    """/v1/completions."""
+
+    object = "text_completion"
+    chunk_object = "text_completion"
+    id_prefix = "cmpl-"
+
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
+        return {**self._piece(index, text, logprobs), "finish_reason": reason.value}
+
+    def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
+        tokens: list[str] = []
+        chosen: list[float] = []
+        top: list[dict[str, float]] = []
+        offsets: list[int] = []
+        for delta in deltas:
+            if delta.logprobs is not None:
+                tokens.append(self._token_text(delta.token))
+                chosen.append(_finite(delta.logprobs.logprob))
+                top.append(self._by_text(delta.logprobs))
+                offsets.append(offset)
+            offset += len(delta.text)
+        if not tokens:
+            return None
+        return {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": top, "text_offset": offsets}
+
+    def _by_text(self, logprobs: TokenLogprobs) -> dict[str, float]:
+        """Best first. Two tokens may have one text (parts of a character): the better one counts."""
+        best: dict[str, float] = {}
+        for token, logprob in logprobs.top:
+            best.setdefault(self._token_text(token), _finite(logprob))
+        return best
+
+    def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
+        return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": None}
+
+    def _last_piece(self, index: int, reason: str) -> dict[str, Any]:
+        return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
+
+
+class ChatAnswer(Answer):
+    """/v1/chat/completions."""
+
+    object = "chat.completion"
+    chunk_object = "chat.completion.chunk"
+    id_prefix = "chatcmpl-"
+
+    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
+        return {
+            "index": index,
+            "message": {"role": "assistant", "content": text, "refusal": None},
+            "logprobs": logprobs,
+            "finish_reason": reason.value,
+        }
+
+    def opening_event(self, index: int) -> bytes:
+        return self._chunk(self._delta(index, {"role": "assistant", "content": ""}, None, None))
+
+    def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
+        content = [
+            {**self._token(d.token, d.logprobs.logprob), "top_logprobs": self._top(d.logprobs)}
+            for d in deltas
+            if d.logprobs is not None
+        ]
+        return {"content": content, "refusal": None} if content else None
+
+    def _top(self, logprobs: TokenLogprobs) -> list[dict[str, Any]]:
+        return [self._token(token, logprob) for token, logprob in logprobs.top]
+
+    def _token(self, token: int, logprob: float) -> dict[str, Any]:
+        piece = self._vocabulary.piece(token)
+        return {"token": piece.decode("utf-8", "replace"), "logprob": _finite(logprob), "bytes": list(piece)}
+
+    def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
+        return self._delta(index, {"content": text}, logprobs, None)
+
+    def _last_piece(self, index: int, reason: str) -> dict[str, Any]:
+        return self._delta(index, {}, None, reason)
+
+    def _delta(self, index: int, delta: dict[str, str], logprobs: Any, reason: str | None) -> dict[str, Any]:
+        return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
+
+
+def _finite(logprob: float) -> float:
+    return max(logprob, LEAST_LOGPROB)

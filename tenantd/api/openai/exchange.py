@@ -1,0 +1,196 @@
+"""One request from admission to its last byte.
+
+Each choice is its own stream with its own row in the ledger; `x-request-id` is the first one's. Nothing is answered
+before the first token of every choice is there, so whatever fails before that has a real HTTP status. However the
+exchange ends, it sees its streams settled: a client that goes away stops its decoding and is billed for what came.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Final
+
+from starlette.datastructures import Headers
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from tenantd.api.connection import connection_of
+from tenantd.api.identity import for_asker, key_of
+from tenantd.api.metrics import Meter
+from tenantd.api.openai.answers import Answer, usage_json
+from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
+from tenantd.api.openai.whole import collect
+from tenantd.api.replies import error_reply, reply
+from tenantd.domain import FinishReason, Tenant
+from tenantd.errors import RequestCancelled, TenantdError
+from tenantd.live.generation import Generation
+from tenantd.live.streams import LiveStream
+from tenantd.printable import one_line
+from tenantd.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+GOOD_ENDS: Final = (FinishReason.STOP, FinishReason.LENGTH)
+CLIENT_ID_HEADER: Final = "x-client-request-id"
+"""The client's own name for a request, by which it can find it in /v1/queue."""
+MOST_CLIENT_ID_CHARACTERS: Final = 128
+QUEUE_HEADER: Final = "x-queue-position"
+STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
+
+
+class Exchange(Response):
+    """Runs generations and answers with them, whole or streamed."""
+
+    def __init__(
+        self,
+        service: Service,
+        meter: Meter,
+        tenant: Tenant,
+        generations: list[Generation],
+        answer_type: type[Answer],
+        *,
+        timeout_s: float | None,
+        streamed: bool,
+        with_usage: bool,
+        headers: dict[str, str],
+    ) -> None:
+        """`headers` are what an answer has beside its own."""
+        super().__init__()
+        self._service = service
+        self._meter = meter
+        self._tenant = tenant
+        self._generations = generations
+        self._answer_type = answer_type
+        self._timeout_s = timeout_s
+        self._streamed = streamed
+        self._with_usage = with_usage
+        self._more_headers = headers
+        self._streams: list[LiveStream] = []
+        self._submitting: asyncio.Task[list[LiveStream]] | None = None
+        self._client_gone = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        watch = asyncio.create_task(self._abandon_when_gone(receive))
+        try:
+            await self._run(scope, receive, send)
+        except* ClientStalled:
+            log.info("%s: the client stopped reading", self._streams[0].id)
+            await watch  # until the server has noticed that the connection is gone
+        finally:
+            watch.cancel()
+            self._abandon()
+        for stream in self._streams:
+            await self._meter.see_off(stream)
+
+    async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await self._start(scope)
+        except TenantdError as e:
+            self._meter.refused(self._tenant.name, e)
+            await error_reply(for_asker(e, scope), self._streams[0].id if self._streams else "")(scope, receive, send)
+            return
+        first = self._streams[0]
+        answer = self._answer_type(
+            request_id=first.id,
+            model=self._service.config.model_name,
+            created_s=first.created_micros // 1_000_000,
+            vocabulary=self._service.vocabulary,
+            with_usage=self._with_usage,
+        )
+        if self._streamed:
+            await self._stream(answer, scope, send)
+        else:
+            response = await self._whole(answer, scope)
+            await response(scope, receive, send)
+
+    async def _start(self, scope: Scope) -> None:
+        """Admit all choices and wait for their first tokens. Raises what the first failing one raises."""
+        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, key_of(scope))
+        self._submitting = asyncio.create_task(work)
+        try:
+            self._streams = await self._submitting
+        except asyncio.CancelledError:
+            if self._client_gone and self._submitting.cancelled():
+                raise ClientDisconnect from None  # it waited for its tenant's limits, and nothing has begun
+            raise
+        if self._client_gone:
+            self._abandon()
+        client_id = Headers(scope=scope).get(CLIENT_ID_HEADER, "")
+        for stream in self._streams:
+            stream.client_id = one_line(client_id, MOST_CLIENT_ID_CHARACTERS)
+        for stream in self._streams:
+            await stream.started()
+
+    async def _abandon_when_gone(self, receive: Receive) -> None:
+        """Also ends once the answer is complete, when there is nothing left to abandon."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        self._client_gone = True
+        if self._submitting is not None:
+            self._submitting.cancel()
+        self._abandon()
+
+    def _abandon(self) -> None:
+        for stream in self._streams:
+            stream.abandon()
+
+    async def _whole(self, answer: Answer, scope: Scope) -> Response:
+        request_id = self._streams[0].id
+        wholes = [await collect(answer, stream) for stream in self._streams]
+        if failed := self._failure():
+            return error_reply(for_asker(failed, scope), request_id)
+        choices = [
+            answer.choice(index, whole.text, whole.logprobs, _reason(stream))
+            for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
+        ]
+        usage = usage_json(stream.usage for stream in self._streams)
+        return reply(
+            answer.whole(choices, usage), request_id=request_id, headers=self._more_headers | self._queue_header()
+        )
+
+    async def _stream(self, answer: Answer, scope: Scope, send: Send) -> None:
+        headers = {"x-request-id": self._streams[0].id, **self._more_headers, **self._queue_header(), **STREAM_HEADERS}
+        start = Response(headers=headers, media_type="text/event-stream")
+        del start.headers["content-length"]
+        await send({"type": "http.response.start", "status": 200, "headers": start.raw_headers})
+        writer = EventWriter(connection_of(scope), scope, self._service.config.server.write_timeout_s)
+        if len(self._streams) == 1:
+            await self._stream_choice(answer, 0, writer)
+        else:
+            async with asyncio.TaskGroup() as group:
+                for index in range(len(self._streams)):
+                    group.create_task(self._stream_choice(answer, index, writer))
+        if failed := self._failure():
+            await writer.fail(for_asker(failed, scope))
+        else:
+            usage = usage_json(stream.usage for stream in self._streams)
+            await writer.done(answer.usage_event(usage) if self._with_usage else b"")
+
+    async def _stream_choice(self, answer: Answer, index: int, writer: EventWriter) -> None:
+        stream = self._streams[index]
+        await pump(answer, index, stream, writer)
+        if _is_complete(stream):
+            await writer.write(answer.finish_event(index, _reason(stream)))
+
+    def _queue_header(self) -> dict[str, str]:
+        """Where its last choice stood in the queue when it came."""
+        return {QUEUE_HEADER: str(max(stream.queue_position for stream in self._streams))}
+
+    def _failure(self) -> TenantdError | None:
+        """Why the finished streams are no complete answer; None when they are."""
+        for stream in self._streams:
+            if not _is_complete(stream):
+                return stream.error or RequestCancelled(f"the request ended before it was complete: {_reason(stream)}")
+        return None
+
+
+def _is_complete(stream: LiveStream) -> bool:
+    """A good end, whose row is in the ledger: `error` is set when it could not be written in time."""
+    return stream.finish_reason in GOOD_ENDS and stream.error is None
+
+
+def _reason(stream: LiveStream) -> FinishReason:
+    assert stream.finish_reason is not None, f"{stream.id} gave its last text and is not finished"
+    return stream.finish_reason

@@ -1,0 +1,157 @@
+"""From what a client sent to token ids: off the event loop, in turn with other tenants, unless it is small."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from tenantd.api.names import Names, read_request
+from tenantd.api.openai.types import ChatRequest, CompletionRequest
+from tenantd.errors import ContextLengthExceeded, InvalidRequest
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.chat_messages import PART_KINDS
+from tenantd.text.excerpt import excerpt
+from tenantd.text.pool import TextPool
+from tenantd.text.vocabulary import Vocabulary
+
+MAX_PROMPTS: Final = 128
+INLINE_BYTES: Final = 4096
+"""A body of this size is read where it came, in a few milliseconds at most."""
+INLINE_MESSAGES: Final = 8
+"""And a chat of so many messages: what each costs is the template's to say."""
+LONG_CHARACTERS: Final = 8
+"""For each token of the context. Few texts have so many: those that have are looked at before they are tokenised."""
+SLICE_CHARACTERS: Final = 65_536
+
+T = TypeVar("T")
+
+
+class PromptReader:
+    """Turns bodies into requests and prompts, for one vocabulary."""
+
+    def __init__(self, vocabulary: Vocabulary, chat: ChatFormatter, pool: TextPool) -> None:
+        self._vocabulary = vocabulary
+        self._chat = chat
+        self._pool = pool
+
+    async def completion(
+        self, tenant: str, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
+    ) -> tuple[CompletionRequest, list[list[int]]]:
+        """The request, without the text it came with, and its prompts, at least one.
+
+        `names` reads those of its fields, and `check` says how many tokens a context holds, both perhaps in a thread.
+        Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
+        """
+
+        def read() -> tuple[CompletionRequest, list[list[int]]]:
+            request = read_request(CompletionRequest, body, names)
+            prompts = self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
+            return request.model_copy(update={"prompt": None}), prompts  # a text may have taken megabytes
+
+        return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
+
+    async def chat(
+        self, tenant: str, body: bytes, names: Names, check: Callable[[ChatRequest], int]
+    ) -> tuple[ChatRequest, list[int]]:
+        """The request and the rendered conversation. As `completion`."""
+
+        def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
+            request = request or read_request(ChatRequest, body, names)
+            prompt = self.conversation(request, check(request))
+            return request.model_copy(update={"messages": []}), prompt
+
+        if len(body) > INLINE_BYTES:
+            return await self._pool.run(tenant, read, len(body))
+        request = read_request(ChatRequest, body, names)
+        is_long = len(request.messages) > INLINE_MESSAGES
+        return await self._off_loop_if(is_long, tenant, functools.partial(read, request), len(body))
+
+    async def _off_loop_if(self, large: bool, tenant: str, work: Callable[[], T], size_bytes: int) -> T:
+        return await self._pool.run(tenant, work, size_bytes) if large else work()
+
+    def prompts(self, prompt: Any, context_tokens: int, *, parse_special: bool = False) -> list[list[int]]:
+        """The prompts of a completion request, at least one. Raises InvalidRequest, ContextLengthExceeded."""
+        if isinstance(prompt, str):
+            return [self._text(prompt, context_tokens, parse_special)]
+        if not isinstance(prompt, list) or not prompt:
+            raise _bad_prompt("must be a text, a list of token ids, or a list of either, and not empty")
+        if isinstance(prompt[0], int):
+            return [self._tokens(prompt, context_tokens)]
+        if len(prompt) > MAX_PROMPTS:
+            raise _bad_prompt(f"at most {MAX_PROMPTS} prompts in one request")
+        result: list[list[int]] = []
+        for one in prompt:
+            if isinstance(one, str):
+                result.append(self._text(one, context_tokens, parse_special))
+            elif isinstance(one, list):
+                result.append(self._tokens(one, context_tokens))
+            else:
+                raise _bad_prompt("a list of prompts holds texts or lists of token ids")
+        return result
+
+    def conversation(self, request: ChatRequest, context_tokens: int) -> list[int]:
+        """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
+        texts = [
+            text for message in request.messages for key in ("content", "refusal") for text in _texts(message.get(key))
+        ]
+        self._check_length(texts, context_tokens)
+        return self._chat.render(request.messages, context_tokens)
+
+    def _text(self, text: str, context_tokens: int, parse_special: bool) -> list[int]:
+        if not text:
+            raise _bad_prompt("must not be empty")
+        self._check_length([text], context_tokens)
+        return self._chat.prompt(text, context_tokens, parse_special=parse_special)
+
+    def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
+        if not tokens:
+            raise _bad_prompt("must not be empty")
+        if len(tokens) > context_tokens:
+            raise ContextLengthExceeded.of(len(tokens), context_tokens)
+        limit = self._vocabulary.n_tokens
+        for token in tokens:
+            if type(token) is not int or not 0 <= token < limit:
+                raise _bad_prompt(f"{excerpt(token)} is not a token id of this model (0 to {limit - 1})")
+        return tokens
+
+    def _check_length(self, texts: list[str], context_tokens: int) -> None:
+        """Refuse what is far too long at no more cost than what just fits. A token is at most the longest piece."""
+        at_least = sum(map(_utf8_bytes, texts)) // self._vocabulary.longest_piece_bytes
+        if at_least <= context_tokens and sum(map(len, texts)) > LONG_CHARACTERS * context_tokens:
+            at_least = self._count(texts, 2 * context_tokens + 2) // 2  # cut into slices a text has a few more
+        if at_least > context_tokens:
+            raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
+
+    def _count(self, texts: list[str], enough_tokens: int) -> int:
+        """Tokens of the texts, counted slice by slice until there are enough."""
+        count = 0
+        for text in texts:
+            for start in range(0, len(text), SLICE_CHARACTERS):
+                count += len(self._vocabulary.tokenize(text[start : start + SLICE_CHARACTERS], add_bos=False))
+                if count >= enough_tokens:
+                    return count
+        return count
+
+
+def _utf8_bytes(text: str) -> int:
+    return len(text) if text.isascii() else len(text.encode())
+
+
+def _texts(content: Any) -> list[str]:
+    """What a message's content holds, whether or not it is well formed."""
+    if isinstance(content, str):
+        return [content]
+    if isinstance(content, list):
+        return [
+            text
+            for part in content
+            if isinstance(part, dict)
+            for kind in PART_KINDS
+            if isinstance(text := part.get(kind), str)
+        ]
+    return []
+
+
+def _bad_prompt(reason: str) -> InvalidRequest:
+    return InvalidRequest(f"prompt: {reason}", param="prompt")

@@ -1,0 +1,182 @@
+"""OpenAI's routes: completions, chat completions and models; and a tenant's own queue.
+
+A request is read, checked and made into one `Generation` per choice, which is each prompt times `n`; the exchange
+does the rest.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Literal
+
+from fastapi import APIRouter, Request
+from starlette.responses import Response
+
+from tenantd.api.body import give_back_body, read_body
+from tenantd.api.identity import require_known, require_live_key, tenant_of
+from tenantd.api.metrics import Meter
+from tenantd.api.names import Names
+from tenantd.api.openai.answers import Answer, ChatAnswer, CompletionAnswer
+from tenantd.api.openai.exchange import Exchange
+from tenantd.api.openai.prompts import PromptReader
+from tenantd.api.openai.types import CompletionRequest, GenerationRequest
+from tenantd.api.presence import while_connected
+from tenantd.api.replies import reply
+from tenantd.domain import Tenant
+from tenantd.errors import EngineUnavailable, Forbidden, NotFound
+from tenantd.live.generation import Generation
+from tenantd.serving.service import Service
+from tenantd.text.stops import StopStrings, check_stops
+
+Kind = Literal["completion", "chat"]
+
+
+class ModelNotFound(NotFound):
+    """The request names a model that is not the one served here."""
+
+    code = "model_not_found"
+
+
+class OpenAI:
+    """The routes and what they share."""
+
+    def __init__(self, service: Service, meter: Meter) -> None:
+        self._service = service
+        self._meter = meter
+        self._prompts = PromptReader(service.vocabulary, service.chat, service.pool)
+        self.router = APIRouter()
+        self.router.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
+        self.router.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
+        self.router.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
+        self.router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], response_model=None)
+        self.router.add_api_route("/v1/queue", self.queue, methods=["GET"], response_model=None)
+
+    # -- routes
+
+    async def completions(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._service.directory)
+        raw = await self._body(request)
+        names = Names(lenient=self._service.config.server.lenient)
+        with names.as_sent():
+            check = functools.partial(self._check_completion, tenant)
+            body, prompts = await while_connected(request, self._prompts.completion(tenant.name, raw, names, check))
+            del raw
+            give_back_body(request.scope)  # before a grammar may have to wait
+            grammar = await while_connected(request, self._grammar(tenant, body))
+            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
+
+    async def chat(self, request: Request) -> Response:
+        tenant = tenant_of(request, self._service.directory)
+        raw = await self._body(request)
+        names = Names(lenient=self._service.config.server.lenient)
+        with names.as_sent():
+            reading = self._prompts.chat(tenant.name, raw, names, self._check)
+            body, prompt = await while_connected(request, reading)
+            del raw
+            give_back_body(request.scope)
+            grammar = await while_connected(request, self._grammar(tenant, body))
+            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, names.header())
+
+    async def models(self, request: Request) -> Response:
+        require_known(request, self._service.directory)
+        return reply({"object": "list", "data": [self._model_json()]})
+
+    async def model(self, request: Request, name: str) -> Response:
+        require_known(request, self._service.directory)
+        self._check_model(name)
+        return reply(self._model_json())
+
+    async def queue(self, request: Request) -> Response:
+        """Not OpenAI's: where the tenant's own waiting requests stand."""
+        tenant = tenant_of(request, self._service.directory)
+        return reply({"waiting": self._service.queue(tenant.name)})
+
+    # -- before the engine
+
+    async def _body(self, request: Request) -> bytes:
+        body = await read_body(request, self._service.config.server.max_body_bytes)
+        require_live_key(request.scope, self._service.directory)
+        return body
+
+    def _check(self, body: GenerationRequest) -> int:
+        """What is wrong with a request besides its prompt, and if nothing is the tokens that a slot holds."""
+        body.check()
+        check_stops(body.stop or ())
+        if body.model:
+            self._check_model(body.model)
+        return self._context_tokens()
+
+    def _check_completion(self, tenant: Tenant, body: CompletionRequest) -> int:
+        if body.parse_special and not tenant.allow_special:
+            raise Forbidden(
+                f"parse_special: text of tenant {tenant.name} may not spell special tokens; an administrator can allow "
+                f"it: tenantctl tenant set {tenant.name} --allow-special",
+                param="parse_special",
+            )
+        return self._check(body)
+
+    def _check_model(self, name: str) -> None:
+        served = self._service.config.model_name
+        if name != served:
+            raise ModelNotFound(f"the model {name[:200]!r} is not served here; it is {served!r}", param="model")
+
+    def _context_tokens(self) -> int:
+        """Tokens a slot holds. Raises EngineUnavailable while nobody knows."""
+        info = self._service.supervisor.info
+        if info is None:
+            raise EngineUnavailable(
+                f"the model is not loaded ({self._service.supervisor.state}); GET /readyz says how far it is",
+                retry_after_s=2,
+            )
+        return info.context_tokens
+
+    def _model_json(self) -> dict[str, Any]:
+        info = self._service.supervisor.info
+        return {
+            "id": self._service.config.model_name,
+            "object": "model",
+            "created": self._service.started_micros // 1_000_000,
+            "owned_by": "tenantd",
+            "max_model_len": info.context_tokens if info else None,
+        }
+
+    async def _grammar(self, tenant: Tenant, body: GenerationRequest) -> str:
+        """What the engine holds the answer to; "" when it is free. Raises InvalidRequest, QueueFull."""
+        source = body.grammar_source()
+        return "" if source is None else await self._service.grammars.compile(source, tenant.name)
+
+    def _exchange(
+        self,
+        tenant: Tenant,
+        body: GenerationRequest,
+        kind: Kind,
+        answer: type[Answer],
+        prompts: list[list[int]],
+        grammar: str,
+        headers: dict[str, str],
+    ) -> Response:
+        sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
+        stops = StopStrings(tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ()))
+        generations = [
+            Generation(
+                kind=kind,
+                prompt=prompt,
+                max_tokens=body.output_limit_tokens(),
+                sampling=sampling,
+                stops=stops,
+                choice=choice,
+            )
+            for prompt in prompts
+            for choice in range(body.choices)
+        ]
+        return Exchange(
+            self._service,
+            self._meter,
+            tenant,
+            generations,
+            answer,
+            timeout_s=body.timeout_s,
+            streamed=bool(body.stream),
+            with_usage=body.include_usage,
+            headers=headers,
+        )

@@ -1,0 +1,269 @@
+"""What clients send to the OpenAI routes: fields, types and ranges. null means the default, as it does at OpenAI.
+
+Ranges are OpenAI's where it has the field (platform.openai.com/docs/api-reference), else what llama.cpp's samplers
+make sense of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Final, Literal, Self
+
+from pydantic import BeforeValidator, FailFast, Field, model_validator
+
+from tenantd.api.names import Fields, Foreign, Names
+from tenantd.api.openai import known_names
+from tenantd.domain import SEED_VALUES, Sampling
+from tenantd.errors import InvalidRequest
+from tenantd.text.chat_messages import PART_KINDS
+from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
+
+MESSAGE_FIELDS: Final = ("role", "content", "name", "refusal", "tool_calls", "function_call")
+PART_FIELDS: Final = ("type", *PART_KINDS)
+MAX_CHOICES: Final = 8
+MAX_STOPS: Final = 16
+MAX_BIASES: Final = 1024
+
+
+def _one_or_many(value: Any) -> Any:
+    """An empty text stops nowhere: it is how some clients say that they have no stop text."""
+    if value == "":
+        return []
+    return [value] if isinstance(value, str) else value
+
+
+def _default_if_minus_one(value: Any) -> Any:
+    """Other servers' word for the default."""
+    return None if type(value) is int and value == -1 else value
+
+
+OutputTokens = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, BeforeValidator(_default_if_minus_one)]
+Seed = Annotated[Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None, BeforeValidator(_default_if_minus_one)]
+TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValidator(_default_if_minus_one)]
+
+
+def _biases_by_token(value: Any) -> Any:
+    """llama-server's pairs of token id and bias, where false is never, as OpenAI's object."""
+    if not isinstance(value, list):
+        return value
+    if len(value) > MAX_BIASES:
+        raise ValueError(f"at most {MAX_BIASES} tokens are taken")
+    biases: dict[str, Any] = {}
+    for pair in value:
+        if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
+            raise ValueError("a list holds pairs of a token id and its bias")
+        biases[str(pair[0])] = -100 if pair[1] is False else pair[1]
+    return biases
+
+
+LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_biases_by_token)]
+Stops = Annotated[
+    list[Annotated[str, Field(min_length=1, max_length=4096)]],
+    Field(max_length=MAX_STOPS),
+    BeforeValidator(_one_or_many),
+]
+
+
+class StreamOptions(Fields):
+    """What a stream has besides text."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.STREAM_OPTIONS
+
+    include_usage: bool | None = None
+
+
+class JsonSchema(Fields):
+    """The `json_schema` of a response format; all but the schema makes no difference here."""
+
+    schema_: dict[str, Any] | None = Field(None, alias="schema")
+    name: str | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class ResponseFormat(Fields):
+    """What an answer must look like."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.RESPONSE_FORMAT
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _an_object_by_schema(cls, data: Any) -> Any:
+        """`json_object` with a schema is how llama-server says `json_schema`."""
+        if isinstance(data, dict) and data.get("json_schema") is not None:
+            if data.get("type") == "json_object":
+                return {**data, "type": "json_schema"}
+            if data.get("type") == "text":
+                raise ValueError("a schema goes with the type json_schema")
+        return data
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> Self:
+        if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
+            raise ValueError("json_schema needs json_schema.schema")
+        return self
+
+    def grammar_source(self) -> GrammarSource | None:
+        """What is to be compiled for it; None for text. Raises InvalidRequest."""
+        if self.type == "text":
+            return None
+        return schema_source(self.json_schema.schema_ if self.json_schema else None)
+
+
+class GenerationRequest(Fields):
+    """What completions and chat have in common."""
+
+    model: str = ""
+    max_tokens: OutputTokens = None
+    n: int | None = Field(None, ge=1, le=MAX_CHOICES)
+    stop: Stops | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: TopK = None
+    min_p: float | None = Field(None, ge=0, le=1)
+    typical_p: float | None = Field(None, gt=0, le=1)
+    repeat_penalty: float | None = Field(None, gt=0, le=10)
+    repeat_last_n: int | None = Field(None, ge=0, le=65536)
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    seed: Seed = None
+    logit_bias: LogitBias | None = None
+    ignore_eos: bool | None = None
+    grammar: str | None = None
+    response_format: ResponseFormat | None = None
+    timeout_s: float | None = Field(None, gt=0, le=86_400)  # from here to the last token, waiting included
+
+    @property
+    def choices(self) -> int:
+        """Answers to each prompt."""
+        return self.n or 1
+
+    @property
+    def include_usage(self) -> bool:
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def output_limit_tokens(self) -> int | None:
+        """Tokens one choice may have; None leaves it to the daemon."""
+        return self.max_tokens
+
+    def logprobs_wanted(self) -> int | None:
+        """As `Sampling.logprobs`."""
+        raise NotImplementedError
+
+    def sampling(self, vocabulary_tokens: int, grammar: str = "") -> Sampling:
+        """How to choose tokens; `grammar` is the compiled `grammar_source()`.
+
+        Raises InvalidRequest for what only the model's vocabulary can tell.
+        """
+        chosen: dict[str, Any] = {
+            name: value
+            for name in (
+                "temperature",
+                "top_k",
+                "top_p",
+                "min_p",
+                "typical_p",
+                "repeat_penalty",
+                "repeat_last_n",
+                "presence_penalty",
+                "frequency_penalty",
+            )
+            if (value := getattr(self, name)) is not None
+        }
+        return Sampling(
+            **chosen,
+            seed=None if self.seed is None else self.seed % SEED_VALUES,
+            logit_bias=_biases(self.logit_bias or {}, vocabulary_tokens),
+            logprobs=self.logprobs_wanted(),
+            grammar=grammar,
+            ignore_eos=bool(self.ignore_eos),
+        )
+
+    def grammar_source(self) -> GrammarSource | None:
+        """What the answer has to follow; None when it is free. Raises InvalidRequest."""
+        by_format = self.response_format.grammar_source() if self.response_format else None
+        if by_format and self.grammar:
+            raise InvalidRequest("use either grammar or response_format, not both", param="grammar")
+        return by_format or (gbnf_source(self.grammar) if self.grammar else None)
+
+    def check(self) -> None:
+        """What one field alone cannot tell. Raises InvalidRequest."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("stream_options: only allowed together with stream", param="stream_options")
+
+
+def _biases(biases: dict[str, float], vocabulary_tokens: int) -> dict[int, float]:
+    if len(biases) > MAX_BIASES:
+        raise InvalidRequest(
+            f"logit_bias has {len(biases)} entries; at most {MAX_BIASES} are allowed", param="logit_bias"
+        )
+    result: dict[int, float] = {}
+    for key, bias in biases.items():
+        if not (key.isascii() and key.isdecimal() and len(key) < 10 and int(key) < vocabulary_tokens):
+            raise InvalidRequest(
+                f"logit_bias: {key[:40]!r} is not a token id of this model (0 to {vocabulary_tokens - 1})",
+                param="logit_bias",
+            )
+        result[int(key)] = bias
+    return result
+
+
+class CompletionRequest(GenerationRequest):
+    """POST /v1/completions."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.COMPLETION
+
+    prompt: Any = None  # text, token ids, or a list of either: a union's errors would name fields nobody sent
+    logprobs: int | None = Field(None, ge=0, le=5)
+    best_of: int | None = Field(None, ge=1)
+    echo: bool | None = None
+    suffix: str | None = None
+    parse_special: bool | None = None  # the prompt's text may spell special tokens; not everybody's may
+
+    def logprobs_wanted(self) -> int | None:
+        return self.logprobs
+
+    def check(self) -> None:
+        super().check()
+        if self.echo:
+            raise InvalidRequest("echo is not supported: the prompt is not sent back", param="echo")
+        if self.suffix:
+            raise InvalidRequest("suffix is not supported: text is only continued", param="suffix")
+        if self.best_of is not None and self.best_of != self.choices:
+            raise InvalidRequest("best_of is not supported; ask for n answers and choose", param="best_of")
+
+
+class ChatRequest(GenerationRequest):
+    """POST /v1/chat/completions."""
+
+    foreign: ClassVar[Mapping[str, Foreign]] = known_names.CHAT
+
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the formatter knows what is in them
+    max_completion_tokens: OutputTokens = None
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=20)
+
+    def check_names(self, names: Names) -> None:
+        for index, message in enumerate(self.messages):
+            names.known(MESSAGE_FIELDS, known_names.MESSAGE, message, f"messages[{index}].")
+            if isinstance(content := message.get("content"), list):
+                for place, part in enumerate(content):
+                    if isinstance(part, dict) and part.get("type") in PART_KINDS:  # others are refused for their type
+                        where = f"messages[{index}].content[{place}]."
+                        names.known(PART_FIELDS, known_names.PART, part, where)
+
+    def output_limit_tokens(self) -> int | None:
+        return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
+
+    def logprobs_wanted(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
+
+    def check(self) -> None:
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("top_logprobs: only allowed together with logprobs", param="top_logprobs")

@@ -1,0 +1,155 @@
+"""The ASGI application and the server that runs it on our own socket."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Iterator
+
+import uvicorn
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from tenantd import __version__
+from tenantd.api.acceptor import Acceptor
+from tenantd.api.admin.routes import admin_routes
+from tenantd.api.body import give_back_body
+from tenantd.api.connection import Connection, Peer
+from tenantd.api.connections import Connections
+from tenantd.api.health import health_routes
+from tenantd.api.identity import asking, for_asker
+from tenantd.api.listener import Listener
+from tenantd.api.metrics import Meter
+from tenantd.api.openai.routes import OpenAI
+from tenantd.api.openai.streaming import SEND
+from tenantd.api.replies import (
+    error_reply,
+    log_error,
+    on_disconnect,
+    on_http_exception,
+    on_unexpected,
+    rate_headers,
+)
+from tenantd.config import ServerConfig
+from tenantd.errors import TenantdError
+from tenantd.serving.service import Service
+
+log = logging.getLogger(__name__)
+
+NEVER_S = 1 << 30
+"""uvicorn's own time limit for idle connections is not used: each phase of a connection has its own."""
+GOODBYE_S = 5
+"""After the drain: how long answers that are complete may take to leave."""
+
+
+def make_app(service: Service, meter: Meter) -> ASGIApp:
+    """Everything the socket answers."""
+    app = FastAPI(
+        title="tenantd",
+        version=__version__,
+        openapi_url=None,
+        redirect_slashes=False,
+        exception_handlers={
+            TenantdError: _on_error,
+            ClientDisconnect: on_disconnect,
+            HTTPException: on_http_exception,
+            Exception: on_unexpected,
+        },
+    )
+    app.include_router(OpenAI(service, meter).router)
+    app.include_router(admin_routes(service, meter))
+    app.include_router(health_routes(service))
+
+    async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
+        async def with_rates(message: Message) -> None:
+            if message["type"] == "http.response.start" and (tenant := asking(scope)) is not None:
+                message["headers"] = [*message["headers"], *rate_headers(service.rates(tenant))]
+            await send(message)
+
+        scope["extensions"][SEND] = send
+        try:
+            await app(scope, receive, with_rates)
+        finally:
+            give_back_body(scope)
+
+    return outermost
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, TenantdError)
+    log_error(request, error)
+    return error_reply(for_asker(error, request.scope))
+
+
+class Server:
+    """uvicorn on a listener of ours, without its signal handlers: when to stop is the daemon's to say."""
+
+    def __init__(self, app: ASGIApp, listener: Listener, settings: Callable[[], ServerConfig]) -> None:
+        """`settings` is asked each time: what may be reloaded of it holds for connections that are open."""
+        self._listener = listener
+        config = uvicorn.Config(
+            app,
+            http=Connection,
+            ws="none",
+            interface="asgi3",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,
+            server_header=False,
+            timeout_keep_alive=NEVER_S,
+            timeout_graceful_shutdown=GOODBYE_S,
+        )
+        self._server = _Uvicorn(config, Connections(settings))
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Serve from now on."""
+        assert self._task is None, "started once"
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._listener.sock]))
+        up = asyncio.create_task(self._server.is_up.wait())
+        await asyncio.wait({up, self._task}, return_when=asyncio.FIRST_COMPLETED)
+        if not up.done():
+            up.cancel()
+            await self._task
+
+    async def ended(self) -> None:
+        """Wait for its end. Raises what ended it."""
+        assert self._task is not None, "wait after start"
+        await asyncio.shield(self._task)
+
+    async def stop(self, timeout_s: float = GOODBYE_S) -> None:
+        """Take no more connections, let answers leave for so long, close. Safe to call twice."""
+        self._server.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment]  # any number of seconds
+        self._server.should_exit = True
+        if self._task is not None:
+            await self._task
+        self._listener.close()
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config, connections: Connections) -> None:
+        super().__init__(config)
+        self.is_up = asyncio.Event()
+        self._connections = connections
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """In place of uvicorn's, which would listen again and take whoever comes."""
+
+        def make(peer: Peer | None) -> Connection:
+            return Connection(self.config, self.server_state, self._connections, peer)
+
+        self.servers = [Acceptor(sock, self._connections, make) for sock in sockets or []]  # type: ignore[misc]
+        for server in self.servers:
+            server.start()  # type: ignore[attr-defined]
+        self.started = True
+        self.is_up.set()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield

@@ -1,1 +1,0 @@
-"""Between HTTP and the engine process: the supervisor, live streams, and the service that ties them to the ledger."""

@@ -1,0 +1,132 @@
+"""The daemon's end of the socket to the engine process: framed, never blocking.
+
+Commands are gathered and written once per turn of the event loop, so the engine finds them in one frame. Little waits
+here at any time, so that whatever comes next is not held up by much: without `has_room`, requests stay with the sender.
+Whatever is not a frame of the protocol breaks the connection; its owner then replaces the process.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Final, cast
+
+import msgspec
+
+from tenantd.wire.frames import FrameTooLarge, decode_event, frame, split_frames
+from tenantd.wire.messages import Cancel, Command, DropSampling, Event, Inbox, SetSampling, Submit
+
+BATCH_BYTES: Final = 64 * 1024
+"""A frame is closed when its commands come to so much; one large command may make it larger."""
+ROOM_BYTES: Final = 64 * 1024
+"""There is no room once so much is gathered, or waits to be written beyond what the kernel holds."""
+MAX_COMMAND_BYTES: Final = 32 * 1024 * 1024
+"""What one command may come to, by `bytes_at_most`: with a full batch before it, still under the frame's bound."""
+
+_TOKEN_BYTES: Final = 5  # a msgpack integer under 2**32
+_BIAS_BYTES: Final = 14  # an integer and a double
+_SMALL_BYTES: Final = 64
+_REST_BYTES: Final = 512
+
+
+def bytes_at_most(command: Command) -> int:
+    """An upper bound of the encoded size, without encoding."""
+    match command:
+        case Submit():
+            tokens = len(command.prompt) + max(len(command.generated), command.max_tokens)
+            return _TOKEN_BYTES * tokens + 4 * len(command.adapter) + _REST_BYTES
+        case SetSampling(_, sampling):
+            return _BIAS_BYTES * len(sampling.logit_bias) + 4 * len(sampling.grammar) + 2 * _REST_BYTES
+        case Cancel() | DropSampling():
+            return _SMALL_BYTES
+    return _REST_BYTES
+
+
+class EngineLink(asyncio.Protocol):
+    """Connection to one engine process. `lost` is done when it is over: "" for a clean end, else what was wrong."""
+
+    def __init__(self, on_event: Callable[[Event], None], on_room: Callable[[], None] = lambda: None) -> None:
+        """`on_event` is called for each event in order, `on_room` when there is room again; neither after `close`."""
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._on_event = on_event
+        self._on_room = on_room
+        self._buffer = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+        self._commands: list[Command] = []
+        self._gathered_bytes = 0  # by `bytes_at_most`
+        self._is_full = False  # the engine does not read as fast as it is written to
+        self._flush_is_due = False
+        self._is_closed = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are of no asyncio class
+        self._transport.set_write_buffer_limits(high=ROOM_BYTES, low=ROOM_BYTES // 2)
+
+    def pause_writing(self) -> None:
+        self._is_full = True
+
+    def resume_writing(self) -> None:
+        self._is_full = False
+        if not self._is_closed:
+            self._on_room()
+
+    @property
+    def has_room(self) -> bool:
+        """One more command, however large, is welcome."""
+        return not (self._is_closed or self._is_full) and self._gathered_bytes < ROOM_BYTES
+
+    def data_received(self, data: bytes) -> None:
+        buffer = self._buffer
+        buffer += data
+        try:
+            for body in split_frames(buffer):
+                event = decode_event(body)
+                if self._is_closed:
+                    return
+                self._on_event(event)
+        except (FrameTooLarge, msgspec.DecodeError) as e:
+            self.close(f"it sent what is not a message: {e}")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        # A process that dies with commands unread resets the connection; how it died says more than that.
+        is_its_end = exc is None or isinstance(exc, ConnectionError)
+        self.close("" if is_its_end else f"the connection to it broke: {exc!r}")
+
+    def send(self, command: Command) -> None:
+        """Queue a command, even without room; those of one turn of the loop travel together. Nothing once closed."""
+        if self._is_closed:
+            return
+        self._commands.append(command)
+        self._gathered_bytes += bytes_at_most(command)
+        if not self._flush_is_due:
+            self._flush_is_due = True
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_is_due = False
+        if self._is_closed:
+            return
+        assert self._transport is not None, "commands are sent over a connection"
+        commands, self._commands = self._commands, []
+        was_full, self._gathered_bytes = self._gathered_bytes >= ROOM_BYTES, 0
+        batch: list[Command] = []
+        size_bytes = 0
+        for command in commands:
+            batch.append(command)
+            size_bytes += bytes_at_most(command)
+            if size_bytes >= BATCH_BYTES:
+                self._transport.write(frame(Inbox(batch)))
+                batch, size_bytes = [], 0
+        if batch:
+            self._transport.write(frame(Inbox(batch)))
+        if was_full and self.has_room:
+            self._on_room()
+
+    def close(self, reason: str = "") -> None:
+        """End the connection. The first reason given is the one that stays."""
+        self._is_closed = True
+        self._commands.clear()
+        if self._transport is not None:
+            self._transport.abort()
+        if not self.lost.done():
+            self.lost.set_result(reason)

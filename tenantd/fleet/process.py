@@ -1,0 +1,135 @@
+"""One life of the engine process: exec, talk, end, and the reason of the end."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from asyncio.subprocess import DEVNULL, Process
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from tenantd.fleet.link import EngineLink
+from tenantd.fleet.oom import oom_kills
+from tenantd.fleet.output import Output
+from tenantd.wire.messages import Command, Event
+
+log = logging.getLogger(__name__)
+
+EXIT_GRACE_S: Final = 5.0
+"""A process that closed its connection may take so long to free the model and exit by itself."""
+LAST_WORDS_S: Final = 1.0
+"""What it wrote before it ended is read for so long; a child of its own may hold the pipe open longer."""
+
+
+class Ending(NamedTuple):
+    """How a process ended. `status` as in `Popen.returncode`: negative for a signal; None when it never started."""
+
+    status: int | None
+    reason: str
+
+
+class EngineProcess:
+    """Owner of one child process. Every one that `start` returned is awaited with `ended`."""
+
+    def __init__(self, process: Process, pipe: EngineLink, output: Output) -> None:
+        self._process = process
+        self._pipe = pipe
+        self._output = output
+        self._kill_reason = ""
+        self._oom_kills = oom_kills()  # before it
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        environment: Mapping[str, str],
+        on_event: Callable[[Event], None],
+        on_room: Callable[[], None],
+    ) -> EngineProcess:
+        """Exec `command --fd N` with one end of a socket pair as descriptor N. Raises OSError.
+
+        In a session of its own, so that Ctrl-C in a terminal reaches the daemon only.
+        """
+        loop = asyncio.get_running_loop()
+        with contextlib.ExitStack() as undo:
+            ours, theirs = socket.socketpair()
+            undo.callback(ours.close)
+            read_fd, write_fd = os.pipe()
+            reader = undo.enter_context(os.fdopen(read_fd, "rb", buffering=0))
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    "--fd",
+                    str(theirs.fileno()),
+                    stdin=DEVNULL,
+                    stdout=write_fd,
+                    stderr=write_fd,
+                    pass_fds=(theirs.fileno(),),
+                    env=dict(environment),
+                    start_new_session=True,
+                )
+            finally:
+                theirs.close()
+                os.close(write_fd)
+            undo.callback(process.kill)
+            ours.setblocking(False)
+            _, output = await loop.connect_read_pipe(Output, reader)
+            _, pipe = await loop.create_unix_connection(lambda: EngineLink(on_event, on_room), sock=ours)
+            undo.pop_all()
+        log.info("engine process %d started", process.pid)
+        return cls(process, pipe, output)
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def send(self, command: Command) -> None:
+        """Queue a command for it."""
+        self._pipe.send(command)
+
+    @property
+    def has_room(self) -> bool:
+        """One more command is welcome; else it is told when."""
+        return self._pipe.has_room
+
+    def kill(self, reason: str) -> None:
+        """SIGKILL to this child and no other; `reason` becomes the reason of its end."""
+        self._kill_reason = self._kill_reason or reason
+        with contextlib.suppress(ProcessLookupError):
+            self._process.kill()
+
+    async def ended(self) -> Ending:
+        """Wait for its end and reap it. Events it sent before are delivered first, and none after."""
+        exiting = asyncio.create_task(self._process.wait())
+        lost: asyncio.Future[Any] = self._pipe.lost
+        try:
+            await asyncio.wait({exiting, lost}, return_when=asyncio.FIRST_COMPLETED)
+            if not exiting.done():
+                if broken := lost.result():
+                    self.kill(broken)
+                await asyncio.wait({exiting}, timeout=EXIT_GRACE_S)
+                if not exiting.done():
+                    self.kill("it closed its connection and went on")
+            status = await exiting
+            await asyncio.wait([lost, self._output.ended], timeout=LAST_WORDS_S)
+        finally:
+            exiting.cancel()
+            self._pipe.close()
+            self._output.close()
+        return Ending(status, self._reason(status))
+
+    def _reason(self, status: int) -> str:
+        if self._kill_reason:
+            return self._kill_reason
+        if (self._pipe.lost.done() and (broken := self._pipe.lost.result())) and status == 0:
+            return broken
+        words = self._output.last_words
+        if status == -signal.SIGKILL:
+            is_for_memory = oom_kills() > self._oom_kills
+            return f"killed by signal 9{': probably out of memory' if is_for_memory else ' from outside'}"
+        how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
+        return f"{how}: {words}" if words else how

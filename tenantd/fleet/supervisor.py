@@ -1,0 +1,388 @@
+"""Keeps an engine process running: starts it, watches it, starts it again after a crash or a hang.
+
+What is to run is its client's to know: when a process is ready, the client says which commands make it whole, so a
+new process continues what the last one left. Signals, exits and frames only set facts; `_run` decides.
+
+A model that cannot be loaded is hopeless only before the first process was ready. Later it has been loaded before:
+its file is moved, its disk is away, memory is short. Then loading is tried again for as long as it takes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from enum import StrEnum
+from typing import Final, Protocol
+
+from tenantd.config import Config, EngineConfig
+from tenantd.errors import EngineUnavailable, ModelError
+from tenantd.fleet.process import Ending, EngineProcess
+from tenantd.fleet.reloads import FailingLoads, is_same_model
+from tenantd.wire.messages import (
+    Command,
+    EngineInfo,
+    Event,
+    Load,
+    LoadFailed,
+    Loading,
+    Ready,
+    Step,
+    Stop,
+)
+
+log = logging.getLogger(__name__)
+
+ENGINE_COMMAND: Final = (sys.executable, "-m", "tenantd.engine")
+EXIT_MODEL: Final = 78
+SLOWEST_RESTART_S: Final = 10.0
+SLOWEST_RELOAD_S: Final = 3.0
+"""Pause between loads that fail: an engine is ready again within seconds once the cause is gone."""
+MEMORY_PATIENCE_S: Final = 10.0
+"""How long memory may be short before a first start gives up: a program that just ended still gives its memory back."""
+# How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from whoever
+# serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
+SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
+STOP_TIMEOUT_S: Final = 5.0
+DEATH_TIMEOUT_S: Final = 2.0
+SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
+"""The daemon or the system has run out of something for a moment: no engine has crashed."""
+
+
+class EngineState(StrEnum):
+    """Where the engine is, as `status` and `/readyz` show it."""
+
+    LOADING = "loading"  # for the first time
+    READY = "ready"
+    RESTARTING = "restarting"  # live requests wait and go on
+    FAILED = "failed"  # hopeless, or tried again at the slowest pace
+    STOPPED = "stopped"
+
+
+class EngineClient(Protocol):
+    """Who has requests in the engine. Called in the event loop; must not block or raise."""
+
+    @property
+    def has_live(self) -> bool:
+        """True while the engine owes an answer: only then is silence a hang."""
+
+    def on_ready(self) -> list[Command]:
+        """A fresh engine is ready: what it has to be told to go on where the last one ended."""
+
+    def on_room(self) -> None:
+        """The engine is ready, or takes commands again after `has_room` was false."""
+
+    def on_step(self, step: Step) -> None:
+        """A step was made."""
+
+    def on_crash(self, reason: str) -> bool:
+        """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
+
+    def on_given_up(self, reason: str) -> None:
+        """Too many crashes in a row, or no engine in sight: nothing that is live can wait for it."""
+
+
+class Supervisor:
+    """Owner of the engine process; one at a time.
+
+    `reason` says why the state is not ready, `info` what was loaded last (None before the first time), `restarts`
+    how often a process was replaced. `is_hopeless`: the model cannot be served, so it is not tried again.
+    """
+
+    def __init__(
+        self,
+        load: Load,
+        config: EngineConfig,
+        client: EngineClient,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        environment: Mapping[str, str] | None = None,
+        slowest_restart_s: float = SLOWEST_RESTART_S,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`environment` is the engine's (default: this process's own)."""
+        self.state = EngineState.LOADING
+        self.progress = 0.0
+        self.reason = ""
+        self.info: EngineInfo | None = None
+        self.restarts = 0
+        self.is_hopeless = False
+        self._load = load
+        self._config = config
+        self._client = client
+        self._command = command
+        self._environment = {**SPINNING, **(os.environ if environment is None else environment)}
+        self._clock_s = clock_s
+        self._slowest_restart_s = max(slowest_restart_s, config.restart_delay_s)
+        self._engine: EngineProcess | None = None
+        self._is_up = False  # the present process said Ready
+        self._was_up = False  # so did the last one, once
+        self._is_scarce = False  # the system had no descriptor or process for the next one
+        self._load_failure: LoadFailed | None = None
+        self._failing = FailingLoads(config.restart_delay_s, min(SLOWEST_RELOAD_S, slowest_restart_s))
+        self._crashes = 0  # in a row, without progress in between
+        self._heard_s = 0.0
+        self._stopping = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    # ---- for the client -----------------------------------------------------------------------------------------
+
+    @property
+    def is_ready(self) -> bool:
+        """True when commands reach an engine that runs them."""
+        return self._is_up
+
+    @property
+    def has_room(self) -> bool:
+        """True when an engine is ready and one more request may be sent to it; else `on_room` follows."""
+        return self._is_up and self._engine is not None and self._engine.has_room
+
+    @property
+    def pid(self) -> int | None:
+        """Of the engine process, None between two."""
+        return None if self._engine is None else self._engine.pid
+
+    def start(self) -> None:
+        """Begin to load. Returns at once."""
+        assert self._task is None, "started once"
+        self._task = asyncio.create_task(self._run())
+
+    async def wait_ready(self) -> EngineInfo:
+        """Raises ModelError when the model cannot be served, EngineUnavailable when stopped meanwhile."""
+        while not self._is_up:
+            if self.is_hopeless:
+                raise ModelError(self.reason)
+            if self.state is EngineState.STOPPED:
+                raise EngineUnavailable("the engine was stopped")
+            self._changed.clear()
+            await self._changed.wait()
+        assert self.info is not None
+        return self.info
+
+    def send(self, command: Command) -> None:
+        """Pass a command on. Without a ready engine it is dropped: `on_ready` tells the next one everything."""
+        if self._is_up and self._engine is not None:
+            self._engine.send(command)
+
+    async def stop(self, timeout_s: float | None = None) -> None:
+        """End the engine, by force after `timeout_s`, and wait until it is gone. Safe to call twice."""
+        self._stopping.set()
+        if self._task is None:
+            return
+        if self._engine is not None:
+            if self._is_up:
+                self._engine.send(Stop())
+            else:
+                self.kill("stopped while loading")
+        try:
+            await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S if timeout_s is None else timeout_s)
+        finally:
+            self.kill("it did not stop when told to")
+        await asyncio.wait({self._task}, timeout=DEATH_TIMEOUT_S)
+        if not self._task.done():  # stuck in a driver, say: it dies when the kernel lets it
+            log.error("engine process %s was killed and is still there", self.pid)
+            self._task.cancel()
+            await asyncio.wait({self._task})
+
+    def kill(self, reason: str = "killed by the daemon") -> None:
+        """SIGKILL the engine now. Unless `stop` was called, another is started."""
+        if self._engine is not None:
+            self._engine.kill(reason)
+
+    # ---- the life of processes ----------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        try:
+            while not self._stopping.is_set():
+                ending = await self._one_life()
+                if self._stopping.is_set():
+                    break
+                if self._is_hopeless_end(ending):
+                    self._halt(self._reason_of(ending))
+                    return
+                await self._pause(self._after(ending))
+        except Exception as e:  # a bug here must not leave streams waiting for ever
+            log.exception("the supervisor of the engine failed")
+            self._halt(f"internal error: {e!r}")
+            return
+        self._become(EngineState.STOPPED, "stopped")
+
+    async def _one_life(self) -> Ending:
+        self._heard_s = self._clock_s()
+        self._was_up, self._load_failure, self._is_scarce = False, None, False
+        try:
+            engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
+        except OSError as e:
+            self._is_scarce = e.errno in SCARCE
+            return Ending(None, f"could not be started: {e.strerror or e}")
+        self._engine = engine
+        engine.send(self._load)
+        watching = asyncio.create_task(self._watch(engine))
+        try:
+            if self._stopping.is_set():
+                engine.kill("stopped while loading")
+            return await engine.ended()
+        finally:
+            watching.cancel()
+            self._engine = None
+            self._is_up = False
+
+    def _reason_of(self, ending: Ending) -> str:
+        return ending.reason if self._load_failure is None else self._load_failure.message
+
+    def _is_hopeless_end(self, ending: Ending) -> bool:
+        """True when no further try would load the model: it never was, and not only because memory is short."""
+        if self.info is not None or (self._load_failure is None and ending.status != EXIT_MODEL):
+            return False
+        may_pass = self._load_failure is not None and self._load_failure.may_pass
+        return not may_pass or self._failing.for_s(self._clock_s()) >= MEMORY_PATIENCE_S
+
+    def _after(self, ending: Ending) -> float:
+        """Book the end of a process that another follows; seconds until then."""
+        if self._was_up or (self.info is None and self._load_failure is None and not self._is_scarce):
+            return self._crashed(ending.reason)
+        return self._not_loaded(self._reason_of(ending))
+
+    def _not_loaded(self, reason: str) -> float:
+        """Book a load that failed and may work later: no request is its cause, and those that are live wait."""
+        self.restarts += 1
+        now_s = self._clock_s()
+        if self._failing.failed(reason, now_s):
+            log.error("the model was not loaded and is tried again: %s", reason)
+        waiting = EngineState.LOADING if self.info is None else EngineState.RESTARTING
+        self._become(EngineState.FAILED if self.state is EngineState.FAILED else waiting, reason)
+        self._lose_patience(now_s)
+        return self._failing.delay_s
+
+    def _lose_patience(self, now_s: float) -> None:
+        """Fail what waits for an engine that has not been able to load for too long. Loading is tried on."""
+        patience_s = self._config.reload_timeout_s
+        if self._failing.count and self.state is EngineState.RESTARTING and self._failing.for_s(now_s) >= patience_s:
+            self._become(EngineState.FAILED, self.reason)
+            log.error("the model could not be loaded for %g s: requests fail until it can", patience_s)
+            self._client.on_given_up(self.reason)
+
+    def _crashed(self, reason: str) -> float:
+        """Book a crash; seconds until the next start."""
+        self._crashes += 1
+        self.restarts += 1
+        log.error("the engine ended: %s (%d in a row)", reason, self._crashes)
+        has_found_cause = self._client.on_crash(reason)
+        if self._crashes >= self._config.max_crashes and not has_found_cause:
+            self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
+            self._client.on_given_up(self.reason)
+            return self._slowest_restart_s
+        self._become(EngineState.LOADING if self.info is None else EngineState.RESTARTING, reason)
+        delay_s: float = self._config.restart_delay_s * 2 ** min(self._crashes - 1, 32)
+        return min(delay_s, self._slowest_restart_s)
+
+    def _halt(self, reason: str) -> None:
+        log.error("the model cannot be served: %s", reason)
+        self.is_hopeless = True
+        self._become(EngineState.FAILED, reason)
+        self._client.on_given_up(reason)
+
+    async def _pause(self, delay_s: float) -> None:
+        """Wait, unless told to stop."""
+        stopping = asyncio.create_task(self._stopping.wait())
+        await asyncio.wait({stopping}, timeout=delay_s)
+        stopping.cancel()
+
+    async def _watch(self, engine: EngineProcess) -> None:
+        """Kill `engine` when it is silent for the time allowed while it loads or owes answers.
+
+        Loading has its own, longer time: reading weights from a slow disk, the dry run, setting up a GPU say nothing
+        while they last. A thread that beats meanwhile would beat in a load that hangs just as well.
+        When this task itself comes late, the daemon was stopped or starved (a laptop that slept), and what the engine
+        said meanwhile is still unread: its time begins anew.
+        """
+        interval_s = min(1.0, self._config.hang_timeout_s / 4)
+        since_s = self._clock_s()
+        while True:
+            slept_s = self._clock_s()
+            await asyncio.sleep(interval_s)
+            now_s = self._clock_s()
+            self._lose_patience(now_s)
+            allowed_s = self._config.hang_timeout_s if self._is_up else self._config.load_timeout_s
+            came_late = now_s - slept_s > 2 * interval_s
+            if came_late or (self._is_up and not self._client.has_live):
+                since_s = now_s
+            elif now_s - max(since_s, self._heard_s) > allowed_s:
+                engine.kill(f"no sign of life for {allowed_s:g} s")
+                return
+
+    # ---- what the process says ----------------------------------------------------------------------------------
+
+    def _on_event(self, event: Event) -> None:
+        self._heard_s = self._clock_s()
+        match event:
+            case Step() if self._is_up:
+                if event.progress:
+                    self._crashes = 0
+                self._client.on_step(event)
+            case Loading(progress):
+                self.progress = progress
+            case Ready(info):
+                self._become_ready(info)
+            case LoadFailed():
+                self._load_failure = event
+            case Step():
+                self.kill("it made a step before it was ready")
+
+    def _become_ready(self, info: EngineInfo) -> None:
+        assert self._engine is not None
+        if self.info is not None and not is_same_model(self.info, info):
+            self.kill(f"the model's file holds another model than before ({info.model}): restart tenantd to serve it")
+            return
+        self.info = info
+        self._is_up = self._was_up = True
+        self._failing.worked()
+        self._become(EngineState.READY, "")
+        for command in self._client.on_ready():
+            self._engine.send(command)
+        self._on_room()
+
+    def _on_room(self) -> None:
+        if self._is_up:
+            self._client.on_room()
+
+    def _become(self, state: EngineState, reason: str) -> None:
+        if state is not EngineState.STOPPED:
+            self.progress = 1.0 if state is EngineState.READY else 0.0
+        self.state = state
+        self.reason = reason
+        self._changed.set()
+
+
+def load_command(config: Config) -> Load:
+    """The first command of an engine, from the configuration."""
+    engine, scheduler = config.engine, config.scheduler
+    return Load(
+        backend=engine.backend,
+        model_path=str(config.model.path or ""),
+        slots=engine.slots,
+        context_tokens=engine.context_tokens,
+        batch_tokens=engine.batch_tokens,
+        kv=engine.kv,
+        threads=engine.threads,
+        gpu_layers=engine.gpu_layers,
+        flash_attention=engine.flash_attention,
+        half_life_s=scheduler.half_life_s,
+        prompt_token_cost=scheduler.prompt_token_cost,
+        generated_token_cost=scheduler.generated_token_cost,
+        prefill_chunk_tokens=scheduler.prefill_chunk_tokens,
+        policy=scheduler.policy,
+        burst_credit=scheduler.burst_credit,
+        target_step_ms=scheduler.target_step_ms,
+        max_stall_ms=scheduler.max_stall_ms,
+        min_run_tokens=scheduler.min_run_tokens,
+        swap_bytes=engine.swap_bytes,
+        grammar_budget_ms=engine.grammar_budget_ms,
+        fake_step_micros=engine.fake_step_micros,
+        fake_token_micros=engine.fake_token_micros,
+    )

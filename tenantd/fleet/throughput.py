@@ -1,0 +1,45 @@
+"""How fast requests have been finishing: the basis of every `retry-after` and estimated wait. Pure: the clock is an
+argument.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from typing import Final
+
+REMEMBERED: Final = 64
+LEAST_S: Final = 1
+MOST_S: Final = 60
+
+
+class Throughput:
+    """The moments at which the last requests ended, in seconds of a monotonic clock."""
+
+    def __init__(self) -> None:
+        self._ends_s: deque[float] = deque(maxlen=REMEMBERED)
+
+    def ended(self, now_s: float) -> None:
+        """One more has ended."""
+        self._ends_s.append(now_s)
+
+    def forget(self) -> None:
+        """Nothing was running: the time until something does is no sign of how fast it goes."""
+        self._ends_s.clear()
+
+    def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
+        """Whole seconds until one place should be free for one of `sharers` tenants that wait for one.
+
+        See `places_s` for `oldest_s`.
+        """
+        return min(MOST_S, max(LEAST_S, math.ceil(self.places_s(now_s, max(1, sharers), oldest_s))))
+
+    def places_s(self, now_s: float, places: int, oldest_s: float) -> float:
+        """Seconds until so many places should have become free.
+
+        At the rate of the last ends, the time since the last one included; when fewer than two have ended, as long
+        as the oldest live request (`oldest_s` seconds) has taken already.
+        """
+        if len(self._ends_s) < 2:
+            return oldest_s
+        return (now_s - self._ends_s[0]) / len(self._ends_s) * places

@@ -1,0 +1,109 @@
+"""The requests the engine owes an answer for, and how many each tenant has."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from tenantd.live.streams import LiveStream
+
+
+@dataclass(slots=True)
+class Count:
+    """Live requests of one tenant, by whether they have a token yet."""
+
+    waiting: int = 0
+    running: int = 0
+    waiting_prompt_tokens: int = 0  # of those that wait, together
+
+
+class LiveRegistry:
+    """Owner of every live stream, in order of arrival. Iteration is over a copy, so streams may end meanwhile."""
+
+    def __init__(self) -> None:
+        self.by_number: dict[int, LiveStream] = {}
+        self._counts: dict[str, Count] = {}
+        self.bound: frozenset[int] = frozenset()  # numbers of those that have a slot, as the engine last said
+        self._is_empty = asyncio.Event()
+        self._is_empty.set()
+
+    def __len__(self) -> int:
+        return len(self.by_number)
+
+    def __iter__(self) -> Iterator[LiveStream]:
+        return iter(list(self.by_number.values()))
+
+    def add(self, stream: LiveStream) -> None:
+        """A new one, which waits."""
+        assert stream.number not in self.by_number, "a number names one request"
+        self.by_number[stream.number] = stream
+        count = self._counts.setdefault(stream.tenant, Count())
+        count.waiting += 1
+        count.waiting_prompt_tokens += stream.prompt_tokens
+        self._is_empty.clear()
+
+    def begin(self, stream: LiveStream) -> None:
+        """Its first token came."""
+        count = self._counts[stream.tenant]
+        count.waiting -= 1
+        count.waiting_prompt_tokens -= stream.prompt_tokens
+        count.running += 1
+
+    def remove(self, stream: LiveStream) -> None:
+        """It has ended."""
+        del self.by_number[stream.number]
+        count = self._counts[stream.tenant]
+        if stream.generated:
+            count.running -= 1
+        else:
+            count.waiting -= 1
+            count.waiting_prompt_tokens -= stream.prompt_tokens
+        assert count.waiting >= 0 and count.running >= 0, "what ends was counted"
+        if not count.waiting and not count.running:
+            del self._counts[stream.tenant]
+        if not self.by_number:
+            self._is_empty.set()
+
+    def count(self, tenant: str) -> Count:
+        """Of one tenant."""
+        return self._counts.get(tenant) or Count()
+
+    def total(self) -> Count:
+        """Of all tenants."""
+        waiting = sum(count.waiting for count in self._counts.values())
+        return Count(waiting, len(self.by_number) - waiting)
+
+    def paused(self) -> dict[str, int]:
+        """By tenant, requests with a token and without a slot: they gave it to another, or lost it with an engine."""
+        bound = collections.Counter(
+            stream.tenant
+            for number in self.bound
+            if (stream := self.by_number.get(number)) is not None and stream.generated
+        )
+        paused = {name: count.running - bound[name] for name, count in self._counts.items()}
+        return {name: number for name, number in paused.items() if number}
+
+    def waiting_tenants(self) -> dict[str, Count]:
+        """Those with requests that wait."""
+        return {name: count for name, count in self._counts.items() if count.waiting}
+
+    def oldest_s(self) -> float:
+        """Age of the oldest, in seconds; 0 when there is none."""
+        for stream in self.by_number.values():
+            return stream.age_s
+        return 0.0
+
+    async def wait_until_empty(self, timeout_s: float) -> bool:
+        """False when some are left after so long."""
+        if self.by_number:
+            try:
+                await asyncio.wait_for(self._is_empty.wait(), timeout_s)
+            except TimeoutError:
+                return False
+        return True
+
+    def check_empty(self) -> None:
+        """Conservation: nothing is live, so nothing is counted."""
+        assert not self.by_number and not self._counts, f"left over: {list(self.by_number)}, {self._counts}"

@@ -1,0 +1,271 @@
+"""One live request: what the engine has done for it, and what its reader has yet to take.
+
+It is written by the service, in the event loop, and read by one task. A reader that is slow holds nothing up: what it
+has not taken waits here, bounded by the request's own `max_tokens`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from typing import Final, NamedTuple
+
+from tenantd.domain import FinishReason, TokenLogprobs, Usage
+from tenantd.errors import TenantdError
+from tenantd.live.generation import SharedSampling
+from tenantd.text.detokenize import TextStream
+from tenantd.wire.messages import Progress, Submit
+
+SUSPECT_CRASHES: Final = 2
+"""One crash can be anybody's fault; from so many in a row on, requests are tried one by one."""
+
+MOST_TAKEN: Final = 256
+"""Tokens that a reader gets at once: what it makes of them takes a few milliseconds, logprobs included."""
+
+
+class Delta(NamedTuple):
+    """One token and the text that became certain with it, which may be none.
+
+    `token` is -1 for text that was held back until the end.
+    """
+
+    text: str
+    token: int
+    logprobs: TokenLogprobs | None
+
+
+def new_request_id(now_micros: int) -> str:
+    """`req_` and 32 hexadecimal digits: 56 bits of microseconds, so ids sort by time, then 72 random bits."""
+    return f"req_{now_micros & (1 << 56) - 1:014x}{secrets.token_hex(9)}"
+
+
+class LiveStream:
+    """One request, from admission until its row is settled.
+
+    Its life: live in the engine (`finish_reason` is None), then finished, then settled. What is taken before the row
+    is durable waits; the end is seen only after settlement.
+    """
+
+    def __init__(
+        self,
+        *,
+        request_id: str,
+        number: int,
+        tenant: str,
+        key_id: str = "",
+        prompt: list[int],
+        max_tokens: int,
+        sampling: SharedSampling,
+        seed: int = 0,
+        counts_prompt: bool = True,
+        adapter: str = "",
+        text: TextStream,
+        created_micros: int,
+        clock_s: Callable[[], float],
+        on_abandon: Callable[[LiveStream], None],
+    ) -> None:
+        """`number` is its name in the engine's protocol; `key_id`: the API key it came with, "" for none.
+
+        Without `counts_prompt` its prompt is another's to pay for. `clock_s` is monotonic.
+        """
+        self.id = request_id
+        self.number = number
+        self.tenant = tenant
+        self.key_id = key_id
+        self.prompt_tokens = len(prompt)
+        self.max_tokens = max_tokens
+        self.sampling = sampling
+        self.counts_prompt = counts_prompt
+        self.prefilled_tokens = 0  # of its prompt, computed and charged
+        self.created_micros = created_micros
+        self.generated: list[int] = []
+        self.engine_micros = 0
+        self.first_token_micros: int | None = None  # since it was created
+        self.duration_micros: int | None = None
+        self.finish_reason: FinishReason | None = None
+        self.error: TenantdError | None = None
+        self.decision: FinishReason | None = None  # how it is to end, decided here before the engine knows
+        self.is_durable = False  # its row is in the ledger
+        self.is_refused = False  # its row came too late or not at all: it runs for nobody and costs nothing
+        self.is_in_engine = False
+        self.queue_position = 0  # when it came: how many were to get a token before it, itself counted; 0 found a slot
+        self.client_id = ""  # the client's own name for it
+        self.crashes = 0  # engine crashes in a row that it was part of, without a token in between
+        self._prompt = prompt
+        self._seed = seed
+        self._adapter = adapter
+        self._text = text
+        self._clock_s = clock_s
+        self._created_s = clock_s()
+        self._on_abandon = on_abandon
+        self._generated_at_crash = 0
+        self._deltas: list[Delta] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._is_settled = False
+        self._is_held = False
+        self._is_begun = False  # something was taken
+        self._is_behind = False  # and something left
+        self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+    # ---- for the reader -----------------------------------------------------------------------------------------
+
+    @property
+    def usage(self) -> Usage:
+        """What it is billed for so far; final once `finish_reason` is set."""
+        if self.is_refused:
+            return Usage()
+        return Usage(
+            prompt_tokens=self.prefilled_tokens if self.counts_prompt else 0,
+            completion_tokens=len(self.generated),
+            engine_micros=self.engine_micros,
+        )
+
+    async def started(self) -> None:
+        """Return when the row is durable and the first token, or the end, is there.
+
+        Raises the TenantdError it failed with, as long as nothing was taken yet.
+        """
+        while not (self._is_settled or self._may_be_taken):
+            await self._wait()
+        if self.error is not None and not self._is_begun:
+            raise self.error
+
+    async def take(self) -> list[Delta]:
+        """What came since the last call, at least one; [] when it has ended and its row is settled.
+
+        Of what a slow reader has let gather it gets a part, and the rest of the loop a turn before the next.
+        """
+        if self._is_behind:
+            await asyncio.sleep(0)
+        while not self._may_be_taken:
+            if self._is_settled:
+                return []
+            await self._wait()
+        self._is_begun = True
+        self._is_behind = len(self._deltas) > MOST_TAKEN
+        if self._is_behind:
+            deltas, self._deltas = self._deltas[:MOST_TAKEN], self._deltas[MOST_TAKEN:]
+        else:
+            deltas, self._deltas = self._deltas, []
+        return deltas
+
+    @property
+    def _may_be_taken(self) -> bool:
+        return bool(self.is_durable and self._deltas) and not (self._is_held and not self._is_settled)
+
+    def abandon(self) -> None:
+        """The client is gone: stop decoding; what was generated is billed. Does nothing once it has ended."""
+        self._on_abandon(self)
+
+    async def _wait(self) -> None:
+        assert self._waiter is None, "a stream has one reader"
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    # ---- for the service ----------------------------------------------------------------------------------------
+
+    def submit_command(self) -> Submit:
+        """What tells an engine to start, or to go on from, where this stands."""
+        return Submit(
+            request=self.number,
+            tenant=self.tenant,
+            prompt=self._prompt,
+            generated=list(self.generated),
+            max_tokens=self.max_tokens,
+            sampling=self.sampling.number,
+            seed=self._seed,
+            adapter=self._adapter,
+            billed_prompt_tokens=self.prefilled_tokens,
+            counts_prompt=self.counts_prompt,
+        )
+
+    def advance(self, progress: Progress) -> bool:
+        """Book what a step did. True when the service has to look: at the first token, and when a stop string came.
+
+        Time is counted to the end. Tokens after the stop string were computed before the engine knew: nobody's.
+        """
+        self.prefilled_tokens += progress.prefilled
+        self.engine_micros += progress.micros
+        token = progress.token
+        if token < 0 or self._text.stopped:
+            return False
+        self.generated.append(token)
+        self._deltas.append(Delta(self._text.push(token), token, progress.logprobs))
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if self.first_token_micros is None:
+            self.first_token_micros = self._elapsed_micros()
+            return True
+        return self._text.stopped
+
+    @property
+    def is_stopped(self) -> bool:
+        """A stop string has come."""
+        return self._text.stopped
+
+    def count_crash(self) -> int:
+        """The engine ended with this in it: how many times in a row now without a token in between."""
+        if self.is_in_engine:
+            got_further = len(self.generated) > self._generated_at_crash
+            self.crashes = 1 if got_further else self.crashes + 1
+            self._generated_at_crash = len(self.generated)
+        self.is_in_engine = False
+        return self.crashes
+
+    @property
+    def is_suspect(self) -> bool:
+        """It was in two crashes or more and has got no token since: it may be their cause."""
+        return self.crashes >= SUSPECT_CRASHES and len(self.generated) == self._generated_at_crash
+
+    def make_durable(self) -> None:
+        """Its row is in the ledger: what is there may be taken."""
+        self.is_durable = True
+        self._wake()
+
+    def hold(self, *, is_held: bool) -> None:
+        """Give the reader nothing more until it is let go, or settled."""
+        self._is_held = is_held
+        self._wake()
+
+    def refuse(self, error: TenantdError) -> None:
+        """It has no row in time: the reader gets the error now, though the engine may not be done yet."""
+        self.is_refused = True
+        self.error = self.error or error
+        self.finish_reason = FinishReason.FAILED
+        self._deltas.clear()
+        self._is_settled = True
+        self._wake()
+
+    def finish(self, reason: FinishReason, error: TenantdError | None) -> None:
+        """The engine is done with it. The reader learns so after settlement."""
+        assert not self.finished.done(), "a request finishes once"
+        if rest := self._text.finish():
+            self._deltas.append(Delta(rest, -1, None))
+        self.finish_reason = self.finish_reason or reason
+        self.error = self.error or error
+        self.duration_micros = self._elapsed_micros()
+        self.finished.set_result(None)
+
+    def settle(self, error: TenantdError | None = None) -> None:
+        """The last fact is written, or given up waiting for with `error`: the reader may see the end."""
+        if not self._is_settled:
+            self.error = self.error or error
+            self._is_settled = True
+            self._wake()
+
+    @property
+    def age_s(self) -> float:
+        """Seconds since it was created."""
+        return self._clock_s() - self._created_s
+
+    def _elapsed_micros(self) -> int:
+        return int(self.age_s * 1e6)

@@ -1,0 +1,82 @@
+"""llama.cpp's log: kept, so that an error can say why, and passed on to standard error when it matters."""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import threading
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Final
+
+import llama_cpp
+
+ERROR: Final = 4  # ggml.h, enum ggml_log_level: 1 debug, 2 info, 3 warn, 4 error, 5 continues the line before
+WARN: Final = 3
+CONTINUATION: Final = 5
+KEPT_LINES: Final = 4000
+
+_lines: deque[str] = deque(maxlen=KEPT_LINES)
+_last_level = 0
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _callback(level: int, text: bytes, _: Any) -> None:
+    global _last_level
+    line = text.decode("utf-8", "replace")
+    if level == CONTINUATION and _lines:
+        _lines[-1] += line
+    else:
+        _last_level = level
+        _lines.append(line)
+    if _last_level >= WARN:
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
+def capture() -> None:
+    """Take over llama.cpp's log. Calling it again is harmless."""
+    llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+def forget() -> None:
+    """Drop what was kept, to read only what comes next."""
+    _lines.clear()
+
+
+def lines() -> list[str]:
+    """What was logged since `forget()`, at most KEPT_LINES."""
+    return [line.rstrip() for line in _lines]
+
+
+def reason(fallback: str, most_lines: int = 3) -> str:
+    """The last lines that look like an error, for a message to people."""
+    words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unsupported", "unexpected", "expecting")
+    found = [line for line in lines() if any(word in line.lower() for word in words)]
+    return "; ".join(found[-most_lines:]) or fallback
+
+
+_errors: list[str] = []
+_one_at_a_time = threading.Lock()
+
+
+@llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
+def _keep_errors(level: int, text: bytes, _: Any) -> None:
+    """At module level, so that it lives as long as llama.cpp may call it."""
+    if level == ERROR:
+        _errors.append(text.decode("utf-8", "replace").strip())
+
+
+@contextmanager
+def only_errors() -> Iterator[list[str]]:
+    """Print nothing; the list gets the error lines. The log goes back to whoever had it afterwards."""
+    with _one_at_a_time:
+        before, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
+        llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(its_data))
+        _errors.clear()
+        llama_cpp.llama_log_set(_keep_errors, ctypes.c_void_p())
+        try:
+            yield _errors
+        finally:
+            llama_cpp.llama_log_set(before, its_data)

@@ -1,0 +1,152 @@
+"""What a request may ask for: its prompt, its output and its place in the queue. Pure."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from tenantd.domain import Tenant
+from tenantd.errors import (
+    ContextLengthExceeded,
+    Forbidden,
+    InvalidRequest,
+    MaxConcurrentExceeded,
+    MaxTokensPerRequestExceeded,
+    PromptOverTokensPerMinute,
+    QueueFull,
+    RequestCancelled,
+    TenantdError,
+    key_revoked,
+)
+from tenantd.live.registry import Count
+from tenantd.tenancy.directory import Directory
+
+ALLOW_NONE_AT_ZERO: Final = (
+    "max_concurrent",
+    "max_tokens_per_request",
+    "max_context_tokens",
+    "requests_per_minute",
+    "tokens_per_minute",
+)
+
+
+def output_tokens(
+    tenant: Tenant, prompt_tokens: int, asked_tokens: int | None, *, context_tokens: int, default_tokens: int
+) -> int:
+    """The most tokens to generate: what was asked for, cut to the room the context has left.
+
+    Raises ContextLengthExceeded when there is no room, MaxTokensPerRequestExceeded, InvalidRequest.
+    """
+    limits = tenant.limits
+    holds_tokens = context_tokens
+    whose = ""
+    if limits.max_context_tokens is not None and limits.max_context_tokens < context_tokens:
+        holds_tokens = limits.max_context_tokens
+        whose = tenant.name
+    if prompt_tokens >= holds_tokens:
+        raise ContextLengthExceeded.of(prompt_tokens, holds_tokens, tenant=whose)
+    allowed = limits.max_tokens_per_request
+    if asked_tokens is None:
+        asked_tokens = default_tokens if allowed is None else min(default_tokens, allowed)
+    elif asked_tokens < 1:
+        raise InvalidRequest(f"max_tokens must be at least 1, not {asked_tokens}", param="max_tokens")
+    if allowed is not None and (asked_tokens > allowed or allowed < 1):
+        raise MaxTokensPerRequestExceeded(
+            f"max_tokens is {asked_tokens}; tenant {tenant.name} may ask for at most {allowed} in one request",
+            param="max_tokens",
+        )
+    return min(asked_tokens, holds_tokens - prompt_tokens)
+
+
+def check_prompt(prompt: list[int]) -> None:
+    """Raises InvalidRequest for no prompt. That the model has its tokens was checked where they were read."""
+    if not prompt:
+        raise InvalidRequest("the prompt must not be empty", param="prompt")
+
+
+def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:
+    """What no waiting will change. Raises Forbidden for a limit of 0, PromptOverTokensPerMinute."""
+    limits = tenant.limits
+    for name in ALLOW_NONE_AT_ZERO:
+        if getattr(limits, name) == 0:
+            raise Forbidden(f"tenant {tenant.name} may run no requests: its {name} is 0")
+    if limits.tokens_per_minute == 1:
+        raise Forbidden(
+            f"tenant {tenant.name} may run no requests: its tokens_per_minute is 1, and the end of a prompt takes 2, "
+            "its last token and the first of the answer"
+        )
+    if limits.tokens_per_minute is not None and prompt_tokens > limits.tokens_per_minute:
+        raise PromptOverTokensPerMinute(
+            f"the prompt has {prompt_tokens} tokens and tenant {tenant.name} may use {limits.tokens_per_minute} "
+            "per minute; send a shorter prompt",
+            param="prompt",
+        )
+
+
+def may_wait(
+    tenant: Tenant,
+    *,
+    waiting: int,
+    running: int,
+    others: int,
+    slots: int,
+    held: int = 0,
+    more: int = 1,
+    is_held: bool = False,
+) -> bool:
+    """True when `more` requests of the tenant have slots to go to or places in the queue.
+
+    `waiting` and `running` count its requests without and with a first token, `held` those that wait for its rate
+    limits, as the new ones will if `is_held`; `others` those of other tenants. Requests that find a free slot at once
+    do not wait, so `max_queued` 0 still lets them in.
+    """
+    limits = tenant.limits
+    free = max(0, slots - running - others)
+    if limits.max_concurrent is not None:
+        free = min(free, max(0, limits.max_concurrent - running))
+    if is_held:
+        held += more
+    else:
+        waiting += more
+    return limits.max_queued is None or max(0, waiting - free) + held <= limits.max_queued
+
+
+def full_queue(
+    tenant: Tenant,
+    count: Count,
+    held: int,
+    *,
+    more: int = 1,
+    refusal: TenantdError | None = None,
+    retry_after_s: int | None = None,
+) -> QueueFull:
+    """Why there is no place for `more` requests. `held` wait for the rate limits; so would they, with a `refusal`."""
+    limits, waiting = tenant.limits, count.waiting + held
+    if limits.max_queued == 0:
+        what = "has no queue (max_queued is 0)"
+    elif waiting:
+        what = f"has {waiting} requests waiting already"
+    else:
+        what = f"may have {limits.max_queued} requests waiting, and these are {more} at once"
+    if refusal is not None:
+        message = f"tenant {tenant.name} {what}, and {refusal.message}"
+        return QueueFull(message, retry_after_ms=refusal.retry_after_ms)
+    if limits.max_concurrent is not None and count.running >= limits.max_concurrent:
+        return MaxConcurrentExceeded(
+            f"tenant {tenant.name} runs as many requests as it may at the same time ({limits.max_concurrent}) and "
+            f"{what}; try again when one has ended",
+            retry_after_s=retry_after_s,
+        )
+    return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)
+
+
+def as_it_is(directory: Directory, name: str, key_id: str) -> Tenant:
+    """A tenant by now, for a request that came some time ago, with this key if any.
+
+    Raises RequestCancelled for a tenant that is gone, KeyRevoked.
+    """
+    if key_id and not directory.has_key(key_id):
+        raise key_revoked()
+    tenant = directory.tenants.get(name)
+    if tenant is None:
+        raise RequestCancelled(f"tenant {name} was removed")
+    return tenant

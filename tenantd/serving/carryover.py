@@ -1,0 +1,48 @@
+"""What a daemon takes over from the one before it, out of the ledger: a restart forgives nobody. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from tenantd.config import SchedulerConfig
+from tenantd.domain import Tenant
+from tenantd.ledger.reports import Booked, RecentUsage
+from tenantd.tenancy.rates import Rates
+
+
+def decayed_usage(
+    recent: Iterable[RecentUsage], tenants: Mapping[str, Tenant], scheduler: SchedulerConfig
+) -> dict[str, float]:
+    """Usage by weight of each tenant, as the scheduler would have it by now."""
+    usage: dict[str, float] = {}
+    for row in recent:
+        if (tenant := tenants.get(row.tenant)) is not None:
+            cost = row.prompt_tokens * scheduler.prompt_token_cost
+            cost += row.completion_tokens * scheduler.generated_token_cost
+            left = cost * 2.0 ** (-max(0.0, row.age_s) / scheduler.half_life_s)
+            usage[row.tenant] = usage.get(row.tenant, 0.0) + left / (tenant.weight * tenant.priority.factor)
+    return usage
+
+
+def newcomers_level(usage: Mapping[str, float]) -> float:
+    """Where tenants start that come to the fresh engine: the scheduler's virtual time, as far as the ledger tells.
+
+    It is the most of all. Whoever worked alone on an idle machine raised it for those that came after, but the ledger
+    has only what each of them used itself.
+    """
+    return max(usage.values(), default=0.0)
+
+
+def recall_minute(booked: Iterable[Booked], tenants: Mapping[str, Tenant], rates: Rates, now_micros: int) -> None:
+    """Let `rates` count what tenants were given in the last minute. `booked` has the oldest first."""
+    for entry in booked:
+        if (tenant := tenants.get(entry.tenant)) is None:
+            continue
+        limit = tenant.limits.tokens_per_minute
+        rates.recall(
+            entry.tenant,
+            tokens=entry.tokens if limit is None else min(entry.tokens, limit),  # no minute had more
+            requests=entry.requests,
+            age_micros=entry.age_micros,
+            now_micros=now_micros,
+        )

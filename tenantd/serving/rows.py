@@ -1,0 +1,168 @@
+"""The ledger's row of each live request: inserted at admission, checkpointed while it runs, settled once."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from typing import Any, Final
+
+from tenantd.domain import Usage
+from tenantd.errors import LedgerUnavailable, TenantdError
+from tenantd.ledger.ledger import Admitted, Ledger, Settlement
+from tenantd.live.streams import LiveStream
+from tenantd.printable import one_line
+
+log = logging.getLogger(__name__)
+
+MAX_ERROR_CHARACTERS: Final = 500
+
+
+class RequestRows:
+    """Owner of every row that is open. The row is written while the engine already computes; the stream waits for it.
+
+    A stuck ledger is waited for as long as the configuration says. Then the reader is told, and the row is
+    still written whenever the ledger can be written again. A request that was told so before it began pays nothing.
+    """
+
+    def __init__(self, ledger: Ledger, timeout_s: Callable[[], float]) -> None:
+        """`timeout_s` is asked each time, since the configuration can be reloaded."""
+        self._ledger = ledger
+        self._timeout_s = timeout_s
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._streams: set[LiveStream] = set()
+        self._is_held = False
+        self._checkpointed: dict[str, Usage] = {}
+
+    @property
+    def open_rows(self) -> int:
+        """Rows that are not settled yet."""
+        return len(self._tasks)
+
+    def open(
+        self, stream: LiveStream, admission: Admitted, on_refused: Callable[[LiveStream, TenantdError], None]
+    ) -> None:
+        """Begin to write its row and see it through. `on_refused` is called when the row cannot be had."""
+        task = asyncio.create_task(self._keep(stream, admission, on_refused))
+        task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # had it no other end
+        self._tasks.add(task)
+        self._streams.add(stream)
+        stream.hold(is_held=self._is_held)
+        task.add_done_callback(functools.partial(self._forget, stream))
+
+    def _forget(self, stream: LiveStream, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        self._streams.discard(stream)
+
+    def hold(self, *, is_held: bool) -> None:
+        """Deliver nothing of what cannot be billed, or go on delivering."""
+        self._is_held = is_held
+        for stream in self._streams:
+            stream.hold(is_held=is_held)
+
+    def checkpoint(self, streams: Iterable[LiveStream]) -> None:
+        """Write down the usage of those whose usage has changed since the last time."""
+        before, self._checkpointed = self._checkpointed, {}
+        changed: dict[str, Usage] = {}
+        for stream in streams:
+            if stream.is_durable:
+                usage = self._checkpointed[stream.id] = stream.usage
+                if usage != before.get(stream.id):
+                    changed[stream.id] = usage
+        if changed:
+            self._ledger.checkpoint(changed)
+
+    async def closed(self, timeout_s: float) -> None:
+        """Wait until every row is settled, at most so long."""
+        if self._tasks:
+            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+
+    async def close(self, timeout_s: float) -> None:
+        """As `closed`, and then wait no longer: the ledger writes what it holds, or not, as it closes."""
+        await self.closed(timeout_s)
+        left = set(self._tasks)
+        if left:
+            log.error("%d requests are not settled in the ledger yet: %s", len(left), self._ledger.trouble)
+            for task in left:
+                task.cancel()
+            await asyncio.wait(left)
+
+    async def _keep(
+        self, stream: LiveStream, admission: Admitted, on_refused: Callable[[LiveStream, TenantdError], None]
+    ) -> None:
+        """One row, from its insertion to its settlement."""
+        async with _task(self._ledger.admit(admission)) as admitting:
+            if not await self._in_time(admitting):
+                on_refused(stream, self._late("record the request"))
+            if (error := await _outcome(admitting)) is not None:
+                on_refused(stream, error)
+                await stream.finished  # there is no row, but the engine is not rid of it yet
+                return
+        stream.make_durable()
+        await stream.finished
+        async with _task(self._ledger.settle(settlement(stream), admission)) as settling:
+            if not await self._in_time(settling):
+                log.error("%s waits to be settled: %s", stream.id, self._ledger.trouble)
+                stream.settle(self._late("record the answer"))
+            if (error := await _outcome(settling)) is not None:
+                log.error("%s was not settled: %s", stream.id, error.message)
+            stream.settle(error)
+
+    async def _in_time(self, task: asyncio.Task[Any]) -> bool:
+        done, _ = await asyncio.wait({task}, timeout=self._timeout_s())
+        return bool(done)
+
+    def _late(self, what: str) -> LedgerUnavailable:
+        trouble = self._ledger.trouble or "it is busy"
+        return LedgerUnavailable(f"the ledger did not {what} within {self._timeout_s():g} s: {trouble}")
+
+
+@contextlib.asynccontextmanager
+async def _task(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
+    """Work that is seen to its end, or cancelled together with who waits for it."""
+    task = asyncio.create_task(work)
+    try:
+        yield task
+    finally:
+        task.cancel()
+
+
+async def _outcome(task: asyncio.Task[Any]) -> TenantdError | None:
+    """The error the ledger answered with. What it does not raise on purpose must not leave a reader waiting either."""
+    try:
+        await task
+    except TenantdError as e:
+        return e
+    except Exception as e:
+        log.exception("the ledger failed")
+        return LedgerUnavailable(f"the ledger failed: {e!r}")
+    return None
+
+
+def settlement(stream: LiveStream) -> Settlement:
+    """What is written down of a finished stream."""
+    assert stream.finish_reason is not None and stream.duration_micros is not None, "only what has ended is settled"
+    return Settlement(
+        id=stream.id,
+        state=stream.finish_reason,
+        usage=stream.usage,
+        first_token_micros=stream.first_token_micros,
+        duration_micros=stream.duration_micros,
+        error="" if stream.error is None else one_line(stream.error.message, MAX_ERROR_CHARACTERS),
+    )
+
+
+def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> Admitted:
+    """The row of a request as it begins."""
+    return Admitted(
+        id=stream.id,
+        tenant=stream.tenant,
+        kind=kind,
+        model=model,
+        created_micros=stream.created_micros,
+        prompt_length_tokens=stream.prompt_tokens,
+        max_tokens=stream.max_tokens,
+        unbilled=unbilled,
+    )

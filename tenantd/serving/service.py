@@ -1,0 +1,417 @@
+"""The service: a request comes in, is checked, runs in the engine, is settled in the ledger.
+
+Everything here happens in one event loop. `Replica` has the requests the engine owes an answer for, `RequestRows` the
+rows that are not settled yet; a request is in both from its admission.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final
+
+from tenantd.clock import now_micros
+from tenantd.config import Config
+from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
+from tenantd.errors import (
+    Draining,
+    EngineUnavailable,
+    InvalidRequest,
+    LedgerUnavailable,
+    RequestCancelled,
+    TenantdError,
+    TenantSuspended,
+)
+from tenantd.fleet.link import MAX_COMMAND_BYTES, bytes_at_most
+from tenantd.fleet.replica import Replica
+from tenantd.fleet.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, EngineState, Supervisor
+from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.reports import Booked, RecentUsage
+from tenantd.live.generation import Generation, SharedSampling, counted_prompt_tokens
+from tenantd.live.streams import LiveStream, new_request_id
+from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
+from tenantd.serving.gate import Deadline, Gate
+from tenantd.serving.overview import engine_status, ledger_status, tenants_status
+from tenantd.serving.policies import shares
+from tenantd.serving.positions import Positions
+from tenantd.serving.rows import RequestRows, admission
+from tenantd.serving.standstill import Standstill
+from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
+from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.rates import RateState
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.detokenize import TextStream
+from tenantd.text.grammar import GrammarCompiler
+from tenantd.text.pool import TextPool
+from tenantd.text.vocabulary import Vocabulary
+from tenantd.wire.messages import Command, EngineInfo, TenantPolicy
+
+log = logging.getLogger(__name__)
+
+LOADING_RETRY_S: Final = 2
+MOST_QUEUED_SHOWN: Final = 100
+
+
+class Service:
+    """Owner of the live requests, and of the engine through its supervisor. Not of the ledger: main closes it."""
+
+    def __init__(
+        self,
+        config: Config,
+        ledger: Ledger,
+        directory: Directory,
+        vocabulary: Vocabulary,
+        chat: ChatFormatter,
+        *,
+        command: Sequence[str] = ENGINE_COMMAND,
+        environment: Mapping[str, str] | None = None,
+        now_micros: Callable[[], int] = now_micros,
+        clock_s: Callable[[], float] = time.monotonic,
+        slowest_restart_s: float = SLOWEST_RESTART_S,
+    ) -> None:
+        """`command` and `environment` are the engine process's. `config` may be replaced while running."""
+        self.config = config
+        self.ledger = ledger
+        self.directory = directory
+        self.vocabulary = vocabulary
+        self.chat = chat
+        self.pool = TextPool()
+        self.grammars = GrammarCompiler()
+        self.draining = False
+        self.started_micros = now_micros()
+        self._replica = Replica(
+            config,
+            self._shares,
+            command=command,
+            environment=environment,
+            slowest_restart_s=slowest_restart_s,
+            clock_s=clock_s,
+        )
+        self._live = self._replica.live
+        self._gate = Gate(self._replica.rates, clock_s)
+        self._positions = Positions(self._replica, config.scheduler, lambda: self.directory.tenants, clock_s)
+        self._now_micros = now_micros
+        self._clock_s = clock_s
+        self._rows = RequestRows(ledger, lambda: self.config.ledger.settle_timeout_s)
+        self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
+        self._number = 0
+        self._ticking: asyncio.Task[None] | None = None
+
+    @property
+    def supervisor(self) -> Supervisor:
+        """Of the engine process."""
+        return self._replica.supervisor
+
+    # ---- the life of the service --------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Read the tenants and begin to load the model; `supervisor.wait_ready()` says how that went.
+
+        Raises LedgerUnavailable.
+        """
+        await self.directory.reload(self.ledger)
+        self.supervisor.start()
+        self._ticking = asyncio.create_task(self._standstill.run())
+
+    def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
+        """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`.
+
+        `booked` is of the last minute, the oldest first.
+        """
+        now_s = self._clock_s()
+        usage = decayed_usage(recent, self.directory.tenants, self.config.scheduler)
+        self._replica.board.update(usage, newcomers_level(usage), now_s)
+        recall_minute(booked, self.directory.tenants, self._replica.rates, round(now_s * 1e6))
+
+    async def drain(self, timeout_s: float, clock: StopClock = UNHURRIED) -> None:
+        """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
+        self.draining = True
+        self._gate.wake()
+        timeout_s = clock.most(timeout_s, Stage.DRAIN)
+        if not await self._live.wait_until_empty(timeout_s):
+            log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
+            for stream in self._live:
+                self._replica.end(stream, FinishReason.CANCELLED, _shutting_down())
+            await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, Stage.SETTLE))
+        self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
+        await self._rows.closed(clock.most(self.config.ledger.settle_timeout_s, Stage.SETTLE))
+
+    async def stop(self, clock: StopClock = UNHURRIED) -> None:
+        """End the engine and whatever is live. Safe to call twice, and without `drain`."""
+        self.draining = True
+        self.ledger.end_reports()
+        self._gate.wake()
+        self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
+        await self.grammars.close()
+        await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
+        if self._ticking is not None:
+            self._ticking.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._ticking
+            self._ticking = None
+        await asyncio.to_thread(self.pool.close)
+        await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
+
+    async def tenants_changed(self) -> None:
+        """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone.
+
+        Raises LedgerUnavailable, and then nothing has changed.
+        """
+        before = self.directory.tenants.keys()
+        await self.directory.reload(self.ledger)
+        self._replica.rates.keep(self.directory.tenants.keys())
+        self._limits_changed()
+        self._end_what_may_not_run()
+        for name in before - self.directory.tenants.keys():
+            self._replica.forget(name)
+
+    def reconfigure(self, config: Config) -> None:
+        """Go on with this configuration. Default limits hold for everybody at once, in the engine too."""
+        self.config = config
+        self.directory.use_defaults(config.limits.as_limits())
+        self._limits_changed()
+
+    def _limits_changed(self) -> None:
+        for share in self._shares():
+            self.supervisor.send(share)
+        self._gate.wake()
+
+    def key_revoked(self, key_id: str) -> None:
+        """Its revocation is committed: end what it runs, and let it start nothing."""
+        self.directory.revoke(key_id)
+        self._gate.wake()
+        self._end_what_may_not_run()
+
+    def _end_what_may_not_run(self) -> None:
+        """Requests of tenants that are gone and of keys that were revoked."""
+        for stream in self._live:
+            try:
+                as_it_is(self.directory, stream.tenant, stream.key_id)
+            except TenantdError as e:
+                self._replica.end(stream, FinishReason.CANCELLED, e)
+
+    # ---- requests -----------------------------------------------------------------------------------------------
+
+    async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
+        """`submit_all` of one."""
+        [stream] = await self.submit_all(tenant, [generation])
+        return stream
+
+    async def submit_all(
+        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, key_id: str = ""
+    ) -> list[LiveStream]:
+        """Start what one client's request asks for, all of it or nothing, once the tenant's rate limits let it in.
+
+        They count it as one request. Rows are written while the engine already works; `started()` waits for both.
+        What is not complete `timeout_s` from now ends with RequestTimeout.
+        Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
+        LedgerUnavailable, InvalidRequest and its kinds, Forbidden, QueueFull, RequestsPerMinuteExceeded,
+        TokensPerMinuteExceeded, RequestTimeout, KeyRevoked for a key (`key_id`, "" for none) that is live no more.
+        """
+        deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
+        tenant = as_it_is(self.directory, tenant.name, key_id)  # it may have changed while the request was read
+        most_tokens = self._check(tenant, generations)
+        prompt_tokens = counted_prompt_tokens(generations)
+        refusal = self._gate.refusal(tenant, prompt_tokens)
+        if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
+            raise refusal
+        self._check_queue(tenant, len(generations), refusal)
+        if refusal is not None:
+            look_again = functools.partial(self._look_again, tenant.name, key_id, generations)
+            tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
+            most_tokens = self._check(tenant, generations)
+        streams = self._new_streams(tenant, generations, most_tokens, key_id)
+        self._gate.book(tenant)
+        positions = self._positions.next_positions(tenant, [stream.prompt_tokens for stream in streams])
+        for stream, position, generation in zip(streams, positions, generations, strict=True):
+            stream.queue_position = position
+            self._replica.run(stream)
+            row = admission(stream, generation.kind, self.config.model_name, unbilled=tenant.unbilled)
+            self._rows.open(stream, row, self._on_refused)
+            if deadline is not None:
+                self._end_at(deadline, stream)
+        return streams
+
+    def cancel(self, request_id: str) -> bool:
+        """End a live request for an administrator; it is billed for what came. False when none has this id."""
+        for stream in self._live:
+            if stream.id == request_id:
+                self._replica.end(
+                    stream, FinishReason.CANCELLED, RequestCancelled("an administrator cancelled the request")
+                )
+                return True
+        return False
+
+    def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
+        """The first requests without a token, of all tenants or of one, in the order in which they should get one."""
+        return self._positions.waiting(tenant, MOST_QUEUED_SHOWN)
+
+    def rates(self, tenant: Tenant) -> dict[str, RateState]:
+        """What is left of the tenant's requests and tokens per minute, of those that have a limit."""
+        return self._gate.states(tenant)
+
+    def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
+        """The most tokens each may have. Raises what is wrong with the request or the moment, rates and queue apart."""
+        info = self._check_open(tenant)
+        for generation in generations:
+            check_prompt(generation.prompt)
+        check_allowed(tenant, counted_prompt_tokens(generations))
+        return [
+            output_tokens(
+                tenant,
+                len(generation.prompt),
+                generation.max_tokens,
+                context_tokens=info.context_tokens,
+                default_tokens=self.config.limits.default_max_tokens,
+            )
+            for generation in generations
+        ]
+
+    def _look_again(self, name: str, key_id: str, generations: Sequence[Generation]) -> Tenant:
+        """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
+        tenant = as_it_is(self.directory, name, key_id)
+        self._check(tenant, generations)
+        return tenant
+
+    def _check_open(self, tenant: Tenant) -> EngineInfo:
+        """What is loaded, when requests of this tenant are taken at all."""
+        if self.draining:
+            raise Draining("the daemon is shutting down and takes no new requests")
+        if tenant.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+        engine = self.supervisor
+        if engine.state is EngineState.FAILED:
+            retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)
+            raise EngineUnavailable(f"the engine does not run: {engine.reason}", retry_after_s=retry_after_s)
+        if engine.info is None or engine.state is EngineState.STOPPED:
+            raise EngineUnavailable(f"the model is being loaded ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
+        if not self.ledger.healthy:
+            raise LedgerUnavailable(f"the ledger cannot be written: {self.ledger.trouble}")
+        return engine.info
+
+    def _check_queue(self, tenant: Tenant, more: int, refusal: TenantdError | None) -> None:
+        """Raises QueueFull when there is no place for `more` requests, which wait for the rate limits if `refusal`."""
+        info, count, held = self.supervisor.info, self._live.count(tenant.name), self._gate.waiting(tenant.name)
+        assert info is not None, "checked before"
+        if may_wait(
+            tenant,
+            waiting=count.waiting,
+            running=count.running,
+            others=len(self._live) - count.waiting - count.running,
+            slots=info.slots,
+            held=held,
+            more=more,
+            is_held=refusal is not None,
+        ):
+            return
+        raise full_queue(
+            tenant,
+            count,
+            held,
+            more=more,
+            refusal=refusal,
+            retry_after_s=self._replica.throughput.wait_s(
+                self._clock_s(), len(self._live.waiting_tenants()), self._live.oldest_s()
+            ),
+        )
+
+    def _end_at(self, deadline: Deadline, stream: LiveStream) -> None:
+        timer = asyncio.get_running_loop().call_later(
+            max(0.0, deadline.at_s - self._clock_s()),
+            functools.partial(self._replica.end, stream, FinishReason.CANCELLED, deadline.error()),
+        )
+        stream.finished.add_done_callback(lambda _: timer.cancel())
+
+    def _new_streams(
+        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], key_id: str
+    ) -> list[LiveStream]:
+        """One for each generation. Raises InvalidRequest for what does not fit a command to the engine."""
+        shared: dict[int, SharedSampling] = {}
+        streams = []
+        for generation, max_tokens in zip(generations, most_tokens, strict=True):
+            self._number += 1
+            sampling = generation.sampling
+            of_it = shared.setdefault(id(sampling), SharedSampling(self._number, sampling))
+            streams.append(self._new_stream(tenant, generation, max_tokens, of_it, key_id))
+        commands: list[Command] = [each.command() for each in shared.values()]
+        commands += [stream.submit_command() for stream in streams]
+        if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
+            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        return streams
+
+    def _new_stream(
+        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling, key_id: str
+    ) -> LiveStream:
+        created_micros = self._now_micros()
+        return LiveStream(
+            request_id=new_request_id(created_micros),
+            number=self._number,
+            tenant=tenant.name,
+            key_id=key_id,
+            prompt=generation.prompt,
+            max_tokens=max_tokens,
+            sampling=sampling,
+            seed=generation.seed(),
+            counts_prompt=generation.counts_prompt,
+            adapter=tenant.adapter,
+            text=TextStream(self.vocabulary, generation.stops),
+            created_micros=created_micros,
+            clock_s=self._clock_s,
+            on_abandon=self._on_abandon,
+        )
+
+    def _on_abandon(self, stream: LiveStream) -> None:
+        self._replica.end(stream, FinishReason.DISCONNECTED, None)
+
+    def _on_refused(self, stream: LiveStream, error: TenantdError) -> None:
+        """There is no row for it, so it must not run; what it used is nobody's."""
+        if not stream.is_refused:
+            stream.refuse(error)
+            self._replica.refused(stream)
+        self._replica.end(stream, FinishReason.FAILED, error)
+
+    def _shares(self) -> list[TenantPolicy]:
+        return shares(self.directory.tenants.values(), self.config.engine.slots)
+
+    # ---- seen from outside --------------------------------------------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """State of engine, ledger and tenants at this moment."""
+        total, paused = self._live.total(), sum(self._live.paused().values())
+        status = engine_status(self.supervisor)
+        if self.draining:
+            status["state"] = "draining"
+        return {
+            **status,
+            "engine_busy_micros": self._replica.busy_micros,
+            "engine_unbilled_micros": self._replica.unbilled_micros,
+            "swaps": self._replica.swaps,
+            "recomputes": self._replica.recomputes,
+            "running": total.running - paused,
+            "paused": paused,
+            "waiting": total.waiting + self._gate.total_waiting,
+            "ledger": ledger_status(self.ledger, is_paused=self._standstill.is_paused),
+            "tenants": tenants_status(
+                self.directory.tenants.values(),
+                self._live,
+                self._gate.waiting,
+                self._replica.board,
+                self._clock_s(),
+                self.config.scheduler.half_life_s,
+            ),
+        }
+
+    def idle_check(self) -> None:
+        """Conservation while nothing is live. Raises AssertionError: a bug."""
+        self._replica.idle_check()
+        assert self._rows.open_rows == 0, "what has ended is settled"
+        self._gate.idle_check()
+
+
+def _shutting_down() -> RequestCancelled:
+    return RequestCancelled("the daemon is shutting down")

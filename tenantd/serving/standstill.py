@@ -1,0 +1,53 @@
+"""Once a second: what runs is written down, and when nothing can be written any more, everything waits.
+
+A ledger that is stuck for a moment is waited for. When it is stuck for longer than `ledger.settle_timeout_s`, tokens
+that are computed and delivered are tokens that may never be billed: so the engine computes nothing and no reader gets
+anything until the ledger is back. Then everything goes on with the next token.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from tenantd.fleet.replica import Replica
+from tenantd.ledger.ledger import Ledger
+from tenantd.serving.rows import RequestRows
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S: Final = 1.0
+
+
+class Standstill:
+    """Decides whether computing and delivering go on."""
+
+    def __init__(self, ledger: Ledger, replica: Replica, rows: RequestRows, timeout_s: Callable[[], float]) -> None:
+        """`timeout_s` is asked each time, since the configuration can be reloaded."""
+        self.is_paused = False
+        self._ledger = ledger
+        self._replica = replica
+        self._rows = rows
+        self._timeout_s = timeout_s
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(INTERVAL_S)
+            self._rows.checkpoint(self._replica.live)
+            self._look()
+
+    def _look(self) -> None:
+        stuck_s = self._ledger.stuck_s
+        is_stuck = stuck_s > 0 and stuck_s >= self._timeout_s()
+        if is_stuck == self.is_paused:
+            return
+        self.is_paused = is_stuck
+        if is_stuck:
+            log.error("nothing could be billed for %.0f s: requests are paused until it can", stuck_s)
+        else:
+            log.warning("paused requests go on")
+        self._replica.pause(is_paused=is_stuck)
+        self._rows.hold(is_held=is_stuck)

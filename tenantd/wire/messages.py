@@ -1,0 +1,234 @@
+"""What the daemon and the engine process say to each other.
+
+The daemon sends `Inbox` frames; the engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one
+`Step` per step of its loop. How a message becomes bytes: frames.py.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from tenantd.domain import FinishReason, Sampling, TokenLogprobs
+
+# ---- daemon to engine -------------------------------------------------------------------------------------------
+
+
+class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
+    """The first command: which model and context to make. Sent once."""
+
+    backend: str
+    model_path: str
+    slots: int
+    context_tokens: int  # per slot; 0 takes the model's own, at most 4096
+    batch_tokens: int
+    kv: str  # "streams" or "unified"
+    threads: int  # 0 picks from the machine
+    gpu_layers: int  # negative: all
+    flash_attention: str  # "auto", "on" or "off"
+    half_life_s: float
+    prompt_token_cost: float
+    generated_token_cost: float
+    prefill_chunk_tokens: int
+    policy: str = "usage"  # or "fifo"
+    burst_credit: float = 500.0
+    target_step_ms: float = 100.0
+    max_stall_ms: float = 250.0
+    min_run_tokens: int = 16
+    swap_bytes: int = 1 << 30
+    grammar_budget_ms: int = 5_000  # CPU time of one request's grammar in all
+    fake_step_micros: int = 0
+    fake_token_micros: int = 0
+
+
+class SetSampling(msgspec.Struct, tag="set_sampling", frozen=True):
+    """Settings that requests to come refer to by `number`: sent once, however many they are."""
+
+    number: int  # unique in the daemon's life
+    sampling: Sampling  # its seed means nothing: each request has its own
+
+
+class DropSampling(msgspec.Struct, tag="drop_sampling", frozen=True):
+    """No request to come refers to these settings."""
+
+    number: int
+
+
+class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
+    """A request to run. After a crash it is sent again with what was `generated` already."""
+
+    request: int  # unique in the daemon's life, and greater than that of any request that came before
+    tenant: str
+    prompt: list[int]
+    generated: list[int] = []
+    max_tokens: int  # counts `generated` too
+    sampling: int  # number of a SetSampling
+    seed: int = 0
+    adapter: str = ""  # path of a LoRA adapter; "" for none
+    billed_prompt_tokens: int = 0  # computed and charged before a crash: computing them again is not charged
+    counts_prompt: bool = True  # towards its tenant's tokens per minute; the choices of one prompt count it once
+
+
+class Cancel(msgspec.Struct, tag="cancel", frozen=True):
+    """End a request in the next step. Unknown or finished ids are ignored: the two sides may cross."""
+
+    request: int
+
+
+class TenantPolicy(msgspec.Struct, tag="share", frozen=True, kw_only=True):
+    """A tenant's part of the engine, effective from the next step."""
+
+    tenant: str
+    weight: float  # priority factor multiplied in
+    max_concurrent: int | None = None
+    reserved_slots: int = 0
+    tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
+
+
+class Backlog(msgspec.Struct, tag="backlog", frozen=True):
+    """Whether the daemon holds more requests of a tenant than it has sent. One that has any has work, and can use any
+    number of slots, whatever has been sent so far. At first none has.
+    """
+
+    tenant: str
+    exists: bool
+
+
+class Forget(msgspec.Struct, tag="forget", frozen=True):
+    """A tenant is gone for good, and so are its requests."""
+
+    tenant: str
+
+
+class Remember(msgspec.Struct, tag="remember", frozen=True):
+    """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, the tokens
+    of the last minute as (seconds until they no longer count, tokens), in that order, and the `level` of usage at which
+    newcomers start.
+
+    Sent to a fresh engine, after the shares and before the requests: a restart forgives nobody. Those in `busy` have
+    requests under way: they do not come back from idle.
+    """
+
+    usage: dict[str, float]
+    given: dict[str, list[tuple[float, int]]] = {}
+    busy: list[str] = []
+    level: float = 0.0
+
+
+class Pause(msgspec.Struct, tag="pause", frozen=True):
+    """Compute nothing until told to go on. Requests can be cancelled meanwhile; nothing that is bound is lost."""
+
+    is_paused: bool
+
+
+class Stop(msgspec.Struct, tag="stop", frozen=True):
+    """Free the model and exit with 0."""
+
+
+Command = (
+    Load | SetSampling | DropSampling | Submit | Cancel | Backlog | TenantPolicy | Forget | Remember | Pause | Stop
+)
+
+
+class Inbox(msgspec.Struct, frozen=True):
+    """Commands in the order they are to take effect."""
+
+    commands: list[Command]
+
+
+# ---- engine to daemon -------------------------------------------------------------------------------------------
+
+
+class Loading(msgspec.Struct, tag="loading", frozen=True):
+    """Progress of loading, 0.0 to 1.0. Also the sign of life while there are no steps."""
+
+    progress: float
+
+
+class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
+    """The model cannot be loaded; the process exits with 78 after it.
+
+    `may_pass`: memory is short at the moment, so a later try may work though nothing is changed.
+    """
+
+    message: str
+    may_pass: bool = False
+
+
+class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What was loaded, for the start-up line and `status`."""
+
+    model: str
+    parameters: int
+    model_bytes: int
+    train_context_tokens: int
+    context_tokens: int  # of one slot
+    slots: int
+    vocabulary: int
+    kv: str
+    kv_bytes: int
+    device: str
+    layers: int
+    layers_offloaded: int
+    gpu_build: bool  # llama.cpp was built with a GPU backend
+    threads: int
+    llama_version: str
+
+
+class Ready(msgspec.Struct, tag="ready", frozen=True):
+    """The model is loaded; requests may come."""
+
+    info: EngineInfo
+
+
+class Progress(msgspec.Struct, frozen=True, array_like=True):
+    """What one step did for one request. At most one per request and step.
+
+    `prefilled` prompt tokens computed for the first time (charged), `token` the one generated or -1, `micros` the
+    request's part of the step's engine time.
+    """
+
+    request: int
+    prefilled: int
+    token: int
+    micros: int
+    logprobs: TokenLogprobs | None = None
+
+
+class Finish(msgspec.Struct, frozen=True, array_like=True):
+    """A request has ended and its slot is free. The last the daemon hears of it.
+
+    `message` explains `failed`; `param` is the field that is to blame when that was the request's own fault. `detail`
+    is for the daemon's log: its tenant must not see it.
+    """
+
+    request: int
+    reason: FinishReason
+    message: str = ""
+    param: str = ""
+    detail: str = ""
+
+
+class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
+    """The outcome of one step.
+
+    `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
+    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
+    `level`, at the same times, where newcomers start. `bound` are the requests that have a slot, when those are others
+    than in the step before.
+    """
+
+    number: int
+    busy_micros: int
+    unbilled_micros: int
+    progress: list[Progress]
+    finishes: list[Finish]
+    running: int
+    waiting: int
+    swaps: int = 0  # so far, with the state kept
+    recomputes: int = 0  # so far, requests that gave way without their state and were computed again
+    usage: dict[str, float] | None = None
+    level: float = 0.0
+    bound: list[int] | None = None
+
+
+Event = Loading | LoadFailed | Ready | Step

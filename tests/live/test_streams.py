@@ -1,0 +1,229 @@
+"""One live stream, driven by hand."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine
+
+import pytest
+
+from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
+from tenantd.errors import EngineUnavailable, LedgerUnavailable, TenantdError
+from tenantd.live.generation import SharedSampling
+from tenantd.live.streams import MOST_TAKEN, Delta, LiveStream, new_request_id
+from tenantd.text.detokenize import TextStream
+from tenantd.text.vocabulary import ByteVocabulary
+from tenantd.wire.messages import Progress
+from tests.serving.daemon_kit import run
+
+
+def stream(*stops: str) -> LiveStream:
+    clock = iter(range(1000))
+    return LiveStream(
+        request_id="req_1",
+        number=1,
+        tenant="acme",
+        prompt=[1, 2, 3],
+        max_tokens=20,
+        sampling=SharedSampling(1, Sampling()),
+        text=TextStream(ByteVocabulary(), stops),
+        created_micros=5,
+        clock_s=lambda: float(next(clock)),
+        on_abandon=lambda _: None,
+    )
+
+
+def feed(live: LiveStream, text: bytes) -> list[bool]:
+    return [live.advance(Progress(1, 0, token, 10)) for token in text]
+
+
+async def waits(work: Coroutine[object, object, object]) -> asyncio.Task[object]:
+    """Start it and see that it does not come to its end by itself."""
+    task = asyncio.ensure_future(work)
+    for _ in range(5):
+        await asyncio.sleep(0)
+    assert not task.done()
+    return task
+
+
+def test_nothing_is_handed_out_before_the_row_is_durable() -> None:
+    async def scene() -> None:
+        live = stream()
+        started = await waits(live.started())
+        feed(live, b"ab")
+        await asyncio.sleep(0)
+        assert not started.done()
+        started.cancel()
+        await asyncio.wait({started})
+        taking = await waits(live.take())
+        live.make_durable()
+        assert await taking == [Delta("a", 97, None), Delta("b", 98, None)]
+
+    run(scene())
+
+
+def test_what_gathered_for_a_slow_reader_is_handed_out_in_parts_and_others_get_a_turn_between() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, b"a" * (2 * MOST_TAKEN + 1))
+        turns: list[str] = []
+        assert len(await live.take()) == MOST_TAKEN
+        asyncio.get_running_loop().call_soon(turns.append, "another's")
+        assert len(await live.take()) == MOST_TAKEN and turns == ["another's"]
+        assert len(await live.take()) == 1
+        feed(live, b"b")
+        assert await live.take() == [Delta("b", 98, None)]
+
+    run(scene())
+
+
+def test_the_end_is_handed_out_only_when_it_is_settled() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, b"a")
+        assert len(await live.take()) == 1
+        live.finish(FinishReason.STOP, None)
+        taking = await waits(live.take())
+        live.settle()
+        assert await taking == [] and await live.take() == []
+        assert live.finish_reason is FinishReason.STOP and live.error is None
+
+    run(scene())
+
+
+def test_what_came_before_a_failure_is_handed_out_before_it() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, b"a")
+        await live.take()
+        feed(live, b"b")
+        live.finish(FinishReason.FAILED, EngineUnavailable("gone"))
+        live.settle()
+        await live.started()  # it had begun: the status is out
+        assert await live.take() == [Delta("b", 98, None)]
+        assert await live.take() == [] and isinstance(live.error, EngineUnavailable)
+
+    run(scene())
+
+
+@pytest.mark.parametrize("tokens", [b"", b"ab"])
+def test_a_failure_before_anything_was_taken_is_raised_with_its_own_error(tokens: bytes) -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, tokens)
+        live.finish(FinishReason.FAILED, EngineUnavailable("gone"))
+        live.settle()
+        with pytest.raises(EngineUnavailable, match="gone"):
+            await live.started()
+
+    run(scene())
+
+
+def test_a_request_without_a_row_is_refused_at_once_whatever_the_engine_does() -> None:
+    async def scene() -> None:
+        live = stream()
+        started = await waits(live.started())
+        feed(live, b"ab")
+        await asyncio.sleep(0)
+        live.refuse(LedgerUnavailable("disk full"))
+        with pytest.raises(LedgerUnavailable):
+            await started
+        assert await live.take() == [] and live.finish_reason is FinishReason.FAILED
+        live.finish(FinishReason.STOP, None)
+        assert live.finish_reason is FinishReason.FAILED and isinstance(live.error, TenantdError)
+
+    run(scene())
+
+
+def test_a_token_without_text_yet_is_a_start() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        feed(live, "ü".encode()[:1])
+        await live.started()
+        assert await live.take() == [Delta("", 0xC3, None)]
+        live.finish(FinishReason.LENGTH, None)
+        live.settle()
+        assert await live.take() == [Delta("\ufffd", -1, None)], "half a character is shown as one that was lost"
+        assert await live.take() == []
+
+    run(scene())
+
+
+def test_a_stop_string_ends_text_and_billing_but_not_the_count_of_time() -> None:
+    async def scene() -> None:
+        live = stream("END")
+        assert feed(live, b"okEN") == [True, False, False, False]
+        assert feed(live, b"D") == [True] and live.is_stopped
+        assert feed(live, b"more") == [False] * 4
+        live.make_durable()
+        assert "".join(d.text for d in await live.take()) == "ok"
+        live.finish(FinishReason.STOP, None)
+        live.settle()
+        assert await live.take() == []
+        assert live.usage == Usage(prompt_tokens=0, completion_tokens=5, engine_micros=90)
+
+    run(scene())
+
+
+def test_usage_counts_prompt_tokens_tokens_and_time() -> None:
+    async def scene() -> None:
+        live = stream()
+        assert not live.advance(Progress(1, 2, -1, 7))
+        assert live.advance(Progress(1, 1, 65, 8, TokenLogprobs(-0.5, ((65, -0.5),))))
+        assert live.usage == Usage(prompt_tokens=3, completion_tokens=1, engine_micros=15)
+        live.make_durable()
+        assert (await live.take())[0].logprobs == TokenLogprobs(-0.5, ((65, -0.5),))
+        command = live.submit_command()
+        assert (command.prompt, command.generated, command.billed_prompt_tokens) == ([1, 2, 3], [65], 3)
+
+    run(scene())
+
+
+def test_a_start_needs_both_the_row_and_a_token() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        started = await waits(live.started())
+        feed(live, b"a")
+        await started
+
+    run(scene())
+
+
+def test_a_reader_that_is_cancelled_can_be_followed_by_another() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.make_durable()
+        reader = await waits(live.take())
+        reader.cancel()
+        await asyncio.wait({reader})
+        feed(live, b"x")
+        assert len(await live.take()) == 1
+
+    run(scene())
+
+
+def test_crashes_in_a_row_begin_anew_with_every_token() -> None:
+    async def scene() -> None:
+        live = stream()
+        assert live.count_crash() == 0, "it was in no engine yet"
+        for expected in (1, 2):
+            live.is_in_engine = True
+            assert live.count_crash() == expected
+        feed(live, b"a")
+        live.is_in_engine = True
+        assert live.count_crash() == 1
+
+    run(scene())
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    ids = [new_request_id(1_700_000_000_000_000 + n) for n in range(50)]
+    assert ids == sorted(ids) and len(set(ids)) == 50
+    assert all(len(i) == 36 and i.startswith("req_") for i in ids)
+    assert new_request_id(0) != new_request_id(0)
