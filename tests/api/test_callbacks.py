@@ -27,7 +27,7 @@ async def wait(wall_s: float) -> None:
 
 def test_a_callback_that_uses_its_thread_for_long_is_told_with_its_name() -> None:
     slow: list[str] = []
-    with watching(slow.append), asyncio.Replica(loop_factory=lambda: uvloop.new_event_loop()) as runner:
+    with watching(slow.append), asyncio.Runner(loop_factory=lambda: uvloop.new_event_loop()) as runner:
         runner.run(keep_busy(MOST_S / 5))
         runner.run(wait(MOST_S * 2))
         assert slow == []

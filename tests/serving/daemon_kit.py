@@ -15,7 +15,7 @@ import uvloop
 from tenantd.config import Config, parse_config
 
 T = TypeVar("T")
-SCRIPTED = Path(__file__).with_name("scripted_engine.py")
+SCRIPTED = Path(__file__).parent.parent / "fleet" / "scripted_engine.py"
 LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "asyncio": asyncio.new_event_loop,
     "uvloop": uvloop.new_event_loop,
