@@ -22,6 +22,7 @@ ROOMS = [
     "tenantd.clock",
     "tenantd.errors",
     "tenantd.domain",
+    "tenantd.events",
     "tenantd.config",
     "tenantd.minute",
     "tenantd.logs",

@@ -1,0 +1,302 @@
+"""What happens in the daemon, as typed events, each announced once to whoever listens.
+
+Events say who, when, how much and why, in numbers, names and closed sets of causes. They never carry a prompt, a text,
+a grammar or a schema: a listener may write down all that it gets.
+
+A listener harms nobody. One that does next to nothing (counts, say) may be called at once, in the event loop; its
+exceptions are counted. Any other has a thread and a bounded queue of its own: while it is slow its events wait there,
+and when the queue is full they are dropped and counted. Nobody who announces waits for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import threading
+import time
+from collections.abc import Callable
+from enum import StrEnum
+from queue import SimpleQueue
+from typing import Final, NamedTuple
+
+import msgspec
+
+from tenantd.clock import now_micros
+from tenantd.domain import FinishReason, Usage
+
+log = logging.getLogger(__name__)
+
+MOST_WAITING: Final = 4096
+"""Events that wait for one listener: a few hundred bytes each."""
+REPORT_INTERVAL_S: Final = 60.0
+CLOSE_TIMEOUT_S: Final = 1.0
+
+
+class PathKind(StrEnum):
+    """What a refused request was for. A path itself may hold anything."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+    MODELS = "models"
+    QUEUE = "queue"
+    ADMIN = "admin"
+    METRICS = "metrics"
+    HEALTH = "health"
+    OTHER = "other"  # no such route
+    NONE = "none"  # refused before there was a path: no HTTP, or one connection too many
+
+
+class Loss(StrEnum):
+    """How an engine process was lost."""
+
+    EXITED = "exited"
+    SIGNAL = "signal"
+    MEMORY = "out_of_memory"
+    HUNG = "hung"  # no sign of life: killed by the daemon
+    KILLED = "killed"  # by the daemon, for what it said or did
+    NOT_STARTED = "not_started"
+
+
+class Action(StrEnum):
+    """What an administrator did."""
+
+    TENANT_ADDED = "tenant_added"
+    TENANT_CHANGED = "tenant_changed"
+    TENANT_SUSPENDED = "tenant_suspended"
+    TENANT_RESUMED = "tenant_resumed"
+    TENANT_REMOVED = "tenant_removed"
+    KEY_CREATED = "key_created"
+    KEY_REVOKED = "key_revoked"
+    REQUEST_CANCELLED = "request_cancelled"
+    RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
+
+
+def _snake(name: str) -> str:
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True, tag=_snake, tag_field="event"):
+    """Something that has happened. `at_micros`: wall clock, microseconds since 1970.
+
+    As JSON, `event` is its kind: "first_token".
+    """
+
+    at_micros: int = msgspec.field(default_factory=now_micros)
+
+
+class Admitted(Event, frozen=True, kw_only=True):
+    """A request was let in: it has an id and will have a row in the ledger. One for each choice of each prompt.
+
+    `key_id` is None for a request that showed no key. `logprobs`: alternatives asked for with each token, None for no
+    logprobs; `logit_biases`: how many tokens are biased.
+    """
+
+    request_id: str
+    tenant: str
+    key_id: str | None
+    path: PathKind
+    prompt_tokens: int
+    max_tokens: int
+    choice: int
+    queue_position: int
+    logprobs: int | None
+    logit_biases: int
+
+
+class Refused(Event, frozen=True, kw_only=True):
+    """A client got an error in place of an answer. `cause` is the error's code, or `MALFORMED`.
+
+    `request_id` is None for a request that was not let in; else it failed before its first token. `tenant`, `key_id`
+    and `uid` (of the process at the other end) are None as far as they are not known.
+    """
+
+    cause: str
+    http_status: int
+    path: PathKind
+    tenant: str | None = None
+    key_id: str | None = None
+    uid: int | None = None
+    request_id: str | None = None
+
+
+MALFORMED: Final = "malformed_http"
+"""The cause for what is not HTTP. Its answer has the code of any other bad request."""
+
+
+class Started(Event, frozen=True, kw_only=True):
+    """A request was given a sequence of the engine and begins to run, `waited_micros` after it was created."""
+
+    request_id: str
+    tenant: str
+    waited_micros: int
+
+
+class FirstToken(Event, frozen=True, kw_only=True):
+    """A request's first token came, `after_micros` from its creation."""
+
+    request_id: str
+    tenant: str
+    after_micros: int
+
+
+class Settled(Event, frozen=True, kw_only=True):
+    """A request has ended, and the ledger has its row for good.
+
+    Without `has_row` the ledger never took it: it ran for nobody and costs nothing. `cause` is the code of the error it
+    ended with, None after a good end.
+    """
+
+    request_id: str
+    tenant: str
+    key_id: str | None
+    state: FinishReason
+    usage: Usage
+    first_token_micros: int | None  # since its creation, as is the next
+    duration_micros: int | None
+    cause: str | None
+    has_row: bool = True
+
+
+class CleanedUp(Event, frozen=True, kw_only=True):
+    """Nothing is left of a request: its sequence in the engine is cleared, and no table of the daemon has it."""
+
+    request_id: str
+    tenant: str
+
+
+class Administered(Event, frozen=True, kw_only=True):
+    """An administrator changed something. `actor_uid` is None where that was a signal; `fields` names what changed."""
+
+    action: Action
+    actor_uid: int | None
+    tenant: str | None = None
+    key_id: str | None = None
+    request_id: str | None = None
+    fields: tuple[str, ...] = ()
+
+
+class EngineStarted(Event, frozen=True, kw_only=True):
+    """An engine process has loaded the model and is ready."""
+
+    pid: int | None
+    slots: int
+    context_tokens: int
+    restarts: int  # processes before it
+
+
+class EngineLost(Event, frozen=True, kw_only=True):
+    """An engine process ended untold. `status` as in `Popen.returncode`; `live`: requests that wait for the next."""
+
+    reason: Loss
+    status: int | None
+    live: int
+
+
+Listener = Callable[[Event], None]
+
+
+class Account(NamedTuple):
+    """What became of one listener's events so far: it raised at some, and others found its queue full."""
+
+    failed: int = 0
+    dropped: int = 0
+
+
+class _Direct:
+    """A listener that is called in the event loop."""
+
+    def __init__(self, name: str, listener: Listener) -> None:
+        self.name = name
+        self.failed = self.dropped = 0
+        self.error = ""  # the last that the listener raised
+        self._listener = listener
+
+    def take(self, event: Event) -> None:
+        """Never raises, never waits."""
+        try:
+            self._listener(event)
+        except Exception as e:
+            self.failed += 1
+            self.error = repr(e)
+
+
+class _Lane(_Direct):
+    """A listener with a thread and a queue. `dropped` is written by who announces, `failed` by the thread."""
+
+    def __init__(self, name: str, listener: Listener, most_waiting: int) -> None:
+        super().__init__(name, listener)
+        self._most_waiting = most_waiting
+        self._queue: SimpleQueue[Event | None] = SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name=f"events-{name}", daemon=True)
+        self._thread.start()
+
+    def take(self, event: Event) -> None:
+        if self._queue.qsize() >= self._most_waiting:
+            self.dropped += 1
+        else:
+            self._queue.put(event)
+
+    def end(self) -> None:
+        self._queue.put(None)
+
+    def join(self, timeout_s: float) -> None:
+        self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        while (event := self._queue.get()) is not None:
+            super().take(event)
+
+
+class Events:
+    """Where events are announced. Everything but queued listeners is called in the event loop's thread.
+
+    Listeners are registered at start, before anything is announced.
+    """
+
+    def __init__(self) -> None:
+        self._listeners: list[_Direct] = []
+        self._reported: dict[str, Account] = {}
+
+    def call(self, name: str, listener: Listener) -> None:
+        """Call `listener` at once with each event: it must take microseconds and wait for nothing."""
+        self._listeners.append(_Direct(name, listener))
+
+    def queue(self, name: str, listener: Listener, most_waiting: int = MOST_WAITING) -> None:
+        """Call `listener` with each event, in their order, in a thread of its own."""
+        self._listeners.append(_Lane(name, listener, most_waiting))
+
+    def announce(self, event: Event) -> None:
+        """Tell everybody. Never raises, never waits."""
+        for listener in self._listeners:
+            listener.take(event)
+
+    def accounts(self) -> dict[str, Account]:
+        """By listener."""
+        return {each.name: Account(each.failed, each.dropped) for each in self._listeners}
+
+    async def watch(self) -> None:
+        """Once a minute, write to the log which listeners fail or miss events. Until cancelled."""
+        while True:
+            await asyncio.sleep(REPORT_INTERVAL_S)
+            self.report()
+
+    def report(self) -> None:
+        """Write to the log which listeners have failed or missed events since the last report."""
+        before, self._reported = self._reported, self.accounts()
+        for each in self._listeners:
+            now, then = self._reported[each.name], before.get(each.name, Account())
+            if dropped := now.dropped - then.dropped:
+                log.warning("the listener %s was too slow: it missed %d events", each.name, dropped)
+            if failed := now.failed - then.failed:
+                log.warning("the listener %s failed at %d events: %s", each.name, failed, each.error)
+
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Let queued listeners finish what waits for them, for at most this long together. Blocks."""
+        lanes = [each for each in self._listeners if isinstance(each, _Lane)]
+        end_s = time.monotonic() + timeout_s
+        for lane in lanes:
+            lane.end()
+        for lane in lanes:
+            lane.join(max(0.0, end_s - time.monotonic()))
+        self.report()
