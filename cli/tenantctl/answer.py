@@ -1,4 +1,4 @@
-"""One answer as it comes: its text, how long it took, and how it is shown."""
+"""One streamed answer: collect its text, time it, print it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tenantctl.render import harmless, message
 
 
 class Answer:
-    """Collects the events of one request. Times count from its making, in microseconds."""
+    """Collects the events of one request. Times count from construction, in microseconds."""
 
     def __init__(self) -> None:
         self.id = ""
@@ -28,7 +28,7 @@ class Answer:
         return "".join(self._parts)
 
     def read(self, events: Iterable[Any]) -> Iterator[str]:
-        """The pieces of text, as they come."""
+        """Yields the pieces of text as they arrive."""
         for event in events:
             self.model = event.get("model", self.model)
             self.usage = event.get("usage") or self.usage
@@ -56,7 +56,7 @@ class Answer:
         }
 
     def timing(self) -> str:
-        """When the first token came, how many there were, how fast the rest followed."""
+        """Time to first token, number of tokens, and speed after the first."""
         tokens = (self.usage or {}).get("completion_tokens", 0)
         if self.first_token_micros is None:
             return f"no text in {self.duration_micros / 1e6:.2f} s"
@@ -67,7 +67,7 @@ class Answer:
 
 
 class Printer:
-    """Writes text to standard output piece by piece. A terminal gets no control characters from it; a pipe gets all."""
+    """Writes text to standard output piece by piece, without control characters if it is a terminal."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
@@ -79,11 +79,11 @@ class Printer:
         self._at_line_start = piece.endswith("\n")
 
     def end_line(self) -> None:
-        """So that what follows begins on a line of its own."""
+        """Make sure that the next output starts on a new line."""
         if not self._at_line_start:
             self.write("\n")
 
     def interrupted(self) -> None:
-        """After Ctrl-C, which a terminal has echoed."""
+        """After Ctrl-C, which the terminal echoes."""
         self.end_line()
         message("cancelled")

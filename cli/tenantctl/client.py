@@ -1,6 +1,6 @@
-"""Talking to the daemon: HTTP over its Unix socket.
+"""Client for the daemon: HTTP over its Unix socket.
 
-httpx is imported when the first connection is made, so that `--help` and completion do not wait for it.
+httpx is imported on the first connection, so that `--help` and completion do not wait for it.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ _EVENT: Final = b"data: "
 
 
 def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
-    """--socket, else TENANTD_SOCKET, else what the configuration file says, else the default.
+    """The first of: --socket, TENANTD_SOCKET, the configuration file, the default.
 
-    A broken file is worth a warning, unless `quiet`: the daemon may run on an older state of it.
+    Warns about a broken configuration file unless `quiet`; the daemon may be running with an earlier version of it.
     """
     if given is not None:
         return given
@@ -44,21 +44,21 @@ def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
 
 
 def _configured_socket(path: Path, quiet: bool) -> Path | None:
-    """`server.socket` of the file."""
+    """`server.socket` in the file, if it is set."""
     try:
         server = tomllib.loads(path.read_text("utf-8")).get("server")
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
         if not quiet:
-            message(f"warning: {path} cannot be read ({e}); trying the default socket")
+            message(f"warning: cannot read {path} ({e}); trying the default socket")
         return None
     configured = server.get("socket") if isinstance(server, dict) else None
     return Path(configured) if isinstance(configured, str) and configured else None
 
 
 def url(*parts: str) -> str:
-    """/admin/v1/… with each part made safe."""
+    """/admin/v1/… with each part percent-encoded."""
     return "/".join(["/admin/v1", *(quote(part, safe="") for part in parts)])
 
 
@@ -66,7 +66,7 @@ class Client:
     """One connection to the daemon; a context manager. Every failure is raised as a TenantdError."""
 
     def __init__(self, path: Path, timeout_s: float = ANSWER_TIMEOUT_S, *, key: str = "") -> None:
-        """`key` is an API key that every request shows; without one the kernel says which user asks."""
+        """With `key`, every request carries it as a bearer token; without, the kernel identifies the user."""
         self.socket = path
         self._timeout_s = timeout_s
         self._key = key
@@ -82,7 +82,7 @@ class Client:
             self._http.close()
 
     def another(self, timeout_s: float) -> Client:
-        """A connection of the same identity to the same daemon."""
+        """Another client with the same identity for the same daemon."""
         return Client(self.socket, timeout_s, key=self._key)
 
     # -- whole answers
@@ -101,13 +101,13 @@ class Client:
         return self._request("DELETE", path)
 
     def queue(self, tenant: str | None) -> list[dict[str, Any]]:
-        """The requests of one's own tenant, or the one named, that have no token yet."""
+        """Requests of one's own tenant, or of `tenant`, that have no token yet."""
         answer = self._request("GET", "/v1/queue", headers=_headers(tenant))
         waiting: list[dict[str, Any]] = answer["waiting"]
         return waiting
 
     def readiness(self) -> dict[str, Any]:
-        """/readyz, whose 503 is an answer too."""
+        """The body of /readyz, also if its status is 503."""
         with self._explained() as http:
             answer: dict[str, Any] = _decoded(http.get("/readyz"))
             return answer
@@ -125,10 +125,10 @@ class Client:
     def stream(
         self, path: str, body: dict[str, Any], tenant: str | None, name: str = ""
     ) -> Iterator[tuple[str, Iterator[Any]]]:
-        """The request's id in the ledger and its events. Leaving early closes the connection, which cancels it.
+        """Yields the request's id in the ledger and its events. Leaving early closes the connection and cancels it.
 
-        `name` is what the request is called in the queue.
-        There is no time limit between events: a request may wait in a queue, or for an engine that restarts.
+        `name` is its client request id, shown in the queue. There is no time limit between events: a request may wait
+        in the queue or for an engine to restart.
         """
         import httpx
 
@@ -146,10 +146,11 @@ class Client:
             yield response.headers.get("x-request-id", ""), self._events(response)
 
     def _events(self, response: httpx.Response) -> Iterator[Any]:
-        """Each event's JSON, until [DONE]. Raises what an error event says, DaemonNotRunning for an end without one."""
+        """Yields the JSON of each event until [DONE]. Raises the error of an error event, DaemonNotRunning if the
+        stream just ends."""
         buffer = b""
         for chunk in response.iter_bytes():
-            *lines, buffer = (buffer + chunk).split(b"\n")  # only here: text may hold U+2028 and its like
+            *lines, buffer = (buffer + chunk).split(b"\n")  # not splitlines(): text may contain U+2028
             for line in lines:
                 content = line.removeprefix(_EVENT).strip()
                 if content == line.strip():
@@ -165,7 +166,7 @@ class Client:
     # -- what goes wrong below HTTP
 
     def _probe(self) -> None:
-        """Connect once for the operating system's own word on why it cannot be done."""
+        """Connect once, to learn the system's reason if it fails."""
         try:
             with socket.socket(socket.AF_UNIX) as probe:
                 probe.settimeout(CONNECT_TIMEOUT_S)
@@ -174,15 +175,15 @@ class Client:
             raise _not_connected(self.socket, e) from e
 
     def _went_away(self) -> DaemonNotRunning:
-        return DaemonNotRunning(f"the daemon at {self.socket} went away before its answer was complete")
+        return DaemonNotRunning(f"the daemon at {self.socket} closed the connection before its answer was complete")
 
     @contextmanager
     def _explained(self) -> Iterator[httpx.Client]:
-        """The connection. What the transport raises becomes a TenantdError."""
+        """The connection. Turns transport errors into TenantdError."""
         import httpx
 
         if self._http is None:
-            # no proxies, no certificates: both would be looked up, and neither means anything on a Unix socket
+            # no proxies and no certificates: httpx would look both up, and a Unix socket uses neither
             transport = httpx.HTTPTransport(uds=str(self.socket), verify=False, trust_env=False)
             timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
             headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
@@ -193,32 +194,32 @@ class Client:
             self._probe()
             yield self._http
         except httpx.ConnectError as e:
-            raise DaemonNotRunning(f"the daemon at {self.socket} went away ({e})") from e
+            raise DaemonNotRunning(f"lost the connection to the daemon at {self.socket} ({e})") from e
         except httpx.TimeoutException as e:
-            raise EngineUnavailable(f"the daemon at {self.socket} did not answer in {self._timeout_s:g} s") from e
+            raise EngineUnavailable(f"the daemon at {self.socket} did not answer within {self._timeout_s:g} s") from e
         except httpx.TransportError as e:
             raise self._went_away() from e
 
 
 def _not_connected(path: Path, error: OSError) -> TenantdError:
     if isinstance(error, PermissionError):
-        return Forbidden(f"this user may not connect to {path}; ask its owner, or join the group of the socket")
+        return Forbidden(f"permission denied: {path}; join the group of the socket, or ask its owner")
     reason = "" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f" ({error})"
-    return DaemonNotRunning(f"no daemon listens on {path}{reason}; start one with: tenantctl serve")
+    return DaemonNotRunning(f"no daemon is listening on {path}{reason}; start one with: tenantctl serve")
 
 
 def environment_key() -> str:
-    """The key of TENANTD_API_KEY; "" when there is none. Raises Unauthenticated for what cannot be a key."""
+    """The key in TENANTD_API_KEY, or "" if there is none. Raises Unauthenticated if it cannot be a key."""
     key = os.environ.get("TENANTD_API_KEY", "").strip()
     if not (key.isascii() and key.isprintable() and " " not in key):
         raise Unauthenticated(
-            "TENANTD_API_KEY is not an API key: it has spaces or unusual characters; unset it or use --admin"
+            "TENANTD_API_KEY is not an API key: it contains spaces or unusual characters; unset it or pass --admin"
         )
     return key
 
 
 def _headers(tenant: str | None) -> dict[str, str]:
-    """For whom."""
+    """The header that names the tenant."""
     return {TENANT_HEADER: tenant} if tenant else {}
 
 
@@ -226,14 +227,14 @@ def _decoded(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError as e:
-        raise TenantdError(f"HTTP {response.status_code} without JSON: does a tenantd listen on this socket?") from e
+        raise TenantdError(f"HTTP {response.status_code} without JSON: is this the socket of tenantd?") from e
 
 
 def _event(content: bytes) -> Any:
     try:
         return json.loads(content)
     except ValueError as e:
-        raise TenantdError(f"an event without JSON: does a tenantd listen on this socket? {content[:80]!r}") from e
+        raise TenantdError(f"an event without JSON: is this the socket of tenantd? {content[:80]!r}") from e
 
 
 def _refusal(response: httpx.Response) -> TenantdError:

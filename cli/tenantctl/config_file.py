@@ -1,6 +1,6 @@
-"""The configuration file as `tenantctl init` writes it: every setting with its default and what it does.
+"""The configuration file that `tenantctl init` writes: every setting with its description and default.
 
-Names, defaults, descriptions and bounds all come from `tenantd.config`; here is only how they look.
+Names, defaults, descriptions and bounds come from `tenantd.config`; this module only formats them.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from tenantd.errors import ConfigError
 
 WIDTH: Final = 100
 _HEAD: Final = """\
-The configuration of tenantd, with every setting at its default unless it was changed.
-`tenantctl serve` reads it; a setting that is left out has its default.
-TENANTD_SOCKET and TENANTD_STATE_DIR in the environment win over this file."""
+Configuration of tenantd, read by `tenantctl serve`.
+A setting that you leave out keeps its default.
+The environment variables TENANTD_SOCKET and TENANTD_STATE_DIR override this file."""
 _UNSET: Final = {
     "server.socket": "/run/tenantd/tenantd.sock",
     "model.path": "/path/to/model.gguf",
@@ -33,11 +33,11 @@ _UNSET: Final = {
     "limits.tokens_per_minute": 60_000,
     "limits.max_wait_s": 30,
 }
-"""What a setting without a default could be, shown as a comment."""
+"""Sample values for settings without a default, written as comments."""
 
 
 def config_text(model: Path | None = None) -> str:
-    """The whole file. Raises ConfigError if it would not be read back as it was meant."""
+    """The whole file. Raises ConfigError if the model's path is not UTF-8."""
     config = Config()
     if model is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
@@ -45,9 +45,9 @@ def config_text(model: Path | None = None) -> str:
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ConfigError(f"the path of the model is not UTF-8, as TOML must be: {model!r}") from None
+        raise ConfigError(f"the path of the model must be UTF-8, because TOML is: {model!r}") from None
     if parse_config(tomllib.loads(text), "init") != config:
-        raise AssertionError("the file would not be read back as it was meant")
+        raise AssertionError("the generated file does not parse back to the same configuration")
     return text
 
 
@@ -75,7 +75,7 @@ def _comment(text: str) -> list[str]:
 
 
 def _bounds(field: FieldInfo) -> str:
-    """What a value may be: its choices, or least and most."""
+    """The values a setting accepts: its choices, or its minimum and maximum."""
     if get_origin(field.annotation) is Literal:
         *first, last = (f'"{choice}"' for choice in get_args(field.annotation))
         return f"{', '.join(first)} or {last}."

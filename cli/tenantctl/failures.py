@@ -1,4 +1,4 @@
-"""What the daemon refuses becomes an exception of `tenantd.errors` again, which knows its exit code."""
+"""Turns the daemon's error answers back into exceptions of `tenantd.errors`, which know their exit codes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def _all_errors(root: type[TenantdError] = TenantdError) -> Iterator[type[Tenant
 
 
 def error_classes() -> dict[str, type[TenantdError]]:
-    """Every error there is by its code. A subclass without a code of its own stands behind its base."""
+    """Every error class by its code. If a subclass shares its base's code, the base is listed."""
     classes: dict[str, type[TenantdError]] = {}
     for error in _all_errors():
         classes.setdefault(error.code, error)
@@ -33,14 +33,14 @@ def error_classes() -> dict[str, type[TenantdError]]:
 
 
 def error_from(body: Any, status: int | None = None, retry_after: str | None = None) -> TenantdError:
-    """The exception that says what `body` says. For a code that is not known here the HTTP status decides.
+    """The exception for an error body. If its code is unknown, the HTTP status decides the class.
 
-    `body` is whatever was sent: it may be no error object at all. `status` None: an event inside a stream.
+    `body` is whatever the server sent, possibly not an error object. `status` is None for an event inside a stream.
     """
     error = body.get("error") if isinstance(body, dict) else None
     if not isinstance(error, dict):
         error = {}
-    message = str(error.get("message") or f"the daemon answered with HTTP {status} and no reason")
+    message = str(error.get("message") or f"the daemon answered HTTP {status} without a reason")
     retry_after_s = int(retry_after) if retry_after and retry_after.isdecimal() else None
     if retry_after_s is not None:
         message += f" (try again in {retry_after_s} s)"

@@ -1,8 +1,10 @@
-"""`tenantctl`: the commands, what holds for all of them, and how failures end."""
+"""`tenantctl`: its commands, its global options, and how errors become exit codes."""
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,10 +22,10 @@ SIGPIPE_EXIT = 128 + 13
 
 
 class Commands(TyperGroup):
-    """Turns what a command raises into a message on standard error and an exit code."""
+    """Turns exceptions of a command into a message on standard error and an exit code."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """In the order in which they are met, groups among the rest."""
+        """In the order a new user needs them."""
         return sorted(self.commands, key=lambda name: ORDER.index(name) if name in ORDER else len(ORDER))
 
     def invoke(self, ctx: Any) -> Any:
@@ -34,10 +36,10 @@ class Commands(TyperGroup):
             complain(e.message)
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError:
-            _discard_output()  # the reader has what it wanted
+            _discard_output()  # the reader of the pipe has left, as `head` does
             raise typer.Exit(SIGPIPE_EXIT) from None
         except OSError as e:
-            if e.filename is None:  # no file of the command's own: its output cannot be written
+            if e.filename is None:  # not a file the command opened: standard output cannot be written
                 _discard_output()
             complain(f"{e.filename}: {e.strerror}" if e.filename else str(e.strerror or e))
             raise typer.Exit(1) from e
@@ -45,7 +47,7 @@ class Commands(TyperGroup):
 
 
 def _discard_output() -> None:
-    """What is still buffered for standard output goes nowhere, or the interpreter would fail on it at its end."""
+    """Drop what is still buffered for standard output; otherwise the interpreter fails while flushing it at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -54,7 +56,7 @@ def _discard_output() -> None:
 app = typer.Typer(
     name="tenantctl",
     cls=Commands,
-    help="Serve one model to many tenants, and see what each of them uses.",
+    help="Serve one model to many tenants and track what each one uses.",
     epilog=examples(
         "tenantctl init --model model.gguf && tenantctl serve",
         "tenantctl tenant add acme",
@@ -101,6 +103,16 @@ app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.comple
 app.command("_tenants", hidden=True)(completion.tenant_names)
 
 
+def _join_lines(group: typer.Typer) -> None:
+    """Make each paragraph of the commands' help one line: Typer keeps line breaks, whatever the terminal's width."""
+    for command in group.registered_commands:
+        command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
+
+
+for group in (app, tenant.app, key.app):
+    _join_lines(group)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
         print(f"tenantctl {__version__}")
@@ -112,11 +124,9 @@ def root(
     ctx: typer.Context,
     socket: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="The daemon's socket. Default: TENANTD_SOCKET, else the configuration's."),
+        typer.Option(metavar="FILE", help="Socket of the daemon. Default: TENANTD_SOCKET or the configuration."),
     ] = None,
-    admin: Annotated[
-        bool, typer.Option("--admin", help="Ignore TENANTD_API_KEY and act as the Unix user who runs this.")
-    ] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="Ignore TENANTD_API_KEY and act as your Unix user.")] = False,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True)
     ] = False,
@@ -127,9 +137,9 @@ def root(
 
 
 def main() -> None:
-    """The program."""
+    """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # a terminal that lacks a character is no failure
+        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # print ? for characters the terminal lacks
     app()
 
 

@@ -1,7 +1,7 @@
-"""Options and arguments that several commands share, and what they have in common.
+"""Options and arguments that several commands share.
 
-Completion reads the metavars: FILE and GGUF complete files, the lower-case words of `this|last` are offered as they
-are, and a parameter named `tenant` completes the names of tenants, `suite` those of suites.
+Completion reads the metavars: FILE and GGUF complete file names, and the lower-case words of `this|last` are offered
+literally. A parameter named `tenant` completes tenant names, one named `suite` completes suite names.
 """
 
 from __future__ import annotations
@@ -20,21 +20,21 @@ from tenantctl.render import message
 
 @dataclass(frozen=True)
 class Globals:
-    """What was said before the command."""
+    """Options given before the command."""
 
     socket: Path | None
-    admin: bool = False  # the user's own identity, whatever key the environment holds
+    admin: bool = False  # act as the Unix user, even if the environment holds a key
 
     @property
     def words(self) -> str:
-        """How a command to try begins, so that it reaches the same daemon."""
+        """The start of a suggested command, so that it reaches the same daemon."""
         return "tenantctl" if self.socket is None else f"tenantctl --socket {self.socket}"
 
 
 def connect(ctx: typer.Context) -> Client:
-    """To the daemon that is meant, with the key of the environment if there is one; that is said on standard error.
+    """A client for the selected daemon. Uses the key in TENANTD_API_KEY, if set, and says so on standard error.
 
-    Raises Unauthenticated for what cannot be a key.
+    Raises Unauthenticated if the variable cannot be a key.
     """
     meant: Globals = ctx.find_object(Globals)  # type: ignore[assignment]  # set by the root
     key = "" if meant.admin else environment_key()
@@ -44,15 +44,15 @@ def connect(ctx: typer.Context) -> Client:
 
 
 def words(ctx: typer.Context) -> str:
-    """How a command to try begins."""
+    """The start of a suggested command."""
     return ctx.find_object(Globals).words  # type: ignore[union-attr]  # set by the root
 
 
 class MonthCommand(TyperCommand):
-    """A command whose `--month` may come without a value: it is the running month then."""
+    """A command whose `--month` may be given without a value, which means the current month."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Fill in the value that is left out; words after `--` are no options."""
+        """Fill in a missing value; words after `--` are not options."""
         options = args[: args.index("--")] if "--" in args else args
         if "--month" in options:
             after = options.index("--month") + 1
@@ -62,7 +62,7 @@ class MonthCommand(TyperCommand):
 
 
 def examples(*lines: str) -> str:
-    """The end of a command's help."""
+    """The examples at the end of a command's help."""
     return "\n".join(["[bold]Examples:[/]", *(f"  {line}" for line in lines)])
 
 
@@ -70,35 +70,35 @@ def _tenant_name(value: str | None) -> str | None:
     from tenantd.domain import TENANT_NAME
 
     if value is not None and not TENANT_NAME.fullmatch(value):
-        raise typer.BadParameter("a tenant's name has a-z, 0-9, _ and -, begins with a letter or digit, at most 63")
+        raise typer.BadParameter("must be 1–63 characters of a–z, 0–9, _ and -, starting with a letter or digit")
     return value
 
 
 def finite(value: float | None) -> float | None:
-    """A number JSON can carry: neither nan nor infinite."""
+    """A number that JSON can represent: not NaN, not infinite."""
     if value is not None and not math.isfinite(value):
         raise typer.BadParameter("must be a finite number")
     return value
 
 
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Its name.", callback=_tenant_name)]
+TenantArgument = Annotated[str, typer.Argument(metavar="TENANT", help="Name of the tenant.", callback=_tenant_name)]
 NewTenantArgument = Annotated[
-    str, typer.Argument(metavar="NAME", help="a-z, 0-9, _ and -, at most 63.", callback=_tenant_name)
+    str, typer.Argument(metavar="NAME", help="Up to 63 of a-z, 0-9, _ and -.", callback=_tenant_name)
 ]
 TenantFilter = Annotated[
-    str | None, typer.Option("--tenant", metavar="NAME", help="Only this tenant.", callback=_tenant_name)
+    str | None, typer.Option("--tenant", metavar="NAME", help="Show only this tenant.", callback=_tenant_name)
 ]
 ActingTenant = Annotated[
     str | None,
     typer.Option(
         "--tenant",
         metavar="NAME",
-        help="For whom. Needed by administrators, and by users and keys of several tenants.",
+        help="Tenant to act for. Required for administrators and for users of several tenants.",
         callback=_tenant_name,
     ),
 ]
 Month = Annotated[
     str,
-    typer.Option("--month", metavar="YYYY-MM|this|last", help="A month, as in 2026-11; without a value, this month."),
+    typer.Option("--month", metavar="YYYY-MM|this|last", help="Month to show; --month alone means this month."),
 ]

@@ -1,4 +1,4 @@
-"""The prompt of a command: its argument, standard input, or both."""
+"""Reads the prompt of a command: from its argument, standard input, or both."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tenantctl.render import message
 from tenantd.errors import InvalidRequest
 
 MAX_PROMPT_BYTES: Final = 1 << 30
-"""No daemon takes a larger request (server.max_body_bytes)."""
+"""The upper bound of server.max_body_bytes; no daemon accepts more."""
 QUIET_S: Final = 2.0
-"""How long a pipe that holds nothing is waited for in silence."""
+"""Wait this long for an empty pipe before telling the user."""
 
 
 def read_prompt(argument: str | None) -> str:
-    """The argument, and on the line after it what is piped in. `-` and no argument: standard input alone.
+    """The argument, followed by standard input on a new line. With `-` or no argument, standard input alone.
 
-    Raises InvalidRequest for what is not UTF-8 or too large, BadParameter when there is nothing to read.
+    Raises InvalidRequest if the input is not UTF-8 or too large, BadParameter if there is nothing to read.
     """
     is_piped = sys.stdin is not None and not sys.stdin.isatty()
     if argument is None and not is_piped:
@@ -36,7 +36,7 @@ def read_prompt(argument: str | None) -> str:
 
 
 def checked(text: str, what: str) -> str:
-    """Python keeps argument bytes that are not UTF-8 as lone surrogates. Raises InvalidRequest for them."""
+    """`text`, if it is UTF-8. Python keeps other argument bytes as lone surrogates: raises InvalidRequest."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:
@@ -45,7 +45,7 @@ def checked(text: str, what: str) -> str:
 
 
 def _is_silent() -> bool:
-    """Nothing comes from standard input for a while, not even its end."""
+    """Whether standard input stays silent for a while, without even ending."""
     try:
         return not select.select([sys.stdin.fileno()], [], [], QUIET_S)[0]
     except (OSError, ValueError):  # not a file of the operating system
@@ -53,7 +53,7 @@ def _is_silent() -> bool:
 
 
 def _standard_input() -> str:
-    """All of it, without one newline at its end."""
+    """All of standard input, without one trailing newline."""
     data = b"" if sys.stdin is None else sys.stdin.buffer.read(MAX_PROMPT_BYTES + 1)
     if len(data) > MAX_PROMPT_BYTES:
         raise InvalidRequest(f"standard input is over {MAX_PROMPT_BYTES} bytes")

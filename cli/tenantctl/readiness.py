@@ -1,4 +1,4 @@
-"""What is shown on a terminal until a request has its first token: where it stands in the queue."""
+"""Shows a request's position in the queue on a terminal until its first token arrives."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tenantctl.units import duration
 from tenantd.errors import TenantdError
 
 QUIET_S: Final = 1.0
-"""Most requests have their first token by then, and nothing is shown."""
+"""Show nothing for this long; most requests have their first token by then."""
 POLL_S: Final = 1.0
 ANSWER_TIMEOUT_S: Final = 2.0
 
 
 @contextmanager
 def waiting_shown(client: Client, tenant: str | None) -> Iterator[str]:
-    """Gives the name to send the request with, so that it can be found in the queue. Ends with the first token."""
+    """Yields the client request id to send, so that the request can be found in the queue. Exit at the first token."""
     name = f"tenantctl-{secrets.token_hex(8)}"
     if not sys.stderr.isatty():
         yield name
@@ -46,13 +46,13 @@ def _show(client: Client, tenant: str | None, name: str, ended: threading.Event)
         while not ended.is_set():
             try:
                 line.update(_text(client.queue(tenant), name))
-            except TenantdError:  # the request itself will say what is wrong
+            except TenantdError:  # the request itself will report the problem
                 line.update("waiting")
             ended.wait(POLL_S)
 
 
 def _text(queue: list[dict[str, Any]], name: str) -> str:
-    """What to say of the request of this name."""
+    """The line to show for the request with this name."""
     for entry in queue:
         if entry["client_request_id"] == name:
             left = duration(max(1.0, entry["estimated_wait_ms"] / 1000))

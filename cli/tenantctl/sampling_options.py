@@ -1,4 +1,4 @@
-"""The options of `tenantctl run` that say how the next token is chosen. Ranges are the daemon's to check."""
+"""The sampling options of `tenantctl run`. The daemon checks their ranges."""
 
 from __future__ import annotations
 
@@ -17,34 +17,50 @@ def _number(name: str, help: str) -> Any:
     return typer.Option(name, metavar="NUMBER", help=help, callback=finite, rich_help_panel=_PANEL)
 
 
-Temperature = Annotated[float | None, _number("--temperature", "0 takes the likeliest token.")]
-TopK = Annotated[int | None, typer.Option(metavar="N", help="Only the N likeliest.", rich_help_panel=_PANEL)]
-TopP = Annotated[float | None, _number("--top-p", "Only the likeliest that add up to this.")]
-MinP = Annotated[float | None, _number("--min-p", "Only those at least so likely, next to the likeliest.")]
-TypicalP = Annotated[float | None, _number("--typical-p", "Locally typical sampling.")]
-RepeatPenalty = Annotated[float | None, _number("--repeat-penalty", "Over 1: less repetition.")]
-PresencePenalty = Annotated[float | None, _number("--presence-penalty", "Against tokens that came at all.")]
-FrequencyPenalty = Annotated[float | None, _number("--frequency-penalty", "Against tokens, as often as they came.")]
-Seed = Annotated[int | None, typer.Option(metavar="N", help="For the same answer again.", rich_help_panel=_PANEL)]
+Temperature = Annotated[float | None, _number("--temperature", "0 always picks the most likely token.")]
+TopK = Annotated[int | None, typer.Option(metavar="N", help="Keep the N most likely tokens.", rich_help_panel=_PANEL)]
+TopP = Annotated[float | None, _number("--top-p", "Keep the most likely tokens that add up to this.")]
+MinP = Annotated[float | None, _number("--min-p", "Drop tokens less likely than NUMBER × the likeliest.")]
+TypicalP = Annotated[float | None, _number("--typical-p", "Locally typical sampling; 1 turns it off.")]
+RepeatPenalty = Annotated[float | None, _number("--repeat-penalty", "Penalise repeated tokens; 1 turns it off.")]
+PresencePenalty = Annotated[float | None, _number("--presence-penalty", "Penalise tokens already used.")]
+FrequencyPenalty = Annotated[
+    float | None, _number("--frequency-penalty", "Penalise tokens by how often they were used.")
+]
+Seed = Annotated[
+    int | None, typer.Option(metavar="N", help="Random seed, for repeatable answers.", rich_help_panel=_PANEL)
+]
 Stop = Annotated[
     list[str] | None,
-    typer.Option(metavar="TEXT", help="End before this text; may be repeated.", rich_help_panel=_PANEL),
+    typer.Option(metavar="TEXT", help="Stop before this text; may be repeated.", rich_help_panel=_PANEL),
 ]
-IgnoreEos = Annotated[bool, typer.Option("--ignore-eos", help="Go on until --max-tokens.", rich_help_panel=_PANEL)]
+IgnoreEos = Annotated[
+    bool, typer.Option("--ignore-eos", help="Always generate --max-tokens tokens.", rich_help_panel=_PANEL)
+]
 Grammar = Annotated[
     Path | None,
     typer.Option(
-        metavar="FILE", exists=True, dir_okay=False, help="Only text of this GBNF grammar.", rich_help_panel=_PANEL
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Constrain the output to this GBNF grammar.",
+        rich_help_panel=_PANEL,
     ),
 ]
 Schema = Annotated[
     Path | None,
-    typer.Option(metavar="FILE", exists=True, dir_okay=False, help="Only JSON of this schema.", rich_help_panel=_PANEL),
+    typer.Option(
+        metavar="FILE",
+        exists=True,
+        dir_okay=False,
+        help="Constrain the output to this JSON schema.",
+        rich_help_panel=_PANEL,
+    ),
 ]
 
 
 def constraint(grammar: Path | None, schema: Path | None) -> dict[str, Any]:
-    """What the request says about the form of its answer. Raises BadParameter."""
+    """The request fields that constrain the form of the answer. Raises BadParameter."""
     if grammar is not None and schema is not None:
         raise typer.BadParameter("choose one of --grammar and --schema", param_hint="--schema")
     if grammar is not None:
@@ -62,4 +78,4 @@ def _text(path: Path, option: str) -> str:
     try:
         return path.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as e:
-        raise typer.BadParameter(f"{path} cannot be read: {e}", param_hint=option) from e
+        raise typer.BadParameter(f"cannot read {path}: {e}", param_hint=option) from e

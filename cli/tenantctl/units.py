@@ -1,4 +1,4 @@
-"""Numbers as people read them. Money is integers until it is text."""
+"""Formats numbers for people. Money stays an integer until it is printed."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Final
 
 NANOS: Final = 1_000_000_000
 NOTHING: Final = "-"
-"""An empty cell: a column is then never missing for awk and its like."""
+"""An empty cell; never blank, so that awk and similar tools see every column."""
 
 
 def decimals(amounts_nanos: Iterable[int]) -> int:
-    """Decimal places that show all these amounts exactly: 2 to 9."""
+    """Decimal places needed to show all these amounts exactly: 2 to 9."""
     return max((_decimals(nanos) for nanos in amounts_nanos), default=2)
 
 
@@ -21,7 +21,7 @@ def _decimals(nanos: int) -> int:
 
 
 def money(nanos: int, places: int | None = None) -> str:
-    """An amount, exactly: 123000 is 0.000123. `places` aligns a column; it never cuts digits off."""
+    """The exact amount: 123000 is 0.000123. `places` pads to align a column and never drops digits."""
     places = max(places or 0, _decimals(nanos))
     sign = "-" if nanos < 0 else ""
     return f"{sign}{abs(nanos) // NANOS}.{abs(nanos) % NANOS:09d}"[
@@ -30,24 +30,24 @@ def money(nanos: int, places: int | None = None) -> str:
 
 
 def milliseconds(micros: float | None) -> str:
-    """12.3 ms, without the unit."""
+    """Milliseconds with one decimal, without the unit: 12.3."""
     return NOTHING if micros is None else f"{micros / 1000:.1f}"
 
 
 def seconds(micros: float | None) -> str:
-    """1.234 s, without the unit."""
+    """Seconds with three decimals, without the unit: 1.234."""
     return NOTHING if micros is None else f"{micros / 1_000_000:.3f}"
 
 
 def moment(micros: int | None) -> str:
-    """A time in this machine's timezone, to the second."""
+    """A time in the local time zone, to the second."""
     if not micros:
         return NOTHING
     return datetime.fromtimestamp(micros // 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def duration(total_s: float) -> str:
-    """How long something has been going on: 42 s, 3 min, 5 h, 2 d."""
+    """A rough duration: 42 s, 3 min, 5 h, 2 d."""
     for unit_s, name in ((86_400, "d"), (3600, "h"), (60, "min")):
         if total_s >= 2 * unit_s:
             return f"{int(total_s // unit_s)} {name}"

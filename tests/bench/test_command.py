@@ -97,7 +97,7 @@ def test_figures_are_a_table_for_people(daemon: Daemon) -> None:
     assert result.exit_code == 0
     assert result.stdout.splitlines()[0].split()[:3] == ["tenant", "weight", "requests"]
     assert "output tokens/s" in result.stdout
-    assert "their requests stay in the ledger and are on no invoice" in result.stderr
+    assert "their requests stay in the ledger and appear on no invoice" in result.stderr
     assert "were cut off" in result.stderr
 
 
@@ -136,16 +136,16 @@ def test_ctrl_c_ends_early_with_what_was_measured(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("arguments", "says"),
     [
-        (["nonsense"], "no suite of this name"),
+        (["nonsense"], "unknown suite; choose from solo"),
         (["solo", "--duration", "0"], "--duration"),
         (["solo", "--length-scale", "-1"], "more than 0"),
         (["solo", "--rate-scale", "nan"], "finite"),
-        (["solo", "--vocabulary", "9-3"], "as in 1000-100000"),
+        (["solo", "--vocabulary", "9-3"], "must be FIRST-LAST"),
         (["solo", "--extra", "a=1"], "only with --url"),
         (["solo", "--api-key", "k"], "only with --url"),
         (["solo", "--url", "http://x", "--extra", "a"], "name=value"),
         (["solo", "--url", "ftp://x"], "not an HTTP URL"),
-        (["solo", "--png", "/nowhere/at/all.png"], "no folder /nowhere/at"),
+        (["solo", "--png", "/nowhere/at/all.png"], "no such folder: /nowhere/at"),
         (["long-prompts"], "--length-scale 0.48"),
         (["solo", "--vocabulary", "1-999"], "the last token of this model is 257"),
     ],

@@ -56,7 +56,7 @@ def test_the_model_is_filled_in_as_an_absolute_path(cli: Cli, tmp_path: Path, mo
     monkeypatch.chdir(tmp_path)
     result = cli("init", "--model", "a b.gguf")
     assert load_config(tmp_path / "config.toml").model.path == tmp_path / "a b.gguf"
-    assert "a b.gguf is not there yet" in result.stderr
+    assert "a b.gguf does not exist" in result.stderr
     assert result.stdout == ""
 
 

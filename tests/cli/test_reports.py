@@ -47,7 +47,7 @@ def test_requests_refuses_an_absurd_limit(cli: Cli, daemon: FakeDaemon, limit: s
 
 
 def test_cancel_names_the_request(cli: Cli, daemon: FakeDaemon) -> None:
-    assert "req_1 is cancelled" in cli("cancel", "req_1").stderr
+    assert "cancelled req_1" in cli("cancel", "req_1").stderr
     assert json.loads(cli("cancel", "req_1", "--json").stdout) == {"cancelled": "req_1"}
 
 

@@ -77,7 +77,7 @@ def test_show_says_which_limits_are_the_default_of_all_tenants(cli: Cli, daemon:
     assert shown["max concurrent"] == "0 (blocks all requests)"
     assert shown["on limit"] == "reject (default)"
     assert shown["max wait s"] == "0 (does not wait)"
-    assert shown["billed"] == "no, on no invoice"
+    assert shown["billed"] == "no"
     tenant = json.loads(cli("tenant", "show", "acme", "--json").stdout)["tenant"]
     own, effective = tenant["limits"], tenant["effective_limits"]
     assert (own["requests_per_minute"], effective["requests_per_minute"]) == ("none", None)
@@ -173,7 +173,7 @@ def test_keys_are_made_listed_and_revoked(cli: Cli, daemon: FakeDaemon) -> None:
     assert made.stdout == "td_another\n"
     assert daemon.seen[0][3] == {"label": "laptop"}
     header, row = cli("key", "list", "acme").stdout.splitlines()
-    assert header.split() == ["key", "begins", "created", "revoked", "label"]
+    assert header.split() == ["key", "prefix", "created", "revoked", "label"]
     assert row.split()[:2] == ["k1", "td_abcd"]
     assert "td_another" not in row
     assert "is revoked" in cli("key", "revoke", "k1").stderr

@@ -1,4 +1,4 @@
-"""`tenantctl bench`: how a server shares itself under load."""
+"""`tenantctl bench`: measure how fairly a server is shared under load."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from tenantctl.bench.session import Options
 
 EXAMPLES = examples(
-    "tenantctl bench    [dim]# which suites there are[/]",
+    "tenantctl bench    [dim]# list the suites[/]",
     "tenantctl bench flood --png flood.png",
     "tenantctl bench weighted --duration 60 --json > weighted.json",
     "tenantctl bench flood --url http://127.0.0.1:8080/v1 --extra cache_prompt=false",
@@ -28,7 +28,7 @@ LEAST_SECONDS, MOST_SECONDS = 0.5, 86_400
 
 def _suite(name: str | None) -> str | None:
     if name is not None and name not in SUITES:
-        raise typer.BadParameter(f"no suite of this name; there are {', '.join(SUITES)}")
+        raise typer.BadParameter(f"unknown suite; choose from {', '.join(SUITES)}")
     return name
 
 
@@ -42,58 +42,62 @@ def _vocabulary(text: str | None) -> str | None:
     if text is not None:
         first, _, last = text.partition("-")
         if not (first.isdecimal() and last.isdecimal() and int(first) < int(last)):
-            raise typer.BadParameter("write the first and the last token id, as in 1000-100000")
+            raise typer.BadParameter("must be FIRST-LAST, for example 1000-100000")
     return text
 
 
 def _pairs(pairs: list[str] | None) -> list[str] | None:
     for pair in pairs or []:
         if not pair.partition("=")[0] or "=" not in pair:
-            raise typer.BadParameter(f"write it as name=value, not {pair!r}")
+            raise typer.BadParameter(f"must be name=value (got {pair!r})")
     return pairs
 
 
 def bench(
     ctx: typer.Context,
     suite: Annotated[
-        str | None, typer.Argument(metavar="SUITE", help="What to run. Without it: list them.", callback=_suite)
+        str | None, typer.Argument(metavar="SUITE", help="Suite to run; omit to list them.", callback=_suite)
     ] = None,
     duration: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=LEAST_SECONDS, max=MOST_SECONDS, callback=finite, help="How long."),
+        typer.Option(metavar="SECONDS", min=LEAST_SECONDS, max=MOST_SECONDS, callback=finite, help="Run for SECONDS."),
     ] = None,
-    seed: Annotated[int, typer.Option(metavar="N", help="For the same arrivals again.")] = 1,
-    url: Annotated[
-        str | None, typer.Option(metavar="URL", help="Any OpenAI-compatible server, as http://127.0.0.1:8080/v1.")
-    ] = None,
-    api_key: Annotated[str, typer.Option(metavar="KEY", help="For --url.")] = "",
+    seed: Annotated[int, typer.Option(metavar="N", help="Random seed; same seed, same arrivals.")] = 1,
+    url: Annotated[str | None, typer.Option(metavar="URL", help="Measure the OpenAI-compatible server at URL.")] = None,
+    api_key: Annotated[str, typer.Option(metavar="KEY", help="API key for --url.")] = "",
     tenant_key: Annotated[
         list[str] | None,
-        typer.Option(metavar="TENANT=KEY", help="A tenant's own key at --url; may be repeated.", callback=_pairs),
+        typer.Option(metavar="TENANT=KEY", help="API key of one tenant for --url; may be repeated.", callback=_pairs),
     ] = None,
     extra: Annotated[
         list[str] | None,
-        typer.Option(metavar="FIELD=JSON", help="Add to every request of --url; may be repeated.", callback=_pairs),
+        typer.Option(
+            metavar="FIELD=JSON", help="Add a field to every request to --url; may be repeated.", callback=_pairs
+        ),
     ] = None,
     rate_scale: Annotated[
         float | None,
-        typer.Option(metavar="NUMBER", help="Times so many arrivals. vtc suites: measured first.", callback=_positive),
+        typer.Option(
+            metavar="NUMBER",
+            help="Multiply the arrival rate (vtc suites calibrate it first by default).",
+            callback=_positive,
+        ),
     ] = None,
     length_scale: Annotated[
-        float, typer.Option(metavar="NUMBER", help="Times so many tokens in and out.", callback=_positive)
+        float, typer.Option(metavar="NUMBER", help="Multiply prompt and output lengths.", callback=_positive)
     ] = 1.0,
     vocabulary: Annotated[
         str | None,
-        typer.Option(metavar="FIRST-LAST", help="Token ids that prompts are made of.", callback=_vocabulary),
+        typer.Option(metavar="FIRST-LAST", help="Range of token ids for prompts.", callback=_vocabulary),
     ] = None,
-    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot service and first tokens.")] = None,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Plot service and times to first token.")] = None,
     json: Json = False,
 ) -> None:
     """Measure how fairly a server is shared under load.
 
-    On the daemon, creates temporary tenants and removes them afterwards; their requests stay in the ledger and are on
-    no invoice. With --url everything goes to that server, and tenants are only labels. Ctrl-C ends a run early and
-    shows what was measured.
+    Creates temporary tenants on the daemon and removes them afterwards; their requests stay in the ledger and appear
+    on no invoice. With --url everything goes to that server, and tenants are only labels. Ctrl-C ends the run early
+    and prints what was measured so far.
     """
     if suite is None:
         _list(json)
@@ -122,7 +126,7 @@ def _options(
     if png is not None:
         require_matplotlib()
         if not png.absolute().parent.is_dir():
-            raise InvalidRequest(f"--png: there is no folder {png.absolute().parent}")
+            raise InvalidRequest(f"--png: no such folder: {png.absolute().parent}")
     tokens = None
     if vocabulary is not None:
         first, last = map(int, vocabulary.split("-"))
@@ -148,7 +152,7 @@ def _run(
     else:
         with connect(ctx) as client:
             measurement = measure_daemon(options, client)
-        message("removed the temporary tenants; their requests stay in the ledger and are on no invoice")
+        message("removed the temporary tenants; their requests stay in the ledger and appear on no invoice")
     if json:
         print_json(measurement.as_json())
         for note in notes(measurement):
@@ -162,7 +166,7 @@ def _run(
 
 
 def _field(text: str) -> tuple[str, Any]:
-    """name=value: JSON if it is any, else text."""
+    """Split name=value; a value that is not JSON is taken as text."""
     name, _, value = text.partition("=")
     try:
         return name, jsonlib.loads(value)

@@ -1,4 +1,4 @@
-"""`tenantctl completion`: the shells' completion scripts, and what they ask while you type."""
+"""`tenantctl completion`: completion scripts for shells, and the hidden command they call while you type."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NAMES_TIMEOUT_S: Final = 0.5
 
 
 class Shell(StrEnum):
-    """A shell that can be completed for."""
+    """A supported shell."""
 
     BASH = "bash"
     ZSH = "zsh"
@@ -29,11 +29,11 @@ class Shell(StrEnum):
 
 def completion(
     ctx: typer.Context,
-    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="For which shell.")],
+    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")],
 ) -> None:
-    """Print a shell's completion script.
+    """Print a completion script for your shell.
 
-    Tenants' names complete while the daemon runs.
+    Tenant names complete while the daemon is running.
     """
     from tenantctl.shells.scripts import script
     from tenantctl.shells.tree import command_tree
@@ -42,11 +42,11 @@ def completion(
 
 
 def tenant_names(ctx: typer.Context) -> None:
-    """Print the names of the tenants for completion: nothing, and no message, when that is not possible at once."""
+    """Print the tenant names for completion. Print nothing, not even an error, if the daemon does not answer."""
     try:
         with Client(find_socket(ctx.ensure_object(Globals).socket, quiet=True), NAMES_TIMEOUT_S) as client:
             tenants = client.get(url("tenants"))["tenants"]
     except TenantdError:
-        return  # a message would land in the middle of what is being typed
+        return  # a message would appear in the middle of the user's typing
     for tenant in tenants:
         print(tenant["name"])

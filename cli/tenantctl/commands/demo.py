@@ -16,12 +16,12 @@ EXAMPLES = examples("tenantctl demo", "tenantctl demo --model model.gguf")
 def demo(
     model: Annotated[
         Path | None,
-        typer.Option("--model", metavar="GGUF", help="Model to serve. Default: the small one of the demo extra."),
+        typer.Option("--model", metavar="GGUF", help="Model to serve. Default: the small model of the demo extra."),
     ] = None,
 ) -> None:
-    """Two tenants at once on a daemon of their own: answers, shares, invoice.
+    """Run a self-contained demo: two tenants share a model.
 
-    Runs in a temporary folder; a daemon that is running already is left alone.
+    Prints their answers, shares and invoice. Uses a temporary folder and does not touch a running daemon.
     """
     from rich.console import Console
 

@@ -1,4 +1,4 @@
-"""`tenantctl init`: a configuration file to start from."""
+"""`tenantctl init`: write a configuration file to start from."""
 
 from __future__ import annotations
 
@@ -20,12 +20,13 @@ EXAMPLES = examples(
 
 def init(
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Where to write. Default: TENANTD_CONFIG or ~/.config/tenantd/.")
+        Path | None,
+        typer.Option(metavar="FILE", help="File to write. Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml."),
     ] = None,
-    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="The model to serve.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Overwrite a file that is there.")] = False,
+    model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Model to serve.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a configuration file, every setting explained."""
+    """Write a commented configuration file."""
     from tenantctl.config_file import config_text
 
     path = config or default_config_path()
@@ -35,10 +36,10 @@ def init(
         with path.open("w" if force else "x", encoding="utf-8") as file:
             file.write(text)
     except FileExistsError:
-        raise Conflict(f"{path} is there already; --force overwrites it") from None
+        raise Conflict(f"{path} already exists; use --force to overwrite it") from None
     message(f"wrote {path}")
     if model is None:
-        message("set path under [model] in it, or pass --model when you serve")
+        message("set path under [model] in this file, or pass --model to tenantctl serve")
     elif not model.expanduser().exists():
-        message(f"warning: {model} is not there yet")
+        message(f"warning: {model} does not exist")
     message(f"next: tenantctl serve{'' if config is None else f' --config {config}'}")

@@ -1,4 +1,4 @@
-"""`tenantctl invoice`: a month's bill, exact to the thousand-millionth."""
+"""`tenantctl invoice`: a month's bill, exact to a billionth (1e-9) of the currency unit."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def invoice(
     month: Month = "this",
     tenant: TenantFilter = None,
     json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV: a row for each line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per invoice line.")] = False,
 ) -> None:
-    """Print a month's invoice, for each tenant or for one."""
+    """Print the invoice of a month, for all tenants or one."""
     if json and as_csv:
         raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
     with connect(ctx) as client:
@@ -59,7 +59,7 @@ def _print(bill: dict[str, Any]) -> None:
         print()
     heading(f"Total: {bill['currency']} {money(bill['total_nanos'])}")
     if not bill["tenants"]:
-        message("nothing to bill")
+        message(f"nothing to bill for {bill['month']}")
 
 
 def _amounts(bill: dict[str, Any]) -> Iterator[int]:

@@ -1,4 +1,4 @@
-"""`tenantctl key`: the keys with which a tenant's clients identify themselves."""
+"""`tenantctl key`: the API keys of a tenant's clients."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from tenantctl.options import Json, TenantArgument, connect, examples
 from tenantctl.render import message, print_json, print_table
 from tenantctl.units import moment
 
-app = typer.Typer(name="key", help="Keys of a tenant's clients.", no_args_is_help=True)
+app = typer.Typer(name="key", help="Manage the API keys of a tenant.", no_args_is_help=True)
 
 
 @app.command(
@@ -20,22 +20,22 @@ app = typer.Typer(name="key", help="Keys of a tenant's clients.", no_args_is_hel
 def create(
     ctx: typer.Context,
     tenant: TenantArgument,
-    label: Annotated[str, typer.Option(metavar="TEXT", help="What it is for.")] = "",
+    label: Annotated[str, typer.Option(metavar="TEXT", help="Note what the key is for.")] = "",
     json: Json = False,
 ) -> None:
-    """Make another key and print it, this once."""
+    """Create a key; it is shown only once."""
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "keys"), {"label": label})
     if json:
         print_json(answer)
         return
-    message(f"key {answer['key']['id']} of {tenant}, shown this once:")
+    message(f"created key {answer['key']['id']} of {tenant}; it is shown only once:")
     print(answer["secret"], flush=True)
 
 
 @app.command("list", epilog=examples("tenantctl key list acme"))
 def list_(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
-    """List a tenant's keys: how they begin, never the whole."""
+    """List the keys of a tenant (prefixes only)."""
     with connect(ctx) as client:
         answer = client.get(url("tenants", tenant, "keys"))
     if json:
@@ -45,16 +45,16 @@ def list_(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> Non
         (k["id"], k["prefix"], moment(k["created_micros"]), moment(k["revoked_micros"]), k["label"])
         for k in answer["keys"]
     ]
-    print_table(["key", "begins", "created", "revoked", "label"], rows)
+    print_table(["key", "prefix", "created", "revoked", "label"], rows)
 
 
 @app.command(epilog=examples("tenantctl key list acme", "tenantctl key revoke 3f9c"))
 def revoke(
     ctx: typer.Context,
-    key: Annotated[str, typer.Argument(metavar="KEY", help="The id that `key list` shows.")],
+    key: Annotated[str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`.")],
     json: Json = False,
 ) -> None:
-    """Revoke a key, effective immediately; its running requests end."""
+    """Revoke a key, effective immediately, and end its running requests."""
     with connect(ctx) as client:
         answer = client.delete(url("keys", key))
     if json:

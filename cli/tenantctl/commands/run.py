@@ -28,18 +28,18 @@ EXAMPLES = examples(
 def run(
     ctx: typer.Context,
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="The prompt; omit it, or pass -, to read standard input.")
+        str | None, typer.Argument(metavar="PROMPT", help="Prompt; omit it or pass - to read standard input.")
     ] = None,
     tenant: ActingTenant = None,
-    chat: Annotated[bool, typer.Option("--chat", help="As a user's message, through the chat template.")] = False,
-    system: Annotated[str | None, typer.Option(metavar="TEXT", help="A system message; implies --chat.")] = None,
-    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Output of so many tokens at most.")] = None,
+    chat: Annotated[bool, typer.Option("--chat", help="Send as a chat message, using the model's template.")] = False,
+    system: Annotated[str | None, typer.Option(metavar="TEXT", help="Add a system message; implies --chat.")] = None,
+    max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.001, callback=finite, help="End it when it is not complete by then."),
+        typer.Option(metavar="SECONDS", min=0.001, callback=finite, help="Cancel it if it takes longer than SECONDS."),
     ] = None,
     json: Json = False,
-    timing: Annotated[bool, typer.Option("--timing", help="Say on standard error how long it took.")] = False,
+    timing: Annotated[bool, typer.Option("--timing", help="Print timing to stderr.")] = False,
     temperature: sampling.Temperature = None,
     top_k: sampling.TopK = None,
     top_p: sampling.TopP = None,
@@ -54,11 +54,10 @@ def run(
     grammar: sampling.Grammar = None,
     schema: sampling.Schema = None,
 ) -> None:
-    """Complete a prompt, printing the text as it comes.
+    """Complete a prompt and print the text as it is generated.
 
-    Text piped or redirected in follows the prompt on a new line; one newline at its end is dropped. Add < /dev/null
-    where standard input belongs to something else, as in a loop. Ctrl-C cancels the request; what was generated is
-    billed.
+    Text from standard input follows the prompt on a new line. Add < /dev/null if standard input belongs to something
+    else, as in a shell loop. Ctrl-C cancels the request; tokens generated so far are billed.
     """
     given = {
         "max_tokens": max_tokens,
@@ -82,13 +81,13 @@ def run(
     if json:
         print_json(answer.as_json())
     if (grammar or schema) and answer.finish_reason == "length":
-        message("stopped at its maximum of tokens before it was complete; raise --max-tokens")
+        message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
     if timing:
         message(answer.timing())
 
 
 def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str, Any]]:
-    """Where to and what, without the settings."""
+    """The route and the body, without sampling settings."""
     if not chat:
         return "/v1/completions", {"prompt": prompt}
     messages = [{"role": "user", "content": prompt}]
@@ -98,7 +97,7 @@ def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str
 
 
 def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None, *, quiet: bool) -> Answer:
-    """Send it, print the text while it comes unless `quiet`. Raises typer.Exit(130) after Ctrl-C."""
+    """Send the request and, unless `quiet`, print the text as it comes. Raises typer.Exit(130) after Ctrl-C."""
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
     answer = Answer()
     printer = Printer()
@@ -118,7 +117,7 @@ def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None
             raise InvalidRequest(f"{e.message}; pass --tenant NAME or set TENANTD_API_KEY", param=e.param) from e
         raise
     except Exception:
-        printer.end_line()  # the error's message is not part of the text
+        printer.end_line()  # start the error message on a line of its own
         raise
     printer.end_line()
     return answer

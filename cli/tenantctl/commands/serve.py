@@ -1,4 +1,4 @@
-"""`tenantctl serve`: the daemon, in the foreground."""
+"""`tenantctl serve`: run the daemon in the foreground."""
 
 from __future__ import annotations
 
@@ -20,16 +20,19 @@ EXAMPLES = examples(
 def serve(
     ctx: typer.Context,
     config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Configuration file. Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml."
+        ),
     ] = None,
     model: Annotated[
-        Path | None, typer.Option(metavar="GGUF", help="Serve this instead of the configured model.")
+        Path | None, typer.Option(metavar="GGUF", help="Serve this model instead of the configured one.")
     ] = None,
 ) -> None:
     """Run the daemon in the foreground.
 
-    The same as `tenantd`: SIGTERM, or closing the terminal, lets running requests finish; SIGHUP reloads tenants and
-    configuration.
+    Same as `tenantd`. SIGTERM, Ctrl-C or closing the terminal stops it once running requests have finished. SIGHUP
+    reloads tenants and configuration.
     """
     from tenantd.main import run
 

@@ -1,4 +1,4 @@
-"""`tenantctl status`: is the daemon there, what has it loaded, who is using it."""
+"""`tenantctl status`: whether the daemon runs, what it has loaded, and who is using it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tenantd.errors import DaemonNotRunning, EngineUnavailable
 
 EXAMPLES = examples(
     "tenantctl status",
-    "tenantctl status --wait 120    [dim]# until the model is loaded[/]",
+    "tenantctl status --wait 120    [dim]# wait for the model to load[/]",
     "tenantctl status --json | jq .engine.device",
 )
 POLL_S: Final = 0.1
@@ -26,7 +26,7 @@ MOST_QUEUED: Final = 10
 
 
 Show = Callable[[str, float, str], None]
-"""Shows what is waited for: state, progress from 0 to 1, reason."""
+"""Shows what the command is waiting for: state, progress from 0 to 1, reason."""
 
 
 def status(
@@ -37,9 +37,9 @@ def status(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Show the daemon, its engine and its tenants.
+    """Show the state of the daemon, its engine and its tenants.
 
-    The exit code is 69 when it is not running, 75 when it was not ready in time.
+    Exits with 69 if the daemon is not running, and with 75 if it is not ready within --wait.
     """
     with connect(ctx) as client:
         if wait is not None:
@@ -52,7 +52,7 @@ def status(
 
 
 def _wait_ready(client: Client, wait_s: float) -> None:
-    """Raises DaemonNotRunning when it ended or never came, EngineUnavailable when it is there and not ready in time."""
+    """Raises DaemonNotRunning if the daemon exits or never starts, EngineUnavailable if it is not ready in time."""
     deadline_s = time.monotonic() + wait_s
     seen = False
     with _progress() as show:
@@ -62,7 +62,7 @@ def _wait_ready(client: Client, wait_s: float) -> None:
                 state = client.readiness()
             except DaemonNotRunning:
                 if seen:
-                    raise DaemonNotRunning("the daemon ended while it was loading; its messages say why") from None
+                    raise DaemonNotRunning("the daemon stopped while loading; its log says why") from None
                 if late:
                     raise
                 show("waiting for the daemon", 0.0, "")
@@ -74,7 +74,7 @@ def _wait_ready(client: Client, wait_s: float) -> None:
                     state["status"],
                     state.get("progress", 0.0),
                     state.get("reason", ""),
-                )  # strangers get neither
+                )  # only administrators get the last two
                 if late:
                     raise EngineUnavailable(f"not ready after {wait_s:g} s: {_waiting_text(*progress)}")
                 show(*progress)
@@ -83,7 +83,7 @@ def _wait_ready(client: Client, wait_s: float) -> None:
 
 @contextmanager
 def _progress() -> Iterator[Show]:
-    """One line that changes on a terminal; elsewhere a line for each state and each tenth of its progress."""
+    """Updates one line on a terminal; otherwise prints a line for each state and each 10% of progress."""
     if sys.stderr.isatty():
         from rich.console import Console
         from rich.text import Text
@@ -123,7 +123,7 @@ def _print(state: dict[str, Any]) -> None:
     fields |= {
         "engine restarts": state["engine_restarts"],
         "preempted": _preempted(state.get("swaps", 0), state.get("recomputes", 0)),
-        "ledger": "healthy" if state["ledger"]["healthy"] else f"in trouble: {state['ledger']['trouble']}",
+        "ledger": "healthy" if state["ledger"]["healthy"] else f"not writable: {state['ledger']['trouble']}",
         "requests": f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting",
     }
     print_fields(fields)

@@ -1,4 +1,4 @@
-"""`tenantctl tenant`: who may use the model, and how much of it."""
+"""`tenantctl tenant`: manage who may use the model and how much."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.units import NOTHING, moment
 from tenantd.errors import TenantdError
 
-app = typer.Typer(name="tenant", help="Who may use the model, and how much of it.", no_args_is_help=True)
+app = typer.Typer(name="tenant", help="Manage tenants and their limits.", no_args_is_help=True)
 
 
 class Priority(StrEnum):
-    """A class of service: it multiplies the weight, high by 8, low by 1/8."""
+    """Class of service; high multiplies the weight by 8, low divides it by 8."""
 
     HIGH = "high"
     STANDARD = "standard"
@@ -35,6 +35,9 @@ class OnLimit(StrEnum):
 
 
 _LIMIT = "N|none|default"
+_LIMITS_PANEL = "Limits"
+_MINUTE_PANEL = "Over a limit per minute"
+_RIGHTS_PANEL = "Billing and rights"
 Weight = Annotated[
     float | None,
     typer.Option(metavar="NUMBER", help="Share of the engine relative to other tenants (default 1).", callback=finite),
@@ -51,37 +54,42 @@ Adapter = Annotated[
     typer.Option(metavar="FILE|none", help="LoRA adapter (GGUF) for all its requests."),
 ]
 Unbilled = Annotated[
-    bool | None, typer.Option("--unbilled/--billed", help="Leave its requests out of invoices, or bill them.")
+    bool | None,
+    typer.Option(
+        "--unbilled/--billed",
+        help="Leave its requests off invoices, or bill them.",
+        rich_help_panel=_RIGHTS_PANEL,
+    ),
 ]
 AllowSpecial = Annotated[
     bool | None,
     typer.Option(
-        "--allow-special/--no-allow-special", help="Let its plain prompts spell special tokens (parse_special), or not."
+        "--allow-special/--no-allow-special",
+        help="Let plain prompts contain special tokens (parse_special), or not.",
+        rich_help_panel=_RIGHTS_PANEL,
     ),
 ]
-MaxConcurrent = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum running at the same time.")]
-MaxQueued = Annotated[
-    str | None, typer.Option(metavar=_LIMIT, help="Maximum queued; more get 429. 0: run at once or be refused.")
-]
-MaxTokens = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum output tokens of one request.")]
-MaxContext = Annotated[
-    str | None, typer.Option(metavar=_LIMIT, help="Maximum prompt and output tokens of one request.")
-]
-RequestsPerMinute = Annotated[str | None, typer.Option(metavar=_LIMIT, help="Maximum requests in any 60 seconds.")]
+
+
+def _limit_option(help: str, metavar: str = _LIMIT, panel: str = _LIMITS_PANEL) -> Any:
+    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel)
+
+
+MaxConcurrent = Annotated[str | None, _limit_option("Maximum running at once.")]
+MaxQueued = Annotated[str | None, _limit_option("Maximum queued; more get 429. 0: run at once or be refused.")]
+MaxTokens = Annotated[str | None, _limit_option("Maximum output tokens per request.")]
+MaxContext = Annotated[str | None, _limit_option("Maximum prompt and output tokens per request.")]
+RequestsPerMinute = Annotated[str | None, _limit_option("Maximum requests in any 60 seconds.")]
 TokensPerMinute = Annotated[
-    str | None,
-    typer.Option(metavar=_LIMIT, help="Maximum prompt and output tokens in any 60 seconds; streams slow down."),
+    str | None, _limit_option("Maximum prompt and output tokens in any 60 seconds; streams slow down.")
 ]
-ReservedSlots = Annotated[
-    str | None, typer.Option(metavar=_LIMIT, help="Slots reserved for it; others may borrow them while they are idle.")
-]
+ReservedSlots = Annotated[str | None, _limit_option("Slots reserved for it; others may borrow them while idle.")]
 OnLimitOption = Annotated[
     OnLimit | None,
-    typer.Option(metavar="reject|queue|default", help="Reject requests over a limit per minute, or queue them."),
+    _limit_option("Reject requests, or queue them.", "reject|queue|default", _MINUTE_PANEL),
 ]
 MaxWait = Annotated[
-    str | None,
-    typer.Option(metavar="SECONDS|none|default", help="With --on-limit queue: give up after SECONDS."),
+    str | None, _limit_option("With --on-limit queue: give up after SECONDS.", "SECONDS|none|default", _MINUTE_PANEL)
 ]
 
 
@@ -137,7 +145,7 @@ def add(
 
 @app.command("list", epilog=examples("tenantctl tenant list", "tenantctl tenant list --json | jq '.tenants\\[].name'"))
 def list_(ctx: typer.Context, json: Json = False) -> None:
-    """List the tenants."""
+    """List all tenants."""
     with connect(ctx) as client:
         answer = client.get(url("tenants"))
     if json:
@@ -205,7 +213,7 @@ def set_(
     )
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, limits)
     if not changes:
-        raise typer.BadParameter("nothing to change; name at least one option", param_hint="OPTIONS")
+        raise typer.BadParameter("nothing to change; pass at least one option", param_hint="OPTIONS")
     with connect(ctx) as client:
         _print(client.patch(url("tenants", tenant), changes), json)
 
@@ -220,7 +228,7 @@ def suspend(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> N
 
 @app.command(epilog=examples("tenantctl tenant resume acme"))
 def resume(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
-    """Take a suspended tenant's requests again."""
+    """Let a suspended tenant send requests again."""
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "resume"))
     _report(answer, json, f"{tenant} is active")
@@ -230,16 +238,16 @@ def resume(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> No
 def remove(
     ctx: typer.Context,
     tenant: TenantArgument,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
     """Remove a tenant and revoke its keys.
 
-    What it used stays in the ledger and on invoices.
+    Its past usage stays in the ledger and on invoices.
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("there is no terminal to ask on; say --yes", param_hint="--yes")
+            raise typer.BadParameter("not a terminal: pass --yes to confirm", param_hint="--yes")
         if not typer.confirm(f"Remove tenant {tenant} and revoke its keys?", err=True):
             raise TenantdError(f"{tenant} was not removed")
     with connect(ctx) as client:
@@ -247,7 +255,7 @@ def remove(
     _report(answer, json, f"{tenant} is removed")
 
 
-# ---- what is sent -----------------------------------------------------------------------------------------------
+# ---- request bodies -----------------------------------------------------------------------------------------------
 
 
 def _changes(
@@ -259,7 +267,7 @@ def _changes(
     allow_special: bool | None,
     limits: dict[str, int | str | None],
 ) -> dict[str, Any]:
-    """Only what was passed."""
+    """The fields for the options that were passed."""
     changes: dict[str, Any] = {}
     if weight is not None:
         changes["weight"] = weight
@@ -279,7 +287,7 @@ def _changes(
 
 
 def _limits(on_limit: OnLimit | None, **named: str | None) -> dict[str, int | str | None]:
-    """Only the limits that were passed; `default` becomes null."""
+    """The limits that were passed; `default` becomes null."""
     limits = {
         name: _limit("--" + name.removesuffix("_s").replace("_", "-"), text)
         for name, text in named.items()
@@ -302,7 +310,7 @@ def _whole_number(option: str, text: str, wanted: str = "a whole number or none"
     return int(text)
 
 
-# ---- what is shown ----------------------------------------------------------------------------------------------
+# ---- output ----------------------------------------------------------------------------------------------
 
 
 def _report(answer: Any, json: bool, text: str) -> None:
@@ -325,7 +333,7 @@ def _print(answer: Any, json: bool) -> None:
             "priority": tenant["priority"],
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
-            "billed": "no, on no invoice" if tenant["unbilled"] else "yes",
+            "billed": "no" if tenant["unbilled"] else "yes",
             "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "never from text",
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
             "created": moment(tenant["created_micros"]),
@@ -334,7 +342,7 @@ def _print(answer: Any, json: bool) -> None:
 
 
 def _shown_limit(tenant: dict[str, Any], name: str) -> str:
-    """What holds, and whether it is the default of all tenants."""
+    """The effective limit, marked if it is the default of all tenants."""
     value = tenant["effective_limits"][name]
     notes = ["default"] if tenant["limits"][name] is None else []
     if value == 0 and name in AT_ZERO:
@@ -351,7 +359,7 @@ AT_ZERO: Final = {
     "tokens_per_minute": "blocks all requests",
     "max_wait_s": "does not wait",
 }
-"""What a limit of 0 does, where that is more than none."""
+"""What a limit of 0 does, where that needs saying."""
 COLUMNS: Final = [
     *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
     *("requests/min>", "tokens/min>", "then", "uids"),

@@ -1,4 +1,4 @@
-"""`tenantctl usage`, `requests` and `cancel`: what was consumed, and by which requests."""
+"""`tenantctl usage`, `requests` and `cancel`: what was used, and by which requests."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from tenantctl.units import decimals, milliseconds, moment, money, seconds
 
 USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
 REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
+NAMED_MONTHS = {"this": "this month", "last": "last month"}
 CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef")
 
 
@@ -29,7 +30,7 @@ def usage(ctx: typer.Context, month: Month = "this", tenant: TenantFilter = None
     columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{answer['currency']}>"]
     print_table(columns, [_usage_row(t, places) for t in tenants])
     if not tenants:
-        message("nothing was used")
+        message(f"no usage {NAMED_MONTHS.get(month, f'in {month}')}")
 
 
 def _usage_row(t: dict[str, Any], places: int) -> list[object]:
@@ -51,10 +52,10 @@ def _usage_row(t: dict[str, Any], places: int) -> list[object]:
 def requests(
     ctx: typer.Context,
     tenant: TenantFilter = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="At most so many.")] = 50,
+    limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N requests.")] = 50,
     json: Json = False,
 ) -> None:
-    """List recent requests, the newest first."""
+    """List recent requests, newest first."""
     with connect(ctx) as client:
         answer = client.get(url("requests"), tenant=tenant, limit=limit)
     if json:
@@ -88,16 +89,16 @@ def _request_row(r: dict[str, Any], places: int) -> list[object]:
 
 def cancel(
     ctx: typer.Context,
-    request: Annotated[str, typer.Argument(metavar="REQUEST", help="The id that `requests` shows.")],
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Request id, as shown by `requests`.")],
     json: Json = False,
 ) -> None:
-    """End a running or waiting request.
+    """Cancel a running or waiting request.
 
-    What it generated so far is billed.
+    Tokens generated so far are billed.
     """
     with connect(ctx) as client:
         answer = client.post(url("requests", request, "cancel"))
     if json:
         print_json(answer)
     else:
-        message(f"{answer['cancelled']} is cancelled")
+        message(f"cancelled {answer['cancelled']}")
