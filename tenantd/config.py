@@ -15,12 +15,14 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic.dataclasses import dataclass
 
 from tenantd.domain import Limits, OnLimit
 from tenantd.errors import ConfigError
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
+from tenantd.wire.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -112,20 +114,9 @@ class EngineConfig(Section):
     fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="And how long more for each token in it.")
 
 
-class SchedulerConfig(Section):
+@dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class SchedulerConfig(Settings):
     """How the engine is shared."""
-
-    half_life_s: float = Field(60, gt=0, le=86_400, description="After so long, past usage counts half.")
-    prompt_token_cost: float = Field(1, ge=0, le=1000, description="Cost of one prompt token computed.")
-    generated_token_cost: float = Field(2, gt=0, le=1000, description="Cost of one token generated.")
-    policy: Literal["usage", "fifo"] = Field("usage", description="Who goes first: least usage, or first come.")
-    burst_credit: float = Field(
-        500, ge=0, le=1e9, description="Head start in usage of a tenant back from idle, for one request."
-    )
-    prefill_chunk_tokens: int = Field(512, ge=1, le=8192, description="Most prompt tokens in one step.")
-    target_step_ms: float = Field(100, ge=1, le=60_000, description="Prompts are cut so that a step takes so long.")
-    max_stall_ms: float = Field(250, ge=1, le=60_000, description="Longest a request waits for others' prompts.")
-    min_run_tokens: int = Field(16, ge=1, le=1_000_000, description="A request gives way only after so many tokens.")
 
 
 class LimitsConfig(Section):
@@ -259,7 +250,7 @@ def _without_gone_keys(data: dict[str, Any], source: str) -> dict[str, Any]:
 
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
-    if error["type"] == "extra_forbidden":
+    if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # in a model, in a dataclass
         return f"{key}: unknown key"
     if isinstance(error["input"], dict):
         return f"{key}: {error['msg'].removeprefix('Value error, ')}"

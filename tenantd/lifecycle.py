@@ -287,9 +287,10 @@ def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
     ignored: list[str] = []
     for name in Config.model_fields:
         old, new = getattr(before, name), getattr(found, name)
-        changed = [key for key in type(old).model_fields if getattr(old, key) != getattr(new, key)]
+        changed = [key for key in type(old).__pydantic_fields__ if getattr(old, key) != getattr(new, key)]
         allowed = RELOADABLE.get(name, ())
-        sections[name] = old.model_copy(update={key: getattr(new, key) for key in changed if key in allowed})
+        if taken := {key: getattr(new, key) for key in changed if key in allowed}:
+            sections[name] = old.model_copy(update=taken)
         ignored += [f"{name}.{key}" for key in changed if key not in allowed]
     return before.model_copy(update=sections), ignored
 

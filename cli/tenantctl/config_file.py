@@ -8,13 +8,14 @@ from __future__ import annotations
 import textwrap
 import tomllib
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 import tomli_w
 from pydantic.fields import FieldInfo
 
-from tenantd.config import Config, Section, parse_config
+from tenantd.config import Config, parse_config
 from tenantd.errors import ConfigError
 
 WIDTH: Final = 100
@@ -54,11 +55,11 @@ def config_text(model: Path | None = None) -> str:
 def _lines(config: Config) -> Iterator[str]:
     yield from _comment(_HEAD)
     for name in Config.model_fields:
-        section: Section = getattr(config, name)
+        section: Any = getattr(config, name)
         yield ""
         yield from _comment((type(section).__doc__ or "").strip())
         yield f"[{name}]"
-        for key, field in type(section).model_fields.items():
+        for key, field in type(section).__pydantic_fields__.items():
             yield from _comment(" ".join(filter(None, [field.description, _bounds(field)])))
             yield _setting(f"{name}.{key}", key, getattr(section, key))
 
@@ -76,8 +77,11 @@ def _comment(text: str) -> list[str]:
 
 def _bounds(field: FieldInfo) -> str:
     """The values a setting accepts: its choices, or its minimum and maximum."""
-    if get_origin(field.annotation) is Literal:
-        *first, last = (f'"{choice}"' for choice in get_args(field.annotation))
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    if isinstance(field.annotation, type) and issubclass(field.annotation, StrEnum):
+        choices = tuple(field.annotation)
+    if choices:
+        *first, last = (f'"{choice}"' for choice in choices)
         return f"{', '.join(first)} or {last}."
     bounds = {
         name: value

@@ -14,6 +14,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Final
 
 from tenantd.engine.compute import Compute, EngineBroken
@@ -25,7 +26,6 @@ from tenantd.errors import ModelError, NotEnoughMemory
 from tenantd.llamacpp.gguf import model_file
 from tenantd.process_limits import write_no_core
 from tenantd.wire.messages import Command, Load, LoadFailed, Loading, Ready
-from tenantd.wire.settings import Policy, Settings
 
 EXIT_BROKEN: Final = 70
 EXIT_MODEL: Final = 78
@@ -90,20 +90,14 @@ def _open(load: Load, progress: Callable[[float], None]) -> Compute:
 
 
 def _scheduler(load: Load, compute: Compute) -> Scheduler:
-    settings = Settings(
-        policy=Policy(load.policy),
-        prompt_token_cost=load.prompt_token_cost,
-        generated_token_cost=load.generated_token_cost,
-        burst_credit=load.burst_credit,
-        prefill_chunk_tokens=min(load.prefill_chunk_tokens, load.batch_tokens),
-        target_step_ms=load.target_step_ms,
-        max_stall_ms=load.max_stall_ms,
-        min_run_tokens=load.min_run_tokens,
-        swap_bytes=load.swap_bytes,
-        keep_packed=load.kv == "streams",
-    )
+    settings = replace(load.settings, prefill_chunk_tokens=min(load.settings.prefill_chunk_tokens, load.batch_tokens))
     return Scheduler(
-        compute.info.slots, compute.info.context_tokens, Fairness(load.half_life_s, load.burst_credit), settings
+        compute.info.slots,
+        compute.info.context_tokens,
+        Fairness(settings.half_life_s, settings.burst_credit),
+        settings,
+        swap_bytes=load.swap_bytes,
+        packs=load.kv == "streams",
     )
 
 

@@ -132,6 +132,18 @@ class Passes:
         return min(most, max(whole_tiles, TILE_TOKENS))
 
 
+def divided(micros: int, chunks: list[Chunk]) -> list[int]:
+    """Share the time of a pass by tokens, in whole microseconds that add up exactly."""
+    total = sum(len(chunk.tokens) for chunk in chunks)
+    shares: list[int] = []
+    tokens = given = 0
+    for chunk in chunks:
+        tokens += len(chunk.tokens)
+        shares.append(micros * tokens // total - given)
+        given += shares[-1]
+    return shares
+
+
 def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
     """Those that can share a pass with the one that waited longest: adapters take turns, each at every n-th."""
     if not decoding:

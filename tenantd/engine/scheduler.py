@@ -17,7 +17,7 @@ from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.kv.slots import Slots
-from tenantd.engine.passes import Passes
+from tenantd.engine.passes import Passes, divided
 from tenantd.engine.sharing import Sharing
 from tenantd.engine.waiting import Waiting
 from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
@@ -36,14 +36,19 @@ class Scheduler:
     """Owner of every job. Exactly one Finish comes out for each Submit that goes in.
 
     The order of a step: take_released, next_victim and swapped_out until there is none, bind, plan, (the engine runs
-    the passes), commit, take_released.
+    the passes), commit, take_released. `swap_bytes` is host memory for the state of requests that gave way. `packs`:
+    move decoding sequences together, as KV streams want it (see slots.py).
     """
 
-    def __init__(self, slots: int, context_tokens: int, fairness: Fairness, settings: Settings) -> None:
+    def __init__(
+        self, slots: int, context_tokens: int, fairness: Fairness, settings: Settings, *, swap_bytes: int, packs: bool
+    ) -> None:
         self._slots = Slots(slots)
         self._context_tokens = context_tokens
         self._fairness = fairness
         self._settings = settings
+        self._swap_bytes = swap_bytes
+        self._packs = packs
         self._passes = Passes(settings)
         self._tenants: dict[str, TenantJobs] = {}
         self._jobs: dict[int, Job] = {}
@@ -148,7 +153,7 @@ class Scheduler:
         self._waiting.note(now_s)
         if self._slots.can_take():
             return None
-        room_bytes = self._settings.swap_bytes - self._swapped_bytes
+        room_bytes = self._swap_bytes - self._swapped_bytes
         found = self._sharing.victim(
             self._active.values(), now_s, lambda job: job.computed * self._bytes_per_token <= room_bytes
         )
@@ -168,7 +173,7 @@ class Scheduler:
             self._bytes_per_token = swapped.size_bytes / max(1, job.computed)
         elif job.computed:
             self._recomputes += 1
-            room_bytes = self._settings.swap_bytes - self._swapped_bytes
+            room_bytes = self._swap_bytes - self._swapped_bytes
             self._bytes_per_token = max(self._bytes_per_token, (room_bytes + 1) / job.computed)
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
@@ -232,7 +237,7 @@ class Scheduler:
         """Decide one step for the bound requests: a decoding pass or a prefill pass."""
         self._now_s = now_s
         moves: list[tuple[int, int]] = []
-        if self._settings.keep_packed:
+        if self._packs:
             moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
             for source, target in moves:
                 job = self._active[target] = self._active.pop(source)
@@ -255,7 +260,7 @@ class Scheduler:
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.busy_micros
             self._passes.learn(chunks, result.micros)
-            for chunk, shared_micros in zip(chunks, _divide(result.micros, chunks), strict=True):
+            for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
                 job = self._active[chunk.sequence]
                 micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
                 made[job.submit.request] = self._advance(job, chunk, result, micros, now_s)
@@ -403,16 +408,4 @@ class Scheduler:
         actives = sum(tenant.active for tenant in self._tenants.values())
         assert actives == len(self._active), "tenants' counts add up"
         kept = sum(job.swapped.size_bytes for job in self._jobs.values() if job.swapped is not None)
-        assert kept == self._swapped_bytes <= self._settings.swap_bytes, "swapped bytes add up within their budget"
-
-
-def _divide(micros: int, chunks: list[Chunk]) -> list[int]:
-    """Share the time of a pass by tokens, in whole microseconds that add up exactly."""
-    total = sum(len(chunk.tokens) for chunk in chunks)
-    shares: list[int] = []
-    tokens = given = 0
-    for chunk in chunks:
-        tokens += len(chunk.tokens)
-        shares.append(micros * tokens // total - given)
-        given += shares[-1]
-    return shares
+        assert kept == self._swapped_bytes <= self._swap_bytes, "swapped bytes add up within their budget"

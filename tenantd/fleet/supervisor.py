@@ -361,7 +361,7 @@ class Supervisor:
 
 def load_command(config: Config) -> Load:
     """The first command of an engine, from the configuration."""
-    engine, scheduler = config.engine, config.scheduler
+    engine = config.engine
     return Load(
         backend=engine.backend,
         model_path=str(config.model.path or ""),
@@ -372,17 +372,9 @@ def load_command(config: Config) -> Load:
         threads=engine.threads,
         gpu_layers=engine.gpu_layers,
         flash_attention=engine.flash_attention,
-        half_life_s=scheduler.half_life_s,
-        prompt_token_cost=scheduler.prompt_token_cost,
-        generated_token_cost=scheduler.generated_token_cost,
-        prefill_chunk_tokens=scheduler.prefill_chunk_tokens,
-        policy=scheduler.policy,
-        burst_credit=scheduler.burst_credit,
-        target_step_ms=scheduler.target_step_ms,
-        max_stall_ms=scheduler.max_stall_ms,
-        min_run_tokens=scheduler.min_run_tokens,
         swap_bytes=engine.swap_bytes,
         grammar_budget_ms=engine.grammar_budget_ms,
         fake_step_micros=engine.fake_step_micros,
         fake_token_micros=engine.fake_token_micros,
+        settings=config.scheduler,
     )

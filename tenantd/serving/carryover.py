@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from tenantd.config import SchedulerConfig
 from tenantd.domain import Tenant
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.tenancy.rates import Rates
+from tenantd.wire.settings import Settings
 
 
 def decayed_usage(
-    recent: Iterable[RecentUsage], tenants: Mapping[str, Tenant], scheduler: SchedulerConfig
+    recent: Iterable[RecentUsage], tenants: Mapping[str, Tenant], scheduler: Settings
 ) -> dict[str, float]:
     """Usage by weight of each tenant, as the scheduler would have it by now."""
     usage: dict[str, float] = {}

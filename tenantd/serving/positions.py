@@ -12,11 +12,11 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from tenantd.config import SchedulerConfig
 from tenantd.domain import Tenant
 from tenantd.fleet.replica import Replica
 from tenantd.live.registry import Count
 from tenantd.live.streams import LiveStream
+from tenantd.wire.settings import Settings
 
 EXPECTED_OUTPUT_TOKENS: Final = 128
 """What an answer is taken for that nobody has seen: most end long before their `max_tokens`."""
@@ -46,7 +46,7 @@ class Positions:
     def __init__(
         self,
         replica: Replica,
-        scheduler: SchedulerConfig,
+        scheduler: Settings,
         tenants: Callable[[], Mapping[str, Tenant]],
         clock_s: Callable[[], float],
     ) -> None:

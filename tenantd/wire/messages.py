@@ -9,12 +9,13 @@ from __future__ import annotations
 import msgspec
 
 from tenantd.domain import FinishReason, Sampling, TokenLogprobs
+from tenantd.wire.settings import Settings
 
 # ---- daemon to engine -------------------------------------------------------------------------------------------
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
-    """The first command: which model and context to make. Sent once."""
+    """The first command: which model and context to make, and how to share it. Sent once."""
 
     backend: str
     model_path: str
@@ -25,19 +26,11 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     threads: int  # 0 picks from the machine
     gpu_layers: int  # negative: all
     flash_attention: str  # "auto", "on" or "off"
-    half_life_s: float
-    prompt_token_cost: float
-    generated_token_cost: float
-    prefill_chunk_tokens: int
-    policy: str = "usage"  # or "fifo"
-    burst_credit: float = 500.0
-    target_step_ms: float = 100.0
-    max_stall_ms: float = 250.0
-    min_run_tokens: int = 16
-    swap_bytes: int = 1 << 30
-    grammar_budget_ms: int = 5_000  # CPU time of one request's grammar in all
-    fake_step_micros: int = 0
-    fake_token_micros: int = 0
+    swap_bytes: int  # host memory for the state of requests that gave way
+    grammar_budget_ms: int  # CPU time of one request's grammar in all
+    fake_step_micros: int
+    fake_token_micros: int
+    settings: Settings
 
 
 class SetSampling(msgspec.Struct, tag="set_sampling", frozen=True):

@@ -32,7 +32,7 @@ def test_every_setting_is_there_with_its_description() -> None:
     for name, field in Config.model_fields.items():
         assert f"\n[{name}]\n" in text
         section = field.annotation
-        for key, setting in section.model_fields.items():  # type: ignore[union-attr]
+        for key, setting in section.__pydantic_fields__.items():  # type: ignore[union-attr]
             assert f"\n{key} = " in text or f"\n# {key} = " in text
             assert setting.description
             assert " ".join(setting.description.split()) in flat

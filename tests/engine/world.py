@@ -101,7 +101,14 @@ class World:
     def _start(self) -> None:
         self.compute = FakeCompute(self.load, self._sleep)
         context_tokens = self.compute.info.context_tokens
-        self.scheduler = Scheduler(self.load.slots, context_tokens, self.fairness, self.settings)
+        self.scheduler = Scheduler(
+            self.load.slots,
+            context_tokens,
+            self.fairness,
+            self.settings,
+            swap_bytes=self.load.swap_bytes,
+            packs=True,
+        )
         self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s)
 
     def tenant_of(self, request: int) -> str:
@@ -249,8 +256,10 @@ class World:
                 self.now_s += 1
 
 
-def world(slots: int = 4, chunk: int = 16, context_tokens: int = 512, **settings: Any) -> World:
-    load = fake_load(slots=slots, context_tokens=context_tokens, fake_step_micros=STEP_MICROS)
+def world(
+    slots: int = 4, chunk: int = 16, context_tokens: int = 512, swap_bytes: int = 1 << 30, **settings: Any
+) -> World:
+    load = fake_load(slots=slots, context_tokens=context_tokens, swap_bytes=swap_bytes, fake_step_micros=STEP_MICROS)
     return World(load, chunk, replace(SETTINGS, **settings))
 
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import pytest
 
-from tenantd.config import SchedulerConfig
 from tenantd.domain import Tenant
 from tenantd.fleet.board import UsageBoard
 from tenantd.ledger.reports import RecentUsage
 from tenantd.serving.carryover import decayed_usage, newcomers_level
+from tenantd.wire.settings import Settings
 
 
 def test_newcomers_start_where_the_tenant_that_used_most_for_its_weight_is() -> None:
     tenants = {"acme": Tenant(name="acme", weight=2), "globex": Tenant(name="globex")}
     recent = [RecentUsage("acme", 60, 1000, 500), RecentUsage("globex", 0, 10, 5), RecentUsage("gone", 0, 10**6, 0)]
-    usage = decayed_usage(recent, tenants, SchedulerConfig(half_life_s=60))
+    usage = decayed_usage(recent, tenants, Settings(half_life_s=60))
     assert usage == pytest.approx({"acme": 500, "globex": 20})
     assert newcomers_level(usage) == pytest.approx(500)
     assert newcomers_level({}) == 0

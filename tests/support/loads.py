@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from tenantd.wire.messages import Load
+from tenantd.wire.settings import Settings
 
 
 def fake_load(**changes: Any) -> Load:
@@ -22,9 +23,10 @@ def make_load(**changes: Any) -> Load:
         "threads": 1,
         "gpu_layers": 0,
         "flash_attention": "auto",
-        "half_life_s": 60.0,
-        "prompt_token_cost": 1.0,
-        "generated_token_cost": 2.0,
-        "prefill_chunk_tokens": 32,
+        "swap_bytes": 1 << 30,
+        "grammar_budget_ms": 5000,
+        "fake_step_micros": 0,
+        "fake_token_micros": 0,
+        "settings": Settings(),
     }
     return Load(**{**defaults, **changes})
