@@ -1,8 +1,8 @@
-"""The official OpenAI client on the daemon's Unix socket: complete, stream, and see an error for what it is.
+"""The official OpenAI client on the daemon's Unix socket: complete a prompt, stream a chat, catch an error.
 
 TENANTD_API_KEY=td_… TENANTD_SOCKET=/path/to/tenantd.sock python examples/openai_client.py       (pip install openai)
 
-Works with openai 1.60 and later. Without TENANTD_SOCKET it takes the daemon's default.
+Works with openai 1.60 and later. Without TENANTD_SOCKET it uses the daemon's default.
 """
 
 import importlib

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# From a GGUF file to an invoice: a daemon, two tenants, a prompt each, what it cost.
+# From a GGUF file to an invoice: start a daemon, add two tenants, run a prompt for each, print the bill.
 # usage: examples/quickstart.sh MODEL.gguf       (tenantd and tenantctl on the PATH)
 set -euo pipefail
 model=$(realpath "$1")

@@ -1,8 +1,8 @@
-"""Two tenants ask at the same time; each gets its answers, and each has its own bill.
+"""Two tenants send a prompt at the same time; each gets its answer and its own bill.
 
-    python examples/two_tenants.py            (with a daemon running, as its own user or root)
+    python examples/two_tenants.py            (while a daemon runs, as its user or root)
 
-Speaks to the daemon's Unix socket with httpx and nothing else.
+Uses the daemon's Unix socket and only httpx.
 """
 
 import json
@@ -16,14 +16,14 @@ QUESTIONS = {"acme": "Write a line about the sea.", "globex": "Write a line abou
 
 
 def connect() -> httpx.Client:
-    """The host in the URL is ignored: the socket is the address, and the kernel says who we are."""
+    """A client for the daemon. The host in the URL is ignored; the socket is the address."""
     return httpx.Client(
         transport=httpx.HTTPTransport(uds=str(default_socket())), base_url="http://tenantd", timeout=300
     )
 
 
 def ask(tenant: str, question: str, answers: dict[str, str]) -> None:
-    """Stream one answer. An administrator names the tenant; anyone else sends its key instead."""
+    """Stream one answer. An administrator names the tenant; other clients send its key instead."""
     body = {"prompt": question, "max_tokens": 48, "stream": True}
     with (
         connect() as client,

@@ -1,7 +1,7 @@
-"""The configuration: one TOML file, checked whole before anything starts, frozen afterwards.
+"""The configuration: one TOML file, fully validated before anything starts, frozen afterwards.
 
-An unknown key or a bad value raises ConfigError naming file, key and reason. Environment variables override paths
-only: TENANTD_CONFIG (this file), TENANTD_SOCKET, TENANTD_STATE_DIR.
+An unknown key or a bad value raises ConfigError with the file, the key and the reason. Environment variables override
+only paths: TENANTD_CONFIG (this file), TENANTD_SOCKET, TENANTD_STATE_DIR.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ NANOS = 1_000_000_000
 GONE_KEYS: Final = {
     ("engine", "grammar_timeout_s"): "engine.grammar_budget_ms bounds what a request's grammar may take",
 }
-"""Keys of the release before this one, and what there is instead."""
+"""Keys that the previous release had, and what replaces them."""
 
 
 class Section(BaseModel):
-    """A table of the file."""
+    """A table of the TOML file."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
 
 def _decimal(value: Any) -> Any:
-    """TOML floats go through their shortest text, so 0.15 means exactly 0.15."""
+    """Convert a TOML float through its shortest text, so that 0.15 means exactly 0.15."""
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
@@ -54,80 +54,89 @@ class ServerConfig(Section):
     socket: Path | None = Field(
         default=None, description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock."
     )
-    socket_mode: str = Field("0660", description="Permissions of the socket, octal.", pattern=r"^0?[0-7]{3}$")
+    socket_mode: str = Field("0660", description="Permissions of the socket, in octal.", pattern=r"^0?[0-7]{3}$")
     socket_group: str = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
     lenient: bool = Field(
-        False, description="Leave out unknown fields of requests and name them in x-tenantd-ignored; false answers 400."
+        False,
+        description="Ignore unknown request fields and list them in x-tenantd-ignored; if false, they get 400.",
     )
     body_bytes_total: int = Field(
-        64 * 1024 * 1024, ge=1024, le=1 << 36, description="Memory for all request bodies; one tenant gets up to half."
+        64 * 1024 * 1024,
+        ge=1024,
+        le=1 << 36,
+        description="Memory for all request bodies; one tenant can use up to half.",
     )
-    head_timeout_s: float = Field(15, gt=0, le=3600, description="Longest a request's line and headers may take.")
-    body_timeout_s: float = Field(30, gt=0, le=3600, description="Give up a body that stops coming for this long.")
-    idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close a connection without requests after this.")
+    head_timeout_s: float = Field(15, gt=0, le=3600, description="Timeout for a request's line and headers.")
+    body_timeout_s: float = Field(30, gt=0, le=3600, description="Drop a request whose body stalls for this long.")
+    idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close an idle connection after this long.")
     max_connections_per_uid: int = Field(
-        0, ge=0, le=1 << 20, description="Connections of one Unix user. 0: half of the file descriptors."
+        0, ge=0, le=1 << 20, description="Maximum connections of one Unix user. 0: half of the file descriptors."
     )
     max_connections_per_key: int = Field(
-        0, ge=0, le=1 << 20, description="Connections that use one API key. 0: half of the file descriptors."
+        0, ge=0, le=1 << 20, description="Maximum connections with one API key. 0: half of the file descriptors."
     )
-    drain_timeout_s: float = Field(30, ge=0, le=3600, description="How long SIGTERM lets running requests finish.")
+    drain_timeout_s: float = Field(30, ge=0, le=3600, description="On SIGTERM, let requests run for this long.")
     stop_timeout_s: float = Field(
-        50, ge=1, le=3600, description="Longest that a whole stop takes, drain_timeout_s included; then it is cut off."
+        50,
+        ge=1,
+        le=3600,
+        description="Maximum time for a whole shutdown, drain_timeout_s included; then it is cut off.",
     )
-    write_timeout_s: float = Field(60, gt=0, le=3600, description="A client that reads nothing for so long is gone.")
+    write_timeout_s: float = Field(60, gt=0, le=3600, description="Drop a client that reads nothing for this long.")
 
 
 class ModelConfig(Section):
-    """The one model that is served."""
+    """The model to serve."""
 
-    path: Path | None = Field(default=None, description="The GGUF file.")
+    path: Path | None = Field(default=None, description="GGUF file.")
     name: str = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
 
 
 class EngineConfig(Section):
-    """How the model is run."""
+    """How to run the model."""
 
-    backend: Literal["llama", "fake"] = Field("llama", description='"fake" generates text without a model.')
+    backend: Literal["llama", "fake"] = Field("llama", description='"fake" makes up text without a model, for tests.')
     slots: int = Field(8, ge=1, le=256, description="Requests that run at the same time (llama.cpp sequences).")
     context_tokens: int = Field(0, ge=0, le=1 << 24, description="Context of one slot. 0: the model's, at most 4096.")
-    batch_tokens: int = Field(512, ge=32, le=8192, description="Most tokens in one forward pass.")
-    kv: Literal["streams", "unified"] = Field("streams", description="One KV buffer for each slot, or one for all.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one for each physical core.")
-    gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers on the GPU. -1: all.")
+    batch_tokens: int = Field(512, ge=32, le=8192, description="Maximum tokens in one forward pass.")
+    kv: Literal["streams", "unified"] = Field("streams", description="A KV buffer for each slot, or one for all.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core.")
+    gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers to put on the GPU. -1: all.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
-    swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for requests that give way.")
-    hang_timeout_s: float = Field(60, ge=0.1, le=3600, description="An engine silent for so long is restarted.")
+    swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for the state of paused requests.")
+    hang_timeout_s: float = Field(
+        60, ge=0.1, le=3600, description="Restart an engine that makes no step for this long."
+    )
     grammar_budget_ms: int = Field(
-        5000, ge=1, le=3_600_000, description="CPU time that one request's grammar or JSON schema may take in all."
+        5000, ge=1, le=3_600_000, description="Total CPU time for the grammar or JSON schema of one request."
     )
     load_timeout_s: float = Field(
-        600, ge=1, le=86_400, description="Restart an engine whose loading makes no progress for this long."
+        600, ge=1, le=86_400, description="Restart an engine that makes no progress while loading for this long."
     )
     reload_timeout_s: float = Field(
-        60, ge=0, le=86_400, description="Requests wait this long for an engine that fails to load again."
+        60, ge=0, le=86_400, description="How long requests wait for an engine that fails to reload."
     )
-    max_crashes: int = Field(5, ge=1, le=1000, description="Crashes in a row before requests are failed.")
-    restart_delay_s: float = Field(0.2, ge=0, le=60, description="First pause before a restart; doubles up to 10 s.")
-    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="How long a pass of the fake engine takes.")
-    fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="And how long more for each token in it.")
+    max_crashes: int = Field(5, ge=1, le=1000, description="Fail all requests after this many crashes in a row.")
+    restart_delay_s: float = Field(0.2, ge=0, le=60, description="Initial delay before a restart; doubles up to 10 s.")
+    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="Duration of a forward pass of the fake engine.")
+    fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="Additional duration for each token in the pass.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class SchedulerConfig(Settings):
-    """How the engine is shared."""
+    """How to share the engine between tenants."""
 
 
 class LimitsConfig(Section):
-    """Limits for every tenant without its own (tenantctl tenant set). Left out: none, max_queued aside. 0 blocks."""
+    """Default limits, for tenants without their own (tenantctl tenant set). Unset means unlimited, 0 blocks."""
 
     max_concurrent: Limit = Field(default=None, description="Maximum requests of one tenant running at once.")
     max_queued: int = Field(
         256,
         ge=0,
         le=1_000_000,
-        description="Maximum queued requests of one tenant. 0: a request runs at once or is refused.",
+        description="Maximum queued requests of one tenant; more get 429. 0: run at once or be refused.",
     )
     max_tokens_per_request: Limit = Field(default=None, description="Maximum output tokens of one request.")
     max_context_tokens: Limit = Field(default=None, description="Maximum prompt and output tokens of one request.")
@@ -146,7 +155,7 @@ class LimitsConfig(Section):
     def _no_reserve_for_everybody(cls, data: Any) -> Any:
         if isinstance(data, dict) and "reserved_slots" in data:
             raise ValueError(
-                "reserved_slots has no default for everybody, because all reserves together must fit engine.slots; "
+                "reserved_slots cannot have a default, because all reserved slots together must fit engine.slots; "
                 "reserve slots for one tenant with: tenantctl tenant set NAME --reserved-slots N"
             )
         return data
@@ -158,13 +167,13 @@ class LimitsConfig(Section):
 
 
 class BillingConfig(Section):
-    """The price list. A change applies to requests settled after the next start or reload."""
+    """Prices. A change applies to requests that end after the next start or reload."""
 
-    currency: str = Field("USD", min_length=1, max_length=8, description="Printed on invoices.")
-    input_price_per_million: Price = Field(Decimal("0.10"), description="For a million prompt tokens.")
-    output_price_per_million: Price = Field(Decimal("0.40"), description="For a million generated tokens.")
-    engine_hour_price: Price = Field(Decimal("0"), description="For an hour of engine time.")
-    timezone: str = Field("UTC", description="Where months begin, as in Europe/Berlin.")
+    currency: str = Field("USD", min_length=1, max_length=8, description="Currency shown on invoices.")
+    input_price_per_million: Price = Field(Decimal("0.10"), description="Price of a million prompt tokens.")
+    output_price_per_million: Price = Field(Decimal("0.40"), description="Price of a million generated tokens.")
+    engine_hour_price: Price = Field(Decimal("0"), description="Price of an hour of engine time.")
+    timezone: str = Field("UTC", description="Time zone of billing months, for example Europe/Berlin.")
 
     @field_validator("timezone")
     @classmethod
@@ -172,21 +181,23 @@ class BillingConfig(Section):
         try:
             ZoneInfo(value)
         except Exception as e:  # zoneinfo raises many kinds for a bad name
-            raise ValueError(f"no such timezone: {value!r}") from e
+            raise ValueError(f"unknown time zone: {value!r}") from e
         return value
 
 
 class LedgerConfig(Section):
-    """Where usage is kept."""
+    """Where usage is recorded."""
 
-    state_dir: Path | None = Field(default=None, description="Default: $XDG_STATE_HOME/tenantd.")
-    settle_timeout_s: float = Field(30, ge=0, le=3600, description="A ledger stuck for longer pauses all requests.")
+    state_dir: Path | None = Field(default=None, description="Folder for the ledger. Default: $XDG_STATE_HOME/tenantd.")
+    settle_timeout_s: float = Field(
+        30, ge=0, le=3600, description="Pause all requests when nothing can be written for this long."
+    )
 
 
 class LogConfig(Section):
-    """Messages on standard error."""
+    """The log, written to standard error."""
 
-    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is printed.")
+    level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level logged.")
 
 
 class Config(Section):
@@ -211,7 +222,7 @@ class Config(Section):
 
     @property
     def model_name(self) -> str:
-        """The name clients see in `model`."""
+        """The name that clients see in `model`."""
         if self.model.name:
             return self.model.name
         return self.model.path.name.removesuffix(".gguf") if self.model.path else "fake"
@@ -222,16 +233,16 @@ def load_config(path: Path) -> Config:
     try:
         data = tomllib.loads(path.read_text("utf-8"))
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; `tenantctl init` writes one") from None
+        raise ConfigError(f"{path}: no such file; create it with: tenantctl init") from None
     except (OSError, UnicodeDecodeError) as e:
-        raise ConfigError(f"{path}: cannot be read: {e}") from e
+        raise ConfigError(f"{path}: cannot read it: {e}") from e
     except tomllib.TOMLDecodeError as e:
-        raise ConfigError(f"{path}: not TOML: {e}") from e
+        raise ConfigError(f"{path}: not valid TOML: {e}") from e
     return with_environment(parse_config(data, str(path)))
 
 
 def parse_config(data: dict[str, Any], source: str) -> Config:
-    """Check a parsed file. `source` names it in errors. Raises ConfigError."""
+    """Validate a parsed file. `source` names it in errors. Raises ConfigError."""
     try:
         return Config.model_validate(_without_gone_keys(data, source))
     except ValidationError as e:
@@ -239,11 +250,11 @@ def parse_config(data: dict[str, Any], source: str) -> Config:
 
 
 def _without_gone_keys(data: dict[str, Any], source: str) -> dict[str, Any]:
-    """A key of an earlier release is a warning, not an error."""
+    """`data` without the keys of an earlier release, each of which logs a warning."""
     kept = dict(data)
     for (table, key), reason in GONE_KEYS.items():
         if isinstance(kept.get(table), dict) and key in kept[table]:
-            log.warning("%s: %s.%s is no longer used; remove it: %s", source, table, key, reason)
+            log.warning("%s: %s.%s is no longer used; remove it (%s)", source, table, key, reason)
             kept[table] = {name: value for name, value in kept[table].items() if name != key}
     return kept
 
@@ -258,7 +269,7 @@ def _explain(error: Any) -> str:
 
 
 def with_environment(config: Config) -> Config:
-    """TENANTD_SOCKET and TENANTD_STATE_DIR win over the file."""
+    """Apply TENANTD_SOCKET and TENANTD_STATE_DIR, which override the file."""
     if socket := os.environ.get("TENANTD_SOCKET"):
         config = config.model_copy(update={"server": config.server.model_copy(update={"socket": Path(socket)})})
     if state := os.environ.get("TENANTD_STATE_DIR"):
@@ -267,5 +278,5 @@ def with_environment(config: Config) -> Config:
 
 
 def price_nanos(price: Decimal) -> int:
-    """A price in thousand-millionths of the currency's unit, exactly."""
+    """A price in billionths (1e-9) of the currency unit, exactly."""
     return int(price * NANOS)

@@ -50,7 +50,7 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
         ({"engine": {"slots": 0}}, "engine.slots = 0"),
         ({"scheduler": {"half_life_s": 0}}, "scheduler.half_life_s = 0"),
         ({"scheduler": {"policy": "lottery"}}, "scheduler.policy = 'lottery'"),
-        ({"billing": {"timezone": "Mars/Base"}}, "no such timezone"),
+        ({"billing": {"timezone": "Mars/Base"}}, "unknown time zone"),
         ({"engine": {"backend": "llama"}}, "model.path"),
         ({"engine": {"backend": "llama"}, "model": {"path": "/does/not/exist.gguf"}}, "no such file"),
         ({"server": {"socket": "/tmp/" + "x" * 120}}, "107"),
