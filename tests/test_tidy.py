@@ -24,6 +24,7 @@ ROOMS = [
     "tenantd.domain",
     "tenantd.events",
     "tenantd.wire",
+    "tenantd.costs",
     "tenantd.config",
     "tenantd.minute",
     "tenantd.logs",
@@ -50,6 +51,7 @@ LLAMA_ROOMS = ("tenantd.llamacpp", "tenantd.engine.llama", "tenantd.text")
 PURE = (
     "tenantd.domain",
     "tenantd.engine.fairness",
+    "tenantd.costs",
     "tenantd.minute",
     "tenantd.engine.passes",
     "tenantd.engine.scheduler",

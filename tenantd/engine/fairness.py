@@ -1,8 +1,7 @@
 """Decayed usage per tenant: who has had the least for its weight.
 
-Usage U of a tenant: `U <- U * 2^(-dt / half_life) + cost`, ordered by `U / weight`, lowest first. The cost of a token
-is the caller's (by default 1 for a prompt token computed, 2 for a token generated: the cost function of VTC, Sheng et
-al., "Fairness in Serving Large Language Models", OSDI 2024). Pure: the clock is an argument, in seconds.
+Usage U of a tenant: `U <- U * 2^(-dt / half_life) + cost`, ordered by `U / weight`, lowest first. costs.py has the
+formulas. Pure: the clock is an argument, in seconds.
 
 The virtual time is the level, usage by weight, to which a tenant is raised when it begins to wait. It never falls
 behind, except that it decays as usage does. So idling earns nothing, and work done on an idle machine is held against
@@ -13,6 +12,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+
+from tenantd import costs
 
 
 @dataclass(slots=True)
@@ -105,7 +106,7 @@ class Fairness:
     def _advance(self, level: float, now_s: float) -> float:
         elapsed_s = now_s - self._level_at_s
         if elapsed_s > 0:
-            self._level *= 2.0 ** (-elapsed_s / self._half_life_s)
+            self._level *= costs.left_after(elapsed_s, self._half_life_s)
             self._level_at_s = now_s
         self._level = max(self._level, level)
         return self._level
@@ -124,7 +125,7 @@ class Fairness:
         account = self._account(tenant)
         elapsed_s = now_s - account.at_s
         if elapsed_s > 0:  # a clock that went backwards decays nothing and is not followed back
-            left = 2.0 ** (-elapsed_s / self._half_life_s)
+            left = costs.left_after(elapsed_s, self._half_life_s)
             account.usage *= left
             account.behind *= left
             account.even *= left

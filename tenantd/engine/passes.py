@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Final
 
+from tenantd import costs
 from tenantd.engine.compute import Chunk
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.wire.settings import Policy, Settings
@@ -103,7 +104,7 @@ class Passes:
             usage = dict.fromkeys(usage, 0.0)
         jobs = sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
         neediest = jobs[0].submit.tenant
-        clearly_more = usage[neediest] + self._settings.margin / tenants[neediest].weight
+        clearly_more = usage[neediest] + costs.margin(self._settings) / tenants[neediest].weight
         for job in jobs:
             name = job.submit.tenant
             if budget <= 0 or usage[name] > clearly_more:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from tenantd import costs
 from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
@@ -328,14 +329,13 @@ class Scheduler:
     def _charge_time(self, job: Job, micros: int, now_s: float) -> None:
         """Engine time that only this request needed: it costs as much as prompt tokens that take as long."""
         if micros:
-            cost = self._passes.tokens_in(micros) * self._settings.prompt_token_cost
+            cost = costs.of_tokens(self._settings, self._passes.tokens_in(micros), 0)
             self._fairness.charge(job.submit.tenant, cost, now_s)
 
     def _charge(self, submit: Submit, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
         """Usage is what was computed; of tokens per minute, a prompt with several choices is counted once."""
-        settings, tenant = self._settings, submit.tenant
-        cost = prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
-        self._fairness.charge(tenant, cost, now_s)
+        tenant = submit.tenant
+        self._fairness.charge(tenant, costs.of_tokens(self._settings, prompt_tokens, generated_tokens), now_s)
         counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
         self._tenants[tenant].window.give(counted_tokens, now_s)
 

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from tenantd import costs
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.wire.settings import Policy, Settings
@@ -101,7 +102,7 @@ class Sharing:
         if holder.active < share or taker.active > whole:
             return False
         is_last_whole = holder.active <= math.floor(share)
-        if is_last_whole and not self._is_ahead(holder_name, taker_name, now, self._settings.margin):
+        if is_last_whole and not self._is_ahead(holder_name, taker_name, now, costs.margin(self._settings)):
             return False
         ahead = now.ranks[holder_name] - self._quantum(job) / holder.weight
         if holder.is_back and holder.active == 1:  # its credit lasts until its first token
@@ -112,7 +113,7 @@ class Sharing:
             if not fits(job):
                 return False
             worth -= self._quantum(taker.queue[0])
-        return worth > self._settings.margin
+        return worth > costs.margin(self._settings)
 
     def _is_ahead(self, name: str, other: str, now: _Standing, more: float = 0.0) -> bool:
         """One was given more than the other since both wait, by more than its next request is worth.
@@ -123,7 +124,7 @@ class Sharing:
         if name not in now.leads or other not in now.leads or not tenant.queue:
             return False
         lead = (now.leads[name] - now.leads[other]) * tenant.weight
-        return lead > self._quantum(tenant.queue[0]) + self._settings.margin + more
+        return lead > self._quantum(tenant.queue[0]) + costs.margin(self._settings) + more
 
     def _standing(self, active: Iterable[Job], now_s: float) -> _Standing:
         leads = {name: self._fairness.lead(name, now_s) for name, t in self._tenants.items() if t.is_waiting}
@@ -160,7 +161,7 @@ class Sharing:
         prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
         has_run = job.run_tokens if job.sequence >= 0 else 0
         output = max(1, min(settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
-        return prompt * settings.prompt_token_cost + output * settings.generated_token_cost
+        return costs.of_tokens(settings, prompt, output)
 
     def _shares(self) -> dict[str, float]:
         """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use.

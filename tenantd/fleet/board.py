@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tenantd import costs
+
 
 class UsageBoard:
     """The scheduler's decayed usage per tenant as last heard, decayed on since then: an idle engine says nothing."""
@@ -30,4 +32,4 @@ class UsageBoard:
         return self._decayed(self._level, now_s, half_life_s)
 
     def _decayed(self, usage: float, now_s: float, half_life_s: float) -> float:
-        return float(usage * 2.0 ** (-max(0.0, now_s - self._heard_s) / half_life_s))
+        return usage * costs.left_after(now_s - self._heard_s, half_life_s)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from tenantd import costs
 from tenantd.domain import Tenant
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.tenancy.rates import Rates
@@ -17,10 +18,9 @@ def decayed_usage(
     usage: dict[str, float] = {}
     for row in recent:
         if (tenant := tenants.get(row.tenant)) is not None:
-            cost = row.prompt_tokens * scheduler.prompt_token_cost
-            cost += row.completion_tokens * scheduler.generated_token_cost
-            left = cost * 2.0 ** (-max(0.0, row.age_s) / scheduler.half_life_s)
-            usage[row.tenant] = usage.get(row.tenant, 0.0) + left / (tenant.weight * tenant.priority.factor)
+            cost = costs.of_tokens(scheduler, row.prompt_tokens, row.completion_tokens)
+            left = cost * costs.left_after(row.age_s, scheduler.half_life_s)
+            usage[row.tenant] = usage.get(row.tenant, 0.0) + left / costs.full_weight(tenant)
     return usage
 
 

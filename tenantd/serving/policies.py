@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection
 
+from tenantd import costs
 from tenantd.domain import Tenant
 from tenantd.wire.messages import TenantPolicy
 
@@ -24,7 +25,7 @@ def shares(tenants: Collection[Tenant], slots: int) -> list[TenantPolicy]:
     return [
         TenantPolicy(
             tenant=tenant.name,
-            weight=tenant.weight * tenant.priority.factor,
+            weight=costs.full_weight(tenant),
             max_concurrent=tenant.limits.max_concurrent,
             reserved_slots=0 if reserved > slots else tenant.limits.reserved_slots or 0,
             tokens_per_minute=tenant.limits.tokens_per_minute,

@@ -12,6 +12,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from tenantd import costs
 from tenantd.domain import Tenant
 from tenantd.fleet.replica import Replica
 from tenantd.live.registry import Count
@@ -123,8 +124,7 @@ class Positions:
 
     def _line(self, tenant: Tenant, count: Count) -> Line:
         scheduler = self._scheduler
-        weight = tenant.weight * tenant.priority.factor
         usage = self._replica.board.usage(tenant.name, self._clock_s(), scheduler.half_life_s)
         prompt_tokens = count.waiting_prompt_tokens / max(1, count.waiting)
-        cost = prompt_tokens * scheduler.prompt_token_cost + EXPECTED_OUTPUT_TOKENS * scheduler.generated_token_cost
-        return Line(usage, cost / weight, count.waiting)
+        cost = costs.of_tokens(scheduler, prompt_tokens, EXPECTED_OUTPUT_TOKENS)
+        return Line(usage, cost / costs.full_weight(tenant), count.waiting)

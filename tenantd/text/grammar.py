@@ -18,6 +18,7 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
+from tenantd import costs
 from tenantd.errors import Draining, EngineUnavailable, InvalidRequest, QueueFull, TenantdError
 from tenantd.text.compiler import HEADER_BYTES, MAX_GRAMMAR_BYTES, Compiled, Kind, Source
 
@@ -219,7 +220,7 @@ class _Turns:
 
     def _spent_s(self, tenant: str, now_s: float) -> float:
         spent_s, at_s = self._spent.get(tenant, (0.0, now_s))
-        return float(spent_s * 2.0 ** ((at_s - now_s) / HALF_LIFE_S))
+        return spent_s * costs.left_after(now_s - at_s, HALF_LIFE_S)
 
 
 def _check_size(schema: Any) -> None:

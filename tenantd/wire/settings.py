@@ -43,8 +43,3 @@ class Settings:
         250.0, "Maximum time that prompts hold up generation, or the reverse.", ge=1, le=60_000
     )
     min_run_tokens: int = _setting(16, "Do not pause a request before it has run this many tokens.", ge=1, le=1_000_000)
-
-    @property
-    def margin(self) -> float:
-        """A difference in usage that counts, for a tenant of weight 1; keeps requests from thrashing."""
-        return self.min_run_tokens * self.generated_token_cost

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from hypothesis import seed, settings
 
+from tenantd import costs
 from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.fake import FakeCompute
@@ -272,7 +273,7 @@ def bound(w: World, prompt: int) -> int:
     slots = w.load.slots
     one_pass = min(slots * prompt, w.settings.prefill_chunk_tokens)
     first_tokens = 2 * slots * w.settings.min_run_tokens
-    return int(2 * (prompt + one_pass + first_tokens + w.settings.margin))
+    return int(2 * (prompt + one_pass + first_tokens + costs.margin(w.settings)))
 
 
 def newcomers_bound(w: World, prompt: int) -> int:

@@ -1,0 +1,30 @@
+"""What usage is made of: the cost of tokens, how it decays, and the weight it is divided by. Pure.
+
+Usage grows by the cost of what is computed, 1 for a prompt token and 2 for a generated one by default: the cost
+function of VTC (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024).
+"""
+
+from __future__ import annotations
+
+from tenantd.domain import Tenant
+from tenantd.wire.settings import Settings
+
+
+def of_tokens(settings: Settings, prompt_tokens: float, generated_tokens: float) -> float:
+    """The cost of tokens, in units of usage."""
+    return prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
+
+
+def margin(settings: Settings) -> float:
+    """A tenant of weight 1 has clearly more usage than another from this difference on. It prevents thrashing."""
+    return of_tokens(settings, 0, settings.min_run_tokens)
+
+
+def left_after(elapsed_s: float, half_life_s: float) -> float:
+    """The part of usage that has not decayed after `elapsed_s`. Negative time decays nothing."""
+    return 2.0 ** (-elapsed_s / half_life_s) if elapsed_s > 0 else 1.0
+
+
+def full_weight(tenant: Tenant) -> float:
+    """What a tenant's usage is divided by: its weight times the factor of its priority."""
+    return tenant.weight * tenant.priority.factor
