@@ -18,12 +18,13 @@ from typing import Any, Final
 
 from tenantd import signals
 from tenantd.api.listener import FileLock, check_state_folder, listen, make_private_folder
-from tenantd.api.metrics import Meter
 from tenantd.api.server import GOODBYE_S, Server, make_app
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.clock import now_micros
 from tenantd.config import Config, LimitsConfig
 from tenantd.errors import ConfigError, TenantdError
+from tenantd.events import CLOSE_TIMEOUT_S as EVENTS_TIMEOUT_S
+from tenantd.events import Events
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.serving.service import Service
@@ -32,6 +33,7 @@ from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+from tenantd.watching.metrics import Meter
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +79,8 @@ class Daemon:
         self._load_config = load_config
         self._environment = environment
         self._notifier = Notifier()
-        self._meter = Meter()
+        self._events = Events()
+        self._meter = Meter(self._events)
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -104,6 +107,7 @@ class Daemon:
         stack.callback(lock.release)
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
         stack.push_async_callback(self._close_ledger, ledger)
+        stack.callback(self._close_events)
         say_how_it_was_found(ledger, has_run_before=has_run_before)
 
         listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
@@ -118,14 +122,16 @@ class Daemon:
 
         directory = Directory(config.limits.as_limits())
         await directory.reload(ledger)
-        service = Service(config, ledger, directory, vocabulary, chat, environment=self._environment)
+        service = Service(
+            config, ledger, directory, vocabulary, chat, events=self._events, environment=self._environment
+        )
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
         service.remember(
             await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
         self._meter.keep(directory.tenants)
-        server = Server(make_app(service, self._meter), listener, lambda: service.config.server)
+        server = Server(make_app(service, self._meter), listener, lambda: service.config.server, self._events)
         # The service stops before the server, so that every stream still gets its true end.
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
@@ -150,6 +156,7 @@ class Daemon:
             asyncio.create_task(self._watch_terminal()),
             asyncio.create_task(server.ended()),
             asyncio.create_task(self._meter.watch_loop()),
+            asyncio.create_task(self._events.watch()),
         ]
         stop = asyncio.create_task(self._stop.wait())
         try:
@@ -185,6 +192,10 @@ class Daemon:
 
     async def _stop_server(self, server: Server) -> None:
         await server.stop(self._clock.most(GOODBYE_S, Stage.GOODBYE))
+
+    def _close_events(self) -> None:
+        """The last of them are announced, and nothing else needs the loop any more."""
+        self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
 
     async def _close_ledger(self, ledger: Ledger) -> None:
         """A disk that does not answer keeps nobody from stopping: what is lost by it, the next start settles."""

@@ -37,6 +37,7 @@ ROOMS = [
     "tenantd.live",
     "tenantd.fleet",
     "tenantd.serving",
+    "tenantd.watching",
     "tenantd.api",
     "tenantd.systemd",
     "tenantd.banner",

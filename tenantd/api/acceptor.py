@@ -16,6 +16,7 @@ from tenantd.api.connection import NOBODY, Connection, Peer
 from tenantd.api.connections import Connections
 from tenantd.api.replies import encode_error, new_request_id
 from tenantd.errors import TooManyConnections
+from tenantd.events import PathKind, Refused
 
 log = logging.getLogger(__name__)
 
@@ -79,6 +80,10 @@ class Acceptor:
         try:
             only_administers = self._connections.admit(NOBODY if peer is None else peer.uid)
         except TooManyConnections as e:
+            uid = None if peer is None else peer.uid
+            self._connections.events.announce(
+                Refused(cause=e.code, http_status=e.http_status, path=PathKind.NONE, uid=uid)
+            )
             _refuse(sock, e)
             return
         connection = self._make(peer)

@@ -10,7 +10,7 @@ import logging
 import socket
 import struct
 from enum import Enum, auto
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 from starlette.types import Scope
 from uvicorn.config import Config
@@ -20,6 +20,7 @@ from uvicorn.server import ServerState
 from tenantd.api.connections import Connections
 from tenantd.api.replies import encode_error, new_request_id
 from tenantd.errors import HeadTimeout, InvalidRequest, TenantdError
+from tenantd.events import MALFORMED, PathKind, Refused
 
 log = logging.getLogger(__name__)
 
@@ -53,9 +54,7 @@ class Phase(Enum):
 
 
 class Connection(HttpToolsProtocol):
-    """One client connection. `malformed`: how often any of them was sent what is not HTTP."""
-
-    malformed: ClassVar[int] = 0
+    """One client connection."""
 
     def __init__(self, config: Config, state: ServerState, connections: Connections, peer: Peer | None) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
@@ -148,9 +147,8 @@ class Connection(HttpToolsProtocol):
 
     def send_400_response(self, msg: str) -> None:
         """What is not HTTP is answered in the shape of every other error, and counted: anybody could fill the log."""
-        Connection.malformed += 1
         log.debug("not HTTP from %s: %s", self.peer, msg)
-        self._answer_and_close(InvalidRequest(msg))
+        self._answer_and_close(InvalidRequest(msg), MALFORMED)
 
     # -- for the others
 
@@ -176,7 +174,8 @@ class Connection(HttpToolsProtocol):
             self._deadline_s = float("inf")
             if self._phase is Phase.HEAD and self._head_bytes:
                 timeout_s = self.connections_table.settings().head_timeout_s
-                self._answer_and_close(HeadTimeout(f"the request's line and headers took more than {timeout_s:g} s"))
+                error = HeadTimeout(f"the request's line and headers took more than {timeout_s:g} s")
+                self._answer_and_close(error, error.code)
             else:
                 self.transport.close()
         unsent_bytes = self.transport.get_write_buffer_size()
@@ -206,7 +205,11 @@ class Connection(HttpToolsProtocol):
         self.cycle.scope = self.scope = {"type": "http", "method": self.cycle.scope["method"]}  # type: ignore[typeddict-item]
         self.cycle.body = bytearray()
 
-    def _answer_and_close(self, error: TenantdError) -> None:
+    def _answer_and_close(self, error: TenantdError, cause: str) -> None:
+        uid = None if self.peer is None else self.peer.uid
+        self.connections_table.events.announce(
+            Refused(cause=cause, http_status=error.http_status, path=PathKind.NONE, uid=uid)
+        )
         body = encode_error(error)
         head = STATUS_LINE[error.http_status] + b"content-type: application/json\r\nx-request-id: %s\r\n" % (
             new_request_id().encode()

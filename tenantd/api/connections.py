@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 from tenantd.api.budget import BodyBudget
 from tenantd.config import ServerConfig
 from tenantd.errors import TooManyConnections
+from tenantd.events import Events
 
 if TYPE_CHECKING:
     from tenantd.api.connection import Connection
@@ -44,9 +45,13 @@ def is_administrator(uid: int) -> bool:
 class Connections:
     """Owner of the counts. All calls are made in the event loop."""
 
-    def __init__(self, settings: Callable[[], ServerConfig], descriptors: int | None = None) -> None:
-        """`settings` is asked each time: timeouts and limits can be reloaded. `descriptors` as in descriptor_limit."""
+    def __init__(self, settings: Callable[[], ServerConfig], events: Events, descriptors: int | None = None) -> None:
+        """`settings` is asked each time: timeouts and limits can be reloaded. `descriptors` as in descriptor_limit.
+
+        In `events` it is announced what connections and their requests are refused.
+        """
         self.settings = settings
+        self.events = events
         self.bodies = BodyBudget(settings)
         self._descriptors = descriptor_limit() if descriptors is None else descriptors
         self._all: dict[Connection, None] = {}

@@ -2,31 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
 import msgspec
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 
-from tenantd.errors import InvalidRequest, NotFound, TenantdError
+from tenantd.errors import TenantdError
 from tenantd.printable import one_line
 from tenantd.tenancy.rates import RateState
 
-log = logging.getLogger(__name__)
-CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
 MOST_PATH_CHARACTERS: Final = 200
 _encoder = msgspec.json.Encoder()
-
-
-class MethodNotAllowed(InvalidRequest):
-    """The route exists, for other methods."""
-
-    code = "method_not_allowed"
-    http_status = 405
 
 
 def new_request_id() -> str:
@@ -71,33 +60,3 @@ def error_reply(error: TenantdError, request_id: str = "") -> Response:
     if error.http_status == 413:
         headers["connection"] = "close"  # the rest of the body is not read
     return reply(error.body(), status=error.http_status, request_id=request_id, headers=headers)
-
-
-def log_error(request: Request, error: TenantdError) -> None:
-    """What is the daemon's own trouble is worth a line."""
-    if error.http_status >= 500:
-        log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
-
-
-async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Exception handler for the framework's own: unknown routes and methods."""
-    assert isinstance(error, HTTPException)
-    if error.status_code == 404:
-        return error_reply(NotFound(f"no such route: {shown_path(request)}"))
-    if error.status_code == 405:
-        answer = error_reply(MethodNotAllowed(f"{shown_path(request)} does not take {request.method}"))
-        answer.headers.update(error.headers or {})
-        return answer
-    return reply(InvalidRequest(str(error.detail)).body(), status=error.status_code)
-
-
-async def on_disconnect(request: Request, error: Exception) -> Response:
-    """Exception handler for a client that left before its request was whole. Nobody reads this."""
-    return Response(status_code=CLIENT_CLOSED_REQUEST)
-
-
-async def on_unexpected(request: Request, error: Exception) -> Response:
-    """Exception handler for bugs. The server logs the traceback; the client learns no internals."""
-    request_id = new_request_id()
-    log.error("%s %s failed (%s): %r", request.method, shown_path(request), request_id, error)
-    return error_reply(TenantdError("internal error; the daemon's log has the details"), request_id)

@@ -11,8 +11,7 @@ from collections.abc import Callable, Iterator
 import uvicorn
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantd import __version__
@@ -22,22 +21,17 @@ from tenantd.api.body import give_back_body
 from tenantd.api.connection import Connection, Peer
 from tenantd.api.connections import Connections
 from tenantd.api.health import health_routes
-from tenantd.api.identity import asking, for_asker
+from tenantd.api.identity import asking
 from tenantd.api.listener import Listener
-from tenantd.api.metrics import Meter
 from tenantd.api.openai.routes import OpenAI
 from tenantd.api.openai.streaming import SEND
-from tenantd.api.replies import (
-    error_reply,
-    log_error,
-    on_disconnect,
-    on_http_exception,
-    on_unexpected,
-    rate_headers,
-)
+from tenantd.api.refusals import on_disconnect, on_error, on_http_exception, on_unexpected
+from tenantd.api.replies import rate_headers
 from tenantd.config import ServerConfig
 from tenantd.errors import TenantdError
+from tenantd.events import Events
 from tenantd.serving.service import Service
+from tenantd.watching.metrics import Meter
 
 log = logging.getLogger(__name__)
 
@@ -55,13 +49,13 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
         openapi_url=None,
         redirect_slashes=False,
         exception_handlers={
-            TenantdError: _on_error,
+            TenantdError: on_error,
             ClientDisconnect: on_disconnect,
             HTTPException: on_http_exception,
             Exception: on_unexpected,
         },
     )
-    app.include_router(OpenAI(service, meter).router)
+    app.include_router(OpenAI(service).router)
     app.include_router(admin_routes(service, meter))
     app.include_router(health_routes(service))
 
@@ -80,17 +74,14 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
     return outermost
 
 
-async def _on_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, TenantdError)
-    log_error(request, error)
-    return error_reply(for_asker(error, request.scope))
-
-
 class Server:
     """uvicorn on a listener of ours, without its signal handlers: when to stop is the daemon's to say."""
 
-    def __init__(self, app: ASGIApp, listener: Listener, settings: Callable[[], ServerConfig]) -> None:
-        """`settings` is asked each time: what may be reloaded of it holds for connections that are open."""
+    def __init__(self, app: ASGIApp, listener: Listener, settings: Callable[[], ServerConfig], events: Events) -> None:
+        """`settings` is asked each time: what may be reloaded of it holds for connections that are open.
+
+        What is refused is announced in `events`.
+        """
         self._listener = listener
         config = uvicorn.Config(
             app,
@@ -105,7 +96,7 @@ class Server:
             timeout_keep_alive=NEVER_S,
             timeout_graceful_shutdown=GOODBYE_S,
         )
-        self._server = _Uvicorn(config, Connections(settings))
+        self._server = _Uvicorn(config, Connections(settings, events))
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:

@@ -12,6 +12,7 @@ from asyncio.subprocess import DEVNULL, Process
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
+from tenantd.events import Loss
 from tenantd.fleet.link import EngineLink
 from tenantd.fleet.oom import oom_kills
 from tenantd.fleet.output import Output
@@ -26,10 +27,14 @@ LAST_WORDS_S: Final = 1.0
 
 
 class Ending(NamedTuple):
-    """How a process ended. `status` as in `Popen.returncode`: negative for a signal; None when it never started."""
+    """How a process ended. `status` as in `Popen.returncode`: negative for a signal; None when it never started.
+
+    `reason` may have words of the process itself in it.
+    """
 
     status: int | None
     reason: str
+    loss: Loss
 
 
 class EngineProcess:
@@ -40,6 +45,7 @@ class EngineProcess:
         self._pipe = pipe
         self._output = output
         self._kill_reason = ""
+        self._kill_loss = Loss.KILLED
         self._oom_kills = oom_kills()  # before it
 
     @classmethod
@@ -96,9 +102,10 @@ class EngineProcess:
         """One more command is welcome; else it is told when."""
         return self._pipe.has_room
 
-    def kill(self, reason: str) -> None:
-        """SIGKILL to this child and no other; `reason` becomes the reason of its end."""
-        self._kill_reason = self._kill_reason or reason
+    def kill(self, reason: str, loss: Loss = Loss.KILLED) -> None:
+        """SIGKILL to this child and no other; the first `reason` becomes the reason of its end."""
+        if not self._kill_reason:
+            self._kill_reason, self._kill_loss = reason, loss
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
@@ -120,16 +127,17 @@ class EngineProcess:
             exiting.cancel()
             self._pipe.close()
             self._output.close()
-        return Ending(status, self._reason(status))
+        return self._ending(status)
 
-    def _reason(self, status: int) -> str:
+    def _ending(self, status: int) -> Ending:
         if self._kill_reason:
-            return self._kill_reason
+            return Ending(status, self._kill_reason, self._kill_loss)
         if (self._pipe.lost.done() and (broken := self._pipe.lost.result())) and status == 0:
-            return broken
-        words = self._output.last_words
+            return Ending(status, broken, Loss.EXITED)
         if status == -signal.SIGKILL:
-            is_for_memory = oom_kills() > self._oom_kills
-            return f"killed by signal 9{': probably out of memory' if is_for_memory else ' from outside'}"
+            if oom_kills() > self._oom_kills:
+                return Ending(status, "killed by signal 9: probably out of memory", Loss.MEMORY)
+            return Ending(status, "killed by signal 9 from outside", Loss.SIGNAL)
+        words = self._output.last_words
         how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        return f"{how}: {words}" if words else how
+        return Ending(status, f"{how}: {words}" if words else how, Loss.SIGNAL if status < 0 else Loss.EXITED)

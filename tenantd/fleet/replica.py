@@ -20,8 +20,10 @@ from typing import Final
 from tenantd.config import Config
 from tenantd.domain import FinishReason
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
+from tenantd.events import EngineLost, EngineStarted, Events, FirstToken, Started
 from tenantd.fleet.backlog import Backlog
 from tenantd.fleet.board import UsageBoard
+from tenantd.fleet.process import Ending
 from tenantd.fleet.supervisor import Supervisor, load_command
 from tenantd.fleet.throughput import Throughput
 from tenantd.live.registry import LiveRegistry
@@ -42,6 +44,7 @@ class Replica:
         self,
         config: Config,
         shares: Callable[[], Iterable[TenantPolicy]],
+        events: Events,
         *,
         command: Sequence[str],
         environment: Mapping[str, str] | None,
@@ -67,6 +70,7 @@ class Replica:
         self.swaps = self.recomputes = 0  # requests that gave way, with their state kept and without, over all engines
         self._earlier_engines = (0, 0)  # the same two, of those that have ended
         self._shares = shares
+        self._events = events
         self._half_life_s = config.scheduler.half_life_s
         self._max_crashes = config.engine.max_crashes
         self._clock_s = clock_s
@@ -155,8 +159,17 @@ class Replica:
 
     def on_ready(self) -> list[Command]:
         """Shares and usage first; then every live request goes in its original order, from where it stands."""
-        assert self.supervisor.info is not None, "it is ready"
-        self.backlog = Backlog(self.supervisor.info.slots)
+        info = self.supervisor.info
+        assert info is not None, "it is ready"
+        self._events.announce(
+            EngineStarted(
+                pid=self.supervisor.pid,
+                slots=info.slots,
+                context_tokens=info.context_tokens,
+                restarts=self.supervisor.restarts,
+            )
+        )
+        self.backlog = Backlog(info.slots)
         busy: set[str] = set()
         suspects: list[LiveStream] = []
         for stream in self.live:
@@ -240,7 +253,7 @@ class Replica:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
         if step.bound is not None:
-            self.live.bound = frozenset(step.bound)
+            self._on_bound(step.bound)
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
         if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
@@ -249,15 +262,35 @@ class Replica:
         if step.finishes:
             self._send_soon()
 
+    def _on_bound(self, numbers: list[int]) -> None:
+        """These have slots now."""
+        self.live.bound = frozenset(numbers)
+        for number in numbers:
+            if (stream := self.live.by_number.get(number)) is not None:
+                self._on_started(stream)
+
+    def _on_started(self, stream: LiveStream) -> None:
+        """It has, or had, a slot. A request may have ended in the step in which it got one."""
+        if not stream.has_started:
+            stream.has_started = True
+            waited_micros = round(stream.age_s * 1e6)
+            self._events.announce(Started(request_id=stream.id, tenant=stream.tenant, waited_micros=waited_micros))
+
     def _on_milestone(self, stream: LiveStream) -> None:
         """The first token came, or the stop string, or both."""
         if len(stream.generated) == 1:
             self.live.begin(stream)
+            self._on_started(stream)
+            after_micros = stream.first_token_micros
+            assert after_micros is not None, "it is here"
+            self._events.announce(FirstToken(request_id=stream.id, tenant=stream.tenant, after_micros=after_micros))
         if stream.is_stopped:
             self.end(stream, FinishReason.STOP, None)
 
     def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
         error: TenantdError | None = None
+        if stream.prefilled_tokens or stream.engine_micros:
+            self._on_started(stream)
         if finish.reason is FinishReason.FAILED and finish.param:
             error = InvalidRequest(finish.message, param=finish.param)
         elif finish.reason is FinishReason.FAILED:
@@ -275,9 +308,10 @@ class Replica:
             self._logged_s[tenant] = now_s
             log.warning("a request of tenant %s failed: %s", tenant, detail)
 
-    def on_crash(self, reason: str) -> bool:
+    def on_crash(self, ending: Ending) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
         self._earlier_engines = (self.swaps, self.recomputes)
+        self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
         self.live.bound = frozenset()
         has_found_cause = False
         for stream in self.live:
@@ -285,7 +319,7 @@ class Replica:
             if stream.decision is not None:
                 self._finish(stream, stream.decision)
             elif crashes >= self._max_crashes:
-                message = f"the engine crashed {crashes} times in a row while it had this request: {reason}"
+                message = f"the engine crashed {crashes} times in a row while it had this request: {ending.reason}"
                 self._finish(stream, FinishReason.FAILED, EngineUnavailable(message))
                 has_found_cause = True
         return has_found_cause

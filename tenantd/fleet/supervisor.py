@@ -21,6 +21,7 @@ from typing import Final, Protocol
 
 from tenantd.config import Config, EngineConfig
 from tenantd.errors import EngineUnavailable, ModelError
+from tenantd.events import Loss
 from tenantd.fleet.process import Ending, EngineProcess
 from tenantd.fleet.reloads import FailingLoads, is_same_model
 from tenantd.wire.messages import (
@@ -79,7 +80,7 @@ class EngineClient(Protocol):
     def on_step(self, step: Step) -> None:
         """A step was made."""
 
-    def on_crash(self, reason: str) -> bool:
+    def on_crash(self, ending: Ending) -> bool:
         """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
 
     def on_given_up(self, reason: str) -> None:
@@ -219,7 +220,7 @@ class Supervisor:
             engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
         except OSError as e:
             self._is_scarce = e.errno in SCARCE
-            return Ending(None, f"could not be started: {e.strerror or e}")
+            return Ending(None, f"could not be started: {e.strerror or e}", Loss.NOT_STARTED)
         self._engine = engine
         engine.send(self._load)
         watching = asyncio.create_task(self._watch(engine))
@@ -245,7 +246,7 @@ class Supervisor:
     def _after(self, ending: Ending) -> float:
         """Book the end of a process that another follows; seconds until then."""
         if self._was_up or (self.info is None and self._load_failure is None and not self._is_scarce):
-            return self._crashed(ending.reason)
+            return self._crashed(ending)
         return self._not_loaded(self._reason_of(ending))
 
     def _not_loaded(self, reason: str) -> float:
@@ -267,12 +268,13 @@ class Supervisor:
             log.error("the model could not be loaded for %g s: requests fail until it can", patience_s)
             self._client.on_given_up(self.reason)
 
-    def _crashed(self, reason: str) -> float:
+    def _crashed(self, ending: Ending) -> float:
         """Book a crash; seconds until the next start."""
+        reason = ending.reason
         self._crashes += 1
         self.restarts += 1
         log.error("the engine ended: %s (%d in a row)", reason, self._crashes)
-        has_found_cause = self._client.on_crash(reason)
+        has_found_cause = self._client.on_crash(ending)
         if self._crashes >= self._config.max_crashes and not has_found_cause:
             self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
             self._client.on_given_up(self.reason)
@@ -313,7 +315,7 @@ class Supervisor:
             if came_late or (self._is_up and not self._client.has_live):
                 since_s = now_s
             elif now_s - max(since_s, self._heard_s) > allowed_s:
-                engine.kill(f"no sign of life for {allowed_s:g} s")
+                engine.kill(f"no sign of life for {allowed_s:g} s", Loss.HUNG)
                 return
 
     # ---- what the process says ----------------------------------------------------------------------------------

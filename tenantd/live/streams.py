@@ -88,7 +88,7 @@ class LiveStream:
         self.decision: FinishReason | None = None  # how it is to end, decided here before the engine knows
         self.is_durable = False  # its row is in the ledger
         self.is_refused = False  # its row came too late or not at all: it runs for nobody and costs nothing
-        self.is_in_engine = False
+        self.is_in_engine = self.has_started = False  # the latter: it has had a slot
         self.queue_position = 0  # when it came: how many were to get a token before it, itself counted; 0 found a slot
         self.client_id = ""  # the client's own name for it
         self.crashes = 0  # engine crashes in a row that it was part of, without a token in between

@@ -11,7 +11,10 @@ from typing import Any, Final
 
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable, TenantdError
-from tenantd.ledger.ledger import Admitted, Ledger, Settlement
+from tenantd.events import Admitted, CleanedUp, Events, PathKind, Settled
+from tenantd.ledger.ledger import Admitted as AdmittedRow
+from tenantd.ledger.ledger import Ledger, Settlement
+from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.printable import one_line
 
@@ -27,9 +30,10 @@ class RequestRows:
     still written whenever the ledger can be written again. A request that was told so before it began pays nothing.
     """
 
-    def __init__(self, ledger: Ledger, timeout_s: Callable[[], float]) -> None:
+    def __init__(self, ledger: Ledger, events: Events, timeout_s: Callable[[], float]) -> None:
         """`timeout_s` is asked each time, since the configuration can be reloaded."""
         self._ledger = ledger
+        self._events = events
         self._timeout_s = timeout_s
         self._tasks: set[asyncio.Task[None]] = set()
         self._streams: set[LiveStream] = set()
@@ -42,9 +46,14 @@ class RequestRows:
         return len(self._tasks)
 
     def open(
-        self, stream: LiveStream, admission: Admitted, on_refused: Callable[[LiveStream, TenantdError], None]
+        self,
+        stream: LiveStream,
+        generation: Generation,
+        admission: AdmittedRow,
+        on_refused: Callable[[LiveStream, TenantdError], None],
     ) -> None:
-        """Begin to write its row and see it through. `on_refused` is called when the row cannot be had."""
+        """It is let in: begin to write its row and see it through. `on_refused` is called when that cannot be had."""
+        self._events.announce(admitted(stream, generation))
         task = asyncio.create_task(self._keep(stream, admission, on_refused))
         task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # had it no other end
         self._tasks.add(task)
@@ -55,6 +64,7 @@ class RequestRows:
     def _forget(self, stream: LiveStream, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         self._streams.discard(stream)
+        self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant))
 
     def hold(self, *, is_held: bool) -> None:
         """Deliver nothing of what cannot be billed, or go on delivering."""
@@ -90,7 +100,7 @@ class RequestRows:
             await asyncio.wait(left)
 
     async def _keep(
-        self, stream: LiveStream, admission: Admitted, on_refused: Callable[[LiveStream, TenantdError], None]
+        self, stream: LiveStream, admission: AdmittedRow, on_refused: Callable[[LiveStream, TenantdError], None]
     ) -> None:
         """One row, from its insertion to its settlement."""
         async with _task(self._ledger.admit(admission)) as admitting:
@@ -99,6 +109,7 @@ class RequestRows:
             if (error := await _outcome(admitting)) is not None:
                 on_refused(stream, error)
                 await stream.finished  # there is no row, but the engine is not rid of it yet
+                self._events.announce(settled(stream, has_row=False))
                 return
         stream.make_durable()
         await stream.finished
@@ -108,6 +119,8 @@ class RequestRows:
                 stream.settle(self._late("record the answer"))
             if (error := await _outcome(settling)) is not None:
                 log.error("%s was not settled: %s", stream.id, error.message)
+            else:
+                self._events.announce(settled(stream))
             stream.settle(error)
 
     async def _in_time(self, task: asyncio.Task[Any]) -> bool:
@@ -141,6 +154,39 @@ async def _outcome(task: asyncio.Task[Any]) -> TenantdError | None:
     return None
 
 
+def admitted(stream: LiveStream, generation: Generation) -> Admitted:
+    """What is announced of a request as it begins."""
+    sampling = generation.sampling
+    return Admitted(
+        request_id=stream.id,
+        tenant=stream.tenant,
+        key_id=stream.key_id or None,
+        path=PathKind(generation.kind),
+        prompt_tokens=stream.prompt_tokens,
+        max_tokens=stream.max_tokens,
+        choice=generation.choice,
+        queue_position=stream.queue_position,
+        logprobs=sampling.logprobs,
+        logit_biases=len(sampling.logit_bias),
+    )
+
+
+def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
+    """What is announced of a request that is settled."""
+    assert stream.finish_reason is not None, "only what has ended is settled"
+    return Settled(
+        request_id=stream.id,
+        tenant=stream.tenant,
+        key_id=stream.key_id or None,
+        state=stream.finish_reason,
+        usage=stream.usage,
+        first_token_micros=stream.first_token_micros,
+        duration_micros=stream.duration_micros,
+        cause=None if stream.error is None else stream.error.code,
+        has_row=has_row,
+    )
+
+
 def settlement(stream: LiveStream) -> Settlement:
     """What is written down of a finished stream."""
     assert stream.finish_reason is not None and stream.duration_micros is not None, "only what has ended is settled"
@@ -154,9 +200,9 @@ def settlement(stream: LiveStream) -> Settlement:
     )
 
 
-def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> Admitted:
+def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> AdmittedRow:
     """The row of a request as it begins."""
-    return Admitted(
+    return AdmittedRow(
         id=stream.id,
         tenant=stream.tenant,
         kind=kind,

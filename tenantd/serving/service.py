@@ -26,6 +26,7 @@ from tenantd.errors import (
     TenantdError,
     TenantSuspended,
 )
+from tenantd.events import Events
 from tenantd.fleet.link import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.fleet.replica import Replica
 from tenantd.fleet.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, EngineState, Supervisor
@@ -68,14 +69,15 @@ class Service:
         vocabulary: Vocabulary,
         chat: ChatFormatter,
         *,
+        events: Events | None = None,
         command: Sequence[str] = ENGINE_COMMAND,
         environment: Mapping[str, str] | None = None,
         now_micros: Callable[[], int] = now_micros,
         clock_s: Callable[[], float] = time.monotonic,
         slowest_restart_s: float = SLOWEST_RESTART_S,
     ) -> None:
-        """`command` and `environment` are the engine process's. `config` may be replaced while running."""
-        self.config = config
+        """`command` and `environment` are the engine process's; `config` may be replaced; `events` hears of it all."""
+        self.config, self.events = config, events or Events()
         self.ledger = ledger
         self.directory = directory
         self.vocabulary = vocabulary
@@ -87,6 +89,7 @@ class Service:
         self._replica = Replica(
             config,
             self._shares,
+            self.events,
             command=command,
             environment=environment,
             slowest_restart_s=slowest_restart_s,
@@ -97,7 +100,7 @@ class Service:
         self._positions = Positions(self._replica, config.scheduler, lambda: self.directory.tenants, clock_s)
         self._now_micros = now_micros
         self._clock_s = clock_s
-        self._rows = RequestRows(ledger, lambda: self.config.ledger.settle_timeout_s)
+        self._rows = RequestRows(ledger, self.events, lambda: self.config.ledger.settle_timeout_s)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         self._number = 0
         self._ticking: asyncio.Task[None] | None = None
@@ -232,7 +235,7 @@ class Service:
             stream.queue_position = position
             self._replica.run(stream)
             row = admission(stream, generation.kind, self.config.model_name, unbilled=tenant.unbilled)
-            self._rows.open(stream, row, self._on_refused)
+            self._rows.open(stream, generation, row, self._on_refused)
             if deadline is not None:
                 self._end_at(deadline, stream)
         return streams

@@ -17,9 +17,9 @@ import pytest
 import uvloop
 
 from tenantd.api.listener import listen
-from tenantd.api.metrics import Meter
 from tenantd.api.server import Server, make_app
 from tenantd.config import Config, parse_config
+from tenantd.watching.metrics import Meter
 from tests.api.fake_service import FakeService
 from tests.support.openai_http import on_socket
 
@@ -57,7 +57,8 @@ class Api:
         self.service = service
         self.loop = loop
         listener = listen(self.path, mode=0o600)
-        self._server = Server(make_app(service, Meter()), listener, lambda: service.config.server)  # type: ignore[arg-type]
+        app = make_app(service, Meter(service.events))  # type: ignore[arg-type]
+        self._server = Server(app, listener, lambda: service.config.server, service.events)
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
         self.client = self.new_client()

@@ -9,8 +9,10 @@ from typing import Any
 from tenantd.config import Config
 from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
 from tenantd.errors import Draining, TenantdError, TenantSuspended
+from tenantd.events import Events
 from tenantd.live.generation import Generation, SharedSampling
 from tenantd.live.streams import LiveStream
+from tenantd.serving.rows import settled
 from tenantd.tenancy.rates import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
@@ -82,6 +84,7 @@ class FakeService:
         self.pool = TextPool()
         self.grammars = GrammarCompiler()
         self.supervisor = FakeSupervisor()
+        self.events = Events()
         self.draining = False
         self.started_micros = 1_700_000_000_000_000
         self.answer = "Hello, wörld!"
@@ -192,4 +195,5 @@ class FakeService:
     def _end(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
         if stream.finish_reason is None:
             stream.finish(reason, error)
+            self.events.announce(settled(stream))
             stream.settle(self.unsettled)

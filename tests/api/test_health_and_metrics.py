@@ -7,8 +7,9 @@ import time
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from tenantd.api.metrics import LAG_INTERVAL_S, Meter
 from tenantd.errors import QueueFull
+from tenantd.events import Events
+from tenantd.watching.metrics import LAG_INTERVAL_S, Meter
 from tests.api.conftest import Api
 
 
@@ -71,7 +72,7 @@ def test_metrics_count_refusals_by_reason(api: Api) -> None:
 
 def test_how_late_the_event_loop_is_is_a_metric() -> None:
     async def main() -> None:
-        meter = Meter()
+        meter = Meter(Events())
         watching = asyncio.create_task(meter.watch_loop())
         await asyncio.sleep(LAG_INTERVAL_S / 10)
         began_s = time.monotonic()

@@ -15,7 +15,8 @@ import pytest
 
 from tenantd.domain import Sampling
 from tenantd.errors import ModelError
-from tenantd.fleet.process import EngineProcess
+from tenantd.events import Loss
+from tenantd.fleet.process import Ending, EngineProcess
 from tenantd.fleet.supervisor import EngineState, Supervisor, load_command
 from tenantd.wire.messages import Command, SetSampling, Step, Submit, TenantPolicy
 from tests.fleet.scripted_engine import INFO, POISON, token_at
@@ -30,6 +31,7 @@ class Client:
         self.max_tokens = max_tokens
         self.tokens: list[int] = []
         self.crashes: list[str] = []
+        self.losses: list[Loss] = []
         self.given_up: list[str] = []
         self.is_finished = False
         self.steps = 0
@@ -63,8 +65,9 @@ class Client:
         self.tokens += [p.token for p in step.progress]
         self.is_finished = self.is_finished or bool(step.finishes)
 
-    def on_crash(self, reason: str) -> bool:
-        self.crashes.append(reason)
+    def on_crash(self, ending: Ending) -> bool:
+        self.crashes.append(ending.reason)
+        self.losses.append(ending.loss)
         return False
 
     def on_given_up(self, reason: str) -> None:
@@ -125,13 +128,13 @@ def test_an_undisturbed_request_runs_to_its_end(tmp_path: Path, loop: str) -> No
 
 
 REASONS = {
-    "sigkill": "killed by signal 9 from outside",
-    "abort": "killed by signal 6",
-    "garbage": "it sent what is not a message",
-    "huge": "over 67108864",
-    "half_frame": "exited with status 3",
-    "hang": "no sign of life for 3 s",
-    "0": "exited with status 0",
+    "sigkill": ("killed by signal 9 from outside", Loss.SIGNAL),
+    "abort": ("killed by signal 6", Loss.SIGNAL),
+    "garbage": ("it sent what is not a message", Loss.KILLED),
+    "huge": ("over 67108864", Loss.KILLED),
+    "half_frame": ("exited with status 3", Loss.EXITED),
+    "hang": ("no sign of life for 3 s", Loss.HUNG),
+    "0": ("exited with status 0", Loss.EXITED),
 }
 
 
@@ -142,7 +145,9 @@ def test_a_request_goes_on_where_a_crash_left_it(tmp_path: Path, loop: str, how:
         async with Scene(tmp_path, {"after_tokens": 4, "then": how}, {}, hang_timeout_s=3) as s:
             await until(lambda: s.client.is_finished)
             assert s.client.tokens == s.expected(), "no token repeated or missing at the seam"
-            assert len(s.client.crashes) == 1 and REASONS[how] in s.client.crashes[0]
+            reason, loss = REASONS[how]
+            assert len(s.client.crashes) == 1 and reason in s.client.crashes[0]
+            assert s.client.losses == [loss]
             assert s.supervisor.restarts == 1 and s.supervisor.state is EngineState.READY
         assert lives(tmp_path) == 2
 
@@ -175,6 +180,7 @@ def test_a_killed_engine_was_out_of_memory_only_when_the_kernel_has_killed_for_i
             os.kill(s.supervisor.pid, signal.SIGKILL)
             await until(lambda: s.client.crashes)
             assert s.client.crashes == [says]
+            assert s.client.losses == [Loss.MEMORY if "out of memory" in says else Loss.SIGNAL]
 
     run(scene())
 

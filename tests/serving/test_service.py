@@ -23,6 +23,7 @@ from tenantd.errors import (
     RequestCancelled,
     TenantSuspended,
 )
+from tenantd.events import Event, Settled
 from tenantd.live.generation import Generation
 from tenantd.live.streams import Delta, LiveStream
 from tenantd.serving.service import Service
@@ -31,6 +32,7 @@ from tenantd.wire.messages import Finish, Progress, Step
 from tests.fleet.scripted_engine import POISON, REFUSED, token_at
 from tests.serving.daemon_kit import config, is_gone, lives, run, scripted, until
 from tests.serving.memory_ledger import MemoryDirectory, MemoryLedger
+from tests.support.hearing.lives import check_lives
 
 ACME = Tenant(name="acme", weight=2.0, priority=Priority.HIGH)
 GLOBEX = Tenant(name="globex", limits=Limits(max_concurrent=3))
@@ -48,6 +50,7 @@ class Scene:
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         self.ledger = MemoryLedger()
+        self.heard: list[Event] = []
         self.directory = MemoryDirectory(*tenants)
         self.service = Service(
             settings or config(),
@@ -59,6 +62,7 @@ class Scene:
             clock_s=clock_s,
             slowest_restart_s=0.05,
         )
+        self.service.events.call("test", self.heard.append)
 
     async def __aenter__(self) -> Scene:
         await self.service.start()
@@ -72,6 +76,9 @@ class Scene:
         if kind is None:
             self.service.idle_check()
             assert self.ledger.settlements.keys() == self.ledger.admissions.keys(), "every row is settled"
+            check_lives(self.heard)
+            settled = {event.request_id for event in self.heard if isinstance(event, Settled) and event.has_row}
+            assert settled == self.ledger.settlements.keys(), "every settlement is announced"
 
     async def submit(
         self, prompt: list[int], max_tokens: int | None = 10, tenant: Tenant = ACME, stops: tuple[str, ...] = ()

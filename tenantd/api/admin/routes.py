@@ -25,7 +25,6 @@ from tenantd import __version__, clock
 from tenantd.api.admin.types import NewKey, NewTenant, TenantChange
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import require_admin
-from tenantd.api.metrics import Meter
 from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import new_request_id, reply
@@ -39,6 +38,7 @@ from tenantd.serving.service import Service
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
 from tenantd.text.excerpt import excerpt
+from tenantd.watching.metrics import Meter
 
 T = TypeVar("T")
 MOST_REQUESTS_LISTED = 10_000

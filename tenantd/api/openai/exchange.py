@@ -1,8 +1,8 @@
 """One request from admission to its last byte.
 
 Each choice is its own stream with its own row in the ledger; `x-request-id` is the first one's. Nothing is answered
-before the first token of every choice is there, so whatever fails before that has a real HTTP status. However the
-exchange ends, it sees its streams settled: a client that goes away stops its decoding and is billed for what came.
+before the first token of every choice is there, so whatever fails before that has a real HTTP status. A client that
+goes away stops its decoding and is billed for what came.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import for_asker, key_of
-from tenantd.api.metrics import Meter
 from tenantd.api.openai.answers import Answer, usage_json
 from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
 from tenantd.api.openai.whole import collect
+from tenantd.api.refusals import announce_refusal
 from tenantd.api.replies import error_reply, reply
 from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import RequestCancelled, TenantdError
@@ -46,7 +46,6 @@ class Exchange(Response):
     def __init__(
         self,
         service: Service,
-        meter: Meter,
         tenant: Tenant,
         generations: list[Generation],
         answer_type: type[Answer],
@@ -59,7 +58,6 @@ class Exchange(Response):
         """`headers` are what an answer has beside its own."""
         super().__init__()
         self._service = service
-        self._meter = meter
         self._tenant = tenant
         self._generations = generations
         self._answer_type = answer_type
@@ -81,15 +79,14 @@ class Exchange(Response):
         finally:
             watch.cancel()
             self._abandon()
-        for stream in self._streams:
-            await self._meter.see_off(stream)
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await self._start(scope)
         except TenantdError as e:
-            self._meter.refused(self._tenant.name, e)
-            await error_reply(for_asker(e, scope), self._streams[0].id if self._streams else "")(scope, receive, send)
+            request_id = self._streams[0].id if self._streams else ""
+            announce_refusal(scope, e, request_id or None)
+            await error_reply(for_asker(e, scope), request_id)(scope, receive, send)
             return
         first = self._streams[0]
         answer = self._answer_type(

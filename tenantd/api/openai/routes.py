@@ -14,7 +14,6 @@ from starlette.responses import Response
 
 from tenantd.api.body import give_back_body, read_body
 from tenantd.api.identity import require_known, require_live_key, tenant_of
-from tenantd.api.metrics import Meter
 from tenantd.api.names import Names
 from tenantd.api.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from tenantd.api.openai.exchange import Exchange
@@ -40,9 +39,8 @@ class ModelNotFound(NotFound):
 class OpenAI:
     """The routes and what they share."""
 
-    def __init__(self, service: Service, meter: Meter) -> None:
+    def __init__(self, service: Service) -> None:
         self._service = service
-        self._meter = meter
         self._prompts = PromptReader(service.vocabulary, service.chat, service.pool)
         self.router = APIRouter()
         self.router.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
@@ -171,7 +169,6 @@ class OpenAI:
         ]
         return Exchange(
             self._service,
-            self._meter,
             tenant,
             generations,
             answer,

@@ -1,4 +1,8 @@
-"""Prometheus metrics: what the API saw of finished requests, and what the service says at the moment of a scrape."""
+"""Prometheus metrics: what events say of requests, and what the service says at the moment of a scrape.
+
+The values of labels are names of tenants that exist, codes of errors, states and names of listeners. Nothing that a
+stranger sends makes a new one.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tenantd.api.connection import Connection
-from tenantd.errors import TenantdError
-from tenantd.live.streams import LiveStream
+from tenantd.events import MALFORMED, Account, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
 
 M = TypeVar("M", Counter, Histogram)
@@ -23,15 +25,23 @@ LAG_INTERVAL_S: Final = 0.25
 
 
 class Meter:
-    """Counts requests as they end. `see_off` each stream that was admitted once."""
+    """Counts requests as they are refused and as they end. It listens to `events`, which call it at once."""
 
-    def __init__(self) -> None:
+    def __init__(self, events: Events) -> None:
         self.registry = CollectorRegistry()
+        self._events = events
         self._tenants: frozenset[str] | None = None  # None: whoever comes
         self._children: dict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = {}  # by tenant
         self._refused = Counter(
             "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry
         )
+        self._refusals = Counter(
+            "tenantd_refusals",
+            "Refusals by cause; the tenant is empty where it is not known.",
+            ["tenant", "cause"],
+            registry=self.registry,
+        )
+        self._malformed = Counter("tenantd_malformed_requests", "What came and was not HTTP.", registry=self.registry)
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
         self._completion = Counter(
@@ -58,6 +68,7 @@ class Meter:
             buckets=_LAG_SECONDS,
             registry=self.registry,
         )
+        events.call("metrics", self.hear)
 
     async def watch_loop(self) -> None:
         """Measure how late the event loop is, for ever."""
@@ -73,26 +84,34 @@ class Meter:
             for metric, labels in self._children.pop(gone):
                 metric.remove(*labels)
 
-    def refused(self, tenant: str, error: TenantdError) -> None:
-        """A request was answered with an error instead of its first token."""
-        if self._is_there(tenant):
-            self._of(self._refused, tenant, error.code).inc()
+    def hear(self, event: Event) -> None:
+        """Count an event. Takes microseconds."""
+        if isinstance(event, Settled):
+            self._settled(event)
+        elif isinstance(event, Refused):
+            self._refuse(event)
 
-    async def see_off(self, stream: LiveStream) -> None:
-        """Wait until the stream is settled, whatever became of its reader, and count it."""
-        while await stream.take():
-            pass
-        tenant, usage = stream.tenant, stream.usage
+    def _refuse(self, event: Refused) -> None:
+        if event.cause == MALFORMED:
+            self._malformed.inc()
+        if event.tenant is not None and self._is_there(event.tenant):
+            self._of(self._refusals, event.tenant, event.cause).inc()
+            self._of(self._refused, event.tenant, event.cause).inc()
+        else:
+            self._refusals.labels("", event.cause).inc()
+
+    def _settled(self, event: Settled) -> None:
+        tenant, usage = event.tenant, event.usage
         if not self._is_there(tenant):
             return  # its removal is what ended it
-        self._of(self._requests, tenant, str(stream.finish_reason)).inc()
+        self._of(self._requests, tenant, event.state.value).inc()
         self._of(self._prompt, tenant).inc(usage.prompt_tokens)
         self._of(self._completion, tenant).inc(usage.completion_tokens)
         self._of(self._engine, tenant).inc(usage.engine_micros / 1e6)
-        if stream.first_token_micros is not None:
-            self._of(self._first_token, tenant).observe(stream.first_token_micros / 1e6)
-        if stream.duration_micros is not None:
-            self._of(self._duration, tenant).observe(stream.duration_micros / 1e6)
+        if event.first_token_micros is not None:
+            self._of(self._first_token, tenant).observe(event.first_token_micros / 1e6)
+        if event.duration_micros is not None:
+            self._of(self._duration, tenant).observe(event.duration_micros / 1e6)
 
     def _is_there(self, tenant: str) -> bool:
         return self._tenants is None or tenant in self._tenants
@@ -105,15 +124,16 @@ class Meter:
     def render(self, status: dict[str, Any]) -> bytes:
         """The text format. `status` is the service's. Safe in a thread: with many tenants it takes a while."""
         state = CollectorRegistry()
-        state.register(_ServiceState(status))
+        state.register(_ServiceState(status, self._events.accounts()))
         return generate_latest(self.registry) + generate_latest(state)
 
 
 class _ServiceState(Collector):
     """Gauges of one moment."""
 
-    def __init__(self, status: dict[str, Any]) -> None:
+    def __init__(self, status: dict[str, Any], listeners: dict[str, Account]) -> None:
         self._status = status
+        self._listeners = listeners
 
     def collect(self) -> Iterator[Metric]:
         status = self._status
@@ -122,7 +142,6 @@ class _ServiceState(Collector):
         yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
         yield _count("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
         yield _count("tenantd_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
-        yield _count("tenantd_malformed_requests", "What came and was not HTTP.", Connection.malformed)
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
         yield _gauge("tenantd_ledger_paused", "1 while nothing can be billed.", status["ledger"]["requests_paused"])
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
@@ -136,6 +155,14 @@ class _ServiceState(Collector):
             for tenant in status["tenants"]:
                 family.add_metric([tenant["name"]], float(tenant[name]))
             yield family
+        failed = CounterMetricFamily("tenantd_listener_failures", "Events a listener failed at.", labels=["listener"])
+        dropped = CounterMetricFamily(
+            "tenantd_events_dropped", "Events a listener was too slow for.", labels=["listener"]
+        )
+        for name, account in self._listeners.items():
+            failed.add_metric([name], float(account.failed))
+            dropped.add_metric([name], float(account.dropped))
+        yield from (failed, dropped)
 
 
 def _count(name: str, text: str, value: float) -> Metric:

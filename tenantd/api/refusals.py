@@ -1,0 +1,103 @@
+"""Every error a client gets in place of an answer: what it says, and that it is announced."""
+
+from __future__ import annotations
+
+import logging
+from typing import Final
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Scope
+
+from tenantd.api.connection import connection_of
+from tenantd.api.identity import asking, for_asker, key_of
+from tenantd.api.replies import error_reply, new_request_id, reply, shown_path
+from tenantd.errors import InvalidRequest, NotFound, TenantdError
+from tenantd.events import PathKind, Refused
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
+PATHS: Final = {
+    "/v1/completions": PathKind.COMPLETION,
+    "/v1/chat/completions": PathKind.CHAT,
+    "/v1/models": PathKind.MODELS,
+    "/v1/queue": PathKind.QUEUE,
+    "/admin": PathKind.ADMIN,
+    "/metrics": PathKind.METRICS,
+    "/healthz": PathKind.HEALTH,
+    "/readyz": PathKind.HEALTH,
+}
+
+
+class MethodNotAllowed(InvalidRequest):
+    """The route exists, for other methods."""
+
+    code = "method_not_allowed"
+    http_status = 405
+
+
+def path_kind(path: str) -> PathKind:
+    """Of a path, or of what it is within."""
+    for known, kind in PATHS.items():
+        if path == known or path.startswith(known + "/"):
+            return kind
+    return PathKind.OTHER
+
+
+def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None = None) -> None:
+    """`error` is the answer to this request. `request_id` is its row's, if it was let in."""
+    connection, tenant = connection_of(scope), asking(scope)
+    connection.connections_table.events.announce(
+        Refused(
+            cause=error.code,
+            http_status=error.http_status,
+            path=path_kind(scope["path"]),
+            tenant=None if tenant is None else tenant.name,
+            key_id=key_of(scope) or None,
+            uid=None if connection.peer is None else connection.peer.uid,
+            request_id=request_id,
+        )
+    )
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    """Exception handler for what is raised on purpose."""
+    assert isinstance(error, TenantdError)
+    if error.http_status >= 500:  # the daemon's own trouble is worth a line
+        log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
+    announce_refusal(request.scope, error)
+    return error_reply(for_asker(error, request.scope))
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    """Exception handler for the framework's own: unknown routes and methods."""
+    assert isinstance(error, HTTPException)
+    refusal: TenantdError
+    if error.status_code == 404:
+        refusal = NotFound(f"no such route: {shown_path(request)}")
+        answer = error_reply(refusal)
+    elif error.status_code == 405:
+        refusal = MethodNotAllowed(f"{shown_path(request)} does not take {request.method}")
+        answer = error_reply(refusal)
+        answer.headers.update(error.headers or {})
+    else:
+        refusal = InvalidRequest(str(error.detail))
+        answer = reply(refusal.body(), status=error.status_code)
+    announce_refusal(request.scope, refusal)
+    return answer
+
+
+async def on_disconnect(request: Request, error: Exception) -> Response:
+    """Exception handler for a client that left before its request was whole. Nobody reads this."""
+    return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+
+async def on_unexpected(request: Request, error: Exception) -> Response:
+    """Exception handler for bugs. The server logs the traceback; the client learns no internals."""
+    request_id = new_request_id()
+    log.error("%s %s failed (%s): %r", request.method, shown_path(request), request_id, error)
+    refusal = TenantdError("internal error; the daemon's log has the details")
+    announce_refusal(request.scope, refusal)
+    return error_reply(refusal, request_id)
