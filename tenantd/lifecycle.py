@@ -103,7 +103,7 @@ class Daemon:
         check_state_folder(config.state_dir)
         lock_path = config.state_dir / "daemon.lock"
         has_run_before = lock_path.exists()
-        lock = FileLock(lock_path, owned=f"the state folder {config.state_dir}")
+        lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
         stack.callback(lock.release)
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
         stack.push_async_callback(self._close_ledger, ledger)

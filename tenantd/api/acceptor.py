@@ -1,4 +1,4 @@
-"""Taking connections from the listening socket: refused here when there are too many, before they cost anything."""
+"""Accepts connections from the listening socket. Refuses them when there are too many, before they cost anything."""
 
 from __future__ import annotations
 
@@ -21,20 +21,20 @@ from tenantd.events import PathKind, Refused
 log = logging.getLogger(__name__)
 
 AT_ONCE: Final = 64
-"""Connections taken before the loop does something else."""
+"""Connections to accept before returning to the event loop."""
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
 REST_S: Final = 0.1
-"""How long nobody is taken when there is no descriptor: the socket stays readable, and the loop would spin."""
+"""Pause in accepting when descriptors run out. The socket stays readable, so the loop would spin without it."""
 LOG_INTERVAL_S: Final = 60.0
 
 
 class Acceptor:
-    """What uvicorn needs of an asyncio server, on a socket that listens already."""
+    """Does for uvicorn what an asyncio server would do, on a socket that already listens."""
 
     def __init__(
         self, sock: socket.socket, connections: Connections, make: Callable[[Peer | None], Connection]
     ) -> None:
-        """`make` is the protocol of one connection."""
+        """`make` creates the protocol of one connection."""
         self._sock = sock
         self._connections = connections
         self._make = make
@@ -45,12 +45,12 @@ class Acceptor:
         self._said_s = float("-inf")
 
     def start(self) -> None:
-        """Take connections from now on."""
+        """Start accepting connections."""
         self._loop.add_reader(self._sock, self._accept)
         self._connections.start()
 
     def close(self) -> None:
-        """Take no more. Safe to call twice."""
+        """Stop accepting. Safe to call twice."""
         if self._is_closed:
             return
         self._is_closed = True
@@ -59,7 +59,7 @@ class Acceptor:
             self._resting.cancel()
 
     async def wait_closed(self) -> None:
-        """Nothing is left to wait for."""
+        """Returns at once; there is nothing to wait for."""
         self._connections.stop()
 
     def _accept(self) -> None:
@@ -72,7 +72,7 @@ class Acceptor:
                 if e.errno in SCARCE:
                     self._rest(e)
                     return
-                continue  # that one client is gone again
+                continue  # this client has already gone
             self._take(sock)
 
     def _take(self, sock: socket.socket) -> None:
@@ -100,13 +100,13 @@ class Acceptor:
         except OSError as e:
             self._connections.remove(connection)
             sock.close()
-            log.info("a connection was lost as it was taken: %s", e)
+            log.info("a connection was lost while it was being accepted: %s", e)
 
     def _rest(self, error: OSError) -> None:
         self._connections.make_room()
         if time.monotonic() - self._said_s > LOG_INTERVAL_S:
             self._said_s = time.monotonic()
-            log.warning("cannot take connections: %s; raise the limit (ulimit -n, LimitNOFILE=)", error.strerror)
+            log.warning("cannot accept connections: %s; raise the limit (ulimit -n, LimitNOFILE=)", error.strerror)
         self._loop.remove_reader(self._sock)
         self._resting = self._loop.call_later(REST_S, self._go_on)
 
@@ -116,7 +116,7 @@ class Acceptor:
 
 
 def _refuse(sock: socket.socket, error: TooManyConnections) -> None:
-    """Say why, as far as the client reads it, and close."""
+    """Send the reason, if the client reads it, and close."""
     body = encode_error(error)
     head = (
         f"HTTP/1.1 {error.http_status} Too Many Requests\r\ncontent-type: application/json\r\n"

@@ -1,4 +1,4 @@
-"""Reading a request's body within its bounds of size, memory and time, and checking it against a model."""
+"""Reads a request's body within limits on size, memory and time, and validates it against a model."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from tenantd.text.excerpt import MOST_CHARACTERS, clean
 
 MOST_MISTAKES: Final = 10_000
 PROGRESS_BYTES: Final = 16 * 1024
-"""A body that brings less within `server.body_timeout_s`, and is not whole then, is given up."""
+"""An incomplete body that makes less progress than this within `server.body_timeout_s` is dropped."""
 WIDE_BYTES: Final = 1 << 20
 LEASE: Final = "tenantd.lease"
 _LINE_ONE = re.compile(r" at line 1 column (\d+)")
 
 
 class Body(BaseModel):
-    """A request body. Unknown fields are refused: a typing mistake must not pass unseen. Values are not converted."""
+    """A request body. Unknown fields are refused, so that no typo goes unnoticed. Values are not converted."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, allow_inf_nan=False)
 
@@ -40,9 +40,9 @@ B = TypeVar("B", bound=Body)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body, whose memory is its sender's until `give_back_body`.
+    """The whole body. Its memory counts towards the sender's share until `give_back_body`.
 
-    Raises BodyTooLarge as soon as it is known to be, BodyTimeout, TooManyBodyBytes, BodyMemoryFull, ClientDisconnect.
+    Raises BodyTooLarge as early as possible, BodyTimeout, TooManyBodyBytes, BodyMemoryFull, ClientDisconnect.
     """
     announced = request.headers.get("content-length", "0")
     size_bytes = int(announced) if announced.isdecimal() else 0
@@ -59,7 +59,8 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if len(body) > WIDE_BYTES and _is_wide(body):
             if len(body) > max_bytes // 2:
                 raise BodyTooLarge(
-                    f"a body beyond ASCII may have {max_bytes // 2} bytes (half of server.max_body_bytes)"
+                    f"a body with characters beyond ASCII may have at most {max_bytes // 2} bytes "
+                    "(half of server.max_body_bytes)"
                 )
             await reader.lease.have_widened(table.settings().body_timeout_s)
     except BaseException:
@@ -69,12 +70,12 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
 
 
 def _is_wide(body: bytes) -> bool:
-    """One character beyond ASCII lets Python keep a text with up to four bytes for each."""
+    """Whether Python may need up to four bytes per character: one character beyond ASCII is enough."""
     return not body.isascii() or b"\\u" in body
 
 
 def give_back_body(scope: Scope) -> None:
-    """Nothing of the request refers to its body any more. Safe to call twice, and when none was read."""
+    """Call when nothing refers to the request's body any more. Safe to call twice, and if no body was read."""
     lease: Lease | None = scope["extensions"].get(LEASE)
     if lease is not None:
         lease.give_back()
@@ -90,25 +91,25 @@ class _Reader:
         self._patience: asyncio.Timeout | None = None
 
     def stop(self) -> None:
-        """The lease was taken back: read no more."""
+        """Stop reading, because the lease was revoked."""
         if self._patience is not None:
             self._patience.reschedule(asyncio.get_running_loop().time())
 
     async def read(self, size_bytes: int, max_bytes: int) -> bytes:
-        """All of it. `size_bytes` is what was announced, 0 for a body that comes in chunks."""
+        """The whole body. `size_bytes` is its Content-Length, 0 for a chunked body."""
         if size_bytes:
             await self.lease.grow(size_bytes, self._timeout_s)
         try:
             async with asyncio.timeout(self._timeout_s) as self._patience:
                 return await self._read(max_bytes)
         except TimeoutError:
-            timeout = f"less than {PROGRESS_BYTES} bytes of the request body came within {self._timeout_s:g} s"
+            timeout = f"less than {PROGRESS_BYTES} bytes of the request body arrived within {self._timeout_s:g} s"
             raise self.lease.refusal or BodyTimeout(timeout) from None
         finally:
             self._patience = None
 
     async def _read(self, max_bytes: int) -> bytes:
-        buffer = io.BytesIO()  # gives out its bytes without another copy
+        buffer = io.BytesIO()  # getvalue() returns the bytes without copying them
         seen = progress = 0
         while True:
             message = await self._request.receive()
@@ -131,7 +132,7 @@ class _Reader:
                 self._be_patient(self._timeout_s)
 
     async def _grow(self, more_bytes: int) -> None:
-        """Waiting for room is not the client's delay."""
+        """Grow the lease. The time spent waiting for memory does not count as the client's delay."""
         self._be_patient(2 * self._timeout_s)
         await self.lease.grow(more_bytes, self._timeout_s)
         self._be_patient(self._timeout_s)
@@ -143,13 +144,13 @@ class _Reader:
 
 
 def _too_large(max_bytes: int) -> BodyTooLarge:
-    return BodyTooLarge(f"the request body is over {max_bytes} bytes (server.max_body_bytes)")
+    return BodyTooLarge(f"the request body is larger than {max_bytes} bytes (server.max_body_bytes)")
 
 
 def parse(model: type[B], body: bytes) -> B:
-    """Check a JSON body. Raises InvalidRequest with the first thing that is wrong and the field it is in.
+    """Validate a JSON body. Raises InvalidRequest with the first mistake and its field.
 
-    Takes up to 0.2 s, with the interpreter's lock held: not for the event loop unless the body is small.
+    Takes up to 0.2 s and holds the GIL meanwhile, so do not call it in the event loop unless the body is small.
     """
     check_values(body)
     try:
@@ -159,7 +160,7 @@ def parse(model: type[B], body: bytes) -> B:
 
 
 def read_object(body: bytes) -> dict[str, Any]:
-    """The JSON object a body is, unchecked. Takes as long as `parse`. Raises InvalidRequest."""
+    """The JSON object in a body, not validated. Takes as long as `parse`. Raises InvalidRequest."""
     check_values(body)
     try:
         found = from_json(body)
@@ -171,7 +172,7 @@ def read_object(body: bytes) -> dict[str, Any]:
 
 
 def validate(model: type[B], data: dict[str, Any]) -> B:
-    """Check what `read_object` gave. Raises InvalidRequest as `parse` does."""
+    """Validate a result of `read_object`. Raises InvalidRequest like `parse`."""
     try:
         return model.model_validate(data)
     except ValidationError as e:
@@ -180,7 +181,7 @@ def validate(model: type[B], data: dict[str, Any]) -> B:
 
 @cache
 def own_fields(model: type[Body]) -> dict[str, type[Body] | None]:
-    """The names a model takes, each with the object within if its value is one."""
+    """The field names of a model, each with the model of its value if that is an object."""
     return {field.alias or name: _inner(field.annotation) for name, field in model.model_fields.items()}
 
 
@@ -192,14 +193,14 @@ def _inner(annotation: Any) -> type[Body] | None:
 
 
 def unknown_field(name: str, known: Iterable[str]) -> str:
-    """What is wrong with a name that is none of `known`: the one it may have been meant as."""
+    """The error for a name that is not in `known`, with the name that was probably meant."""
     by_lower = {one.lower(): one for one in known}
     near = difflib.get_close_matches(name[:MOST_CHARACTERS].lower(), by_lower, n=1)
     return f"unknown field; did you mean {by_lower[near[0]]}?" if near else "unknown field"
 
 
 def _explain(model: type[Body], invalid: ValidationError) -> InvalidRequest:
-    if invalid.error_count() > MOST_MISTAKES:  # telling one of them would make an object of each
+    if invalid.error_count() > MOST_MISTAKES:  # reading even one would create an object for each
         return InvalidRequest(f"the request body has {invalid.error_count()} mistakes")
     error = invalid.errors(include_url=False, include_input=False)[0]
     param = _path(error["loc"])
@@ -220,13 +221,13 @@ def _not_json(reason: str) -> InvalidRequest:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """("messages", 0, "content") as `messages[0].content`. Names that the client made up are cut."""
+    """("messages", 0, "content") as `messages[0].content`. Long names from the client are truncated."""
     parts = (f"[{p}]" if isinstance(p, int) else f".{clean(p, MOST_CHARACTERS)}" for p in location)
     return "".join(parts).removeprefix(".")
 
 
 def _fields_at(model: type[Body] | None, location: tuple[int | str, ...]) -> Iterable[str]:
-    """The names of the object at a place within a body."""
+    """The field names of the object at this location in a body."""
     for part in location:
         model = own_fields(model).get(str(part)) if model else None
     return own_fields(model) if model else ()

@@ -1,11 +1,11 @@
-"""What request bodies may take of the daemon's memory: a bound for all together, and a fair part of it for each owner.
+"""Limits the memory for request bodies: a total limit, and a fair share of it for each owner.
 
-A body's bytes are granted before they are read, and given back when nothing refers to them any more. Until then what
-the client sends stays in the kernel's buffer. An owner is a tenant, or a Unix user where no tenant is known.
+Memory is granted before a body's bytes are read and returned when nothing refers to them any more. Until it is granted,
+the client's data stays in the kernel's buffer. An owner is a tenant, or a Unix user if the tenant is not known.
 
-One owner has at most half, so that whoever comes second finds room. When there is none, the owner with the most gives
-some back: its newest unfinished body is refused. Nobody loses a body to an owner that would then have more, so an
-owner within its equal part of the bound is never refused because of others.
+One owner can hold at most half, so that there is room for a second one. When memory runs out, the owner with the most
+must return some: its newest unfinished body is refused. No owner loses a body to one that would then hold more, so an
+owner within its equal share is never refused because of others.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from tenantd.config import ServerConfig
 from tenantd.errors import BodyMemoryFull, TooManyBodyBytes
 
 MOST_WAITING: Final = 16
-"""Bodies of one owner that wait for room. Each may have a few hundred kilobytes in buffers before it is paused."""
+"""Bodies of one owner that may wait for memory. Each can buffer a few hundred kilobytes before it is paused."""
 ALWAYS_BYTES: Final = 1 << 20
-"""What an owner gets at once, however much others hold."""
+"""Memory that an owner always gets at once, however much others hold."""
 RETRY_S: Final = 1
 
 
 class Lease:
-    """Bytes granted to one body. `refusal` is set when they are taken back before the body is whole."""
+    """Memory granted to one body. `refusal` is set if it is revoked before the body is complete."""
 
     def __init__(self, budget: BodyBudget, owner: str, on_refused: Callable[[], None]) -> None:
-        """`on_refused` is called, once, when `refusal` is set."""
+        """`on_refused` is called once, when `refusal` is set."""
         self.owner = owner
         self.held_bytes = 0
         self.refusal: BodyMemoryFull | None = None
@@ -38,22 +38,22 @@ class Lease:
         self._budget = budget
 
     async def grow(self, more_bytes: int, timeout_s: float) -> None:
-        """Get `more_bytes`; wait for room if need be: for the owner's own bodies, and for others' that are worked on.
+        """Get `more_bytes`. Waits until the owner's own bodies, or complete bodies of others, return enough memory.
 
-        Raises TooManyBodyBytes when the owner has too many waiting already, or there is no room for `timeout_s`.
+        Raises TooManyBodyBytes if too many of the owner's bodies already wait, or after `timeout_s`.
         """
         await self._budget.grow(self, more_bytes, timeout_s)
 
     def complete(self) -> None:
-        """The body is whole and will be worked on: it is not refused any more."""
+        """Mark the body as complete; from now on it cannot be refused."""
         self._budget.complete(self)
 
     async def have_widened(self, timeout_s: float) -> None:
-        """Let it be made into wide characters, one body at a time. Raises TooManyBodyBytes after `timeout_s`."""
+        """Wait for this body's turn to be decoded into wide characters. Raises TooManyBodyBytes after `timeout_s`."""
         await self._budget.widen(self, timeout_s)
 
     def give_back(self) -> None:
-        """Nothing refers to the body any more. Safe to call twice."""
+        """Return the memory, because nothing refers to the body any more. Safe to call twice."""
         self._budget.give_back(self)
 
 
@@ -77,10 +77,10 @@ class _Account:
 
 
 class BodyBudget:
-    """Owner of the bound. All calls are made in the event loop."""
+    """Enforces the limits. Call it only in the event loop."""
 
     def __init__(self, settings: Callable[[], ServerConfig]) -> None:
-        """`settings` is asked each time: `body_bytes_total` can be reloaded."""
+        """`settings` is called each time, because `body_bytes_total` can be reloaded."""
         self._settings = settings
         self._accounts: dict[str, _Account] = {}
         self._widening = asyncio.Lock()
@@ -88,17 +88,17 @@ class BodyBudget:
 
     @property
     def total_bytes(self) -> int:
-        """What all bodies may hold together: as configured, and room for one of the largest in any case."""
+        """Limit for all bodies together: as configured, but at least one body of the maximum size."""
         server = self._settings()
         return max(server.body_bytes_total, server.max_body_bytes)
 
     @property
     def share_bytes(self) -> int:
-        """What one owner may hold."""
+        """Limit for one owner."""
         return max(self.total_bytes // 2, self._settings().max_body_bytes)
 
     def lease(self, owner: str, on_refused: Callable[[], None]) -> Lease:
-        """For a body that is about to be read; without a byte yet."""
+        """A lease of 0 bytes for a body that is about to be read."""
         return Lease(self, owner, on_refused)
 
     async def grow(self, lease: Lease, more_bytes: int, timeout_s: float) -> None:
@@ -145,7 +145,8 @@ class BodyBudget:
         self._forget_if_empty(lease.owner)
 
     def _has_room(self, lease: Lease, more_bytes: int) -> bool:
-        """Room for that much now. Refuses unfinished bodies of owners that have more than `lease`'s would have."""
+        """Whether `more_bytes` fit now. To make room, refuses unfinished bodies of owners that hold more than this one
+        would."""
         wanted = self._accounts[lease.owner].held_bytes + more_bytes
         if wanted <= ALWAYS_BYTES:
             return True
@@ -171,7 +172,7 @@ class BodyBudget:
         self._take_back(lease)
         lease.refusal = BodyMemoryFull(
             "the memory for request bodies (server.body_bytes_total) is needed for other tenants; "
-            "send fewer or smaller requests at the same time",
+            "send fewer or smaller requests at a time",
             retry_after_s=RETRY_S,
         )
         lease.on_refused()
@@ -184,7 +185,7 @@ class BodyBudget:
         lease.held_bytes = 0
 
     def _serve_waiting(self) -> None:
-        """Grant what has room by now, the owner with the least first."""
+        """Grant what fits by now, to the owner with the least first."""
         for account in sorted(self._accounts.values(), key=lambda account: account.held_bytes):
             while account.waiting and self._has_room(account.waiting[0].lease, account.waiting[0].more_bytes):
                 lease, more_bytes, granted = account.waiting.popleft()
@@ -200,6 +201,6 @@ class BodyBudget:
     @staticmethod
     def _too_many(owner: str) -> TooManyBodyBytes:
         return TooManyBodyBytes(
-            f"{owner} sends too much at the same time: wait for answers, or send smaller requests",
+            f"{owner} sends too much at a time: wait for answers, or send smaller requests",
             retry_after_s=RETRY_S,
         )

@@ -1,6 +1,6 @@
-"""uvicorn's HTTP protocol with what it does not have: who connected, bounds on heads and pipelines, and time limits.
+"""uvicorn's HTTP protocol, extended by the peer's identity, limits on heads and pipelining, and timeouts.
 
-Every request's scope carries its connection in `scope["extensions"]`.
+`scope["extensions"]` of every request holds its connection.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ log = logging.getLogger(__name__)
 
 EXTENSION: Final = "tenantd.connection"
 MAX_HEAD_BYTES: Final = 32 * 1024
-"""Request line and headers; the parser itself would collect them without end."""
+"""Maximum size of request line and headers; the parser itself has no limit."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
-"""Requests of one connection that wait for the one before. Each has a state of its own, however short it is."""
+"""Requests of a connection that wait for the previous one. Even a short one costs memory for its state."""
 LINGER_S: Final = 5.0
-"""How long the rest of a body may still come, to be dropped, when its request is answered already."""
+"""How long to read and drop the rest of a body whose request has already been answered."""
 NOBODY: Final = -1
 _UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
 class Peer(NamedTuple):
-    """The process at the other end, as the kernel knows it (SO_PEERCRED)."""
+    """The process at the other end, according to the kernel (SO_PEERCRED)."""
 
     pid: int
     uid: int
@@ -45,12 +45,12 @@ class Peer(NamedTuple):
 
 
 class Phase(Enum):
-    """What a connection is doing, and so how long it may."""
+    """What a connection is doing; each phase has its own timeout."""
 
-    HEAD = auto()  # a head is to come, or is not whole
-    BUSY = auto()  # a request is being read or answered: its own limits hold
-    LINGER = auto()  # answered, though the request is not whole
-    IDLE = auto()  # answered, and nothing came since
+    HEAD = auto()  # waiting for a head, or for the rest of it
+    BUSY = auto()  # reading or answering a request, which has limits of its own
+    LINGER = auto()  # answered, but the request's body is incomplete
+    IDLE = auto()  # answered, and nothing has arrived since
 
 
 class Connection(HttpToolsProtocol):
@@ -62,22 +62,22 @@ class Connection(HttpToolsProtocol):
         self.peer = peer
         self.uid = NOBODY if peer is None else peer.uid
         self.only_administers = False  # beyond its user's limits
-        self.key_id = ""  # of the last request, if it showed a key
+        self.key_id = ""  # of the last request, if it had a key
         self._is_cut = False
         self._answering: RequestResponseCycle | None = None  # the first of the pipeline
         self._phase = Phase.HEAD
         self._deadline_s = float("inf")
-        self._head_bytes = 0  # received since anything but a head, or what may follow a body, was
-        self._is_head = True  # all of the chunk that is being parsed
-        self._is_whole = True  # the last request whose head is complete
-        self._unsent_bytes = 0  # when last looked
+        self._head_bytes = 0  # received since the last byte that belonged to a body
+        self._is_head = True  # the chunk being parsed holds nothing but head
+        self._is_whole = True  # the last request with a complete head has a complete body
+        self._unsent_bytes = 0  # at the last check
         self._unsent_since_s = 0.0
 
     # -- what uvicorn calls
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.server = None  # our socket's path would be the host of requests that name none
+        self.server = None  # otherwise the socket's path becomes the host of requests without one
         if self._is_cut:
             transport.abort()
         else:
@@ -96,7 +96,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._head_bytes > MAX_HEAD_BYTES:
-            self.send_400_response(f"the request's line and headers are over {MAX_HEAD_BYTES} bytes")
+            self.send_400_response(f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
         elif self._phase is Phase.HEAD:
             self.connections_table.note_partial_head(self, self._head_bytes)
 
@@ -146,35 +146,35 @@ class Connection(HttpToolsProtocol):
             self._forget_request()
 
     def send_400_response(self, msg: str) -> None:
-        """What is not HTTP is answered in the shape of every other error, and counted: anybody could fill the log."""
+        """Answer malformed input like any other error. Count it instead of logging it: anybody could fill the log."""
         log.debug("not HTTP from %s: %s", self.peer, msg)
         self._answer_and_close(InvalidRequest(msg), MALFORMED)
 
-    # -- for the others
+    # -- called by other modules
 
     @property
     def write_paused(self) -> bool:
-        """The client reads more slowly than we write: the next send waits."""
+        """Whether the client reads more slowly than we write, so that the next send has to wait."""
         return self.flow.write_paused
 
     def abort(self) -> None:
-        """Close at once and drop what is buffered. What is being answered learns that nobody is there."""
+        """Close immediately and drop what is buffered. The request being answered sees a disconnected client."""
         self._is_cut = True
         if self._answering is not None:
-            self._answering.disconnected = True  # or it writes before the loop says that the connection is lost
+            self._answering.disconnected = True  # so that it writes nothing before the loop reports the loss
             self._answering.message_event.set()
         if self.transport is not None:
             self.transport.abort()
 
     def check_time(self, now_s: float) -> None:
-        """Close it when its phase has lasted too long, or the client has read nothing for too long."""
+        """Close the connection if its phase has timed out, or if the client has read nothing for too long."""
         if self.transport is None:
-            return  # it is just being taken
+            return  # still being accepted
         if now_s >= self._deadline_s:
             self._deadline_s = float("inf")
             if self._phase is Phase.HEAD and self._head_bytes:
                 timeout_s = self.connections_table.settings().head_timeout_s
-                error = HeadTimeout(f"the request's line and headers took more than {timeout_s:g} s")
+                error = HeadTimeout(f"request line and headers took more than {timeout_s:g} s")
                 self._answer_and_close(error, error.code)
             else:
                 self.transport.close()
@@ -199,7 +199,7 @@ class Connection(HttpToolsProtocol):
         self.connections_table.unbusy(self)
 
     def _forget_request(self) -> None:
-        """An idle connection need not hold what the last request sent."""
+        """Free what the last request sent; an idle connection does not need it."""
         self.headers = []
         self.url = b""
         self.cycle.scope = self.scope = {"type": "http", "method": self.cycle.scope["method"]}  # type: ignore[typeddict-item]
@@ -219,14 +219,14 @@ class Connection(HttpToolsProtocol):
 
 
 def connection_of(scope: Scope) -> Connection:
-    """The connection a request came over."""
+    """The connection that a request came in on."""
     connection = scope["extensions"][EXTENSION]
     assert isinstance(connection, Connection)
     return connection
 
 
 def peer_of(sock: Any) -> Peer | None:
-    """None when the socket is no Unix socket."""
+    """The peer of a Unix socket; None for other sockets."""
     if sock is None or sock.family != socket.AF_UNIX:
         return None
     pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))

@@ -1,8 +1,8 @@
-"""Everybody who is connected: how many each Unix user and each key may be, who has to go, and when.
+"""Counts connections per Unix user and per key, and decides which to close and when.
 
-Descriptors are finite, and without one neither the engine can be started nor the ledger be read. Some are kept back for
-them, and a few more for administrators. A user at its limit, or everybody when nothing is left, first loses the
-connection that has waited longest without a request; only when all are busy is the newcomer refused.
+File descriptors are limited, and the engine and the ledger need some, so a few are reserved for them and for
+administrators. A user at its limit (or any user, if no descriptors are left) first loses the connection that has been
+idle longest. A new connection is refused only if all others are busy.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ if TYPE_CHECKING:
     from tenantd.api.connection import Connection
 
 KEPT_BACK: Final = 128
-"""Descriptors for the engine's pipes, the ledger and its readers, and whatever else the daemon opens for a moment."""
+"""Descriptors for the engine's pipes, the ledger and its readers, and files that the daemon opens briefly."""
 FOR_ADMINISTRATORS: Final = 32
 MAX_PARTIAL_HEADS_BYTES: Final = 8 * 1024 * 1024
-"""Heads that are not whole yet, of all connections together."""
+"""Incomplete request heads, over all connections."""
 SWEEP_INTERVAL_S: Final = 0.5
 RETRY_S: Final = 1
 
 
 def descriptor_limit() -> int:
-    """How many this process may have open."""
+    """How many descriptors this process may have open."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return 1 << 20 if soft == resource.RLIM_INFINITY else soft
 
 
 def is_administrator(uid: int) -> bool:
-    """The daemon's own user and root administer."""
+    """Whether this is root or the daemon's own user."""
     return uid in (0, os.geteuid())
 
 
 class Connections:
-    """Owner of the counts. All calls are made in the event loop."""
+    """All open connections. Call it only in the event loop."""
 
     def __init__(self, settings: Callable[[], ServerConfig], events: Events, descriptors: int | None = None) -> None:
-        """`settings` is asked each time: timeouts and limits can be reloaded. `descriptors` as in descriptor_limit.
-
-        In `events` it is announced what connections and their requests are refused.
+        """`settings` is called each time, because timeouts and limits can be reloaded. `descriptors`: see
+        `descriptor_limit`. Refused connections and requests are announced in `events`.
         """
         self.settings = settings
         self.events = events
@@ -85,29 +84,29 @@ class Connections:
     # -- coming and going
 
     def admit(self, uid: int) -> bool:
-        """Make room for one more of this user; True when it is beyond the limits and may only administer.
+        """Make room for a connection of this user. True if it exceeds the limits and may only administer.
 
         Raises TooManyConnections.
         """
         if len(self._by_uid.get(uid, ())) >= self.most_per_uid and not self._evict(uid):
-            reason = f"user {uid} has {self.most_per_uid} connections already (server.max_connections_per_uid)"
+            reason = f"user {uid} already has {self.most_per_uid} connections (server.max_connections_per_uid)"
         elif len(self._all) - self._administrators_extra >= self.most and not self._evict(self._largest()):
-            reason = f"{self.most} connections are open, which is all this daemon can have (see ulimit -n)"
+            reason = f"{self.most} connections are open, the most that this daemon can have (see ulimit -n)"
         else:
             return False
         if is_administrator(uid) and self._administrators_extra < min(FOR_ADMINISTRATORS, self._descriptors // 8):
             return True
-        raise TooManyConnections(f"{reason}; close some, or try again", retry_after_s=RETRY_S)
+        raise TooManyConnections(f"{reason}; close some or try again", retry_after_s=RETRY_S)
 
     def add(self, connection: Connection) -> None:
-        """It is connected."""
+        """Count a new connection."""
         self._all[connection] = None
         self._by_uid[connection.uid][connection] = None
         self._unbusy[connection.uid][connection] = None
         self._administrators_extra += connection.only_administers
 
     def remove(self, connection: Connection) -> None:
-        """It is gone, or about to be. Safe to call twice."""
+        """Stop counting a connection that is closed or about to be. Safe to call twice."""
         if connection not in self._all:
             return
         del self._all[connection]
@@ -120,13 +119,13 @@ class Connections:
         self._drop_key(connection)
 
     def use_key(self, connection: Connection, key_id: str) -> None:
-        """Its request shows this key. Raises TooManyConnections."""
+        """Count the connection for this key. Raises TooManyConnections."""
         if connection.key_id == key_id:
             return
         if self._by_key[key_id] >= self.most_per_key:
             raise TooManyConnections(
-                f"this API key is in use on {self.most_per_key} connections already (server.max_connections_per_key); "
-                "close some, or try again",
+                f"this API key already has {self.most_per_key} connections (server.max_connections_per_key); "
+                "close some or try again",
                 retry_after_s=RETRY_S,
             )
         self._drop_key(connection)
@@ -140,20 +139,20 @@ class Connections:
             if not self._by_key[key_id]:
                 del self._by_key[key_id]
 
-    # -- who has to go
+    # -- which connection to close
 
     def busy(self, connection: Connection) -> None:
-        """A request of it is being answered: it stays whatever happens."""
+        """Mark it as answering a request, so that it is not closed to make room."""
         self._unbusy[connection.uid].pop(connection, None)
 
     def unbusy(self, connection: Connection) -> None:
-        """Nothing is being done for it: it is the last of its user's to make room for another, until it is busy."""
+        """Mark it as idle: it may be closed to make room, after those of its user that have been idle longer."""
         if connection in self._all:
             self._unbusy[connection.uid].pop(connection, None)
             self._unbusy[connection.uid][connection] = None
 
     def note_partial_head(self, connection: Connection, size_bytes: int) -> None:
-        """How much of a head it has sent; 0 when that is whole. When all have sent too much, the oldest goes."""
+        """Record the size of its incomplete head; 0 once it is complete. Over the total limit, the oldest is closed."""
         self._partial_bytes += size_bytes - self._partial_heads.pop(connection, 0)
         if size_bytes:
             self._partial_heads[connection] = size_bytes
@@ -161,11 +160,11 @@ class Connections:
                 self._cut(next(iter(self._partial_heads)))
 
     def make_room(self) -> None:
-        """Descriptors have run out all the same: close one that is not busy, if there is any."""
+        """Close an idle connection, if there is one, because descriptors have run out."""
         self._evict(self._largest())
 
     def _largest(self) -> int | None:
-        """The user with the most connections that are not busy."""
+        """The user with the most idle connections."""
         return max(self._unbusy, key=lambda uid: len(self._unbusy[uid]), default=None)
 
     def _evict(self, uid: int | None) -> bool:
@@ -181,12 +180,12 @@ class Connections:
     # -- time
 
     def start(self) -> None:
-        """Begin to look, again and again, for connections whose time is up."""
+        """Start checking periodically for connections that have timed out."""
         interval_s = min(SWEEP_INTERVAL_S, *(seconds / 4 for seconds in self._timeouts_s()))
         self._sweeping = asyncio.get_running_loop().call_later(interval_s, self._sweep)
 
     def stop(self) -> None:
-        """Look no more. Safe to call twice."""
+        """Stop checking. Safe to call twice."""
         if self._sweeping is not None:
             self._sweeping.cancel()
             self._sweeping = None
@@ -196,7 +195,7 @@ class Connections:
         return server.head_timeout_s, server.body_timeout_s, server.idle_timeout_s, server.write_timeout_s
 
     def _sweep(self) -> None:
-        self.start()  # first: whatever goes wrong with one of them, the next time is looked at all
+        self.start()  # first, so that the next check happens even if a connection raises here
         now_s = asyncio.get_running_loop().time()
         for connection in list(self._all):
             connection.check_time(now_s)

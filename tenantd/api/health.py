@@ -1,4 +1,4 @@
-"""Is it alive, can it serve: for anyone who reaches the socket."""
+"""/healthz and /readyz, for anyone who can connect to the socket."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tenantd.serving.service import Service
 
 
 def readiness(service: Service) -> dict[str, object]:
-    """`status`: ready, loading, restarting, failed or draining; `progress` of loading; `reason` it is not ready."""
+    """`status` (ready, loading, restarting, failed or draining), `progress` of loading, `reason` if not ready."""
     supervisor = service.supervisor
     if service.draining:
         return {"status": "draining", "progress": 1.0, "reason": "the daemon is shutting down"}
@@ -20,7 +20,7 @@ def readiness(service: Service) -> dict[str, object]:
 
 
 def health_routes(service: Service) -> APIRouter:
-    """/healthz, and /readyz, which tells strangers the state only."""
+    """/healthz, and /readyz, which shows unknown users only the state."""
     router = APIRouter()
 
     async def healthz() -> Response:

@@ -1,6 +1,6 @@
-"""Who is asking: a key if one is shown, else the kernel's word on the user at the other end of the socket.
+"""Who is asking: identified by an API key if there is one, otherwise by the kernel, which knows the peer's user.
 
-The tenant of a request comes from here only. A header may choose among the tenants an identity has; it never gives one.
+The tenant of a request comes only from here. A header may choose among an identity's tenants, but never grants one.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ KEY: Final = "tenantd.key"
 
 
 def is_admin(request: Request) -> bool:
-    """The daemon's own user and root administer, when they show no key: whoever shows one is who the key says."""
+    """Whether the daemon's own user or root asks, without a key. A request with a key has the key's identity."""
     peer = connection_of(request.scope).peer
     return peer is not None and is_administrator(peer.uid) and "authorization" not in request.headers
 
 
 def require_admin(request: Request) -> None:
-    """Raises Unauthenticated for an Authorization header that is no key, Forbidden."""
+    """Raises Unauthenticated for an Authorization header without a key, Forbidden for anybody but administrators."""
     if "origin" in request.headers:
-        raise Forbidden("a page in a browser does not administer: this request has an Origin header")
+        raise Forbidden("administration is not allowed from a browser: this request has an Origin header")
     if _bearer(request):
-        raise Forbidden("an API key does not administer; send the request without an Authorization header")
+        raise Forbidden("an API key cannot administer; send the request without an Authorization header")
     if not is_admin(request):
-        raise Forbidden("only root and the user that runs tenantd administer it")
+        raise Forbidden("only root and the user that runs tenantd can administer it")
 
 
 def is_known(request: Request, directory: Directory) -> bool:
-    """Whether an administrator asks, or somebody with a tenant. Raises nothing: a wrong key is a stranger's."""
+    """Whether an administrator asks, or somebody with a tenant. False for a wrong key; raises nothing."""
     try:
         require_known(request, directory)
     except TenantdError:
@@ -58,7 +58,7 @@ def is_known(request: Request, directory: Directory) -> bool:
 
 
 def for_asker(error: TenantdError, scope: Scope) -> TenantdError:
-    """`error` as whoever asks may see it: paths on this machine are the administrators' business."""
+    """`error` as the asker may see it: only administrators see paths on this machine."""
     if is_admin(Request(scope)):
         return error
     shown = copy.copy(error)
@@ -67,7 +67,7 @@ def for_asker(error: TenantdError, scope: Scope) -> TenantdError:
 
 
 def require_known(request: Request, directory: Directory) -> None:
-    """For what is the same for everybody. Raises Unauthenticated for a wrong key and for a stranger."""
+    """For answers that are the same for every tenant. Raises Unauthenticated for a wrong key or an unknown user."""
     if key := _bearer(request):
         request.scope["extensions"][ASKING] = _tenant_with(key, request, directory)
     elif not is_admin(request):
@@ -77,31 +77,31 @@ def require_known(request: Request, directory: Directory) -> None:
 
 
 def tenant_of(request: Request, directory: Directory) -> Tenant:
-    """The tenant this request is made, and billed, for; noted for the headers of its answer.
+    """The tenant that this request acts for and that pays for it; remembered for the headers of the answer.
 
     Raises Unauthenticated, Forbidden, NotFound, InvalidRequest, TooManyConnections.
     """
     if connection_of(request.scope).only_administers:
-        raise TooManyConnections("this user has too many connections; close some, or try again", retry_after_s=1)
+        raise TooManyConnections("this user has too many connections; close some or try again", retry_after_s=1)
     tenant = _identify(request, directory)
     request.scope["extensions"][ASKING] = tenant
     return tenant
 
 
 def asking(scope: Scope) -> Tenant | None:
-    """The tenant a request is made for, once that is known."""
+    """The tenant that a request acts for, once it is known."""
     tenant: Tenant | None = scope["extensions"].get(ASKING)
     return tenant
 
 
 def key_of(scope: Scope) -> str:
-    """The id of the key a request shows, once it has been looked up; "" for a request without one."""
+    """The id of a request's key, once it has been looked up; "" for a request without a key."""
     key_id: str = scope["extensions"].get(KEY, "")
     return key_id
 
 
 def require_live_key(scope: Scope, directory: Directory) -> None:
-    """A body may take its time to come, and its key be revoked meanwhile. Raises KeyRevoked."""
+    """Raises KeyRevoked if the key was revoked while the body arrived."""
     if (key_id := key_of(scope)) and not directory.has_key(key_id):
         raise key_revoked()
 
@@ -124,18 +124,18 @@ def _by_user(request: Request, directory: Directory, named: str) -> Tenant:
     if own:
         return _only(named, own, f"user {peer.uid if peer else '?'}")
     if is_admin(request):
-        raise InvalidRequest("say for which tenant: an API key, or the header X-Tenant", param=TENANT_HEADER)
+        raise InvalidRequest("which tenant? send an API key or the header X-Tenant", param=TENANT_HEADER)
     raise _stranger()
 
 
 def _stranger() -> Unauthenticated:
-    return Unauthenticated("no tenant lists this user; send an API key as `Authorization: Bearer td_...`")
+    return Unauthenticated("this user belongs to no tenant; send an API key as `Authorization: Bearer td_...`")
 
 
 def _tenant_with(secret: str, request: Request, directory: Directory) -> Tenant:
     found = directory.key_for(secret)
     if found is None:
-        raise Unauthenticated("this API key is not known here, or was revoked")
+        raise Unauthenticated("this API key is unknown or was revoked")
     tenant, key_id = found
     connection = connection_of(request.scope)
     connection.connections_table.use_key(connection, key_id)
@@ -144,7 +144,7 @@ def _tenant_with(secret: str, request: Request, directory: Directory) -> Tenant:
 
 
 def _only(named: str, own: list[Tenant], who: str) -> Tenant:
-    """The one of `own` that is meant."""
+    """The one of `own` that the request selects."""
     if named:
         for tenant in own:
             if tenant.name == named:
@@ -152,12 +152,14 @@ def _only(named: str, own: list[Tenant], who: str) -> Tenant:
         raise Forbidden(f"{who} may not act for tenant {excerpt(named, 80)}", param=TENANT_HEADER)
     if len(own) > 1:
         names = ", ".join(sorted(t.name for t in own))
-        raise InvalidRequest(f"{who} acts for several tenants ({names}); choose with X-Tenant", param=TENANT_HEADER)
+        raise InvalidRequest(
+            f"{who} can act for several tenants ({names}); choose one with X-Tenant", param=TENANT_HEADER
+        )
     return own[0]
 
 
 def _bearer(request: Request) -> str:
-    """The key shown, or "" when there is no Authorization header. Raises Unauthenticated for one without a key."""
+    """The bearer key, or "" if there is no Authorization header. Raises Unauthenticated if it contains no key."""
     header = request.headers.get("authorization")
     if header is None:
         return ""

@@ -1,7 +1,7 @@
-"""The daemon's Unix socket: bound by us, so that its permissions and its single owner are ours to decide.
+"""The daemon's Unix socket. We bind it ourselves, to control its permissions and to make sure that one daemon owns it.
 
-uvicorn would chmod a socket it binds to 0666. A lock file beside the socket says who owns it: the lock goes with the
-process, however it dies, so a socket file without a locked neighbour is stale and is replaced.
+uvicorn would chmod a socket that it binds to 0666. A lock on a file beside the socket shows that the socket is in use.
+The lock ends with the process, however it dies, so a socket file whose lock is free is stale and is replaced.
 """
 
 from __future__ import annotations
@@ -19,15 +19,15 @@ from tenantd.errors import AlreadyRunning, ConfigError
 log = logging.getLogger(__name__)
 
 MAX_PATH_BYTES = 107
-"""sun_path of unix(7) has 108 bytes with its closing NUL."""
+"""sun_path of unix(7) has 108 bytes, including the terminating NUL."""
 BACKLOG = 4096
-"""Clients that may have connected before we look; the kernel takes no more than net.core.somaxconn."""
+"""Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn."""
 
 
 class FileLock:
-    """An exclusive lock that the kernel gives back when the process ends. Raises AlreadyRunning, ConfigError.
+    """An exclusive lock that the kernel releases when the process ends. Raises AlreadyRunning, ConfigError.
 
-    The file stays after `release`: to unlink it would let two daemons lock two files of one name.
+    The file stays after `release`: if it were unlinked, two daemons could lock two files of the same name.
     """
 
     def __init__(self, path: Path, *, owned: str) -> None:
@@ -40,15 +40,15 @@ class FileLock:
         except BlockingIOError:
             pid = os.read(self._fd, 32).decode("ascii", "replace").strip()
             os.close(self._fd)
-            raise AlreadyRunning(f"another tenantd (pid {pid or 'unknown'}) holds {owned}") from None
+            raise AlreadyRunning(f"tenantd is already running (pid {pid or 'unknown'}) with {owned}") from None
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
-        except OSError as e:  # a full disk, say: the lock holds all the same, only its message lacks the pid
-            log.warning("%s: the pid was not written: %s", path, e.strerror)
+        except OSError as e:  # for example a full disk: the lock works, only the message above lacks the pid
+            log.warning("%s: cannot write the pid: %s", path, e.strerror)
 
     def release(self) -> None:
-        """Give it back. Safe to call twice."""
+        """Release the lock. Safe to call twice."""
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
@@ -65,9 +65,9 @@ class Listener:
         self._closed = False
 
     def close(self) -> None:
-        """Stop listening, remove the file if it is still ours, release the lock. Safe to call twice."""
+        """Stop listening, remove the socket file if it is still ours, release the lock. Safe to call twice."""
         if self._closed:
-            return  # by now the file may be another daemon's, even with the same inode number
+            return  # the file may now belong to another daemon, even with the same inode number
         self._closed = True
         self.sock.close()
         try:
@@ -76,63 +76,62 @@ class Listener:
         except FileNotFoundError:
             pass
         except OSError as e:
-            log.warning("%s was not removed: %s", self.path, e.strerror)
+            log.warning("cannot remove %s: %s", self.path, e.strerror)
         self._lock.release()
 
 
 def make_private_folder(folder: Path, *, purpose: str) -> None:
-    """Make `folder` with mode 0700 unless it is there. Raises ConfigError."""
+    """Create `folder` with mode 0700 unless it exists. Raises ConfigError."""
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as e:
-        raise ConfigError(f"{folder}: cannot make the folder for {purpose}: {e.strerror}") from e
+        variable = "TENANTD_STATE_DIR" if purpose == "the ledger" else "TENANTD_SOCKET"
+        raise ConfigError(f"cannot create {folder} for {purpose}: {e.strerror} (set {variable})") from e
 
 
 def check_state_folder(folder: Path) -> None:
-    """Nobody else may replace what is in it: ConfigError. Nobody else should read it: a warning."""
+    """Raises ConfigError if other users may write to the state folder; warns if they may read it."""
     found = folder.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
-            f"{folder} holds the ledger and may be written by other users (mode {stat.S_IMODE(found.st_mode):04o}); "
+            f"{folder} holds the ledger, but other users may write to it (mode {stat.S_IMODE(found.st_mode):04o}); "
             f"run: chmod go-w {folder}"
         )
     if found.st_uid not in (0, os.geteuid()):
         raise ConfigError(
-            f"{folder} holds the ledger and belongs to user {found.st_uid}; run: chown {os.geteuid()} {folder}"
+            f"{folder} holds the ledger, but belongs to user {found.st_uid}; run: chown {os.geteuid()} {folder}"
         )
     if found.st_mode & (stat.S_IROTH | stat.S_IXOTH):
-        log.warning("%s holds the ledger and is open to every user; run: chmod o-rwx %s", folder, folder)
+        log.warning("%s holds the ledger, but every user may enter it; run: chmod o-rwx %s", folder, folder)
 
 
 def check_socket_folder(folder: Path) -> None:
-    """Who may write to it can put a socket of his own in place of ours. Raises ConfigError when everybody may."""
+    """Raises ConfigError if everybody may write to the socket's folder: they could replace the socket."""
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & stat.S_IWOTH and not mode & stat.S_ISVTX:
         raise ConfigError(
-            f"server.socket: {folder} may be written by every user (mode {mode:04o}), who could put another socket "
-            f"there; run: chmod o-w {folder}"
+            f"server.socket: every user may write to {folder} (mode {mode:04o}) and could replace the socket; "
+            f"run: chmod o-w {folder}"
         )
     if mode & stat.S_IWOTH:
-        log.warning("%s is everybody's: another user can take the socket's name while no daemon runs", folder)
+        log.warning("every user may write to %s and could take the socket's name while no daemon runs", folder)
     elif mode & stat.S_IWGRP:
-        log.warning(
-            "%s may be written by its group, who could put another socket there; run: chmod g-w %s", folder, folder
-        )
+        log.warning("the group of %s may write to it and could replace the socket; run: chmod g-w %s", folder, folder)
 
 
 def listen(path: Path, *, mode: int, group: str = "") -> Listener:
-    """Bind and listen. `mode` are the permissions of the socket file.
+    """Bind and listen. `mode` is the permissions of the socket file.
 
-    Raises AlreadyRunning when a daemon answers there, ConfigError when the path cannot be used.
+    Raises AlreadyRunning if a daemon already listens there, ConfigError if the path cannot be used.
     """
     if len(os.fsencode(path)) > MAX_PATH_BYTES:
         raise ConfigError(
-            f"server.socket: {path} is longer than the {MAX_PATH_BYTES} bytes Linux allows for a socket; "
-            "set a shorter one (TENANTD_SOCKET or server.socket)"
+            f"server.socket: {path} is longer than the {MAX_PATH_BYTES} bytes that Linux allows for a socket; "
+            "set a shorter path (TENANTD_SOCKET or server.socket)"
         )
     make_private_folder(path.parent, purpose="the socket")
     check_socket_folder(path.parent)
-    lock = FileLock(path.with_name(path.name + ".lock"), owned=str(path))
+    lock = FileLock(path.with_name(path.name + ".lock"), owned=f"socket {path}")
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         _clear_the_way(path)
@@ -155,7 +154,7 @@ def listen(path: Path, *, mode: int, group: str = "") -> Listener:
 
 
 def _clear_the_way(path: Path) -> None:
-    """Remove a socket file nobody listens on. Raises AlreadyRunning, or ConfigError for any other kind of file."""
+    """Remove a stale socket file. Raises AlreadyRunning if it is in use, ConfigError if it is not a socket."""
     try:
         found = path.lstat()
     except FileNotFoundError:
@@ -169,4 +168,4 @@ def _clear_the_way(path: Path) -> None:
             log.info("replacing the stale socket %s", path)
             path.unlink()
             return
-    raise AlreadyRunning(f"another program listens on {path}")
+    raise AlreadyRunning(f"another program is already listening on {path}")

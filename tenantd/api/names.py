@@ -1,8 +1,8 @@
-"""Which fields a request may have: ours, other servers' names for the same, and those that make no difference.
+"""Which fields a request may have: our own, other servers' names for them, and fields without effect.
 
-A field that would change the answer and cannot be had is refused, so that nobody takes an answer for what it is not.
-One that nobody knows is refused too, with the name it may have been meant as; where the daemon is lenient
-(`server.lenient`) it is left out and named in the answer's `x-tenantd-ignored`.
+A field that would change the answer but is not supported is refused, so that nobody gets an answer other than the one
+they asked for. An unknown field is refused too, with the name that was probably meant. With `server.lenient` it is
+ignored instead and listed in the answer's `x-tenantd-ignored`.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ from tenantd.text.excerpt import MOST_CHARACTERS, clean
 
 IGNORED_HEADER: Final = "x-tenantd-ignored"
 MAX_FIELDS: Final = 256
-"""Of one object of a request. More are nobody's mistake, and each is looked at on the event loop."""
+"""Maximum fields of one object in a request. Each is checked in the event loop."""
 MOST_IGNORED_SHOWN: Final = 16
-_NOT_IN_HEADERS: Final = re.compile(r"[^!-+\--~]")  # what is not printable ASCII, and the comma between names
+_NOT_IN_HEADERS: Final = re.compile(r"[^!-+\--~]")  # not printable ASCII, or the comma that separates names
 
 
 class Same(NamedTuple):
-    """Another server's name for `field`. `convert` makes the field's value, None for nothing; it raises ValueError."""
+    """Another server's name for `field`. `convert` returns our value, or None to omit it. May raise ValueError."""
 
     field: str
     note: str = ""
@@ -32,20 +32,20 @@ class Same(NamedTuple):
 
 
 class Taken(NamedTuple):
-    """It makes no difference to the answer."""
+    """A field that is accepted, but has no effect on the answer."""
 
     reason: str
 
 
 class Refused(NamedTuple):
-    """It would make a difference, unless its value is null or one of `neutral`."""
+    """A field that would change the answer, unless its value is null or one of `neutral`."""
 
     reason: str
     neutral: tuple[Any, ...] = ()
 
 
 class Parts(NamedTuple):
-    """An object whose parts are other names for fields of ours."""
+    """An object whose parts are other names for our fields."""
 
     parts: Mapping[str, Same]
     foreign: Mapping[str, Taken | Refused]
@@ -55,27 +55,27 @@ Foreign = Same | Taken | Refused | Parts
 
 
 class Fields(Body):
-    """An object of a request. `foreign` says what becomes of the fields that are not its own."""
+    """An object in a request. `foreign` says how fields other than its own are handled."""
 
     foreign: ClassVar[Mapping[str, Foreign]] = {}
 
     def check_names(self, names: Names) -> None:
-        """Read the names in what is not itself a model. Raises InvalidRequest."""
+        """Check names in parts that are not models themselves. Raises InvalidRequest."""
 
 
 F = TypeVar("F", bound=Fields)
 
 
 def read_request(model: type[F], body: bytes, names: Names) -> F:
-    """The request in a body, whichever names its fields have. Takes as long as `parse`. Raises InvalidRequest."""
+    """Parse a request that may use other servers' field names. Takes as long as `parse`. Raises InvalidRequest."""
     request = validate(model, names.read(model, read_object(body)))
     request.check_names(names)
     return request
 
 
 class Names:
-    """Reads the names in one request. `ignored` are those left out, as they can be shown, `sent_as` what was renamed:
-    from our name to the client's."""
+    """Reads the field names of one request. `ignored` lists the ignored names, safe to show; `sent_as` maps our
+    names of renamed fields to the client's."""
 
     def __init__(self, *, lenient: bool = False) -> None:
         self.ignored: list[str] = []
@@ -83,7 +83,7 @@ class Names:
         self._lenient = lenient
 
     def read(self, model: type[Fields], data: dict[str, Any], where: str = "") -> dict[str, Any]:
-        """`data` with our names only, inner objects included. Raises InvalidRequest."""
+        """`data` with only our names, also in inner objects. Raises InvalidRequest."""
         own = own_fields(model)
         result: dict[str, Any] = {}
         renamed: list[tuple[str, Same, Any]] = []
@@ -102,7 +102,7 @@ class Names:
         return result
 
     def known(self, own: Collection[str], foreign: Mapping[str, Any], data: Mapping[str, Any], where: str) -> list[str]:
-        """The names that mean something here. Raises InvalidRequest for one that is refused or unknown."""
+        """The names in `data` that have an effect. Raises InvalidRequest for a refused or unknown name."""
         if len(data) > MAX_FIELDS:
             raise InvalidRequest(f"{where[:-1] or 'the request'} has more than {MAX_FIELDS} fields")
         kept: list[str] = []
@@ -148,7 +148,7 @@ class Names:
 
     @contextmanager
     def as_sent(self) -> Iterator[None]:
-        """Errors within name fields as the client does."""
+        """Makes errors raised inside use the client's field names."""
         try:
             yield
         except InvalidRequest as e:
@@ -161,7 +161,7 @@ class Names:
             raise
 
     def header(self) -> dict[str, str]:
-        """What tells the client which of its fields were ignored."""
+        """The header that lists ignored fields."""
         if not self.ignored:
             return {}
         names = [_NOT_IN_HEADERS.sub("?", name) for name in self.ignored[:MOST_IGNORED_SHOWN]]
@@ -169,5 +169,5 @@ class Names:
 
 
 def _equal(a: Any, b: Any) -> bool:
-    """JSON's equality: true is not 1."""
+    """Equality as in JSON, where true is not 1."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)

@@ -1,4 +1,4 @@
-"""Work for a client that may go away before it is done."""
+"""Runs work only while its client stays connected."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ T = TypeVar("T")
 
 
 async def while_connected(request: Request, work: Coroutine[Any, Any, T]) -> T:
-    """What `work` returns or raises. It is cancelled when the client goes, and ClientDisconnect raised.
+    """Await `work`. If the client disconnects first, cancel it and raise ClientDisconnect.
 
-    The request's body must have been read, or there be none.
+    The request must have no body, or the body must have been read.
     """
     doing = asyncio.ensure_future(work)
-    await asyncio.sleep(0)  # most of it is done at once, and nobody needs to be watched
+    await asyncio.sleep(0)  # most work is done at once and needs no watching
     if not doing.done():
         going = asyncio.create_task(_gone(request))
         try:

@@ -36,13 +36,13 @@ from tenantd.watching.metrics import Meter
 log = logging.getLogger(__name__)
 
 NEVER_S = 1 << 30
-"""uvicorn's own time limit for idle connections is not used: each phase of a connection has its own."""
+"""Turns off uvicorn's idle timeout; each phase of a connection has a timeout of its own."""
 GOODBYE_S = 5
-"""After the drain: how long answers that are complete may take to leave."""
+"""How long complete answers may take to be sent after the drain."""
 
 
 def make_app(service: Service, meter: Meter) -> ASGIApp:
-    """Everything the socket answers."""
+    """The application with all routes."""
     app = FastAPI(
         title="tenantd",
         version=__version__,
@@ -75,12 +75,12 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
 
 
 class Server:
-    """uvicorn on a listener of ours, without its signal handlers: when to stop is the daemon's to say."""
+    """uvicorn on our own listener, without its signal handlers: the daemon decides when to stop."""
 
     def __init__(self, app: ASGIApp, listener: Listener, settings: Callable[[], ServerConfig], events: Events) -> None:
-        """`settings` is asked each time: what may be reloaded of it holds for connections that are open.
+        """`settings` is called each time, so that reloaded settings apply to open connections too.
 
-        What is refused is announced in `events`.
+        Refusals are announced in `events`.
         """
         self._listener = listener
         config = uvicorn.Config(
@@ -100,7 +100,7 @@ class Server:
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
-        """Serve from now on."""
+        """Start serving."""
         assert self._task is None, "started once"
         self._task = asyncio.create_task(self._server.serve(sockets=[self._listener.sock]))
         up = asyncio.create_task(self._server.is_up.wait())
@@ -110,12 +110,12 @@ class Server:
             await self._task
 
     async def ended(self) -> None:
-        """Wait for its end. Raises what ended it."""
+        """Wait until the server stops. Raises the error that stopped it."""
         assert self._task is not None, "wait after start"
         await asyncio.shield(self._task)
 
     async def stop(self, timeout_s: float = GOODBYE_S) -> None:
-        """Take no more connections, let answers leave for so long, close. Safe to call twice."""
+        """Stop accepting connections, allow `timeout_s` to send answers, then close. Safe to call twice."""
         self._server.config.timeout_graceful_shutdown = timeout_s  # type: ignore[assignment]  # any number of seconds
         self._server.should_exit = True
         if self._task is not None:
@@ -130,7 +130,7 @@ class _Uvicorn(uvicorn.Server):
         self._connections = connections
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """In place of uvicorn's, which would listen again and take whoever comes."""
+        """Replaces uvicorn's, which would listen again and accept everybody."""
 
         def make(peer: Peer | None) -> Connection:
             return Connection(self.config, self.server_state, self._connections, peer)

@@ -26,8 +26,8 @@ def _setting(default: Any, description: str, **bounds: float) -> Any:
 class Settings:
     """The [scheduler] table of the configuration. Costs are in units of usage.
 
-    `burst_credit` is subtracted from the usage of a tenant back from idle until its first token, divided by its running
-    requests. Idle time thus earns a quick answer but not a monopoly.
+    `burst_credit` is subtracted from the usage of a tenant back from idle: in full for its first slot, then divided by
+    its running requests until its first token. Idle time thus earns a quick answer but not a monopoly.
     """
 
     half_life_s: float = _setting(60.0, "Half-life of past usage.", gt=0, le=86_400)

@@ -262,7 +262,7 @@ def test_a_bad_period_is_refused(daemon: Daemon, path: str) -> None:
 def test_a_month_to_come_has_no_invoice(daemon: Daemon) -> None:
     refused = daemon.get("/admin/v1/invoices/9998-01")
     assert error(refused) == (400, "invalid_request", "month")
-    assert "9998-01 has not begun" in refused.json()["error"]["message"]
+    assert "9998-01 has not started" in refused.json()["error"]["message"]
     assert daemon.get("/admin/v1/invoices/1999-12").json()["tenants"] == []
 
 

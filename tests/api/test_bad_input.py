@@ -52,7 +52,7 @@ def still_serves(api: Api) -> bool:
         (b'{"prompt": "\\ud800"}', "surrogate"),
         (b'{"prompt": "a", "temperature": NaN}', "temperature"),
         (b'{"prompt": ' + b"[" * 50_000, "not valid JSON"),
-        (b'{"prompt": ' + b"[" * 100_000, "more than 65536 texts, objects and lists"),
+        (b'{"prompt": ' + b"[" * 100_000, "more than 65536 strings, objects and lists"),
     ],
 )
 def test_a_body_that_is_no_json_object_is_refused(api: Api, body: bytes, says: str) -> None:

@@ -98,7 +98,7 @@ def test_an_unknown_group_is_refused_and_nothing_stays_locked(tmp_path: Path) ->
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(ConfigError, match="cannot make the folder"):
+    with pytest.raises(ConfigError, match="cannot create"):
         listen(tmp_path / "file" / "t.sock", mode=0o600)
 
 

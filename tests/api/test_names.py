@@ -122,8 +122,8 @@ def test_two_names_for_one_setting_must_agree(api: Api) -> None:
         ({"n_predict": -2}, "n_predict", "greater"),
         ({"repetition_penalty": 0}, "repetition_penalty", "greater"),
         ({"guided_json": 5}, "guided_json", "object"),
-        ({"guided_json": "{"}, "guided_json", "not JSON"),
-        ({"guided_json": "[" * 60_000}, "guided_json", "not JSON"),
+        ({"guided_json": "{"}, "guided_json", "not valid JSON"),
+        ({"guided_json": "[" * 60_000}, "guided_json", "not valid JSON"),
         ({"json_schema": {"type": 5}}, "json_schema", ""),
         ({"structured_outputs": {"json": 5}}, "structured_outputs.json", "object"),
         ({"structured_outputs": []}, "structured_outputs", "object"),
@@ -132,7 +132,7 @@ def test_two_names_for_one_setting_must_agree(api: Api) -> None:
         ({"structured_outputs": {"json_object": 1}}, "structured_outputs.json_object", "true or false"),
         ({"guided_choice": []}, "guided_choice", "1 to 256"),
         ({"guided_choice": ["a"] * 257}, "guided_choice", "1 to 256"),
-        ({"guided_choice": ["a", 5]}, "guided_choice", "text"),
+        ({"guided_choice": ["a", 5]}, "guided_choice", "a string"),
         ({"guided_choice": ["a", "b" * 16_384]}, "guided_choice", "together"),
         ({"guided_json": '{"enum": [' + "1," * 100_000 + "1]}"}, "guided_json", "at most 65536"),
         ({"logit_bias": [[65, 1]] * 1025}, "logit_bias", "at most 1024"),
@@ -321,9 +321,9 @@ def rows(table: dict[str, Foreign], prefix: str = "") -> Iterator[str]:
     for name, foreign in table.items():
         match foreign:
             case Same():
-                yield f"| `{prefix}{name}` | the same as `{foreign.field}`{f': {foreign.note}' * bool(foreign.note)} |"
+                yield f"| `{prefix}{name}` | same as `{foreign.field}`{f': {foreign.note}' * bool(foreign.note)} |"
             case Taken():
-                yield f"| `{prefix}{name}` | taken: {foreign.reason} |"
+                yield f"| `{prefix}{name}` | accepted: {foreign.reason} |"
             case Refused():
                 values = ", ".join(f"`{json.dumps(value)}`" for value in foreign.neutral)
                 yield f"| `{prefix}{name}` | refused{f' unless {values}' * bool(values)}: {foreign.reason} |"
@@ -347,5 +347,5 @@ def test_the_document_is_the_table() -> None:
     expected += rows(known_names.MESSAGE, "messages[].")
     expected += rows(known_names.PART, "messages[].content[].")
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
-    found = re.findall(r"^\| `[^|]+ \| (?:the same as|taken|refused).*$", text, re.MULTILINE)
+    found = re.findall(r"^\| `[^|]+ \| (?:same as|accepted|refused).*$", text, re.MULTILINE)
     assert found == expected

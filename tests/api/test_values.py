@@ -44,11 +44,11 @@ def test_texts_objects_and_lists_are_counted_whatever_is_in_the_texts(document: 
 @pytest.mark.parametrize(
     ("body", "says"),
     [
-        (b"[" + b'"a",' * 70_000, "65536 texts, objects and lists"),
-        (b"[" + b'"\\\\",' * 70_000, "65536 texts, objects and lists"),
-        (b"[" + b"{}," * 70_000, "65536 texts, objects and lists"),
+        (b"[" + b'"a",' * 70_000, "65536 strings, objects and lists"),
+        (b"[" + b'"\\\\",' * 70_000, "65536 strings, objects and lists"),
+        (b"[" + b"{}," * 70_000, "65536 strings, objects and lists"),
         (b"[" + b"1," * 1_100_000, "1048576 values"),
-        (b"[" + b"9" * 17_000_000, "16777216 bytes outside texts"),
+        (b"[" + b"9" * 17_000_000, "16777216 bytes outside strings"),
     ],
 )
 def test_what_would_take_the_parser_long_is_refused(body: bytes, says: str) -> None:

@@ -293,7 +293,7 @@ class Generation:
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         word = prompt.split()[-1] if prompt.split() else ""
         if word == "anonymous":
-            which = errors.InvalidRequest("say for which tenant", param="x-tenant")
+            which = errors.InvalidRequest("which tenant?", param="x-tenant")
             await JSONResponse(which.body(), 400)(scope, receive, send)
             return
         if word == "full":

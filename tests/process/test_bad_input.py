@@ -236,8 +236,8 @@ def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
     for code, says, options, key in (
         (1, "no tenant named 'nobody'", ["--tenant", "nobody"], ""),
         (2, "--tenant NAME", [], ""),
-        (77, "not known here, or was revoked", [], second),
-        (77, "not known here, or was revoked", ["--tenant", "acme"], "td_" + "x" * 40),
+        (77, "is unknown or was revoked", [], second),
+        (77, "is unknown or was revoked", ["--tenant", "acme"], "td_" + "x" * 40),
         (77, "may not act for tenant 'acme'", ["--tenant", "acme"], first),
     ):
         done = tenantctl(daemon, "run", *options, "hi", TENANTD_API_KEY=key)
@@ -275,10 +275,10 @@ def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) 
         for command in (["status"], ["tenant", "add", "own"]):
             done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
             assert (done.returncode, done.stdout) == (77, ""), command
-            assert "an API key does not administer" in done.stderr
+            assert "an API key cannot administer" in done.stderr
         done = as_stranger(daemon, "status")
         assert (done.returncode, done.stdout) == (77, "")
-        assert "only root and the user that runs tenantd administer it" in done.stderr
+        assert "only root and the user that runs tenantd can administer it" in done.stderr
         assert [row["tenant"] for row in daemon.rows()] == ["acme"]
         assert daemon.stop() == 0
 

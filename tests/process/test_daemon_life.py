@@ -54,7 +54,7 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
         ({"engine": {"backend": "llama"}}, "model.path"),
         ({"engine": {"backend": "llama"}, "model": {"path": "/does/not/exist.gguf"}}, "no such file"),
         ({"server": {"socket": "/tmp/" + "x" * 120}}, "107"),
-        ({"ledger": {"state_dir": "/proc/tenantd"}}, "cannot make the folder"),
+        ({"ledger": {"state_dir": "/proc/tenantd"}}, "cannot create /proc/tenantd for the ledger"),
     ],
 )
 def test_a_bad_configuration_ends_with_78_and_the_reason(tmp_path: Path, settings: dict[str, Any], says: str) -> None:

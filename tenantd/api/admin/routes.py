@@ -1,7 +1,7 @@
-"""Administration over the socket: tenants, keys, usage, invoices. Only root and the daemon's own user get in.
+"""Administration over the socket: tenants, keys, usage, invoices. Only for root and the daemon's own user.
 
-What changes tenants or keys is one transaction in the ledger's writer; the directory is loaded again before the answer,
-so the change holds for whatever is asked after it.
+Each change of tenants or keys is one transaction in the ledger's writer. The directory is reloaded before the answer is
+sent, so the change applies to every later request.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from tenantd.watching.metrics import Meter
 T = TypeVar("T")
 MOST_REQUESTS_LISTED = 10_000
 ADMINISTRATORS = "(administrators)"
-"""Whose turn it is in the pool for texts. No tenant has this name."""
+"""Takes the administrators' turn in the text pool. No tenant can have this name."""
 
 
 async def _only_admins(request: Request) -> None:
@@ -60,7 +60,7 @@ def admin_routes(service: Service, meter: Meter) -> APIRouter:
 
 
 class Admin:
-    """The handlers and what they share."""
+    """The route handlers and their shared state."""
 
     def __init__(self, service: Service, meter: Meter) -> None:
         self._service = service
@@ -114,7 +114,7 @@ class Admin:
 
     async def cancel(self, request_id: str) -> Response:
         if not self._service.cancel(request_id):
-            raise NotFound(f"no request {excerpt(request_id, 80)} is running")
+            raise NotFound(f"request {excerpt(request_id, 80)} is not running")
         return reply({"cancelled": request_id})
 
     # -- tenants
@@ -219,7 +219,7 @@ class Admin:
     async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
         most = _whole_number("limit", limit)
         if not 1 <= most <= MOST_REQUESTS_LISTED:
-            raise InvalidRequest(f"limit: from 1 to {MOST_REQUESTS_LISTED}", param="limit")
+            raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
         records = await self._service.ledger.read(lambda conn: _records(conn, tenant, most))
         self._require_known(tenant, bool(records))
         return reply({"requests": records})
@@ -227,7 +227,7 @@ class Admin:
     async def invoice(self, month: str, tenant: str | None = None) -> Response:
         parsed = self._month(month)
         if parsed.since_micros > self._now_micros():
-            raise InvalidRequest(f"{parsed.name} has not begun; there is no invoice for it yet", param="month")
+            raise InvalidRequest(f"{parsed.name} has not started, so it has no invoice yet", param="month")
         found = await self._service.ledger.read(lambda conn: invoice(conn, parsed, tenant))
         self._require_known(tenant, bool(found.tenants))
         return reply(found)
@@ -242,32 +242,32 @@ class Admin:
         return await while_connected(request, work)
 
     async def _report(self, request: Request, work: Callable[[Connection], T]) -> T:
-        """Read what takes a while, as long as its client waits."""
+        """Read a report that may take long, for as long as its client waits."""
         return await while_connected(request, self._service.ledger.read(work, Lane.REPORTS))
 
     async def _change(self, change: Callable[[Connection], T]) -> T:
-        """Write, and let the change hold at once."""
+        """Write a change and make it effective at once."""
         result = await self._service.ledger.write(change)
         await self._service.tenants_changed()
         self._meter.keep(self._service.directory.tenants)
         return result
 
     def _require_known(self, tenant: str | None, has_rows: bool) -> None:
-        """A tenant that was removed still has its reports; a name that never was is a mistake."""
+        """Raises NotFound for a name that never existed. A removed tenant still has reports."""
         if tenant is not None and not has_rows and tenant not in self._service.directory.tenants:
-            raise NotFound(f"no tenant named {excerpt(tenant, 80)}, and no requests of one", param="tenant")
+            raise NotFound(f"no tenant named {excerpt(tenant, 80)}, and no past requests of one", param="tenant")
 
     async def _set_state(self, name: str, state: TenantState) -> Response:
         tenant = await self._change(lambda conn: store.set_state(conn, name, state))
         return reply({"tenant": self._service.directory.in_force(tenant)})
 
     def _period(self, month: str | None, since: str | None, until: str | None) -> tuple[int, int]:
-        """A month, or from `since` to `until` (microseconds since 1970, until now if not said)."""
+        """The period of a month, or from `since` until `until` (microseconds since 1970; default: now)."""
         if since is None and until is None:
             parsed = self._month(month or "this")
             return parsed.since_micros, parsed.until_micros
         if month is not None:
-            raise InvalidRequest("month and since/until exclude each other", param="month")
+            raise InvalidRequest("use either month or since/until, not both", param="month")
         until_micros = self._now_micros() if until is None else _whole_number("until", until)
         return (0 if since is None else _whole_number("since", since)), until_micros
 

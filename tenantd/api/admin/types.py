@@ -1,4 +1,4 @@
-"""What administrators send."""
+"""Request bodies of the administration routes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Limit = Annotated[int | Literal["none"] | None, PlainValidator(_limit)]
 
 
 class LimitsBody(Body):
-    """null takes the default of all tenants, "none" lifts the limit, 0 allows none."""
+    """null takes the default of all tenants, "none" removes the limit, 0 blocks."""
 
     max_concurrent: Limit = None
     max_queued: Limit = None
@@ -37,7 +37,7 @@ class LimitsBody(Body):
     max_wait_s: Limit = None
 
     def given(self) -> dict[str, Any]:
-        """The limits that were named, null included."""
+        """The limits that were sent, including null."""
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
@@ -58,7 +58,7 @@ class NewTenant(Body):
 
 
 class TenantChange(Body):
-    """PATCH /admin/v1/tenants/{name}: only what is named changes."""
+    """PATCH /admin/v1/tenants/{name}: changes only the fields that are sent."""
 
     weight: Weight | None = None
     priority: Priority | None = None
@@ -69,7 +69,7 @@ class TenantChange(Body):
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
-        """All but the limits, which are merged with those there are."""
+        """All changes except the limits, which are merged with the existing ones."""
         given: dict[str, Any] = {}
         if self.weight is not None:
             given["weight"] = self.weight

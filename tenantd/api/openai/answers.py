@@ -1,7 +1,7 @@
-"""OpenAI's two answer formats, whole and as events of a stream.
+"""OpenAI's two answer formats, whole and as stream events.
 
-An event of a stream is one token, tens of thousands of times a second, and all of it but the text is the same each
-time: `text_frame` gives the bytes around the text, made once per choice.
+A stream has one event per token, tens of thousands per second, and only the text differs between events. `text_frame`
+therefore returns the bytes around the text, which are built once per choice.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from tenantd.live.streams import Delta
 from tenantd.text.vocabulary import Vocabulary
 
 LEAST_LOGPROB: Final = -9999.0
-"""What OpenAI sends for a token that cannot come; JSON has no infinity."""
+"""What OpenAI sends for an impossible token; JSON has no infinity."""
 DONE: Final = b"data: [DONE]\n\n"
 _HOLE: Final = "\x00"
-"""Where a frame's text goes. JSON escapes it, so nothing else in a frame looks like it."""
+"""Placeholder for a frame's text. JSON escapes it, so it cannot occur elsewhere in the frame."""
 
 _LINE_ENDS: Final = [(chr(code).encode(), b"\\u%04x" % code) for code in (0x2028, 0x2029, 0x85)]
 
@@ -27,7 +27,7 @@ encode_json = msgspec.json.Encoder().encode
 
 
 def encode_line(content: Any) -> bytes:
-    """JSON without any character that some clients take for the end of a line: U+2028, U+2029 and U+0085 too."""
+    """JSON without U+2028, U+2029 and U+0085, which some clients treat as line ends."""
     line = encode_json(content)
     if b"\xe2\x80" in line or b"\xc2\x85" in line:
         for character, escape in _LINE_ENDS:
@@ -41,7 +41,7 @@ def event(content: Any) -> bytes:
 
 
 def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
-    """`usage` over all choices: what their rows in the ledger add up to."""
+    """`usage` over all choices; it matches the sum of their rows in the ledger."""
     prompt = completion = 0
     for usage in usages:
         prompt += usage.prompt_tokens
@@ -50,7 +50,7 @@ def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
 
 
 class Answer:
-    """One response: its id, and how its parts look. `with_usage` streams end with a chunk that has the usage."""
+    """Formats one response. With `with_usage`, a stream ends with a chunk that holds the usage."""
 
     object: ClassVar[str]
     chunk_object: ClassVar[str]
@@ -70,13 +70,13 @@ class Answer:
         return {**self._head, "object": self.object, "choices": choices, "usage": usage}
 
     def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
-        """One element of `choices`. Subclasses say where the text goes."""
+        """One element of `choices`. Subclasses decide where the text goes."""
         raise NotImplementedError
 
     # -- streamed
 
     def opening_event(self, index: int) -> bytes:
-        """What a choice begins with, before any text."""
+        """The event that starts a choice, before any text."""
         return b""
 
     def text_frame(self, index: int) -> tuple[bytes, bytes]:
@@ -85,7 +85,7 @@ class Answer:
         return before, after
 
     def logprobs_event(self, index: int, deltas: list[Delta], offset: int) -> bytes:
-        """An event with logprobs. `offset` counts the choice's characters before it."""
+        """An event with logprobs. `offset` is the number of characters of the choice before it."""
         return self._chunk(self._piece(index, "".join(d.text for d in deltas), self.logprobs(deltas, offset)))
 
     def finish_event(self, index: int, reason: FinishReason) -> bytes:
@@ -93,11 +93,11 @@ class Answer:
         return self._chunk(self._last_piece(index, reason.value))
 
     def usage_event(self, usage: dict[str, int]) -> bytes:
-        """The stream's last event before [DONE], when the client asked for it."""
+        """The stream's last event before [DONE], if the client asked for it."""
         return event({**self._head, "object": self.chunk_object, "choices": [], "usage": usage})
 
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
-        """The logprobs of some tokens, None when they have none."""
+        """The logprobs of these tokens, None if they have none."""
         raise NotImplementedError
 
     def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
@@ -141,7 +141,7 @@ class CompletionAnswer(Answer):
         return {"tokens": tokens, "token_logprobs": chosen, "top_logprobs": top, "text_offset": offsets}
 
     def _by_text(self, logprobs: TokenLogprobs) -> dict[str, float]:
-        """Best first. Two tokens may have one text (parts of a character): the better one counts."""
+        """Best first. If two tokens have the same text (parts of a character), the better one is kept."""
         best: dict[str, float] = {}
         for token, logprob in logprobs.top:
             best.setdefault(self._token_text(token), _finite(logprob))

@@ -1,8 +1,8 @@
 """One request from admission to its last byte.
 
-Each choice is its own stream with its own row in the ledger; `x-request-id` is the first one's. Nothing is answered
-before the first token of every choice is there, so whatever fails before that has a real HTTP status. A client that
-goes away stops its decoding and is billed for what came.
+Each choice is a stream with its own row in the ledger; `x-request-id` is that of the first. The answer starts only when
+every choice has its first token, so that earlier failures get a real HTTP status. If the client disconnects, decoding
+stops and the tokens generated so far are billed.
 """
 
 from __future__ import annotations
@@ -34,14 +34,14 @@ log = logging.getLogger(__name__)
 
 GOOD_ENDS: Final = (FinishReason.STOP, FinishReason.LENGTH)
 CLIENT_ID_HEADER: Final = "x-client-request-id"
-"""The client's own name for a request, by which it can find it in /v1/queue."""
+"""The client's own id for a request, by which it can find it in /v1/queue."""
 MOST_CLIENT_ID_CHARACTERS: Final = 128
 QUEUE_HEADER: Final = "x-queue-position"
 STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
 
 class Exchange(Response):
-    """Runs generations and answers with them, whole or streamed."""
+    """Runs generations and sends their answer, whole or streamed."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Exchange(Response):
         with_usage: bool,
         headers: dict[str, str],
     ) -> None:
-        """`headers` are what an answer has beside its own."""
+        """`headers` are added to those of the answer."""
         super().__init__()
         self._service = service
         self._tenant = tenant
@@ -75,7 +75,7 @@ class Exchange(Response):
             await self._run(scope, receive, send)
         except* ClientStalled:
             log.info("%s: the client stopped reading", self._streams[0].id)
-            await watch  # until the server has noticed that the connection is gone
+            await watch  # returns when the server notices that the connection is gone
         finally:
             watch.cancel()
             self._abandon()
@@ -103,14 +103,14 @@ class Exchange(Response):
             await response(scope, receive, send)
 
     async def _start(self, scope: Scope) -> None:
-        """Admit all choices and wait for their first tokens. Raises what the first failing one raises."""
+        """Admit all choices and wait for their first tokens. Raises the error of the first that fails."""
         work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, key_of(scope))
         self._submitting = asyncio.create_task(work)
         try:
             self._streams = await self._submitting
         except asyncio.CancelledError:
             if self._client_gone and self._submitting.cancelled():
-                raise ClientDisconnect from None  # it waited for its tenant's limits, and nothing has begun
+                raise ClientDisconnect from None  # the request was waiting for a limit and had not started
             raise
         if self._client_gone:
             self._abandon()
@@ -121,7 +121,7 @@ class Exchange(Response):
             await stream.started()
 
     async def _abandon_when_gone(self, receive: Receive) -> None:
-        """Also ends once the answer is complete, when there is nothing left to abandon."""
+        """Abandon the streams when the client disconnects. Also returns once the answer is complete."""
         while (await receive())["type"] != "http.disconnect":
             pass
         self._client_gone = True
@@ -172,11 +172,11 @@ class Exchange(Response):
             await writer.write(answer.finish_event(index, _reason(stream)))
 
     def _queue_header(self) -> dict[str, str]:
-        """Where its last choice stood in the queue when it came."""
+        """The position of the last choice in the queue when the request arrived."""
         return {QUEUE_HEADER: str(max(stream.queue_position for stream in self._streams))}
 
     def _failure(self) -> TenantdError | None:
-        """Why the finished streams are no complete answer; None when they are."""
+        """Why the finished streams are not a complete answer; None if they are."""
         for stream in self._streams:
             if not _is_complete(stream):
                 return stream.error or RequestCancelled(f"the request ended before it was complete: {_reason(stream)}")
@@ -184,10 +184,10 @@ class Exchange(Response):
 
 
 def _is_complete(stream: LiveStream) -> bool:
-    """A good end, whose row is in the ledger: `error` is set when it could not be written in time."""
+    """Whether the stream ended well and is in the ledger: `error` is set if its row was not written in time."""
     return stream.finish_reason in GOOD_ENDS and stream.error is None
 
 
 def _reason(stream: LiveStream) -> FinishReason:
-    assert stream.finish_reason is not None, f"{stream.id} gave its last text and is not finished"
+    assert stream.finish_reason is not None, f"{stream.id} returned its last text but is not finished"
     return stream.finish_reason

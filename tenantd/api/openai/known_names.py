@@ -1,6 +1,6 @@
-"""Every field of the completion routes that is not ours, and what becomes of it: docs/api.md is this table.
+"""Fields of the completion routes that are not ours, and how they are handled. docs/api.md contains this table.
 
-Known are OpenAI's own fields and those of vLLM, llama-server, Ollama, TGI and SGLang, as of late 2026.
+Covers the fields of OpenAI, vLLM, llama-server, Ollama, TGI and SGLang, as of late 2026.
 """
 
 from __future__ import annotations
@@ -11,42 +11,42 @@ from typing import Any, Final
 from tenantd.api.names import Foreign, Parts, Refused, Same, Taken
 
 MAX_SCHEMA_CHARACTERS: Final = 64 * 1024
-"""Of a schema that comes as a text, which is read on the event loop."""
+"""Maximum length of a schema sent as a string, which is parsed in the event loop."""
 MAX_CHOICES_TO_GUIDE: Final = 256
 MAX_GUIDE_CHARACTERS: Final = 16 * 1024
-"""Of all choices together."""
+"""Maximum length of all choices together."""
 _GRAMMAR_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-_TEXTS: Final = "only text goes in and comes out"
+_TEXTS: Final = "this server handles only text"
 _OUTPUT: Final = "answers have no such field"
 _BY_ADMINISTRATOR: Final = "an administrator sets this"
 
 
 def _schema_format(schema: Any) -> dict[str, Any]:
-    """The response format for a schema, which some send as the text of one."""
+    """The response format for a schema, which some clients send as a string."""
     if isinstance(schema, str):
         if len(schema) > MAX_SCHEMA_CHARACTERS:
-            raise ValueError(f"a schema that comes as a text has at most {MAX_SCHEMA_CHARACTERS} characters")
+            raise ValueError(f"a schema sent as a string may have at most {MAX_SCHEMA_CHARACTERS} characters")
         try:
             schema = json.loads(schema)
         except (ValueError, RecursionError) as e:
-            raise ValueError(f"not JSON: {e}") from None
+            raise ValueError(f"not valid JSON: {e}") from None
     if not isinstance(schema, dict):
-        raise ValueError("must be a JSON schema that is an object")
+        raise ValueError("must be a JSON schema (an object)")
     return {"type": "json_schema", "json_schema": {"schema": schema}}
 
 
 def _choice_grammar(choices: Any) -> str:
-    """GBNF for one of several texts."""
+    """GBNF that matches one of several strings."""
     if not isinstance(choices, list) or not 0 < len(choices) <= MAX_CHOICES_TO_GUIDE:
-        raise ValueError(f"must be a list of 1 to {MAX_CHOICES_TO_GUIDE} texts")
+        raise ValueError(f"must be a list of 1 to {MAX_CHOICES_TO_GUIDE} strings")
     for choice in choices:
         if not isinstance(choice, str) or not choice:
-            raise ValueError("a choice is a text that is not empty")
+            raise ValueError("a choice must be a string that is not empty")
     if sum(map(len, choices)) > MAX_GUIDE_CHARACTERS:
-        raise ValueError(f"the choices have more than {MAX_GUIDE_CHARACTERS} characters together")
+        raise ValueError(f"all choices together may have at most {MAX_GUIDE_CHARACTERS} characters")
     for choice in choices:
         if not choice.translate({9: None, 10: None, 13: None}).isprintable():
-            raise ValueError("a choice has no control characters")
+            raise ValueError("a choice must not contain control characters")
     return "root ::= " + " | ".join(f'"{choice.translate(_GRAMMAR_ESCAPES)}"' for choice in choices)
 
 
@@ -57,11 +57,11 @@ def _any_object(wanted: Any) -> dict[str, str] | None:
 
 
 _BY_SCHEMA: Final = Same("response_format", "a JSON schema", _schema_format)
-_BY_CHOICE: Final = Same("grammar", "one of these texts", _choice_grammar)
+_BY_CHOICE: Final = Same("grammar", "one of these strings", _choice_grammar)
 _NO_REGEX: Final = Refused("write it as a `grammar`")
 
 SETTINGS: Final[dict[str, Foreign]] = {
-    # Other names for what there is.
+    # Other names for our fields.
     "n_predict": Same("max_tokens"),
     "num_predict": Same("max_tokens"),
     "max_new_tokens": Same("max_tokens"),
@@ -91,11 +91,11 @@ SETTINGS: Final[dict[str, Foreign]] = {
             "disable_fallback": Taken("there is only one method"),
         },
     ),
-    # No difference to the answer.
-    "user": Taken("a label; the key says who is asking"),
-    "metadata": Taken("labels, which are not stored"),
+    # No effect on the answer.
+    "user": Taken("a label only; the key identifies the client"),
+    "metadata": Taken("labels only; they are not stored"),
     "store": Taken("answers are never stored"),
-    "safety_identifier": Taken("a label; the key says who is asking"),
+    "safety_identifier": Taken("a label only; the key identifies the client"),
     "service_tier": Taken("an administrator sets a tenant's weight and priority"),
     "prompt_cache_key": Taken("affects speed only"),
     "prompt_cache_options": Taken("affects speed only"),
@@ -103,10 +103,10 @@ SETTINGS: Final[dict[str, Foreign]] = {
     "prediction": Taken("affects speed only"),
     "cache_prompt": Taken("affects speed only"),
     "n_cache_reuse": Taken("affects speed only"),
-    "cache_salt": Taken("no tenant's prompt is ever reused for another's"),
+    "cache_salt": Taken("prompts are never shared between tenants"),
     "id_slot": Taken("the scheduler chooses the slot"),
     "keep_alive": Taken("the model stays loaded"),
-    "request_id": Taken("the daemon makes its own; send `x-client-request-id` to find a request in /v1/queue"),
+    "request_id": Taken("the daemon assigns its own; send `x-client-request-id` to find a request in /v1/queue"),
     "session_id": Taken("requests are independent"),
     "stream_interval": Taken("streams have one event per token"),
     "sse_ping_interval": Taken("no pings are sent"),
@@ -115,163 +115,163 @@ SETTINGS: Final[dict[str, Foreign]] = {
     "verbose": Taken("the answer is the same"),
     "guided_decoding_backend": Taken("there is only one"),
     "spaces_between_special_tokens": Taken("control tokens are never shown"),
-    "xtc_threshold": Taken("only counts with `xtc_probability`"),
-    "dry_base": Taken("only counts with `dry_multiplier`"),
-    "dry_allowed_length": Taken("only counts with `dry_multiplier`"),
-    "dry_penalty_last_n": Taken("only counts with `dry_multiplier`"),
-    "dry_sequence_breakers": Taken("only counts with `dry_multiplier`"),
-    "mirostat_tau": Taken("only counts with `mirostat`"),
-    "mirostat_eta": Taken("only counts with `mirostat`"),
-    "dynatemp_exponent": Taken("only counts with `dynatemp_range`"),
-    "adaptive_decay": Taken("only counts with `adaptive_target`"),
-    "length_penalty": Taken("only counts with `use_beam_search`"),
-    "truncation_side": Taken("only counts with `truncate_prompt_tokens`"),
-    # A difference that cannot be had: where an answer may end, and what it may hold.
-    "min_tokens": Refused("answers may end at any token; `ignore_eos` runs to `max_tokens`", (0,)),
-    "stop_token_ids": Refused("pass the texts as `stop`", ([],)),
-    "include_stop_str_in_output": Refused("an answer ends before the stop text", (False,)),
+    "xtc_threshold": Taken("only has an effect with `xtc_probability`"),
+    "dry_base": Taken("only has an effect with `dry_multiplier`"),
+    "dry_allowed_length": Taken("only has an effect with `dry_multiplier`"),
+    "dry_penalty_last_n": Taken("only has an effect with `dry_multiplier`"),
+    "dry_sequence_breakers": Taken("only has an effect with `dry_multiplier`"),
+    "mirostat_tau": Taken("only has an effect with `mirostat`"),
+    "mirostat_eta": Taken("only has an effect with `mirostat`"),
+    "dynatemp_exponent": Taken("only has an effect with `dynatemp_range`"),
+    "adaptive_decay": Taken("only has an effect with `adaptive_target`"),
+    "length_penalty": Taken("only has an effect with `use_beam_search`"),
+    "truncation_side": Taken("only has an effect with `truncate_prompt_tokens`"),
+    # Not supported: where an answer may end and what it may contain.
+    "min_tokens": Refused("answers may end at any token; use `ignore_eos` to run to `max_tokens`", (0,)),
+    "stop_token_ids": Refused("pass them as text in `stop`", ([],)),
+    "include_stop_str_in_output": Refused("answers end before the stop text", (False,)),
     "bad_words": Refused("use `logit_bias`", ([],)),
     "allowed_token_ids": Refused("use `logit_bias` or `grammar`", ([],)),
     "guided_regex": _NO_REGEX,
     "regex": _NO_REGEX,
     "guided_whitespace_pattern": Refused("the server chooses the whitespace"),
     "format": Refused("use `response_format`"),
-    "grammar_lazy": Refused("a grammar holds from the first token", (False,)),
-    "grammar_triggers": Refused("a grammar holds from the first token", ([],)),
+    "grammar_lazy": Refused("a grammar applies from the first token", (False,)),
+    "grammar_triggers": Refused("a grammar applies from the first token", ([],)),
     "preserved_tokens": Refused("text never becomes a control token", ([],)),
     "skip_special_tokens": Refused("control tokens are never shown", (True,)),
     "repetition_detection": Refused("use `repeat_penalty`"),
     "verbosity": Refused("ask for it in the prompt", ("medium",)),
-    "watermark": Refused("answers are not marked", (False,)),
-    "watermarking": Refused("answers are not marked", (False,)),
-    "moderation": Refused("nothing is moderated"),
+    "watermark": Refused("answers are not watermarked", (False,)),
+    "watermarking": Refused("answers are not watermarked", (False,)),
+    "moderation": Refused("moderation is not supported"),
     "n_indent": Refused("use `grammar`", (0,)),
     "t_max_predict_ms": Refused("use `timeout_s`", (-1, 0)),
     # Samplers.
-    "top_n_sigma": Refused("this server has no such sampler", (-1, 0)),
-    "top_a": Refused("this server has no such sampler", (0,)),
-    "tfs_z": Refused("this server has no such sampler", (1,)),
-    "smoothing_factor": Refused("this server has no such sampler", (0,)),
-    "xtc_probability": Refused("this server has no such sampler", (0,)),
-    "dry_multiplier": Refused("this server has no such sampler; use `repeat_penalty`", (0,)),
-    "mirostat": Refused("this server has no such sampler", (0,)),
-    "dynatemp_range": Refused("the temperature is one number", (0,)),
-    "adaptive_target": Refused("this server has no such sampler", (-1,)),
-    "samplers": Refused("samplers have one order: penalties, top_k, typical_p, top_p, min_p, temperature"),
-    "min_keep": Refused("a sampler may leave a single token", (0,)),
+    "top_n_sigma": Refused("there is no such sampler", (-1, 0)),
+    "top_a": Refused("there is no such sampler", (0,)),
+    "tfs_z": Refused("there is no such sampler", (1,)),
+    "smoothing_factor": Refused("there is no such sampler", (0,)),
+    "xtc_probability": Refused("there is no such sampler", (0,)),
+    "dry_multiplier": Refused("there is no such sampler; use `repeat_penalty`", (0,)),
+    "mirostat": Refused("there is no such sampler", (0,)),
+    "dynatemp_range": Refused("the temperature is fixed during a request", (0,)),
+    "adaptive_target": Refused("there is no such sampler", (-1,)),
+    "samplers": Refused("samplers have a fixed order: penalties, top_k, typical_p, top_p, min_p, temperature"),
+    "min_keep": Refused("samplers may leave a single token", (0,)),
     "use_beam_search": Refused("tokens are sampled one at a time", (False,)),
-    "do_sample": Refused("use `temperature` 0 for the likeliest token", (True,)),
-    "thinking_token_budget": Refused("thoughts are part of the answer: use `max_tokens`"),
-    "reasoning_budget_tokens": Refused("thoughts are part of the answer: use `max_tokens`", (-1,)),
-    # What belongs to the server.
+    "do_sample": Refused("use `temperature` 0 to pick the most likely token", (True,)),
+    "thinking_token_budget": Refused("reasoning is part of the answer; use `max_tokens`"),
+    "reasoning_budget_tokens": Refused("reasoning is part of the answer; use `max_tokens`", (-1,)),
+    # Decided by the server.
     "lora": Refused(_BY_ADMINISTRATOR, ([],)),
     "lora_path": Refused(_BY_ADMINISTRATOR),
     "priority": Refused(_BY_ADMINISTRATOR, (0,)),
     "num_ctx": Refused(_BY_ADMINISTRATOR),
     "options": Refused("put the settings at the top level", ({},)),
-    "n_keep": Refused("the context is never shifted: an answer ends when it is full", (0, -1)),
-    "n_discard": Refused("the context is never shifted: an answer ends when it is full", (0,)),
+    "n_keep": Refused("the context is never shifted; an answer ends when it is full", (0, -1)),
+    "n_discard": Refused("the context is never shifted; an answer ends when it is full", (0,)),
     "truncate": Refused("a prompt that is too long is refused"),
     "truncate_prompt_tokens": Refused("a prompt that is too long is refused"),
     "kv_transfer_params": Refused("the KV cache stays in the daemon", ({},)),
     "ec_transfer_params": Refused("the KV cache stays in the daemon", ({},)),
-    "vllm_xargs": Refused("there are no extensions", ({},)),
+    "vllm_xargs": Refused("extensions are not supported", ({},)),
     "mm_processor_kwargs": Refused(_TEXTS, ({},)),
     "media_io_kwargs": Refused(_TEXTS, ({},)),
     # Parts of an answer.
     "prompt_logprobs": Refused(_OUTPUT),
     "logprob_token_ids": Refused(_OUTPUT, ([],)),
-    "post_sampling_probs": Refused("`logprobs` are the model's own", (False,)),
-    "top_n_tokens": Refused("use logprobs", (0,)),
+    "post_sampling_probs": Refused("`logprobs` are always those of the model", (False,)),
+    "top_n_tokens": Refused("use `logprobs`", (0,)),
     "return_token_ids": Refused(_OUTPUT, (False,)),
     "return_tokens": Refused(_OUTPUT, (False,)),
     "return_tokens_as_token_ids": Refused(_OUTPUT, (False,)),
     "return_full_text": Refused("the prompt is not sent back", (False,)),
-    "response_fields": Refused("answers have all their fields", ([],)),
+    "response_fields": Refused("answers always have all fields", ([],)),
     # Tools.
-    "tools": Refused("the model calls no tools here", ([],)),
-    "tool_choice": Refused("the model calls no tools here", ("none", "auto")),
-    "functions": Refused("the model calls no tools here", ([],)),
-    "function_call": Refused("the model calls no tools here", ("none", "auto")),
-    "parallel_tool_calls": Taken("only counts with `tools`"),
+    "tools": Refused("tool calls are not supported", ([],)),
+    "tool_choice": Refused("tool calls are not supported", ("none", "auto")),
+    "functions": Refused("tool calls are not supported", ([],)),
+    "function_call": Refused("tool calls are not supported", ("none", "auto")),
+    "parallel_tool_calls": Taken("only has an effect with `tools`"),
 }
-"""Of both routes."""
+"""Fields of both routes."""
 
 COMPLETION: Final[dict[str, Foreign]] = {
     **SETTINGS,
     "max_completion_tokens": Same("max_tokens"),
     "n_probs": Refused("use `logprobs`", (0,)),
-    "top_logprobs": Refused("`logprobs` is their number here", (0,)),
+    "top_logprobs": Refused("use `logprobs` for their number", (0,)),
     "messages": Refused("send them to /v1/chat/completions"),
     "add_special_tokens": Refused(
         "a prompt starts with the model's own BOS token; send token ids to change that", (True,)
     ),
 }
-"""Of /v1/completions."""
+"""Fields of /v1/completions."""
 
 CHAT: Final[dict[str, Foreign]] = {
     **SETTINGS,
     "prompt": Refused("send it to /v1/completions, or as a message"),
     "system": Refused("send it as a message with the role system"),
     "n_probs": Refused("use `logprobs` and `top_logprobs`", (0,)),
-    "best_of": Refused("ask for `n` answers and choose", (1,)),
+    "best_of": Refused("request `n` answers and choose one", (1,)),
     "echo": Refused("the prompt is not sent back", (False,)),
     "parse_special": Refused("text in a chat never becomes a control token", (False,)),
-    "suffix": Refused("text is only continued"),
-    "add_special_tokens": Refused("the template writes them", (False,)),
+    "suffix": Refused("the model only continues text"),
+    "add_special_tokens": Refused("the template adds them", (False,)),
     "modalities": Refused(_TEXTS, (["text"],)),
     "audio": Refused(_TEXTS),
-    "web_search_options": Refused("nothing is searched"),
-    "documents": Refused("put them into a message", ([],)),
+    "web_search_options": Refused("web search is not supported"),
+    "documents": Refused("put them in a message", ([],)),
     "chat_template": Refused("the model's own template is used"),
     "chat_template_kwargs": Refused("the model's own template is used, with its defaults", ({},)),
-    "add_generation_prompt": Refused("an answer is always a turn of its own", (True,)),
-    "continue_final_message": Refused("an answer is always a turn of its own; use /v1/completions", (False,)),
-    "generation_prompt": Refused("an answer is always a turn of its own; use /v1/completions", ("",)),
-    "reasoning_effort": Refused("the model's template decides how it thinks"),
-    "reasoning": Refused("the model's template decides how it thinks", ({},)),
-    "reasoning_format": Refused("thoughts are part of the text", ("none",)),
-    "include_reasoning": Refused("thoughts are part of the text", (True,)),
-    "separate_reasoning": Refused("thoughts are part of the text", (False,)),
-    "think": Refused("the model's template decides how it thinks"),
-    "thinking": Refused("the model's template decides how it thinks"),
-    "enable_thinking": Refused("the model's template decides how it thinks"),
-    "guideline": Refused("put it into a message"),
-    "tool_prompt": Taken("only counts with `tools`"),
-    "safe_prompt": Refused("put it into a message", (False,)),
+    "add_generation_prompt": Refused("an answer is always a new turn", (True,)),
+    "continue_final_message": Refused("an answer is always a new turn; use /v1/completions", (False,)),
+    "generation_prompt": Refused("an answer is always a new turn; use /v1/completions", ("",)),
+    "reasoning_effort": Refused("the model's template controls reasoning"),
+    "reasoning": Refused("the model's template controls reasoning", ({},)),
+    "reasoning_format": Refused("reasoning is part of the text", ("none",)),
+    "include_reasoning": Refused("reasoning is part of the text", (True,)),
+    "separate_reasoning": Refused("reasoning is part of the text", (False,)),
+    "think": Refused("the model's template controls reasoning"),
+    "thinking": Refused("the model's template controls reasoning"),
+    "enable_thinking": Refused("the model's template controls reasoning"),
+    "guideline": Refused("put it in a message"),
+    "tool_prompt": Taken("only has an effect with `tools`"),
+    "safe_prompt": Refused("put it in a message", (False,)),
 }
-"""Of /v1/chat/completions."""
+"""Fields of /v1/chat/completions."""
 
 STREAM_OPTIONS: Final[dict[str, Foreign]] = {
     "include_obfuscation": Taken("no padding is sent"),
-    "continuous_usage_stats": Refused("usage comes once, at the end", (False,)),
+    "continuous_usage_stats": Refused("usage is sent once, at the end", (False,)),
 }
-"""Of `stream_options`."""
+"""Fields of `stream_options`."""
 
 RESPONSE_FORMAT: Final[dict[str, Foreign]] = {
-    "schema": Same("json_schema", "beside the type `json_object` or `json_schema`", lambda schema: {"schema": schema}),
+    "schema": Same("json_schema", "with the type `json_object` or `json_schema`", lambda schema: {"schema": schema}),
 }
-"""Of `response_format`."""
+"""Fields of `response_format`."""
 
 MESSAGE: Final[dict[str, Foreign]] = {
-    "annotations": Taken("they describe an earlier answer, whose text is in `content`"),
+    "annotations": Taken("annotations of an earlier answer; its text is in `content`"),
     "tool_call_id": Taken("the role `tool` is enough"),
-    "id": Taken("it names an earlier answer"),
+    "id": Taken("the id of an earlier answer"),
     "cache_control": Taken("affects speed only"),
     "audio": Refused(_TEXTS),
     "images": Refused(_TEXTS, ([],)),
-    "reasoning": Refused("put thoughts into `content`", ("",)),
-    "reasoning_content": Refused("put thoughts into `content`", ("",)),
-    "thinking": Refused("put thoughts into `content`", ("",)),
-    "thinking_blocks": Refused("put thoughts into `content`", ([],)),
-    "prefix": Refused("an answer is always a turn of its own", (False,)),
-    "partial": Refused("an answer is always a turn of its own", (False,)),
+    "reasoning": Refused("put reasoning in `content`", ("",)),
+    "reasoning_content": Refused("put reasoning in `content`", ("",)),
+    "thinking": Refused("put reasoning in `content`", ("",)),
+    "thinking_blocks": Refused("put reasoning in `content`", ([],)),
+    "prefix": Refused("an answer is always a new turn", (False,)),
+    "partial": Refused("an answer is always a new turn", (False,)),
 }
-"""Of a message, beside role, content, name, refusal, tool_calls and function_call."""
+"""Fields of a message, besides role, content, name, refusal, tool_calls and function_call."""
 
 PART: Final[dict[str, Foreign]] = {
-    "annotations": Taken("they describe the text"),
+    "annotations": Taken("annotations of the text"),
     "cache_control": Taken("affects speed only"),
     "prompt_cache_breakpoint": Taken("affects speed only"),
 }
-"""Of a part of a content, beside type, text and refusal."""
+"""Fields of a content part, besides type, text and refusal."""

@@ -1,4 +1,4 @@
-"""From what a client sent to token ids: off the event loop, in turn with other tenants, unless it is small."""
+"""Turns request bodies into token ids. Large ones are processed off the event loop, taking turns by tenant."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from tenantd.text.vocabulary import Vocabulary
 
 MAX_PROMPTS: Final = 128
 INLINE_BYTES: Final = 4096
-"""A body of this size is read where it came, in a few milliseconds at most."""
+"""Bodies up to this size are processed in the event loop, in a few milliseconds at most."""
 INLINE_MESSAGES: Final = 8
-"""And a chat of so many messages: what each costs is the template's to say."""
+"""So are chats with up to this many messages; the cost of a message depends on the template."""
 LONG_CHARACTERS: Final = 8
-"""For each token of the context. Few texts have so many: those that have are looked at before they are tokenised."""
+"""Characters per token of the context. A longer text is checked before it is tokenised; few texts are that long."""
 SLICE_CHARACTERS: Final = 65_536
 
 T = TypeVar("T")
@@ -38,23 +38,23 @@ class PromptReader:
     async def completion(
         self, tenant: str, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
     ) -> tuple[CompletionRequest, list[list[int]]]:
-        """The request, without the text it came with, and its prompts, at least one.
+        """The request without its prompt text, and its prompts, at least one.
 
-        `names` reads those of its fields, and `check` says how many tokens a context holds, both perhaps in a thread.
+        `names` reads its field names, and `check` returns how many tokens a context holds. Both may run in a thread.
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
         """
 
         def read() -> tuple[CompletionRequest, list[list[int]]]:
             request = read_request(CompletionRequest, body, names)
             prompts = self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
-            return request.model_copy(update={"prompt": None}), prompts  # a text may have taken megabytes
+            return request.model_copy(update={"prompt": None}), prompts  # free the text, possibly megabytes
 
         return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
 
     async def chat(
         self, tenant: str, body: bytes, names: Names, check: Callable[[ChatRequest], int]
     ) -> tuple[ChatRequest, list[int]]:
-        """The request and the rendered conversation. As `completion`."""
+        """The request and the rendered conversation. See `completion`."""
 
         def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
             request = request or read_request(ChatRequest, body, names)
@@ -75,11 +75,11 @@ class PromptReader:
         if isinstance(prompt, str):
             return [self._text(prompt, context_tokens, parse_special)]
         if not isinstance(prompt, list) or not prompt:
-            raise _bad_prompt("must be a text, a list of token ids, or a list of either, and not empty")
+            raise _bad_prompt("must be a string, a list of token ids, or a list of either, and not empty")
         if isinstance(prompt[0], int):
             return [self._tokens(prompt, context_tokens)]
         if len(prompt) > MAX_PROMPTS:
-            raise _bad_prompt(f"at most {MAX_PROMPTS} prompts in one request")
+            raise _bad_prompt(f"at most {MAX_PROMPTS} prompts are allowed in one request")
         result: list[list[int]] = []
         for one in prompt:
             if isinstance(one, str):
@@ -87,7 +87,7 @@ class PromptReader:
             elif isinstance(one, list):
                 result.append(self._tokens(one, context_tokens))
             else:
-                raise _bad_prompt("a list of prompts holds texts or lists of token ids")
+                raise _bad_prompt("a list of prompts must hold strings or lists of token ids")
         return result
 
     def conversation(self, request: ChatRequest, context_tokens: int) -> list[int]:
@@ -116,15 +116,16 @@ class PromptReader:
         return tokens
 
     def _check_length(self, texts: list[str], context_tokens: int) -> None:
-        """Refuse what is far too long at no more cost than what just fits. A token is at most the longest piece."""
+        """Refuse a prompt that is far too long, at no more cost than one that just fits. No token is longer than the
+        longest piece."""
         at_least = sum(map(_utf8_bytes, texts)) // self._vocabulary.longest_piece_bytes
         if at_least <= context_tokens and sum(map(len, texts)) > LONG_CHARACTERS * context_tokens:
-            at_least = self._count(texts, 2 * context_tokens + 2) // 2  # cut into slices a text has a few more
+            at_least = self._count(texts, 2 * context_tokens + 2) // 2  # slicing a text adds a few tokens
         if at_least > context_tokens:
             raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
 
     def _count(self, texts: list[str], enough_tokens: int) -> int:
-        """Tokens of the texts, counted slice by slice until there are enough."""
+        """Number of tokens in the texts, counted slice by slice until `enough_tokens` are reached."""
         count = 0
         for text in texts:
             for start in range(0, len(text), SLICE_CHARACTERS):
@@ -139,7 +140,7 @@ def _utf8_bytes(text: str) -> int:
 
 
 def _texts(content: Any) -> list[str]:
-    """What a message's content holds, whether or not it is well formed."""
+    """The texts in a message's content, even if it is malformed."""
     if isinstance(content, str):
         return [content]
     if isinstance(content, list):

@@ -1,7 +1,7 @@
-"""OpenAI's routes: completions, chat completions and models; and a tenant's own queue.
+"""OpenAI's routes (completions, chat completions and models), and a tenant's view of its queue.
 
-A request is read, checked and made into one `Generation` per choice, which is each prompt times `n`; the exchange
-does the rest.
+A request is read, validated and turned into one `Generation` per choice (each prompt times `n`). The exchange does the
+rest.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Kind = Literal["completion", "chat"]
 
 
 class ModelNotFound(NotFound):
-    """The request names a model that is not the one served here."""
+    """The request names a model other than the one that is served."""
 
     code = "model_not_found"
 
@@ -59,7 +59,7 @@ class OpenAI:
             check = functools.partial(self._check_completion, tenant)
             body, prompts = await while_connected(request, self._prompts.completion(tenant.name, raw, names, check))
             del raw
-            give_back_body(request.scope)  # before a grammar may have to wait
+            give_back_body(request.scope)  # compiling a grammar may have to wait
             grammar = await while_connected(request, self._grammar(tenant, body))
             return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
 
@@ -85,7 +85,7 @@ class OpenAI:
         return reply(self._model_json())
 
     async def queue(self, request: Request) -> Response:
-        """Not OpenAI's: where the tenant's own waiting requests stand."""
+        """Not part of OpenAI's API: the queue positions of the tenant's own requests."""
         tenant = tenant_of(request, self._service.directory)
         return reply({"waiting": self._service.queue(tenant.name)})
 
@@ -97,7 +97,7 @@ class OpenAI:
         return body
 
     def _check(self, body: GenerationRequest) -> int:
-        """What is wrong with a request besides its prompt, and if nothing is the tokens that a slot holds."""
+        """Validate everything but the prompt. Returns how many tokens a slot holds."""
         body.check()
         check_stops(body.stop or ())
         if body.model:
@@ -107,8 +107,8 @@ class OpenAI:
     def _check_completion(self, tenant: Tenant, body: CompletionRequest) -> int:
         if body.parse_special and not tenant.allow_special:
             raise Forbidden(
-                f"parse_special: text of tenant {tenant.name} may not spell special tokens; an administrator can allow "
-                f"it: tenantctl tenant set {tenant.name} --allow-special",
+                f"parse_special: tenant {tenant.name} may not send special tokens; an administrator can allow it: "
+                f"tenantctl tenant set {tenant.name} --allow-special",
                 param="parse_special",
             )
         return self._check(body)
@@ -116,14 +116,14 @@ class OpenAI:
     def _check_model(self, name: str) -> None:
         served = self._service.config.model_name
         if name != served:
-            raise ModelNotFound(f"the model {name[:200]!r} is not served here; it is {served!r}", param="model")
+            raise ModelNotFound(f"model {name[:200]!r} is not available; this server has {served!r}", param="model")
 
     def _context_tokens(self) -> int:
-        """Tokens a slot holds. Raises EngineUnavailable while nobody knows."""
+        """How many tokens a slot holds. Raises EngineUnavailable until the model is loaded."""
         info = self._service.supervisor.info
         if info is None:
             raise EngineUnavailable(
-                f"the model is not loaded ({self._service.supervisor.state}); GET /readyz says how far it is",
+                f"the model is not loaded ({self._service.supervisor.state}); GET /readyz shows its progress",
                 retry_after_s=2,
             )
         return info.context_tokens
@@ -139,7 +139,7 @@ class OpenAI:
         }
 
     async def _grammar(self, tenant: Tenant, body: GenerationRequest) -> str:
-        """What the engine holds the answer to; "" when it is free. Raises InvalidRequest, QueueFull."""
+        """The compiled grammar for the answer; "" if there is none. Raises InvalidRequest, QueueFull."""
         source = body.grammar_source()
         return "" if source is None else await self._service.grammars.compile(source, tenant.name)
 

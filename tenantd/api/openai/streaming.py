@@ -1,8 +1,8 @@
-"""Sending tokens while they are generated: the hot path of the API.
+"""Sends tokens while they are generated: the hot path of the API.
 
-One task per choice takes what is new and writes it as one body chunk, one event per token. There is no queue between
-the stream and the socket: while a client reads slowly its tokens stay in the stream, which the request's own limit
-bounds.
+One task per choice takes the new tokens and writes them as one body chunk, with one event per token. There is no queue
+between stream and socket: while a client reads slowly, its tokens stay in the stream, whose length is bounded by the
+request's own limit.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from tenantd.errors import TenantdError
 from tenantd.live.streams import Delta, LiveStream
 
 SEND: Final = "tenantd.send"
-"""Scope extension with the server's own `send`: events skip the framework's wrappers, which are there for the start of
-a response and cost as much as writing an event does."""
+"""Scope extension with the server's own `send`. Events bypass the framework's wrappers, which only matter for the start
+of a response and cost as much as writing an event."""
 
 
 class ClientStalled(Exception):
-    """The client has read nothing for the write timeout; its connection is closed."""
+    """The client read nothing for the write timeout, so its connection was closed."""
 
 
 class EventWriter:
-    """Writes server-sent events after the response's start. Raises ClientStalled."""
+    """Writes server-sent events after the response has started. Raises ClientStalled."""
 
     def __init__(self, connection: Connection, scope: Scope, timeout_s: float) -> None:
         self._connection = connection
@@ -36,7 +36,7 @@ class EventWriter:
         self._timeout_s = timeout_s
 
     async def write(self, events: bytes) -> None:
-        """One chunk of whole events."""
+        """Write one chunk of complete events."""
         message: Message = {"type": "http.response.body", "body": events, "more_body": True}
         if self._connection.write_paused:
             await self._patiently(message)
@@ -44,11 +44,11 @@ class EventWriter:
             await self._send(message)
 
     async def done(self, events: bytes) -> None:
-        """The end of a complete answer, after its last `events`."""
+        """End a complete answer, after its last `events`."""
         await self._patiently({"type": "http.response.body", "body": events + DONE, "more_body": False})
 
     async def fail(self, error: TenantdError) -> None:
-        """The end of an answer that is not complete. No [DONE]: it must not be taken for the whole."""
+        """End an incomplete answer. Sends no [DONE], so that it cannot be mistaken for a complete one."""
         event = b"data: " + encode_error(error) + b"\n\n"
         await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
 
@@ -62,7 +62,7 @@ class EventWriter:
 
 
 async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWriter) -> None:
-    """Write one choice's text as it comes, until the stream is finished. Raises ClientStalled."""
+    """Write the text of one choice as it arrives, until the stream is finished. Raises ClientStalled."""
     before, after = answer.text_frame(index)
     opening = answer.opening_event(index)
     logprobs = LogprobEvents(answer, index)
@@ -74,13 +74,13 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
         if body:
             await writer.write(opening + body)
             opening = b""
-    # What still waits has no text: it belonged to a stop string, and the answer does not have it.
+    # Tokens that still wait have no text: they belong to a stop string and are not part of the answer.
     if opening:
         await writer.write(opening)
 
 
 class LogprobEvents:
-    """Events with logprobs. A token whose text is held back waits for the text."""
+    """Builds events with logprobs. A token waits here while its text is held back."""
 
     def __init__(self, answer: Answer, index: int) -> None:
         self._answer = answer
@@ -89,7 +89,7 @@ class LogprobEvents:
         self.waiting: list[Delta] = []
 
     def take(self, deltas: list[Delta]) -> bytes:
-        """The events that are complete."""
+        """Add tokens and return the events that are now complete."""
         events: list[bytes] = []
         for delta in deltas:
             self.waiting.append(delta)
@@ -98,7 +98,7 @@ class LogprobEvents:
         return b"".join(events)
 
     def _event(self) -> bytes:
-        """One of all that waits."""
+        """One event for all waiting tokens."""
         event = self._answer.logprobs_event(self._index, self.waiting, self._characters)
         self._characters += sum(len(delta.text) for delta in self.waiting)
         self.waiting = []

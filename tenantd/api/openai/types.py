@@ -1,7 +1,7 @@
-"""What clients send to the OpenAI routes: fields, types and ranges. null means the default, as it does at OpenAI.
+"""Request bodies of the OpenAI routes: fields, types and ranges. As at OpenAI, null means the default.
 
-Ranges are OpenAI's where it has the field (platform.openai.com/docs/api-reference), else what llama.cpp's samplers
-make sense of.
+Ranges are OpenAI's if it has the field (platform.openai.com/docs/api-reference), otherwise those that make sense for
+llama.cpp's samplers.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MAX_BIASES: Final = 1024
 
 
 def _one_or_many(value: Any) -> Any:
-    """An empty text stops nowhere: it is how some clients say that they have no stop text."""
+    """A list of stop strings. Some clients send an empty string to mean none."""
     if value == "":
         return []
     return [value] if isinstance(value, str) else value
 
 
 def _default_if_minus_one(value: Any) -> Any:
-    """Other servers' word for the default."""
+    """Other servers use -1 for the default."""
     return None if type(value) is int and value == -1 else value
 
 
@@ -43,15 +43,15 @@ TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValida
 
 
 def _biases_by_token(value: Any) -> Any:
-    """llama-server's pairs of token id and bias, where false is never, as OpenAI's object."""
+    """Converts llama-server's pairs of token id and bias (false: never) to OpenAI's object."""
     if not isinstance(value, list):
         return value
     if len(value) > MAX_BIASES:
-        raise ValueError(f"at most {MAX_BIASES} tokens are taken")
+        raise ValueError(f"at most {MAX_BIASES} tokens are allowed")
     biases: dict[str, Any] = {}
     for pair in value:
         if not isinstance(pair, list) or len(pair) != 2 or type(pair[0]) is not int:
-            raise ValueError("a list holds pairs of a token id and its bias")
+            raise ValueError("a list must hold pairs of token id and bias")
         biases[str(pair[0])] = -100 if pair[1] is False else pair[1]
     return biases
 
@@ -65,7 +65,7 @@ Stops = Annotated[
 
 
 class StreamOptions(Fields):
-    """What a stream has besides text."""
+    """What a stream contains besides text."""
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.STREAM_OPTIONS
 
@@ -73,7 +73,7 @@ class StreamOptions(Fields):
 
 
 class JsonSchema(Fields):
-    """The `json_schema` of a response format; all but the schema makes no difference here."""
+    """The `json_schema` of a response format; only the schema has an effect."""
 
     schema_: dict[str, Any] | None = Field(None, alias="schema")
     name: str | None = None
@@ -82,7 +82,7 @@ class JsonSchema(Fields):
 
 
 class ResponseFormat(Fields):
-    """What an answer must look like."""
+    """The required format of an answer."""
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.RESPONSE_FORMAT
 
@@ -92,29 +92,29 @@ class ResponseFormat(Fields):
     @model_validator(mode="before")
     @classmethod
     def _an_object_by_schema(cls, data: Any) -> Any:
-        """`json_object` with a schema is how llama-server says `json_schema`."""
+        """llama-server accepts `json_object` with a schema, for `json_schema`."""
         if isinstance(data, dict) and data.get("json_schema") is not None:
             if data.get("type") == "json_object":
                 return {**data, "type": "json_schema"}
             if data.get("type") == "text":
-                raise ValueError("a schema goes with the type json_schema")
+                raise ValueError("a schema needs the type json_schema")
         return data
 
     @model_validator(mode="after")
     def _has_its_schema(self) -> Self:
         if self.type == "json_schema" and (self.json_schema is None or self.json_schema.schema_ is None):
-            raise ValueError("json_schema needs json_schema.schema")
+            raise ValueError("the type json_schema needs json_schema.schema")
         return self
 
     def grammar_source(self) -> GrammarSource | None:
-        """What is to be compiled for it; None for text. Raises InvalidRequest."""
+        """The source to compile for this format; None for text. Raises InvalidRequest."""
         if self.type == "text":
             return None
         return schema_source(self.json_schema.schema_ if self.json_schema else None)
 
 
 class GenerationRequest(Fields):
-    """What completions and chat have in common."""
+    """The fields that completions and chat have in common."""
 
     model: str = ""
     max_tokens: OutputTokens = None
@@ -136,11 +136,11 @@ class GenerationRequest(Fields):
     ignore_eos: bool | None = None
     grammar: str | None = None
     response_format: ResponseFormat | None = None
-    timeout_s: float | None = Field(None, gt=0, le=86_400)  # from here to the last token, waiting included
+    timeout_s: float | None = Field(None, gt=0, le=86_400)  # from arrival to the last token, waiting included
 
     @property
     def choices(self) -> int:
-        """Answers to each prompt."""
+        """Answers per prompt."""
         return self.n or 1
 
     @property
@@ -148,7 +148,7 @@ class GenerationRequest(Fields):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def output_limit_tokens(self) -> int | None:
-        """Tokens one choice may have; None leaves it to the daemon."""
+        """Maximum tokens of one choice; None for the daemon's default."""
         return self.max_tokens
 
     def logprobs_wanted(self) -> int | None:
@@ -156,9 +156,9 @@ class GenerationRequest(Fields):
         raise NotImplementedError
 
     def sampling(self, vocabulary_tokens: int, grammar: str = "") -> Sampling:
-        """How to choose tokens; `grammar` is the compiled `grammar_source()`.
+        """How to sample tokens. `grammar` is the compiled `grammar_source()`.
 
-        Raises InvalidRequest for what only the model's vocabulary can tell.
+        Raises InvalidRequest for mistakes that can only be seen with the model's vocabulary.
         """
         chosen: dict[str, Any] = {
             name: value
@@ -185,16 +185,16 @@ class GenerationRequest(Fields):
         )
 
     def grammar_source(self) -> GrammarSource | None:
-        """What the answer has to follow; None when it is free. Raises InvalidRequest."""
+        """The grammar or schema that the answer must match; None if there is none. Raises InvalidRequest."""
         by_format = self.response_format.grammar_source() if self.response_format else None
         if by_format and self.grammar:
             raise InvalidRequest("use either grammar or response_format, not both", param="grammar")
         return by_format or (gbnf_source(self.grammar) if self.grammar else None)
 
     def check(self) -> None:
-        """What one field alone cannot tell. Raises InvalidRequest."""
+        """Checks that involve more than one field. Raises InvalidRequest."""
         if self.stream_options is not None and not self.stream:
-            raise InvalidRequest("stream_options: only allowed together with stream", param="stream_options")
+            raise InvalidRequest("stream_options: only allowed with stream", param="stream_options")
 
 
 def _biases(biases: dict[str, float], vocabulary_tokens: int) -> dict[int, float]:
@@ -218,12 +218,12 @@ class CompletionRequest(GenerationRequest):
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.COMPLETION
 
-    prompt: Any = None  # text, token ids, or a list of either: a union's errors would name fields nobody sent
+    prompt: Any = None  # string, token ids, or a list of either; a union's errors would name fields that nobody sent
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1)
     echo: bool | None = None
     suffix: str | None = None
-    parse_special: bool | None = None  # the prompt's text may spell special tokens; not everybody's may
+    parse_special: bool | None = None  # the prompt may contain special tokens, if the tenant is allowed to send them
 
     def logprobs_wanted(self) -> int | None:
         return self.logprobs
@@ -233,9 +233,9 @@ class CompletionRequest(GenerationRequest):
         if self.echo:
             raise InvalidRequest("echo is not supported: the prompt is not sent back", param="echo")
         if self.suffix:
-            raise InvalidRequest("suffix is not supported: text is only continued", param="suffix")
+            raise InvalidRequest("suffix is not supported: the model only continues text", param="suffix")
         if self.best_of is not None and self.best_of != self.choices:
-            raise InvalidRequest("best_of is not supported; ask for n answers and choose", param="best_of")
+            raise InvalidRequest("best_of is not supported; request n answers and choose one", param="best_of")
 
 
 class ChatRequest(GenerationRequest):
@@ -243,7 +243,7 @@ class ChatRequest(GenerationRequest):
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.CHAT
 
-    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the formatter knows what is in them
+    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the chat formatter validates them
     max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
@@ -266,4 +266,4 @@ class ChatRequest(GenerationRequest):
     def check(self) -> None:
         super().check()
         if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("top_logprobs: only allowed together with logprobs", param="top_logprobs")
+            raise InvalidRequest("top_logprobs: only allowed with logprobs", param="top_logprobs")

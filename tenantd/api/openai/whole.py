@@ -1,7 +1,7 @@
-"""Gathering one choice of an answer that is not streamed.
+"""Collects one choice of an answer that is not streamed.
 
-Logprobs become JSON as their tokens come: for twenty alternatives to each of some thousand tokens that takes seconds,
-which would else be spent in one piece at the end.
+Logprobs are encoded as JSON while tokens arrive. Twenty alternatives for each of some thousand tokens take seconds, and
+encoding them all at the end would block the event loop for that long.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from tenantd.live.streams import Delta, LiveStream
 
 
 class Whole(NamedTuple):
-    """The text and logprobs of one choice. `logprobs` is None where none were asked for."""
+    """The text and logprobs of one choice. `logprobs` is None if they were not requested."""
 
     text: str
     logprobs: msgspec.Raw | None
 
 
 async def collect(answer: Answer, stream: LiveStream) -> Whole:
-    """Everything until the stream is settled."""
+    """Collect everything until the stream is settled."""
     texts: list[str] = []
     logprobs = _Logprobs(answer)
     while deltas := await stream.take():
@@ -32,11 +32,13 @@ async def collect(answer: Answer, stream: LiveStream) -> Whole:
 
 
 class _Logprobs:
-    """The parts of an answer's logprobs. A list in it is the elements so far as JSON, without the brackets."""
+    """Collects an answer's logprobs. Each list is kept as the JSON of its elements so far, without the brackets."""
 
     def __init__(self, answer: Answer) -> None:
         self._answer = answer
-        self._waiting: list[Delta] = []  # without text: dropped if none comes, since it belonged to a stop string
+        self._waiting: list[
+            Delta
+        ] = []  # tokens without text yet; dropped if none follows, since they belong to a stop string
         self._characters = 0
         self._lists: dict[str, list[bytes]] = {}
         self._others: dict[str, Any] = {}
