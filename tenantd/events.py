@@ -15,6 +15,7 @@ import logging
 import re
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from enum import StrEnum
 from queue import SimpleQueue
@@ -218,7 +219,7 @@ class _Direct:
             self._listener(event)
         except Exception as e:
             self.failed += 1
-            self.error = repr(e)
+            self.error = traceback.format_exception_only(e)[-1].strip()  # whatever its own repr does
 
 
 class _Lane(_Direct):

@@ -24,7 +24,7 @@ from tenantd.clock import now_micros
 from tenantd.config import Config, LimitsConfig
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.events import CLOSE_TIMEOUT_S as EVENTS_TIMEOUT_S
-from tenantd.events import Events
+from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.serving.service import Service
@@ -255,6 +255,7 @@ class Daemon:
         self._meter.keep(service.directory.tenants)
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
+        self._events.announce(Administered(action=Action.RELOADED, actor_uid=None))
         log.info("configuration and tenants reloaded")
 
     # -- signals

@@ -30,6 +30,7 @@ from tenantd.text.excerpt import excerpt
 TENANT_HEADER: Final = "x-tenant"
 ASKING: Final = "tenantd.tenant"
 KEY: Final = "tenantd.key"
+KEYS_TENANT: Final = "tenantd.key.tenant"
 
 
 def is_admin(request: Request) -> bool:
@@ -94,6 +95,13 @@ def asking(scope: Scope) -> Tenant | None:
     return tenant
 
 
+def whose(scope: Scope) -> Tenant | None:
+    """The tenant of a request as far as it is known: that of its key, if the request was refused before it was made
+    for any."""
+    tenant: Tenant | None = asking(scope) or scope["extensions"].get(KEYS_TENANT)
+    return tenant
+
+
 def key_of(scope: Scope) -> str:
     """The id of a request's key, once it has been looked up; "" for a request without a key."""
     key_id: str = scope["extensions"].get(KEY, "")
@@ -137,9 +145,10 @@ def _tenant_with(secret: str, request: Request, directory: Directory) -> Tenant:
     if found is None:
         raise Unauthenticated("this API key is unknown or was revoked")
     tenant, key_id = found
+    request.scope["extensions"][KEY] = key_id
+    request.scope["extensions"][KEYS_TENANT] = tenant
     connection = connection_of(request.scope)
     connection.connections_table.use_key(connection, key_id)
-    request.scope["extensions"][KEY] = key_id
     return tenant
 
 

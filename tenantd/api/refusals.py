@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
-from tenantd.api.identity import asking, for_asker, key_of
+from tenantd.api.identity import for_asker, key_of, whose
 from tenantd.api.replies import error_reply, new_request_id, reply, shown_path
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.events import PathKind, Refused
@@ -48,7 +48,7 @@ def path_kind(path: str) -> PathKind:
 
 def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None = None) -> None:
     """`error` is the answer to this request. `request_id` is its row's, if it was let in."""
-    connection, tenant = connection_of(scope), asking(scope)
+    connection, tenant = connection_of(scope), whose(scope)
     connection.connections_table.events.announce(
         Refused(
             cause=error.code,

@@ -279,6 +279,8 @@ def test_a_stranger_at_its_limit_is_refused_and_keeps_what_it_has(crowded: Daemo
         wait_until(lambda: crowded.status()["running"] + crowded.status()["waiting"] == USUAL // 2, "its requests")
         with strangers(crowded.socket, 1, REQUEST, patience_s=20) as more:
             assert more.answer == "429"
+        counted = 'tenantd_refusals_total{cause="too_many_connections",tenant=""} 1.0'
+        assert counted in crowded.get("/metrics").text.splitlines()
         assert crowded.status()["running"] + crowded.status()["waiting"] == USUAL // 2
 
 
