@@ -58,7 +58,8 @@ PURE = (
     "tenantd.engine.scheduler",
     "tenantd.engine.sharing",
     "tenantd.engine.kv.slots",
-    "tenantd.engine.waiting",
+    "tenantd.engine.kv.states",
+    "tenantd.engine.roster",
 )
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
 MOST_LINES = 420

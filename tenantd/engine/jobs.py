@@ -7,14 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Swapped
 from tenantd.minute import TokenWindow
 from tenantd.wire.messages import Submit
 
 
 @dataclass(slots=True, eq=False)
 class Job:
-    """One request in the engine: queued, bound to a sequence, or swapped out (queued, with its state).
+    """One request in the engine: queued, bound to a sequence, or swapped out (queued again, its state with `States`).
 
     `tokens` is the prompt and all that was generated; the first `computed` of them are in the KV cache. It decodes
     when one token is left to compute, and that token was the last to be generated.
@@ -28,7 +27,6 @@ class Job:
     computed: int = 0
     sequence: int = -1
     is_queued: bool = False
-    swapped: Swapped | None = None
     run_tokens: int = 0  # computed since it was last bound
     decoded_s: float = 0.0  # when it last got a token, or was bound
 

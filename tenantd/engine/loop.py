@@ -135,8 +135,9 @@ class Loop:
 
     def _bind_one(self, job: Job) -> int:
         """Returns the engine time it took."""
-        if job.swapped is not None:
-            self._scheduler.swapped_in(job, self._compute.swap_in(job.sequence, job.swapped))
+        if (state := self._scheduler.take_state(job)) is not None:
+            if not self._compute.swap_in(job.sequence, state):
+                self._scheduler.lost_state(job)
             return 0
         submit = job.submit
         try:

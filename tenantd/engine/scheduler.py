@@ -18,9 +18,10 @@ from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.kv.slots import Slots
+from tenantd.engine.kv.states import States
 from tenantd.engine.passes import Passes, divided
+from tenantd.engine.roster import Roster
 from tenantd.engine.sharing import Sharing
-from tenantd.engine.waiting import Waiting
 from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
 from tenantd.wire.settings import Policy, Settings
 
@@ -48,24 +49,21 @@ class Scheduler:
         self._context_tokens = context_tokens
         self._fairness = fairness
         self._settings = settings
-        self._swap_bytes = swap_bytes
         self._packs = packs
         self._passes = Passes(settings)
-        self._tenants: dict[str, TenantJobs] = {}
+        self._tenants: dict[str, TenantJobs] = {}  # changed by `_roster` only
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
         self._sharing = Sharing(slots, fairness, settings, self._tenants)
-        self._waiting = Waiting(self._sharing, fairness, self._tenants)
+        self._roster = Roster(self._sharing, fairness, self._tenants)
+        self._states = States(swap_bytes)
         self._promised: str | None = None  # the tenant that a slot was taken for, until it is bound
         self._released: list[int] = []
-        self._discarded: list[Swapped] = []
         self._finishes: list[Finish] = []
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
         self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
-        self._swapped_bytes = 0
-        self._bytes_per_token = 0.0  # of a state that is kept, as seen last
-        self._swaps = self._recomputes = 0
+        self._swaps = self._recomputes = 0  # since the last commit
         self._bound_changed = False
 
     # ---- what comes in ------------------------------------------------------------------------------------------
@@ -73,7 +71,8 @@ class Scheduler:
     def submit(self, submit: Submit, sampling: Sampling, now_s: float) -> None:
         """Queue a request."""
         assert submit.request not in self._jobs, "a request is submitted once"
-        tenant = self._with_work(submit.tenant, now_s)
+        self._now_s = now_s
+        tenant = self._roster.with_work(submit.tenant)
         job = Job(
             submit=submit,
             sampling=sampling,
@@ -92,13 +91,8 @@ class Scheduler:
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
         """A tenant's requests that wait in the daemon are work, too: with any, it is not idle."""
-        if backlog.exists:
-            self._with_work(backlog.tenant, now_s).has_backlog = True
-            return
-        tenant = self._tenant(backlog.tenant)
-        if tenant.has_backlog:
-            tenant.has_backlog = False
-            self._leave_if_idle(backlog.tenant, now_s)
+        self._now_s = now_s
+        self._roster.set_backlog(backlog, now_s)
 
     def cancel(self, request: int) -> None:
         """End a request now; its sequence is free in the next plan. Unknown ids are ignored."""
@@ -110,29 +104,17 @@ class Scheduler:
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.FAILED, message, param, detail)
 
-    def set_policy(self, share: TenantPolicy) -> None:
+    def set_policy(self, policy: TenantPolicy) -> None:
         """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
-        self._fairness.set_weight(share.tenant, share.weight)
-        tenant = self._tenant(share.tenant)
-        tenant.weight = share.weight
-        tenant.max_concurrent = share.max_concurrent
-        tenant.reserved_slots = share.reserved_slots
-        tenant.window.limit_tokens = share.tokens_per_minute
+        self._roster.set_policy(policy)
 
     def forget(self, name: str) -> None:
         """A tenant that is gone. One with requests stays as it is."""
-        if (tenant := self._tenants.get(name)) is not None and not tenant.is_busy:
-            del self._tenants[name]
-            self._fairness.forget(name)
+        self._roster.forget(name)
 
     def remember(self, remember: Remember, now_s: float) -> None:
         """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
-        self._fairness.remember(remember.usage, remember.level, now_s)
-        for name, given in remember.given.items():
-            self._tenant(name).window.recall(given, now_s)
-        for name in remember.busy:
-            tenant = self._tenant(name)
-            tenant.was_busy = tenant.is_waiting = True
+        self._roster.remember(remember, now_s)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
@@ -143,39 +125,31 @@ class Scheduler:
 
     def take_discarded(self) -> list[Swapped]:
         """What was kept for requests that ended while they were swapped out."""
-        discarded, self._discarded = self._discarded, []
-        return discarded
+        return self._states.take_discarded()
 
     def next_victim(self, now_s: float) -> tuple[Job, int] | None:
         """The request that has to give its sequence to a needier tenant now, and the bytes its state may take.
 
         It is swapped out before the next call. See Sharing.victim.
         """
-        self._waiting.note(now_s)
+        self._roster.note_waiting(now_s)
         if self._slots.can_take():
             return None
-        room_bytes = self._swap_bytes - self._swapped_bytes
-        found = self._sharing.victim(
-            self._active.values(), now_s, lambda job: job.computed * self._bytes_per_token <= room_bytes
-        )
+        found = self._sharing.victim(self._active.values(), now_s, lambda job: self._states.fits(job.computed))
         if found is None:
             return None
         job, self._promised = found
-        return job, room_bytes
+        return job, self._states.room_bytes
 
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """The victim's sequence is unbound and empty; it waits at the head of its tenant's queue."""
         self._unbind(job)
-        job.swapped = swapped
         job.is_queued = True
-        self._swapped_bytes += swapped.size_bytes
+        self._states.keep(job.submit.request, swapped, job.computed)
         if swapped.size_bytes:
             self._swaps += 1
-            self._bytes_per_token = swapped.size_bytes / max(1, job.computed)
         elif job.computed:
             self._recomputes += 1
-            room_bytes = self._swap_bytes - self._swapped_bytes
-            self._bytes_per_token = max(self._bytes_per_token, (room_bytes + 1) / job.computed)
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
     def bind(self, now_s: float) -> Job | None:
@@ -201,11 +175,13 @@ class Scheduler:
             return name
         return self._sharing.neediest(self._active.values(), now_s)
 
-    def swapped_in(self, job: Job, is_whole: bool) -> None:
-        """A bound job has its state again, or has to compute its tokens again, which is charged to nobody."""
-        self._forget_swapped(job)
-        if not is_whole:
-            job.computed = 0
+    def take_state(self, job: Job) -> Swapped | None:
+        """What was kept of a job that was just bound; None for one that had no sequence before."""
+        return self._states.take(job.submit.request)
+
+    def lost_state(self, job: Job) -> None:
+        """It has to compute its tokens again, which is charged to nobody."""
+        job.computed = 0
 
     def bound(self, job: Job, micros: int) -> None:
         """Binding it took so long: its tenant's time, in the next commit. After a crash it is nobody's."""
@@ -216,7 +192,7 @@ class Scheduler:
 
     def has_work(self, now_s: float) -> bool:
         """A step now would get something done. Requests held back by their tenant's limits are no work."""
-        if self._finishes or self._released or self._discarded:
+        if self._finishes or self._released or self._states.has_discarded:
             return True
         is_paced = [self._tenants[job.submit.tenant].window.allowance(now_s) == 0 for job in self._active.values()]
         if not all(is_paced):
@@ -275,6 +251,8 @@ class Scheduler:
         finishes, self._finishes = self._finishes, []
         bound = [job.submit.request for job in self._active.values()] if self._bound_changed else None
         self._bound_changed = False
+        swaps, self._swaps = self._swaps, 0
+        recomputes, self._recomputes = self._recomputes, 0
         return Step(
             number=self._steps,
             busy_micros=busy_micros,
@@ -283,8 +261,8 @@ class Scheduler:
             finishes=finishes,
             running=len(self._active),
             waiting=len(self._jobs) - len(self._active),
-            swaps=self._swaps,
-            recomputes=self._recomputes,
+            swaps=swaps,
+            recomputes=recomputes,
             bound=bound,
         )
 
@@ -344,16 +322,13 @@ class Scheduler:
     def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "", detail: str = "") -> None:
         """The one way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
-        tenant = self._tenant(job.submit.tenant)
         if job.sequence >= 0:
             self._released.append(job.sequence)
             self._unbind(job)
         elif job.is_queued:
-            tenant.queue.remove(job)
-        if job.swapped is not None:
-            self._discarded.append(job.swapped)
-            self._forget_swapped(job)
-        self._leave_if_idle(job.submit.tenant, self._now_s)
+            self._tenants[job.submit.tenant].queue.remove(job)
+        self._states.discard(job.submit.request)
+        self._roster.leave_if_idle(job.submit.tenant, self._now_s)
         self._finishes.append(Finish(job.submit.request, reason, message, param, detail))
 
     def _unbind(self, job: Job) -> None:
@@ -363,30 +338,6 @@ class Scheduler:
         job.sequence = -1
         self._tenants[job.submit.tenant].active -= 1
 
-    def _forget_swapped(self, job: Job) -> None:
-        assert job.swapped is not None
-        self._swapped_bytes -= job.swapped.size_bytes
-        job.swapped = None
-
-    def _with_work(self, name: str, now_s: float) -> TenantJobs:
-        """A tenant about to have work."""
-        self._now_s = now_s
-        tenant = self._tenant(name)
-        if not tenant.is_busy and not tenant.was_busy:
-            tenant.is_back = True
-        tenant.was_busy = False
-        return tenant
-
-    def _leave_if_idle(self, name: str, now_s: float) -> None:
-        if not self._tenants[name].is_busy:
-            self._waiting.leave(name, now_s)
-
-    def _tenant(self, name: str) -> TenantJobs:
-        tenant = self._tenants.get(name)
-        if tenant is None:
-            tenant = self._tenants[name] = TenantJobs()
-        return tenant
-
     # ---- what can be asked --------------------------------------------------------------------------------------
 
     def usage(self, now_s: float) -> dict[str, float]:
@@ -395,7 +346,7 @@ class Scheduler:
 
     def level(self, now_s: float) -> float:
         """Usage by weight at which newcomers start."""
-        return self._waiting.level(now_s)
+        return self._roster.level(now_s)
 
     def check(self) -> None:
         """Conservation: every job is in one place, every bound sequence has its job."""
@@ -404,8 +355,8 @@ class Scheduler:
         assert len(self._slots) - self._slots.free == len(self._active), "every bound sequence has a job"
         for sequence, job in self._active.items():
             assert job.sequence == sequence and self._slots.owner(sequence) == job.submit.request
-            assert job.swapped is None, "a bound job has its state"
+        queued_requests = {job.submit.request for tenant in self._tenants.values() for job in tenant.queue}
+        assert self._states.requests() <= queued_requests, "a state waits with its request"
         actives = sum(tenant.active for tenant in self._tenants.values())
         assert actives == len(self._active), "tenants' counts add up"
-        kept = sum(job.swapped.size_bytes for job in self._jobs.values() if job.swapped is not None)
-        assert kept == self._swapped_bytes <= self._swap_bytes, "swapped bytes add up within their budget"
+        self._states.check()

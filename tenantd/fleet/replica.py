@@ -68,7 +68,6 @@ class Replica:
             slowest_restart_s=slowest_restart_s,
         )
         self.swaps = self.recomputes = 0  # requests that gave way, with their state kept and without, over all engines
-        self._earlier_engines = (0, 0)  # the same two, of those that have ended
         self._shares = shares
         self._events = events
         self._half_life_s = config.scheduler.half_life_s
@@ -234,8 +233,8 @@ class Replica:
         live = self.live.by_number
         self.busy_micros += step.busy_micros
         self.unbilled_micros += step.unbilled_micros
-        self.swaps = self._earlier_engines[0] + step.swaps
-        self.recomputes = self._earlier_engines[1] + step.recomputes
+        self.swaps += step.swaps
+        self.recomputes += step.recomputes
         delivered: dict[str, int] = {}
         for progress in step.progress:
             stream = live.get(progress.request)
@@ -310,7 +309,6 @@ class Replica:
 
     def on_crash(self, ending: Ending) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
-        self._earlier_engines = (self.swaps, self.recomputes)
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
         self.live.bound = frozenset()
         has_found_cause = False

@@ -217,8 +217,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     finishes: list[Finish]
     running: int
     waiting: int
-    swaps: int = 0  # so far, with the state kept
-    recomputes: int = 0  # so far, requests that gave way without their state and were computed again
+    swaps: int = 0  # requests that gave way since the step before, their state kept
+    recomputes: int = 0  # and those whose state was not, so that their tokens are computed again
     usage: dict[str, float] | None = None
     level: float = 0.0
     bound: list[int] | None = None

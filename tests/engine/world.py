@@ -90,6 +90,7 @@ class World:
     adapters: dict[str, str] = field(default_factory=dict)
     unfinished: Counter[str] = field(default_factory=Counter)
     swaps: int = 0
+    recomputes: int = 0
     active: dict[str, int] = field(default_factory=dict)
     lost: Counter[str] = field(default_factory=Counter)
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
@@ -196,7 +197,8 @@ class World:
         assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
         self.check_pacing(step)
         self.check_concurrency()
-        self.swaps = step.swaps
+        self.swaps += step.swaps
+        self.recomputes += step.recomputes
         for made in step.progress:
             assert made.request not in self.finishes, "nothing comes after the end"
             self.prefilled[made.request] += made.prefilled

@@ -1,0 +1,64 @@
+"""State outside the slots: whose it is, and one budget for all of it."""
+
+from dataclasses import dataclass
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantd.engine.kv.states import States
+
+
+@dataclass(frozen=True)
+class State:
+    size_bytes: int
+
+    def free(self) -> None:
+        """Nothing to free."""
+
+
+def test_what_goes_back_or_ends_gives_its_bytes_back() -> None:
+    states = States(100)
+    first, second = State(60), State(30)
+    states.keep(1, first, 6)
+    states.keep(2, second, 3)
+    assert states.room_bytes == 10
+    assert states.take(1) is first and states.take(1) is None
+    states.discard(2)
+    states.discard(2)
+    assert states.room_bytes == 100 and states.take_discarded() == [second] and not states.has_discarded
+
+
+def test_a_request_has_one_state() -> None:
+    states = States(100)
+    states.keep(1, State(10), 1)
+    with pytest.raises(AssertionError):
+        states.keep(1, State(10), 1)
+
+
+def test_what_fits_is_told_from_the_last_state_that_was_kept_or_had_no_room() -> None:
+    states = States(100)
+    assert states.fits(10**9), "nobody knows yet"
+    states.keep(1, State(40), 4)
+    assert states.fits(6) and not states.fits(7)
+    states.keep(2, State(0), 5)  # it had no room, so each of its tokens takes more than 12 bytes
+    assert states.fits(4) and not states.fits(5)
+
+
+@given(st.lists(st.tuples(st.sampled_from(["keep", "take", "discard"]), st.integers(0, 5), st.integers(0, 50))))
+def test_bytes_add_up_whatever_happens(events: list[tuple[str, int, int]]) -> None:
+    states = States(100)
+    kept: dict[int, State] = {}
+    for event, request, size_bytes in events:
+        if event == "keep" and request not in kept:
+            kept[request] = State(size_bytes if size_bytes <= states.room_bytes else 0)
+            states.keep(request, kept[request], 5)
+        elif event == "take":
+            assert states.take(request) is kept.pop(request, None)
+        elif event == "discard":
+            states.discard(request)
+            gone = kept.pop(request, None)
+            assert states.take_discarded() == ([] if gone is None else [gone])
+        states.check()
+        assert states.requests() == kept.keys()
+        assert states.room_bytes == 100 - sum(state.size_bytes for state in kept.values())
