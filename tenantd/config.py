@@ -14,11 +14,20 @@ from pathlib import Path
 from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    create_model,
+    field_validator,
+    model_validator,
+)
 from pydantic.dataclasses import dataclass
 
-from tenantd.domain import Limits, OnLimit
 from tenantd.errors import ConfigError
+from tenantd.limits import LIMITS, MOST, Limit, Limits
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
@@ -34,7 +43,7 @@ GONE_KEYS: Final = {
 
 
 class Section(BaseModel):
-    """A table of the TOML file."""
+    """A table of the TOML file. A setting without a default has an example, shown as a comment."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
 
@@ -44,7 +53,6 @@ def _decimal(value: Any) -> Any:
     return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
 
 
-Limit = Annotated[int | None, Field(ge=0, le=1 << 31)]
 Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
 
 
@@ -52,7 +60,9 @@ class ServerConfig(Section):
     """Where clients connect."""
 
     socket: Path | None = Field(
-        default=None, description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock."
+        default=None,
+        description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock.",
+        examples=["/run/tenantd/tenantd.sock"],
     )
     socket_mode: str = Field("0660", description="Permissions of the socket, in octal.", pattern=r"^0?[0-7]{3}$")
     socket_group: str = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
@@ -89,7 +99,7 @@ class ServerConfig(Section):
 class ModelConfig(Section):
     """The model to serve."""
 
-    path: Path | None = Field(default=None, description="GGUF file.")
+    path: Path | None = Field(default=None, description="GGUF file.", examples=["/path/to/model.gguf"])
     name: str = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
 
 
@@ -128,42 +138,38 @@ class SchedulerConfig(Settings):
     """How to share the engine between tenants."""
 
 
-class LimitsConfig(Section):
-    """Default limits, for tenants without their own (tenantctl tenant set). Unset means unlimited, 0 blocks."""
+def _default(limit: Limit) -> Any:
+    """The setting of a limit's default."""
+    kind: Any = Annotated[int | None, Field(ge=0, le=MOST)]
+    if limit.choices is not None:
+        kind = limit.choices
+    examples = None if limit.example is None else [limit.example]
+    return kind, Field(limit.default, description=limit.help, examples=examples)
 
-    max_concurrent: Limit = Field(default=None, description="Maximum requests of one tenant running at once.")
-    max_queued: int = Field(
-        256,
-        ge=0,
-        le=1_000_000,
-        description="Maximum queued requests of one tenant; more get 429. 0: run at once or be refused.",
-    )
-    max_tokens_per_request: Limit = Field(default=None, description="Maximum output tokens of one request.")
-    max_context_tokens: Limit = Field(default=None, description="Maximum prompt and output tokens of one request.")
-    requests_per_minute: Limit = Field(default=None, description="Maximum requests of one tenant in any 60 seconds.")
-    tokens_per_minute: Limit = Field(
-        default=None, description="Maximum prompt and output tokens of one tenant in any 60 seconds; streams slow down."
-    )
-    on_limit: Literal["reject", "queue"] = Field(
-        "reject", description="Reject requests over a limit per minute, or queue them."
-    )
-    max_wait_s: Limit = Field(default=None, description='When on_limit is "queue": give up after this many seconds.')
+
+_LimitDefaults: Any = create_model(
+    "_LimitDefaults",
+    __base__=Section,
+    **{name: _default(limit) for name, limit in LIMITS.items() if limit.no_default is None},
+)
+
+
+class LimitsConfig(_LimitDefaults):
+    """Default limits of each tenant without its own (tenantctl tenant set). Unset means unlimited, 0 blocks."""
+
     default_max_tokens: int = Field(1024, ge=1, le=1 << 24, description="Default max_tokens.")
 
     @model_validator(mode="before")
     @classmethod
-    def _no_reserve_for_everybody(cls, data: Any) -> Any:
-        if isinstance(data, dict) and "reserved_slots" in data:
-            raise ValueError(
-                "reserved_slots cannot have a default, because all reserved slots together must fit engine.slots; "
-                "reserve slots for one tenant with: tenantctl tenant set NAME --reserved-slots N"
-            )
+    def _only_what_everybody_can_have(cls, data: Any) -> Any:
+        for name, limit in LIMITS.items():
+            if limit.no_default is not None and isinstance(data, dict) and name in data:
+                raise ValueError(f"{name} {limit.no_default}")
         return data
 
     def as_limits(self) -> Limits:
         """The defaults of all tenants."""
-        given = {name: getattr(self, name) for name in Limits.__struct_fields__ if name in LimitsConfig.model_fields}
-        return Limits(**{**given, "on_limit": OnLimit(self.on_limit)})
+        return Limits(**self.model_dump(exclude={"default_max_tokens"}))
 
 
 class BillingConfig(Section):
@@ -188,7 +194,11 @@ class BillingConfig(Section):
 class LedgerConfig(Section):
     """Where usage is recorded."""
 
-    state_dir: Path | None = Field(default=None, description="Folder for the ledger. Default: $XDG_STATE_HOME/tenantd.")
+    state_dir: Path | None = Field(
+        default=None,
+        description="Folder for the ledger. Default: $XDG_STATE_HOME/tenantd.",
+        examples=["/var/lib/tenantd"],
+    )
     settle_timeout_s: float = Field(
         30, ge=0, le=3600, description="Pause all requests when nothing can be written for this long."
     )

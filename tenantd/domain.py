@@ -1,4 +1,5 @@
-"""The nouns of the project, as plain immutable data. No I/O, no clock, no other room.
+"""The nouns of the project, as plain immutable data. No I/O, no clock; a tenant's limits are declared in
+`tenantd.limits`.
 
 Units end names: `_tokens` counts tokens, `_micros` microseconds, `_nanos` thousand-millionths of one unit of the
 billing currency.
@@ -6,11 +7,16 @@ billing currency.
 
 from __future__ import annotations
 
+import dataclasses
 import re
 from enum import StrEnum
-from typing import Final, Literal
+from typing import Any, Final
 
 import msgspec
+
+from tenantd.limits import LIFTED, LIMITS
+from tenantd.limits import Limits as Limits
+from tenantd.limits import OnLimit as OnLimit
 
 TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Tenant names are used in URLs, file names and metric labels, so they are kept this plain."""
@@ -51,52 +57,19 @@ RUNNING: Final = "running"
 """The `state` of a ledger row between admission and settlement."""
 
 
-class OnLimit(StrEnum):
-    """What becomes of a request that is over its tenant's requests or tokens per minute."""
-
-    REJECT = "reject"  # 429 with a retry-after
-    QUEUE = "queue"  # it waits in the daemon, up to `max_wait_s`
+_OwnFields: Any = msgspec.defstruct(
+    "_OwnFields", [(name, limit.own_type, None) for name, limit in LIMITS.items()], frozen=True, kw_only=True
+)
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True):
-    """The limits that hold for a tenant. None means no limit (the daemon's bounds still hold); 0 means none allowed.
-
-    Tokens per minute are prompt tokens computed and tokens generated; a minute is any 60 seconds. Slots that are
-    reserved are lent to others while their tenant does not need them.
-    """
-
-    max_concurrent: int | None = None
-    max_queued: int | None = None
-    max_tokens_per_request: int | None = None
-    max_context_tokens: int | None = None
-    requests_per_minute: int | None = None
-    tokens_per_minute: int | None = None
-    reserved_slots: int | None = None
-    on_limit: OnLimit = OnLimit.REJECT
-    max_wait_s: int | None = None  # with on_limit = "queue"; 0 does not wait, None waits as long as the client does
-
-
-class OwnLimits(msgspec.Struct, frozen=True, kw_only=True):
+class OwnLimits(_OwnFields):  # type: ignore[misc]  # its fields are those of `Limits`
     """What a tenant has of its own. None takes the default of all tenants, "none" lifts the limit."""
-
-    max_concurrent: int | Literal["none"] | None = None
-    max_queued: int | Literal["none"] | None = None
-    max_tokens_per_request: int | Literal["none"] | None = None
-    max_context_tokens: int | Literal["none"] | None = None
-    requests_per_minute: int | Literal["none"] | None = None
-    tokens_per_minute: int | Literal["none"] | None = None
-    reserved_slots: int | Literal["none"] | None = None  # nobody has a default
-    on_limit: OnLimit | None = None
-    max_wait_s: int | Literal["none"] | None = None
 
     def over(self, defaults: Limits) -> Limits:
         """The limits that hold for the tenant."""
-        own = {name: value for name in self.__struct_fields__ if (value := getattr(self, name)) is not None}
-        changes = {name: None if value == LIFTED else value for name, value in own.items()}
-        return msgspec.structs.replace(defaults, **changes) if changes else defaults
-
-
-LIFTED: Final = "none"
+        own = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
+        changes: dict[str, Any] = {name: None if value == LIFTED else value for name, value in own.items()}
+        return dataclasses.replace(defaults, **changes) if changes else defaults
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):

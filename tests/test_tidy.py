@@ -21,6 +21,7 @@ ROOMS = [
     "tenantd.paths",
     "tenantd.clock",
     "tenantd.errors",
+    "tenantd.limits",
     "tenantd.domain",
     "tenantd.events",
     "tenantd.wire",
@@ -50,6 +51,7 @@ ENGINE_NEEDS = ROOMS[: ROOMS.index("tenantd.engine") + 1]
 OFTEN_NAMED = {"__init__", "__main__", "main", "routes", "types"}
 LLAMA_ROOMS = ("tenantd.llamacpp", "tenantd.engine.llama", "tenantd.text")
 PURE = (
+    "tenantd.limits",
     "tenantd.domain",
     "tenantd.engine.fairness",
     "tenantd.costs",

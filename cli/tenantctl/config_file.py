@@ -1,6 +1,6 @@
 """The configuration file that `tenantctl init` writes: every setting with its description and default.
 
-Names, defaults, descriptions and bounds come from `tenantd.config`; this module only formats them.
+Names, defaults, examples, descriptions and bounds come from `tenantd.config`; this module only formats them.
 """
 
 from __future__ import annotations
@@ -23,18 +23,6 @@ _HEAD: Final = """\
 Configuration of tenantd, read by `tenantctl serve`.
 A setting that you leave out keeps its default.
 The environment variables TENANTD_SOCKET and TENANTD_STATE_DIR override this file."""
-_UNSET: Final = {
-    "server.socket": "/run/tenantd/tenantd.sock",
-    "model.path": "/path/to/model.gguf",
-    "ledger.state_dir": "/var/lib/tenantd",
-    "limits.max_concurrent": 4,
-    "limits.max_tokens_per_request": 4096,
-    "limits.max_context_tokens": 8192,
-    "limits.requests_per_minute": 60,
-    "limits.tokens_per_minute": 60_000,
-    "limits.max_wait_s": 30,
-}
-"""Sample values for settings without a default, written as comments."""
 
 
 def config_text(model: Path | None = None) -> str:
@@ -61,12 +49,14 @@ def _lines(config: Config) -> Iterator[str]:
         yield f"[{name}]"
         for key, field in type(section).__pydantic_fields__.items():
             yield from _comment(" ".join(filter(None, [field.description, _bounds(field)])))
-            yield _setting(f"{name}.{key}", key, getattr(section, key))
+            yield _setting(key, getattr(section, key), field)
 
 
-def _setting(path: str, key: str, value: Any) -> str:
+def _setting(key: str, value: Any, field: FieldInfo) -> str:
+    """A line. A setting without a default is a comment with an example."""
     if value is None:
-        return "# " + tomli_w.dumps({key: _UNSET[path]}).strip()
+        assert field.examples, f"{key} has neither a default nor an example"
+        return "# " + tomli_w.dumps({key: field.examples[0]}).strip()
     return tomli_w.dumps({key: str(value) if isinstance(value, Path) else value}).strip()
 
 

@@ -17,16 +17,11 @@ from tenantd.errors import (
     TenantdError,
     key_revoked,
 )
+from tenantd.limits import BLOCKS, LIMITS
 from tenantd.live.registry import Count
 from tenantd.tenancy.directory import Directory
 
-ALLOW_NONE_AT_ZERO: Final = (
-    "max_concurrent",
-    "max_tokens_per_request",
-    "max_context_tokens",
-    "requests_per_minute",
-    "tokens_per_minute",
-)
+ALLOW_NONE_AT_ZERO: Final = tuple(name for name, limit in LIMITS.items() if limit.at_zero == BLOCKS)
 
 
 def output_tokens(

@@ -12,20 +12,17 @@ from typing import Any, Final
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import LIFTED, TENANT_NAME, OnLimit, OwnLimits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.limits import LIMITS
 
 MIN_WEIGHT: Final = 1e-6  # usage is divided by it
 MAX_WEIGHT: Final = 1_000_000
 MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
-MAX_LIMIT: Final = 2**31
 REMOVED: Final = "removed"
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
 CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled", "allow_special")
-LIMIT_VALUES: Final = (
-    f'a whole number from 0 to {MAX_LIMIT}, "none" for no limit, or null for the default of all tenants'
-)
 
 _COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros"
 
@@ -117,23 +114,15 @@ def checked(tenant: Tenant) -> Tenant:
     )
 
 
-def _checked_limits(limits: OwnLimits) -> OwnLimits:
-    for field in OwnLimits.__struct_fields__:
-        value = getattr(limits, field)
-        if value is None:
-            continue
-        if field == "on_limit":
-            if value not in tuple(OnLimit):
-                choices = ", ".join(OnLimit)
-                raise InvalidRequest(f"limits.on_limit: must be one of {choices} (got {value!r})", param="limits")
-        elif not is_limit(value):
-            raise InvalidRequest(f"limits.{field}: must be {LIMIT_VALUES} (got {value!r})", param="limits")
-    return limits if limits.on_limit is None else msgspec.structs.replace(limits, on_limit=OnLimit(limits.on_limit))
-
-
-def is_limit(value: Any) -> bool:
-    """A tenant may have it as a limit of its own, other than `on_limit`."""
-    return value is None or value == LIFTED or _is_int(value, MAX_LIMIT)
+def _checked_limits(own: OwnLimits) -> OwnLimits:
+    checked = {}
+    for name, limit in LIMITS.items():
+        value = getattr(own, name)
+        try:
+            checked[name] = limit.check(value)
+        except ValueError as e:
+            raise InvalidRequest(f"limits.{name}: {e} (got {value!r})", param="limits") from None
+    return OwnLimits(**checked)
 
 
 def check_reserved_slots(conn: Connection, name: str, slots: int) -> None:

@@ -8,12 +8,9 @@ from typing import Any
 import httpx
 import pytest
 
+from tenantd.limits import LIMITS
 from tests.support.daemon import Daemon, wait_until
 
-LIMITS = (
-    *("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens", "requests_per_minute"),
-    *("tokens_per_minute", "reserved_slots", "on_limit", "max_wait_s"),
-)
 TENANT = {
     "weight": 1.0,
     "priority": "standard",

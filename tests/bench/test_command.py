@@ -86,7 +86,7 @@ def test_temporary_tenants_are_on_no_invoice_and_have_no_limit_whatever_holds_fo
             assert len(tenants) == len(targets) == 2
             for tenant in tenants:
                 held = {name for name, value in tenant["effective_limits"].items() if value is not None}
-                assert held == {"on_limit", "max_wait_s"}
+                assert held == {"on_limit"}
                 assert [daemon.complete(tenant["name"], max_tokens=9).status_code for _ in range(3)] == [200] * 3
         assert sum(row["requests"] for row in daemon.get("/admin/v1/usage").json()["tenants"]) == 6
         assert daemon.get("/admin/v1/invoices/this").json()["tenants"] == []

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 ROOT: Final = Path(__file__).parent.parent.parent
-FOLDERS: Final = ("tenantd", "cli", "examples", "docs")
+FOLDERS: Final = ("tenantd", "cli", "examples", "docs", "completions", "tests")
 
 
 class Copy:
@@ -19,6 +19,8 @@ class Copy:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        root.mkdir()
+        shutil.copy2(ROOT / "pyproject.toml", root)  # pytest's settings are in it
         for folder in FOLDERS:
             shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
 
@@ -39,7 +41,7 @@ class Copy:
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stderr
+        assert done.returncode == 0, done.stdout + done.stderr
         return done.stdout
 
 

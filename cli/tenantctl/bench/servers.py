@@ -12,16 +12,11 @@ from tenantctl.bench.suites import Suite
 from tenantctl.bench.target import Target, target_at
 from tenantctl.client import Client, url
 from tenantd.errors import DaemonNotRunning, InvalidRequest, TenantdError
+from tenantd.limits import LIFTED, LIMITS
 
 TENANT_PREFIX: Final = "bench-"
 WARM_UP: Final = "warm-up"
-NO_LIMITS: Final = dict.fromkeys(
-    (
-        *("max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens"),
-        *("requests_per_minute", "tokens_per_minute"),
-    ),
-    "none",
-)
+NO_LIMITS: Final = {name: LIFTED for name, limit in LIMITS.items() if limit.choices is None}
 """Of the temporary tenants, whatever holds for all: refusals would hide what the scheduler does."""
 PROBE_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 30.0

@@ -10,10 +10,12 @@ from typing import Annotated, Any, Final
 import typer
 
 from tenantctl.client import url
+from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, words
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.units import NOTHING, moment
 from tenantd.errors import TenantdError
+from tenantd.limits import LIMITS
 
 app = typer.Typer(name="tenant", help="Manage tenants and their limits.", no_args_is_help=True)
 
@@ -26,17 +28,6 @@ class Priority(StrEnum):
     LOW = "low"
 
 
-class OnLimit(StrEnum):
-    """What happens to a request over a limit per minute."""
-
-    REJECT = "reject"
-    QUEUE = "queue"
-    DEFAULT = "default"
-
-
-_LIMIT = "N|none|default"
-_LIMITS_PANEL = "Limits"
-_MINUTE_PANEL = "Over a limit per minute"
 _RIGHTS_PANEL = "Billing and rights"
 Weight = Annotated[
     float | None,
@@ -71,28 +62,6 @@ AllowSpecial = Annotated[
 ]
 
 
-def _limit_option(help: str, metavar: str = _LIMIT, panel: str = _LIMITS_PANEL) -> Any:
-    return typer.Option(metavar=metavar, help=help, rich_help_panel=panel)
-
-
-MaxConcurrent = Annotated[str | None, _limit_option("Maximum running at once.")]
-MaxQueued = Annotated[str | None, _limit_option("Maximum queued; more get 429. 0: run at once or be refused.")]
-MaxTokens = Annotated[str | None, _limit_option("Maximum output tokens per request.")]
-MaxContext = Annotated[str | None, _limit_option("Maximum prompt and output tokens per request.")]
-RequestsPerMinute = Annotated[str | None, _limit_option("Maximum requests in any 60 seconds.")]
-TokensPerMinute = Annotated[
-    str | None, _limit_option("Maximum prompt and output tokens in any 60 seconds; streams slow down.")
-]
-ReservedSlots = Annotated[str | None, _limit_option("Slots reserved for it; others may borrow them while idle.")]
-OnLimitOption = Annotated[
-    OnLimit | None,
-    _limit_option("Reject requests, or queue them.", "reject|queue|default", _MINUTE_PANEL),
-]
-MaxWait = Annotated[
-    str | None, _limit_option("With --on-limit queue: give up after SECONDS.", "SECONDS|none|default", _MINUTE_PANEL)
-]
-
-
 @app.command(
     epilog=examples(
         "tenantctl tenant add acme",
@@ -100,6 +69,7 @@ MaxWait = Annotated[
         "KEY=$(tenantctl tenant add initech)",
     )
 )
+@with_limits
 def add(
     ctx: typer.Context,
     name: NewTenantArgument,
@@ -109,29 +79,11 @@ def add(
     adapter: Adapter = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
-    max_concurrent: MaxConcurrent = None,
-    max_queued: MaxQueued = None,
-    max_tokens_per_request: MaxTokens = None,
-    max_context_tokens: MaxContext = None,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    reserved_slots: ReservedSlots = None,
-    on_limit: OnLimitOption = None,
-    max_wait: MaxWait = None,
+    *,
+    limits: dict[str, int | str | None],
     json: Json = False,
 ) -> None:
     """Add a tenant and print its key, which is shown only once."""
-    limits = _limits(
-        on_limit,
-        max_concurrent=max_concurrent,
-        max_queued=max_queued,
-        max_tokens_per_request=max_tokens_per_request,
-        max_context_tokens=max_context_tokens,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        reserved_slots=reserved_slots,
-        max_wait_s=max_wait,
-    )
     body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
@@ -174,6 +126,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
         "tenantctl tenant set acme --adapter acme-lora.gguf",
     ),
 )
+@with_limits
 def set_(
     ctx: typer.Context,
     tenant: TenantArgument,
@@ -183,15 +136,8 @@ def set_(
     adapter: Adapter = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
-    max_concurrent: MaxConcurrent = None,
-    max_queued: MaxQueued = None,
-    max_tokens_per_request: MaxTokens = None,
-    max_context_tokens: MaxContext = None,
-    requests_per_minute: RequestsPerMinute = None,
-    tokens_per_minute: TokensPerMinute = None,
-    reserved_slots: ReservedSlots = None,
-    on_limit: OnLimitOption = None,
-    max_wait: MaxWait = None,
+    *,
+    limits: dict[str, int | str | None],
     json: Json = False,
 ) -> None:
     """Change a tenant.
@@ -200,17 +146,6 @@ def set_(
     takes the limit for all tenants from the configuration. 0 blocks all requests; for --max-queued it only removes the
     queue. `none` also removes all uids or the adapter.
     """
-    limits = _limits(
-        on_limit,
-        max_concurrent=max_concurrent,
-        max_queued=max_queued,
-        max_tokens_per_request=max_tokens_per_request,
-        max_context_tokens=max_context_tokens,
-        requests_per_minute=requests_per_minute,
-        tokens_per_minute=tokens_per_minute,
-        reserved_slots=reserved_slots,
-        max_wait_s=max_wait,
-    )
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option", param_hint="OPTIONS")
@@ -286,27 +221,9 @@ def _changes(
     return changes
 
 
-def _limits(on_limit: OnLimit | None, **named: str | None) -> dict[str, int | str | None]:
-    """The limits that were passed; `default` becomes null."""
-    limits = {
-        name: _limit("--" + name.removesuffix("_s").replace("_", "-"), text)
-        for name, text in named.items()
-        if text is not None
-    }
-    if on_limit is not None:
-        limits["on_limit"] = None if on_limit is OnLimit.DEFAULT else on_limit.value
-    return limits
-
-
-def _limit(option: str, text: str) -> int | str | None:
-    if text == "default":
-        return None
-    return text if text == "none" else _whole_number(option, text, "a whole number, none or default")
-
-
-def _whole_number(option: str, text: str, wanted: str = "a whole number or none") -> int:
+def _whole_number(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise typer.BadParameter(f"must be {wanted} (got {text!r})", param_hint=option)
+        raise typer.BadParameter(f"must be a whole number or none (got {text!r})", param_hint=option)
     return int(text)
 
 
@@ -345,21 +262,11 @@ def _shown_limit(tenant: dict[str, Any], name: str) -> str:
     """The effective limit, marked if it is the default of all tenants."""
     value = tenant["effective_limits"][name]
     notes = ["default"] if tenant["limits"][name] is None else []
-    if value == 0 and name in AT_ZERO:
-        notes.append(AT_ZERO[name])
+    if value == 0 and name in LIMITS and (effect := LIMITS[name].at_zero):
+        notes.append(effect)
     return ("none" if value is None else str(value)) + (f" ({'; '.join(notes)})" if notes else "")
 
 
-AT_ZERO: Final = {
-    "max_concurrent": "blocks all requests",
-    "max_queued": "no queue: a request runs at once or is refused",
-    "max_tokens_per_request": "blocks all requests",
-    "max_context_tokens": "blocks all requests",
-    "requests_per_minute": "blocks all requests",
-    "tokens_per_minute": "blocks all requests",
-    "max_wait_s": "does not wait",
-}
-"""What a limit of 0 does, where that needs saying."""
 COLUMNS: Final = [
     *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
     *("requests/min>", "tokens/min>", "then", "uids"),

@@ -4,37 +4,33 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, PlainValidator
+from pydantic import Field, PlainValidator, create_model
 
 from tenantd.api.body import Body
-from tenantd.domain import OnLimit, OwnLimits, Priority
-from tenantd.tenancy.tenants import LIMIT_VALUES, MAX_WEIGHT, MIN_WEIGHT, is_limit
+from tenantd.domain import OwnLimits, Priority
+from tenantd.limits import LIMITS, MOST, Limit
+from tenantd.tenancy.tenants import MAX_WEIGHT, MIN_WEIGHT
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
 
 
-def _limit(value: Any) -> Any:
-    if not is_limit(value):
-        raise ValueError(f"must be {LIMIT_VALUES}")
-    return value
+def _field(limit: Limit) -> Any:
+    """A limit in a body: what `limit.check` takes, which OpenAPI cannot say by itself."""
+    count: Any = Annotated[int, Field(ge=0, le=MOST)] | Literal["none"] | None
+    takes = count if limit.choices is None else limit.own_type
+    return Annotated[Any, PlainValidator(limit.check, json_schema_input_type=takes)], Field(
+        None, description=limit.help
+    )
 
 
-Limit = Annotated[int | Literal["none"] | None, PlainValidator(_limit)]
+_LimitFields: Any = create_model(
+    "_LimitFields", __base__=Body, **{name: _field(limit) for name, limit in LIMITS.items()}
+)
 
 
-class LimitsBody(Body):
+class LimitsBody(_LimitFields):  # its fields are those of `Limits`
     """null takes the default of all tenants, "none" removes the limit, 0 blocks."""
-
-    max_concurrent: Limit = None
-    max_queued: Limit = None
-    max_tokens_per_request: Limit = None
-    max_context_tokens: Limit = None
-    requests_per_minute: Limit = None
-    tokens_per_minute: Limit = None
-    reserved_slots: Limit = None
-    on_limit: OnLimit | None = None
-    max_wait_s: Limit = None
 
     def given(self) -> dict[str, Any]:
         """The limits that were sent, including null."""
