@@ -7,7 +7,22 @@ clients expect it. Exit codes follow sysexits.h where it has one: 69 unavailable
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self, TypedDict
+
+
+class ErrorDetail(TypedDict):
+    """`code` is the error's name, for programs. `param` is the field that is to blame."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str
+
+
+class ErrorBody(TypedDict):
+    """The JSON object of an HTTP answer that is an error."""
+
+    error: ErrorDetail
 
 
 class TenantdError(Exception):
@@ -39,7 +54,7 @@ class TenantdError(Exception):
         self.retry_after_s = retry_after_s
         self.retry_after_ms = retry_after_ms
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> ErrorBody:
         """The JSON object of an HTTP answer."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 

@@ -2,39 +2,61 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Request
+from typing import NotRequired, TypedDict
+
+from fastapi import Request
 from starlette.responses import Response
 
 from tenantd.api.identity import is_admin, is_known
+from tenantd.api.operations import Access, Operation
 from tenantd.api.replies import reply
 from tenantd.printable import without_paths
 from tenantd.serving.service import Service
 
 
-def readiness(service: Service) -> dict[str, object]:
-    """`status` (ready, loading, restarting, failed or draining), `progress` of loading, `reason` if not ready."""
+class Alive(TypedDict):
+    """The daemon answers."""
+
+    status: str
+
+
+class Readiness(TypedDict):
+    """`status` (ready, loading, restarting, failed or draining), `progress` of loading (0 to 1), `reason` if not ready.
+
+    Unknown users see only the status.
+    """
+
+    status: str
+    progress: NotRequired[float]
+    reason: NotRequired[str]
+
+
+def readiness(service: Service) -> Readiness:
+    """Whether it can serve, and if not, why."""
     supervisor = service.supervisor
     if service.draining:
         return {"status": "draining", "progress": 1.0, "reason": "the daemon is shutting down"}
     return {"status": str(supervisor.state), "progress": supervisor.progress, "reason": supervisor.reason}
 
 
-def health_routes(service: Service) -> APIRouter:
+def health_operations(service: Service) -> list[Operation]:
     """/healthz, and /readyz, which shows unknown users only the state."""
-    router = APIRouter()
 
     async def healthz() -> Response:
-        return reply({"status": "ok"})
+        """Ask whether the daemon is alive."""
+        return reply(Alive(status="ok"))
 
     async def readyz(request: Request) -> Response:
+        """Ask whether the daemon can serve: 503 while it cannot."""
         state = readiness(service)
         status = 200 if state["status"] == "ready" else 503
         if not is_known(request, service.directory):
             state = {"status": state["status"]}
         elif not is_admin(request):
-            state["reason"] = without_paths(str(state["reason"]))
+            state["reason"] = without_paths(state["reason"])
         return reply(state, status=status)
 
-    router.add_api_route("/healthz", healthz, methods=["GET"], response_model=None)
-    router.add_api_route("/readyz", readyz, methods=["GET"], response_model=None)
-    return router
+    return [
+        Operation("GET", "/healthz", healthz, Alive, access=Access.ANYONE),
+        Operation("GET", "/readyz", readyz, Readiness, access=Access.ANYONE, otherwise=503),
+    ]

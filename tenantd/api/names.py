@@ -12,6 +12,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, ClassVar, Final, NamedTuple, TypeVar
 
+from pydantic import ConfigDict
+
 from tenantd.api.body import Body, own_fields, read_object, unknown_field, validate
 from tenantd.errors import InvalidRequest
 from tenantd.text.excerpt import MOST_CHARACTERS, clean
@@ -57,6 +59,7 @@ Foreign = Same | Taken | Refused | Parts
 class Fields(Body):
     """An object in a request. `foreign` says how fields other than its own are handled."""
 
+    model_config = ConfigDict(json_schema_extra=lambda schema: schema.pop("additionalProperties", None))
     foreign: ClassVar[Mapping[str, Foreign]] = {}
 
     def check_names(self, names: Names) -> None:

@@ -16,15 +16,17 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tenantd import __version__
 from tenantd.api.acceptor import Acceptor
-from tenantd.api.admin.routes import admin_routes
+from tenantd.api.admin.routes import Admin
 from tenantd.api.body import give_back_body
 from tenantd.api.connection import Connection, Peer
 from tenantd.api.connections import Connections
-from tenantd.api.health import health_routes
+from tenantd.api.health import health_operations
 from tenantd.api.identity import asking
 from tenantd.api.listener import Listener
 from tenantd.api.openai.routes import OpenAI
 from tenantd.api.openai.streaming import SEND
+from tenantd.api.openapi import Description
+from tenantd.api.operations import serve
 from tenantd.api.refusals import on_disconnect, on_error, on_http_exception, on_unexpected
 from tenantd.api.replies import rate_headers
 from tenantd.config import ServerConfig
@@ -41,7 +43,7 @@ GOODBYE_S = 5
 """How long complete answers may take to be sent after the drain."""
 
 
-def make_app(service: Service, meter: Meter) -> ASGIApp:
+def make_routes(service: Service, meter: Meter) -> FastAPI:
     """The application with all routes."""
     app = FastAPI(
         title="tenantd",
@@ -55,9 +57,18 @@ def make_app(service: Service, meter: Meter) -> ASGIApp:
             Exception: on_unexpected,
         },
     )
-    app.include_router(OpenAI(service).router)
-    app.include_router(admin_routes(service, meter))
-    app.include_router(health_routes(service))
+    operations = [
+        *OpenAI(service).operations(),
+        *Admin(service, meter).operations(),
+        *health_operations(service),
+    ]
+    serve(app, Description(operations).operations)
+    return app
+
+
+def make_app(service: Service, meter: Meter) -> ASGIApp:
+    """The routes, with the headers and clean-up that every answer needs."""
+    app = make_routes(service, meter)
 
     async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_rates(message: Message) -> None:

@@ -21,6 +21,7 @@ from tenantd.api.server import Server, make_app
 from tenantd.config import Config, parse_config
 from tenantd.watching.metrics import Meter
 from tests.api.fake_service import FakeService
+from tests.support.contract import contract_of
 from tests.support.openai_http import on_socket
 
 T = TypeVar("T")
@@ -61,11 +62,15 @@ class Api:
         self._server = Server(app, listener, lambda: service.config.server, service.events)
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.path)), base_url="http://tenantd") as client:
+            self.contract = contract_of(client)
         self.client = self.new_client()
 
     def new_client(self, **headers: str) -> httpx.Client:
+        """A client for which every answer has to be as the server describes it."""
         transport = httpx.HTTPTransport(uds=str(self.path))
         client = httpx.Client(transport=transport, base_url="http://tenantd", headers=headers, timeout=30)
+        client.event_hooks = {"response": [self.contract.check]}
         self._clients.append(client)
         return client
 

@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tenantd.limits import LIMITS
+from tests.api.described import DescribedDaemon
 from tests.support.daemon import Daemon, wait_until
 
 TENANT = {
@@ -27,7 +28,7 @@ TENANT = {
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon; every test has tenants of its own."""
-    with Daemon(tmp_path_factory.mktemp("admin"), model={"name": "tiny"}) as daemon:
+    with DescribedDaemon(tmp_path_factory.mktemp("admin"), model={"name": "tiny"}) as daemon:
         yield daemon
 
 

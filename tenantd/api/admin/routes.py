@@ -17,20 +17,20 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 import msgspec
-from fastapi import APIRouter, Depends, Request
+from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.responses import Response
 
 from tenantd import __version__, clock
-from tenantd.api.admin.types import NewKey, NewTenant, TenantChange
+from tenantd.api.admin import types
 from tenantd.api.body import B, parse, read_body
-from tenantd.api.identity import require_admin
 from tenantd.api.openai.prompts import INLINE_BYTES
+from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import new_request_id, reply
 from tenantd.domain import Tenant, TenantState
 from tenantd.errors import InvalidRequest, NotFound
-from tenantd.ledger.invoices import Month, invoice, parse_month
+from tenantd.ledger.invoices import Invoice, Month, invoice, parse_month
 from tenantd.ledger.ledger import Lane
 from tenantd.ledger.reports import recent_requests, usage_report
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
@@ -46,55 +46,44 @@ ADMINISTRATORS = "(administrators)"
 """Takes the administrators' turn in the text pool. No tenant can have this name."""
 
 
-async def _only_admins(request: Request) -> None:
-    require_admin(request)
-
-
-def admin_routes(service: Service, meter: Meter) -> APIRouter:
-    """/admin/v1 and /metrics."""
-    router = APIRouter(dependencies=[Depends(_only_admins)])
-    admin = Admin(service, meter)
-    for method, path, handler in admin.routes():
-        router.add_api_route(path, handler, methods=[method], response_model=None)
-    return router
-
-
 class Admin:
-    """The route handlers and their shared state."""
+    """The route handlers of /admin/v1 and /metrics, and their shared state."""
 
     def __init__(self, service: Service, meter: Meter) -> None:
         self._service = service
         self._meter = meter
         self._began_s = time.monotonic()
 
-    def routes(self) -> list[tuple[str, str, Callable[..., Any]]]:
-        tenants, tenant = "/admin/v1/tenants", "/admin/v1/tenants/{name}"
+    def operations(self) -> list[Operation]:
+        tenants, tenant, requests = "/admin/v1/tenants", "/admin/v1/tenants/{name}", "/admin/v1/requests"
         return [
-            ("GET", "/admin", self.index),
-            ("GET", "/admin/v1/status", self.status),
-            ("GET", tenants, self.list_tenants),
-            ("POST", tenants, self.add_tenant),
-            ("GET", tenant, self.show_tenant),
-            ("PATCH", tenant, self.change_tenant),
-            ("DELETE", tenant, self.remove_tenant),
-            ("POST", f"{tenant}/suspend", self.suspend),
-            ("POST", f"{tenant}/resume", self.resume),
-            ("GET", f"{tenant}/keys", self.list_keys),
-            ("POST", f"{tenant}/keys", self.create_key),
-            ("DELETE", "/admin/v1/keys/{key_id}", self.revoke_key),
-            ("GET", "/admin/v1/usage", self.usage),
-            ("GET", "/admin/v1/requests", self.requests),
-            ("POST", "/admin/v1/requests/{request_id}/cancel", self.cancel),
-            ("GET", "/admin/v1/invoices/{month}", self.invoice),
-            ("GET", "/metrics", self.metrics),
+            Operation("GET", "/admin", self.index, types.Index),
+            Operation("GET", "/admin/v1/status", self.status, types.Status),
+            Operation("GET", tenants, self.list_tenants, types.Tenants),
+            Operation("POST", tenants, self.add_tenant, types.AddedTenant, types.NewTenant, 201),
+            Operation("GET", tenant, self.show_tenant, types.OneTenant),
+            Operation("PATCH", tenant, self.change_tenant, types.OneTenant, types.TenantChange),
+            Operation("DELETE", tenant, self.remove_tenant, types.RemovedTenant),
+            Operation("POST", f"{tenant}/suspend", self.suspend, types.OneTenant),
+            Operation("POST", f"{tenant}/resume", self.resume, types.OneTenant),
+            Operation("GET", f"{tenant}/keys", self.list_keys, types.Keys),
+            Operation("POST", f"{tenant}/keys", self.create_key, types.CreatedKey, types.NewKey, 201),
+            Operation("DELETE", "/admin/v1/keys/{key_id}", self.revoke_key, types.OneKey),
+            Operation("GET", "/admin/v1/usage", self.usage, types.UsageReport),
+            Operation("GET", requests, self.requests, types.Requests),
+            Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
+            Operation("GET", "/admin/v1/invoices/{month}", self.invoice, Invoice),
+            Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
         ]
 
     # -- the daemon
 
     async def index(self) -> Response:
-        return reply({"routes": [f"{method} {path}" for method, path, _ in self.routes()]})
+        """List the routes of administration."""
+        return reply({"routes": [f"{one.method} {one.path}" for one in self.operations()]})
 
     async def status(self) -> Response:
+        """Show the state of the daemon, its engine, ledger, tenants and queue."""
         config = self._service.config
         own = {
             "version": __version__,
@@ -108,11 +97,13 @@ class Admin:
         return reply({**self._service.status(), **own})
 
     async def metrics(self) -> Response:
+        """Render the metrics for Prometheus."""
         headers = {"x-request-id": new_request_id(), "content-type": CONTENT_TYPE_LATEST}
         render = functools.partial(self._meter.render, self._service.status())
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request_id: str) -> Response:
+        """End a running request."""
         if not self._service.cancel(request_id):
             raise NotFound(f"request {excerpt(request_id, 80)} is not running")
         return reply({"cancelled": request_id})
@@ -120,11 +111,13 @@ class Admin:
     # -- tenants
 
     async def list_tenants(self) -> Response:
+        """List the tenants."""
         tenants = await self._service.ledger.read(store.list_tenants)
         return reply({"tenants": [self._service.directory.in_force(tenant) for tenant in tenants]})
 
     async def add_tenant(self, request: Request) -> Response:
-        body = await self._parse(request, NewTenant)
+        """Add a tenant, with its first key."""
+        body = await self._parse(request, types.NewTenant)
         await _check_adapter(body.adapter)
         now_micros = self._now_micros()
         tenant = Tenant(
@@ -149,11 +142,13 @@ class Admin:
         return reply({"tenant": self._service.directory.in_force(tenant), "key": secret}, status=201)
 
     async def show_tenant(self, name: str) -> Response:
+        """Show a tenant."""
         tenant = await self._service.ledger.read(lambda conn: store.get_tenant(conn, name))
         return reply({"tenant": self._service.directory.in_force(tenant)})
 
     async def change_tenant(self, request: Request, name: str) -> Response:
-        body = await self._parse(request, TenantChange)
+        """Change what the body names, from the next request on."""
+        body = await self._parse(request, types.TenantChange)
         await _check_adapter(body.adapter or "")
 
         def change(conn: Connection) -> Tenant:
@@ -169,18 +164,23 @@ class Admin:
         return reply({"tenant": self._service.directory.in_force(await self._change(change))})
 
     async def suspend(self, name: str) -> Response:
+        """Refuse new requests of a tenant."""
         return await self._set_state(name, TenantState.SUSPENDED)
 
     async def resume(self, name: str) -> Response:
+        """Let a suspended tenant send requests again."""
         return await self._set_state(name, TenantState.ACTIVE)
 
     async def remove_tenant(self, name: str) -> Response:
+        """Remove a tenant; its requests stay in reports and invoices."""
         await self._change(lambda conn: store.remove_tenant(conn, name))
         return reply({"removed": name})
 
     # -- keys
 
     async def list_keys(self, name: str) -> Response:
+        """List a tenant's keys, without their secrets."""
+
         def read(conn: Connection) -> list[keys.KeyInfo]:
             store.get_tenant(conn, name)
             return keys.list_keys(conn, name)
@@ -188,12 +188,14 @@ class Admin:
         return reply({"keys": await self._service.ledger.read(read)})
 
     async def create_key(self, request: Request, name: str) -> Response:
-        body = await self._parse(request, NewKey)
+        """Create a key. Its secret is shown only here."""
+        body = await self._parse(request, types.NewKey)
         now_micros = self._now_micros()
         info, secret = await self._change(lambda conn: keys.create_key(conn, name, body.label, now_micros))
         return reply({"key": info, "secret": secret}, status=201)
 
     async def revoke_key(self, key_id: str) -> Response:
+        """Revoke a key, effective immediately."""
         now_micros = self._now_micros()
         key = await self._service.ledger.write(lambda conn: keys.revoke_key(conn, key_id, now_micros))
         self._service.key_revoked(key_id)  # at once: it needs no reading, which may have to wait
@@ -209,6 +211,7 @@ class Admin:
         since: str | None = None,
         until: str | None = None,
     ) -> Response:
+        """Report usage of a month, or of a period in microseconds since 1970."""
         since_micros, until_micros = self._period(month, since, until)
         rows = await self._report(request, lambda conn: usage_report(conn, since_micros, until_micros, tenant))
         self._require_known(tenant, bool(rows))
@@ -217,6 +220,7 @@ class Admin:
         return reply({**period, "currency": currency, "tenants": rows})
 
     async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
+        """List the newest requests."""
         most = _whole_number("limit", limit)
         if not 1 <= most <= MOST_REQUESTS_LISTED:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
@@ -225,6 +229,7 @@ class Admin:
         return reply({"requests": records})
 
     async def invoice(self, month: str, tenant: str | None = None) -> Response:
+        """Show the invoice of a month: YYYY-MM, this or last."""
         parsed = self._month(month)
         if parsed.since_micros > self._now_micros():
             raise InvalidRequest(f"{parsed.name} has not started, so it has no invoice yet", param="month")

@@ -1,15 +1,21 @@
-"""Request bodies of the administration routes."""
+"""Request bodies of the administration routes, and their answers."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypedDict
 
+import msgspec
 from pydantic import Field, PlainValidator, create_model
 
 from tenantd.api.body import Body
-from tenantd.domain import OwnLimits, Priority
+from tenantd.api.openai.shapes import Waiting
+from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Tenant, TenantState
+from tenantd.ledger.records import RequestRecord
+from tenantd.ledger.reports import TenantUsage
 from tenantd.limits import LIMITS, MOST, Limit
+from tenantd.tenancy.keys import KeyInfo
 from tenantd.tenancy.tenants import MAX_WEIGHT, MIN_WEIGHT
+from tenantd.wire.messages import EngineInfo
 
 Weight = Annotated[float, Field(ge=MIN_WEIGHT, le=MAX_WEIGHT)]
 Uids = Annotated[list[Annotated[int, Field(ge=0, le=0xFFFFFFFE)]], Field(max_length=1000)]
@@ -40,7 +46,7 @@ class LimitsBody(_LimitFields):  # its fields are those of `Limits`
 class NewTenant(Body):
     """POST /admin/v1/tenants."""
 
-    name: str
+    name: Annotated[str, Field(json_schema_extra={"pattern": f"^{TENANT_NAME.pattern}$"})]
     weight: Weight = 1.0
     priority: Priority = Priority.STANDARD
     uids: Uids = Field(default_factory=list)
@@ -86,3 +92,130 @@ class NewKey(Body):
     """POST /admin/v1/tenants/{name}/keys."""
 
     label: str = Field("", max_length=64)
+
+
+class Index(TypedDict):
+    """Each as "METHOD /path"."""
+
+    routes: list[str]
+
+
+class LedgerStatus(TypedDict):
+    """`trouble` is why usage cannot be written. While requests are paused, nothing is computed that nobody can bill."""
+
+    healthy: bool
+    trouble: str
+    wal_bytes: int
+    requests_paused: bool
+
+
+class TenantStatus(TypedDict):
+    """`usage` is by weight, decayed: who has the least goes first."""
+
+    name: str
+    state: TenantState
+    weight: float
+    priority: Priority
+    running: int
+    paused: int
+    waiting: int
+    max_queued: int | None
+    usage: float
+
+
+class Status(TypedDict):
+    """The daemon at this moment. `engine` is what is loaded, null before the first time."""
+
+    state: str
+    progress: float
+    reason: str
+    engine: EngineInfo | None
+    engine_pid: int | None
+    engine_restarts: int
+    engine_busy_micros: int
+    engine_unbilled_micros: int
+    swaps: int
+    recomputes: int
+    running: int
+    paused: int
+    waiting: int
+    ledger: LedgerStatus
+    tenants: list[TenantStatus]
+    version: str
+    pid: int
+    uptime_s: float
+    socket: str
+    state_dir: str
+    model: str
+    queue: list[Waiting]
+
+
+class OneTenant(TypedDict):
+    """`limits` are the tenant's own, `effective_limits` those that hold."""
+
+    tenant: Tenant
+
+
+class Tenants(TypedDict):
+    """All but those that were removed."""
+
+    tenants: list[Tenant]
+
+
+class AddedTenant(TypedDict):
+    """The tenant, and the secret of its first key, which is shown only here."""
+
+    tenant: Tenant
+    key: str
+
+
+class RemovedTenant(TypedDict):
+    """Its name."""
+
+    removed: str
+
+
+class Keys(TypedDict):
+    """Of one tenant, revoked ones included."""
+
+    keys: list[KeyInfo]
+
+
+class OneKey(TypedDict):
+    """A key without its secret."""
+
+    key: KeyInfo
+
+
+class CreatedKey(OneKey):
+    """The key, and its secret, which is shown only here."""
+
+    secret: str
+
+
+class UsageReport(TypedDict):
+    """A period, in microseconds since 1970, and what each tenant used in it."""
+
+    since_micros: int
+    until_micros: int
+    currency: str
+    tenants: list[TenantUsage]
+
+
+ListedRequest = msgspec.defstruct(
+    "ListedRequest",
+    [*((field.name, field.type) for field in msgspec.structs.fields(RequestRecord)), ("cost_nanos", int)],
+)
+"""A row of the ledger, and what it is billed at."""
+
+
+class Requests(TypedDict):
+    """The newest first."""
+
+    requests: list[ListedRequest]  # type: ignore[valid-type]
+
+
+class CancelledRequest(TypedDict):
+    """Its id."""
+
+    cancelled: str

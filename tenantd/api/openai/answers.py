@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Final
 
 import msgspec
 
+from tenantd.api.openai.shapes import TokenUsage
 from tenantd.domain import FinishReason, TokenLogprobs, Usage
 from tenantd.live.streams import Delta
 from tenantd.text.vocabulary import Vocabulary
@@ -40,7 +41,7 @@ def event(content: Any) -> bytes:
     return b"data: " + encode_line(content) + b"\n\n"
 
 
-def usage_json(usages: Iterable[Usage]) -> dict[str, int]:
+def usage_json(usages: Iterable[Usage]) -> TokenUsage:
     """`usage` over all choices; it matches the sum of their rows in the ledger."""
     prompt = completion = 0
     for usage in usages:
@@ -65,7 +66,7 @@ class Answer:
 
     # -- whole
 
-    def whole(self, choices: list[dict[str, Any]], usage: dict[str, int]) -> dict[str, Any]:
+    def whole(self, choices: list[dict[str, Any]], usage: TokenUsage) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
         return {**self._head, "object": self.object, "choices": choices, "usage": usage}
 
@@ -92,7 +93,7 @@ class Answer:
         """A choice's last event."""
         return self._chunk(self._last_piece(index, reason.value))
 
-    def usage_event(self, usage: dict[str, int]) -> bytes:
+    def usage_event(self, usage: TokenUsage) -> bytes:
         """The stream's last event before [DONE], if the client asked for it."""
         return event({**self._head, "object": self.chunk_object, "choices": [], "usage": usage})
 

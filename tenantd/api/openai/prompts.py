@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final, TypeVar
 
 from tenantd.api.names import Names, read_request
-from tenantd.api.openai.types import ChatRequest, CompletionRequest
+from tenantd.api.openai.types import MAX_PROMPTS, ChatRequest, CompletionRequest
 from tenantd.errors import ContextLengthExceeded, InvalidRequest
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.chat_messages import PART_KINDS
@@ -15,7 +15,6 @@ from tenantd.text.excerpt import excerpt
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import Vocabulary
 
-MAX_PROMPTS: Final = 128
 INLINE_BYTES: Final = 4096
 """Bodies up to this size are processed in the event loop, in a few milliseconds at most."""
 INLINE_MESSAGES: Final = 8

@@ -7,9 +7,9 @@ rest.
 from __future__ import annotations
 
 import functools
-from typing import Any, Literal
+from typing import Literal
 
-from fastapi import APIRouter, Request
+from fastapi import Request
 from starlette.responses import Response
 
 from tenantd.api.body import give_back_body, read_body
@@ -18,7 +18,9 @@ from tenantd.api.names import Names
 from tenantd.api.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from tenantd.api.openai.exchange import Exchange
 from tenantd.api.openai.prompts import PromptReader
-from tenantd.api.openai.types import CompletionRequest, GenerationRequest
+from tenantd.api.openai.shapes import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList, Queue
+from tenantd.api.openai.types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import Tenant
@@ -42,16 +44,22 @@ class OpenAI:
     def __init__(self, service: Service) -> None:
         self._service = service
         self._prompts = PromptReader(service.vocabulary, service.chat, service.pool)
-        self.router = APIRouter()
-        self.router.add_api_route("/v1/completions", self.completions, methods=["POST"], response_model=None)
-        self.router.add_api_route("/v1/chat/completions", self.chat, methods=["POST"], response_model=None)
-        self.router.add_api_route("/v1/models", self.models, methods=["GET"], response_model=None)
-        self.router.add_api_route("/v1/models/{name:path}", self.model, methods=["GET"], response_model=None)
-        self.router.add_api_route("/v1/queue", self.queue, methods=["GET"], response_model=None)
+
+    def operations(self) -> list[Operation]:
+        mine = functools.partial(Operation, access=Access.TENANT)
+        text, chat, events = "/v1/completions", "/v1/chat/completions", ChatCompletionChunk
+        return [
+            mine("POST", text, self.completions, Completion, CompletionRequest, stream=Completion),
+            mine("POST", chat, self.chat, ChatCompletion, ChatRequest, stream=events),
+            mine("GET", "/v1/models", self.models, ModelList),
+            mine("GET", "/v1/models/{name:path}", self.model, Model),
+            mine("GET", "/v1/queue", self.queue, Queue),
+        ]
 
     # -- routes
 
     async def completions(self, request: Request) -> Response:
+        """Continue one prompt or several."""
         tenant = tenant_of(request, self._service.directory)
         raw = await self._body(request)
         names = Names(lenient=self._service.config.server.lenient)
@@ -64,6 +72,7 @@ class OpenAI:
             return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
 
     async def chat(self, request: Request) -> Response:
+        """Answer a conversation."""
         tenant = tenant_of(request, self._service.directory)
         raw = await self._body(request)
         names = Names(lenient=self._service.config.server.lenient)
@@ -76,16 +85,18 @@ class OpenAI:
             return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, names.header())
 
     async def models(self, request: Request) -> Response:
+        """List the model that is served."""
         require_known(request, self._service.directory)
-        return reply({"object": "list", "data": [self._model_json()]})
+        return reply(ModelList(object="list", data=[self._model_json()]))
 
     async def model(self, request: Request, name: str) -> Response:
+        """Show the model that is served."""
         require_known(request, self._service.directory)
         self._check_model(name)
         return reply(self._model_json())
 
     async def queue(self, request: Request) -> Response:
-        """Not part of OpenAI's API: the queue positions of the tenant's own requests."""
+        """Show the queue positions of the tenant's own requests. Not part of OpenAI's API."""
         tenant = tenant_of(request, self._service.directory)
         return reply({"waiting": self._service.queue(tenant.name)})
 
@@ -128,7 +139,7 @@ class OpenAI:
             )
         return info.context_tokens
 
-    def _model_json(self) -> dict[str, Any]:
+    def _model_json(self) -> Model:
         info = self._service.supervisor.info
         return {
             "id": self._service.config.model_name,

@@ -9,18 +9,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
-from pydantic import BeforeValidator, FailFast, Field, model_validator
+from pydantic import BeforeValidator, FailFast, Field, WithJsonSchema, model_validator
 
 from tenantd.api.names import Fields, Foreign, Names
 from tenantd.api.openai import known_names
 from tenantd.domain import SEED_VALUES, Sampling
 from tenantd.errors import InvalidRequest
-from tenantd.text.chat_messages import PART_KINDS
+from tenantd.text.chat_messages import MOST_MESSAGES, MOST_NAME_CHARACTERS, PART_KINDS, ROLES
 from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
 
 MESSAGE_FIELDS: Final = ("role", "content", "name", "refusal", "tool_calls", "function_call")
 PART_FIELDS: Final = ("type", *PART_KINDS)
 MAX_CHOICES: Final = 8
+MAX_PROMPTS: Final = 128
 MAX_STOPS: Final = 16
 MAX_BIASES: Final = 1024
 
@@ -56,12 +57,55 @@ def _biases_by_token(value: Any) -> Any:
     return biases
 
 
-LogitBias = Annotated[dict[str, Annotated[float, Field(ge=-100, le=100)]], BeforeValidator(_biases_by_token)]
-Stops = Annotated[
-    list[Annotated[str, Field(min_length=1, max_length=4096)]],
-    Field(max_length=MAX_STOPS),
-    BeforeValidator(_one_or_many),
+LogitBias = Annotated[
+    dict[str, Annotated[float, Field(ge=-100, le=100)]],
+    BeforeValidator(_biases_by_token),
+    Field(json_schema_extra={"propertyNames": {"pattern": "^[0-9]{1,9}$"}, "maxProperties": MAX_BIASES}),
 ]
+StopText = Annotated[str, Field(min_length=1, max_length=4096)]
+StopTexts = Annotated[list[StopText], Field(max_length=MAX_STOPS)]
+Stops = Annotated[StopTexts, BeforeValidator(_one_or_many, json_schema_input_type=StopText | StopTexts)]
+
+
+_TOKENS: Final[dict[str, Any]] = {"type": "array", "minItems": 1, "items": {"type": "integer", "minimum": 0}}
+_PROMPT: Final[dict[str, Any]] = {"anyOf": [{"type": "string", "minLength": 1}, _TOKENS]}
+_PROMPTS: Final[dict[str, Any]] = {
+    "description": "A text, token ids, or several of either",
+    "anyOf": [*_PROMPT["anyOf"], {"type": "array", "minItems": 1, "maxItems": MAX_PROMPTS, "items": _PROMPT}],
+}
+_PARTS: Final[dict[str, Any]] = {
+    "anyOf": [
+        {
+            "type": "object",
+            "required": ["type", kind],
+            "properties": {"type": {"const": kind}, kind: {"type": "string"}},
+        }
+        for kind in PART_KINDS
+    ]
+}
+_MESSAGE: Final[dict[str, Any]] = {
+    "type": "object",
+    "required": ["role", "content"],
+    "properties": {
+        "role": {"enum": list(ROLES)},
+        "content": {
+            "description": "A text, or parts that become lines; an assistant's may be null",
+            "anyOf": [{"type": "string"}, {"type": "array", "items": _PARTS}],
+        },
+        "name": {"type": ["string", "null"], "maxLength": MOST_NAME_CHARACTERS},
+        "refusal": {"type": ["string", "null"]},
+    },
+}
+_MESSAGES: Final[dict[str, Any]] = {
+    "type": "array",
+    "minItems": 1,
+    "maxItems": MOST_MESSAGES,
+    "items": _MESSAGE,
+}
+Prompt = Annotated[Any, WithJsonSchema(_PROMPTS)]
+"""`PromptReader` validates it: a union's errors would name fields that nobody sent."""
+Messages = Annotated[list[dict[str, Any]], FailFast(), WithJsonSchema(_MESSAGES)]
+"""The chat formatter validates them."""
 
 
 class StreamOptions(Fields):
@@ -218,11 +262,11 @@ class CompletionRequest(GenerationRequest):
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.COMPLETION
 
-    prompt: Any = None  # string, token ids, or a list of either; a union's errors would name fields that nobody sent
+    prompt: Prompt
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1)
-    echo: bool | None = None
-    suffix: str | None = None
+    echo: Annotated[bool | None, WithJsonSchema({"enum": [False, None]})] = None
+    suffix: Annotated[str | None, WithJsonSchema({"enum": ["", None]})] = None
     parse_special: bool | None = None  # the prompt may contain special tokens, if the tenant is allowed to send them
 
     def logprobs_wanted(self) -> int | None:
@@ -243,7 +287,7 @@ class ChatRequest(GenerationRequest):
 
     foreign: ClassVar[Mapping[str, Foreign]] = known_names.CHAT
 
-    messages: Annotated[list[dict[str, Any]], FailFast()] = Field(min_length=1)  # the chat formatter validates them
+    messages: Messages = Field(min_length=1)
     max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)

@@ -1,0 +1,128 @@
+"""The API described for programs: an OpenAPI 3.1 document, made from the operations that serve it and their types."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import re
+from collections.abc import Iterable
+from http import HTTPStatus
+from typing import Any, Final
+
+import msgspec
+from fastapi import Request
+from pydantic.json_schema import models_json_schema
+from starlette.responses import Response
+
+from tenantd import __version__
+from tenantd.api.identity import TENANT_HEADER, is_admin
+from tenantd.api.operations import JSON, Access, Operation
+from tenantd.api.replies import reply
+from tenantd.errors import ErrorBody
+
+MODEL: Final = "#/components/schemas/{model}"  # as pydantic has it
+NAME: Final = "#/components/schemas/{name}"  # and msgspec
+EVENTS: Final = "text/event-stream"
+_CONVERTER: Final = re.compile(r":\w+}")
+_ABOUT: Final = """\
+Serves one model to many tenants, on a Unix socket. Request bodies also take the names that other servers have for the
+same settings; fields that nobody knows are refused. Every answer has an `x-request-id`, those to tenants with limits
+`x-ratelimit-` headers, and a 429 or 503 that is worth another try a `retry-after`."""
+_SECURITY: Final = {
+    "key": {"type": "http", "scheme": "bearer", "description": "A tenant's API key."},
+    "user": {
+        "type": "apiKey",
+        "in": "header",
+        "name": TENANT_HEADER,
+        "description": "Without a key, the Unix user at the other end of the socket is asking, as the kernel says. "
+        "Root and the user who runs the daemon administer it. The header chooses one of the user's tenants, and "
+        "administrators may name any; it is not needed for administration, nor by a user of one tenant.",
+    },
+}
+_WHO: Final[dict[Access, list[dict[str, list[str]]]]] = {
+    Access.ANYONE: [],
+    Access.TENANT: [{"key": []}, {"user": []}],
+    Access.ADMINISTRATOR: [{"user": []}],
+}
+
+
+class Description:
+    """Serves the document: what administrators may ask to them, the rest to everybody."""
+
+    def __init__(self, operations: Iterable[Operation]) -> None:
+        own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.ANYONE)
+        self.operations = [*operations, own]
+        self._made: dict[bool, msgspec.Raw] = {}
+
+    async def show(self, request: Request) -> Response:
+        """Describe the API, as OpenAPI 3.1."""
+        return reply(await asyncio.to_thread(self._document, with_administration=is_admin(request)))
+
+    def _document(self, *, with_administration: bool) -> msgspec.Raw:
+        """Made when it is asked for first, which takes too long for the event loop."""
+        if with_administration not in self._made:
+            shown = [one for one in self.operations if with_administration or one.access is not Access.ADMINISTRATOR]
+            self._made[with_administration] = msgspec.Raw(msgspec.json.encode(document(shown)))
+        return self._made[with_administration]
+
+
+def document(operations: Iterable[Operation]) -> dict[str, Any]:
+    """An OpenAPI 3.1 document of these operations."""
+    operations = list(operations)
+    bodies = dict.fromkeys(one.body for one in operations if one.body is not None)
+    body_schemas, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=MODEL)
+    answers = [kind for one in operations for kind in (one.answer, one.stream) if kind is not None]
+    shapes, components = msgspec.json.schema_components([*answers, ErrorBody], ref_template=NAME)
+    schemas = dict(zip([*answers, ErrorBody], shapes, strict=True))
+    schemas |= {body: schema for (body, _), schema in body_schemas.items()}
+    paths: dict[str, dict[str, Any]] = {}
+    for one in operations:
+        paths.setdefault(_CONVERTER.sub("}", one.path), {})[one.method.lower()] = _operation(one, schemas)
+    return {
+        "openapi": "3.1.0",
+        "info": {"title": "tenantd", "version": __version__, "description": _ABOUT, "license": {"name": "MIT"}},
+        "paths": paths,
+        "components": {
+            "schemas": {**components, **definitions.get("$defs", {})},
+            "responses": {
+                "Error": {"description": "What went wrong", "content": {JSON: {"schema": schemas[ErrorBody]}}},
+            },
+            "securitySchemes": _SECURITY,
+        },
+    }
+
+
+def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = {one.media_type: {"schema": schemas[one.answer]}}
+    if one.stream is not None:
+        events = {"type": "string", "contentMediaType": JSON, "contentSchema": schemas[one.stream]}
+        answer[EVENTS] = {"schema": events}
+    statuses = [one.status] if one.otherwise is None else [one.status, one.otherwise]
+    described: dict[str, Any] = {
+        "operationId": one.handler.__name__,
+        "summary": inspect.getdoc(one.handler),
+        "tags": [one.access.value],
+        "security": _WHO[one.access],
+        "parameters": _parameters(one),
+        "responses": {
+            **{str(status): {"description": HTTPStatus(status).phrase, "content": answer} for status in statuses},
+            "default": {"$ref": "#/components/responses/Error"},
+        },
+    }
+    if one.body is not None:
+        described["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[one.body]}}}
+    return described
+
+
+def _parameters(one: Operation) -> list[dict[str, Any]]:
+    """Of path and query, as the handler takes them. All are texts."""
+    found: list[dict[str, Any]] = []
+    for name, parameter in inspect.signature(one.handler).parameters.items():
+        if name == "request":
+            continue
+        in_path = re.search(rf"{{{name}\b", one.path) is not None
+        schema: dict[str, Any] = {"type": "string"}
+        if parameter.default not in (None, inspect.Parameter.empty):
+            schema["default"] = parameter.default
+        found.append({"name": name, "in": "path" if in_path else "query", "required": in_path, "schema": schema})
+    return found

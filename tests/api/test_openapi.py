@@ -1,0 +1,183 @@
+"""/openapi.json is valid, complete and true. All tests of the API check that answers are as it says."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from fastapi.routing import APIRoute
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from openapi_spec_validator import OpenAPIV31SpecValidator
+
+from tenantd.api.server import make_routes
+from tenantd.watching.metrics import Meter
+from tests.api.conftest import Api
+from tests.api.described import DescribedDaemon
+from tests.support.contract import contract_of
+
+PUBLIC = {
+    "/healthz",
+    "/openapi.json",
+    "/readyz",
+    "/v1/chat/completions",
+    "/v1/completions",
+    "/v1/models",
+    "/v1/models/{name}",
+    "/v1/queue",
+}
+BEYOND_FORM = {
+    "adapter": ("no such file", "absolute"),
+    "best_of": ("n answers",),
+    "grammar": ("grammar",),
+    "label": ("printable",),
+    "limits.reserved_slots": ("reserve",),
+    "logit_bias": ("is not a token id of this model",),
+    "messages": ("printable",),
+    "model": ("not available",),
+    "parse_special": ("special tokens",),
+    "prompt": ("is not a token id of this model", "maximum context length"),
+    "response_format": ("response_format", "needs json_schema.schema"),
+    "stream_options": ("only allowed",),
+    "top_logprobs": ("only allowed",),
+    "timeout_s": ("not complete within",),
+}
+"""What may be wrong with a body although each field has the form it must have: words of the message, by field."""
+PLAIN = {"prompt": "Hi", "messages": [{"role": "user", "content": "Hi"}]}
+"""What is sent in place of a field that must be there."""
+
+some_bodies = settings(
+    max_examples=60, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DescribedDaemon]:
+    with DescribedDaemon(tmp_path_factory.mktemp("openapi"), engine={"slots": 8}) as daemon:
+        yield daemon
+
+
+def send(client: httpx.Client, method: str, path: str, body: dict[str, Any]) -> None:
+    """Sends the body until it is taken, each time without the field it was refused for, by no fault of its form."""
+    headers = {"authorization": "Bearer td_acme"} if path.startswith("/v1") else {}
+    while (answer := client.request(method, path, json=body, headers=headers)).is_error:
+        error = answer.json()["error"]
+        param = "timeout_s" if error["code"] == "request_timeout" else error["param"]
+        assert any(words in error["message"] for words in BEYOND_FORM.get(param, ())), (error, body)
+        field, _, inner = param.partition(".")
+        if inner:
+            del body[field][inner]
+        elif field in PLAIN:
+            assert body[field] != PLAIN[field]
+            body[field] = PLAIN[field]
+        else:
+            del body[field]
+
+
+def test_the_document_is_valid_for_administrators_and_for_others(api: Api, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = api.client.get("/openapi.json").json()
+    monkeypatch.setattr("tenantd.api.openapi.is_admin", lambda request: False)
+    public = api.client.get("/openapi.json").json()
+    for document in (whole, public):
+        OpenAPIV31SpecValidator(document).validate()
+    assert set(public["paths"]) == PUBLIC and set(whole["paths"]) > PUBLIC
+    assert "Tenant" in whole["components"]["schemas"] and "Tenant" not in public["components"]["schemas"]
+
+
+def test_the_document_has_every_route_that_answers_and_no_other(api: Api) -> None:
+    routes = make_routes(api.service, Meter(api.service.events)).routes  # type: ignore[arg-type]
+    served = {
+        (method, route.path_format) for route in routes if isinstance(route, APIRoute) for method in route.methods
+    }
+    assert len(served) == len(routes), "each is of a kind that is looked at"
+    paths = api.client.get("/openapi.json").json()["paths"]
+    assert {(method.upper(), path) for path, operations in paths.items() for method in operations} == served
+
+
+def test_every_operation_says_what_it_is_for_and_what_it_answers(api: Api) -> None:
+    for path, operations in api.client.get("/openapi.json").json()["paths"].items():
+        for method, described in operations.items():
+            assert described["summary"], path
+            assert "default" in described["responses"], path
+            takes_body = method in ("post", "patch") and not path.endswith(("/suspend", "/resume", "/cancel"))
+            assert ("requestBody" in described) == takes_body, path
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_bodies_of_the_schema_are_not_refused_for_their_form(api: Api, path: str) -> None:
+    bodies = api.contract.values(api.contract.body_schema("POST", path))
+
+    @some_bodies
+    @given(bodies)
+    def check(body: Any) -> None:
+        send(api.client, "POST", path, body)
+
+    check()
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/admin/v1/tenants"),
+        ("PATCH", "/admin/v1/tenants/described"),
+        ("POST", "/admin/v1/tenants/described/keys"),
+    ],
+)
+def test_bodies_of_administration_are_not_refused_for_their_form(
+    daemon: DescribedDaemon, method: str, path: str
+) -> None:
+    contract = daemon.contract()
+    daemon.post("/admin/v1/tenants", {"name": "described"})
+
+    @some_bodies
+    @given(contract.values(contract.body_schema(method, path)))
+    def check(body: dict[str, Any]) -> None:
+        if "name" in body:
+            body["name"] = f"{body['name'][:30].rstrip()}{uuid.uuid4().hex[:30]}"
+        with daemon.client() as client:
+            send(client, method, path, body)
+            if "name" in body:
+                client.delete(f"{path}/{body['name']}")
+
+    check()
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("more", [{}, {"logprobs": 2}, {"stream_options": {"include_usage": True}}])
+def test_the_events_of_a_stream_are_as_described(api: Api, path: str, more: dict[str, Any]) -> None:
+    body = {"stream": True, **more}
+    if path == "/v1/completions":
+        body["prompt"] = "Hi"
+    else:
+        body["messages"] = [{"role": "user", "content": "Hi"}]
+        body |= {"logprobs": True, "top_logprobs": 2} if "logprobs" in more else {}
+    answer = api.client.post(path, json=body, headers={"authorization": "Bearer td_acme"})
+    described = api.contract.operation("POST", path)
+    assert described is not None
+    schema = described["responses"]["200"]["content"]["text/event-stream"]["schema"]["contentSchema"]
+    events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line.startswith("data: {")]
+    assert len(events) > 10
+    for event in events:
+        api.contract.check_value(json.loads(event), schema)
+
+
+@given(st.data())
+@settings(max_examples=20, deadline=None)
+def test_what_is_made_of_a_schema_is_valid_for_it(daemon: DescribedDaemon, data: st.DataObject) -> None:
+    contract = daemon.contract()
+    name = data.draw(st.sampled_from(["CompletionRequest", "ChatRequest", "NewTenant", "TenantChange"]))
+    schema = {"$ref": f"#/components/schemas/{name}"}
+    contract.check_value(data.draw(contract.values(schema)), schema)
+
+
+def test_an_answer_that_is_not_as_described_is_noticed(api: Api) -> None:
+    answer = api.client.get("/v1/models", headers={"authorization": "Bearer td_acme"})
+    contract = contract_of(api.client)
+    for change in ({"object": "lists"}, {"more": 1}):
+        wrong = httpx.Response(200, json={**answer.json(), **change}, request=answer.request)
+        with pytest.raises(Exception, match="Failed validating"):
+            contract.check(wrong)
