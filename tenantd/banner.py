@@ -30,7 +30,7 @@ def gpu_warning(info: EngineInfo) -> str:
     return (
         "\n" + "!" * 100 + "\n"
         "!! This machine has an NVIDIA GPU, but llama.cpp was built without CUDA: the model runs on the CPU.\n"
-        '!! Install again with:  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
+        '!! To rebuild:  CMAKE_ARGS="-DGGML_CUDA=on" pip install --force-reinstall --no-cache-dir '
         "llama-cpp-python\n" + "!" * 100
     )
 

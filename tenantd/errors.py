@@ -317,4 +317,4 @@ class LedgerDamaged(LedgerUnavailable):
 
 def key_revoked() -> KeyRevoked:
     """What requests of a key end with when it is revoked."""
-    return KeyRevoked("this API key was revoked; ask the administrator for another")
+    return KeyRevoked("this API key was revoked; ask your administrator for a new one")

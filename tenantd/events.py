@@ -288,9 +288,9 @@ class Events:
         for each in self._listeners:
             now, then = self._reported[each.name], before.get(each.name, Account())
             if dropped := now.dropped - then.dropped:
-                log.warning("the listener %s was too slow: it missed %d events", each.name, dropped)
+                log.warning("listener %s was too slow and missed %d events", each.name, dropped)
             if failed := now.failed - then.failed:
-                log.warning("the listener %s failed at %d events: %s", each.name, failed, each.error)
+                log.warning("listener %s failed on %d events: %s", each.name, failed, each.error)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Let queued listeners finish what waits for them, for at most this long together. Blocks."""

@@ -239,9 +239,9 @@ class Daemon:
             try:
                 await self._reload(service)
             except ConfigError as e:
-                log.error("the configuration was not reloaded: %s", e.message)
+                log.error("cannot reload the configuration: %s", e.message)
             except TenantdError as e:
-                log.error("the tenants were not reloaded: %s", e.message)
+                log.error("cannot reload the tenants: %s", e.message)
 
     async def _reload(self, service: Service) -> None:
         before, found = service.config, self._load_config()
@@ -319,16 +319,16 @@ def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:
     """What an administrator should know about a ledger that was just opened."""
     if ledger.is_new and has_run_before:
         log.warning(
-            "%s was not there, though tenantd has run with this state folder before: a new ledger was begun, with no "
-            "tenants, keys or bills; if there should be one, stop tenantd and restore it",
+            "%s was missing, although tenantd has used this state folder before: started a new ledger, with no "
+            "tenants, keys or bills; to use a backup, stop tenantd and restore it",
             ledger.path,
         )
     if ledger.taken_in:
-        log.warning("%d requests that could not be settled when tenantd stopped are settled now", ledger.taken_in)
+        log.warning("settled %d requests that could not be settled when tenantd stopped", ledger.taken_in)
     if ledger.rejected:
         log.error(
-            "%d lines of unsettled.jsonl were no use and are kept in unsettled.rejected.jsonl beside the ledger",
+            "cannot use %d lines of unsettled.jsonl; they are kept in unsettled.rejected.jsonl beside the ledger",
             ledger.rejected,
         )
     if ledger.interrupted:
-        log.warning("%d requests that the last run left unfinished were settled", ledger.interrupted)
+        log.warning("settled %d requests that the last run left unfinished", ledger.interrupted)

@@ -90,7 +90,7 @@ class StderrHandler(logging.Handler):
         if lost := self.dropped - self._reported:
             self._reported += lost
             now = time.strftime(DATE_FORMAT)
-            self._write(f"{now} WARNING {lost} log lines were dropped: nobody read standard error\n".encode())
+            self._write(f"{now} WARNING {lost} log lines were dropped because nobody read standard error\n".encode())
 
     def _write(self, data: bytes) -> bool:
         """False when it cannot be written at all: the terminal or the reader is gone."""

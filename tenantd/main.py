@@ -84,7 +84,7 @@ def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config
         if model is not None:
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
         if config.engine.backend == "llama" and config.model.path is None:
-            raise ConfigError(f"{path}: model.path: which GGUF to serve? Set it, or pass --model")
+            raise ConfigError(f"which model? set model.path in {path}, or pass --model")
         return config
 
     return load

@@ -42,7 +42,7 @@ def error_from(body: Any, status: int | None = None, retry_after: str | None = N
         error = {}
     message = str(error.get("message") or f"the daemon answered HTTP {status} without a reason")
     retry_after_s = int(retry_after) if retry_after and retry_after.isdecimal() else None
-    if retry_after_s is not None:
+    if retry_after_s is not None and "try again in" not in message:
         message += f" (try again in {retry_after_s} s)"
     found = error_classes().get(str(error.get("code"))) or _by_status(status)
     return found(message, param=error.get("param"), retry_after_s=retry_after_s)

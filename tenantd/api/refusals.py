@@ -1,4 +1,4 @@
-"""Every error a client gets in place of an answer: what it says, and that it is announced."""
+"""Turns errors into answers, and announces each of them."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ PATHS: Final = {
 
 
 class MethodNotAllowed(InvalidRequest):
-    """The route exists, for other methods."""
+    """The route exists, but not for this method."""
 
     code = "method_not_allowed"
     http_status = 405
 
 
 def path_kind(path: str) -> PathKind:
-    """Of a path, or of what it is within."""
+    """The kind of a path, which may be below one of `PATHS`."""
     for known, kind in PATHS.items():
         if path == known or path.startswith(known + "/"):
             return kind
@@ -47,7 +47,7 @@ def path_kind(path: str) -> PathKind:
 
 
 def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None = None) -> None:
-    """`error` is the answer to this request. `request_id` is its row's, if it was let in."""
+    """Announce that `error` answers this request. `request_id` is that of its row, if it was admitted."""
     connection, tenant = connection_of(scope), whose(scope)
     connection.connections_table.events.announce(
         Refused(
@@ -63,23 +63,23 @@ def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None =
 
 
 async def on_error(request: Request, error: Exception) -> Response:
-    """Exception handler for what is raised on purpose."""
+    """Exception handler for errors raised on purpose."""
     assert isinstance(error, TenantdError)
-    if error.http_status >= 500:  # the daemon's own trouble is worth a line
+    if error.http_status >= 500:  # the daemon's own fault
         log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
     announce_refusal(request.scope, error)
     return error_reply(for_asker(error, request.scope))
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
-    """Exception handler for the framework's own: unknown routes and methods."""
+    """Exception handler for the framework's errors: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     refusal: TenantdError
     if error.status_code == 404:
         refusal = NotFound(f"no such route: {shown_path(request)}")
         answer = error_reply(refusal)
     elif error.status_code == 405:
-        refusal = MethodNotAllowed(f"{shown_path(request)} does not take {request.method}")
+        refusal = MethodNotAllowed(f"{shown_path(request)} does not accept {request.method}")
         answer = error_reply(refusal)
         answer.headers.update(error.headers or {})
     else:
@@ -90,14 +90,14 @@ async def on_http_exception(request: Request, error: Exception) -> Response:
 
 
 async def on_disconnect(request: Request, error: Exception) -> Response:
-    """Exception handler for a client that left before its request was whole. Nobody reads this."""
+    """Exception handler for a client that left before its request was complete. Nobody reads this answer."""
     return Response(status_code=CLIENT_CLOSED_REQUEST)
 
 
 async def on_unexpected(request: Request, error: Exception) -> Response:
-    """Exception handler for bugs. The server logs the traceback; the client learns no internals."""
+    """Exception handler for bugs. The server logs the traceback; the client sees no internals."""
     request_id = new_request_id()
     log.error("%s %s failed (%s): %r", request.method, shown_path(request), request_id, error)
-    refusal = TenantdError("internal error; the daemon's log has the details")
+    refusal = TenantdError("internal error; see the daemon's log")
     announce_refusal(request.scope, refusal)
     return error_reply(refusal, request_id)

@@ -79,7 +79,7 @@ class FakeCompute:
     ) -> int:
         assert self._sampling[sequence] is None and self._length[sequence] == 0, "a sequence is empty when bound"
         if sampling.grammar == BROKEN_GRAMMAR:
-            raise RequestRejected("the grammar cannot be used", param="grammar")
+            raise RequestRejected("cannot use the grammar", param="grammar")
         self._sampling[sequence] = sampling
         self._set_adapter(sequence, adapter)
         return 0

@@ -85,12 +85,12 @@ class EngineLink(asyncio.Protocol):
                     return
                 self._on_event(event)
         except (FrameTooLarge, msgspec.DecodeError) as e:
-            self.close(f"it sent what is not a message: {e}")
+            self.close(f"it sent an invalid message: {e}")
 
     def connection_lost(self, exc: Exception | None) -> None:
         # A process that dies with commands unread resets the connection; how it died says more than that.
         is_its_end = exc is None or isinstance(exc, ConnectionError)
-        self.close("" if is_its_end else f"the connection to it broke: {exc!r}")
+        self.close("" if is_its_end else f"its connection broke: {exc!r}")
 
     def send(self, command: Command) -> None:
         """Queue a command, even without room; those of one turn of the loop travel together. Nothing once closed."""

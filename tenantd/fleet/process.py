@@ -120,7 +120,7 @@ class EngineProcess:
                     self.kill(broken)
                 await asyncio.wait({exiting}, timeout=EXIT_GRACE_S)
                 if not exiting.done():
-                    self.kill("it closed its connection and went on")
+                    self.kill("it closed its connection but kept running")
             status = await exiting
             await asyncio.wait([lost, self._output.ended], timeout=LAST_WORDS_S)
         finally:

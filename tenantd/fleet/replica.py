@@ -295,7 +295,7 @@ class Replica:
         elif finish.reason is FinishReason.FAILED:
             # What the engine refuses before it has computed anything is the request's own fault: its adapter, say.
             kind = EngineFailure if stream.prefilled_tokens else InvalidRequest
-            error = kind(finish.message or "the engine could not run the request")
+            error = kind(finish.message or "the engine failed to run the request")
         if finish.detail:
             self._log_detail(stream.tenant, finish.detail)
         self._finish(stream, finish.reason, error)
@@ -317,7 +317,7 @@ class Replica:
             if stream.decision is not None:
                 self._finish(stream, stream.decision)
             elif crashes >= self._max_crashes:
-                message = f"the engine crashed {crashes} times in a row while it had this request: {ending.reason}"
+                message = f"the engine crashed {crashes} times in a row while running this request: {ending.reason}"
                 self._finish(stream, FinishReason.FAILED, EngineUnavailable(message))
                 has_found_cause = True
         return has_found_cause

@@ -183,10 +183,10 @@ class Supervisor:
         try:
             await asyncio.wait({self._task}, timeout=STOP_TIMEOUT_S if timeout_s is None else timeout_s)
         finally:
-            self.kill("it did not stop when told to")
+            self.kill("it did not stop when asked to")
         await asyncio.wait({self._task}, timeout=DEATH_TIMEOUT_S)
         if not self._task.done():  # stuck in a driver, say: it dies when the kernel lets it
-            log.error("engine process %s was killed and is still there", self.pid)
+            log.error("engine process %s was killed but still exists", self.pid)
             self._task.cancel()
             await asyncio.wait({self._task})
 
@@ -220,7 +220,7 @@ class Supervisor:
             engine = await EngineProcess.start(self._command, self._environment, self._on_event, self._on_room)
         except OSError as e:
             self._is_scarce = e.errno in SCARCE
-            return Ending(None, f"could not be started: {e.strerror or e}", Loss.NOT_STARTED)
+            return Ending(None, f"it could not be started: {e.strerror or e}", Loss.NOT_STARTED)
         self._engine = engine
         engine.send(self._load)
         watching = asyncio.create_task(self._watch(engine))
@@ -254,7 +254,7 @@ class Supervisor:
         self.restarts += 1
         now_s = self._clock_s()
         if self._failing.failed(reason, now_s):
-            log.error("the model was not loaded and is tried again: %s", reason)
+            log.error("loading the model failed and will be retried: %s", reason)
         waiting = EngineState.LOADING if self.info is None else EngineState.RESTARTING
         self._become(EngineState.FAILED if self.state is EngineState.FAILED else waiting, reason)
         self._lose_patience(now_s)
@@ -265,7 +265,7 @@ class Supervisor:
         patience_s = self._config.reload_timeout_s
         if self._failing.count and self.state is EngineState.RESTARTING and self._failing.for_s(now_s) >= patience_s:
             self._become(EngineState.FAILED, self.reason)
-            log.error("the model could not be loaded for %g s: requests fail until it can", patience_s)
+            log.error("the model could not be loaded for %g s; requests fail until it can", patience_s)
             self._client.on_given_up(self.reason)
 
     def _crashed(self, ending: Ending) -> float:
@@ -273,7 +273,7 @@ class Supervisor:
         reason = ending.reason
         self._crashes += 1
         self.restarts += 1
-        log.error("the engine ended: %s (%d in a row)", reason, self._crashes)
+        log.error("the engine crashed: %s (%d in a row)", reason, self._crashes)
         has_found_cause = self._client.on_crash(ending)
         if self._crashes >= self._config.max_crashes and not has_found_cause:
             self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
@@ -334,12 +334,12 @@ class Supervisor:
             case LoadFailed():
                 self._load_failure = event
             case Step():
-                self.kill("it made a step before it was ready")
+                self.kill("it reported a step before it was ready")
 
     def _become_ready(self, info: EngineInfo) -> None:
         assert self._engine is not None
         if self.info is not None and not is_same_model(self.info, info):
-            self.kill(f"the model's file holds another model than before ({info.model}): restart tenantd to serve it")
+            self.kill(f"the model's file now holds another model ({info.model}); restart tenantd to serve it")
             return
         self.info = info
         self._is_up = self._was_up = True

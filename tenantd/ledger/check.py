@@ -56,7 +56,7 @@ class BackgroundCheck:
         try:
             conn = connect_reader(self._path, self._busy_timeout_ms)
         except sqlite3.Error as e:
-            log.warning("the ledger was not checked for damage: %s", explain(e, self._path))
+            log.warning("cannot check the ledger for damage: %s", explain(e, self._path))
             return
         try:
             self._conn = conn
@@ -64,7 +64,7 @@ class BackgroundCheck:
                 self._on_damage(damage)
         except sqlite3.Error as e:
             if not self._stopping.is_set():
-                log.warning("the ledger was not checked for damage: %s", explain(e, self._path))
+                log.warning("cannot check the ledger for damage: %s", explain(e, self._path))
         finally:
             self._conn = None
             conn.close()

@@ -47,7 +47,7 @@ def is_damage(error: sqlite3.Error) -> bool:
 def unusable(error: sqlite3.Error, path: Path) -> LedgerUnavailable:
     """What keeps the ledger from being opened: LedgerDamaged if it is damage."""
     kind = LedgerDamaged if is_damage(error) else LedgerUnavailable
-    return kind(f"the ledger cannot be used: {explain(error, path)}")
+    return kind(f"cannot use the ledger: {explain(error, path)}")
 
 
 def explain(error: sqlite3.Error, path: Path) -> str:
@@ -56,11 +56,11 @@ def explain(error: sqlite3.Error, path: Path) -> str:
     detail = f"{error} ({getattr(error, 'sqlite_errorname', 'no code')})"
     match code:
         case sqlite3.SQLITE_FULL:
-            return f"no space left for {path}; free some on its disk: {detail}"
+            return f"no space left for {path}; free some space on its disk: {detail}"
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             return f"another program holds a lock on {path}; close it: {detail}"
         case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_PERM | sqlite3.SQLITE_CANTOPEN:
-            return f"{path} cannot be opened for writing; check the permissions of the file and its folder: {detail}"
+            return f"cannot open {path} for writing; check the permissions of the file and its folder: {detail}"
         case sqlite3.SQLITE_CORRUPT | sqlite3.SQLITE_NOTADB:
             return f"{path} is damaged; {RESTORE}: {detail}"
         case sqlite3.SQLITE_IOERR:
@@ -82,7 +82,7 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         if path.stat().st_mode & 0o077:
             path.chmod(FILE_MODE)
     except OSError as e:
-        raise LedgerUnavailable(f"the ledger {path} cannot be opened: {e.strerror}") from e
+        raise LedgerUnavailable(f"cannot open the ledger {path}: {e.strerror}") from e
     conn = sqlite3.connect(
         path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED, timeout=0
     )
@@ -90,7 +90,9 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")  # first, or the next ones fail on a lock
         (mode,) = conn.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise ConfigError(f"{path}: its file system has no write-ahead log ({mode}); choose a local folder")
+            raise ConfigError(
+                f"{path}: its file system does not support write-ahead logging ({mode}); choose a local folder"
+            )
         conn.execute("PRAGMA synchronous = FULL")  # an answer is sent because its row survives a power cut
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")

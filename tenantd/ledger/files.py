@@ -46,12 +46,12 @@ class Files:
         try:
             ledger, log = identity_of(self.path), identity_of(self.log_path)
         except OSError as e:
-            raise MissingFile(f"{self.path} cannot be looked at; check the permissions of its folder: {e}") from e
+            raise MissingFile(f"cannot access {self.path}; check the permissions of its folder: {e}") from e
         if ledger != self._ledger:
             raise MissingFile(self._explain(ledger))
         if log != self._log:
             what = "was moved or deleted" if log is None else "was replaced by another file"
-            raise LogMissing(f"{self.log_path} {what} while tenantd is running; what it held is being saved")
+            raise LogMissing(f"{self.log_path} {what} while tenantd is running; its content is being saved")
 
     @property
     def log_bytes(self) -> int:
@@ -74,14 +74,14 @@ class Files:
     def _explain(self, found: Identity | None) -> str:
         if self.is_deleted:
             return (
-                f"{self.path} was deleted while tenantd is running; tenantd still has all of it open: "
+                f"{self.path} was deleted while tenantd is running; tenantd still has it open; "
                 "stop tenantd, and it writes the file again as it stops"
             )
         if found is None:
-            return f"{self.path} was moved away while tenantd is running; move the same file back, and tenantd goes on"
+            return f"{self.path} was moved away while tenantd is running; move the same file back to continue"
         return (
-            f"another file has taken the place of {self.path} while tenantd is running; move the one that was there "
-            "back, or restart tenantd to go on with the new one"
+            f"{self.path} was replaced by another file while tenantd is running; move the original "
+            "back, or restart tenantd to use the new one"
         )
 
 

@@ -81,9 +81,11 @@ def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
     elif match := _MONTH.fullmatch(text):
         year, month = int(match[1]), int(match[2])
     else:
-        raise InvalidRequest(f"month: like 2026-11, or `this` or `last`, not {text[:40]!r}", param="month")
+        raise InvalidRequest(f"month: must be YYYY-MM, 'this' or 'last' (got {text[:40]!r})", param="month")
     if not OLDEST_YEAR <= year <= NEWEST_YEAR:
-        raise InvalidRequest(f"month: from {OLDEST_YEAR}-01 to {NEWEST_YEAR}-12, not {text[:40]!r}", param="month")
+        raise InvalidRequest(
+            f"month: must be from {OLDEST_YEAR}-01 to {NEWEST_YEAR}-12 (got {text[:40]!r})", param="month"
+        )
     until_micros = _midnight_micros(*_shift(year, month, 1), timezone)
     return Month(
         name=f"{year:04}-{month:02}",

@@ -94,7 +94,7 @@ class Ledger:
         conn = connect_writer(path, busy_timeout_ms)
         try:
             if not is_new and path.stat().st_size <= CHECKED_AT_ONCE_BYTES and (damage := find_damage(conn, path)):
-                raise LedgerDamaged(f"the ledger cannot be used: {damage}")
+                raise LedgerDamaged(f"cannot use the ledger: {damage}")
             migrate(conn, str(path))
             taken = TakenIn(path.parent)
             interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken)
@@ -114,7 +114,7 @@ class Ledger:
             raise unusable(e, path) from e
         except OSError as e:
             conn.close()
-            raise LedgerUnavailable(f"the ledger {path} cannot be opened: {e.strerror}") from e
+            raise LedgerUnavailable(f"cannot open the ledger {path}: {e.strerror}") from e
         except BaseException:
             conn.close()
             raise
@@ -237,7 +237,7 @@ def _check_for_log(path: Path) -> None:
     log_path = path.with_name(path.name + LOG_SUFFIX)
     if log_path.exists() and log_path.stat().st_size:
         raise ConfigError(
-            f"{log_path} holds part of a ledger, and {path} is not there; put the file back beside it. To use a backup "
+            f"{log_path} holds part of a ledger, but {path} is missing; put it back. To use a backup "
             f"instead, copy it to {path} and delete {log_path.name}"
         )
 
@@ -268,8 +268,8 @@ def _begin(
         interrupted = 0 if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
         if before is not None and before.currency != billing.currency and has_settled(conn):
             raise ConfigError(
-                f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and the two "
-                f"cannot be added up; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
+                f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and these "
+                f"cannot be added; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
             )
         add_prices(conn, billing, now_micros)
         if before is None:  # a new ledger: the only prices there are

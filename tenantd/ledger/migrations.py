@@ -99,12 +99,10 @@ def migrate(conn: Connection, path: str, migrations: Sequence[Sequence[str]] = M
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     if application != APPLICATION_ID and (application or version or tables):
-        raise ConfigError(
-            f"{path} is a database, but not a ledger of tenantd; choose another folder (ledger.state_dir)"
-        )
+        raise ConfigError(f"{path} is a database, but not one of tenantd; choose another folder (ledger.state_dir)")
     if version > len(migrations):
         raise ConfigError(
-            f"{path} was written by a newer tenantd (schema {version}, this one knows {len(migrations)}); "
+            f"{path} was written by a newer tenantd (schema {version}; this version knows {len(migrations)}); "
             "install that version again, or restore a backup from before it"
         )
     for number, statements in enumerate(migrations[version:], version + 1):

@@ -68,4 +68,4 @@ def _let_go(conn: Connection) -> None:
 
 
 def _too_large() -> AmountTooLarge:
-    return AmountTooLarge("the sum over this period is more than 64 bits hold; ask for a shorter one")
+    return AmountTooLarge("the sum over this period does not fit 64 bits; choose a shorter period")

@@ -101,10 +101,10 @@ class Readers:
         except sqlite3.Error as e:
             if unwanted.is_set() or not is_trouble(e):
                 raise
-            raise LedgerUnavailable(f"the ledger cannot be read: {explain(e, self._path)}") from e
+            raise LedgerUnavailable(f"cannot read the ledger: {explain(e, self._path)}") from e
         except MissingFile as e:
-            raise LedgerUnavailable(f"the ledger cannot be read: {e}") from e
+            raise LedgerUnavailable(f"cannot read the ledger: {e}") from e
 
 
 def _draining() -> Draining:
-    return Draining("the daemon is shutting down and makes no more reports")
+    return Draining("the daemon is shutting down and accepts no more reports")

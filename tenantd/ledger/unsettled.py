@@ -45,7 +45,7 @@ def set_aside(folder: Path, records: Iterable[Unsettled]) -> None:
     try:
         _append(path, lines)
     except OSError as e:
-        log.error("%s cannot be written: %s; add these lines to it before the next start", path, e.strerror)
+        log.error("cannot write %s: %s; add these lines to it before the next start", path, e.strerror)
         for line in lines:
             log.error("%s", line.decode())
     else:
@@ -74,7 +74,7 @@ class TakenIn:
             except (msgspec.DecodeError, TenantdError, sqlite3.Error, OverflowError) as e:
                 if isinstance(e, sqlite3.Error) and is_trouble(e):
                     raise
-                log.error("%s: a line cannot be settled: %s", self._path, e)
+                log.error("%s: cannot settle a line: %s", self._path, e)
                 self.rejected.append(line)
                 conn.execute("ROLLBACK TO line")
             conn.execute("RELEASE line")

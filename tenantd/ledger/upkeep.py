@@ -67,8 +67,7 @@ class Upkeep:
             self._is_long = not self._is_long
             if self._is_long:
                 log.warning(
-                    "%s has grown to %d MB: a program that keeps a transaction on the ledger open keeps it from being "
-                    "emptied",
+                    "%s has grown to %d MB and cannot be emptied: a program holds a transaction open on the ledger",
                     self.files.log_path,
                     self.log_bytes // 1_000_000,
                 )
@@ -88,7 +87,7 @@ class Upkeep:
         except sqlite3.Error as e:
             failure = explain(e, self.files.path)
             if failure != self._failure:
-                log.warning("the write-ahead log could not be emptied: %s", failure)
+                log.warning("cannot empty the write-ahead log: %s", failure)
         self._failure = failure
         return False
 
@@ -108,7 +107,7 @@ class Upkeep:
             raise LogMissing(e.message) from e
         conn.close()
         self.files.log_reopened()
-        log.warning("all that was in %s has been saved in the ledger, and a new log was begun", self.files.log_path)
+        log.warning("the content of %s has been saved in the ledger, and a new log was started", self.files.log_path)
         return fresh
 
     def close(self, conn: sqlite3.Connection) -> None:
@@ -120,7 +119,7 @@ class Upkeep:
             if self.files.is_deleted:
                 self._write_again(conn)
         except (sqlite3.Error, OSError) as e:
-            log.error("%s was deleted and could not be written again: %s", self.files.path, e)
+            log.error("%s was deleted and cannot be written again: %s", self.files.path, e)
         conn.close()
         self.files.close()
 
@@ -140,7 +139,7 @@ class Upkeep:
         os.link(part, path)  # unlike a renaming, this replaces nothing
         part.unlink()
         _sync(path.parent)
-        log.error("%s was deleted while tenantd ran; all that was in it has been written to %s", self.files.path, path)
+        log.error("%s was deleted while tenantd was running; its content has been written to %s", self.files.path, path)
 
 
 def _sync(path: Path) -> None:

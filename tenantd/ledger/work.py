@@ -66,7 +66,7 @@ def tell(jobs: list[Job]) -> None:
         if job.future is not None:
             loops.setdefault(job.future.get_loop(), []).append(job)
         elif job.error is not None:
-            log.error("a write that nobody waits for failed", exc_info=job.error)
+            log.error("a background write failed", exc_info=job.error)
     for loop, group in loops.items():
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(_tell_each, group)

@@ -81,7 +81,7 @@ class Writer:
                 )
             if not keep:
                 if trouble := self.trouble or self.damage:
-                    raise LedgerUnavailable(f"the ledger cannot be written: {trouble}")
+                    raise LedgerUnavailable(f"cannot write the ledger: {trouble}")
                 if len(self._jobs) >= MAX_WAITING:
                     raise LedgerUnavailable(f"the ledger is behind: {len(self._jobs)} writes are waiting")
             self._jobs.append(Job(work, future, is_kept=keep, record=record))
@@ -126,7 +126,7 @@ class Writer:
         """Wait until the thread has ended and the file is closed; one that hangs in a write is left alone."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
-            log.error("a write to %s does not return", self._path)
+            log.error("a write to %s is stuck", self._path)
             self.set_aside()
 
     # -- the writer's thread
@@ -229,7 +229,7 @@ class Writer:
             except (sqlite3.Error, OverflowError) as e:
                 if isinstance(e, sqlite3.Error) and is_trouble(e):
                     raise
-                log.error("request %s: %r cannot be noted: %s", request_id, usage, e)
+                log.error("request %s: cannot record %r: %s", request_id, usage, e)
         conn.execute("COMMIT")
 
     def _run_job(self, job: Job) -> None:
@@ -263,7 +263,7 @@ class Writer:
         """Keep what must not be lost, in its order and before what came since; refuse the rest."""
         with self._changed:
             if trouble != self.trouble:
-                log.error("the ledger cannot be written: %s", trouble)
+                log.error("cannot write the ledger: %s", trouble)
             self.trouble = trouble
             self._stuck_since_s = self._stuck_since_s or time.monotonic()
             self._taken = []
@@ -271,7 +271,7 @@ class Writer:
             self._jobs = deque(job for job in every if job.is_kept)
             self._checkpoints = {**checkpoints, **self._checkpoints}
         refused = [job for job in every if not job.is_kept]
-        refuse(refused, f"the ledger cannot be written: {trouble}")
+        refuse(refused, f"cannot write the ledger: {trouble}")
 
     def _give_up_rest(self) -> None:
         """At the end: settlements are set aside for the next start, and whoever still waits is told."""
@@ -282,9 +282,9 @@ class Writer:
             jobs, self._jobs = list(self._jobs), deque()
             trouble = self.trouble or "it was closed"
         if jobs:
-            log.error("%d writes were given up: %s", len(jobs), trouble)
+            log.error("gave up %d writes: %s", len(jobs), trouble)
             self._set_aside(jobs)
-        refuse(jobs, f"the ledger cannot be written: {trouble}")
+        refuse(jobs, f"cannot write the ledger: {trouble}")
 
     def _set_aside(self, jobs: list[Job]) -> None:
         with self._changed:  # two threads may come here

@@ -147,12 +147,12 @@ def readable(error: str) -> str:
 
 _WORDS: Final = (
     ("coerce_one_of", "the alternatives of a oneOf may overlap; use anyOf"),
-    ("retrieving it failed", "a $ref leads out of the schema; only #/ is followed"),
+    ("retrieving it failed", "a $ref points outside the schema; only #/ is supported"),
     ("initial_lexer_fuel", "it is too complex"),
     ("initial lexer configuration", "it is too complex"),
     ("Too many items", "it is too ambiguous"),
     ("Current row has", "it is too ambiguous"),
     ("too many states", "it is too complex"),
     ("too many expressions", "it is too complex"),
-    ("NoExtension", "no text can fulfil it"),
+    ("NoExtension", "no text can match it"),
 )

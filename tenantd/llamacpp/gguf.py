@@ -31,17 +31,17 @@ def check_gguf(path: Path) -> None:
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
-            raise NotGguf(f"{path}: is a folder; name a GGUF file in it")
+            raise NotGguf(f"{path}: is a folder; choose a GGUF file in it")
         if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
-            raise NotGguf(f"{path}: not a regular file; name a GGUF file")
+            raise NotGguf(f"{path}: not a regular file; choose a GGUF file")
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
     except FileNotFoundError:
-        raise NotGguf(f"{path}: no such file; name a GGUF file") from None
+        raise NotGguf(f"{path}: no such file; choose a GGUF file") from None
     except OSError as e:
-        raise NotGguf(f"{path}: cannot be read: {e.strerror}") from e
+        raise NotGguf(f"cannot read {path}: {e.strerror}") from e
     if magic != MAGIC:
-        raise NotGguf(f"{path}: not a GGUF file (it begins with {magic!r}, not {MAGIC!r})")
+        raise NotGguf(f"{path}: not a GGUF file (it starts with {magic!r} instead of {MAGIC!r})")
 
 
 def check_adapter(path: Path) -> None:
@@ -51,13 +51,13 @@ def check_adapter(path: Path) -> None:
         with path.open("rb") as file:
             texts = _Reader(file).texts({"general.type", "adapter.type"})
     except OSError as e:
-        raise NotGguf(f"{path}: cannot be read: {e.strerror}") from e
+        raise NotGguf(f"cannot read {path}: {e.strerror}") from e
     except _Unreadable as e:
         raise NotGguf(f"{path}: {e}") from None
     kind = texts.get("general.type", "model")  # files from before there were types are models
     if kind != "adapter":
         raise NotGguf(
-            f"{path}: is a {kind[:40]}, not a LoRA adapter; pass what llama.cpp's convert_lora_to_gguf.py wrote"
+            f"{path}: is a {kind[:40]}, not a LoRA adapter; pass a file written by llama.cpp's convert_lora_to_gguf.py"
         )
     if texts.get("adapter.type") != "lora":
         raise NotGguf(f"{path}: is an adapter, but not a LoRA adapter")
@@ -79,7 +79,7 @@ class _Reader:
         found: dict[str, str] = {}
         self._take(len(MAGIC))
         if self._integer(4) not in VERSIONS:
-            raise _Unreadable("a version of GGUF that llama.cpp does not read either")
+            raise _Unreadable("a GGUF version that llama.cpp does not support")
         self._take(8)  # how many tensors there are
         for _ in range(self._integer(8)):
             if len(found) == len(wanted):
@@ -122,7 +122,7 @@ class _Reader:
         self._left -= size
         data = self._file.read(size)
         if len(data) < size:
-            raise _Unreadable("cut short: it ends within its metadata")
+            raise _Unreadable("truncated: it ends within its metadata")
         return data
 
 

@@ -43,10 +43,10 @@ def output_tokens(
     if asked_tokens is None:
         asked_tokens = default_tokens if allowed is None else min(default_tokens, allowed)
     elif asked_tokens < 1:
-        raise InvalidRequest(f"max_tokens must be at least 1, not {asked_tokens}", param="max_tokens")
+        raise InvalidRequest(f"max_tokens: must be at least 1 (got {asked_tokens})", param="max_tokens")
     if allowed is not None and (asked_tokens > allowed or allowed < 1):
         raise MaxTokensPerRequestExceeded(
-            f"max_tokens is {asked_tokens}; tenant {tenant.name} may ask for at most {allowed} in one request",
+            f"max_tokens is {asked_tokens}, but tenant {tenant.name} may request at most {allowed} per request",
             param="max_tokens",
         )
     return min(asked_tokens, holds_tokens - prompt_tokens)
@@ -63,15 +63,15 @@ def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:
     limits = tenant.limits
     for name in ALLOW_NONE_AT_ZERO:
         if getattr(limits, name) == 0:
-            raise Forbidden(f"tenant {tenant.name} may run no requests: its {name} is 0")
+            raise Forbidden(f"tenant {tenant.name} may not run requests: its {name} is 0")
     if limits.tokens_per_minute == 1:
         raise Forbidden(
-            f"tenant {tenant.name} may run no requests: its tokens_per_minute is 1, and the end of a prompt takes 2, "
+            f"tenant {tenant.name} may not run requests: its tokens_per_minute is 1, but a prompt needs at least 2: "
             "its last token and the first of the answer"
         )
     if limits.tokens_per_minute is not None and prompt_tokens > limits.tokens_per_minute:
         raise PromptOverTokensPerMinute(
-            f"the prompt has {prompt_tokens} tokens and tenant {tenant.name} may use {limits.tokens_per_minute} "
+            f"the prompt has {prompt_tokens} tokens, but tenant {tenant.name} may use only {limits.tokens_per_minute} "
             "per minute; send a shorter prompt",
             param="prompt",
         )
@@ -119,16 +119,16 @@ def full_queue(
     if limits.max_queued == 0:
         what = "has no queue (max_queued is 0)"
     elif waiting:
-        what = f"has {waiting} requests waiting already"
+        what = f"already has {waiting} requests waiting"
     else:
-        what = f"may have {limits.max_queued} requests waiting, and these are {more} at once"
+        what = f"may have {limits.max_queued} requests waiting, but sent {more} at once"
     if refusal is not None:
         message = f"tenant {tenant.name} {what}, and {refusal.message}"
         return QueueFull(message, retry_after_ms=refusal.retry_after_ms)
     if limits.max_concurrent is not None and count.running >= limits.max_concurrent:
         return MaxConcurrentExceeded(
-            f"tenant {tenant.name} runs as many requests as it may at the same time ({limits.max_concurrent}) and "
-            f"{what}; try again when one has ended",
+            f"tenant {tenant.name} already runs its maximum of {limits.max_concurrent} requests and "
+            f"{what}; try again when one has finished",
             retry_after_s=retry_after_s,
         )
     return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)

@@ -26,7 +26,7 @@ class Deadline(NamedTuple):
     at_s: float
 
     def error(self) -> RequestTimeout:
-        return RequestTimeout(f"the request was not complete after its timeout_s of {self.timeout_s:g} s")
+        return RequestTimeout(f"the request was not complete within its timeout_s of {self.timeout_s:g} s")
 
 
 class Gate:
@@ -45,7 +45,7 @@ class Gate:
         if refusal is None and tenant.limits.on_limit is OnLimit.QUEUE and first not in (None, lease):
             # All count as one request, so only tokens can keep the first one back and not this one.
             return TokensPerMinuteExceeded(
-                f"requests of tenant {tenant.name} that came before wait for its tokens per minute",
+                f"earlier requests of tenant {tenant.name} are waiting for its tokens per minute",
                 retry_after_s=AHEAD_RETRY_S,
             )
         return refusal

@@ -20,7 +20,9 @@ def shares(tenants: Collection[Tenant], slots: int) -> list[TenantPolicy]:
     reserved = sum(tenant.limits.reserved_slots or 0 for tenant in tenants)
     if reserved > slots:
         log.warning(
-            "%d slots are reserved and engine.slots is %d: until that is mended no reserve holds", reserved, slots
+            "%d slots are reserved, but engine.slots is only %d: all reservations are ignored until they fit",
+            reserved,
+            slots,
         )
     return [
         TenantPolicy(

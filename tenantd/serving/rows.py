@@ -94,7 +94,7 @@ class RequestRows:
         await self.closed(timeout_s)
         left = set(self._tasks)
         if left:
-            log.error("%d requests are not settled in the ledger yet: %s", len(left), self._ledger.trouble)
+            log.error("%d requests are not yet settled in the ledger: %s", len(left), self._ledger.trouble)
             for task in left:
                 task.cancel()
             await asyncio.wait(left)
@@ -115,10 +115,10 @@ class RequestRows:
         await stream.finished
         async with _task(self._ledger.settle(settlement(stream), admission)) as settling:
             if not await self._in_time(settling):
-                log.error("%s waits to be settled: %s", stream.id, self._ledger.trouble)
+                log.error("%s is waiting to be settled: %s", stream.id, self._ledger.trouble)
                 stream.settle(self._late("record the answer"))
             if (error := await _outcome(settling)) is not None:
-                log.error("%s was not settled: %s", stream.id, error.message)
+                log.error("cannot settle %s: %s", stream.id, error.message)
             else:
                 self._events.announce(settled(stream))
             stream.settle(error)

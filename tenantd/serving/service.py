@@ -137,7 +137,7 @@ class Service:
         self._gate.wake()
         timeout_s = clock.most(timeout_s, Stage.DRAIN)
         if not await self._live.wait_until_empty(timeout_s):
-            log.warning("%d requests did not finish within %g s and are cancelled", len(self._live), timeout_s)
+            log.warning("cancelling %d requests that did not finish within %g s", len(self._live), timeout_s)
             for stream in self._live:
                 self._replica.end(stream, FinishReason.CANCELLED, _shutting_down())
             await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, Stage.SETTLE))
@@ -284,17 +284,17 @@ class Service:
     def _check_open(self, tenant: Tenant) -> EngineInfo:
         """What is loaded, when requests of this tenant are taken at all."""
         if self.draining:
-            raise Draining("the daemon is shutting down and takes no new requests")
+            raise Draining("the daemon is shutting down and accepts no new requests")
         if tenant.state is TenantState.SUSPENDED:
             raise TenantSuspended(f"tenant {tenant.name} is suspended")
         engine = self.supervisor
         if engine.state is EngineState.FAILED:
             retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)
-            raise EngineUnavailable(f"the engine does not run: {engine.reason}", retry_after_s=retry_after_s)
+            raise EngineUnavailable(f"the engine is not running: {engine.reason}", retry_after_s=retry_after_s)
         if engine.info is None or engine.state is EngineState.STOPPED:
-            raise EngineUnavailable(f"the model is being loaded ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
+            raise EngineUnavailable(f"the model is loading ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
         if not self.ledger.healthy:
-            raise LedgerUnavailable(f"the ledger cannot be written: {self.ledger.trouble}")
+            raise LedgerUnavailable(f"cannot write the ledger: {self.ledger.trouble}")
         return engine.info
 
     def _check_queue(self, tenant: Tenant, more: int, refusal: TenantdError | None) -> None:

@@ -46,8 +46,8 @@ class Standstill:
             return
         self.is_paused = is_stuck
         if is_stuck:
-            log.error("nothing could be billed for %.0f s: requests are paused until it can", stuck_s)
+            log.error("nothing could be billed for %.0f s; requests are paused until billing works again", stuck_s)
         else:
-            log.warning("paused requests go on")
+            log.warning("billing works again; paused requests resume")
         self._replica.pause(is_paused=is_stuck)
         self._rows.hold(is_held=is_stuck)

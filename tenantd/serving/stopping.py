@@ -70,7 +70,7 @@ class StopClock:
                 self._changed.wait(left_s)
             code = self._exit_code
         if code is None:
-            log.error("not everything ended within server.stop_timeout_s = %g s: cut off", self._total_s)
+            log.error("not everything stopped within server.stop_timeout_s = %g s; exiting now", self._total_s)
         for handler in logging.getLogger().handlers:
             handler.close()
         os._exit(EXIT_CUT_OFF if code is None else code)

@@ -49,7 +49,7 @@ def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None
     """A new key and its secret, which is nowhere to be had again. Raises NotFound (tenant), InvalidRequest (label)."""
     get_tenant(conn, tenant)
     if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
-        raise InvalidRequest(f"label: at most {MAX_LABEL_CHARACTERS} printable characters", param="label")
+        raise InvalidRequest(f"label: may have at most {MAX_LABEL_CHARACTERS} printable characters", param="label")
     secret = new_secret()
     info = KeyInfo(
         id="key_" + "".join(secrets.choice(ALPHABET) for _ in range(ID_CHARACTERS)),
@@ -79,7 +79,7 @@ def revoke_key(conn: Connection, key_id: str, now_micros: int | None = None) -> 
     )
     row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
     if row is None:
-        raise NotFound(f"no key {key_id!r}; `tenantctl key list` shows those there are")
+        raise NotFound(f"no key {key_id!r}; to list keys, run: tenantctl key list TENANT")
     return _info(row)
 
 

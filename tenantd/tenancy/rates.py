@@ -143,10 +143,10 @@ class Rates:
         wait_ms = -(-max(for_request, for_tokens) // 1000)
         if not wait_ms:
             return None
-        again = f"there is room for this request in {wait_ms / 1000:g} s"
+        again = f"try again in {-(-wait_ms // 1000)} s"
         if for_request >= for_tokens:
             return RequestsPerMinuteExceeded(
-                f"tenant {tenant.name} has sent its {limits.requests_per_minute} requests per minute; {again}",
+                f"tenant {tenant.name} reached its limit of {limits.requests_per_minute} requests per minute; {again}",
                 retry_after_ms=wait_ms,
             )
         return TokensPerMinuteExceeded(

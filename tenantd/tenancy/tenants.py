@@ -33,10 +33,10 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
     row = conn.execute("SELECT state FROM tenants WHERE name = ?", (tenant.name,)).fetchone()
     if row is not None and row[0] == REMOVED:
         raise Conflict(
-            f"a tenant named {tenant.name!r} was removed and its bills keep the name; choose another", param="name"
+            f"tenant {tenant.name!r} was removed; the name stays reserved for its past invoices", param="name"
         )
     if row is not None:
-        raise Conflict(f"there is a tenant named {tenant.name!r} already", param="name")
+        raise Conflict(f"tenant {tenant.name!r} already exists", param="name")
     conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
     return tenant
 
@@ -60,7 +60,7 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
     """Change any of `CHANGEABLE`; `own_limits` are replaced whole. Raises NotFound, InvalidRequest."""
     for key in changes:
         if key not in CHANGEABLE:
-            raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can", param=key)
+            raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can be", param=key)
     tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
     _, weight, priority, _, uids, limits, adapter, unbilled, allow_special, _ = _row(tenant)
     conn.execute(
@@ -95,14 +95,17 @@ def checked(tenant: Tenant) -> Tenant:
     """The tenant as it is stored: doubles among the uids dropped. Raises InvalidRequest naming the field."""
     if TENANT_NAME.fullmatch(tenant.name) is None:
         raise InvalidRequest(
-            f"name: 1 to 63 of a-z, 0-9, - and _, beginning with a letter or digit, not {tenant.name[:80]!r}",
+            "name: must be 1–63 characters of a–z, 0–9, _ and -, starting with a letter or digit "
+            f"(got {tenant.name[:80]!r})",
             param="name",
         )
     weight = tenant.weight
     if not _is_number(weight) or not MIN_WEIGHT <= weight <= MAX_WEIGHT:  # NaN fails every comparison
-        raise InvalidRequest(f"weight: from {MIN_WEIGHT:g} to {MAX_WEIGHT}, not {weight!r}", param="weight")
+        raise InvalidRequest(f"weight: must be from {MIN_WEIGHT:g} to {MAX_WEIGHT} (got {weight!r})", param="weight")
     if tenant.priority not in tuple(Priority):
-        raise InvalidRequest(f"priority: one of {', '.join(Priority)}, not {tenant.priority!r}", param="priority")
+        raise InvalidRequest(
+            f"priority: must be one of {', '.join(Priority)} (got {tenant.priority!r})", param="priority"
+        )
     _check_uids(tenant.uids)
     check_adapter_path(tenant.adapter)
     return msgspec.structs.replace(
@@ -145,10 +148,10 @@ def own_reserve(tenant: Tenant) -> int:
 
 def _check_uids(uids: tuple[int, ...]) -> None:
     if len(uids) > MAX_UIDS:
-        raise InvalidRequest(f"uids: at most {MAX_UIDS}, not {len(uids)}", param="uids")
+        raise InvalidRequest(f"uids: at most {MAX_UIDS} are allowed (got {len(uids)})", param="uids")
     for uid in uids:
         if not _is_int(uid, MAX_UID):
-            raise InvalidRequest(f"uids: whole numbers from 0 to {MAX_UID}, not {uid!r}", param="uids")
+            raise InvalidRequest(f"uids: must be whole numbers from 0 to {MAX_UID} (got {uid!r})", param="uids")
 
 
 def check_adapter_path(path: str) -> None:

@@ -36,14 +36,14 @@ class ChatFormatter:
         self.stops: tuple[str, ...] = ()
         self._template: ChatTemplate | None = None
         if vocabulary.chat_template is None:
-            reason = "has no chat template"
+            reason = "no chat template: this looks like a base model"
         else:
             try:
                 self._template = ChatTemplate(vocabulary.chat_template, vocabulary.bos_text, vocabulary.eos_text)
             except jinja2.TemplateError as e:
-                reason = f"has a chat template that is not valid: {e}"
+                reason = f"invalid chat template: {e}"
         if self._template is None:
-            self.warning = f"the model {vocabulary.name} {reason}; chats are given to it as plain 'User: …' text"
+            self.warning = f'{vocabulary.name}: {reason}; chats are sent as plain "User: …" text'
             self.stops = ("\nUser:",)
         self._guard = Guard(vocabulary, self._template)
 

@@ -30,11 +30,13 @@ class Message(NamedTuple):
 def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
     """Messages as OpenAI's clients send them. Raises InvalidRequest (`messages`)."""
     if not messages:
-        raise _refused("there must be at least one")
+        raise _refused("must have at least one message")
     if len(messages) > MOST_MESSAGES:
-        raise _refused(f"at most {MOST_MESSAGES} in one request, not {len(messages)}; leave out the oldest ones")
+        raise _refused(
+            f"at most {MOST_MESSAGES} are allowed in one request (got {len(messages)}); leave out the oldest"
+        )
     if sum(_parts(message) for message in messages) > MOST_PARTS:
-        raise _refused(f"at most {MOST_PARTS} content parts in one request; join some")
+        raise _refused(f"at most {MOST_PARTS} content parts are allowed in one request; join some")
     return [_read_message(message, f"messages[{index}]") for index, message in enumerate(messages)]
 
 
@@ -45,7 +47,7 @@ def _parts(message: Any) -> int:
 
 def _read_message(message: Any, where: str) -> Message:
     if not isinstance(message, dict):
-        raise _refused(f"{where} is not an object")
+        raise _refused(f"{where} must be an object")
     role = message.get("role")
     if not isinstance(role, str) or role not in ROLES:
         raise _refused(f"{where}.role is {excerpt(role)}; it must be one of {', '.join(ROLES)}")
@@ -62,9 +64,11 @@ def _name(name: Any, where: str) -> str:
     if name is None:
         return ""
     if not isinstance(name, str):
-        raise _refused(f"{where}.name is not a text")
+        raise _refused(f"{where}.name must be a string")
     if len(name) > MOST_NAME_CHARACTERS or not _checked(name).isprintable():
-        raise _refused(f"{where}.name is {excerpt(name)}; it may have {MOST_NAME_CHARACTERS} printable characters")
+        raise _refused(
+            f"{where}.name is {excerpt(name)}; it may have at most {MOST_NAME_CHARACTERS} printable characters"
+        )
     return name
 
 
@@ -73,12 +77,12 @@ def _text(content: Any, where: str) -> str:
     if isinstance(content, str):
         return content
     if not isinstance(content, list):
-        raise _refused(f"{where}.content must be a text or a list of text parts")
+        raise _refused(f"{where}.content must be a string or a list of text parts")
     parts: list[str] = []
     for index, part in enumerate(content):
         kind = part.get("type") if isinstance(part, dict) else None
         if kind not in PART_KINDS or not isinstance(part.get(kind), str):
-            raise _refused(f"{where}.content[{index}] is not a text part; this server takes text only")
+            raise _refused(f"{where}.content[{index}] is not a text part; this server handles only text")
         parts.append(part[kind])
     return "\n".join(parts)
 

@@ -133,7 +133,7 @@ class _Parser:
                 return node
             node = Repeat(node, *count)
             self._skip(between)
-        raise self._error(f"more than {MAX_REPETITIONS_OF_ONE - 1} repetitions follow each other")
+        raise self._error(f"more than {MAX_REPETITIONS_OF_ONE - 1} repetitions follow one another")
 
     def _atom(self, nesting: int) -> Node | None:
         """None where a sequence ends."""
@@ -148,7 +148,7 @@ class _Parser:
             case "(":
                 return self._group(nesting)
             case "<" | "!":
-                raise self._error("tokens cannot be named in a grammar here; write their text")
+                raise self._error("tokens cannot be named in a grammar; write their text")
             case "" | "|" | ")" | "\r" | "\n":
                 return None
         return Ref(self._name())
@@ -178,9 +178,9 @@ class _Parser:
         least = int(found[1] or 0)
         most = int(found[3]) if found[3] else (None if found[2] else least)
         if max(least, most or 0) > MAX_REPETITIONS:
-            raise self._error(f"a repetition is over {MAX_REPETITIONS}")
+            raise self._error(f"a repetition is more than {MAX_REPETITIONS}")
         if most is not None and most < least:
-            raise self._error("a repetition ends below where it begins")
+            raise self._error("a repetition's maximum is less than its minimum")
         self._at = found.end()
         return least, most
 

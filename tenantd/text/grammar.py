@@ -49,7 +49,7 @@ class GrammarSource(NamedTuple):
 def gbnf_source(grammar: str) -> GrammarSource:
     """Raises InvalidRequest (`grammar`)."""
     if len(grammar) > MAX_SOURCE_BYTES or len(grammar.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
-        raise InvalidRequest(f"grammar: at most {MAX_SOURCE_BYTES} bytes are taken", param="grammar")
+        raise InvalidRequest(f"grammar: at most {MAX_SOURCE_BYTES} bytes are allowed", param="grammar")
     if not _is_unicode(grammar):
         raise InvalidRequest("grammar: not valid Unicode", param="grammar")
     return GrammarSource("gbnf", grammar, "grammar")
@@ -63,7 +63,7 @@ def schema_source(schema: dict[str, Any] | None) -> GrammarSource:
     try:
         text = msgspec.json.encode(schema).decode()
     except (OverflowError, TypeError, ValueError) as e:
-        raise _refused(f"is not JSON of a usual kind: {e}") from None
+        raise _refused(f"cannot be represented as JSON: {e}") from None
     return GrammarSource("json_schema", text, "response_format")
 
 
@@ -113,9 +113,9 @@ class GrammarCompiler:
                 return await self._ask(source.kind, source.text)
         except TimeoutError:
             await self._replace()
-            return Compiled(error=f"it took more than {self._deadline_s:g} s to compile")
+            return Compiled(error=f"it took longer than {self._deadline_s:g} s to compile")
         except (EOFError, OSError):
-            log.info("the compiler of grammars ended with status %s and is started again", await self._replace())
+            log.info("the grammar compiler exited with status %s and is restarted", await self._replace())
             return Compiled(error="it is too complex")
 
     async def _replace(self) -> int | None:
@@ -128,14 +128,14 @@ class GrammarCompiler:
     async def _start(self) -> None:
         """Its start is not on the first client's deadline. Raises EngineUnavailable, Draining."""
         if self._is_closed:
-            raise Draining("the daemon is shutting down and takes no new requests")
+            raise Draining("the daemon is shutting down and accepts no new requests")
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *COMPILER_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
             )
         except OSError as e:  # out of descriptors or memory, say: not the grammar's fault
-            log.warning("the compiler of grammars could not be started: %s", e)
-            raise EngineUnavailable("grammars cannot be compiled at the moment; try again", retry_after_s=1) from e
+            log.warning("cannot start the grammar compiler: %s", e)
+            raise EngineUnavailable("cannot compile grammars at the moment; try again", retry_after_s=1) from e
         async with asyncio.timeout(START_TIMEOUT_S):
             await self._ask("gbnf", 'root ::= ""')
 
@@ -235,14 +235,14 @@ def _check_size(schema: Any) -> None:
             raise _refused(f"is nested deeper than {MAX_SCHEMA_DEPTH} levels")
         if isinstance(value, dict):
             if found := NOT_TAKEN.intersection(value):
-                raise _refused(f"has {min(found)}, which is not taken")
+                raise _refused(f"uses {min(found)}, which is not supported")
             size_bytes += sum(map(len, value))
         if isinstance(value, (dict, list)):
             values += len(value)
             if values <= MAX_SCHEMA_VALUES:
                 waiting += [(inner, depth + 1) for inner in (value.values() if isinstance(value, dict) else value)]
         if values > MAX_SCHEMA_VALUES or size_bytes > MAX_SOURCE_BYTES:
-            raise _refused(f"is too large: at most {MAX_SCHEMA_VALUES} values and {MAX_SOURCE_BYTES} bytes are taken")
+            raise _refused(f"is too large: at most {MAX_SCHEMA_VALUES} values and {MAX_SOURCE_BYTES} bytes are allowed")
         if isinstance(value, str) and not _is_unicode(value):
             raise _refused("is not valid Unicode")
 

@@ -89,7 +89,7 @@ class TextPool:
             held_bytes = sum(waiting.size_bytes for waiting in jobs) if size_bytes else 0
             if len(jobs) >= self._most_waiting or (held_bytes and held_bytes + size_bytes > self._most_waiting_bytes):
                 raise QueueFull(
-                    f"tenant {tenant} has {len(jobs)} texts waiting to be read; try again when some have been",
+                    f"tenant {tenant} has {len(jobs)} requests waiting to be read; try again later",
                     retry_after_s=1,
                 )
             self._waiting.setdefault(tenant, deque()).append(job)
@@ -152,4 +152,4 @@ class TextPool:
 
 
 def _draining() -> Draining:
-    return Draining("the daemon is shutting down and takes no new requests")
+    return Draining("the daemon is shutting down and accepts no new requests")

@@ -16,7 +16,8 @@ def check_stops(stops: Sequence[str]) -> None:
     """Raises InvalidRequest (`stop`) for more text than is searched for."""
     if (size := sum(len(stop.encode()) for stop in stops)) > MOST_STOP_BYTES:
         raise InvalidRequest(
-            f"stop: all strings together may have {MOST_STOP_BYTES} bytes, not {size}; give shorter ones", param="stop"
+            f"stop: all strings together may have at most {MOST_STOP_BYTES} bytes (got {size}); send shorter ones",
+            param="stop",
         )
 
 

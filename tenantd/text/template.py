@@ -64,13 +64,11 @@ class ChatTemplate:
         except TemplateRefused as e:
             reason = clean(str(e), MOST_REASON_CHARACTERS)
             raise InvalidRequest(
-                f"messages: the model's chat template refuses them: {reason}", param="messages"
+                f"messages: refused by the model's chat template: {reason}", param="messages"
             ) from None
         except Exception as e:  # a template is a program: it can fail in any way
             reason = clean(f"{type(e).__name__}: {e}", MOST_REASON_CHARACTERS)
-            raise InvalidRequest(
-                f"messages: the model's chat template fails on them: {reason}", param="messages"
-            ) from e
+            raise InvalidRequest(f"messages: the model's chat template failed: {reason}", param="messages") from e
 
     def _render(self, messages: Sequence[dict[str, str]], as_parts: bool, add_generation_prompt: bool) -> str:
         shown: list[dict[str, Any]] = [dict(message) for message in messages]

@@ -37,11 +37,11 @@ class Meter:
         )
         self._refusals = Counter(
             "tenantd_refusals",
-            "Refusals by cause; the tenant is empty where it is not known.",
+            "Refusals by cause; the tenant label is empty if unknown.",
             ["tenant", "cause"],
             registry=self.registry,
         )
-        self._malformed = Counter("tenantd_malformed_requests", "What came and was not HTTP.", registry=self.registry)
+        self._malformed = Counter("tenantd_malformed_requests", "Input that was not HTTP.", registry=self.registry)
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
         self._completion = Counter(
@@ -64,7 +64,7 @@ class Meter:
         )
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",
-            "How late the event loop was for a timer, by the wall clock; four times a second.",
+            "Delay of an event loop timer by the wall clock, measured four times a second.",
             buckets=_LAG_SECONDS,
             registry=self.registry,
         )
@@ -139,25 +139,33 @@ class _ServiceState(Collector):
         status = self._status
         yield _gauge("tenantd_ready", "1 while requests are served.", float(status["state"] == "ready"))
         yield _count("tenantd_engine_restarts", "Restarts of the engine process.", status["engine_restarts"])
-        yield _count("tenantd_swaps", "Requests that gave way with their state kept.", status["swaps"])
-        yield _count("tenantd_recomputes", "Requests that gave way and were computed again.", status["recomputes"])
-        yield _count("tenantd_log_lines_dropped", "Log lines that nobody read in time.", dropped_lines())
+        yield _count("tenantd_swaps", "Preempted requests whose state was swapped out.", status["swaps"])
+        yield _count("tenantd_recomputes", "Preempted requests that were recomputed.", status["recomputes"])
+        yield _count(
+            "tenantd_log_lines_dropped", "Log lines dropped because nobody read them in time.", dropped_lines()
+        )
         yield _gauge("tenantd_ledger_healthy", "0 while usage cannot be written.", status["ledger"]["healthy"])
-        yield _gauge("tenantd_ledger_paused", "1 while nothing can be billed.", status["ledger"]["requests_paused"])
+        yield _gauge(
+            "tenantd_ledger_paused",
+            "1 while requests are paused because nothing can be billed.",
+            status["ledger"]["requests_paused"],
+        )
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         for name, text in (
             ("running", "Requests being generated."),
-            ("paused", "Requests that began and gave their slot to another."),
+            ("paused", "Requests that have started but gave up their slot."),
             ("waiting", "Requests waiting for a slot."),
-            ("usage", "Decayed usage that decides whose turn it is."),
+            ("usage", "Decayed usage, which decides whose turn it is."),
         ):
             family = GaugeMetricFamily(f"tenantd_{name}", text, labels=["tenant"])
             for tenant in status["tenants"]:
                 family.add_metric([tenant["name"]], float(tenant[name]))
             yield family
-        failed = CounterMetricFamily("tenantd_listener_failures", "Events a listener failed at.", labels=["listener"])
+        failed = CounterMetricFamily(
+            "tenantd_listener_failures", "Events on which a listener failed.", labels=["listener"]
+        )
         dropped = CounterMetricFamily(
-            "tenantd_events_dropped", "Events a listener was too slow for.", labels=["listener"]
+            "tenantd_events_dropped", "Events that a slow listener missed.", labels=["listener"]
         )
         for name, account in self._listeners.items():
             failed.add_metric([name], float(account.failed))

@@ -272,7 +272,7 @@ def test_names_in_a_message_are_read_too(api: Api, message: dict[str, Any], para
 def test_an_image_is_refused_for_what_it_is(api: Api) -> None:
     message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
     error = api.chat(messages=[message]).json()["error"]
-    assert "takes text only" in error["message"]
+    assert "handles only text" in error["message"]
 
 
 def test_more_fields_than_anybody_has_are_refused_at_once(api: Api, lenient: Api) -> None:

@@ -106,7 +106,7 @@ def test_rates_of_the_papers_suites_are_scaled_to_what_the_server_can_do(
 ) -> None:
     monkeypatch.setattr(session, "CALIBRATION_S", (0.5, 1.0))
     result = bench("vtc-weighted", "--duration", "0.5", "--length-scale", "0.1", "--json", daemon=daemon)
-    assert "service/s; the suite's rates are times" in result.stderr
+    assert "service/s; arrival rates multiplied by" in result.stderr
     content = measured(result)
     assert content["rate_scale"] > 1
     assert [t["weight"] for t in content["tenants"]] == [1, 2, 3, 4]

@@ -132,7 +132,7 @@ def test_a_server_that_is_not_there_is_a_failure() -> None:
     record = Record("a")
     asyncio.run(send(replace(Target("nowhere"), port=1), BODY, record))
     assert record.outcome is Outcome.FAILED
-    assert "no connection to nowhere" in record.message
+    assert "cannot connect to nowhere" in record.message
 
 
 def test_a_cancelled_request_closes_its_connection_and_is_cut() -> None:

@@ -46,7 +46,7 @@ def test_requests_without_an_answer_are_plotted_as_such() -> None:
     ttft_panel(axes, MADE)
     points = [collection.get_offsets().tolist() for collection in axes.collections]
     assert points[2:] == [[[0, 4]], [[1, 4]]]
-    assert "none yet" in axes.get_ylabel()
+    assert "none before" in axes.get_ylabel()
 
 
 def progress(now_s: float, *, tokens: int = 0) -> Progress:
@@ -93,7 +93,7 @@ def test_notes_say_what_a_reader_must_know() -> None:
     for part in (
         "ended early",
         "1 requests: HTTP 400: no",
-        "1 requests were still under way",
+        "1 requests were cut off at the end",
         "1 answers were shorter",
         "≥",
     ):
@@ -104,7 +104,7 @@ def test_the_waits_since_the_newcomer_came_are_told_of_all_others() -> None:
     newcomer = SUITES["newcomer"]
     records = {"first": [record(1, [(9, 1)]), record(5.1, [(5.35, 1)])], "newcomer": [record(5, [(8, 1)])]}
     run = Measurement(Plan(newcomer, 10.0), "somewhere", records, 10.0)
-    assert list(next_to_newcomer(run)) == ["first's first token since newcomer came: p50 250 ms, p99 250 ms"]
+    assert list(next_to_newcomer(run)) == ["first's first token after newcomer arrived: p50 250 ms, p99 250 ms"]
     before = Measurement(Plan(newcomer, 10.0), "somewhere", {name: [] for name in records}, 2.0, interrupted=True)
     assert list(next_to_newcomer(before)) == []
     assert list(next_to_newcomer(MADE)) == []

@@ -232,7 +232,7 @@ class FakeDaemon:
     def add(self, name: str, **settings: Any) -> dict[str, Any]:
         """Make a tenant."""
         if name in self.tenants:
-            raise errors.Conflict(f"there is a tenant {name!r} already")
+            raise errors.Conflict(f"tenant {name!r} already exists")
         limits = self._limits(settings.pop("limits", {}))
         tenant = {"name": name, "weight": 1.0, "priority": "standard", "state": "active", "uids": [], "unbilled": False}
         self.tenants[name] = {**tenant, "created_micros": 1_795_000_000_000_000, **settings, **limits}

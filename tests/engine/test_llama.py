@@ -216,8 +216,11 @@ def test_the_sizes_that_are_checked_are_the_sizes_that_are_taken(
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"context_tokens": 1025}, "more than the 1024 tokens this model was trained for: lower it to 1024"),
-        ({"slots": 257}, "engine.slots = 257: llama.cpp has at most 256"),
+        (
+            {"context_tokens": 1025},
+            "more than the 1024 tokens that this model was trained for; lower it to at most 1024",
+        ),
+        ({"slots": 257}, "engine.slots = 257: llama.cpp supports at most 256"),
     ],
 )
 def test_more_than_the_model_or_the_library_can_do_is_refused(
@@ -409,7 +412,7 @@ def test_a_row_without_numbers_fails_its_request_and_no_other(
 
     monkeypatch.setattr(llama_cpp, "llama_decode", poisoned)
     sampled = engine.run([Chunk(0, 0, [5, 6, 7], True), Chunk(1, 0, [5, 6, 7], True)]).sampled
-    assert "no valid probabilities" in sampled[1].failed
+    assert "invalid probabilities" in sampled[1].failed
     assert not sampled[0].failed
 
 
@@ -445,7 +448,7 @@ def test_an_adapter_that_is_none_is_refused_and_the_engine_goes_on(make: Engines
     text.write_text("hello")
     model = write_tiny_gguf(tmp_path / "model.gguf")
     for path in (tmp_path / "missing", tmp_path, text, truncated, model):
-        with pytest.raises(RequestRejected, match="adapter cannot be loaded"):
+        with pytest.raises(RequestRejected, match="cannot load the tenant's adapter"):
             engine.bind(0, CAREFUL, [5], [], str(path))
         assert engine.is_empty()
     assert first_tokens(engine, "") == none

@@ -198,7 +198,7 @@ def test_what_is_no_message_breaks_the_connection_and_says_so(sent: bytes) -> No
     async def scene() -> None:
         async with Ends() as ends:
             await asyncio.get_running_loop().sock_sendall(ends.engine, frame(Loading(0.5)) + sent)
-            assert "not a message" in await asyncio.wait_for(ends.pipe.lost, 5)
+            assert "an invalid message" in await asyncio.wait_for(ends.pipe.lost, 5)
             ends.pipe.send(Cancel(1))  # is dropped
 
     run(scene())

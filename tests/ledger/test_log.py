@@ -89,7 +89,7 @@ def test_a_program_that_keeps_a_transaction_open_holds_up_no_write(
                 await ledger.admit(admission(f"r{n}"))
                 async with asyncio.timeout(5):
                     await ledger.settle(settlement(f"r{n}", error="x" * LARGE))
-            await until(lambda: "keeps a transaction on the ledger open" in caplog.text)
+            await until(lambda: "holds a transaction open on the ledger" in caplog.text)
             other.execute("COMMIT")
             other.close()
 

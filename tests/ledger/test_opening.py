@@ -51,7 +51,7 @@ def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:
     other = sqlite3.connect(path)
     other.execute("CREATE TABLE photos (name)")
     other.close()
-    with pytest.raises(ConfigError, match="not a ledger of tenantd"):
+    with pytest.raises(ConfigError, match="not one of tenantd"):
         open_ledger(path)
 
 

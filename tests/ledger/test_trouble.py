@@ -43,7 +43,7 @@ class Full:
 class ReadOnly:
     """Every write is answered with SQLITE_READONLY."""
 
-    says = "cannot be opened for writing"
+    says = "for writing; check the permissions"
 
     def __init__(self, ledger: Ledger) -> None:
         self._conn = ledger._writer._conn

@@ -80,11 +80,11 @@ def test_a_file_that_is_no_adapter_is_refused_when_it_is_set_or_at_the_first_req
     for _ in range(3):
         refused = daemon.complete("globex", "in the year", max_tokens=4)
         assert refused.status_code == 400
-        assert refused.json()["error"]["message"] == "the tenant's adapter cannot be loaded; ask your administrator"
+        assert refused.json()["error"]["message"] == "cannot load the tenant's adapter; ask your administrator"
     assert {row["error"] for row in daemon.rows() if row["state"] == "failed"} == {
-        "the tenant's adapter cannot be loaded; ask your administrator"
+        "cannot load the tenant's adapter; ask your administrator"
     }
-    [said] = [line for line in daemon.log.read_text().splitlines() if "adapter cannot be loaded" in line]
+    [said] = [line for line in daemon.log.read_text().splitlines() if "cannot load its adapter" in line]
     assert "tenant globex" in said and f"{damaged}: " in said
     assert set_adapter(daemon, "globex", "").status_code == 200
     assert text(daemon, "globex") == plain

@@ -181,7 +181,7 @@ def test_a_model_without_chat_template_chats_in_plain_text_with_a_warning(tmp_pa
     with Daemon(tmp_path, engine=SMALL, model={"path": str(model)}) as daemon:
         daemon.add_tenant("acme")
         log = daemon.log.read_text()
-        assert log.count("has no chat template; chats are given to it as plain") == 1
+        assert log.count("no chat template: this looks like a base model; chats are sent as plain") == 1
         answer = tenantctl(daemon, "run", "--tenant", "acme", "--chat", "--max-tokens", "4", "who is it")
         assert (answer.returncode, answer.stderr) == (0, "")
         plain = daemon.complete("acme", "User: who is it\nAssistant:", max_tokens=1).json()["usage"]["prompt_tokens"]

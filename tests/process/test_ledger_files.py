@@ -14,7 +14,7 @@ import pytest
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import command_environment
 
-NEW_LEDGER = "a new ledger was begun"
+NEW_LEDGER = "started a new ledger"
 
 
 def ledger_of(daemon: Daemon) -> Path:
@@ -77,7 +77,7 @@ def test_no_answered_request_is_lost_when_the_log_is_deleted_and_the_daemon_kill
         if with_index:
             log_of(daemon).with_name("ledger.db-shm").unlink()
         log_of(daemon).unlink()
-        wait_until(lambda: "a new log was begun" in daemon.log.read_text(), "a new log")
+        wait_until(lambda: "a new log was started" in daemon.log.read_text(), "a new log")
         answered += requests(daemon, 20)
         wait_until(lambda: daemon.status()["ledger"]["healthy"], "a healthy ledger")
         answered += requests(daemon, 5)
@@ -176,7 +176,7 @@ def test_a_log_without_its_ledger_is_not_thrown_away(tmp_path: Path) -> None:
         away = ledger_of(daemon).with_name("elsewhere")
         ledger_of(daemon).rename(away)
         done = serve(daemon)
-        assert done.returncode == 78 and "put the file back beside it" in done.stderr
+        assert done.returncode == 78 and "is missing; put it back" in done.stderr
         assert not ledger_of(daemon).exists() and log_of(daemon).stat().st_size
         away.rename(ledger_of(daemon))
         daemon.start()

@@ -117,7 +117,7 @@ def test_memory_that_is_short_for_a_moment_does_not_keep_the_daemon_from_startin
     try:
         with memory_short(daemon):
             start(daemon, wait=False)
-            log_has(daemon, "is tried again: model.gguf needs")
+            log_has(daemon, "will be retried: model.gguf needs")
             wait_until(lambda: daemon.status()["state"] == "loading", "a daemon that waits")
         wait_until(lambda: daemon.get("/readyz").status_code == 200, "a daemon that serves")
     finally:

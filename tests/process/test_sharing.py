@@ -101,7 +101,7 @@ def test_reserves_of_more_slots_than_there_are_left_hold_for_nobody_and_are_warn
         daemon.stop()
         daemon.configure(engine={"slots": 2, "fake_step_micros": 2000})
         daemon.start()
-        assert "6 slots are reserved and engine.slots is 2" in daemon.log.read_text()
+        assert "6 slots are reserved, but engine.slots is only 2" in daemon.log.read_text()
         for i in range(4):
             daemon.stream("acme", f"{i}", max_tokens=3000, ignore_eos=True)
         wait_until(lambda: daemon.status()["running"] >= 2, "acme to run")

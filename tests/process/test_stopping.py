@@ -191,7 +191,9 @@ def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_re
         wait_until(has_dropped, "a log that is full")
         assert daemon.complete("acme", max_tokens=3).status_code == 200
         if is_read_again:
-            wait_until(lambda: b"log lines were dropped: nobody read standard error" in read(ours), "the report of it")
+            wait_until(
+                lambda: b"log lines were dropped because nobody read standard error" in read(ours), "the report of it"
+            )
         daemon.signal(signal.SIGTERM)
         assert daemon.wait(10) == 0
     finally:

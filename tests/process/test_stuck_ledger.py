@@ -108,7 +108,7 @@ def test_what_runs_waits_for_its_row_what_is_new_is_refused_and_all_is_well_agai
             assert says(trouble, daemon.status()["ledger"]["trouble"])
             new = tenantctl(daemon, "run", "--tenant", "acme", "hello")
             assert (new.returncode, new.stdout) == (75, "")
-            assert "the ledger cannot be written" in new.stderr and says(trouble, new.stderr)
+            assert "cannot write the ledger" in new.stderr and says(trouble, new.stderr)
             tenant = tenantctl(daemon, "tenant", "add", "globex")
             assert (tenant.returncode, tenant.stdout) == (75, "")
             assert tenantctl(daemon, "requests").returncode == 0  # reading goes on
@@ -173,7 +173,7 @@ def test_a_stop_waits_for_a_ledger_that_gets_well_and_settles_what_it_cancelled(
         with locked(daemon):
             until_stuck(daemon)
             daemon.signal(signal.SIGTERM)
-            wait_until(lambda: "are cancelled" in daemon.log.read_text(), "the end of the drain")
+            wait_until(lambda: "cancelling" in daemon.log.read_text(), "the end of the drain")
             assert [row["state"] for row in daemon.rows()] == ["running"]
         stream.join()
         assert stream.error is not None and not stream.done
@@ -365,7 +365,7 @@ def test_what_a_stop_cannot_settle_the_next_start_settles_as_it_was_delivered(
         assert running.error is not None and running.tokens > 5
     assert ledger_of(impatient).with_name("unsettled.jsonl").exists()
     impatient.start()
-    assert "could not be settled when tenantd stopped are settled now" in impatient.log.read_text()
+    assert "could not be settled when tenantd stopped" in impatient.log.read_text()
     assert not ledger_of(impatient).with_name("unsettled.jsonl").exists()
     assert is_in_the_ledger(impatient, complete)
     [row] = [row for row in impatient.rows() if row["id"] == running.request_id]

@@ -134,7 +134,7 @@ def test_a_tenant_that_may_run_nothing_is_told_so_instead_of_waiting_for_ever() 
 def test_a_prompt_that_never_fits_a_minute_is_refused_with_both_numbers() -> None:
     tenant = Tenant(name="acme", limits=Limits(tokens_per_minute=50))
     check_allowed(tenant, 50)
-    with pytest.raises(PromptOverTokensPerMinute, match=r"has 51 tokens .* acme may use 50 per minute") as e:
+    with pytest.raises(PromptOverTokensPerMinute, match=r"has 51 tokens, .* acme may use only 50 per minute") as e:
         check_allowed(tenant, 51)
     assert (e.value.http_status, e.value.code) == (400, "prompt_exceeds_tokens_per_minute")
 
@@ -176,7 +176,7 @@ def test_without_an_end_yet_the_oldest_request_is_the_measure() -> None:
 
 @pytest.mark.parametrize("limit", ALLOW_NONE_AT_ZERO)
 def test_a_limit_of_zero_allows_none_and_says_so(limit: str) -> None:
-    with pytest.raises(Forbidden, match=f"may run no requests: its {limit} is 0"):
+    with pytest.raises(Forbidden, match=f"may not run requests: its {limit} is 0"):
         check_allowed(Tenant(name="acme", limits=Limits(**{limit: 0})), 5)
 
 
@@ -189,14 +189,14 @@ def test_a_full_queue_says_whether_it_is_the_tenants_own_requests_that_fill_it()
     acme = Tenant(name="acme", limits=Limits(max_concurrent=2, max_queued=0))
     own = full_queue(acme, Count(running=2), 0)
     assert (own.code, own.http_status) == ("max_concurrent_exceeded", 429)
-    assert "runs as many requests as it may at the same time (2)" in own.message and "max_queued is 0" in own.message
+    assert "already runs its maximum of 2 requests" in own.message and "max_queued is 0" in own.message
     assert "has no queue (max_queued is 0)" in full_queue(acme, Count(running=1, waiting=1), 0).message
     queued = Tenant(name="acme", limits=Limits(max_concurrent=2, max_queued=4))
     others = full_queue(queued, Count(running=1, waiting=3), 1, retry_after_s=5)
     assert (others.code, others.retry_after_s) == ("queue_full", 5)
-    assert "has 4 requests waiting already" in others.message
+    assert "already has 4 requests waiting" in others.message
     many = full_queue(Tenant(name="acme", limits=Limits(max_queued=256)), Count(), 0, more=1024)
-    assert "may have 256 requests waiting, and these are 1024 at once" in many.message
+    assert "may have 256 requests waiting, but sent 1024 at once" in many.message
 
 
 def test_the_time_in_which_nothing_ran_says_nothing_of_the_pace() -> None:

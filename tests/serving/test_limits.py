@@ -103,7 +103,9 @@ def test_a_request_too_many_is_refused_and_let_in_after_exactly_the_time_it_was_
             await s.done()
             await s.wait(20)
             await s.done()
-            refusal = await refused(s.ask(), RequestsPerMinuteExceeded, "acme has sent its 2 requests per minute")
+            refusal = await refused(
+                s.ask(), RequestsPerMinuteExceeded, "acme reached its limit of 2 requests per minute"
+            )
             assert 40_000 <= refusal.retry_after_ms <= 40_100
             await s.wait(refusal.retry_after_ms / 1000 - 0.001)
             assert (await refused(s.ask(), RequestsPerMinuteExceeded)).retry_after_ms == 1
@@ -224,7 +226,7 @@ def test_those_who_wait_take_the_tenants_places_in_the_queue(tmp_path: Path) -> 
         async with LimitedScene(tmp_path, **QUEUE, max_queued=2) as s:
             await s.done()
             first, second = await s.held(2)
-            error = await refused(s.ask(), QueueFull, "has 2 requests waiting already, and .* requests per minute")
+            error = await refused(s.ask(), QueueFull, "already has 2 requests waiting, and .* requests per minute")
             assert error.retry_after_ms == 60_100
             first.cancel()
             await asyncio.wait({first})
@@ -311,7 +313,7 @@ def test_a_deadline_covers_the_wait(tmp_path: Path) -> None:
             await s.done()
             [task] = await s.held(1, timeout_s=30.0)
             await s.wait(30)
-            error = await refused(task, RequestTimeout, "after its timeout_s of 30 s")
+            error = await refused(task, RequestTimeout, "within its timeout_s of 30 s")
             assert (error.http_status, error.code) == (408, "request_timeout")
             assert len(s.ledger.admissions) == 1
 

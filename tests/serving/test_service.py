@@ -289,7 +289,7 @@ def test_a_bad_model_refuses_requests_for_good(tmp_path: Path) -> None:
     async def scene() -> None:
         s = Scene(tmp_path, {"start": "load_failed"})
         await s.service.start()
-        with pytest.raises(EngineUnavailable, match="being loaded"):
+        with pytest.raises(EngineUnavailable, match="model is loading"):
             await s.submit([1])
         await until(lambda: s.service.supervisor.is_hopeless)
         with pytest.raises(EngineUnavailable, match="not a GGUF") as e:
@@ -405,7 +405,7 @@ def test_a_full_queue_is_refused_with_a_time_to_come_back(tmp_path: Path) -> Non
         limited = Tenant(name="globex", limits=Limits(max_queued=1))
         async with Scene(tmp_path, tenants=(ACME, limited)) as s:
             streams = [await s.submit([n], 400, limited) for n in range(1, 6)]
-            with pytest.raises(QueueFull, match="globex has 5 requests waiting") as e:
+            with pytest.raises(QueueFull, match="globex already has 5 requests waiting") as e:
                 await s.submit([1], tenant=limited)
             assert e.value.retry_after_s is not None and 1 <= e.value.retry_after_s <= 60
             await (await s.submit([1], 1)).started()  # another tenant is not refused

@@ -150,7 +150,7 @@ def test_a_removed_tenant_is_gone_but_its_requests_and_its_name_stay(conn: sqlit
     assert [key.revoked_micros for key in keys.list_keys(conn, "acme")] == [99]
     assert [key_id for _, key_id in keys.live_keys(conn).values()] == [kept.id]
     assert revoked.id != kept.id
-    with pytest.raises(Conflict, match="its bills keep the name; choose another"):
+    with pytest.raises(Conflict, match="the name stays reserved for its past invoices"):
         store.add_tenant(conn, ACME)
 
 

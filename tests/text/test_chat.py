@@ -257,7 +257,7 @@ def test_a_model_without_template_gets_plain_text_and_a_warning(gemma: LlamaVoca
 
 def test_a_template_with_a_syntax_error_is_not_used(tiny: LlamaVocabulary) -> None:
     formatter = ChatFormatter(WithTemplate(tiny, "{% for m in %}"))
-    assert formatter.warning is not None and "not valid" in formatter.warning
+    assert formatter.warning is not None and "invalid chat template" in formatter.warning
     assert formatter.render(user("hi")) == tiny.tokenize("User: hi\nAssistant:")
 
 
@@ -291,22 +291,22 @@ def test_an_answer_without_content_is_an_empty_turn_and_a_refusal_is_what_it_sai
     ("messages", "reason"),
     [
         ([], "at least one"),
-        (["hi"], "not an object"),
+        (["hi"], "must be an object"),
         ([{"content": "hi"}], r"role is null"),
         ([{"role": "root", "content": "hi"}], r"messages\[0\].role is 'root'"),
         ([{"role": ["user"], "content": "hi"}], "role"),
         ([{"role": "user"}], "content must be"),
         ([{"role": "user", "content": 5}], "content must be"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "text only"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "text only"),
-        ([{"role": "user", "content": ["hi"]}], "text only"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "only text"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "only text"),
+        ([{"role": "user", "content": ["hi"]}], "only text"),
         ([{"role": "user", "content": "a\udc00"}], "surrogate"),
         ([{"role": "user", "content": "hi", "name": 5}], "name"),
         ([{"role": "user", "content": "hi", "name": "\ud800"}], "surrogate"),
         ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "calls a tool"),
         ([{"role": "assistant", "content": None, "refusal": 5}], "content must be"),
         ([{"role": "user", "content": None}], "content must be"),
-        ([{"role": "user", "content": [{"type": ["text"], "text": "hi"}]}], "text only"),
+        ([{"role": "user", "content": [{"type": ["text"], "text": "hi"}]}], "only text"),
     ],
 )
 def test_bad_messages_are_invalid_requests(messages: list[Any], reason: str, tiny: LlamaVocabulary) -> None:
@@ -324,5 +324,5 @@ def test_what_a_template_refuses_is_said_in_its_words(gemma: LlamaVocabulary) ->
 
 def test_a_template_that_fails_is_an_invalid_request(tiny: LlamaVocabulary) -> None:
     for template in ("{{ 1 / 0 }}", "{{ messages[5].content.upper() }}", "{{ ''.__class__.__mro__ }}{{ x.y.z }}"):
-        with pytest.raises(InvalidRequest, match="chat template fails"):
+        with pytest.raises(InvalidRequest, match="chat template failed"):
             ChatFormatter(WithTemplate(tiny, template)).render(user("hi"))

@@ -112,7 +112,7 @@ def test_too_much_waiting_work_is_refused_for_its_own_tenant_only() -> None:
         await until(first.begun.is_set)
         jobs += [asyncio.ensure_future(pool.run("acme", lambda: None, 60)) for _ in range(2)]
         await asyncio.sleep(0)
-        with pytest.raises(QueueFull, match="2 texts waiting") as e:
+        with pytest.raises(QueueFull, match="2 requests waiting") as e:
             await pool.run("acme", lambda: None, 1)
         assert e.value.retry_after_s == 1
         jobs.append(asyncio.ensure_future(pool.run("acme", lambda: None)))

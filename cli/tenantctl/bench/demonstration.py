@@ -65,7 +65,9 @@ def run_demo(model: Path | None, console: Console) -> None:
             rows = client.get("/admin/v1/requests", params={"limit": 1000}).raise_for_status().json()["requests"]
         _print_requests(answers, rows, invoice, console)
         _print_invoice(rows, invoice, console)
-    console.print("The daemon has stopped and its folder is gone. Next: `tenantctl init`, then `tenantctl serve`.")
+    console.print(
+        "The daemon has stopped and its temporary folder is deleted. Next: `tenantctl init`, then `tenantctl serve`."
+    )
 
 
 def demo_model(console: Console) -> Path:
@@ -84,7 +86,7 @@ def demo_model(console: Console) -> Path:
         except (FileExistsError, ValueError):  # a file cut short by an earlier run, or a bad disk: once more
             return Path(package.assemble(cache / package.MODEL_NAME, overwrite=True))
         except OSError as e:
-            raise ConfigError(f"the demo model cannot be written to {cache}: {e}") from e
+            raise ConfigError(f"cannot write the demo model to {cache}: {e}") from e
 
 
 # ---- the daemon -------------------------------------------------------------------------------------------------
@@ -139,7 +141,7 @@ def _wait_ready(process: subprocess.Popen[bytes], socket: Path, log: Path, conso
             status.update(f"{answer['status']} {answer['progress']:.0%}")
             time.sleep(0.1)
         else:
-            raise TenantdError(f"the daemon was not ready in {START_TIMEOUT_S} s")
+            raise TenantdError(f"the daemon was not ready within {START_TIMEOUT_S} s")
         engine = client.get("/admin/v1/status").raise_for_status().json()["engine"]
     console.print(
         f"[bold]{engine['model']}[/] on {engine['device']}: {engine['slots']} slots of "
@@ -287,7 +289,7 @@ def _print_invoice(rows: list[Any], invoice: Any, console: Console) -> None:
     console.print(table)
     from_rows = sum(row["cost_nanos"] for row in rows)
     if from_rows != invoice["total_nanos"]:
-        raise TenantdError(f"the invoice is over {invoice['total_nanos']} nanos, its requests over {from_rows}")
+        raise TenantdError(f"the invoice totals {invoice['total_nanos']} nanos, but its requests add up to {from_rows}")
     console.print(
         f"The {len(rows)} requests above add up to the invoice: {invoice['currency']} {money(from_rows, 9)}\n"
     )

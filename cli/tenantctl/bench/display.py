@@ -155,7 +155,7 @@ def next_to_newcomer(measurement: Measurement) -> Iterator[str]:
     for tenant in measurement.figures:
         p50, p99 = (measurement.ttft_next_to_newcomer(tenant, share) for share in (0.5, 0.99))
         if tenant != newcomer and p50 is not None:
-            yield f"{tenant}'s first token since {newcomer} came: p50 {quantile(p50)}, p99 {quantile(p99)}"
+            yield f"{tenant}'s first token after {newcomer} arrived: p50 {quantile(p50)}, p99 {quantile(p99)}"
 
 
 def notes(measurement: Measurement) -> Iterator[str]:
@@ -166,11 +166,11 @@ def notes(measurement: Measurement) -> Iterator[str]:
         yield f"{count} requests: {reason}"
     figures = measurement.figures.values()
     if cut := sum(f.cut for f in figures):
-        yield f"{cut} requests were still under way at the end and were cut off; their tokens count"
+        yield f"{cut} requests were cut off at the end of the run; their tokens count"
     if short := sum(f.short for f in figures):
-        yield f"{short} answers were shorter than asked for: does the server know ignore_eos?"
+        yield f"{short} answers were shorter than requested; does the server support ignore_eos?"
     if any(q and q.at_least for f in figures for q in (f.ttft_p50, f.ttft_p99)):
-        yield "≥: too many requests had no answer yet to say more"
+        yield "≥: lower bound, because too many requests had no answer yet"
 
 
 def quantile(value: Quantile | None) -> str:

@@ -172,7 +172,7 @@ async def try_out(target: Target, vocabulary: range) -> None:
     record = Record("first")
     await send_shape(target, FIRST_SHAPE, vocabulary, random.Random(), record)
     if record.outcome is not Outcome.DONE:
-        raise TenantdError(f"{target.name} does not answer: {record.message}")
+        raise TenantdError(f"{target.name} is not answering: {record.message}")
 
 
 async def capacity(target: Target, duration_s: float, vocabulary: range, watch: Watch | None = None) -> float:

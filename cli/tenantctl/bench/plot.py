@@ -84,7 +84,7 @@ def ttft_panel(axes: Axes, measurement: Measurement) -> None:
     if waits and max(waits) > WIDE_RANGE * min(waits):
         axes.set_yscale("log")
     axes.set_xlabel("sent at, seconds")
-    axes.set_ylabel("time to first token, s" + ("\n(△: none yet at the end)" if unanswered else ""))
+    axes.set_ylabel("time to first token, s" + ("\n(△: none before the end)" if unanswered else ""))
     axes.grid(alpha=0.3)
 
 

@@ -74,7 +74,9 @@ def wait_idle(client: Client, tenants: list[str]) -> None:
         if not any(t["running"] or t["paused"] or t["waiting"] for t in status["tenants"] if t["name"] in tenants):
             return
         time.sleep(POLL_S)
-    raise TenantdError(f"requests of {', '.join(tenants)} still run {IDLE_TIMEOUT_S:g} s after the end of the run")
+    raise TenantdError(
+        f"requests of {', '.join(tenants)} are still running {IDLE_TIMEOUT_S:g} s after the end of the run"
+    )
 
 
 def check_daemon(client: Client, suite: Suite) -> dict[str, Any]:
@@ -86,7 +88,7 @@ def check_daemon(client: Client, suite: Suite) -> dict[str, Any]:
     needed, has = suite.context_tokens, engine["context_tokens"]
     if needed > has:
         raise InvalidRequest(
-            f"{suite.name} needs a context of {needed} tokens and this daemon's slots hold {has}; "
+            f"{suite.name} needs a context of {needed} tokens, but this daemon's slots hold {has}; "
             f"shorten its requests with --length-scale {has / needed:.2g}"
         )
     return engine
@@ -112,7 +114,7 @@ def probe(base_url: str, api_key: str, extra: dict[str, Any]) -> tuple[Target, i
     except httpx.TransportError as e:
         raise DaemonNotRunning(f"no server answers at {base_url}: {e}") from e
     if answer.status_code in (401, 403):
-        raise TenantdError(f"{base_url} wants an API key, or another one (HTTP {answer.status_code}): --api-key")
+        raise TenantdError(f"{base_url} refused the API key (HTTP {answer.status_code}); pass --api-key")
     n_tokens = None
     if models := _models(answer):
         fields.setdefault("model", models[0].get("id", ""))

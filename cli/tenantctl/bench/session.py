@@ -70,6 +70,6 @@ async def _measure(options: Options, vocabulary: range, targets: Mapping[str, Ta
             duration_s = min(most_s, max(least_s, options.duration_s * CALIBRATION_PART))
             service_per_s = await capacity(targets[WARM_UP], duration_s, vocabulary, watch)
             scale = rate_scale(service_per_s, options.length_scale)
-            message(f"this server does {service_per_s:,.0f} service/s; the suite's rates are times {scale:.3g}")
+            message(f"capacity {service_per_s:,.0f} service/s; arrival rates multiplied by {scale:.3g}")
         plan = Plan(options.suite, options.duration_s, options.seed, scale or 1.0, vocabulary)
         return await run(plan, targets, watch)

@@ -115,10 +115,10 @@ def _steady_tenants(*rates: float, weights: tuple[float, ...] = ()) -> list[Tena
 
 
 _ALL: Final = (
-    Suite("solo", "quiet alone: a request every 2 s, the reference", (_QUIET,), duration_s=40.0),
-    Suite("flood", "quiet, next to 32 clients that never pause", (_QUIET, _NOISY), duration_s=40.0),
+    Suite("solo", "quiet alone, one request every 2 s (the reference)", (_QUIET,), duration_s=40.0),
+    Suite("flood", "quiet next to 32 clients that never pause", (_QUIET, _NOISY), duration_s=40.0),
     Suite("flood-alone", "the 32 clients of flood alone", (_NOISY,)),
-    Suite("long-prompts", "quiet, next to 32 clients with long prompts", (_QUIET, _LONG), duration_s=40.0),
+    Suite("long-prompts", "quiet next to 32 clients with long prompts", (_QUIET, _LONG), duration_s=40.0),
     Suite("long-alone", "the 32 clients of long-prompts alone", (_LONG,)),
     Suite(
         "overload",
@@ -140,7 +140,7 @@ _ALL: Final = (
     ),
     Suite(
         "on-off",
-        "steady, next to one that is on for a quarter of the time, then off, twice",
+        "a steady tenant next to one that is on and off by quarters of the run",
         (
             TenantLoad("steady", _EVEN, Closed(16)),
             TenantLoad("burst", _EVEN, Closed(16, on=((0.0, 0.25), (0.5, 0.75)))),
@@ -149,7 +149,7 @@ _ALL: Final = (
     ),
     Suite(
         "newcomer",
-        "8 clients work alone and pause; 32 clients of another come; then the first asks again",
+        "8 clients work alone and pause; 32 of another tenant arrive; the first returns",
         (
             TenantLoad(
                 "first", _QUIET.shape, Closed(8, on=((0.0, 0.44),)), also=Closed(1, on=((NEWCOMER_AT + 0.002, 1.0),))
@@ -159,8 +159,8 @@ _ALL: Final = (
         duration_s=90.0,
         newcomer="newcomer",
     ),
-    Suite("peak", "one tenant, 32 clients: how much the server can do", (TenantLoad("peak", _EVEN, Closed(32)),)),
-    _vtc("overload", "both over their share, one sends twice as much (Figure 3)", *_steady_tenants(1.5, 3.0)),
+    Suite("peak", "one tenant with 32 clients: the server's capacity", (TenantLoad("peak", _EVEN, Closed(32)),)),
+    _vtc("overload", "both over their share, one sending twice as much (Figure 3)", *_steady_tenants(1.5, 3.0)),
     _vtc(
         "multi",
         "eight tenants, all over their share",

@@ -68,7 +68,7 @@ def target_at(url: str, *, api_key: str = "", extra: tuple[tuple[str, Any], ...]
     except ValueError as e:
         raise InvalidRequest(f"--url: {url!r}: {e}") from e
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise InvalidRequest(f"--url: not an HTTP URL: {url!r}; write it as http://127.0.0.1:8080/v1")
+        raise InvalidRequest(f"--url: not an HTTP URL: {url!r}; write it like http://127.0.0.1:8080/v1")
     tls = parts.scheme == "https"
     return Target(
         parts.netloc.rpartition("@")[2],
@@ -106,7 +106,7 @@ async def send(target: Target, body: dict[str, Any], record: Record, clock: Cloc
         protocol.write(request)
         await protocol.ended
     except OSError as e:  # TimeoutError is one
-        record.end(clock(), Outcome.FAILED, f"no connection to {target.name}: {e or 'it takes too long'}")
+        record.end(clock(), Outcome.FAILED, f"cannot connect to {target.name}: {e or 'timed out'}")
     except asyncio.CancelledError:
         record.end(clock(), Outcome.CUT)
         raise

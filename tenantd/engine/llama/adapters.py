@@ -65,5 +65,5 @@ class Adapters:
 
 def _rejected(why: str) -> RequestRejected:
     """The file is the administrator's: its tenant is told neither its path nor what is in it."""
-    detail = f"its adapter cannot be loaded: {why}"
-    return RequestRejected("the tenant's adapter cannot be loaded; ask your administrator", detail=detail)
+    detail = f"cannot load its adapter: {why}"
+    return RequestRejected("cannot load the tenant's adapter; ask your administrator", detail=detail)

@@ -103,7 +103,7 @@ def _check_memory(load: Load, path: Path, context_tokens: int, weights: int, siz
         raise kind(
             f"{path.name} needs {needed / MIB:,.0f} MiB ({weights / MIB:,.0f} weights, {kv / MIB:,.0f} KV cache for "
             f"{load.slots} slots of {context_tokens} tokens, {compute / MIB:,.0f} work space) but "
-            f"{free / MIB:,.0f} MiB are free: lower engine.slots or engine.context_tokens, or take a smaller model"
+            f"{free / MIB:,.0f} MiB are free: lower engine.slots or engine.context_tokens, or choose a smaller model"
         )
 
 
@@ -111,14 +111,14 @@ def _context_tokens(load: Load, model: Any) -> int:
     trained = int(llama_cpp.llama_model_n_ctx_train(model))
     if load.context_tokens > trained > 0:
         raise ModelError(
-            f"engine.context_tokens = {load.context_tokens} is more than the {trained} tokens this model was "
-            f"trained for: lower it to {trained} at most"
+            f"engine.context_tokens = {load.context_tokens} is more than the {trained} tokens that this model was "
+            f"trained for; lower it to at most {trained}"
         )
     context_tokens = load.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
     if load.slots * context_tokens > MAX_CELLS:
         raise ModelError(
-            f"{load.slots} slots of {context_tokens} tokens are more than the {MAX_CELLS} tokens llama.cpp can hold: "
-            "lower engine.slots or engine.context_tokens"
+            f"{load.slots} slots of {context_tokens} tokens are more than the {MAX_CELLS} tokens that llama.cpp can "
+            "hold; lower engine.slots or engine.context_tokens"
         )
     return context_tokens
 
@@ -160,11 +160,13 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
     params.swa_full = False  # sliding-window layers keep their window only
     params.no_perf = True
     if load.slots > MAX_SEQUENCES:
-        raise ModelError(f"engine.slots = {load.slots}: llama.cpp has at most {MAX_SEQUENCES} sequences")
+        raise ModelError(f"engine.slots = {load.slots}: llama.cpp supports at most {MAX_SEQUENCES} sequences")
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         reason = log.reason("no reason given")
-        message = f"no context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them"
+        message = (
+            f"cannot create a context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them"
+        )
         raise _kind(reason)(message)
     return context
 

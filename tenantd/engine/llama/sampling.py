@@ -74,7 +74,7 @@ class Sampler:
 
     def _sampled(self, token: int, logits: NDArray[np.float32], grammar_micros: int = 0) -> Sampled:
         if not np.isfinite(logits[token]):
-            return Sampled(token, False, failed="the model gave no valid probabilities (NaN or infinity)")
+            return Sampled(token, False, failed="the model returned invalid probabilities (NaN or infinity)")
         if token in self._vocabulary.end_set:
             return Sampled(token, True, grammar_micros=grammar_micros)
         logprobs = None if self._logprobs is None else _logprobs(logits, token, self._logprobs)
@@ -195,11 +195,11 @@ def _constraint(vocabulary: Vocabulary, grammar: str, generated: list[int]) -> C
     if not grammar:
         return None
     if vocabulary.matchers is None:
-        raise RequestRejected("this model has no token that ends an answer, and a grammar needs one", param="grammar")
+        raise RequestRejected("this model has no end-of-generation token, which a grammar needs", param="grammar")
     try:
         return Constraint(vocabulary.matchers, grammar, vocabulary.grammar_budget_ms * 1000, generated)
     except ConstraintError as e:
-        raise RequestRejected(f"the grammar cannot be used: {e}", param="grammar") from None
+        raise RequestRejected(f"cannot use the grammar: {e}", param="grammar") from None
 
 
 def _is_plain_greedy(sampling: Sampling) -> bool:
