@@ -110,7 +110,7 @@ def test_a_listener_that_raises_is_counted_and_the_others_get_everything(caplog:
     announcer.report()  # nothing has happened since
     assert announcer.accounts() == {"broken": Account(failed=10), "broken too": Account(failed=10), "last": Account()}
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == 2 and all("failed at 10 events:" in line and "Awkward" in line for line in said)
+    assert len(said) == 2 and all("failed on 10 events:" in line and "Awkward" in line for line in said)
 
 
 def test_a_listener_that_blocks_keeps_nobody_waiting_and_misses_what_its_queue_cannot_hold(
