@@ -5,7 +5,6 @@ httpx is imported on the first connection, so that `--help` and completion do no
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import tomllib
@@ -18,6 +17,7 @@ from urllib.parse import quote
 
 from tenantctl.failures import error_from
 from tenantctl.render import message
+from tenantctl.sse import Unfinished, answer_events
 from tenantd.errors import DaemonNotRunning, EngineUnavailable, Forbidden, TenantdError, Unauthenticated
 from tenantd.paths import default_config_path, default_socket
 
@@ -28,7 +28,6 @@ ANSWER_TIMEOUT_S: Final = 60.0
 CONNECT_TIMEOUT_S: Final = 5.0
 TENANT_HEADER: Final = "x-tenant"
 CLIENT_ID_HEADER: Final = "x-client-request-id"
-_EVENT: Final = b"data: "
 
 
 def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
@@ -148,20 +147,10 @@ class Client:
     def _events(self, response: httpx.Response) -> Iterator[Any]:
         """Yields the JSON of each event until [DONE]. Raises the error of an error event, DaemonNotRunning if the
         stream just ends."""
-        buffer = b""
-        for chunk in response.iter_bytes():
-            *lines, buffer = (buffer + chunk).split(b"\n")  # not splitlines(): text may contain U+2028
-            for line in lines:
-                content = line.removeprefix(_EVENT).strip()
-                if content == line.strip():
-                    continue
-                if content == b"[DONE]":
-                    return
-                event = _event(content)
-                if "error" in event:
-                    raise error_from(event)
-                yield event
-        raise self._went_away()
+        try:
+            yield from answer_events(response.iter_bytes())
+        except Unfinished as e:
+            raise self._went_away() from e
 
     # -- what goes wrong below HTTP
 
@@ -228,13 +217,6 @@ def _decoded(response: httpx.Response) -> Any:
         return response.json()
     except ValueError as e:
         raise TenantdError(f"HTTP {response.status_code} without JSON: is this the socket of tenantd?") from e
-
-
-def _event(content: bytes) -> Any:
-    try:
-        return json.loads(content)
-    except ValueError as e:
-        raise TenantdError(f"an event without JSON: is this the socket of tenantd? {content[:80]!r}") from e
 
 
 def _refusal(response: httpx.Response) -> TenantdError:

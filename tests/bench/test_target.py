@@ -81,6 +81,12 @@ def test_events_in_pieces_are_counted_once() -> None:
     assert record.arrived_tokens == 3
 
 
+def test_line_ends_and_comments_of_other_servers_are_understood() -> None:
+    answer = b": warming up\n\n" + TOKENS + USAGE + END
+    record, _ = ask(chunked(answer.replace(b"\n", b"\r\n")))
+    assert (record.outcome, record.arrived_tokens, record.output_tokens) == (Outcome.DONE, 3, 4)
+
+
 def test_a_server_that_puts_spaces_into_its_json_is_understood() -> None:
     record, _ = ask(chunked(event("a", space=" ") + event("b", space=" ") + event("", "length", space=" "), END))
     assert record.arrived_tokens == 2
@@ -126,6 +132,12 @@ def test_an_error_inside_a_stream_is_a_failure_and_its_tokens_count() -> None:
     assert record.outcome is Outcome.FAILED
     assert record.message == "HTTP 200: the engine is gone"
     assert record.output_tokens == 1
+
+
+@pytest.mark.parametrize("error", [b'error: {"code":500,"message":"out of room"}', b'data: {"error":"out of room"}'])
+def test_errors_of_other_servers_inside_a_stream_are_failures(error: bytes) -> None:
+    record, _ = ask(chunked(event("a"), error + b"\n\n", END))
+    assert (record.outcome, record.message) == (Outcome.FAILED, "HTTP 200: out of room")
 
 
 def test_a_server_that_is_not_there_is_a_failure() -> None:

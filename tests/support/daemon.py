@@ -19,6 +19,8 @@ import httpx
 import psutil
 import tomli_w
 
+from tenantctl.sse import DONE, EventReader
+
 START_TIMEOUT_S = 60
 PYTHON = os.environ.get("DAEMON_PYTHON", sys.executable)
 """What runs the daemon: another than the tests' own where they run beside another version of a client."""
@@ -223,11 +225,13 @@ class Stream:
                 answer.read()
                 self.error = answer.json()["error"]
                 return
-            for line in answer.iter_lines():
-                if line == "data: [DONE]":
-                    self.done = True
-                elif line.startswith("data: "):
-                    self._on_event(json.loads(line.removeprefix("data: ")))
+            reader = EventReader()
+            for chunk in answer.iter_bytes():
+                for data in reader.feed(chunk):
+                    if data == DONE:
+                        self.done = True
+                    else:
+                        self._on_event(json.loads(data))
 
     def _on_event(self, event: dict[str, Any]) -> None:
         if "error" in event:

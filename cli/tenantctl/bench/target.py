@@ -1,5 +1,5 @@
-"""A lean streaming client. Counts the tokens of an event stream without parsing its JSON, so that the load generator
-takes as little as possible of a machine it shares with the server.
+"""Where the load generator sends its requests, and how: it counts the tokens of a stream without parsing their JSON, so
+that it takes as little as possible of a machine it shares with the server.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from urllib.parse import urlsplit
 import httptools
 
 from tenantctl.bench.record import Clock, Outcome, Record
+from tenantctl.sse import DONE, EventReader
 from tenantd.errors import InvalidRequest
 
 CONNECT_TIMEOUT_S: Final = 10.0
 KEPT_BYTES: Final = 4096
-"""Of a body's end: usage and errors are there."""
+"""Of the body of an answer that is no stream: its reason is there."""
 _REFUSALS: Final = (429, 503)
-_TOKEN: Final = re.compile(rb'"finish_reason":\s?null')
+_TOKEN: Final = b'"finish_reason":null'
+_SPACED_TOKEN: Final = b'"finish_reason": null'
 """In every event with a token, not in the last ones. Text cannot hold it: its quotes are escaped."""
-_EVENT: Final = b"data: {"
-_ERROR: Final = re.compile(rb'^(?:data|error): \{"(?:error|code)"', re.MULTILINE)
-_DONE: Final = b"data: [DONE]"
+_NO_TOKEN: Final = (b'"finish_reason"', b'"usage"')
+_ERROR: Final = re.compile(rb'\s*\{\s*"(?:error|code)"')
 _USAGE: Final = {
     "prompt_tokens": re.compile(rb'"prompt_tokens":\s?(\d+)'),
     "output_tokens": re.compile(rb'"completion_tokens":\s?(\d+)'),
@@ -134,7 +135,9 @@ class _Stream(asyncio.Protocol):
         self._record = record
         self._clock = clock
         self._parser = httptools.HttpResponseParser(self)
-        self._tail = b""
+        self._reader = EventReader()
+        self._is_done = False
+        self._error: bytes | None = None  # an event inside the stream
         self._kept = bytearray()
         self._transport: asyncio.Transport | None = None
         self.ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -160,7 +163,7 @@ class _Stream(asyncio.Protocol):
             self._end(Outcome.FAILED, f"not HTTP: {e}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if _DONE in self._kept:  # a body that ends with its connection
+        if self._is_done:  # a body that ends with its connection
             self._end_of_body()
         else:
             self._end(Outcome.FAILED, f"the connection was closed early{f': {exc}' if exc else ''}")
@@ -175,42 +178,46 @@ class _Stream(asyncio.Protocol):
         self._record.status = self._parser.get_status_code()
 
     def on_body(self, body: bytes) -> None:
-        self._kept += body
-        if len(self._kept) > 4 * KEPT_BYTES:
-            del self._kept[:-KEPT_BYTES]
         if self._record.status != 200:
+            self._kept += body[: KEPT_BYTES - len(self._kept)]
             return
-        text = self._tail + body
-        whole = text.rfind(b"\n") + 1
-        self._tail = text[whole:]
-        tokens = len(_TOKEN.findall(text, 0, whole))
-        if not tokens and _EVENT in text[:whole]:
-            tokens = self._without_reasons(text[:whole])
+        tokens = 0
+        for data in self._reader.feed(body):
+            if _TOKEN in data or self._on_other(data):
+                tokens += 1
         if tokens:
             self._record.add_tokens(self._clock(), tokens)
 
     def on_message_complete(self) -> None:
         self._end_of_body()
 
-    def _without_reasons(self, events: bytes) -> int:
-        """Events count as tokens where a server never says `finish_reason`."""
-        if b'"finish_reason"' in events or b'"usage"' in events or _ERROR.search(events):
-            return 0
-        return events.count(_EVENT)
+    def _on_other(self, data: bytes) -> bool:
+        """Take what another event says. True for a token of a server that writes its JSON otherwise."""
+        if _SPACED_TOKEN in data:
+            return True
+        if data == DONE:
+            self._is_done = True
+        elif _ERROR.match(data):
+            self._error = data
+        elif not any(name in data for name in _NO_TOKEN):
+            return data.startswith(b"{")
+        else:
+            for name, pattern in _USAGE.items():
+                if found := pattern.findall(data):
+                    setattr(self._record, name, int(found[-1]))
+        return False
 
     # -- the end
 
     def _end_of_body(self) -> None:
-        record, status = self._record, self._record.status
-        kept = bytes(self._kept[-KEPT_BYTES:])
+        status = self._record.status
         if status in _REFUSALS:
-            self._end(Outcome.REFUSED, _reason(kept, status))
-        elif status != 200 or _ERROR.search(kept):
-            self._end(Outcome.FAILED, _reason(kept, status))
+            self._end(Outcome.REFUSED, _reason(bytes(self._kept), status))
+        elif status != 200:
+            self._end(Outcome.FAILED, _reason(bytes(self._kept), status))
+        elif self._error is not None:
+            self._end(Outcome.FAILED, _reason(self._error, status))
         else:
-            for name, pattern in _USAGE.items():
-                if found := pattern.findall(kept):
-                    setattr(record, name, int(found[-1]))
             self._end(Outcome.DONE)
 
     def _end(self, outcome: Outcome, message: str = "") -> None:
@@ -220,11 +227,11 @@ class _Stream(asyncio.Protocol):
 
 
 def _reason(body: bytes, status: int) -> str:
-    """What the server says went wrong."""
-    start = max(body.rfind(b'{"error"'), 0)
+    """What the server says went wrong: an error in OpenAI's shape, or the text itself."""
     try:
-        error = json.loads(body[start:].split(b"\n")[0])["error"]
+        said = json.loads(body)
+        error = said.get("error", said)
         text = error["message"] if isinstance(error, dict) else error
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, AttributeError):
         text = body[:200].decode("utf-8", "replace").strip()
     return f"HTTP {status}: {text}"
