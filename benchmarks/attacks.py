@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from client import machine
+from common import machine
 
 ROOT = Path(__file__).parent.parent
 MIB = 1 << 20

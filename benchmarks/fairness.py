@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from client import llama_server, machine, tenantd
+from common import llama_server, machine, tenantd
 from fairness_figures import BASELINES, FIFO, LLAMA_SERVER, USAGE, Line, Round, lines, markdown
 from tenantctl.bench.display import notes
 from tenantctl.bench.load import capacity, rate_scale, run, try_out

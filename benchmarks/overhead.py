@@ -19,7 +19,7 @@ from typing import Any
 
 import psutil
 
-from client import machine, stream, tenantd
+from common import machine, stream, tenantd
 from tenantctl.bench.target import Target
 
 ROOT = Path(__file__).parent.parent

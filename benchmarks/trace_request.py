@@ -25,7 +25,7 @@ from typing import NamedTuple
 
 import httpx
 
-from client import tenantd
+from common import tenantd
 
 ROOT = Path(__file__).parent.parent
 REQUESTS = 6
@@ -105,10 +105,10 @@ def _in_all(spans: list[list[Call]], names: Callable[[Call], list[str]]) -> list
 def trace(checkout: Path) -> dict[str, Way]:
     """The parts of a request's way."""
     with tempfile.TemporaryDirectory(prefix="tenantd-trace-") as folder:
-        os.environ["PYTHONPATH"] = f"{ROOT / 'benchmarks' / 'tracer'}:{checkout}:{checkout / 'cli'}"
+        os.environ["PYTHONPATH"] = str(ROOT / "benchmarks" / "tracer")
         os.environ |= {"TRACE_FOLDER": folder, "TRACE_CHECKOUT": str(checkout)}
         engine = {"backend": "fake", "slots": 2, "fake_step_micros": STEP_MICROS}
-        with tenantd({"engine": engine}, {"traced": {}}) as target:
+        with tenantd({"engine": engine}, {"traced": {}}, checkout) as target:
             assert target.path is not None
             answers = [ask(target.path) for _ in range(REQUESTS)][WARM_UP:]
             time.sleep(1.0)  # the last request is settled

@@ -17,7 +17,7 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-from client import llama_server, machine, stream, tenantd
+from common import llama_server, machine, stream, tenantd
 from tenantctl.bench.target import Target
 
 CONCURRENCY = (1, 4, 8, 16)

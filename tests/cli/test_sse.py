@@ -53,7 +53,9 @@ def reference(stream: bytes) -> list[bytes]:
 
 
 ENDS = st.sampled_from([b"\n", b"\r\n", b"\r"])
-VALUES = st.one_of(st.just("[DONE]"), st.text(st.characters(exclude_characters="\r\n"), max_size=12)).map(str.encode)
+VALUES = st.one_of(
+    st.just("[DONE]"), st.text(st.characters(codec="utf-8", exclude_characters="\r\n"), max_size=12)
+).map(str.encode)
 LINES = st.one_of(
     st.builds(
         lambda name, colon, value: name + colon + value,

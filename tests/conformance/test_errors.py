@@ -168,7 +168,7 @@ def test_while_the_model_loads_it_is_unavailable_and_says_when_to_come_back(tmp_
         daemon.launch()
         engine = psutil.Process(daemon.engine_pid())
         engine.suspend()  # long before it has imported what it needs to load
-        wait_until(daemon._is_up, "the daemon to answer")
+        wait_until(daemon.is_up, "the daemon to answer")
         assert daemon.get("/readyz").json()["status"] == "loading"
         with connect(daemon, daemon.add_tenant("acme")) as client:
             with pytest.raises(openai.InternalServerError) as caught:
@@ -177,7 +177,7 @@ def test_while_the_model_loads_it_is_unavailable_and_says_when_to_come_back(tmp_
             assert int(caught.value.response.headers["retry-after"]) >= 1
             assert [model.id for model in client.models.list()] == ["tiny"]
             engine.resume()
-            wait_until(daemon._is_ready, "the model")
+            wait_until(daemon.is_ready, "the model")
             assert client.completions.create(model="tiny", prompt="x", max_tokens=2).usage
     finally:
         daemon.kill()
@@ -197,7 +197,7 @@ def test_an_engine_that_crashed_too_often_is_unavailable_with_the_reason(tmp_pat
             assert cut.value.code == "engine_unavailable"
             assert "signal 9" in cut.value.message
 
-            wait_until(daemon._is_ready, "the next engine")
+            wait_until(daemon.is_ready, "the next engine")
             os.kill(daemon.engine_pid(), signal.SIGKILL)
             wait_until(lambda: daemon.get("/readyz").json()["status"] == "failed", "the end of trying")
             with pytest.raises(openai.InternalServerError) as refused:

@@ -92,6 +92,9 @@ def test_the_oldest_client_passes_these_tests(oldest: str) -> None:
     files = [str(Path(__file__).parent / name) for name in TESTS]
     without_gguf = ("-k", "not while_the_model_loads")
     printed = run(
-        oldest, "-m", "pytest", "-q", "-p", "no:cacheprovider", *without_gguf, *files, DAEMON_PYTHON=sys.executable
+        oldest,
+        *("-m", "pytest", "-q", "-p", "no:cacheprovider", *without_gguf, *files),
+        DAEMON_PYTHON=sys.executable,
+        PYTHONPATH=str(ROOT / "cli"),
     )
     assert re.search(r"^\d{2,} passed, 1 deselected", printed, re.MULTILINE), printed

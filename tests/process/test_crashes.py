@@ -95,7 +95,7 @@ def test_after_too_many_crashes_requests_fail_with_the_reason_and_the_daemon_sta
             wait_until(lambda: daemon.status()["running"] + daemon.status()["waiting"] == 1, "a live request")
             pid = daemon.engine_pid()
             os.kill(pid, signal.SIGKILL)
-            wait_until(lambda dead=pid: dead not in [c.pid for c in daemon._engine_children()], "its death")
+            wait_until(lambda dead=pid: dead not in [c.pid for c in daemon.engines()], "its death")
         stream.join()
         assert stream.error is not None and stream.error["code"] == "engine_unavailable"
         assert "signal 9" in stream.error["message"]

@@ -63,7 +63,7 @@ def begin(daemon: Daemon, program: str, number: int) -> None:
 
 def is_ready(daemon: Daemon) -> bool:
     assert daemon.process is not None and daemon.process.poll() is None, daemon.log.read_text()
-    return daemon.socket.exists() and daemon._is_ready()
+    return daemon.socket.exists() and daemon.is_ready()
 
 
 # ---- signals -------------------------------------------------------------------------------------------------------

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import socket
 import sqlite3
-import subprocess
 import sys
 import threading
 import time
@@ -16,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import psutil
-import tomli_w
 
+from tenantctl.bench.launcher import OwnDaemon
 from tenantctl.sse import DONE, EventReader
 
 START_TIMEOUT_S = 60
@@ -37,29 +33,16 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
-class Daemon:
-    """One `python -m tenantd`. `settings` are tables of its configuration file; the engine without a model is the
-    default. Use as a context manager."""
+class Daemon(OwnDaemon):
+    """One daemon that a test may do anything to. `settings` are tables of its configuration file; the engine without a
+    model is the default. Use as a context manager."""
 
     def __init__(self, folder: Path, **settings: dict[str, Any]) -> None:
-        self.folder = folder
-        self.socket = folder / "tenantd.sock"
-        self.config = folder / "config.toml"
-        self.log = folder / "log"
-        self.environment: dict[str, str] = {}  # besides the test's own
-        self.process: subprocess.Popen[bytes] | None = None
-        self.configure(**settings)
+        super().__init__(folder, settings, python=PYTHON)
 
-    def configure(self, **settings: dict[str, Any]) -> None:
-        """Write the configuration file; a running daemon sees it when it is told to."""
-        tables: dict[str, dict[str, Any]] = {
-            "engine": {"backend": "fake", "slots": 4, "restart_delay_s": 0.01},
-            "server": {"socket": str(self.socket)},
-            "ledger": {"state_dir": str(self.folder / "state")},
-        }
-        for name, table in settings.items():
-            tables[name] = {**tables.get(name, {}), **table}
-        self.config.write_text(tomli_w.dumps(tables))
+    def configure(self, **settings: Any) -> None:
+        engine = {"backend": "fake", "slots": 4, "restart_delay_s": 0.01, **settings.get("engine", {})}
+        super().configure(**{**settings, "engine": engine})
 
     def __enter__(self) -> Daemon:
         try:
@@ -72,40 +55,19 @@ class Daemon:
     def __exit__(self, *_: object) -> None:
         self.kill()
 
-    def start(self, *, ready: bool = True, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
-        """Start it and wait until it is ready, or with `ready=False` only until it answers."""
+    def start(self, *, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
+        """Start it and wait until it is ready."""
         self.launch(before_exec, **environment)
-        wait_until(
-            self._is_ready if ready else self._is_up, f"the daemon to start; its log: {self.log}", START_TIMEOUT_S
-        )
+        self.wait_ready(START_TIMEOUT_S)
 
-    def launch(self, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
-        """Start it and return at once. `before_exec` runs in its process."""
-        clean = {k: v for k, v in os.environ.items() if not k.startswith("TENANTD_")}
-        with self.log.open("ab") as log:
-            self.process = subprocess.Popen(
-                [PYTHON, "-m", "tenantd", "--config", str(self.config)],
-                stdin=subprocess.DEVNULL,
-                stdout=log,
-                stderr=log,
-                env={**clean, **self.environment, **environment},
-                preexec_fn=before_exec,
-            )
+    def is_up(self) -> bool:
+        """Whether it answers; it must not have ended."""
+        assert self.running.poll() is None, self.log.read_text()
+        return self.readiness() is not None
 
-    def _is_up(self) -> bool:
-        assert self.process is not None
-        code = self.process.poll()
-        assert code is None, f"the daemon ended with {code}: {self.log.read_text()}"
-        with socket.socket(socket.AF_UNIX) as probe:  # httpx leaves its socket open when it cannot connect
-            if probe.connect_ex(str(self.socket)):
-                return False
-        try:
-            return self.get("/healthz").status_code == 200
-        except httpx.TransportError:
-            return False
-
-    def _is_ready(self) -> bool:
-        return self._is_up() and self.get("/readyz").status_code == 200
+    def is_ready(self) -> bool:
+        """Whether its model is loaded; it must not have ended."""
+        return self.is_up() and self.get("/readyz").status_code == 200
 
     def client(self, timeout_s: float = 60) -> httpx.Client:
         """Of the daemon's own user: an administrator."""
@@ -142,12 +104,7 @@ class Daemon:
 
     def engine_pid(self) -> int:
         """Of the engine process."""
-        assert self.process is not None
-        return int(wait_until(self._engine_children, "an engine process")[0].pid)
-
-    def _engine_children(self) -> list[psutil.Process]:
-        assert self.process is not None
-        return [child for child in psutil.Process(self.process.pid).children() if _is_engine(child)]
+        return int(wait_until(self.engines, "an engine process")[0].pid)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every request in the ledger, read from its file."""
@@ -156,36 +113,6 @@ class Daemon:
             rows = [dict(row) for row in connection.execute("SELECT * FROM requests ORDER BY created_micros, id")]
         connection.close()
         return rows
-
-    def signal(self, number: int) -> None:
-        assert self.process is not None
-        self.process.send_signal(number)
-
-    def wait(self, timeout_s: float = 60) -> int:
-        """Its exit status."""
-        assert self.process is not None
-        return self.process.wait(timeout_s)
-
-    def stop(self) -> int:
-        """SIGTERM, and the exit status."""
-        self.signal(signal.SIGTERM)
-        return self.wait()
-
-    def kill(self) -> None:
-        """SIGKILL, if it is still there. Its engine dies with it."""
-        if self.process is not None and self.process.poll() is None:
-            engines = self._engine_children()
-            self.process.kill()
-            self.process.wait()
-            wait_until(lambda: not any(map(_is_engine, engines)), "the death of its engine")
-
-
-def _is_engine(process: psutil.Process) -> bool:
-    """False for one that has ended meanwhile."""
-    try:
-        return "tenantd.engine" in process.cmdline()
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return False
 
 
 class Stream:
