@@ -20,6 +20,7 @@ ROOMS = [
     "tenantd.process_limits",
     "tenantd.paths",
     "tenantd.clock",
+    "tenantd.request_ids",
     "tenantd.errors",
     "tenantd.limits",
     "tenantd.domain",

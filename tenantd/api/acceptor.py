@@ -14,9 +14,10 @@ from typing import Final
 from tenantd.api import connection as connecting
 from tenantd.api.connection import NOBODY, Connection, Peer
 from tenantd.api.connections import Connections
-from tenantd.api.replies import encode_error, new_request_id
+from tenantd.api.replies import encode_error
 from tenantd.errors import TooManyConnections
 from tenantd.events import PathKind, Refused
+from tenantd.request_ids import new_request_id
 
 log = logging.getLogger(__name__)
 

@@ -18,9 +18,10 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from tenantd.api.connections import Connections
-from tenantd.api.replies import encode_error, new_request_id
+from tenantd.api.replies import encode_error
 from tenantd.errors import HeadTimeout, InvalidRequest, TenantdError
 from tenantd.events import MALFORMED, PathKind, Refused
+from tenantd.request_ids import new_request_id
 
 log = logging.getLogger(__name__)
 

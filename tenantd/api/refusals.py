@@ -12,9 +12,10 @@ from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import for_asker, key_of, whose
-from tenantd.api.replies import error_reply, new_request_id, reply, shown_path
+from tenantd.api.replies import error_reply, reply, shown_path
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.events import PathKind, Refused
+from tenantd.request_ids import new_request_id
 
 log = logging.getLogger(__name__)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any, Final
 
@@ -12,15 +11,11 @@ from starlette.responses import Response
 
 from tenantd.errors import TenantdError
 from tenantd.printable import one_line
+from tenantd.request_ids import new_request_id
 from tenantd.tenancy.rates import RateState
 
 MOST_PATH_CHARACTERS: Final = 200
 _encoder = msgspec.json.Encoder()
-
-
-def new_request_id() -> str:
-    """A request id for answers without a row in the ledger."""
-    return f"req_{secrets.token_hex(12)}"
 
 
 def reply(content: Any, *, status: int = 200, request_id: str = "", headers: dict[str, str] | None = None) -> Response:

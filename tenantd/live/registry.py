@@ -66,6 +66,10 @@ class LiveRegistry:
         if not self.by_number:
             self._is_empty.set()
 
+    def find(self, request_id: str) -> LiveStream | None:
+        """The live one with this id."""
+        return next((stream for stream in self.by_number.values() if stream.id == request_id), None)
+
     def count(self, tenant: str) -> Count:
         """Of one tenant."""
         return self._counts.get(tenant) or Count()
@@ -84,6 +88,13 @@ class LiveRegistry:
         )
         paused = {name: count.running - bound[name] for name, count in self._counts.items()}
         return {name: number for name, number in paused.items() if number}
+
+    def states(self) -> dict[str, str]:
+        """By request id: `waiting` has no token yet, `paused` has some and no slot, `running` has both."""
+        return {
+            stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
+            for number, stream in self.by_number.items()
+        }
 
     def waiting_tenants(self) -> dict[str, Count]:
         """Those with requests that wait."""

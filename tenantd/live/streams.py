@@ -7,7 +7,6 @@ has not taken waits here, bounded by the request's own `max_tokens`.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -33,11 +32,6 @@ class Delta(NamedTuple):
     text: str
     token: int
     logprobs: TokenLogprobs | None
-
-
-def new_request_id(now_micros: int) -> str:
-    """`req_` and 32 hexadecimal digits: 56 bits of microseconds, so ids sort by time, then 72 random bits."""
-    return f"req_{now_micros & (1 << 56) - 1:014x}{secrets.token_hex(9)}"
 
 
 class LiveStream:

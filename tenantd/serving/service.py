@@ -33,7 +33,8 @@ from tenantd.fleet.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIM
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation, SharedSampling, counted_prompt_tokens
-from tenantd.live.streams import LiveStream, new_request_id
+from tenantd.live.streams import LiveStream
+from tenantd.request_ids import new_request_id
 from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.gate import Deadline, Gate
@@ -96,6 +97,7 @@ class Service:
             clock_s=clock_s,
         )
         self._live = self._replica.live
+        self.live_states = self._live.states
         self._gate = Gate(self._replica.rates, clock_s)
         self._positions = Positions(self._replica, config.scheduler, lambda: self.directory.tenants, clock_s)
         self._now_micros = now_micros
@@ -242,13 +244,10 @@ class Service:
 
     def cancel(self, request_id: str) -> bool:
         """End a live request for an administrator; it is billed for what came. False when none has this id."""
-        for stream in self._live:
-            if stream.id == request_id:
-                self._replica.end(
-                    stream, FinishReason.CANCELLED, RequestCancelled("an administrator cancelled the request")
-                )
-                return True
-        return False
+        if stream := self._live.find(request_id):
+            error = RequestCancelled("an administrator cancelled the request")
+            self._replica.end(stream, FinishReason.CANCELLED, error)
+        return stream is not None
 
     def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
         """The first requests without a token, of all tenants or of one, in the order in which they should get one."""

@@ -111,7 +111,7 @@ class FakeService:
             raise self.refusal
         number = len(self.streams) + 1
         stream = LiveStream(
-            request_id=f"req_{number}",
+            request_id=f"req_{number:032x}",
             number=number,
             tenant=tenant.name,
             prompt=generation.prompt,
@@ -141,6 +141,9 @@ class FakeService:
             finally:
                 self.held -= 1
         return [await self.submit(tenant, generation) for generation in generations]
+
+    def live_states(self) -> dict[str, str]:
+        return {s.id: "running" for s in self.streams if s.finish_reason is None}
 
     def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
         waiting = [s for s in self.streams if s.finish_reason is None and not s.generated]

@@ -188,6 +188,7 @@ def test_a_removed_tenant_still_has_its_invoice(daemon: Daemon) -> None:
         ("POST", "/admin/v1/tenants/nobody/keys"),
         ("DELETE", "/admin/v1/keys/nothing"),
         ("POST", "/admin/v1/requests/req_none/cancel"),
+        ("POST", f"/admin/v1/requests/{'req_' + 32 * '0'}/cancel"),
         ("GET", "/admin/v1/usage?tenant=nobody"),
         ("GET", "/admin/v1/requests?tenant=nobody"),
         ("GET", "/admin/v1/invoices/this?tenant=nobody"),

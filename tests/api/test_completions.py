@@ -16,6 +16,9 @@ from tests.support.grammars import compiled, compiled_schema
 TEXT = "Hello, wörld!"
 TOKENS = len(TEXT.encode())
 
+DIGITS = f"{1:032x}"
+FIRST = "req_" + DIGITS
+
 
 def events(body: str) -> list[Any]:
     """The data of a stream's events; [DONE] as it is."""
@@ -27,9 +30,9 @@ def events(body: str) -> list[Any]:
 def test_a_completion_is_answered_in_openais_shape(api: Api) -> None:
     answer = api.completion(model="tiny", prompt="Hi")
     assert answer.status_code == 200
-    assert answer.headers["x-request-id"] == "req_1"
+    assert answer.headers["x-request-id"] == FIRST
     assert answer.json() == {
-        "id": "cmpl-1",
+        "id": "cmpl-" + DIGITS,
         "object": "text_completion",
         "created": 1_700_000_000,
         "model": "tiny",
@@ -41,7 +44,7 @@ def test_a_completion_is_answered_in_openais_shape(api: Api) -> None:
 def test_a_chat_is_answered_in_openais_shape(api: Api) -> None:
     answer = api.chat(messages=[{"role": "user", "content": "Hi"}]).json()
     assert answer["object"] == "chat.completion"
-    assert answer["id"] == "chatcmpl-1"
+    assert answer["id"] == "chatcmpl-" + DIGITS
     [choice] = answer["choices"]
     assert choice == {
         "index": 0,
@@ -54,13 +57,13 @@ def test_a_chat_is_answered_in_openais_shape(api: Api) -> None:
 def test_a_completion_streams_its_text_then_the_reason_then_done(api: Api) -> None:
     answer = api.completion(prompt="Hi", stream=True)
     assert answer.headers["content-type"] == "text/event-stream; charset=utf-8"
-    assert answer.headers["x-request-id"] == "req_1"
+    assert answer.headers["x-request-id"] == FIRST
     *chunks, done = events(answer.text)
     assert done == "[DONE]"
     assert "".join(chunk["choices"][0]["text"] for chunk in chunks) == TEXT
     assert [chunk["choices"][0]["finish_reason"] for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"]
     assert {(c["id"], c["object"], c["created"], c["model"]) for c in chunks} == {
-        ("cmpl-1", "text_completion", 1_700_000_000, "tiny")
+        ("cmpl-" + DIGITS, "text_completion", 1_700_000_000, "tiny")
     }
     assert all("usage" not in chunk for chunk in chunks)
 
@@ -185,7 +188,7 @@ def test_a_failure_at_the_start_has_its_true_status_and_the_rows_id(api: Api, st
     api.service.failure = EngineFailure("broken")
     answer = api.completion(prompt="Hi", stream=stream)
     assert answer.status_code == 500
-    assert answer.headers["x-request-id"] == "req_1"
+    assert answer.headers["x-request-id"] == FIRST
     assert answer.json()["error"]["code"] == "engine_failure"
 
 
@@ -210,7 +213,7 @@ def test_a_request_cancelled_by_an_administrator_ends_with_an_error(api: Api) ->
     with api.client.stream(
         "POST", "/v1/completions", json={"prompt": "Hi", "stream": True}, headers={"authorization": "Bearer td_acme"}
     ) as answer:
-        assert api.new_client().post("/admin/v1/requests/req_1/cancel").json() == {"cancelled": "req_1"}
+        assert api.new_client().post(f"/admin/v1/requests/{FIRST}/cancel").json() == {"cancelled": FIRST}
         body = "".join(answer.iter_text())
     assert events(body)[-1]["error"]["code"] == "cancelled"
 

@@ -153,6 +153,7 @@ class FakeDaemon:
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
         self.queue: list[dict[str, Any]] = []
+        self.request: dict[str, Any] = {}  # what is different with the one in the ledger
         self.looked = asyncio.Event()  # somebody asked where its request stands
 
     def start(self) -> None:
@@ -207,7 +208,8 @@ class FakeDaemon:
                 period = {"since_micros": 0, "until_micros": 1}
                 return JSONResponse({**period, "currency": "USD", "tenants": [msgspec.to_builtins(USAGE)]})
             case "GET", ["requests"]:
-                return JSONResponse({"requests": [{**msgspec.to_builtins(RECORD), "cost_nanos": RECORD.cost_nanos}]})
+                row = {**msgspec.to_builtins(RECORD), "cost_nanos": RECORD.cost_nanos, "live_state": None}
+                return JSONResponse({"requests": [{**row, **self.request}]})
             case "POST", ["requests", "req_1", "cancel"]:
                 return JSONResponse({"cancelled": "req_1"})
             case "GET", ["invoices", _]:

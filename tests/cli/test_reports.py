@@ -40,6 +40,13 @@ def test_requests_shows_the_ledgers_rows(cli: Cli, daemon: FakeDaemon) -> None:
     assert json.loads(cli("requests", "--json").stdout)["requests"][0]["cost_nanos"] == 1900
 
 
+@pytest.mark.parametrize("live", ["waiting", "running", "paused"])
+def test_a_live_request_is_shown_as_it_is_now(cli: Cli, daemon: FakeDaemon, live: str) -> None:
+    daemon.request = {"state": "running", "live_state": live}
+    assert cli("requests").stdout.splitlines()[1].split()[3] == live
+    assert json.loads(cli("requests", "--json").stdout)["requests"][0]["state"] == "running"
+
+
 @pytest.mark.parametrize("limit", ["0", "-3", "10001", "many"])
 def test_requests_refuses_an_absurd_limit(cli: Cli, daemon: FakeDaemon, limit: str) -> None:
     assert cli("requests", "--limit", limit).exit_code == 2

@@ -10,7 +10,7 @@ import pytest
 from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
 from tenantd.errors import EngineUnavailable, LedgerUnavailable, TenantdError
 from tenantd.live.generation import SharedSampling
-from tenantd.live.streams import MOST_TAKEN, Delta, LiveStream, new_request_id
+from tenantd.live.streams import MOST_TAKEN, Delta, LiveStream
 from tenantd.text.detokenize import TextStream
 from tenantd.text.vocabulary import ByteVocabulary
 from tenantd.wire.messages import Progress
@@ -220,10 +220,3 @@ def test_crashes_in_a_row_begin_anew_with_every_token() -> None:
         assert live.count_crash() == 1
 
     run(scene())
-
-
-def test_ids_are_unique_and_sort_by_time() -> None:
-    ids = [new_request_id(1_700_000_000_000_000 + n) for n in range(50)]
-    assert ids == sorted(ids) and len(set(ids)) == 50
-    assert all(len(i) == 36 and i.startswith("req_") for i in ids)
-    assert new_request_id(0) != new_request_id(0)

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tenantctl.main import app
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_until
 
 
 @pytest.fixture(scope="module")
@@ -57,4 +57,35 @@ def test_a_limit_is_set_lifted_and_left_to_the_default_again(daemon: Daemon) -> 
 def test_a_month_to_come_has_no_invoice(daemon: Daemon) -> None:
     result = tenantctl(daemon, "invoice", "--month", "9998-01")
     assert result.exit_code == 2
-    assert "9998-01 has not begun" in result.stderr
+    assert "9998-01 has not started" in result.stderr
+
+
+def states(daemon: Daemon) -> dict[str, str]:
+    """What `requests` shows: the state of each by its id."""
+    rows = [line.split() for line in tenantctl(daemon, "requests").stdout.splitlines()[1:]]
+    return {row[0]: row[3] for row in rows}
+
+
+def test_requests_shows_what_waits_and_what_is_paused_and_cancel_takes_any_id_that_is_shown(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+        for name in ("noisy", "quiet"):
+            daemon.add_tenant(name)
+        first = daemon.stream("noisy", "a", max_tokens=3000, ignore_eos=True).begun(30)
+        second = daemon.stream("noisy", "b", max_tokens=3000, ignore_eos=True)
+        wait_until(lambda: sorted(states(daemon).values()) == ["running", "waiting"], "one that waits")
+        [waiting] = [line.split()[0] for line in tenantctl(daemon, "status").stdout.splitlines()[-1:]]
+        assert states(daemon) == {first.request_id: "running", waiting: "waiting"}
+        quiet = daemon.stream("quiet", "c", max_tokens=3000, ignore_eos=True).begun()
+        wait_until(
+            lambda: states(daemon) == {first.request_id: "paused", waiting: "waiting", quiet.request_id: "running"},
+            "one that is paused",
+        )
+        assert {row["state"] for row in daemon.rows()} == {"running"}
+        assert quiet.answer_id == "cmpl-" + quiet.request_id.removeprefix("req_")
+        for shown, request_id in ((quiet.answer_id, quiet.request_id), (waiting, waiting), (first.request_id,) * 2):
+            assert tenantctl(daemon, "cancel", shown).stderr.split()[-1] == request_id
+        for stream in (first, second, quiet):
+            assert stream.join().error is not None and stream.error["code"] == "cancelled"
+        assert set(states(daemon).values()) == {"cancelled"}
+        gone = tenantctl(daemon, "cancel", first.request_id)
+        assert gone.exit_code == 1 and "is running or waiting" in gone.stderr

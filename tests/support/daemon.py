@@ -121,6 +121,7 @@ class Stream:
     def __init__(self, daemon: Daemon, tenant: str, body: dict[str, Any]) -> None:
         self.status = 0
         self.request_id = ""
+        self.answer_id = ""
         self.headers: dict[str, str] = {}
         self.text = ""
         self.tokens = 0
@@ -164,6 +165,7 @@ class Stream:
         if "error" in event:
             self.error = event["error"]
             return
+        self.answer_id = event["id"]
         self.usage = event.get("usage") or self.usage
         for choice in event["choices"]:
             self.text += choice["text"]

@@ -75,7 +75,7 @@ def _request_row(r: dict[str, Any], places: int) -> list[object]:
         r["id"],
         r["tenant"],
         r["kind"],
-        r["state"],
+        r["live_state"] or r["state"],
         moment(r["created_micros"]),
         r["prompt_tokens"],
         r["completion_tokens"],

@@ -27,13 +27,14 @@ from tenantd.api.body import B, parse, read_body
 from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
-from tenantd.api.replies import new_request_id, reply
+from tenantd.api.replies import reply
 from tenantd.domain import Tenant, TenantState
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.invoices import Invoice, Month, invoice, parse_month
 from tenantd.ledger.ledger import Lane
 from tenantd.ledger.reports import recent_requests, usage_report
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
+from tenantd.request_ids import new_request_id, request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
@@ -103,10 +104,11 @@ class Admin:
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request_id: str) -> Response:
-        """End a running request."""
-        if not self._service.cancel(request_id):
-            raise NotFound(f"request {excerpt(request_id, 80)} is not running")
-        return reply({"cancelled": request_id})
+        """End a running or waiting request, named by its id or by its answer's."""
+        found = request_id_in(request_id)
+        if found is None or not self._service.cancel(found):
+            raise NotFound(f"no request {excerpt(request_id, 80)} is running or waiting")
+        return reply({"cancelled": found})
 
     # -- tenants
 
@@ -226,7 +228,8 @@ class Admin:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
         records = await self._service.ledger.read(lambda conn: _records(conn, tenant, most))
         self._require_known(tenant, bool(records))
-        return reply({"requests": records})
+        states = self._service.live_states()
+        return reply({"requests": [{**record, "live_state": states.get(record["id"])} for record in records]})
 
     async def invoice(self, month: str, tenant: str | None = None) -> Response:
         """Show the invoice of a month: YYYY-MM, this or last."""

@@ -204,9 +204,13 @@ class UsageReport(TypedDict):
 
 ListedRequest = msgspec.defstruct(
     "ListedRequest",
-    [*((field.name, field.type) for field in msgspec.structs.fields(RequestRecord)), ("cost_nanos", int)],
+    [
+        *((field.name, field.type) for field in msgspec.structs.fields(RequestRecord)),
+        ("cost_nanos", int),
+        ("live_state", Literal["waiting", "running", "paused"] | None),
+    ],
 )
-"""A row of the ledger, and what it is billed at."""
+"""A row of the ledger, what it is billed at, and where it is now if it is live."""
 
 
 class Requests(TypedDict):

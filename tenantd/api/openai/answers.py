@@ -14,6 +14,7 @@ import msgspec
 from tenantd.api.openai.shapes import TokenUsage
 from tenantd.domain import FinishReason, TokenLogprobs, Usage
 from tenantd.live.streams import Delta
+from tenantd.request_ids import CHAT_PREFIX, COMPLETION_PREFIX, answer_id
 from tenantd.text.vocabulary import Vocabulary
 
 LEAST_LOGPROB: Final = -9999.0
@@ -62,7 +63,7 @@ class Answer:
     ) -> None:
         self._vocabulary = vocabulary
         self._with_usage = with_usage
-        self._head = {"id": self.id_prefix + request_id.removeprefix("req_"), "created": created_s, "model": model}
+        self._head = {"id": answer_id(request_id, self.id_prefix), "created": created_s, "model": model}
 
     # -- whole
 
@@ -120,7 +121,7 @@ class CompletionAnswer(Answer):
 
     object = "text_completion"
     chunk_object = "text_completion"
-    id_prefix = "cmpl-"
+    id_prefix = COMPLETION_PREFIX
 
     def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         return {**self._piece(index, text, logprobs), "finish_reason": reason.value}
@@ -160,7 +161,7 @@ class ChatAnswer(Answer):
 
     object = "chat.completion"
     chunk_object = "chat.completion.chunk"
-    id_prefix = "chatcmpl-"
+    id_prefix = CHAT_PREFIX
 
     def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         return {

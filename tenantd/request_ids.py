@@ -1,0 +1,35 @@
+"""Request ids: one form in headers, the ledger, logs and commands, and how an answer's own `id` is made from it.
+
+A request id is `req_` and 32 hexadecimal digits: 56 bits of microseconds since 1970, so ids sort by time, then 72
+random bits. The `id` of an OpenAI answer has the prefix that its clients expect, then the same digits.
+"""
+
+from __future__ import annotations
+
+import re
+import secrets
+from typing import Final
+
+from tenantd import clock
+
+PREFIX: Final = "req_"
+COMPLETION_PREFIX: Final = "cmpl-"
+CHAT_PREFIX: Final = "chatcmpl-"
+_FORMS: Final = re.compile(rf"(?:{PREFIX}|{COMPLETION_PREFIX}|{CHAT_PREFIX})?([0-9a-f]{{32}})")
+
+
+def new_request_id(now_micros: int | None = None) -> str:
+    """A new id, of a request that came at `now_micros` (default: now)."""
+    micros = clock.now_micros() if now_micros is None else now_micros
+    return f"{PREFIX}{micros & (1 << 56) - 1:014x}{secrets.token_hex(9)}"
+
+
+def answer_id(request_id: str, prefix: str) -> str:
+    """The `id` of an answer to this request."""
+    return prefix + request_id.removeprefix(PREFIX)
+
+
+def request_id_in(text: str) -> str | None:
+    """The request id that `text` is, or is the answer's `id` of; None for anything else."""
+    found = _FORMS.fullmatch(text.strip())
+    return PREFIX + found[1] if found else None

@@ -1,0 +1,31 @@
+from __future__ import annotations
+
+import pytest
+
+from tenantd.request_ids import CHAT_PREFIX, COMPLETION_PREFIX, answer_id, new_request_id, request_id_in
+
+ID = "req_0660f90d1289cc263c4c39f767d7fc16"
+
+
+def test_ids_are_unique_and_sort_by_time() -> None:
+    ids = [new_request_id(1_700_000_000_000_000 + n) for n in range(50)]
+    assert ids == sorted(ids)
+    assert new_request_id(0) != new_request_id(0)
+    assert new_request_id(1) < ID < new_request_id()
+    assert {len(one) for one in [*ids, new_request_id(0), new_request_id(1 << 60), new_request_id()]} == {len(ID)}
+
+
+@pytest.mark.parametrize("prefix", [COMPLETION_PREFIX, CHAT_PREFIX])
+def test_an_answers_id_names_its_request(prefix: str) -> None:
+    assert answer_id(ID, prefix) == prefix + ID.removeprefix("req_")
+    assert request_id_in(answer_id(ID, prefix)) == ID
+
+
+@pytest.mark.parametrize("text", [ID, ID.removeprefix("req_"), f" {ID}\n"])
+def test_an_id_is_understood_as_it_is_copied(text: str) -> None:
+    assert request_id_in(text) == ID
+
+
+@pytest.mark.parametrize("text", ["", "req_", "req_1", ID[:-1], ID + "0", ID.upper(), "resp_" + ID[4:], f"req_{ID}"])
+def test_anything_else_is_no_id(text: str) -> None:
+    assert request_id_in(text) is None
