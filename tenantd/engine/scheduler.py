@@ -61,6 +61,7 @@ class Scheduler:
         self._released: list[int] = []
         self._finishes: list[Finish] = []
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
+        self._counted_tokens: dict[str, int] = {}  # towards tokens per minute, by tenant, since the last commit
         self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swaps = self._recomputes = 0  # since the last commit
@@ -245,6 +246,9 @@ class Scheduler:
             busy_micros += micros
             self._book_binding(job, micros, made, now_s)
         self._bindings = []
+        for name, tokens in self._counted_tokens.items():
+            self._tenants[name].window.give(tokens, now_s)
+        self._counted_tokens = {}
         progress = list(made.values())
         unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
@@ -315,7 +319,7 @@ class Scheduler:
         tenant = submit.tenant
         self._fairness.charge(tenant, costs.of_tokens(self._settings, prompt_tokens, generated_tokens), now_s)
         counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
-        self._tenants[tenant].window.give(counted_tokens, now_s)
+        self._counted_tokens[tenant] = self._counted_tokens.get(tenant, 0) + counted_tokens
 
     # ---- endings ------------------------------------------------------------------------------------------------
 

@@ -210,10 +210,9 @@ class Replica:
 
     def _memory(self, busy: list[str]) -> Remember:
         now_s = self._clock_s()
-        given = self.rates.tokens_counting(round(now_s * 1e6))
         return Remember(
             self.board.all(now_s, self._half_life_s),
-            {name: [(left_micros / 1e6, tokens) for left_micros, tokens in each] for name, each in given.items()},
+            self.rates.tokens_counting(round(now_s * 1e6)),
             busy,
             self.board.level(now_s, self._half_life_s),
         )

@@ -1,90 +1,15 @@
-"""Requests and tokens per minute, and places in a line. Pure, in integers; the clock is an argument.
-
-`now_micros` is a monotonic clock's. Should it go backwards all the same, time stands still here until it goes on;
-should it jump ahead, so much time has passed.
-"""
+"""Requests and tokens per minute, and places in a line. Pure, in integers; `now_micros` is a monotonic clock's."""
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import OrderedDict
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from typing import Final, NamedTuple
+from typing import NamedTuple
 
 from tenantd.domain import Tenant
 from tenantd.errors import RequestsPerMinuteExceeded, TenantdError, TokensPerMinuteExceeded
-
-WINDOW_MICROS: Final = 60_000_000
-GRAIN_MICROS: Final = 100_000
-"""What was booked within one grain of time is kept as one number, so a window is at most 601 numbers."""
-
-
-class SlidingWindow:
-    """How much was booked in the last minute.
-
-    A grain counts until all of it is a minute old. So when every booking waited for `wait_micros` to be 0, no
-    60 seconds hold more than the limit, wherever they begin.
-    """
-
-    def __init__(self) -> None:
-        self._grains: deque[list[int]] = deque()  # [the moment it no longer counts, amount], oldest first
-        self._sum = 0
-        self._now_micros = 0  # time that has passed here since the first reading
-        self._clock_micros: int | None = None
-
-    def book(self, amount: int, now_micros: int) -> None:
-        """Count it from now on."""
-        self._pass_time(now_micros)
-        ends_micros = (self._now_micros // GRAIN_MICROS + 1) * GRAIN_MICROS + WINDOW_MICROS
-        if self._grains and self._grains[-1][0] == ends_micros:
-            self._grains[-1][1] += amount
-        elif amount:
-            self._grains.append([ends_micros, amount])
-        self._sum += amount
-
-    def used(self, now_micros: int) -> int:
-        """What counts now."""
-        self._pass_time(now_micros)
-        return self._sum
-
-    def wait_micros(self, amount: int, limit: int, now_micros: int) -> int:
-        """How long until `amount` more is within `limit`, if nothing else is booked meanwhile; 0: it is now."""
-        assert amount <= limit, "what is over the limit by itself never fits"
-        counting = self.used(now_micros) + amount
-        if counting <= limit:
-            return 0
-        for ends_micros, booked in self._grains:
-            counting -= booked
-            if counting <= limit:
-                return ends_micros - self._now_micros
-        raise AssertionError("when nothing counts any more, there is room")
-
-    def reset_micros(self, now_micros: int) -> int:
-        """How long until nothing counts any more."""
-        self._pass_time(now_micros)
-        return self._grains[-1][0] - self._now_micros if self._grains else 0
-
-    def counting(self, now_micros: int) -> list[tuple[int, int]]:
-        """What counts now: (microseconds until it no longer does, amount), in that order."""
-        self._pass_time(now_micros)
-        return [(ends_micros - self._now_micros, amount) for ends_micros, amount in self._grains]
-
-    def recall(self, amount: int, age_micros: int, now_micros: int) -> None:
-        """Count what was booked `age_micros` ago, elsewhere. The oldest first, and before anything is booked here."""
-        self._pass_time(now_micros)
-        left_micros = WINDOW_MICROS + GRAIN_MICROS - age_micros
-        if amount and left_micros > 0:
-            ends_micros = self._now_micros + left_micros
-            assert not self._grains or self._grains[-1][0] <= ends_micros, "the oldest first"
-            self._grains.append([ends_micros, amount])
-            self._sum += amount
-
-    def _pass_time(self, now_micros: int) -> None:
-        if self._clock_micros is not None:
-            self._now_micros += max(0, now_micros - self._clock_micros)
-        self._clock_micros = now_micros
-        while self._grains and self._grains[0][0] <= self._now_micros:
-            self._sum -= self._grains.popleft()[1]
+from tenantd.minute import GRAIN_MICROS, WINDOW_MICROS, SlidingWindow
 
 
 class RateState(NamedTuple):
@@ -121,8 +46,9 @@ class Rates:
     def recall(self, tenant: str, *, tokens: int, requests: int, age_micros: int, now_micros: int) -> None:
         """What was booked `age_micros` ago, by a daemon before this one. The oldest first, before all else."""
         windows = self._of(tenant)
-        windows.tokens.recall(tokens, age_micros, now_micros)
-        windows.requests.recall(requests, age_micros, now_micros)
+        left_micros = WINDOW_MICROS + GRAIN_MICROS - age_micros
+        windows.tokens.recall([(left_micros, tokens)], now_micros)
+        windows.requests.recall([(left_micros, requests)], now_micros)
 
     def tokens_counting(self, now_micros: int) -> dict[str, list[tuple[int, int]]]:
         """Of every tenant that was given any in the last minute: (microseconds until they no longer count, tokens)."""

@@ -94,15 +94,15 @@ class Forget(msgspec.Struct, tag="forget", frozen=True):
 
 class Remember(msgspec.Struct, tag="remember", frozen=True):
     """What tenants bring along, from an engine before this one or from the ledger: decayed usage by weight, the tokens
-    of the last minute as (seconds until they no longer count, tokens), in that order, and the `level` of usage at which
-    newcomers start.
+    of the last minute as (microseconds until they no longer count, tokens), in that order, and the `level` of usage at
+    which newcomers start.
 
     Sent to a fresh engine, after the shares and before the requests: a restart forgives nobody. Those in `busy` have
     requests under way: they do not come back from idle.
     """
 
     usage: dict[str, float]
-    given: dict[str, list[tuple[float, int]]] = {}
+    given: dict[str, list[tuple[int, int]]] = {}
     busy: list[str] = []
     level: float = 0.0
 

@@ -67,7 +67,7 @@ def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(
             case ("crash",):
                 w.crash()
             case ("clock", jump_s):
-                w.now_s += jump_s
+                w.jump(jump_s)
             case ("steps", n):
                 for _ in range(n):
                     if w.has_work:

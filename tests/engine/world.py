@@ -79,6 +79,7 @@ class World:
     chunk: int = 16
     settings: Settings = SETTINGS
     now_s: float = 0.0
+    set_back_s: float = 0.0  # by how much the clock jumped backwards in all
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
     finishes: dict[int, FinishReason] = field(default_factory=dict)
@@ -172,7 +173,8 @@ class World:
                 self.lost[self.tenant_of(made.request)] += made.prefilled + 2 * (made.token >= 0)
         usage = self.fairness.snapshot(self.now_s)
         given = {
-            name: [(at_s + 60 - self.now_s, tokens) for at_s, tokens in each if at_s + 60 > self.now_s]
+            # a little more than a minute, as the daemon tells it: the clocks are rounded to microseconds
+            name: [(round((at_s + 60 - self.passed_s) * 1e6) + 2, tokens) for at_s, tokens in each]
             for name, each in self.given.items()
         }
         busy = {self.tenant_of(request) for request in self.submits.keys() - self.finishes.keys() - self.cancelled}
@@ -232,14 +234,23 @@ class World:
     def has_work(self) -> bool:
         return self.scheduler.has_work(self.now_s)
 
+    @property
+    def passed_s(self) -> float:
+        """Time that has passed. A clock that jumps backwards takes none of it back."""
+        return self.now_s + self.set_back_s
+
+    def jump(self, jump_s: float) -> None:
+        self.now_s += jump_s
+        self.set_back_s += max(0.0, -jump_s)
+
     def check_pacing(self, step: Step) -> None:
         """No window of 60 seconds that ends now holds more than a tenant's limit."""
         for made in step.progress:
-            self.given[self.tenant_of(made.request)].append((self.now_s, self.counted(made)))
+            self.given[self.tenant_of(made.request)].append((self.passed_s, self.counted(made)))
         for name, tenant in self.scheduler._tenants.items():
             limit = tenant.window.limit_tokens
             if limit is not None and any(p.token >= 0 or p.prefilled for p in step.progress):
-                recent = sum(tokens for at_s, tokens in self.given[name] if at_s <= self.now_s < at_s + 60)
+                recent = sum(tokens for at_s, tokens in self.given[name] if self.passed_s < at_s + 60)
                 mine = sum(self.counted(p) for p in step.progress if self.tenant_of(p.request) == name)
                 assert recent <= limit or not mine
 

@@ -1,4 +1,4 @@
-"""Sliding windows and places in a line, with a clock that does whatever a clock can do."""
+"""Limits per minute, and places in a line."""
 
 from __future__ import annotations
 
@@ -10,96 +10,9 @@ from hypothesis import strategies as st
 
 from tenantd.domain import Limits, Tenant
 from tenantd.errors import RequestsPerMinuteExceeded, TokensPerMinuteExceeded
-from tenantd.tenancy.rates import GRAIN_MICROS, WINDOW_MICROS, Leases, Rates, RateState, SlidingWindow
+from tenantd.tenancy.rates import Leases, Rates, RateState
 
 SECOND = 1_000_000
-HOUR = 3_600 * SECOND
-
-# How far the clock moves: mostly on, by anything from a microsecond to two minutes; sometimes by hours, either way.
-moves = st.one_of(
-    st.integers(0, 1000),
-    st.integers(0, 2 * SECOND),
-    st.integers(0, 2 * WINDOW_MICROS),
-    st.sampled_from([-5 * HOUR, -SECOND, -1, GRAIN_MICROS, WINDOW_MICROS - 1, WINDOW_MICROS, 5 * HOUR]),
-)
-
-
-@settings(deadline=None)
-@given(limit=st.integers(1, 50), steps=st.lists(st.tuples(moves, st.integers(1, 50)), max_size=60))
-def test_no_minute_ever_holds_more_than_the_limit(limit: int, steps: list[tuple[int, int]]) -> None:
-    window, clock, passed = SlidingWindow(), 0, 0
-    booked: list[tuple[int, int]] = []  # when, by the time that really passed, and how much
-    for move, amount in steps:
-        clock += move
-        passed += max(0, move)
-        if amount <= limit and window.wait_micros(amount, limit, clock) == 0:
-            window.book(amount, clock)
-            booked.append((passed, amount))
-    for begin, _ in booked:
-        within = sum(amount for when, amount in booked if begin <= when <= begin + WINDOW_MICROS)
-        assert within <= limit, f"{within} in the minute from {begin}"
-
-
-@settings(deadline=None)
-@given(
-    limit=st.integers(1, 50),
-    steps=st.lists(st.tuples(moves, st.integers(1, 80)), max_size=40),
-    amount=st.integers(1, 50),
-)
-def test_the_wait_is_true_and_no_longer_than_it_must_be(limit: int, steps: list[tuple[int, int]], amount: int) -> None:
-    """Even when more than the limit is booked, as when it was lowered."""
-    window, clock = SlidingWindow(), 0
-    for move, booked in steps:
-        clock += move
-        window.book(booked, clock)
-    amount = min(amount, limit)
-    wait = window.wait_micros(amount, limit, clock)
-    assert 0 <= wait <= WINDOW_MICROS + GRAIN_MICROS
-    if wait:
-        assert window.wait_micros(amount, limit, clock + wait - 1) == 1
-        assert window.wait_micros(amount, limit, clock + wait) == 0
-    assert (window.used(clock + wait) + amount) <= limit
-
-
-@settings(deadline=None)
-@given(steps=st.lists(st.tuples(moves, st.integers(1, 50)), max_size=40), later=st.integers(0, 2 * WINDOW_MICROS))
-def test_a_window_that_is_told_what_another_counts_counts_the_same(steps: list[tuple[int, int]], later: int) -> None:
-    window, clock = SlidingWindow(), 0
-    for move, amount in steps:
-        clock += move
-        window.book(amount, clock)
-    told = SlidingWindow()
-    for left_micros, amount in window.counting(clock):
-        told.recall(amount, WINDOW_MICROS + GRAIN_MICROS - left_micros, 7 * HOUR)
-    assert told.used(7 * HOUR + later) == window.used(clock + later)
-    assert told.counting(7 * HOUR + later) == window.counting(clock + later)
-
-
-@settings(deadline=None)
-@given(steps=st.lists(st.tuples(moves, st.integers(0, 50)), max_size=40))
-def test_the_window_counts_all_of_the_last_minute_and_a_grain_more_at_most(steps: list[tuple[int, int]]) -> None:
-    window, clock, passed = SlidingWindow(), 0, 0
-    booked: list[tuple[int, int]] = []
-    for move, amount in steps:
-        clock += move
-        passed += max(0, move)
-        window.book(amount, clock)
-        booked.append((passed, amount))
-        least = sum(a for when, a in booked if passed - when <= WINDOW_MICROS)
-        most = sum(a for when, a in booked if passed - when <= WINDOW_MICROS + GRAIN_MICROS)
-        assert least <= window.used(clock) <= most
-    reset = window.reset_micros(clock)
-    assert (reset == 0) == (window.used(clock) == 0)
-    assert window.used(clock + reset) == 0
-
-
-def test_a_minute_of_many_bookings_is_kept_as_few_numbers() -> None:
-    window = SlidingWindow()
-    for tick in range(200_000):
-        window.book(1, tick * 1000)
-    assert window.used(200 * SECOND) >= 60_000
-    assert len(window._grains) <= 1 + WINDOW_MICROS // GRAIN_MICROS
-
 
 # ---- a tenant's limits -------------------------------------------------------------------------------------------
 
