@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import psutil
 import pytest
 
-from tenantd.config import BillingConfig
-from tenantd.domain import Sampling, Tenant
-from tenantd.ledger.invoices import invoice, parse_month
-from tenantd.ledger.ledger import Ledger
-from tenantd.ledger.prices import latest_prices
-from tenantd.ledger.reports import recent_requests
-from tenantd.live.generation import Generation
-from tenantd.serving.service import Service
-from tenantd.tenancy.directory import Directory
-from tenantd.tenancy.tenants import add_tenant
-from tenantd.text.chat import ChatFormatter
-from tenantd.text.vocabulary import ByteVocabulary
-from tests.serving.daemon_kit import config, run
 from tests.support.callbacks.watch import quick_callbacks
 from tests.support.daemon import Daemon, wait_until
-from tests.support.program import as_stranger, command_environment, estrange, stranger_uid, tenantctl
+from tests.support.program import command_environment, tenantctl
 
 LONG = 150_000  # tokens: for as long as a test takes, and more than buffers hold
 FLOOD_BYTES = 50_000_000
@@ -255,54 +237,6 @@ def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
     assert [row["tenant"] for row in daemon.rows()[rows:]] == ["closed"] * 2
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """One that other users may pass through."""
-    folder = Path(tempfile.mkdtemp(prefix="td-"))
-    folder.chmod(0o711)
-    yield folder
-    shutil.rmtree(folder)
-
-
-def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) -> None:
-    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
-        key = daemon.add_tenant("acme")
-        daemon.add_tenant("globex")
-        estrange(daemon)
-        stranger = as_stranger(daemon, "run", "hi")
-        assert (stranger.returncode, stranger.stdout) == (77, ""), stranger.stderr
-        assert as_stranger(daemon, "run", "hi", TENANTD_API_KEY=key).returncode == 0
-        for command in (["status"], ["tenant", "add", "own"]):
-            done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
-            assert (done.returncode, done.stdout) == (77, ""), command
-            assert "an API key cannot administer" in done.stderr
-        done = as_stranger(daemon, "status")
-        assert (done.returncode, done.stdout) == (77, "")
-        assert "only root and the user that runs tenantd can administer it" in done.stderr
-        assert [row["tenant"] for row in daemon.rows()] == ["acme"]
-        assert daemon.stop() == 0
-
-
-def test_a_user_whom_a_tenant_lists_acts_for_it_and_for_no_other(open_folder: Path) -> None:
-    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
-        daemon.add_tenant("acme", uids=[stranger_uid()])
-        daemon.add_tenant("globex")
-        estrange(daemon)
-        assert as_stranger(daemon, "run", "--tenant", "acme", "hi").returncode == 0
-        other = as_stranger(daemon, "run", "--tenant", "globex", "hi")
-        assert (other.returncode, other.stdout) == (77, "")
-        assert "may not act for tenant 'globex'" in other.stderr
-        assert as_stranger(daemon, "tenant", "list").returncode == 77
-        daemon.socket.chmod(0)
-        shut_out = as_stranger(daemon, "run", "hi")
-        assert (shut_out.returncode, shut_out.stdout) == (77, "")
-        assert "join the group of the socket" in shut_out.stderr
-        daemon.socket.chmod(0o666)
-        assert as_stranger(daemon, "run", "hi").returncode == 0
-        assert [row["tenant"] for row in daemon.rows()] == ["acme"] * 2
-        assert daemon.stop() == 0
-
-
 # ---- clients that go away -------------------------------------------------------------------------------------
 
 
@@ -384,66 +318,3 @@ def test_a_command_that_is_interrupted_stops_decoding(daemon: Daemon, number: in
     row = until_ended(daemon, newest(daemon, "globex")["id"])
     assert row["state"] == "disconnected"
     assert printed - 1 <= row["completion_tokens"] < LONG  # after Ctrl-C it ends its line
-
-
-# ---- clocks --------------------------------------------------------------------------------------------------------
-
-
-def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_sum(tmp_path: Path) -> None:
-    clock = [1_800_000_000_000_000]
-    vocabulary = ByteVocabulary()
-    dear = BillingConfig.model_validate({"input_price_per_million": "7", "output_price_per_million": "9"})
-
-    def now_micros() -> int:
-        clock[0] -= 3_600_000_000  # an hour back each time it is asked
-        return clock[0]
-
-    async def serve() -> None:
-        ledger = Ledger.open(tmp_path / "ledger.db", settings.billing, now_micros)
-        if not await ledger.read(lambda conn: conn.execute("SELECT count(*) FROM tenants").fetchone()[0]):
-            await ledger.write(lambda conn: add_tenant(conn, Tenant(name="acme")))
-        formatter = ChatFormatter(vocabulary)
-        service = Service(settings, ledger, Directory(), vocabulary, formatter, now_micros=now_micros)
-        await service.start()
-        await service.supervisor.wait_ready()
-        for _ in range(3):
-            generation = Generation(
-                kind="completion", prompt=list(b"hello"), max_tokens=4, sampling=Sampling(ignore_eos=True)
-            )
-            streams = [await service.submit(service.directory.tenants["acme"], generation) for _ in range(3)]
-            await asyncio.gather(*(read(stream) for stream in streams))
-            ledger.set_prices(dear)
-        await service.drain(5)
-        service.idle_check()
-        await service.stop()
-        await ledger.close()
-
-    async def read(stream: Any) -> None:
-        await stream.started()
-        while await stream.take():
-            pass
-        assert stream.error is None
-
-    settings = config(slots=4)
-    run(serve())
-    run(serve())  # started anew, further back than all that is in the ledger
-    ledger = Ledger.open(tmp_path / "ledger.db", dear, now_micros)
-
-    async def check() -> None:
-        rows = await ledger.read(lambda conn: recent_requests(conn, "acme", 100))
-        assert len({row.id for row in rows}) == len(rows) == 18
-        assert {row.state for row in rows} == {"length"}
-        assert all(0 <= row.first_token_micros <= row.duration_micros for row in rows)  # type: ignore[operator]
-        by_time = sorted(rows, key=lambda row: row.created_micros, reverse=True)  # the order in which they came
-        cheap = [row.output_nanos for row in by_time[:3]]
-        assert [row.output_nanos for row in by_time[3:9]] == [4 * 9000] * 6
-        assert cheap == [4 * 400] * 3
-        names = {datetime.fromtimestamp(row.created_micros / 1e6, UTC).strftime("%Y-%m") for row in rows}
-        months = [parse_month(name, ZoneInfo("UTC"), clock[0]) for name in names]
-        totals = [(await ledger.read(lambda conn, month=month: invoice(conn, month))).total_nanos for month in months]
-        assert sum(totals) == sum(row.cost_nanos for row in rows)
-        prices = await ledger.read(latest_prices)
-        assert prices is not None and prices.output_nanos_per_million == 9 * 10**9
-        await ledger.close()
-
-    run(check())

@@ -21,7 +21,7 @@ from tenantd.events import (
 )
 from tests.fleet.scripted_engine import REFUSED
 from tests.serving.daemon_kit import config, run, until
-from tests.serving.test_service import ACME, Scene, read
+from tests.serving.scene import ACME, Scene, read
 from tests.support.hearing.lives import check_lives
 
 

@@ -25,7 +25,7 @@ from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.tenancy.rates import RateState
 from tests.serving.daemon_kit import run, until
-from tests.serving.test_service import Scene, expected, read, tokens
+from tests.serving.scene import Scene, expected, read, tokens
 
 
 class Clock:

@@ -1,0 +1,61 @@
+"""Other users of the machine: each is who the kernel says, and nobody else."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.daemon import Daemon
+from tests.support.program import as_stranger, estrange, stranger_uid
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """One that other users may pass through."""
+    folder = Path(tempfile.mkdtemp(prefix="td-"))
+    folder.chmod(0o711)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) -> None:
+    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
+        key = daemon.add_tenant("acme")
+        daemon.add_tenant("globex")
+        estrange(daemon)
+        stranger = as_stranger(daemon, "run", "hi")
+        assert (stranger.returncode, stranger.stdout) == (77, ""), stranger.stderr
+        assert as_stranger(daemon, "run", "hi", TENANTD_API_KEY=key).returncode == 0
+        for command in (["status"], ["tenant", "add", "own"]):
+            done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
+            assert (done.returncode, done.stdout) == (77, ""), command
+            assert "an API key cannot administer" in done.stderr
+        done = as_stranger(daemon, "status")
+        assert (done.returncode, done.stdout) == (77, "")
+        assert "only root and the user that runs tenantd can administer it" in done.stderr
+        assert [row["tenant"] for row in daemon.rows()] == ["acme"]
+        assert daemon.stop() == 0
+
+
+def test_a_user_whom_a_tenant_lists_acts_for_it_and_for_no_other(open_folder: Path) -> None:
+    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
+        daemon.add_tenant("acme", uids=[stranger_uid()])
+        daemon.add_tenant("globex")
+        estrange(daemon)
+        assert as_stranger(daemon, "run", "--tenant", "acme", "hi").returncode == 0
+        other = as_stranger(daemon, "run", "--tenant", "globex", "hi")
+        assert (other.returncode, other.stdout) == (77, "")
+        assert "may not act for tenant 'globex'" in other.stderr
+        assert as_stranger(daemon, "tenant", "list").returncode == 77
+        daemon.socket.chmod(0)
+        shut_out = as_stranger(daemon, "run", "hi")
+        assert (shut_out.returncode, shut_out.stdout) == (77, "")
+        assert "join the group of the socket" in shut_out.stderr
+        daemon.socket.chmod(0o666)
+        assert as_stranger(daemon, "run", "hi").returncode == 0
+        assert [row["tenant"] for row in daemon.rows()] == ["acme"] * 2
+        assert daemon.stop() == 0
