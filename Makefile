@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test night lint format clean
+.PHONY: help demo test night lint format generate clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -28,6 +28,12 @@ lint: $(VENV)/dev.stamp ## ruff and mypy
 format: $(VENV)/dev.stamp ## let ruff tidy up
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix .
+
+generate: $(VENV)/demo.stamp ## write examples/tenantd.toml and completions/ again after a change of settings or options
+	@$(BIN)/tenantctl init --config examples/tenantd.toml --force 2>/dev/null
+	@$(BIN)/tenantctl completion bash > completions/tenantctl.bash
+	@$(BIN)/tenantctl completion zsh > completions/_tenantctl
+	@$(BIN)/tenantctl completion fish > completions/tenantctl.fish
 
 clean: ## remove what was built
 	rm -rf $(VENV) dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis

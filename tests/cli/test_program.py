@@ -17,7 +17,7 @@ from tests.cli.conftest import Cli, Program, command
 from tests.cli.fake_daemon import FakeDaemon
 
 ROOT = Path(__file__).parent.parent.parent
-HEAVY = ("httpx", "llama_cpp", "fastapi", "uvicorn", "numpy", "tenantd.config", "tenantd.main")
+HEAVY = ("httpx", "llama_cpp", "fastapi", "uvicorn", "numpy", "msgspec", "tenantd.config", "tenantd.main")
 
 
 def loaded_by(statement: str) -> set[str]:

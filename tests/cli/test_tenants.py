@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -97,6 +98,7 @@ def test_an_adapter_is_named_from_where_one_is(cli: Cli, daemon: FakeDaemon, giv
         [],
         ["--max-queued", "-1"],
         ["--max-queued", "many"],
+        ["--max-queued", "2147483649"],
         ["--uid", "x"],
         ["--uid", "none", "--uid", "5"],
         ["--weight", "nan"],
@@ -112,6 +114,15 @@ def test_set_refuses_what_cannot_be_meant(cli: Cli, daemon: FakeDaemon, options:
     daemon.add("acme")
     assert cli("tenant", "set", "acme", *options).exit_code == 2
     assert not daemon.seen
+
+
+def test_what_a_limit_may_be_is_in_the_message(cli: Cli, daemon: FakeDaemon) -> None:
+    flat = {
+        option: re.sub(r"[│\s]+", " ", cli("tenant", "set", "acme", option, "many").stderr)
+        for option in ("--max-wait", "--on-limit")
+    }
+    assert "must be a whole number up to 2147483648, none or default (got 'many')" in flat["--max-wait"]
+    assert "must be reject, queue or default (got 'many')" in flat["--on-limit"]
 
 
 @pytest.mark.parametrize("name", ["", "Acme", "a b", "../x", "-", "x" * 64, "naïve"])
