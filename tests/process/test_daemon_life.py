@@ -40,7 +40,7 @@ def log_has(daemon: Daemon, text: str) -> None:
 def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     code, message = run_to_its_end("--config", str(tmp_path / "none.toml"))
     assert code == 78
-    assert "none.toml: no such file; `tenantctl init`" in message
+    assert "none.toml: no such file; create it with: tenantctl init" in message
 
 
 @pytest.mark.parametrize(
