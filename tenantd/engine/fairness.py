@@ -1,11 +1,11 @@
-"""Decayed usage per tenant: who has had the least for its weight.
+"""Decayed usage per tenant, which tells who has had the least for its weight.
 
 Usage U of a tenant: `U <- U * 2^(-dt / half_life) + cost`, ordered by `U / weight`, lowest first. costs.py has the
 formulas. Pure: the clock is an argument, in seconds.
 
-The virtual time is the level, usage by weight, to which a tenant is raised when it begins to wait. It never falls
-behind, except that it decays as usage does. So idling earns nothing, and work done on an idle machine is held against
-nobody: whoever comes next starts where the last one left.
+The virtual time is the level (usage by weight) to which a tenant is raised when it begins to wait. It only falls by
+decaying as usage does. So idling earns nothing, and work done on an idle machine is not held against anybody: the next
+tenant starts where the last one left.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ class _Account:
     weight: float = 1.0
     usage: float = 0.0
     at_s: float = 0.0
-    behind: float = 0.0  # the most that its usage may be below the virtual time when it begins to wait
-    even: float = 0.0  # the usage at which it is even with the others that wait
+    behind: float = 0.0  # how far its usage may be below the virtual time when it begins to wait
+    even: float = 0.0  # the usage at which it is level with the other waiting tenants
 
 
 class Fairness:
-    """Owner of every tenant's usage. Unknown tenants start with weight 1 and no usage."""
+    """Every tenant's usage. Unknown tenants start with weight 1 and no usage."""
 
     def __init__(self, half_life_s: float, burst_credit: float = 0.0) -> None:
-        """`burst_credit` is the most that a tenant may be behind the others when it comes back from idle."""
+        """`burst_credit` is how far a tenant may at most be behind the others when it returns from idle."""
         assert half_life_s > 0
         self._half_life_s = half_life_s
         self._burst_credit = burst_credit
         self._accounts: dict[str, _Account] = {}
-        self._level = self._level_at_s = 0.0  # the virtual time, and when it was that
+        self._level = self._level_at_s = 0.0  # the virtual time, and when it was computed
 
     def set_weight(self, tenant: str, weight: float) -> None:
-        """`weight` > 0, the priority's factor multiplied in. Effective at once, for what comes: usage by weight stays.
+        """Set the weight (above 0, including the priority's factor) for future usage; usage by weight stays the same.
 
-        Or who gets another weight would be paid back for the time it had the old one, or pay for it.
+        Otherwise a tenant would gain or lose for the time during which it had its old weight.
         """
         assert weight > 0
         account = self._account(tenant)
@@ -49,13 +49,13 @@ class Fairness:
         account.weight = weight
 
     def charge(self, tenant: str, cost: float, now_s: float) -> None:
-        """Add `cost` at `now_s`. The one place usage grows."""
+        """Add `cost` at `now_s`. The only place where usage grows."""
         assert cost >= 0
         account = self._decayed(tenant, now_s)
         account.usage += cost
 
     def remember(self, usage: Mapping[str, float], level: float, now_s: float) -> None:
-        """Usage by weight of tenants, and the virtual time, as they were elsewhere."""
+        """Take over tenants' usage by weight, and the virtual time, from another engine or the ledger."""
         for tenant, normalised in usage.items():
             assert normalised >= 0
             account = self._decayed(tenant, now_s)
@@ -63,7 +63,7 @@ class Fairness:
         self._advance(level, now_s)
 
     def forget(self, tenant: str) -> None:
-        """It is gone for good."""
+        """Forget a removed tenant."""
         self._accounts.pop(tenant, None)
 
     def normalised(self, tenant: str, now_s: float, pending_cost: float = 0.0) -> float:
@@ -72,17 +72,17 @@ class Fairness:
         return (account.usage + pending_cost) / account.weight
 
     def leave(self, tenant: str, level: float, now_s: float) -> None:
-        """A tenant falls idle: note how far it is behind `level`, which the virtual time does not fall below again."""
+        """A tenant becomes idle: record how far it is behind `level`, below which the virtual time does not fall."""
         account = self._decayed(tenant, now_s)
         behind = self._advance(level, now_s) * account.weight - account.usage
         account.behind = min(max(0.0, behind), self._burst_credit)
 
     def begin_to_wait(self, tenant: str, level: float, others: Iterable[str], now_s: float) -> None:
-        """Raise a tenant, none of whose requests waited until now, to the virtual time, `level` at least; less what it
-        was behind when it left, or `burst_credit` when it has work already.
+        """Raise a tenant that begins to wait to the virtual time (at least `level`), minus what it was behind when it
+        left, or minus `burst_credit` if it already has work.
 
-        Without it, hours of idling would buy a monopoly of as long. Usage is never lowered. From now on its `lead` is
-        measured, from the least of `others`, who wait already.
+        Otherwise hours of idling would earn an equally long monopoly. Usage is never lowered. From now on its `lead` is
+        measured, starting from the least of `others`, which already wait.
         """
         account = self._decayed(tenant, now_s)
         raised = self._advance(level, now_s) * account.weight - account.behind
@@ -92,15 +92,15 @@ class Fairness:
         account.even = account.usage - least * account.weight
 
     def lead(self, tenant: str, now_s: float) -> float:
-        """Usage by weight since it began to wait. Only the difference to another that waits means anything.
+        """Usage by weight since it began to wait. Only differences between waiting tenants are meaningful.
 
-        What was used before, on an idle machine or at other times, is not in it.
+        Excludes earlier usage, for example on an idle machine.
         """
         account = self._decayed(tenant, now_s)
         return (account.usage - account.even) / account.weight
 
     def virtual_time(self, now_s: float) -> float:
-        """The level below which no newcomer starts, at `now_s`."""
+        """The level at `now_s` below which no newcomer starts."""
         return self._advance(0.0, now_s)
 
     def _advance(self, level: float, now_s: float) -> float:
@@ -112,7 +112,7 @@ class Fairness:
         return self._level
 
     def snapshot(self, now_s: float) -> dict[str, float]:
-        """Normalised usage of every tenant."""
+        """Usage by weight of every tenant."""
         return {tenant: self.normalised(tenant, now_s) for tenant in self._accounts}
 
     def _account(self, tenant: str) -> _Account:
@@ -124,7 +124,7 @@ class Fairness:
     def _decayed(self, tenant: str, now_s: float) -> _Account:
         account = self._account(tenant)
         elapsed_s = now_s - account.at_s
-        if elapsed_s > 0:  # a clock that went backwards decays nothing and is not followed back
+        if elapsed_s > 0:  # a clock that goes backwards is ignored
             left = costs.left_after(elapsed_s, self._half_life_s)
             account.usage *= left
             account.behind *= left

@@ -1,4 +1,4 @@
-"""A request in the engine, and a tenant's requests. Plain state; the scheduler changes it."""
+"""A request in the engine, and the requests of a tenant. Plain state, changed by the scheduler."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tenantd.wire.messages import Submit
 class Job:
     """One request in the engine: queued, bound to a sequence, or swapped out (queued again, its state with `States`).
 
-    `tokens` is the prompt and all that was generated; the first `computed` of them are in the KV cache. It decodes
-    when one token is left to compute, and that token was the last to be generated.
+    `tokens` is the prompt and everything generated; the first `computed` of them are in the KV cache. A job decodes
+    when one token is left to compute, the one generated last.
     """
 
     submit: Submit
@@ -32,12 +32,12 @@ class Job:
 
     @property
     def arrival(self) -> int:
-        """Its place in the order in which requests came to the daemon, which may be another than they came here in."""
+        """Order of arrival at the daemon, which may differ from the order of arrival here."""
         return self.submit.request
 
     @property
     def counted_prompt(self) -> int:
-        """Prompt tokens that count no more towards tokens per minute: they have been, or never are."""
+        """Prompt tokens that no longer count towards tokens per minute, because they were counted or never will be."""
         return self.charged_prompt if self.submit.counts_prompt else len(self.submit.prompt)
 
     @property
@@ -51,16 +51,16 @@ class Job:
 
 @dataclass(slots=True, eq=False)
 class TenantJobs:
-    """A tenant's requests and what it may take. Swapped-out requests are at the front of the queue."""
+    """A tenant's requests and limits. Swapped-out requests are at the front of the queue."""
 
     queue: deque[Job] = field(default_factory=deque)
     active: int = 0
     weight: float = 1.0
     max_concurrent: int | None = None
     reserved_slots: int = 0
-    is_waiting: bool = False  # a request of it waits for a slot, as of the begin of the step
-    is_back: bool = False  # from idle, and has had no token since
-    was_busy: bool = False  # in the engine before this one, and its requests are still to come
+    is_waiting: bool = False  # one of its requests waited for a slot at the start of the step
+    is_back: bool = False  # back from idle, without a token since
+    was_busy: bool = False  # in the previous engine; its requests have yet to arrive
     has_backlog: bool = False  # the daemon holds more of its requests
     window: TokenWindow = field(default_factory=TokenWindow)
 
@@ -69,13 +69,13 @@ class TenantJobs:
         return bool(self.queue or self.active or self.has_backlog)
 
     def fit(self, slots: float) -> float:
-        """So many slots, but no more than it can use and no fewer than are reserved for it, of those it can use."""
+        """`slots`, raised to its reserve and then lowered to what it can use."""
         usable = math.inf if self.has_backlog else self.active + len(self.queue)
         if self.max_concurrent is not None:
             usable = min(usable, max(self.max_concurrent, self.active))
         return min(usable, max(self.reserved_slots, slots))
 
     def may_start(self, now_s: float) -> bool:
-        """One more of its requests may be bound: none of its limits says no."""
+        """Whether its limits allow binding another of its requests."""
         below = self.max_concurrent is None or self.active < self.max_concurrent
         return below and self.window.allowance(now_s) != 0

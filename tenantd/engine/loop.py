@@ -1,7 +1,7 @@
-"""The token loop: make room, bind, plan, run, commit. One process, one thread, one screen.
+"""The token loop: make room, bind, plan, run, commit. One process, one thread.
 
-A step that was planned is always committed, so what is charged is what was computed. Between steps the only state is
-the scheduler's and the engine's.
+A planned step is always committed, so tenants are charged for exactly what was computed. Between steps, only the
+scheduler and the engine hold state.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from tenantd.wire.messages import (
 USAGE_INTERVAL_S: Final = 1.0
 HEARTBEAT_S: Final = 1.0
 MOST_BINDING_MICROS: Final = 20_000
-"""Of one step, and the last binding that was begun: a grammar or an adapter may take its time."""
+"""A step starts no further binding after this; a single binding (grammar, adapter) may take longer."""
 
 
 class Loop:
@@ -50,15 +50,15 @@ class Loop:
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
-        self._samplings: dict[int, Sampling] = {}  # that requests to come refer to
+        self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._usage_due_s = 0.0
-        self._is_stuck = False  # the last step got nothing done, and nothing has happened since
-        self._is_paused = False  # the daemon cannot bill: nothing is computed
+        self._is_stuck = False  # the last step did nothing, and nothing has happened since
+        self._is_paused = False  # compute nothing, because the daemon cannot bill
 
     def patience_s(self) -> float | None:
-        """How long to wait for commands before the next step: not at all with work to do, for ever when idle.
+        """How long to wait for commands before the next step: 0 if there is work, None (no timeout) if idle.
 
-        Requests that are all held back by their tenants' limits get an empty step now and then, as a sign of life.
+        If all requests are held back by their tenants' limits, an empty step is made now and then, as a heartbeat.
         """
         now_s = self._clock_s()
         if self._scheduler.has_work(now_s) and not self._is_stuck:
@@ -69,7 +69,7 @@ class Loop:
         return HEARTBEAT_S if wake_s is None else min(HEARTBEAT_S, max(0.0, wake_s - now_s))
 
     def step(self) -> Step:
-        """One step, for every bound request at most one token. Raises EngineBroken: start the process again."""
+        """Make one step: at most one token for each bound request. Raises EngineBroken if the process must restart."""
         self._clear_released()
         plan = Plan([], []) if self._is_paused else self._plan()
         for source, target in plan.moves:
@@ -83,7 +83,7 @@ class Loop:
         return self._with_usage(step)
 
     def apply(self, commands: Iterable[Command]) -> bool:
-        """Hand commands to the scheduler; they only queue. False when the process is to stop."""
+        """Pass commands to the scheduler, which only queues them. False if the process must stop."""
         self._is_stuck = False
         for command in commands:
             match command:
@@ -118,15 +118,15 @@ class Loop:
         return self._scheduler.plan(self._clock_s())
 
     def _make_room(self) -> None:
-        """Take requests off their sequences for needier tenants that wait."""
+        """Swap out requests to free slots for needier tenants that wait."""
         while (victim := self._scheduler.next_victim(self._clock_s())) is not None:
             job, room_bytes = victim
             self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
 
     def _bind(self) -> None:
-        """Bind requests to free sequences until none waits or none is free; a rejected one makes room again.
+        """Bind requests to free sequences until none waits or none is free; a rejected request frees its sequence.
 
-        What takes long to bind is bound in several steps, and those that decode go on between.
+        Slow bindings are spread over several steps, so that decoding requests are not held up.
         """
         micros = 0
         while micros < MOST_BINDING_MICROS and (job := self._scheduler.bind(self._clock_s())) is not None:
@@ -134,7 +134,7 @@ class Loop:
             self._clear_released()
 
     def _bind_one(self, job: Job) -> int:
-        """Returns the engine time it took."""
+        """Bind one request. Returns the engine time in microseconds."""
         if (state := self._scheduler.take_state(job)) is not None:
             if not self._compute.swap_in(job.sequence, state):
                 self._scheduler.lost_state(job)
@@ -157,7 +157,7 @@ class Loop:
             swapped.free()
 
     def _check_idle(self) -> None:
-        """Conservation, whenever there is nothing to do: every slot free, nothing left in the KV cache."""
+        """Invariant of an idle engine: every slot is free and the KV cache is empty."""
         self._scheduler.check()
         assert self._compute.is_empty(), "an idle engine holds nothing"
 
@@ -165,7 +165,7 @@ class Loop:
         now_s = self._clock_s()
         if (
             now_s < self._usage_due_s and not self._scheduler.is_idle
-        ):  # an idle engine says nothing until the next request
+        ):  # an idle engine sends no further steps until the next request
             return step
         self._usage_due_s = now_s + USAGE_INTERVAL_S
         return msgspec.structs.replace(step, usage=self._scheduler.usage(now_s), level=self._scheduler.level(now_s))

@@ -1,9 +1,9 @@
-"""What one forward pass holds: tokens of prompts, or one token for each decoding request. Pure.
+"""Decides what one forward pass contains: prompt tokens, or one token for each decoding request. Pure.
 
-Whichever kind the neediest tenant is waiting for goes first; a pass of the other kind follows after `max_stall_ms` at
-the latest. The prompt tokens of a pass are as many as measured speed allows in `target_step_ms`, so that whoever comes
-next waits no longer than that. A pass has one LoRA adapter: those of prompts go in usage order as well, those of
-decoding requests take turns.
+The kind that the neediest tenant waits for goes first; a pass of the other kind follows after `max_stall_ms` at the
+latest. The number of prompt tokens in a pass is what the measured speed allows in `target_step_ms`, so that a new
+request waits no longer than that. A pass has one LoRA adapter. Prompts choose it in usage order; adapters of decoding
+requests take turns.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.wire.settings import Policy, Settings
 
 TILE_TOKENS: Final = 16
-"""Matrix kernels work in tiles: 50 tokens take longer than 48 by more than two tokens' time."""
+"""Matrix kernels work in tiles, so 50 tokens cost more than 48 by more than the time of two tokens."""
 MEASURABLE_TOKENS: Final = 8
 PROBE_TOKENS: Final = 64
-"""Of a prompt while the speed is not known: on a slow machine more would keep everybody waiting for a second."""
+"""Prompt tokens in a pass until the speed is known; on a slow machine, more would hold everybody up for a second."""
 SPEED_WEIGHT: Final = 0.3
-"""How much the last pass counts in the moving average of prefill speed."""
+"""Weight of the latest pass in the moving average of prefill speed."""
 
 
 class Passes:
-    """Owner of the measured speed of prefill, and of when the last prefill was."""
+    """Chooses passes. Keeps the measured prefill speed and the time of the last prefill."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -37,9 +37,9 @@ class Passes:
     def choose(
         self, jobs: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float], now_s: float
     ) -> list[Chunk]:
-        """The chunks of the next pass over bound `jobs`; empty when all of them are paced.
+        """The chunks of the next pass over the bound `jobs`; empty if all of them are over their tokens per minute.
 
-        `usage` is the normalised usage of each tenant with bound requests.
+        `usage` is the usage by weight of each tenant with bound requests.
         """
         allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
         decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
@@ -52,7 +52,7 @@ class Passes:
         return [_chunk(job, 1) for job in decoding]
 
     def learn(self, chunks: list[Chunk], micros: int) -> None:
-        """Take the speed of a prefill pass into account."""
+        """Update the measured speed with a prefill pass."""
         tokens = sum(len(chunk.tokens) for chunk in chunks)
         if tokens < max(MEASURABLE_TOKENS, 2 * len(chunks)):
             return
@@ -61,11 +61,12 @@ class Passes:
         self._micros_per_token = speed if before is None else before + SPEED_WEIGHT * (speed - before)
 
     def tokens_in(self, micros: int) -> float:
-        """Prompt tokens that take as long; none while the speed is not known."""
+        """How many prompt tokens take this long; 0 while the speed is unknown."""
         return micros / self._micros_per_token if self._micros_per_token else 0.0
 
     def _unpaced(self, jobs: list[Job], allowances: Mapping[str, int | None]) -> list[Job]:
-        """Those that may get a token: of a tenant with few left in this minute, the ones that waited longest."""
+        """The jobs that may get a token. If a tenant has few left in this minute, those that waited longest get
+        them."""
         if all(allowance is None for allowance in allowances.values()):
             return jobs
         left = dict(allowances)
@@ -85,7 +86,9 @@ class Passes:
         stall_s = self._settings.max_stall_ms / 1000
         is_overdue = now_s - self._prefilled_s >= stall_s
         if now_s - min(job.decoded_s for job in decoding) >= stall_s:
-            return is_overdue and not self._was_prefill  # many adapters: always one that waits, so they alternate
+            return (
+                is_overdue and not self._was_prefill
+            )  # with many adapters one is always overdue, so prefill and decoding alternate
         if self._settings.policy is Policy.FIFO or is_overdue:
             return True
         return min(usage[job.submit.tenant] for job in prefilling) <= min(usage[job.submit.tenant] for job in decoding)
@@ -97,7 +100,7 @@ class Passes:
         usage: Mapping[str, float],
         allowances: Mapping[str, int | None],
     ) -> Iterator[Chunk]:
-        """Neediest tenant first, then oldest request; never in slot order. Clearly less needy ones wait their turn."""
+        """Neediest tenant first, then oldest request; never in slot order. Clearly less needy tenants wait."""
         budget, most = self._budget(), self._settings.prefill_chunk_tokens
         left = dict(allowances)
         if self._settings.policy is Policy.FIFO:
@@ -113,7 +116,7 @@ class Passes:
                 continue
             allowance = left[name]
             count = job.remaining
-            if count > min(budget + budget // 2, most):  # a short rest is not worth a pass of its own
+            if count > min(budget + budget // 2, most):  # a short remainder is not worth another pass
                 count = min(budget, count)
             if allowance is not None:
                 count = min(count, _affordable(job, allowance))
@@ -124,7 +127,7 @@ class Passes:
                 yield _chunk(job, count)
 
     def _budget(self) -> int:
-        """Prompt tokens that fit one step."""
+        """How many prompt tokens fit one step."""
         most = self._settings.prefill_chunk_tokens
         if self._micros_per_token is None:
             return min(most, PROBE_TOKENS)
@@ -134,7 +137,7 @@ class Passes:
 
 
 def divided(micros: int, chunks: list[Chunk]) -> list[int]:
-    """Share the time of a pass by tokens, in whole microseconds that add up exactly."""
+    """Divide the time of a pass by tokens, in whole microseconds that add up exactly."""
     total = sum(len(chunk.tokens) for chunk in chunks)
     shares: list[int] = []
     tokens = given = 0
@@ -146,7 +149,7 @@ def divided(micros: int, chunks: list[Chunk]) -> list[int]:
 
 
 def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
-    """Those that can share a pass with the one that waited longest: adapters take turns, each at every n-th."""
+    """The jobs that can share a pass with the one that waited longest. Each of n adapters gets every n-th pass."""
     if not decoding:
         return decoding
     adapter = min(decoding, key=lambda job: job.decoded_s).submit.adapter
@@ -154,14 +157,14 @@ def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
 
 
 def _cost(job: Job, count: int) -> int:
-    """What computing its next `count` tokens takes of its tenant's tokens per minute: those of the prompt that were not
-    counted before, and the one that its end brings."""
+    """How many of its tenant's tokens per minute the next `count` tokens use: prompt tokens not counted before, plus
+    the token generated at the end of the prompt."""
     prompt = min(job.computed + count, len(job.submit.prompt)) - max(job.computed, job.counted_prompt)
     return max(0, prompt) + (count == job.remaining)
 
 
 def _affordable(job: Job, allowance: int | None) -> int:
-    """The most of its next tokens that cost no more than `allowance`; without any, none. None: no limit."""
+    """How many of its next tokens `allowance` pays for. None means no limit."""
     if allowance is None or _cost(job, job.remaining) <= allowance:
         return job.remaining
     if allowance == 0:

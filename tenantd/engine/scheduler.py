@@ -1,9 +1,9 @@
-"""Whose tokens are computed next. Pure: no clock, no llama.cpp; `plan()` decides a step, `commit()` books it.
+"""Decides whose tokens are computed next. Pure: no clock, no llama.cpp. `plan()` decides a step, `commit()` books it.
 
-A request waits in its tenant's queue, is bound to a sequence, is prefilled in chunks, decodes one token a step, and
-ends; it may have to give its sequence to a needier tenant for a while. The tenant with the least usage for its weight
-goes first everywhere: at free slots, at slots that others hold beyond their share, and in the passes of a step.
-Usage is charged in `commit()` and nowhere else.
+A request waits in its tenant's queue, is bound to a sequence, prefilled in chunks, decodes one token per step, and
+ends. It may have to give its sequence to a needier tenant for a while. The tenant with the least usage for its weight
+goes first everywhere: for free slots, for slots that others hold beyond their share, and in the passes of a step. Usage
+is charged only in `commit()`.
 """
 
 from __future__ import annotations
@@ -28,18 +28,18 @@ from tenantd.wire.settings import Policy, Settings
 
 @dataclass(slots=True)
 class Plan:
-    """One step: sequences to move, in order, then forward passes, each one llama_decode call."""
+    """One step: sequence moves, in order, then forward passes (one llama_decode call each)."""
 
     moves: list[tuple[int, int]]
     passes: list[list[Chunk]]
 
 
 class Scheduler:
-    """Owner of every job. Exactly one Finish comes out for each Submit that goes in.
+    """Owns every job. Each Submit gets exactly one Finish.
 
-    The order of a step: take_released, next_victim and swapped_out until there is none, bind, plan, (the engine runs
-    the passes), commit, take_released. `swap_bytes` is host memory for the state of requests that gave way. `packs`:
-    move decoding sequences together, as KV streams want it (see slots.py).
+    The order of calls in a step: take_released; next_victim and swapped_out until there is no victim; bind; plan; (the
+    engine runs the passes); commit; take_released. `swap_bytes` is host memory for the state of swapped-out requests.
+    `packs`: keep decoding sequences adjacent, as KV streams need it (see slots.py).
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Scheduler:
         self._settings = settings
         self._packs = packs
         self._passes = Passes(settings)
-        self._tenants: dict[str, TenantJobs] = {}  # changed by `_roster` only
+        self._tenants: dict[str, TenantJobs] = {}  # changed only by `_roster`
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
         self._sharing = Sharing(slots, fairness, settings, self._tenants)
         self._roster = Roster(self._sharing, fairness, self._tenants)
         self._states = States(swap_bytes)
-        self._promised: str | None = None  # the tenant that a slot was taken for, until it is bound
+        self._promised: str | None = None  # the tenant for which a slot was freed, until it is bound
         self._released: list[int] = []
         self._finishes: list[Finish] = []
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
@@ -67,7 +67,7 @@ class Scheduler:
         self._swaps = self._recomputes = 0  # since the last commit
         self._bound_changed = False
 
-    # ---- what comes in ------------------------------------------------------------------------------------------
+    # ---- commands ------------------------------------------------------------------------------------------
 
     def submit(self, submit: Submit, sampling: Sampling, now_s: float) -> None:
         """Queue a request."""
@@ -91,47 +91,47 @@ class Scheduler:
             job.is_queued = True
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
-        """A tenant's requests that wait in the daemon are work, too: with any, it is not idle."""
+        """Requests that still wait in the daemon are work too: a tenant with any is not idle."""
         self._now_s = now_s
         self._roster.set_backlog(backlog, now_s)
 
     def cancel(self, request: int) -> None:
-        """End a request now; its sequence is free in the next plan. Unknown ids are ignored."""
+        """End a request now; its sequence is free at the next plan. Ignores unknown ids."""
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.CANCELLED)
 
     def reject(self, request: int, message: str, param: str = "", detail: str = "") -> None:
-        """The engine could not bind it. `param` is the field of the request that is to blame, `detail` for the log."""
+        """Fail a request that the engine could not bind. `param` names the field at fault, `detail` is for the log."""
         if (job := self._jobs.get(request)) is not None:
             self._finish(job, FinishReason.FAILED, message, param, detail)
 
     def set_policy(self, policy: TenantPolicy) -> None:
-        """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
+        """Takes effect at the next plan. Running requests over a lowered `max_concurrent` finish."""
         self._roster.set_policy(policy)
 
     def forget(self, name: str) -> None:
-        """A tenant that is gone. One with requests stays as it is."""
+        """Forget a removed tenant, unless it still has requests."""
         self._roster.forget(name)
 
     def remember(self, remember: Remember, now_s: float) -> None:
-        """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
+        """Take over usage, and tokens of the last minute, from before this engine. It must not have run anything."""
         self._roster.remember(remember, now_s)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
     def take_released(self) -> list[int]:
-        """Sequences whose requests ended since the last call; they must be cleared before the next `bind`."""
+        """Sequences whose requests ended since the last call. Clear them before the next `bind`."""
         released, self._released = self._released, []
         return released
 
     def take_discarded(self) -> list[Swapped]:
-        """What was kept for requests that ended while they were swapped out."""
+        """States of requests that ended while they were swapped out."""
         return self._states.take_discarded()
 
     def next_victim(self, now_s: float) -> tuple[Job, int] | None:
-        """The request that has to give its sequence to a needier tenant now, and the bytes its state may take.
+        """The request that must now give its sequence to a needier tenant, and how many bytes its state may take.
 
-        It is swapped out before the next call. See Sharing.victim.
+        Swap it out before the next call. See Sharing.victim.
         """
         self._roster.note_waiting(now_s)
         if self._slots.can_take():
@@ -143,7 +143,7 @@ class Scheduler:
         return job, self._states.room_bytes
 
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
-        """The victim's sequence is unbound and empty; it waits at the head of its tenant's queue."""
+        """Record that the victim was swapped out. It waits at the head of its tenant's queue."""
         self._unbind(job)
         job.is_queued = True
         self._states.keep(job.submit.request, swapped, job.computed)
@@ -154,7 +154,7 @@ class Scheduler:
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
     def bind(self, now_s: float) -> Job | None:
-        """Give a free slot to a waiting request: of the neediest tenant, the oldest. None when there is none for it."""
+        """Give a free slot to the oldest request of the neediest tenant. None if there is no slot or no request."""
         assert not self._released, "released sequences are cleared first"
         if not self._slots.can_take() or (name := self._next_tenant(now_s)) is None:
             return None
@@ -170,29 +170,29 @@ class Scheduler:
         return job
 
     def _next_tenant(self, now_s: float) -> str | None:
-        """Whom a slot was taken for, or it could go back and be taken again for ever; else the neediest."""
+        """The tenant for which a slot was freed, if any, so that the slot cannot bounce back; else the neediest."""
         name, self._promised = self._promised, None
         if name is not None and (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
             return name
         return self._sharing.neediest(self._active.values(), now_s)
 
     def take_state(self, job: Job) -> Swapped | None:
-        """What was kept of a job that was just bound; None for one that had no sequence before."""
+        """The state kept of a job that was just bound; None if it had no sequence before."""
         return self._states.take(job.submit.request)
 
     def lost_state(self, job: Job) -> None:
-        """It has to compute its tokens again, which is charged to nobody."""
+        """The job's tokens must be recomputed, which is charged to nobody."""
         job.computed = 0
 
     def bound(self, job: Job, micros: int) -> None:
-        """Binding it took so long: its tenant's time, in the next commit. After a crash it is nobody's."""
+        """Record the engine time of a binding. The next commit charges it, except after a crash."""
         if micros:
             self._bindings.append((job, micros))
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def has_work(self, now_s: float) -> bool:
-        """A step now would get something done. Requests held back by their tenant's limits are no work."""
+        """Whether a step now would do anything. Requests held back by their tenant's limits do not count."""
         if self._finishes or self._released or self._states.has_discarded:
             return True
         is_paced = [self._tenants[job.submit.tenant].window.allowance(now_s) == 0 for job in self._active.values()]
@@ -202,13 +202,13 @@ class Scheduler:
         return has_place and any(tenant.queue and tenant.may_start(now_s) for tenant in self._tenants.values())
 
     def wake_s(self, now_s: float) -> float | None:
-        """When a paced tenant may go on, at the earliest; None when none waits for that."""
+        """The earliest time at which a tenant over its tokens per minute may continue; None if there is none."""
         times = [tenant.window.next_s(now_s) for tenant in self._tenants.values() if tenant.is_busy]
         return min((time for time in times if time is not None), default=None)
 
     @property
     def is_idle(self) -> bool:
-        """No request is left, not even one held back."""
+        """Whether no request is left, not even one that is held back."""
         return not self._jobs
 
     def plan(self, now_s: float) -> Plan:
@@ -222,7 +222,7 @@ class Scheduler:
                 job.sequence = target
         credit = self._settings.burst_credit
         usage = {
-            # the credit is for one quick answer: who comes with many requests at once divides it among them
+            # the credit buys one quick answer; with several requests it is divided among them
             name: self._fairness.normalised(name, now_s, -credit / tenant.active if tenant.is_back else 0.0)
             for name, tenant in self._tenants.items()
             if tenant.active
@@ -231,7 +231,7 @@ class Scheduler:
         return Plan(moves, [sorted(chunks)] if chunks else [])
 
     def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
-        """Book what was computed: tokens, charges, engine time and endings. The only place that charges."""
+        """Book what was computed: tokens, charges, engine time and ends. The only place that charges."""
         self._now_s = now_s
         made: dict[int, Progress] = {}
         busy_micros = 0
@@ -271,7 +271,7 @@ class Scheduler:
         )
 
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
-        """One chunk of one job: move on, charge, take the sampled token, end it if it is time."""
+        """Book one chunk of one job: advance, charge, take the sampled token, and finish it if it has ended."""
         submit = job.submit
         sampled = result.sampled.get(chunk.sequence)
         if sampled is not None and sampled.grammar_micros:
@@ -309,13 +309,13 @@ class Scheduler:
         made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
 
     def _charge_time(self, job: Job, micros: int, now_s: float) -> None:
-        """Engine time that only this request needed: it costs as much as prompt tokens that take as long."""
+        """Charge engine time used by this request alone: as much as prompt tokens that take as long would cost."""
         if micros:
             cost = costs.of_tokens(self._settings, self._passes.tokens_in(micros), 0)
             self._fairness.charge(job.submit.tenant, cost, now_s)
 
     def _charge(self, submit: Submit, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
-        """Usage is what was computed; of tokens per minute, a prompt with several choices is counted once."""
+        """Charge what was computed. A prompt with several choices counts once towards tokens per minute."""
         tenant = submit.tenant
         self._fairness.charge(tenant, costs.of_tokens(self._settings, prompt_tokens, generated_tokens), now_s)
         counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
@@ -324,7 +324,7 @@ class Scheduler:
     # ---- endings ------------------------------------------------------------------------------------------------
 
     def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "", detail: str = "") -> None:
-        """The one way out of the scheduler, from any state."""
+        """The only way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
         if job.sequence >= 0:
             self._released.append(job.sequence)
@@ -342,10 +342,10 @@ class Scheduler:
         job.sequence = -1
         self._tenants[job.submit.tenant].active -= 1
 
-    # ---- what can be asked --------------------------------------------------------------------------------------
+    # ---- queries --------------------------------------------------------------------------------------
 
     def usage(self, now_s: float) -> dict[str, float]:
-        """Normalised decayed usage by tenant."""
+        """Decayed usage by weight, by tenant."""
         return self._fairness.snapshot(now_s)
 
     def level(self, now_s: float) -> float:
@@ -353,7 +353,7 @@ class Scheduler:
         return self._roster.level(now_s)
 
     def check(self) -> None:
-        """Conservation: every job is in one place, every bound sequence has its job."""
+        """Check invariants: every job is in one place, and every bound sequence has its job."""
         queued = sum(len(tenant.queue) for tenant in self._tenants.values())
         assert queued + len(self._active) == len(self._jobs), "every job waits or is active"
         assert len(self._slots) - self._slots.free == len(self._active), "every bound sequence has a job"

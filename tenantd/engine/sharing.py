@@ -1,10 +1,10 @@
-"""Who gets a free slot, and who gives one up to whom. Pure; it decides, the scheduler acts.
+"""Decides who gets a free slot, and who gives one up to whom. Pure; the scheduler carries out the decisions.
 
-Slots are few and whole, shares are fractions: a tenant entitled to 4.6 of 8 slots gets 4 and 5 in turn. The 4 it has
-whatever it used before it began to wait. For the rest, who is behind takes a slot from who is ahead, as soon as the
-usage between them is worth what the taker will do with the slot before it can be asked to give it back. So how far
-tenants with work come apart does not depend on how long their requests are: the bound is in docs/architecture.md, and
-tests/engine/test_simulation.py checks it.
+Slots are whole and shares are fractions: a tenant entitled to 4.6 of 8 slots has 4 and 5 in turn. It gets the 4
+whatever it used before it began to wait. For the fraction, a tenant that is behind takes a slot from one that is ahead,
+as soon as the difference in usage covers what it will use before it can be asked to give the slot back. How far tenants
+with work come apart therefore does not depend on the length of their requests. docs/architecture.md states the bound,
+and tests/engine/test_simulation.py checks it.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from tenantd.wire.settings import Policy, Settings
 
 @dataclass(frozen=True, slots=True)
 class _Standing:
-    """How tenants with work stand next to each other, by name."""
+    """How tenants with work compare, by name."""
 
-    ranks: dict[str, float]  # usage by weight, with what bound requests are about to use
-    shares: dict[str, float]  # slots
-    leads: dict[str, float]  # of those that wait: what they were given since then, by weight
+    ranks: dict[str, float]  # usage by weight, including what bound requests are about to use
+    shares: dict[str, float]  # in slots
+    leads: dict[str, float]  # of waiting tenants: usage by weight since they began to wait
 
 
 class Sharing:
-    """Compares tenants. Owns nothing: `tenants` is the scheduler's, and changes."""
+    """Compares tenants. Owns no state: `tenants` belongs to the scheduler and changes."""
 
     def __init__(self, slots: int, fairness: Fairness, settings: Settings, tenants: Mapping[str, TenantJobs]) -> None:
         self._slots = slots
@@ -38,9 +38,10 @@ class Sharing:
         self._tenants = tenants
 
     def neediest(self, active: Iterable[Job], now_s: float) -> str | None:
-        """Whose oldest request gets a free slot: reserves first, then the whole slots of shares, then the least usage.
+        """The tenant whose oldest request gets a free slot. Reserves come first, then whole slots of shares, then the
+        least usage.
 
-        None when no request waits that may start.
+        None if no waiting request may start.
         """
         waiting = self._waiting(now_s)
         if not waiting:
@@ -58,12 +59,12 @@ class Sharing:
         return min(waiting, key=key)
 
     def victim(self, active: Iterable[Job], now_s: float, fits: Callable[[Job], bool]) -> tuple[Job, str | None] | None:
-        """The request that has to give its slot to a tenant that waits, and to which, or to whoever is the neediest;
-        None when nobody has to. No slot is free.
+        """The request that must give up its slot, and the tenant that gets the slot (None: the neediest). None if no
+        request must. Called when no slot is free.
 
-        A tenant that is paced gives in any case: it cannot use the slot. Else the one furthest ahead gives its newest
-        request that has run for a while. `fits` says whether a request's state can be kept; to compute it again is
-        worth it only for a tenant that has less than its share.
+        A tenant over its tokens per minute always gives up a slot, because it cannot use it. Otherwise the tenant
+        furthest ahead gives up its newest request that has run for `min_run_tokens`. `fits` tells whether a request's
+        state can be kept; recomputing it is worthwhile only for a tenant with less than its share.
         """
         waiting = self.contenders(now_s)
         if self._settings.policy is Policy.FIFO or not waiting:
@@ -85,7 +86,7 @@ class Sharing:
         return None
 
     def contenders(self, now_s: float) -> list[str]:
-        """Tenants whose next request waits for nothing but a slot."""
+        """Tenants whose next request is waiting only for a slot."""
         return [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
 
     def _must_give(
@@ -98,7 +99,7 @@ class Sharing:
             return True
         share, whole = now.shares[holder_name], math.floor(now.shares[taker_name])
         if taker.active < whole and holder.active > share and not self._is_ahead(taker_name, holder_name, now):
-            return True  # whatever it used before
+            return True  # regardless of past usage
         if holder.active < share or taker.active > whole:
             return False
         is_last_whole = holder.active <= math.floor(share)
@@ -109,16 +110,16 @@ class Sharing:
             ahead -= self._settings.burst_credit / holder.weight
         worth = (ahead - now.ranks[taker_name]) * taker.weight
         evens_out = holder.active > share and taker.active < now.shares[taker_name]
-        if not evens_out:  # a slot more than its share: only for as long as it is behind even then
+        if not evens_out:  # the taker exceeds its share: only if it is still behind after using the slot
             if not fits(job):
                 return False
             worth -= self._quantum(taker.queue[0])
         return worth > costs.margin(self._settings)
 
     def _is_ahead(self, name: str, other: str, now: _Standing, more: float = 0.0) -> bool:
-        """One was given more than the other since both wait, by more than its next request is worth.
+        """Whether a tenant was given more than the other since both wait, by more than its next request is worth.
 
-        Only then may it have fewer than the whole slots of its share. One that does not wait is never ahead.
+        Only then may it have fewer than the whole slots of its share. A tenant that does not wait is never ahead.
         """
         tenant = self._tenants[name]
         if name not in now.leads or other not in now.leads or not tenant.queue:
@@ -134,7 +135,7 @@ class Sharing:
         return [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
 
     def _can_run(self, name: str, now_s: float) -> bool:
-        """What is left of its tokens per minute is worth a slot that is taken from another."""
+        """Whether its remaining tokens per minute justify taking a slot from another tenant."""
         tenant = self._tenants[name]
         allowance = tenant.window.allowance(now_s)
         if allowance is None:
@@ -144,9 +145,9 @@ class Sharing:
         return allowance >= min(self._settings.min_run_tokens, to_come, tenant.window.limit_tokens or 0)
 
     def _ranks(self, active: Iterable[Job], now_s: float) -> dict[str, float]:
-        """Usage by weight of every busy tenant, with what its bound requests use before they can be asked to give way.
+        """Usage by weight of every busy tenant, including what its bound requests use before they can be swapped out.
 
-        Or one tenant would take all free slots at once. Who is back from idle has a credit, which buys the first slot.
+        Otherwise one tenant would take all free slots at once. A tenant back from idle has a credit for its first slot.
         """
         credit = -self._settings.burst_credit
         busy = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
@@ -156,7 +157,7 @@ class Sharing:
         return {name: self._fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
 
     def _quantum(self, job: Job) -> float:
-        """Cost until it can be asked to give way: the rest of its prompt, and its first tokens on this slot."""
+        """Cost until the request can be swapped out: the rest of its prompt, and its first tokens on this slot."""
         settings = self._settings
         prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
         has_run = job.run_tokens if job.sequence >= 0 else 0
@@ -166,7 +167,7 @@ class Sharing:
     def _shares(self) -> dict[str, float]:
         """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use.
 
-        What one cannot use goes to the others, by weight again.
+        What a tenant cannot use is divided among the others, again by weight.
         """
         shares: dict[str, float] = {}
         open_ = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
@@ -175,7 +176,7 @@ class Sharing:
             level = max(0.0, left) / sum(tenant.weight for tenant in open_.values())
             fitted = {name: tenant.fit(level * tenant.weight) for name, tenant in open_.items()}
             over = sum(fitted.values()) - left
-            # Whoever is held at a bound in the direction of the error stays there; the others share the rest.
+            # Tenants at a bound in the direction of the error stay there; the others share the rest.
             held = [name for name, slots in fitted.items() if (slots - level * open_[name].weight) * over > 0]
             for name in held or list(open_):
                 shares[name] = round(fitted[name], 9)  # 3 × 0.1 / 0.3 is one slot, not a little more

@@ -1,7 +1,7 @@
-"""Which llama.cpp sequence belongs to which request, and keeping the decoding ones side by side.
+"""Assigns llama.cpp sequences to requests, and keeps those of decoding requests adjacent.
 
 With one KV stream per sequence, llama.cpp decodes only consecutive sequence ids in one pass (llama-batch.cpp,
-split_equal): ids 0,1,3 cost two passes. `compact` says which sequences to move so that one pass is enough. Pure.
+split_equal): ids 0, 1 and 3 need two passes. `compact` returns the moves after which one pass is enough. Pure.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Set
 
 
 class Slots:
-    """Owner of the sequence ids 0 .. n-1. A sequence is bound to one request at a time, or to none."""
+    """The sequence ids 0 to n-1. Each is bound to one request or to none."""
 
     def __init__(self, n: int) -> None:
         assert n > 0
@@ -33,7 +33,7 @@ class Slots:
         return sequence
 
     def release(self, sequence: int, request: int) -> None:
-        """Unbind. The caller clears the sequence's cells before it is taken again."""
+        """Unbind a sequence. The caller must clear its cells before it is taken again."""
         assert self._owner[sequence] == request, "a sequence is released by the request it is bound to"
         self._owner[sequence] = None
 
@@ -41,10 +41,10 @@ class Slots:
         return self._owner[sequence]
 
     def compact(self, decoding: Set[int]) -> list[tuple[int, int]]:
-        """Moves (from, to) that make the sequence ids in `decoding` consecutive; applied here at once.
+        """Moves (from, to) that make the sequence ids in `decoding` consecutive. Already applied here.
 
-        Every target is free when its move is made, in order. Holes held by a request still in prefill are cleared by
-        moving it to a free sequence; where none is free, the hole stays and the pass is split.
+        If made in order, every move has a free target. A request in prefill that occupies a hole is moved to a free
+        sequence; if there is none, the hole stays and the pass is split.
         """
         if not decoding or max(decoding) - min(decoding) + 1 == len(decoding):
             return []

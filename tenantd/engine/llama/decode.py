@@ -1,4 +1,4 @@
-"""Forward passes with llama.cpp: fill a batch, decode, sample. One context, one sequence for each slot."""
+"""Forward passes with llama.cpp: fill a batch, decode, sample. One context, one sequence per slot."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.wire.messages import Load
 
-NO_ROOM: Final = 1  # llama.h, llama_decode: nothing was changed, a smaller batch may fit
+NO_ROOM: Final = 1  # llama.h, llama_decode: nothing has changed, and a smaller batch may fit
 INVALID_BATCH: Final = -1
 
 
@@ -34,7 +34,7 @@ class LlamaCompute:
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
         self._samplers: list[Sampler | None] = [None] * self.info.slots
         self._adapters = Adapters(self._model, self._context)
-        self._versions: list[Version | None] = [None] * self.info.slots  # of the adapter of each bound sequence
+        self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each bound sequence
         self._batch = _Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
 
@@ -56,7 +56,9 @@ class LlamaCompute:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
         own_micros: dict[int, int] = {}
-        for version in dict.fromkeys(self._versions[chunk.sequence] for chunk in chunks):  # more while one is replaced
+        for version in dict.fromkeys(
+            self._versions[chunk.sequence] for chunk in chunks
+        ):  # several while an adapter is being replaced
             self._adapters.put_in_force(version)
             self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled, own_micros)
         return PassResult(sampled, _micros_since(started_ns) - sum(own_micros.values()), own_micros)
@@ -68,7 +70,7 @@ class LlamaCompute:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             llama_cpp.llama_memory_seq_rm(self._memory, source, -1, -1)
         if llama_cpp.llama_memory_seq_pos_max(self._memory, target) != length or not self._is_clear(source):
-            raise EngineBroken(f"sequence {source} did not move to {target} whole")
+            raise EngineBroken(f"sequence {source} was not moved completely to {target}")
         self._samplers[target], self._samplers[source] = self._samplers[source], None
         self._versions[target], self._versions[source] = self._versions[source], None
 
@@ -92,7 +94,7 @@ class LlamaCompute:
             if llama_cpp.llama_state_seq_get_data(self._context, _bytes_at(state), size, sequence) != size:
                 raise EngineBroken(f"the state of sequence {sequence} could not be saved")
         swapped = LlamaSwapped(sampler, state, is_unused, self._versions[sequence])
-        self._samplers[sequence] = None  # it goes along, so that clearing does not free it
+        self._samplers[sequence] = None  # kept with the state, so that clearing does not free it
         self.clear(sequence)
         return swapped
 
@@ -120,11 +122,11 @@ class LlamaCompute:
         llama_cpp.llama_model_free(self._model)
 
     def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
-        """Decode and sample; on want of room in halves, down to one token that fails alone."""
+        """Decode and sample. If the KV cache lacks room, retry in halves, until a single token fails alone."""
         outputs = self._batch.fill(chunks)
         code = llama_cpp.llama_decode(self._context, self._batch.struct)
         if code == 0:
-            # A GPU works on: its time is the pass's, not that of the next one or of the sequence sampled first.
+            # A GPU may still be working: count its time for this pass, not for the sequence sampled first.
             llama_cpp.llama_synchronize(self._context)
             for chunk, index in outputs:
                 started_ns = time.perf_counter_ns()
@@ -134,7 +136,7 @@ class LlamaCompute:
             self._decode_halves(chunks, sampled, own_micros)
         elif code == INVALID_BATCH:
             raise EngineBroken(f"llama_decode refused a batch of {len(chunks)} sequences as invalid")
-        else:  # aborted or failed half-way: some sequences hold tokens that nobody booked
+        else:  # aborted or failed half-way: some sequences hold tokens that were not booked
             raise EngineBroken(f"llama_decode failed with {code}")
 
     def _decode_halves(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
@@ -149,7 +151,7 @@ class LlamaCompute:
             return
         middle = len(chunk.tokens) // 2
         self._decode([chunk._replace(tokens=chunk.tokens[:middle], sample=False)], sampled, own_micros)
-        if chunk.sequence not in sampled:  # else its first half failed already
+        if chunk.sequence not in sampled:  # otherwise the first half has already failed
             rest = chunk._replace(position=chunk.position + middle, tokens=chunk.tokens[middle:])
             self._decode([rest], sampled, own_micros)
 
@@ -170,11 +172,11 @@ class LlamaCompute:
 
 @dataclass(slots=True)
 class LlamaSwapped:
-    """A sampler, and the KV state of its sequence in host memory unless there was no room or nothing to keep."""
+    """A sampler, and the KV state of its sequence in host memory, unless there was no room or nothing to keep."""
 
     sampler: Sampler
     state: NDArray[np.uint8] | None
-    is_unused: bool  # no token was computed yet, so nothing is missing without a state
+    is_unused: bool  # no token was computed yet, so no state is needed
     version: Version | None  # of its adapter
 
     @property
@@ -194,7 +196,7 @@ def _bytes_at(array: NDArray[np.uint8]) -> Any:
 
 
 class _Batch:
-    """A llama_batch over numpy arrays, so that filling it is a few slice assignments."""
+    """A llama_batch backed by numpy arrays, so that filling it takes a few slice assignments."""
 
     def __init__(self, capacity: int) -> None:
         self._tokens = np.zeros(capacity, np.int32)
@@ -215,7 +217,7 @@ class _Batch:
         )
 
     def fill(self, chunks: list[Chunk]) -> list[tuple[Chunk, int]]:
-        """Returns the chunks that are sampled, with the index of their output in the batch."""
+        """Fill the batch. Returns the chunks to sample, with the index of their output in the batch."""
         outputs: list[tuple[Chunk, int]] = []
         end = 0
         for chunk in chunks:
