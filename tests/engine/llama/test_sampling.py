@@ -15,7 +15,7 @@ from llguidance import LLMatcher
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
-from tests.engine.llama_kit import GREEDY, Engines, logits, prompt
+from tests.engine.llama.kit import GREEDY, Engines, logits, prompt
 from tests.support.grammars import compiled
 
 

@@ -9,7 +9,7 @@ import pytest
 from tenantd.errors import RequestsPerMinuteExceeded, RequestTimeout
 from tenantd.tenancy.rates import RateState
 from tests.api.conftest import Api
-from tests.api.test_completions import events
+from tests.api.openai.test_completions import events
 
 STATES = {"requests": RateState(30, 12, 59_000_001), "tokens": RateState(9000, 0, 360_000_000)}
 HEADERS = {

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.engine.llama_kit import Engines
+from tests.engine.llama.kit import Engines
 from tests.support.tiny_gguf import write_tiny_gguf
 
 

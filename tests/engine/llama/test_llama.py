@@ -13,7 +13,7 @@ from tenantd.engine.compute import Chunk, RequestRejected
 from tenantd.engine.llama import LlamaCompute
 from tenantd.errors import ModelError, NotEnoughMemory
 from tenantd.llamacpp import devices
-from tests.engine.llama_kit import CAREFUL, GREEDY, LAYOUTS, Engines, logits, prompt
+from tests.engine.llama.kit import CAREFUL, GREEDY, LAYOUTS, Engines, logits, prompt
 from tests.support.loads import make_load
 from tests.support.models import gemma_path
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
