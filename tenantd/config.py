@@ -28,6 +28,7 @@ from pydantic.dataclasses import dataclass
 
 from tenantd.errors import ConfigError
 from tenantd.limits import LIMITS, MOST, Limit, Limits
+from tenantd.mistakes import in_words
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
@@ -274,8 +275,8 @@ def _explain(error: Any) -> str:
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # in a model, in a dataclass
         return f"{key}: unknown key"
     if isinstance(error["input"], dict):
-        return f"{key}: {error['msg'].removeprefix('Value error, ')}"
-    return f"{key} = {error['input']!r}: {error['msg'].removeprefix('Value error, ')}"
+        return f"{key}: {in_words(error, 'a table')}"
+    return f"{key} = {error['input']!r}: {in_words(error, 'a table')}"
 
 
 def with_environment(config: Config) -> Config:

@@ -38,10 +38,10 @@ def test_a_key_that_never_was_is_an_error() -> None:
     ("table", "reason"),
     [
         ({"half_life": 5}, "scheduler.half_life: unknown key"),
-        ({"half_life_s": 0}, "scheduler.half_life_s = 0: Input should be greater than 0"),
-        ({"policy": "random"}, "scheduler.policy = 'random': Input should be 'usage' or 'fifo'"),
-        ({"min_run_tokens": 1.5}, "scheduler.min_run_tokens = 1.5: Input should be a valid integer"),
-        (5, "scheduler = 5: Input should be a dictionary"),
+        ({"half_life_s": 0}, "scheduler.half_life_s = 0: must be more than 0"),
+        ({"policy": "random"}, "scheduler.policy = 'random': must be 'usage' or 'fifo'"),
+        ({"min_run_tokens": 1.5}, "scheduler.min_run_tokens = 1.5: must be a whole number"),
+        (5, "scheduler = 5: must be a table"),
     ],
 )
 def test_a_bad_setting_of_the_scheduler_is_an_error_that_names_its_key(table: object, reason: str) -> None:

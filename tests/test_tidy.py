@@ -23,6 +23,7 @@ ROOMS = [
     "tenantd.clock",
     "tenantd.request_ids",
     "tenantd.errors",
+    "tenantd.mistakes",
     "tenantd.limits",
     "tenantd.domain",
     "tenantd.events",

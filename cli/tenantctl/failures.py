@@ -17,6 +17,16 @@ _BY_STATUS: Final[dict[int, type[TenantdError]]] = {
     503: errors.EngineUnavailable,
 }
 
+_OPTIONS: Final = {
+    "an API key cannot administer; send the request without an Authorization header": (
+        "this command needs an administrator, and TENANTD_API_KEY is set; use `tenantctl --admin …`"
+    ),
+    "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
+    "choose one with X-Tenant": "choose one with --tenant NAME",
+    "send an API key as `Authorization: Bearer td_...`": "set TENANTD_API_KEY to an API key",
+}
+"""What the daemon tells users of HTTP to do, and what users of this program do instead."""
+
 
 def _all_errors(root: type[TenantdError] = TenantdError) -> Iterator[type[TenantdError]]:
     yield root
@@ -41,6 +51,8 @@ def error_from(body: Any, status: int | None = None, retry_after: str | None = N
     if not isinstance(error, dict):
         error = {}
     message = str(error.get("message") or f"the daemon answered HTTP {status} without a reason")
+    for over_http, here in _OPTIONS.items():
+        message = message.replace(over_http, here)
     retry_after_s = int(retry_after) if retry_after and retry_after.isdecimal() else None
     if retry_after_s is not None and "try again in" not in message:
         message += f" (try again in {retry_after_s} s)"

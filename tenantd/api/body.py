@@ -20,6 +20,7 @@ from tenantd.api.connection import connection_of
 from tenantd.api.identity import asking
 from tenantd.api.values import check_values
 from tenantd.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from tenantd.mistakes import in_words
 from tenantd.text.excerpt import MOST_CHARACTERS, clean
 
 MOST_MISTAKES: Final = 10_000
@@ -204,13 +205,14 @@ def _explain(model: type[Body], invalid: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"the request body has {invalid.error_count()} mistakes")
     error = invalid.errors(include_url=False, include_input=False)[0]
     param = _path(error["loc"])
-    message: str = error["msg"].removeprefix("Value error, ")
     if error["type"] == "json_invalid":
-        return _not_json(message.removeprefix("Invalid JSON: "))
-    if error["type"] == "extra_forbidden":
-        message = unknown_field(str(error["loc"][-1]), _fields_at(model, error["loc"][:-1]))
+        return _not_json(error["msg"].removeprefix("Invalid JSON: "))
     if not param:
         return InvalidRequest("the request body must be a JSON object")
+    if error["type"] == "extra_forbidden":
+        message = unknown_field(str(error["loc"][-1]), _fields_at(model, error["loc"][:-1]))
+    else:
+        message = in_words(error)
     return InvalidRequest(f"{param}: {message}", param=param)
 
 

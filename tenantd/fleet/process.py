@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
 import os
 import signal
 import socket
@@ -17,8 +16,6 @@ from tenantd.fleet.link import EngineLink
 from tenantd.fleet.oom import oom_kills
 from tenantd.fleet.output import Output
 from tenantd.wire.messages import Command, Event
-
-log = logging.getLogger(__name__)
 
 EXIT_GRACE_S: Final = 5.0
 """A process that closed its connection may take so long to free the model and exit by itself."""
@@ -86,7 +83,6 @@ class EngineProcess:
             _, output = await loop.connect_read_pipe(Output, reader)
             _, pipe = await loop.create_unix_connection(lambda: EngineLink(on_event, on_room), sock=ours)
             undo.pop_all()
-        log.info("engine process %d started", process.pid)
         return cls(process, pipe, output)
 
     @property

@@ -222,6 +222,8 @@ class Supervisor:
             self._is_scarce = e.errno in SCARCE
             return Ending(None, f"it could not be started: {e.strerror or e}", Loss.NOT_STARTED)
         self._engine = engine
+        if not self._failing.count:  # the tries of a series are told of once
+            log.info("engine process %d started", engine.pid)
         engine.send(self._load)
         watching = asyncio.create_task(self._watch(engine))
         try:
@@ -344,6 +346,8 @@ class Supervisor:
         self.info = info
         self._is_up = self._was_up = True
         self._failing.worked()
+        if self.restarts:
+            log.info("the engine is ready again: process %d", self._engine.pid)
         self._become(EngineState.READY, "")
         for command in self._client.on_ready():
             self._engine.send(command)

@@ -118,9 +118,9 @@ def test_two_names_for_one_setting_must_agree(api: Api) -> None:
 @pytest.mark.parametrize(
     ("body", "param", "says"),
     [
-        ({"n_predict": "many"}, "n_predict", "integer"),
-        ({"n_predict": -2}, "n_predict", "greater"),
-        ({"repetition_penalty": 0}, "repetition_penalty", "greater"),
+        ({"n_predict": "many"}, "n_predict", "must be a whole number"),
+        ({"n_predict": -2}, "n_predict", "must be at least"),
+        ({"repetition_penalty": 0}, "repetition_penalty", "must be more than 0"),
         ({"guided_json": 5}, "guided_json", "object"),
         ({"guided_json": "{"}, "guided_json", "not valid JSON"),
         ({"guided_json": "[" * 60_000}, "guided_json", "not valid JSON"),

@@ -295,7 +295,8 @@ class Generation:
         prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
         word = prompt.split()[-1] if prompt.split() else ""
         if word == "anonymous":
-            which = errors.InvalidRequest("which tenant?", param="x-tenant")
+            said = "which tenant? send an API key or the header X-Tenant"
+            which = errors.InvalidRequest(said, param="x-tenant")
             await JSONResponse(which.body(), 400)(scope, receive, send)
             return
         if word == "full":

@@ -173,7 +173,7 @@ def test_a_refusal_has_its_exit_code_and_when_to_come_back(cli: Cli, daemon: Fak
 def test_a_question_for_the_tenant_names_the_option(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("run", "be anonymous")
     assert result.exit_code == 2
-    assert "--tenant NAME" in result.stderr
+    assert result.stderr == "tenantctl: which tenant? pass --tenant NAME or set TENANTD_API_KEY\n"
 
 
 def test_an_error_in_mid_stream_comes_after_the_text(cli: Cli, daemon: FakeDaemon) -> None:

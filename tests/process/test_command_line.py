@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -89,3 +91,48 @@ def test_requests_shows_what_waits_and_what_is_paused_and_cancel_takes_any_id_th
         assert set(states(daemon).values()) == {"cancelled"}
         gone = tenantctl(daemon, "cancel", first.request_id)
         assert gone.exit_code == 1 and "is running or waiting" in gone.stderr
+
+
+def test_errors_name_options_and_not_headers(daemon: Daemon) -> None:
+    key = tenantctl(daemon, "tenant", "add", "own").stdout.strip()
+    tenantctl(daemon, "tenant", "add", "other")
+    uid = str(os.geteuid())
+    nobody = tenantctl(daemon, "run", "x").stderr
+    for name in ("own", "other"):
+        assert tenantctl(daemon, "tenant", "set", name, "--uid", uid).exit_code == 0
+    several = tenantctl(daemon, "run", "x").stderr
+    for name in ("own", "other"):
+        tenantctl(daemon, "tenant", "set", name, "--uid", "none")
+    refused = [tenantctl(daemon, *command.split(), key=key).stderr for command in ("usage", "tenant add x", "cancel x")]
+    assert "which tenant? pass --tenant NAME or set TENANTD_API_KEY" in nobody
+    assert "(other, own); choose one with --tenant NAME" in several
+    assert all("needs an administrator" in text and "`tenantctl --admin …`" in text for text in refused)
+    said = nobody + several + "".join(refused)
+    assert not [word for word in ("X-Tenant", "header", "Authorization", "Bearer") if word in said]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["tenant", "add", "new", "--weight", "-1"], "weight: must be at least 1e-06"),
+        (["tenant", "add", "new", "--weight", "1e300"], "weight: must be at most 1000000\n"),
+        (["run", "--tenant", "acme", "x", "--max-tokens", "0"], "max_tokens: must be at least 1"),
+        (["run", "--tenant", "acme", "x", "--temperature", "-1"], "temperature: must be at least 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_values_out_of_range_are_refused_in_plain_words(daemon: Daemon, arguments: list[str], said: str) -> None:
+    result = tenantctl(daemon, *arguments)
+    assert result.exit_code == 2
+    assert said in result.stderr and "nput should" not in result.stderr
+
+
+def test_the_grand_total_has_the_decimals_of_its_parts(tmp_path: Path) -> None:
+    prices = {"input_price_per_million": "0.10", "output_price_per_million": "0.40"}
+    with Daemon(tmp_path, billing=prices) as daemon:
+        for name, tokens in (("acme", 1), ("globex", 1)):
+            daemon.add_tenant(name)
+            assert daemon.complete(name, "abcd", max_tokens=tokens, ignore_eos=True).status_code == 200
+        text = tenantctl(daemon, "invoice").stdout
+    amounts = re.findall(r"\d+\.(\d+)", text)
+    assert len(amounts) >= 7 and len(set(map(len, amounts))) == 1, text

@@ -57,7 +57,7 @@ def _print(bill: dict[str, Any]) -> None:
         print_table(["item", "quantity>", "unit", f"{bill['currency']}>"], [*rows, total])
     if bill["tenants"]:
         print()
-    heading(f"Total: {bill['currency']} {money(bill['total_nanos'])}")
+    heading(f"Total: {bill['currency']} {money(bill['total_nanos'], places)}")
     if not bill["tenants"]:
         message(f"nothing to bill for {bill['month']}")
 

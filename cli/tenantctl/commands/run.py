@@ -9,12 +9,10 @@ import typer
 
 from tenantctl import sampling_options as sampling
 from tenantctl.answer import Answer, Printer
-from tenantctl.client import TENANT_HEADER
 from tenantctl.options import ActingTenant, Json, connect, examples, finite
 from tenantctl.prompt import checked, read_prompt
 from tenantctl.readiness import waiting_shown
 from tenantctl.render import message, print_json
-from tenantd.errors import InvalidRequest
 
 EXAMPLES = examples(
     'tenantctl run --tenant acme "Once upon a time"',
@@ -111,11 +109,6 @@ def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None
     except KeyboardInterrupt:
         printer.interrupted()
         raise typer.Exit(130) from None
-    except InvalidRequest as e:
-        printer.end_line()
-        if e.param == TENANT_HEADER:
-            raise InvalidRequest(f"{e.message}; pass --tenant NAME or set TENANTD_API_KEY", param=e.param) from e
-        raise
     except Exception:
         printer.end_line()  # start the error message on a line of its own
         raise
