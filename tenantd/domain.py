@@ -42,6 +42,13 @@ class TenantState(StrEnum):
     SUSPENDED = "suspended"
 
 
+class RequestKind(StrEnum):
+    """What was asked for; the `kind` of a row in the ledger."""
+
+    COMPLETION = "completion"
+    CHAT = "chat"
+
+
 class FinishReason(StrEnum):
     """How a request ended. Exactly one per request; also the `state` of its row in the ledger once settled."""
 
@@ -79,6 +86,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     In the admin API, where an administrator reads back what was set, the tenant's own are called `limits`.
     """
 
+    id: int | None = None  # given by the ledger, once: a name may change, and be another tenant's later
     name: str
     weight: float = 1.0
     priority: Priority = Priority.STANDARD
@@ -92,6 +100,15 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     created_micros: int = 0
 
 
+class Actor(msgspec.Struct, frozen=True, kw_only=True):
+    """Who asks: the process at the other end as the kernel knows it, and the key it showed. None: not known, none."""
+
+    uid: int | None = None
+    pid: int | None = None
+    key_id: str | None = None
+
+
+NOBODY: Final = Actor()
 SEED_VALUES: Final = 0xFFFFFFFF
 """Seeds are below it: llama.cpp takes the number itself (LLAMA_DEFAULT_SEED) for "draw one"."""
 

@@ -13,7 +13,7 @@ from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
 from tenantd.api.connections import is_administrator
-from tenantd.domain import Tenant
+from tenantd.domain import Actor, Tenant
 from tenantd.errors import (
     Forbidden,
     InvalidRequest,
@@ -106,6 +106,13 @@ def key_of(scope: Scope) -> str:
     """The id of a request's key, once it has been looked up; "" for a request without a key."""
     key_id: str = scope["extensions"].get(KEY, "")
     return key_id
+
+
+def actor_of(scope: Scope) -> Actor:
+    """Who asks; with the key once that has been looked up."""
+    peer = connection_of(scope).peer
+    key_id = key_of(scope) or None
+    return Actor(key_id=key_id) if peer is None else Actor(uid=peer.uid, pid=peer.pid, key_id=key_id)
 
 
 def require_live_key(scope: Scope, directory: Directory) -> None:

@@ -19,6 +19,10 @@ class UsageBoard:
         self._level = level
         self._heard_s = now_s
 
+    def forget(self, tenant: str) -> None:
+        """It is gone for good, and its name may be another's."""
+        self._usage = {name: usage for name, usage in self._usage.items() if name != tenant}
+
     def all(self, now_s: float, half_life_s: float) -> dict[str, float]:
         """Of every tenant that has any."""
         return {name: usage for name in self._usage if (usage := self.usage(name, now_s, half_life_s)) > 0}

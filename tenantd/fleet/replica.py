@@ -106,6 +106,8 @@ class Replica:
 
     def forget(self, tenant: str) -> None:
         """It is gone for good; so are its requests, and the engine is told that first."""
+        self.rates.forget(tenant)
+        self.board.forget(tenant)
         self.on_room()
         self.supervisor.send(Forget(tenant))
 

@@ -16,7 +16,7 @@ import msgspec
 
 from tenantd.config import NANOS
 from tenantd.errors import InvalidRequest
-from tenantd.ledger.pieces import Sums, add_up, pieces
+from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
 from tenantd.ledger.prices import all_prices, latest_prices
 from tenantd.ledger.records import PriceList
 
@@ -47,9 +47,13 @@ class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's part. `total_nanos` is the sum of its lines and of its requests' costs."""
+    """One tenant's part, under the name it had at its last request of the month.
+
+    `total_nanos` is the sum of its lines and of its requests' costs.
+    """
 
     tenant: str
+    tenant_id: int
     requests: int
     prompt_tokens: int
     completion_tokens: int
@@ -96,33 +100,37 @@ def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
     )
 
 
-_LINES: Final = """SELECT tenant, price_id, count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,
+_LINES: Final = """SELECT tenant_id, price_id, count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,
     sum(completion_tokens) AS completion_tokens, sum(engine_micros) AS engine_micros,
     sum(input_nanos) AS input_nanos, sum(output_nanos) AS output_nanos, sum(engine_nanos) AS engine_nanos
     FROM requests WHERE {where} AND price_id IS NOT NULL
-    GROUP BY tenant, price_id"""
+    GROUP BY tenant_id, price_id"""
 
 
-def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoice:
+def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Invoice:
     """The invoice of all tenants with settled requests in `month`, or of one, without those that are unbilled.
 
     Raises AmountTooLarge.
     """
     sums: Sums = {}
     running = 0
-    for where, values in pieces(conn, month.since_micros, month.until_micros, tenant):
+    for where, values in pieces(conn, month.since_micros, month.until_micros, tenant_id):
         where = f"{where} AND NOT unbilled"
-        add_up(conn, _LINES, (where, values), ("tenant", "price_id"), sums)
+        add_up(conn, _LINES, (where, values), ("tenant_id", "price_id"), sums)
         # In the same snapshot: a request is in the sums, or it keeps the invoice open.
         running += conn.execute(
             f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values
         ).fetchone()[0]
-    groups: dict[str, list[dict[str, Any]]] = {}
+    groups: dict[int, list[dict[str, Any]]] = {}
     for _, row in sorted(sums.items()):
-        groups.setdefault(row["tenant"], []).append(row)
+        groups.setdefault(row["tenant_id"], []).append(row)
     prices, latest = all_prices(conn), latest_prices(conn)
     assert latest is not None, "a ledger has a price list from when it is opened"
-    tenants = [_tenant_invoice(name, rows, prices) for name, rows in groups.items()]
+    names = {number: name_in(conn, number, month.since_micros, month.until_micros) for number in groups}
+    tenants = [
+        _tenant_invoice(names[number], number, rows, prices)
+        for number, rows in sorted(groups.items(), key=lambda group: (names[group[0]], group[0]))
+    ]
     return Invoice(
         month=month.name,
         timezone=month.timezone,
@@ -135,11 +143,14 @@ def invoice(conn: Connection, month: Month, tenant: str | None = None) -> Invoic
     )
 
 
-def _tenant_invoice(tenant: str, rows: list[dict[str, Any]], prices: dict[int, PriceList]) -> TenantInvoice:
+def _tenant_invoice(
+    tenant: str, tenant_id: int, rows: list[dict[str, Any]], prices: dict[int, PriceList]
+) -> TenantInvoice:
     """`rows` has one for each price list the tenant's requests were costed with."""
     lines = [line for row in rows for line in _lines(row, prices[row["price_id"]], says_price=len(rows) > 1)]
     return TenantInvoice(
         tenant=tenant,
+        tenant_id=tenant_id,
         requests=sum(row["requests"] for row in rows),
         prompt_tokens=sum(row["prompt_tokens"] for row in rows),
         completion_tokens=sum(row["completion_tokens"] for row in rows),

@@ -19,10 +19,10 @@ Sums = dict[tuple[Any, ...], dict[str, Any]]  # by their key
 Piece = tuple[str, dict[str, Any]]  # a condition on requests, and the values of its parameters
 
 
-def pieces(conn: Connection, since_micros: int, until_micros: int, tenant: str | None = None) -> Iterator[Piece]:
+def pieces(conn: Connection, since_micros: int, until_micros: int, tenant_id: int | None = None) -> Iterator[Piece]:
     """Requests created from `since_micros` until before `until_micros`, and not after this began; the oldest first."""
-    of_tenant = "" if tenant is None else "tenant = :tenant AND "
-    values: dict[str, Any] = {"since": since_micros, "until": until_micros, "tenant": tenant, "rows": PIECE_ROWS}
+    of_tenant = "" if tenant_id is None else "tenant_id = :tenant AND "
+    values: dict[str, Any] = {"since": since_micros, "until": until_micros, "tenant": tenant_id, "rows": PIECE_ROWS}
     where = f"{of_tenant}created_micros >= :since AND created_micros < :until"
     (newest,) = conn.execute(f"SELECT max(created_micros) FROM requests WHERE {where}", values).fetchone()
     if newest is None:
@@ -58,6 +58,16 @@ def add_up(conn: Connection, query: str, piece: Piece, key: tuple[str, ...], sum
                 total[name] = total.get(name, 0) + (value or 0)
                 if total[name] > MAX_INTEGER:
                     raise _too_large()
+
+
+def name_in(conn: Connection, tenant_id: int, since_micros: int, until_micros: int) -> str:
+    """What a tenant with requests from `since_micros` until before `until_micros` was called at the last of them."""
+    (name,) = conn.execute(
+        """SELECT tenant FROM requests WHERE tenant_id = ? AND created_micros >= ? AND created_micros < ?
+        ORDER BY created_micros DESC, number DESC LIMIT 1""",
+        (tenant_id, since_micros, until_micros),
+    ).fetchone()
+    return str(name)
 
 
 def _let_go(conn: Connection) -> None:

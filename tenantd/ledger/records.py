@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import msgspec
 
-from tenantd.domain import FinishReason, Usage
+from tenantd.domain import FinishReason, RequestKind, Usage
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     """A request as it begins. `prompt_length_tokens` is its length; what is billed is what gets computed of it."""
 
     id: str
-    tenant: str
-    kind: str  # "completion" or "chat"
+    tenant: str  # the name it has now
+    kind: RequestKind
     model: str
     created_micros: int  # wall clock
     prompt_length_tokens: int
     max_tokens: int
     unbilled: bool = False
+    tenant_id: int | None = None  # None only in what schema 5 has set aside
+    key_id: str | None = None  # None without a key
+    uid: int | None = None  # of the process at the other end
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,6 +36,8 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     """One row. `state` is "running" or a FinishReason; amounts are 0 and `price_id` None until it is settled.
+
+    `tenant` is the name the request came under, `tenant_id` whose it is.
 
     Durations are None while it runs, and for ever when the daemon died under it: nobody measured them.
     """
@@ -56,6 +61,9 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     engine_nanos: int
     error: str
     unbilled: bool = False
+    tenant_id: int
+    key_id: str | None
+    uid: int | None
 
     @property
     def cost_nanos(self) -> int:

@@ -7,7 +7,7 @@ from typing import Final
 
 import msgspec
 
-from tenantd.ledger.pieces import Sums, add_up, pieces
+from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
 from tenantd.ledger.prices import divide_half_up
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.requests import COLUMNS, as_record
@@ -21,10 +21,11 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
 
     Unbilled requests count, and cost nothing. `completed` ended by themselves or at their length. Percentiles are
     nearest-rank: a value that was measured, None when none was. `error_rate` is the part of the ended requests that
-    failed or were interrupted.
+    failed or were interrupted. `tenant` is what it was called last in the period.
     """
 
     tenant: str
+    tenant_id: int
     requests: int
     running: int
     completed: int
@@ -44,7 +45,7 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     error_rate: float
 
 
-_TOTALS: Final = """SELECT tenant, count(*) AS requests,
+_TOTALS: Final = """SELECT tenant_id, count(*) AS requests,
     count(*) FILTER (WHERE state = 'running') AS running,
     count(*) FILTER (WHERE state IN ('stop', 'length')) AS completed,
     count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
@@ -55,39 +56,40 @@ _TOTALS: Final = """SELECT tenant, count(*) AS requests,
     sum(engine_micros) AS engine_micros,
     sum(iif(unbilled, 0, input_nanos + output_nanos + engine_nanos)) AS cost_nanos,
     count(duration_micros) AS measured, sum(duration_micros) AS duration_micros
-    FROM requests WHERE {where} GROUP BY tenant"""
+    FROM requests WHERE {where} GROUP BY tenant_id"""
 
 # Sorting in SQLite is slower than in Python, but leaves the interpreter to the requests that run meanwhile, and what is
 # too much for memory goes to a temporary file.
 _MEASURED: Final = """CREATE TEMP TABLE measured (
-    tenant TEXT NOT NULL, duration_micros INTEGER, first_token_micros INTEGER)"""
-_COPY: Final = """INSERT INTO measured SELECT tenant, duration_micros, first_token_micros
+    tenant_id INTEGER NOT NULL, duration_micros INTEGER, first_token_micros INTEGER)"""
+_COPY: Final = """INSERT INTO measured SELECT tenant_id, duration_micros, first_token_micros
     FROM requests WHERE {where} AND (duration_micros IS NOT NULL OR first_token_micros IS NOT NULL)"""
 
 
 def usage_report(
-    conn: Connection, since_micros: int, until_micros: int, tenant: str | None = None
+    conn: Connection, since_micros: int, until_micros: int, tenant_id: int | None = None
 ) -> list[TenantUsage]:
     """Per tenant, by name: requests created from `since_micros` until before `until_micros`. Raises AmountTooLarge."""
     totals: Sums = {}
     conn.execute(_MEASURED)
     try:
-        for where, values in pieces(conn, since_micros, until_micros, tenant):
-            add_up(conn, _TOTALS, (where, values), ("tenant",), totals)
+        for where, values in pieces(conn, since_micros, until_micros, tenant_id):
+            add_up(conn, _TOTALS, (where, values), ("tenant_id",), totals)
             conn.execute(_COPY.format(where=where), values)
         durations = _percentiles(conn, "duration_micros")
         first_tokens = _percentiles(conn, "first_token_micros")
     finally:
         conn.execute("DROP TABLE measured")
     report = []
-    for row in sorted(totals.values(), key=lambda row: str(row["tenant"])):
-        name, ended = row["tenant"], row["requests"] - row["running"]
+    for row in totals.values():
+        number, ended = row["tenant_id"], row["requests"] - row["running"]
         measured, duration_micros = row.pop("measured"), row.pop("duration_micros")
-        p50_duration, p99_duration = durations.get(name, (None, None))
-        p50_first, p99_first = first_tokens.get(name, (None, None))
+        p50_duration, p99_duration = durations.get(number, (None, None))
+        p50_first, p99_first = first_tokens.get(number, (None, None))
         report.append(
             TenantUsage(
                 **row,
+                tenant=name_in(conn, number, since_micros, until_micros),
                 average_duration_micros=divide_half_up(duration_micros, measured) if measured else None,
                 p50_duration_micros=p50_duration,
                 p99_duration_micros=p99_duration,
@@ -96,15 +98,15 @@ def usage_report(
                 error_rate=(row["failed"] + row["interrupted"]) / ended if ended else 0.0,
             )
         )
-    return report
+    return sorted(report, key=lambda usage: (usage.tenant, usage.tenant_id))
 
 
-def recent_requests(conn: Connection, tenant: str | None, limit: int) -> list[RequestRecord]:
+def recent_requests(conn: Connection, tenant_id: int | None, limit: int) -> list[RequestRecord]:
     """The newest first, running ones included."""
-    where, values = ("tenant = :tenant", {"tenant": tenant}) if tenant is not None else ("true", {})
+    where = "true" if tenant_id is None else "tenant_id = :tenant"
     rows = conn.execute(
         f"SELECT {COLUMNS} FROM requests WHERE {where} ORDER BY created_micros DESC, number DESC LIMIT :limit",
-        {**values, "limit": limit},
+        {"tenant": tenant_id, "limit": limit},
     )
     return [as_record(row) for row in rows]
 
@@ -116,7 +118,7 @@ _ENDED: Final = "coalesce(created_micros + duration_micros, interrupted_micros)"
 class RecentUsage(msgspec.Struct, frozen=True):
     """Tokens of one tenant that ended about `age_s` seconds ago."""
 
-    tenant: str
+    tenant_id: int
     age_s: float
     prompt_tokens: int
     completion_tokens: int
@@ -128,19 +130,19 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
     What was computed counts: with any answer the whole prompt, though another choice of it may have been billed for it.
     """
     rows = conn.execute(
-        f"""SELECT tenant, (:now - coalesce({_ENDED}, created_micros)) / 1000000 AS age_s,
+        f"""SELECT tenant_id, (:now - coalesce({_ENDED}, created_micros)) / 1000000 AS age_s,
         sum(CASE WHEN completion_tokens > 0 THEN prompt_length_tokens ELSE prompt_tokens END), sum(completion_tokens)
         FROM requests
-        WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant, age_s""",
+        WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant_id, age_s""",
         {"now": now_micros, "period": int(period_s * 1_000_000)},
     )
-    return [RecentUsage(tenant, float(age_s), prompt, completion) for tenant, age_s, prompt, completion in rows]
+    return [RecentUsage(number, float(age_s), prompt, completion) for number, age_s, prompt, completion in rows]
 
 
 class Booked(msgspec.Struct, frozen=True):
     """What one tenant was given `age_micros` ago: tokens of a request that ended then, or a request that began then."""
 
-    tenant: str
+    tenant_id: int
     age_micros: int
     tokens: int
     requests: int
@@ -149,25 +151,25 @@ class Booked(msgspec.Struct, frozen=True):
 def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
     """The oldest first. A request counts with all its tokens, though it may have had some before this minute."""
     rows = conn.execute(
-        f"""SELECT tenant, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0
+        f"""SELECT tenant_id, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0
         FROM requests WHERE created_micros > :now - :day AND {_ENDED} > :now - :minute
-        UNION ALL SELECT tenant, :now - created_micros AS age, 0, 1
+        UNION ALL SELECT tenant_id, :now - created_micros AS age, 0, 1
         FROM requests WHERE created_micros > :now - :minute
         ORDER BY age DESC""",
         {"now": now_micros, "minute": MINUTE_MICROS, "day": DAY_MICROS},
     )
-    return [Booked(tenant, max(0, age), tokens, requests) for tenant, age, tokens, requests in rows]
+    return [Booked(number, max(0, age), tokens, requests) for number, age, tokens, requests in rows]
 
 
-def _percentiles(conn: Connection, column: str) -> dict[str, tuple[int, int]]:
+def _percentiles(conn: Connection, column: str) -> dict[int, tuple[int, int]]:
     """50th and 99th of what was measured, by tenant."""
-    conn.execute(f"CREATE INDEX measured_by_{column} ON measured (tenant, {column}) WHERE {column} IS NOT NULL")
+    conn.execute(f"CREATE INDEX measured_by_{column} ON measured (tenant_id, {column}) WHERE {column} IS NOT NULL")
     where = f"measured WHERE {column} IS NOT NULL"
-    counts = conn.execute(f"SELECT tenant, count(*) FROM {where} GROUP BY tenant").fetchall()
-    query = f"SELECT {column} FROM {where} AND tenant = ? ORDER BY {column} LIMIT 1 OFFSET ?"
+    counts = conn.execute(f"SELECT tenant_id, count(*) FROM {where} GROUP BY tenant_id").fetchall()
+    query = f"SELECT {column} FROM {where} AND tenant_id = ? ORDER BY {column} LIMIT 1 OFFSET ?"
     result = {}
-    for tenant, count in counts:
-        p50, p99 = (conn.execute(query, (tenant, (count * n + 99) // 100 - 1)).fetchone()[0] for n in (50, 99))
-        result[tenant] = (p50, p99)
+    for number, count in counts:
+        p50, p99 = (conn.execute(query, (number, (count * n + 99) // 100 - 1)).fetchone()[0] for n in (50, 99))
+        result[number] = (p50, p99)
     conn.execute(f"DROP INDEX measured_by_{column}")
     return result

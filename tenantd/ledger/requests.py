@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantd.domain import Usage
+from tenantd.domain import FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
 from tenantd.ledger.prices import cost_of, latest_prices
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
@@ -16,7 +16,7 @@ COLUMNS: Final = ", ".join(RequestRecord.__struct_fields__)
 INTERRUPTED_ERROR: Final = "the daemon stopped while the request ran"
 
 _INSERT = f"""INSERT INTO requests (state, {", ".join(Admitted.__struct_fields__)})
-    VALUES ('running', ?, ?, ?, ?, ?, ?, ?, ?)"""
+    VALUES ('running', {", ".join("?" * len(Admitted.__struct_fields__))})"""
 _CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, engine_micros = ?
     WHERE id = ? AND state = 'running'"""
 _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
@@ -28,7 +28,8 @@ _INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_n
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
-    """Add a running row. Raises Conflict when the id is taken."""
+    """Add a running row. Raises Conflict when the id is taken, ValueError for a kind that there is not."""
+    RequestKind(admission.kind)
     try:
         conn.execute(_INSERT, msgspec.structs.astuple(admission))
     except IntegrityError:
@@ -50,7 +51,7 @@ def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
     rows = conn.execute(
         _SETTLE,
         (
-            settlement.state.value,
+            FinishReason(settlement.state).value,
             usage.prompt_tokens,
             usage.completion_tokens,
             usage.engine_micros,

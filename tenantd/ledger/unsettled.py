@@ -19,6 +19,7 @@ from tenantd.errors import TenantdError
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
 from tenantd.ledger.requests import insert_request, settle_request, state_of
+from tenantd.ledger.tenant_ids import add_unknown
 
 log = logging.getLogger(__name__)
 
@@ -93,11 +94,23 @@ def _settle(conn: sqlite3.Connection, record: Unsettled) -> bool:
     """False when it is settled already."""
     state = state_of(conn, record.settlement.id)
     if state is None and record.admission is not None:
-        insert_request(conn, record.admission)
+        insert_request(conn, msgspec.structs.replace(record.admission, tenant_id=_owner(conn, record.admission)))
     elif state not in (None, "running"):
         return False
     settle_request(conn, record.settlement)
     return True
+
+
+def _owner(conn: sqlite3.Connection, admission: Admitted) -> int:
+    """The id of its tenant in this ledger.
+
+    A ledger restored from a backup may lack that tenant, and give its id to another: then the request is that of a
+    removed tenant, made for it, and on nobody else's bill. Before schema 6 a name was given once and was enough.
+    """
+    name, number = admission.tenant, admission.tenant_id
+    query = "SELECT id FROM tenants WHERE name = ? AND id = coalesce(?, id)"
+    row = conn.execute(query, (name, number)).fetchone()
+    return int(row[0]) if row is not None else add_unknown(conn, name, admission.created_micros)
 
 
 def _append(path: Path, lines: list[bytes]) -> None:

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
-from tenantd.domain import FinishReason, TokenLogprobs, Usage
+from tenantd.domain import NOBODY, Actor, FinishReason, TokenLogprobs, Usage
 from tenantd.errors import TenantdError
 from tenantd.live.generation import SharedSampling
 from tenantd.text.detokenize import TextStream
@@ -47,7 +47,8 @@ class LiveStream:
         request_id: str,
         number: int,
         tenant: str,
-        key_id: str = "",
+        tenant_id: int | None = None,
+        actor: Actor = NOBODY,
         prompt: list[int],
         max_tokens: int,
         sampling: SharedSampling,
@@ -59,14 +60,14 @@ class LiveStream:
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
-        """`number` is its name in the engine's protocol; `key_id`: the API key it came with, "" for none.
+        """`number` is its name in the engine's protocol; `actor` sent it, and its key must stay live.
 
         Without `counts_prompt` its prompt is another's to pay for. `clock_s` is monotonic.
         """
         self.id = request_id
         self.number = number
         self.tenant = tenant
-        self.key_id = key_id
+        self.tenant_id, self.actor = tenant_id, actor
         self.prompt_tokens = len(prompt)
         self.max_tokens = max_tokens
         self.sampling = sampling
@@ -96,8 +97,7 @@ class LiveStream:
         self._generated_at_crash = 0
         self._deltas: list[Delta] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._is_settled = False
-        self._is_held = False
+        self._is_settled = self._is_held = False
         self._is_begun = False  # something was taken
         self._is_behind = False  # and something left
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final
 
 from tenantd.domain import Tenant
@@ -134,14 +135,19 @@ def full_queue(
     return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)
 
 
-def as_it_is(directory: Directory, name: str, key_id: str) -> Tenant:
-    """A tenant by now, for a request that came some time ago, with this key if any.
+def gone(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[str]:
+    """Names of tenants that are no more; of some, another tenant may have the name by now."""
+    return [name for name, tenant in before.items() if name not in after or after[name].id != tenant.id]
+
+
+def as_it_is(directory: Directory, name: str, tenant_id: int | None, key_id: str | None) -> Tenant:
+    """A tenant by now, for a request that came some time ago, with this key if any. Another of its name is not it.
 
     Raises RequestCancelled for a tenant that is gone, KeyRevoked.
     """
-    if key_id and not directory.has_key(key_id):
+    if key_id is not None and not directory.has_key(key_id):
         raise key_revoked()
     tenant = directory.tenants.get(name)
-    if tenant is None:
+    if tenant is None or tenant.id != tenant_id:
         raise RequestCancelled(f"tenant {name} was removed")
     return tenant

@@ -16,11 +16,12 @@ def decayed_usage(
 ) -> dict[str, float]:
     """Usage by weight of each tenant, as the scheduler would have it by now."""
     usage: dict[str, float] = {}
+    by_id = {tenant.id: tenant for tenant in tenants.values()}
     for row in recent:
-        if (tenant := tenants.get(row.tenant)) is not None:
+        if (tenant := by_id.get(row.tenant_id)) is not None:
             cost = costs.of_tokens(scheduler, row.prompt_tokens, row.completion_tokens)
             left = cost * costs.left_after(row.age_s, scheduler.half_life_s)
-            usage[row.tenant] = usage.get(row.tenant, 0.0) + left / costs.full_weight(tenant)
+            usage[tenant.name] = usage.get(tenant.name, 0.0) + left / costs.full_weight(tenant)
     return usage
 
 
@@ -35,12 +36,13 @@ def newcomers_level(usage: Mapping[str, float]) -> float:
 
 def recall_minute(booked: Iterable[Booked], tenants: Mapping[str, Tenant], rates: Rates, now_micros: int) -> None:
     """Let `rates` count what tenants were given in the last minute. `booked` has the oldest first."""
+    by_id = {tenant.id: tenant for tenant in tenants.values()}
     for entry in booked:
-        if (tenant := tenants.get(entry.tenant)) is None:
+        if (tenant := by_id.get(entry.tenant_id)) is None:
             continue
         limit = tenant.limits.tokens_per_minute
         rates.recall(
-            entry.tenant,
+            tenant.name,
             tokens=entry.tokens if limit is None else min(entry.tokens, limit),  # no minute had more
             requests=entry.requests,
             age_micros=entry.age_micros,

@@ -9,7 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Final
 
-from tenantd.domain import Usage
+from tenantd.domain import RequestKind, Usage
 from tenantd.errors import LedgerUnavailable, TenantdError
 from tenantd.events import Admitted, CleanedUp, Events, PathKind, Settled
 from tenantd.ledger.ledger import Admitted as AdmittedRow
@@ -160,7 +160,7 @@ def admitted(stream: LiveStream, generation: Generation) -> Admitted:
     return Admitted(
         request_id=stream.id,
         tenant=stream.tenant,
-        key_id=stream.key_id or None,
+        key_id=stream.actor.key_id,
         path=PathKind(generation.kind),
         prompt_tokens=stream.prompt_tokens,
         max_tokens=stream.max_tokens,
@@ -177,7 +177,7 @@ def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
     return Settled(
         request_id=stream.id,
         tenant=stream.tenant,
-        key_id=stream.key_id or None,
+        key_id=stream.actor.key_id,
         state=stream.finish_reason,
         usage=stream.usage,
         first_token_micros=stream.first_token_micros,
@@ -205,7 +205,10 @@ def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> A
     return AdmittedRow(
         id=stream.id,
         tenant=stream.tenant,
-        kind=kind,
+        tenant_id=stream.tenant_id,
+        key_id=stream.actor.key_id,
+        uid=stream.actor.uid,
+        kind=RequestKind(kind),
         model=model,
         created_micros=stream.created_micros,
         prompt_length_tokens=stream.prompt_tokens,

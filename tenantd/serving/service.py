@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tenantd.clock import now_micros
 from tenantd.config import Config
-from tenantd.domain import FinishReason, OnLimit, Tenant, TenantState
+from tenantd.domain import NOBODY, Actor, FinishReason, OnLimit, Tenant, TenantState
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
@@ -35,7 +35,7 @@ from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation, SharedSampling, counted_prompt_tokens
 from tenantd.live.streams import LiveStream
 from tenantd.request_ids import new_request_id
-from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, gone, may_wait, output_tokens
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status
@@ -163,17 +163,14 @@ class Service:
         await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
     async def tenants_changed(self) -> None:
-        """Read the tenants again, tell the engine their shares, end the requests of tenants that are gone.
-
-        Raises LedgerUnavailable, and then nothing has changed.
-        """
-        before = self.directory.tenants.keys()
+        """Read the tenants again, tell the engine, end what may not run. Raises LedgerUnavailable: nothing changed."""
+        before = self.directory.tenants
         await self.directory.reload(self.ledger)
         self._replica.rates.keep(self.directory.tenants.keys())
-        self._limits_changed()
         self._end_what_may_not_run()
-        for name in before - self.directory.tenants.keys():
+        for name in gone(before, self.directory.tenants):
             self._replica.forget(name)
+        self._limits_changed()
 
     def reconfigure(self, config: Config) -> None:
         """Go on with this configuration. Default limits hold for everybody at once, in the engine too."""
@@ -196,7 +193,7 @@ class Service:
         """Requests of tenants that are gone and of keys that were revoked."""
         for stream in self._live:
             try:
-                as_it_is(self.directory, stream.tenant, stream.key_id)
+                as_it_is(self.directory, stream.tenant, stream.tenant_id, stream.actor.key_id)
             except TenantdError as e:
                 self._replica.end(stream, FinishReason.CANCELLED, e)
 
@@ -208,7 +205,7 @@ class Service:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, key_id: str = ""
+        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, actor: Actor = NOBODY
     ) -> list[LiveStream]:
         """Start what one client's request asks for, all of it or nothing, once the tenant's rate limits let it in.
 
@@ -216,10 +213,10 @@ class Service:
         What is not complete `timeout_s` from now ends with RequestTimeout.
         Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
         LedgerUnavailable, InvalidRequest and its kinds, Forbidden, QueueFull, RequestsPerMinuteExceeded,
-        TokensPerMinuteExceeded, RequestTimeout, KeyRevoked for a key (`key_id`, "" for none) that is live no more.
+        TokensPerMinuteExceeded, RequestTimeout, KeyRevoked for a key that is live no more.
         """
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
-        tenant = as_it_is(self.directory, tenant.name, key_id)  # it may have changed while the request was read
+        tenant = as_it_is(self.directory, tenant.name, tenant.id, actor.key_id)  # it may have changed meanwhile
         most_tokens = self._check(tenant, generations)
         prompt_tokens = counted_prompt_tokens(generations)
         refusal = self._gate.refusal(tenant, prompt_tokens)
@@ -227,10 +224,10 @@ class Service:
             raise refusal
         self._check_queue(tenant, len(generations), refusal)
         if refusal is not None:
-            look_again = functools.partial(self._look_again, tenant.name, key_id, generations)
+            look_again = functools.partial(self._look_again, tenant, actor, generations)
             tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
             most_tokens = self._check(tenant, generations)
-        streams = self._new_streams(tenant, generations, most_tokens, key_id)
+        streams = self._new_streams(tenant, generations, most_tokens, actor)
         self._gate.book(tenant)
         positions = self._positions.next_positions(tenant, [stream.prompt_tokens for stream in streams])
         for stream, position, generation in zip(streams, positions, generations, strict=True):
@@ -274,9 +271,9 @@ class Service:
             for generation in generations
         ]
 
-    def _look_again(self, name: str, key_id: str, generations: Sequence[Generation]) -> Tenant:
+    def _look_again(self, tenant: Tenant, actor: Actor, generations: Sequence[Generation]) -> Tenant:
         """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
-        tenant = as_it_is(self.directory, name, key_id)
+        tenant = as_it_is(self.directory, tenant.name, tenant.id, actor.key_id)
         self._check(tenant, generations)
         return tenant
 
@@ -330,7 +327,7 @@ class Service:
         stream.finished.add_done_callback(lambda _: timer.cancel())
 
     def _new_streams(
-        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], key_id: str
+        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], actor: Actor
     ) -> list[LiveStream]:
         """One for each generation. Raises InvalidRequest for what does not fit a command to the engine."""
         shared: dict[int, SharedSampling] = {}
@@ -339,7 +336,7 @@ class Service:
             self._number += 1
             sampling = generation.sampling
             of_it = shared.setdefault(id(sampling), SharedSampling(self._number, sampling))
-            streams.append(self._new_stream(tenant, generation, max_tokens, of_it, key_id))
+            streams.append(self._new_stream(tenant, generation, max_tokens, of_it, actor))
         commands: list[Command] = [each.command() for each in shared.values()]
         commands += [stream.submit_command() for stream in streams]
         if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
@@ -347,14 +344,15 @@ class Service:
         return streams
 
     def _new_stream(
-        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling, key_id: str
+        self, tenant: Tenant, generation: Generation, max_tokens: int, sampling: SharedSampling, actor: Actor
     ) -> LiveStream:
         created_micros = self._now_micros()
         return LiveStream(
             request_id=new_request_id(created_micros),
             number=self._number,
             tenant=tenant.name,
-            key_id=key_id,
+            tenant_id=tenant.id,
+            actor=actor,
             prompt=generation.prompt,
             max_tokens=max_tokens,
             sampling=sampling,

@@ -47,7 +47,7 @@ _COLUMNS: Final = ", ".join(KeyInfo.__struct_fields__)
 
 def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None = None) -> tuple[KeyInfo, str]:
     """A new key and its secret, which is nowhere to be had again. Raises NotFound (tenant), InvalidRequest (label)."""
-    get_tenant(conn, tenant)
+    owner = get_tenant(conn, tenant)
     if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
         raise InvalidRequest(f"label: may have at most {MAX_LABEL_CHARACTERS} printable characters", param="label")
     secret = new_secret()
@@ -60,15 +60,15 @@ def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None
         revoked_micros=None,
     )
     conn.execute(
-        f"INSERT INTO keys ({_COLUMNS}, hash) VALUES (?, ?, ?, ?, ?, ?, ?)",
-        (*msgspec.structs.astuple(info), hash_secret(secret)),
+        f"INSERT INTO keys ({_COLUMNS}, hash, tenant_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        (*msgspec.structs.astuple(info), hash_secret(secret), owner.id),
     )
     return info, secret
 
 
-def list_keys(conn: Connection, tenant: str) -> list[KeyInfo]:
+def list_keys(conn: Connection, tenant_id: int | None) -> list[KeyInfo]:
     """Oldest first, revoked ones included."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE tenant = ? ORDER BY created_micros, id", (tenant,))
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE tenant_id = ? ORDER BY created_micros, id", (tenant_id,))
     return [_info(row) for row in rows]
 
 

@@ -98,6 +98,10 @@ class Rates:
         """Forget all others."""
         self._windows = {name: windows for name, windows in self._windows.items() if name in tenants}
 
+    def forget(self, tenant: str) -> None:
+        """It is gone for good, and its name may be another's."""
+        self._windows.pop(tenant, None)
+
     def _of(self, tenant: str) -> _Windows:
         return self._windows.setdefault(tenant, _Windows())
 

@@ -1,6 +1,7 @@
 """Tenants in the ledger's file. Functions over a connection, for `Ledger.write` and `Ledger.read`.
 
-A removed tenant keeps its row, so that nobody else can take its name: past bills are made out to it.
+A tenant is its id, which is given once. A removed tenant keeps its row, since past bills are made out to it, and gives
+its name back: another tenant may take it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from tenantd import clock
 from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.limits import LIMITS
+from tenantd.text.excerpt import excerpt
 
 MIN_WEIGHT: Final = 1e-6  # usage is divided by it
 MAX_WEIGHT: Final = 1_000_000
@@ -24,21 +26,21 @@ REMOVED: Final = "removed"
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
 CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled", "allow_special")
 
-_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros"
+_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros, id"
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
-    """Raises InvalidRequest, Conflict: the name is in use, or was used by a tenant that is removed."""
+    """The tenant with its new id. Raises InvalidRequest, Conflict: the name is in use."""
     tenant = checked(tenant)
-    row = conn.execute("SELECT state FROM tenants WHERE name = ?", (tenant.name,)).fetchone()
-    if row is not None and row[0] == REMOVED:
-        raise Conflict(
-            f"tenant {tenant.name!r} was removed; the name stays reserved for its past invoices", param="name"
-        )
-    if row is not None:
-        raise Conflict(f"tenant {tenant.name!r} already exists", param="name")
-    conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _row(tenant))
-    return tenant
+    _check_free(conn, tenant.name)
+    row = conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", _row(tenant))
+    return msgspec.structs.replace(tenant, id=row.lastrowid)
+
+
+def _check_free(conn: Connection, name: str) -> None:
+    query = f"SELECT 1 FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
+    if conn.execute(query, (name,)).fetchone() is not None:
+        raise Conflict(f"tenant {name!r} already exists", param="name")
 
 
 def get_tenant(conn: Connection, name: str) -> Tenant:
@@ -48,6 +50,15 @@ def get_tenant(conn: Connection, name: str) -> Tenant:
     if row is None:
         raise NotFound(f"no tenant named {name!r}", param="name")
     return _tenant(row)
+
+
+def tenant_meant(conn: Connection, name: str) -> int:
+    """Id of the tenant of this name, or of the last one removed that had it. Raises NotFound."""
+    query = f"SELECT id FROM tenants WHERE name = ? ORDER BY state = '{REMOVED}', id DESC LIMIT 1"
+    row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
+    if row is None:
+        raise NotFound(f"no tenant named {excerpt(name, 80)}, and none that was removed", param="tenant")
+    return int(row[0])
 
 
 def list_tenants(conn: Connection) -> list[Tenant]:
@@ -65,8 +76,8 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
     _, weight, priority, _, uids, limits, adapter, unbilled, allow_special, _ = _row(tenant)
     conn.execute(
         """UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ?, unbilled = ?,
-        allow_special = ? WHERE name = ?""",
-        (weight, priority, uids, limits, adapter, unbilled, allow_special, name),
+        allow_special = ? WHERE id = ?""",
+        (weight, priority, uids, limits, adapter, unbilled, allow_special, tenant.id),
     )
     return tenant
 
@@ -74,18 +85,20 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
 def set_state(conn: Connection, name: str, state: TenantState) -> Tenant:
     """Suspend or resume. Raises NotFound."""
     tenant = msgspec.structs.replace(get_tenant(conn, name), state=TenantState(state))
-    conn.execute("UPDATE tenants SET state = ? WHERE name = ?", (tenant.state.value, name))
+    conn.execute("UPDATE tenants SET state = ? WHERE id = ?", (tenant.state.value, tenant.id))
     return tenant
 
 
-def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> None:
-    """Remove it for good and revoke its keys. Its requests stay, and so does its name. Raises NotFound."""
-    get_tenant(conn, name)
+def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> Tenant:
+    """Remove it for good and revoke its keys; as it was. Its requests stay, its name is free. Raises NotFound."""
+    tenant = get_tenant(conn, name)
     revoked_micros = clock.now_micros() if now_micros is None else now_micros
     conn.execute(
-        "UPDATE keys SET revoked_micros = ? WHERE tenant = ? AND revoked_micros IS NULL", (revoked_micros, name)
+        "UPDATE keys SET revoked_micros = ? WHERE tenant_id = ? AND revoked_micros IS NULL",
+        (revoked_micros, tenant.id),
     )
-    conn.execute(f"UPDATE tenants SET state = '{REMOVED}' WHERE name = ?", (name,))
+    conn.execute(f"UPDATE tenants SET state = '{REMOVED}' WHERE id = ?", (tenant.id,))
+    return tenant
 
 
 # -- checks
@@ -193,8 +206,9 @@ _limits: Callable[[str], OwnLimits] = msgspec.json.Decoder(OwnLimits).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
-    name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros = row
+    name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros, tenant_id = row
     return Tenant(
+        id=tenant_id,
         name=name,
         weight=weight,
         priority=Priority(priority),

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from tenantd.config import Config
-from tenantd.domain import FinishReason, Tenant, TenantState, TokenLogprobs
+from tenantd.domain import NOBODY, Actor, FinishReason, Tenant, TenantState, TokenLogprobs
 from tenantd.errors import Draining, TenantdError, TenantSuspended
 from tenantd.events import Events
 from tenantd.live.generation import Generation, SharedSampling
@@ -131,7 +131,7 @@ class FakeService:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None, key_id: str = ""
+        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None, actor: Actor = NOBODY
     ) -> list[LiveStream]:
         self.timeouts_s.append(timeout_s)
         if self.hold_submit:

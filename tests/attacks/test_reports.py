@@ -28,10 +28,10 @@ QUICK_S = 2.0
 
 FILL = """
     INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens,
-        prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id)
+        prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id, tenant_id)
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
     SELECT 'req_' || i, 'old' || i % 5, 'chat', 'fake', 'stop', 1700000000000000 + i, 10, 10, 10, 10, 100,
-        i * 7919 % 1000003, i * 104729 % 1000003, 1 FROM n"""
+        i * 7919 % 1000003, i * 104729 % 1000003, 1, 100 + i % 5 FROM n"""
 
 
 def fill_ledger(state: Path) -> None:

@@ -60,9 +60,13 @@ RECORD = RequestRecord(
     output_nanos=1_200,
     engine_nanos=0,
     error="",
+    tenant_id=1,
+    key_id=None,
+    uid=1000,
 )
 USAGE = TenantUsage(
     tenant="acme",
+    tenant_id=1,
     requests=3,
     running=0,
     completed=1,
@@ -91,6 +95,7 @@ INVOICE = Invoice(
     tenants=[
         TenantInvoice(
             tenant="acme",
+            tenant_id=1,
             requests=3,
             prompt_tokens=1_000,
             completion_tokens=57,
@@ -103,6 +108,7 @@ INVOICE = Invoice(
         ),
         TenantInvoice(
             tenant="globex",
+            tenant_id=2,
             requests=1,
             prompt_tokens=3,
             completion_tokens=0,

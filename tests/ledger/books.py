@@ -43,9 +43,14 @@ def memory_ledger() -> sqlite3.Connection:
     return conn
 
 
+TENANT_IDS = {"acme": 1, "globex": 2}
+
+
 def admission(request_id: str, **changes: Any) -> Admitted:
+    name = changes.get("tenant", "acme")
     defaults: dict[str, Any] = {
-        "tenant": "acme",
+        "tenant": name,
+        "tenant_id": TENANT_IDS.setdefault(name, len(TENANT_IDS) + 1),
         "kind": "chat",
         "model": "tiny",
         "created_micros": NOW_MICROS,

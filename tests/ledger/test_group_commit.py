@@ -83,7 +83,7 @@ def test_the_table_itself_refuses_what_must_not_be(tmp_path: Path) -> None:
     bad = [
         "UPDATE requests SET state = 'stop' WHERE id = 'r1'",  # settled without a price
         "UPDATE requests SET price_id = 1 WHERE id = 'r1'",  # priced while it runs
-        "UPDATE requests SET state = 'done', price_id = 1 WHERE id = 'r1'",
+        "UPDATE requests SET tenant_id = NULL WHERE id = 'r1'",
         "UPDATE requests SET state = 'stop', price_id = 77 WHERE id = 'r1'",  # no such price list
         "UPDATE requests SET prompt_tokens = -1 WHERE id = 'r1'",
         "UPDATE requests SET prompt_tokens = 1.5 WHERE id = 'r1'",

@@ -26,8 +26,8 @@ ROWS = 3000
 def fill(conn: sqlite3.Connection) -> None:
     """Old rows to report on."""
     conn.executemany(
-        "INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens) "
-        "VALUES (?, 'acme', 'chat', 'tiny', 'running', ?, 1, 1)",
+        "INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens, "
+        "tenant_id) VALUES (?, 'acme', 'chat', 'tiny', 'running', ?, 1, 1, 1)",
         [(f"old-{n}", n) for n in range(ROWS)],
     )
 

@@ -2,26 +2,180 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import logging
 import sqlite3
-from contextlib import closing
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from tenantd.ledger.migrations import migrate
-from tests.ledger.old.kit import FOLDER, ledger_of, said, without_new
+from tenantd.ledger import tenant_ids
+from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
+from tenantd.ledger.reports import recent_requests
+from tests.ledger.books import memory_ledger
+from tests.ledger.old.kit import FOLDER, NOW_MICROS, ledger_of, said, without_new
+from tests.ledger.old.make import PRICES
 
 SCHEMAS = sorted(int(path.stem.removeprefix("schema_")) for path in FOLDER.glob("schema_*.sql"))
+ROOT = Path(__file__).parents[2]
+GROW = """INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens,
+    prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id, input_nanos,
+    output_nanos, engine_nanos, error, unbilled, interrupted_micros)
+    SELECT requests.id || '-' || n.value, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens,
+    prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id, input_nanos,
+    output_nanos, engine_nanos, error, unbilled, interrupted_micros
+    FROM requests, json_each(?) AS n WHERE state <> 'running'"""
+
+
+@contextmanager
+def opened(path: Path) -> Iterator[sqlite3.Connection]:
+    with closing(sqlite3.connect(path, isolation_level=None)) as conn:
+        conn.execute("PRAGMA foreign_keys = ON")
+        yield conn
+
+
+def tables(conn: sqlite3.Connection) -> list[tuple[Any, ...]]:
+    """Every table and index, however its definition is spaced."""
+    rows = conn.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
+    return [(*row[:3], " ".join((row[3] or "").split()).replace(" )", ")")) for row in rows]
+
+
+def old_rows(conn: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
+    """All that schema 5 had in its tables."""
+    requests = ", ".join(row[1] for row in conn.execute("PRAGMA table_info(requests)") if row[1] not in NEW)
+    return [
+        conn.execute(f"SELECT {requests} FROM requests ORDER BY number").fetchall(),
+        conn.execute("SELECT * FROM prices ORDER BY id").fetchall(),
+        conn.execute(
+            """SELECT name, weight, priority, state, uids, limits, created_micros, adapter, unbilled, allow_special
+            FROM tenants ORDER BY name"""
+        ).fetchall(),
+        conn.execute(
+            "SELECT id, tenant, hash, prefix, label, created_micros, revoked_micros FROM keys ORDER BY id"
+        ).fetchall(),
+    ]
+
+
+NEW = ("tenant_id", "key_id", "uid")
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
 def test_reports_and_invoices_are_what_they_were(schema: int, tmp_path: Path) -> None:
     before = json.loads((FOLDER / f"said_{schema}.json").read_text("utf-8"))
     assert {row["state"] for row in before["requests"]} >= {"running", "interrupted", "stop", "failed"}
-    with closing(sqlite3.connect(ledger_of(schema, tmp_path), isolation_level=None)) as conn:
+    with opened(ledger_of(schema, tmp_path)) as conn:
         migrate(conn, "ledger.db")
         now = said(conn)
     assert now.keys() == before.keys()
     for what, each in before.items():
         assert without_new(each, now[what]) == each, what
+
+
+def test_every_row_is_kept_and_the_tables_are_those_of_a_new_ledger(tmp_path: Path) -> None:
+    with opened(ledger_of(5, tmp_path)) as conn, closing(memory_ledger()) as new:
+        before = old_rows(conn)
+        assert migrate(conn, "ledger.db") == VERSION
+        assert old_rows(conn) == before
+        assert tables(conn) == tables(new)
+        assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert conn.execute("PRAGMA foreign_key_check").fetchall() == []
+        whose = "SELECT count(*) FROM requests JOIN tenants ON tenants.id = tenant_id AND tenants.name = tenant"
+        assert conn.execute(whose).fetchone()[0] == len(before[0])
+        assert {row.tenant_id for row in recent_requests(conn, None, 1000)} == {1, 2, 3, 4, 5}
+        conn.execute("UPDATE requests SET kind = 'poem', state = 'sung' WHERE number = 1")  # checked by the program
+
+
+def test_a_connection_that_was_open_reads_the_new_tables(tmp_path: Path) -> None:
+    path = ledger_of(5, tmp_path)
+    with opened(path) as other:
+        assert len(other.execute("SELECT * FROM requests").fetchone()) == 21  # it has read the schema
+        with opened(path) as conn:
+            migrate(conn, "ledger.db")
+        other.execute("UPDATE requests SET kind = 'poem' WHERE number = 1")
+        assert len(other.execute("SELECT * FROM requests").fetchone()) == 24
+    with opened(path) as conn, pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
+        conn.execute("UPDATE requests SET tenant_id = NULL")
+
+
+def test_requests_of_a_tenant_that_is_not_in_the_ledger_are_a_removed_tenants(tmp_path: Path) -> None:
+    with opened(ledger_of(5, tmp_path)) as conn:
+        conn.execute("PRAGMA foreign_keys = OFF")
+        conn.execute("DELETE FROM tenants WHERE name = 'umbrella'")
+        conn.execute("DELETE FROM keys WHERE tenant = 'umbrella'")
+        migrate(conn, "ledger.db")
+        ids = {row.tenant: row.tenant_id for row in recent_requests(conn, None, 1000)}
+        query = "SELECT name, state FROM tenants WHERE id = ?"
+        assert conn.execute(query, (ids["umbrella"],)).fetchone() == ("umbrella", "removed")
+        assert sorted(ids.values()) == [1, 2, 3, 4, 5]
+
+
+def test_a_start_settles_what_the_old_program_had_set_aside(tmp_path: Path) -> None:
+    async def main() -> None:
+        ledger = Ledger.open(ledger_of(5, tmp_path), PRICES[2], lambda: NOW_MICROS)
+        assert (ledger.taken_in, ledger.rejected, ledger.interrupted) == (3, 0, 2)
+        rows = await ledger.read(lambda conn: recent_requests(conn, None, 1000))
+        await ledger.close()
+        lost = {row.tenant: (row.tenant_id, row.state) for row in rows if row.id.endswith(("0c9", "0cb"))}
+        assert lost == {"globex": (2, "length"), "hooli": (5, "length")}, "hooli was removed since"
+
+    asyncio.run(main())
+
+
+def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
+    with opened(ledger_of(5, tmp_path)) as conn:
+        before, schema = old_rows(conn), tables(conn)
+        broken = [*UPGRADES[:-1], (*UPGRADES[-1], "nonsense")]
+        with pytest.raises(sqlite3.OperationalError, match="nonsense"):
+            migrate(conn, "ledger.db", broken)
+        assert (old_rows(conn), tables(conn)) == (before, schema)
+        assert conn.execute("PRAGMA user_version").fetchone() == (5,)
+        assert migrate(conn, "ledger.db") == VERSION
+        assert old_rows(conn) == before
+
+
+@pytest.mark.parametrize("lines", [1, 2, 13, 25])
+def test_an_upgrade_that_is_killed_is_made_whole_by_the_next_start(tmp_path: Path, lines: int) -> None:
+    path = ledger_of(5, tmp_path)
+    with opened(path) as conn:
+        conn.execute(GROW, (json.dumps(list(range(100))),))
+        before, schema = old_rows(conn), tables(conn)
+        rows = len(before[0])
+    command = [sys.executable, "-u", "-m", "tests.ledger.old.upgrade", str(tmp_path)]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdin is not None and process.stdout is not None
+        said = [process.stdout.readline()]
+        while len(said) < lines:
+            process.stdin.write("\n")
+            process.stdin.flush()
+            said.append(process.stdout.readline())
+        process.kill()
+    assert process.returncode == -9
+    assert said[0] == "upgrading ledger.db from schema 5 to 6\n"
+    assert lines == 1 or said[1] == f"upgrading the ledger: 500 of {rows} requests\n"
+    with opened(path) as conn:
+        assert conn.execute("PRAGMA user_version").fetchone() == (5,)
+        assert (old_rows(conn), tables(conn)) == (before, schema)
+        assert migrate(conn, "ledger.db") == VERSION
+        assert old_rows(conn) == before
+        assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_the_log_tells_how_far_an_upgrade_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(tenant_ids, "BATCH_ROWS", 50)
+    monkeypatch.setattr(tenant_ids, "PROGRESS_INTERVAL_S", 0.0)
+    caplog.set_level(logging.INFO)
+    with opened(ledger_of(5, tmp_path)) as conn:
+        migrate(conn, "ledger.db")
+    said = [record.getMessage() for record in caplog.records]
+    assert said[:2] == ["upgrading ledger.db from schema 5 to 6", "upgrading the ledger: 50 of 120 requests"]
+    assert said[3] == "upgrading the ledger: 120 of 120 requests"
+    assert said[4].startswith("ledger.db was upgraded in ")

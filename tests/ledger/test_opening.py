@@ -13,11 +13,12 @@ from tenantd.config import BillingConfig
 from tenantd.domain import OnLimit, OwnLimits, Usage
 from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
-from tenantd.ledger.migrations import MIGRATIONS, migrate
+from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.reports import usage_report
 from tenantd.tenancy.tenants import list_tenants
 from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
+from tests.ledger.old.kit import FOLDER
 
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
 
@@ -88,19 +89,25 @@ def test_a_ledger_that_another_program_locks_cannot_be_opened_until_it_lets_go(t
 def test_a_migration_and_its_record_commit_together() -> None:
     conn = sqlite3.connect(":memory:", isolation_level=None)
     version = migrate(conn, ":memory:")
-    assert migrate(conn, ":memory:") == version == len(MIGRATIONS)
-    broken = [*MIGRATIONS, ("CREATE TABLE extra (x INTEGER) STRICT", "nonsense")]
+    assert migrate(conn, ":memory:") == version == VERSION
+    broken = [*UPGRADES, ("CREATE TABLE extra (x INTEGER) STRICT", "nonsense")]
     with pytest.raises(sqlite3.OperationalError):
         migrate(conn, ":memory:", broken)
     assert conn.execute("PRAGMA user_version").fetchone() == (version,)
     assert conn.execute("SELECT count(*) FROM sqlite_schema WHERE name = 'extra'").fetchone() == (0,)
-    assert migrate(conn, ":memory:", [*MIGRATIONS, ("CREATE TABLE extra (x INTEGER) STRICT",)]) == version + 1
+    assert migrate(conn, ":memory:", [*UPGRADES, ("CREATE TABLE extra (x INTEGER) STRICT",)]) == version + 1
     conn.close()
 
 
-def test_tenants_of_an_earlier_schema_are_kept() -> None:
+def first_ledger() -> sqlite3.Connection:
+    """Of schema 1, empty."""
     conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(conn, ":memory:", MIGRATIONS[:1])
+    conn.executescript((FOLDER / "first.sql").read_text("utf-8"))
+    return conn
+
+
+def test_tenants_of_an_earlier_schema_are_kept() -> None:
+    conn = first_ledger()
     conn.execute("INSERT INTO tenants VALUES ('acme', 2.0, 'high', 'active', '[7]', '{}', 5)")
     migrate(conn, ":memory:")
     (acme,) = list_tenants(conn)
@@ -109,8 +116,8 @@ def test_tenants_of_an_earlier_schema_are_kept() -> None:
 
 
 def test_limits_of_an_earlier_schema_take_the_defaults_where_there_were_none() -> None:
-    conn = sqlite3.connect(":memory:", isolation_level=None)
-    migrate(conn, ":memory:", MIGRATIONS[:2])
+    conn = first_ledger()
+    assert migrate(conn, ":memory:", UPGRADES[:1]) == 2
     rows = (
         ("a", '{"max_queued":null,"on_limit":"reject"}', OwnLimits()),
         ("b", '{"max_queued":3,"on_limit":"queue"}', OwnLimits(max_queued=3, on_limit=OnLimit.QUEUE)),

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from decimal import Decimal
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -52,8 +53,8 @@ def test_a_report_counts_ends_tokens_and_costs_by_tenant(conn: sqlite3.Connectio
     assert acme.cost_nanos == 6 * 29_867
     assert (globex.tenant, globex.requests, globex.running, globex.error_rate) == ("globex", 1, 1, 0.0)
     assert (globex.p99_duration_micros, globex.average_duration_micros, globex.cost_nanos) == (None, None, 0)
-    assert [row.tenant for row in usage_report(conn, 1_000, 2_000, "globex")] == ["globex"]
-    assert usage_report(conn, 1_000, 2_000, "unknown") == []
+    assert [row.tenant for row in usage_report(conn, 1_000, 2_000, 2)] == ["globex"]
+    assert usage_report(conn, 1_000, 2_000, 99) == []
 
 
 @given(durations=st.lists(st.integers(0, 10_000), min_size=1, max_size=120))
@@ -94,11 +95,30 @@ def test_an_unbilled_request_is_on_no_invoice_and_costs_nothing_and_is_still_cou
     assert costs == {"billed": (False, 29_867), "free": (True, 0), "bench": (True, 0), "running": (True, 0)}
 
 
+def test_a_tenant_is_its_id_whatever_it_was_called_and_two_of_one_name_are_two(conn: sqlite3.Connection) -> None:
+    for n, (tenant_id, name, created_micros) in enumerate(
+        [(1, "acme", 1_100), (1, "acme", 1_200), (1, "acme2", 1_300), (7, "acme", 1_400)]
+    ):
+        insert_request(conn, admission(f"r{n}", tenant=name, tenant_id=tenant_id, created_micros=created_micros))
+        settle_request(conn, settlement(f"r{n}"))
+    insert_request(conn, admission("later", tenant="acme3", tenant_id=1, created_micros=2_000))
+    assert [(row.tenant, row.tenant_id, row.requests) for row in usage_report(conn, 1_000, 2_000)] == [
+        ("acme", 7, 1),
+        ("acme2", 1, 3),
+    ]
+    bill = invoice(conn, MONTH)
+    assert [(part.tenant, part.tenant_id, part.requests) for part in bill.tenants] == [("acme", 7, 1), ("acme2", 1, 3)]
+    assert [part.tenant for part in invoice(conn, MONTH, 1).tenants] == ["acme2"], "the name it had last"
+    october = msgspec.structs.replace(MONTH, until_micros=1_250)
+    assert [part.tenant for part in invoice(conn, october, 1).tenants] == ["acme"], "the name it was made under"
+    assert [(row.tenant, row.tenant_id) for row in recent_requests(conn, 1, 2)] == [("acme3", 1), ("acme2", 1)]
+
+
 def test_recent_requests_come_newest_first(conn: sqlite3.Connection) -> None:
     for n, created_micros in enumerate([1_100, 1_300, 1_200, 1_300]):
         add(conn, f"r{n}", tenant="acme" if n else "globex", created_micros=created_micros)
     assert [row.id for row in recent_requests(conn, None, 3)] == ["r3", "r1", "r2"]
-    assert [row.id for row in recent_requests(conn, "globex", 3)] == ["r0"]
+    assert [row.id for row in recent_requests(conn, 2, 3)] == ["r0"]
 
 
 def test_an_invoice_has_lines_for_input_output_and_engine_time(conn: sqlite3.Connection) -> None:
@@ -187,7 +207,7 @@ def test_an_invoice_is_the_sum_of_its_rows(rows: list[tuple[str, Usage, int, Fin
         bill = invoice(conn, MONTH)
         records = [r for r in recent_requests(conn, None, 100) if 1_000 <= r.created_micros < 2_000]
         usage_rows = usage_report(conn, 1_000, 2_000)
-        singles = {part.tenant: invoice(conn, MONTH, part.tenant).tenants for part in bill.tenants}
+        singles = {part.tenant: invoice(conn, MONTH, part.tenant_id).tenants for part in bill.tenants}
     assert bill.total_nanos == sum(record.cost_nanos for record in records)
     assert bill.total_nanos == sum(row.cost_nanos for row in usage_rows)
     assert {part.tenant for part in bill.tenants} == {r.tenant for r in records if r.state != "running"}
@@ -230,10 +250,10 @@ def test_the_last_minute_has_tokens_of_what_ended_in_it_and_requests_that_began_
         settle_request(conn, settlement(name, duration_micros=took_s * second))
     add(conn, "running", tenant="globex", created_micros=now_micros - 10 * second)
     assert last_minute(conn, now_micros) == [
-        Booked("acme", 30 * second, 0, 1),
-        Booked("acme", 25 * second, 42, 0),
-        Booked("acme", 10 * second, 42, 0),
-        Booked("globex", 10 * second, 0, 1),
+        Booked(1, 30 * second, 0, 1),
+        Booked(1, 25 * second, 42, 0),
+        Booked(1, 10 * second, 42, 0),
+        Booked(2, 10 * second, 0, 1),
     ]
 
 
@@ -248,9 +268,9 @@ def test_what_was_interrupted_in_the_last_minute_counts_from_when_its_daemon_las
         checkpoint_request(conn, name, Usage(prompt_tokens=5, completion_tokens=2))
     assert interrupt_running(conn, prices, now_micros - 20 * second) == 2
     assert last_minute(conn, now_micros) == [
-        Booked("acme", 30 * second, 0, 1),
-        Booked("acme", 20 * second, 7, 0),
-        Booked("acme", 20 * second, 7, 0),
+        Booked(1, 30 * second, 0, 1),
+        Booked(1, 20 * second, 7, 0),
+        Booked(1, 20 * second, 7, 0),
     ]
     assert [usage.age_s for usage in recent_usage(conn, now_micros, 3600)] == [20.0]
 

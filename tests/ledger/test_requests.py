@@ -62,7 +62,13 @@ def test_an_id_is_admitted_once(tmp_path: Path) -> None:
             assert [type(result) for result in results] == [type(None), Conflict, Conflict]
             assert (await record_of(ledger, "r1")).max_tokens == 0
             with pytest.raises(sqlite3.IntegrityError, match="CHECK"):
+                await ledger.admit(admission("r2", max_tokens=-1))
+            with pytest.raises(ValueError, match="poem"):
                 await ledger.admit(admission("r2", kind="poem"))
+            await ledger.admit(admission("r3"))
+            with pytest.raises(ValueError, match="done"):
+                await ledger.settle(settlement("r3", state="done"))
+            assert (await record_of(ledger, "r3")).state == "running"
             assert ledger.healthy
 
     asyncio.run(main())

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from tenantd.domain import Tenant
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import recent_requests
 from tenantd.ledger.unsettled import FILE_NAME, REJECTED_NAME, Unsettled, set_aside
+from tenantd.tenancy.tenants import add_tenant, list_tenants, tenant_meant
 from tests.ledger.books import BILLING, admission, ledger_in, open_ledger, record_of, settlement, until, writer_held
 
 ROOT = Path(__file__).parents[2]
@@ -57,6 +59,20 @@ def test_the_next_start_settles_what_is_set_aside_with_a_row_or_without(tmp_path
     assert (ledger.taken_in, ledger.rejected, ledger.interrupted) == (2, 0, 0)
     check_all_are_settled_once(rows)
     assert not (tmp_path / FILE_NAME).exists()
+
+
+def test_a_request_whose_tenant_a_restored_ledger_lacks_is_on_nobody_elses_bill(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(lambda conn: add_tenant(conn, Tenant(name="globex")))  # it has the id 1 in this ledger
+        set_aside(tmp_path, [Unsettled(settlement=settlement("r3"), admission=admission("r3"))])
+        async with ledger_in(tmp_path) as ledger:
+            (row,) = await ledger.read(lambda conn: recent_requests(conn, None, 10))
+            assert (row.tenant, row.tenant_id) == ("acme", 2)
+            assert await ledger.read(lambda conn: tenant_meant(conn, "acme")) == 2
+            assert [tenant.id for tenant in await ledger.read(list_tenants)] == [1], "it counts as removed"
+
+    asyncio.run(main())
 
 
 @pytest.mark.parametrize("die_in", ["add_prices", "TakenIn.discard"])

@@ -12,8 +12,8 @@ from tenantd.wire.settings import Settings
 
 
 def test_newcomers_start_where_the_tenant_that_used_most_for_its_weight_is() -> None:
-    tenants = {"acme": Tenant(name="acme", weight=2), "globex": Tenant(name="globex")}
-    recent = [RecentUsage("acme", 60, 1000, 500), RecentUsage("globex", 0, 10, 5), RecentUsage("gone", 0, 10**6, 0)]
+    tenants = {"acme": Tenant(id=1, name="acme", weight=2), "globex": Tenant(id=2, name="globex")}
+    recent = [RecentUsage(1, 60, 1000, 500), RecentUsage(2, 0, 10, 5), RecentUsage(3, 0, 10**6, 0)]
     usage = decayed_usage(recent, tenants, Settings(half_life_s=60))
     assert usage == pytest.approx({"acme": 500, "globex": 20})
     assert newcomers_level(usage) == pytest.approx(500)

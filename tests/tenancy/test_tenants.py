@@ -20,6 +20,7 @@ from tenantd.tenancy import tenants as store
 from tests.ledger.books import admission, memory_ledger
 
 ACME = Tenant(
+    id=1,
     name="acme",
     weight=2.5,
     priority=Priority.HIGH,
@@ -138,7 +139,7 @@ def test_suspending_changes_the_state_only(conn: sqlite3.Connection) -> None:
     assert store.set_state(conn, "acme", TenantState.ACTIVE) == ACME
 
 
-def test_a_removed_tenant_is_gone_but_its_requests_and_its_name_stay(conn: sqlite3.Connection) -> None:
+def test_a_removed_tenant_is_gone_its_requests_stay_and_its_name_is_free(conn: sqlite3.Connection) -> None:
     store.add_tenant(conn, ACME)
     store.add_tenant(conn, Tenant(name="globex"))
     kept, _ = keys.create_key(conn, "globex", "")
@@ -146,11 +147,15 @@ def test_a_removed_tenant_is_gone_but_its_requests_and_its_name_stay(conn: sqlit
     insert_request(conn, admission("r1"))
     store.remove_tenant(conn, "acme", now_micros=99)
     assert [tenant.name for tenant in store.list_tenants(conn)] == ["globex"]
-    assert [row.tenant for row in recent_requests(conn, "acme", 10)] == ["acme"]
-    assert [key.revoked_micros for key in keys.list_keys(conn, "acme")] == [99]
+    assert store.tenant_meant(conn, "acme") == 1
+    assert [row.tenant for row in recent_requests(conn, 1, 10)] == ["acme"]
+    assert [key.revoked_micros for key in keys.list_keys(conn, 1)] == [99]
     assert [key_id for _, key_id in keys.live_keys(conn).values()] == [kept.id]
     assert revoked.id != kept.id
-    with pytest.raises(Conflict, match="the name stays reserved for its past invoices"):
+    again = store.add_tenant(conn, ACME)
+    assert (again.id, store.tenant_meant(conn, "acme")) == (3, 3), "an id is given once"
+    assert keys.list_keys(conn, 3) == recent_requests(conn, 3, 10) == []
+    with pytest.raises(Conflict, match="tenant 'acme' already exists"):
         store.add_tenant(conn, ACME)
 
 

@@ -134,14 +134,14 @@ class Admin:
             created_micros=now_micros,
         )
 
-        def add(conn: Connection) -> str:
-            store.add_tenant(conn, tenant)
+        def add(conn: Connection) -> tuple[Tenant, str]:
+            added = store.add_tenant(conn, tenant)
             if store.own_reserve(tenant):
                 store.check_reserved_slots(conn, tenant.name, self._service.config.engine.slots)
-            return keys.create_key(conn, tenant.name, "first", now_micros)[1]
+            return added, keys.create_key(conn, tenant.name, "first", now_micros)[1]
 
-        secret = await self._change(add)
-        return reply({"tenant": self._service.directory.in_force(tenant), "key": secret}, status=201)
+        added, secret = await self._change(add)
+        return reply({"tenant": self._service.directory.in_force(added), "key": secret}, status=201)
 
     async def show_tenant(self, name: str) -> Response:
         """Show a tenant."""
@@ -184,8 +184,7 @@ class Admin:
         """List a tenant's keys, without their secrets."""
 
         def read(conn: Connection) -> list[keys.KeyInfo]:
-            store.get_tenant(conn, name)
-            return keys.list_keys(conn, name)
+            return keys.list_keys(conn, store.get_tenant(conn, name).id)
 
         return reply({"keys": await self._service.ledger.read(read)})
 
@@ -215,8 +214,9 @@ class Admin:
     ) -> Response:
         """Report usage of a month, or of a period in microseconds since 1970."""
         since_micros, until_micros = self._period(month, since, until)
-        rows = await self._report(request, lambda conn: usage_report(conn, since_micros, until_micros, tenant))
-        self._require_known(tenant, bool(rows))
+        rows = await self._report(
+            request, lambda conn: usage_report(conn, since_micros, until_micros, _meant(conn, tenant))
+        )
         currency = self._service.config.billing.currency
         period = {"since_micros": since_micros, "until_micros": until_micros}
         return reply({**period, "currency": currency, "tenants": rows})
@@ -227,7 +227,6 @@ class Admin:
         if not 1 <= most <= MOST_REQUESTS_LISTED:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
         records = await self._service.ledger.read(lambda conn: _records(conn, tenant, most))
-        self._require_known(tenant, bool(records))
         states = self._service.live_states()
         return reply({"requests": [{**record, "live_state": states.get(record["id"])} for record in records]})
 
@@ -236,8 +235,7 @@ class Admin:
         parsed = self._month(month)
         if parsed.since_micros > self._now_micros():
             raise InvalidRequest(f"{parsed.name} has not started, so it has no invoice yet", param="month")
-        found = await self._service.ledger.read(lambda conn: invoice(conn, parsed, tenant))
-        self._require_known(tenant, bool(found.tenants))
+        found = await self._service.ledger.read(lambda conn: invoice(conn, parsed, _meant(conn, tenant)))
         return reply(found)
 
     # -- shared
@@ -259,11 +257,6 @@ class Admin:
         await self._service.tenants_changed()
         self._meter.keep(self._service.directory.tenants)
         return result
-
-    def _require_known(self, tenant: str | None, has_rows: bool) -> None:
-        """Raises NotFound for a name that never existed. A removed tenant still has reports."""
-        if tenant is not None and not has_rows and tenant not in self._service.directory.tenants:
-            raise NotFound(f"no tenant named {excerpt(tenant, 80)}, and no past requests of one", param="tenant")
 
     async def _set_state(self, name: str, state: TenantState) -> Response:
         tenant = await self._change(lambda conn: store.set_state(conn, name, state))
@@ -287,8 +280,12 @@ class Admin:
         return clock.now_micros()
 
 
+def _meant(conn: Connection, name: str | None) -> int | None:
+    return None if name is None else store.tenant_meant(conn, name)
+
+
 def _records(conn: Connection, tenant: str | None, most: int) -> list[dict[str, Any]]:
-    rows = recent_requests(conn, tenant, most)
+    rows = recent_requests(conn, _meant(conn, tenant), most)
     return [{**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos} for row in rows]
 
 

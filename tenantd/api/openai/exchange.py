@@ -17,7 +17,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tenantd.api.connection import connection_of
-from tenantd.api.identity import for_asker, key_of
+from tenantd.api.identity import actor_of, for_asker
 from tenantd.api.openai.answers import Answer, usage_json
 from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
 from tenantd.api.openai.whole import collect
@@ -104,7 +104,7 @@ class Exchange(Response):
 
     async def _start(self, scope: Scope) -> None:
         """Admit all choices and wait for their first tokens. Raises the error of the first that fails."""
-        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, key_of(scope))
+        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, actor_of(scope))
         self._submitting = asyncio.create_task(work)
         try:
             self._streams = await self._submitting

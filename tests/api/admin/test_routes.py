@@ -46,6 +46,7 @@ def test_a_tenant_is_added_with_a_key_that_works(daemon: Daemon) -> None:
     assert answer.status_code == 201
     tenant = answer.json()["tenant"]
     assert tenant.pop("created_micros") > 1_700_000_000_000_000
+    assert tenant.pop("id") > 0
     assert tenant == {"name": "added", **TENANT}
     assert ask_with(daemon, answer.json()["key"]).status_code == 200
 

@@ -17,7 +17,7 @@ from tenantd.ledger.prices import all_prices
 from tenantd.ledger.reports import last_minute, recent_requests, recent_usage, usage_report
 from tenantd.ledger.unsettled import FILE_NAME
 from tenantd.tenancy.keys import list_keys, live_keys
-from tenantd.tenancy.tenants import list_tenants
+from tenantd.tenancy.tenants import list_tenants, tenant_meant
 
 FOLDER = Path(__file__).parent
 NOW_MICROS = 1_794_000_000_000_000  # 6 November 2026, 20:40 UTC: the moment the fixture ends
@@ -48,24 +48,32 @@ def dump(conn: sqlite3.Connection) -> str:
 
 def said(conn: sqlite3.Connection) -> dict[str, Any]:
     """Every report, invoice and list, as JSON has them."""
+    ids = {name: tenant_meant(conn, name) for name in TENANTS}
+    names = {number: name for name, number in ids.items()}
     months = [parse_month(month, TIMEZONE, NOW_MICROS) for month in MONTHS]
     return json.loads(
         msgspec.json.encode(
             {
                 "tenants": list_tenants(conn),
-                "keys": {name: list_keys(conn, name) for name in TENANTS},
+                "keys": {name: list_keys(conn, ids[name]) for name in TENANTS},
                 "live_keys": {digest: list(key) for digest, key in sorted(live_keys(conn).items())},
                 "prices": list(all_prices(conn).values()),
                 "requests": recent_requests(conn, None, 1_000_000),
-                "requests_of": {name: [row.id for row in recent_requests(conn, name, 7)] for name in TENANTS},
+                "requests_of": {name: [row.id for row in recent_requests(conn, ids[name], 7)] for name in TENANTS},
                 "usage": [usage_report(conn, *period) for period in PERIODS],
-                "usage_of": {name: usage_report(conn, *PERIODS[0], name) for name in TENANTS},
+                "usage_of": {name: usage_report(conn, *PERIODS[0], ids[name]) for name in TENANTS},
                 "invoices": [invoice(conn, month) for month in months],
-                "invoices_of": {name: invoice(conn, months[1], name) for name in TENANTS},
-                "recent_usage": sorted(
-                    recent_usage(conn, NOW_MICROS, 600), key=lambda usage: (usage.tenant, usage.age_s)
-                ),
-                "last_minute": last_minute(conn, NOW_MICROS),
+                "invoices_of": {name: invoice(conn, months[1], ids[name]) for name in TENANTS},
+                "recent_usage": [
+                    {**msgspec.structs.asdict(each), "tenant": names[each.tenant_id]}
+                    for each in sorted(
+                        recent_usage(conn, NOW_MICROS, 600), key=lambda each: (names[each.tenant_id], each.age_s)
+                    )
+                ],
+                "last_minute": [
+                    {**msgspec.structs.asdict(each), "tenant": names[each.tenant_id]}
+                    for each in last_minute(conn, NOW_MICROS)
+                ],
             }
         )
     )

@@ -17,12 +17,12 @@ from tempfile import TemporaryDirectory
 import msgspec
 
 from tenantd.config import BillingConfig
-from tenantd.domain import FinishReason, OnLimit, OwnLimits, Priority, Tenant, TenantState, Usage
+from tenantd.domain import FinishReason, OnLimit, OwnLimits, Priority, RequestKind, Tenant, TenantState, Usage
 from tenantd.ledger.ledger import Admitted, Ledger, Settlement
 from tenantd.ledger.unsettled import Unsettled
 from tenantd.tenancy.keys import create_key, revoke_key
 from tenantd.tenancy.tenants import add_tenant, remove_tenant, set_state
-from tests.ledger.old.kit import DAY_MICROS, FOLDER, NOW_MICROS, dump, said
+from tests.ledger.old.kit import DAY_MICROS, FOLDER, NOW_MICROS, TENANTS, dump, said
 
 BEGAN_MICROS = NOW_MICROS - 60 * DAY_MICROS
 PRICES = (
@@ -57,10 +57,14 @@ def add_tenants(conn: sqlite3.Connection) -> None:
 
 def admission(number: int, micros: int) -> Admitted:
     tenant = ("acme", "globex", "umbrella", "hooli", "initech")[number % 5]
+    key_id = None if number % 3 else f"key_{number:012}"
     return Admitted(
         id=f"req_{micros:014x}{number:018x}",
         tenant=tenant,
-        kind=("completion", "chat")[number % 2],
+        tenant_id=1 + TENANTS.index(tenant),
+        key_id=key_id,
+        uid=None if key_id else 1000 + number,
+        kind=(*RequestKind,)[number % 2],
         model=("tiny", "other.gguf")[number % 7 == 0],
         created_micros=micros,
         prompt_length_tokens=chance.randrange(1, 4000),

@@ -1,0 +1,93 @@
+"""The tables of a ledger, as a new one gets them and as `tenantd.ledger.migrations` leaves an old one.
+
+Plain SQL, because STRICT tables with CHECK constraints are the point. Kinds and states grow with the program and are
+checked by it, so no table has to be rebuilt for a new one. Columns that were added later come last, since that is where
+an upgrade puts them.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+PRICES: Final = """CREATE TABLE prices (
+    id                       INTEGER PRIMARY KEY,
+    currency                 TEXT NOT NULL CHECK (currency <> ''),
+    input_nanos_per_million  INTEGER NOT NULL CHECK (input_nanos_per_million >= 0),
+    output_nanos_per_million INTEGER NOT NULL CHECK (output_nanos_per_million >= 0),
+    engine_hour_nanos        INTEGER NOT NULL CHECK (engine_hour_nanos >= 0),
+    effective_micros         INTEGER NOT NULL CHECK (effective_micros >= 0)
+) STRICT"""
+
+# Rows stand in the order of admission. `tenant` is the name the request came under; `tenant_id` says whose it is. There
+# is no foreign key: who a tenant is, is no business of these rows, and a bill outlives its customer.
+REQUESTS: Final = """CREATE TABLE requests (
+    number               INTEGER PRIMARY KEY,
+    id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    tenant               TEXT NOT NULL CHECK (tenant <> ''),
+    kind                 TEXT NOT NULL,
+    model                TEXT NOT NULL,
+    state                TEXT NOT NULL,
+    created_micros       INTEGER NOT NULL CHECK (created_micros >= 0),
+    prompt_length_tokens INTEGER NOT NULL CHECK (prompt_length_tokens >= 0),
+    max_tokens           INTEGER NOT NULL CHECK (max_tokens >= 0),
+    prompt_tokens        INTEGER NOT NULL DEFAULT 0 CHECK (prompt_tokens >= 0),
+    completion_tokens    INTEGER NOT NULL DEFAULT 0 CHECK (completion_tokens >= 0),
+    engine_micros        INTEGER NOT NULL DEFAULT 0 CHECK (engine_micros >= 0),
+    first_token_micros   INTEGER CHECK (first_token_micros >= 0),
+    duration_micros      INTEGER CHECK (duration_micros >= 0),
+    price_id             INTEGER REFERENCES prices (id),
+    input_nanos          INTEGER NOT NULL DEFAULT 0 CHECK (input_nanos >= 0),
+    output_nanos         INTEGER NOT NULL DEFAULT 0 CHECK (output_nanos >= 0),
+    engine_nanos         INTEGER NOT NULL DEFAULT 0 CHECK (engine_nanos >= 0),
+    error                TEXT NOT NULL DEFAULT '',
+    unbilled             INTEGER NOT NULL DEFAULT 0,
+    interrupted_micros   INTEGER,
+    tenant_id            INTEGER NOT NULL,
+    key_id               TEXT,
+    uid                  INTEGER,
+    CHECK ((state = 'running') = (price_id IS NULL)),
+    CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
+) STRICT"""
+REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
+
+# Never deleted from, and AUTOINCREMENT all the same: an id is given once, whatever somebody does to the rows by hand.
+# A removed tenant keeps its row and gives its name back.
+TENANTS: Final = (
+    """CREATE TABLE tenants (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    name           TEXT NOT NULL,
+    weight         REAL NOT NULL CHECK (weight > 0 AND weight <= 1000000),
+    priority       TEXT NOT NULL,
+    state          TEXT NOT NULL,
+    uids           TEXT NOT NULL,
+    limits         TEXT NOT NULL,
+    created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
+    adapter        TEXT NOT NULL DEFAULT '',
+    unbilled       INTEGER NOT NULL DEFAULT 0,
+    allow_special  INTEGER NOT NULL DEFAULT 0
+) STRICT""",
+    "CREATE UNIQUE INDEX tenants_by_name ON tenants (name) WHERE state <> 'removed'",
+    """CREATE TABLE keys (
+    id             TEXT PRIMARY KEY,
+    tenant         TEXT NOT NULL,
+    hash           TEXT NOT NULL UNIQUE CHECK (length(hash) = 64),
+    prefix         TEXT NOT NULL,
+    label          TEXT NOT NULL,
+    created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
+    revoked_micros INTEGER CHECK (revoked_micros >= 0),
+    tenant_id      INTEGER NOT NULL REFERENCES tenants (id)
+) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)",
+)
+
+SCHEMA: Final = (
+    PRICES,
+    REQUESTS,
+    "CREATE INDEX requests_by_time ON requests (created_micros)",
+    REQUESTS_BY_TENANT,
+    # Holds only what runs, so that start-up finds it at once in a ledger of any size.
+    "CREATE INDEX requests_running ON requests (created_micros) WHERE state = 'running'",
+    # Written and emptied to learn whether the file can be written at all.
+    "CREATE TABLE probe (filler BLOB NOT NULL) STRICT",
+    *TENANTS,
+)

@@ -1,0 +1,81 @@
+"""The upgrade to schema 6: tenants get ids, and so do their keys and requests; rows can name key and user.
+
+The requests stay where they are: columns are added behind the others, and each row gets its tenant's id in place. The
+table's CHECKs on kinds and states are taken out of its definition as SQLite documents it for constraints
+(https://www.sqlite.org/lang_altertable.html#otheralter): no row is copied for it.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from sqlite3 import Connection
+from typing import Final
+
+from tenantd.ledger.schema import REQUESTS, REQUESTS_BY_TENANT, TENANTS
+
+log = logging.getLogger(__name__)
+
+BATCH_ROWS: Final = 20_000
+PROGRESS_INTERVAL_S: Final = 5.0
+CACHE_KIB: Final = 64 * 1024
+"""For the time of the upgrade, so that a page goes to the write-ahead log once."""
+
+_UNKNOWN: Final = """INSERT INTO tenants (name, weight, priority, state, uids, limits, created_micros)
+    VALUES (?, 1, 'standard', 'removed', '[]', '{}', ?)"""
+_TENANTS: Final = (
+    """INSERT INTO tenants
+        (name, weight, priority, state, uids, limits, created_micros, adapter, unbilled, allow_special)
+    SELECT name, weight, priority, state, uids, limits, created_micros, adapter, unbilled, allow_special
+    FROM temp.old_tenants ORDER BY created_micros, name""",
+    """INSERT INTO keys (id, tenant, hash, prefix, label, created_micros, revoked_micros, tenant_id)
+    SELECT id, tenant, hash, prefix, label, created_micros, revoked_micros,
+        (SELECT tenants.id FROM tenants WHERE tenants.name = tenant) FROM temp.old_keys""",
+)
+
+
+def add_unknown(conn: Connection, name: str, created_micros: int) -> int:
+    """The id of a removed tenant, made for requests whose tenant is not in this ledger."""
+    return int(conn.execute(_UNKNOWN, (name, created_micros)).lastrowid or 0)
+
+
+def give_ids(conn: Connection) -> None:
+    """Inside the transaction of the upgrade. Logs how far it is, every few seconds."""
+    conn.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
+    for table in ("keys", "tenants"):  # the one that refers to the other goes first
+        conn.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
+        conn.execute(f"DROP TABLE main.{table}")
+    for statement in (*TENANTS, *_TENANTS):
+        conn.execute(statement)
+    for table in ("keys", "tenants"):
+        conn.execute(f"DROP TABLE temp.old_{table}")
+    strangers = """SELECT tenant, min(created_micros) FROM requests
+        WHERE tenant NOT IN (SELECT name FROM tenants) GROUP BY tenant"""
+    for name, created_micros in conn.execute(strangers).fetchall():
+        add_unknown(conn, name, created_micros)
+    conn.execute("ALTER TABLE requests ADD COLUMN tenant_id INTEGER NOT NULL DEFAULT 0")
+    conn.execute("ALTER TABLE requests ADD COLUMN key_id TEXT")
+    conn.execute("ALTER TABLE requests ADD COLUMN uid INTEGER")
+    conn.execute("DROP INDEX requests_by_tenant")
+    _fill(conn)
+    conn.execute(REQUESTS_BY_TENANT)
+    (version,) = conn.execute("PRAGMA schema_version").fetchone()
+    conn.execute("PRAGMA writable_schema = ON")
+    conn.execute("UPDATE sqlite_schema SET sql = ? WHERE type = 'table' AND name = 'requests'", (REQUESTS,))
+    conn.execute(f"PRAGMA schema_version = {version + 1}")  # other connections read it again
+    conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
+
+
+def _fill(conn: Connection) -> None:
+    """Give every request its tenant's id."""
+    (last,) = conn.execute("SELECT coalesce(max(number), 0) FROM requests").fetchone()
+    said_s = time.monotonic()
+    for first in range(1, last + 1, BATCH_ROWS):
+        conn.execute(
+            """UPDATE requests SET tenant_id = (SELECT id FROM tenants WHERE name = tenant)
+            WHERE number BETWEEN ? AND ?""",
+            (first, first + BATCH_ROWS - 1),
+        )
+        if time.monotonic() - said_s >= PROGRESS_INTERVAL_S:
+            said_s = time.monotonic()
+            log.info("upgrading the ledger: %d of %d requests", min(first + BATCH_ROWS - 1, last), last)
