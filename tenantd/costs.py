@@ -1,6 +1,6 @@
-"""What usage is made of: the cost of tokens, how it decays, and the weight it is divided by. Pure.
+"""The formulas of usage: the cost of tokens, its decay, and the weight that divides it. Pure.
 
-Usage grows by the cost of what is computed, 1 for a prompt token and 2 for a generated one by default: the cost
+Usage grows by the cost of what is computed: by default 1 for a prompt token and 2 for a generated token, the cost
 function of VTC (Sheng et al., "Fairness in Serving Large Language Models", OSDI 2024).
 """
 
@@ -16,15 +16,15 @@ def of_tokens(settings: Settings, prompt_tokens: float, generated_tokens: float)
 
 
 def margin(settings: Settings) -> float:
-    """A tenant of weight 1 has clearly more usage than another from this difference on. It prevents thrashing."""
+    """The difference in usage from which a tenant of weight 1 is clearly ahead. It prevents thrashing."""
     return of_tokens(settings, 0, settings.min_run_tokens)
 
 
 def left_after(elapsed_s: float, half_life_s: float) -> float:
-    """The part of usage that has not decayed after `elapsed_s`. Negative time decays nothing."""
+    """The fraction of usage left after `elapsed_s`; 1 for negative times."""
     return 2.0 ** (-elapsed_s / half_life_s) if elapsed_s > 0 else 1.0
 
 
 def full_weight(tenant: Tenant) -> float:
-    """What a tenant's usage is divided by: its weight times the factor of its priority."""
+    """The divisor of a tenant's usage: its weight times the factor of its priority."""
     return tenant.weight * tenant.priority.factor

@@ -1,8 +1,6 @@
-"""The nouns of the project, as plain immutable data. No I/O, no clock; a tenant's limits are declared in
-`tenantd.limits`.
+"""The project's data types: plain and immutable, without I/O or a clock. `tenantd.limits` declares the limits.
 
-Units end names: `_tokens` counts tokens, `_micros` microseconds, `_nanos` thousand-millionths of one unit of the
-billing currency.
+Names end with units: `_tokens`, `_micros` (microseconds), `_nanos` (billionths, 1e-9, of the currency unit).
 """
 
 from __future__ import annotations
@@ -19,11 +17,11 @@ from tenantd.limits import Limits as Limits
 from tenantd.limits import OnLimit as OnLimit
 
 TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
-"""Tenant names are used in URLs, file names and metric labels, so they are kept this plain."""
+"""Tenant names appear in URLs, file names and metric labels, so they are kept simple."""
 
 
 class Priority(StrEnum):
-    """A class of service. It multiplies the weight, so a lower class is slower but never starved."""
+    """Class of service. It multiplies the weight, so a lower class is slower but never starves."""
 
     HIGH = "high"
     STANDARD = "standard"
@@ -31,12 +29,12 @@ class Priority(StrEnum):
 
     @property
     def factor(self) -> float:
-        """What the weight is multiplied by: 8, 1 or 1/8."""
+        """Multiplies the weight: 8, 1 or 1/8."""
         return {"high": 8.0, "standard": 1.0, "low": 0.125}[self.value]
 
 
 class TenantState(StrEnum):
-    """Whether new requests of a tenant are taken."""
+    """Whether a tenant may send new requests."""
 
     ACTIVE = "active"
     SUSPENDED = "suspended"
@@ -50,13 +48,13 @@ class RequestKind(StrEnum):
 
 
 class FinishReason(StrEnum):
-    """How a request ended. Exactly one per request; also the `state` of its row in the ledger once settled."""
+    """How a request ended. Also the `state` of its settled row in the ledger."""
 
     STOP = "stop"  # end-of-generation token or stop string
     LENGTH = "length"  # max_tokens reached or the slot's context full
-    CANCELLED = "cancelled"  # an administrator, its own `timeout_s` or the daemon's shutdown ended it
-    DISCONNECTED = "disconnected"  # the client went away
-    FAILED = "failed"  # the engine could not do it
+    CANCELLED = "cancelled"  # by an administrator, its own `timeout_s` or the daemon's shutdown
+    DISCONNECTED = "disconnected"  # the client disconnected
+    FAILED = "failed"  # the engine failed to run it
     INTERRUPTED = "interrupted"  # the daemon died while it ran; settled at the next start
 
 
@@ -70,20 +68,20 @@ _OwnFields: Any = msgspec.defstruct(
 
 
 class OwnLimits(_OwnFields):  # type: ignore[misc]  # its fields are those of `Limits`
-    """What a tenant has of its own. None takes the default of all tenants, "none" lifts the limit."""
+    """A tenant's own limits. None means the default of all tenants, "none" removes the limit."""
 
     def over(self, defaults: Limits) -> Limits:
-        """The limits that hold for the tenant."""
+        """The tenant's effective limits."""
         own = {name: value for name in LIMITS if (value := getattr(self, name)) is not None}
         changes: dict[str, Any] = {name: None if value == LIFTED else value for name, value in own.items()}
         return dataclasses.replace(defaults, **changes) if changes else defaults
 
 
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
-    """A customer of the daemon. `uids` are the Unix users who may act as it over the socket.
+    """A customer of the daemon. `uids` are the Unix users that may act for it over the socket.
 
-    `limits` are those that hold, as `Directory.in_force` puts them together: the ledger knows the tenant's own only.
-    In the admin API, where an administrator reads back what was set, the tenant's own are called `limits`.
+    `limits` are the effective limits, computed by `Directory.in_force`; the ledger stores only the tenant's own. The
+    admin API calls the tenant's own limits `limits`, so that an administrator reads back what was set.
     """
 
     id: int | None = None  # given by the ledger, once: a name may change, and be another tenant's later
@@ -94,9 +92,9 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     uids: tuple[int, ...] = ()
     limits: Limits = msgspec.field(default=Limits(), name="effective_limits")
     own_limits: OwnLimits = msgspec.field(default=OwnLimits(), name="limits")
-    adapter: str = ""  # path of the LoRA adapter that all its requests run with
-    unbilled: bool = False  # its requests are on no invoice
-    allow_special: bool = False  # its plain prompts may spell special tokens, with `parse_special`
+    adapter: str = ""  # path of the LoRA adapter for all its requests
+    unbilled: bool = False  # its requests appear on no invoice
+    allow_special: bool = False  # its plain prompts may contain special tokens, with `parse_special`
     created_micros: int = 0
 
 
@@ -110,14 +108,14 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
 
 NOBODY: Final = Actor()
 SEED_VALUES: Final = 0xFFFFFFFF
-"""Seeds are below it: llama.cpp takes the number itself (LLAMA_DEFAULT_SEED) for "draw one"."""
+"""Seeds are below this value, which llama.cpp reserves for a random seed (LLAMA_DEFAULT_SEED)."""
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How the next token is chosen. Defaults are llama.cpp's (common/common.h, common_params_sampling).
+    """How to choose the next token. Defaults are llama.cpp's (common/common.h, common_params_sampling).
 
-    `temperature` 0 is greedy. `logprobs` None gives none; n >= 0 gives the chosen token's and the n best.
-    `seed` None draws one at random. `grammar` is in llguidance's notation, as `text.grammar` makes it; "" for none.
+    `temperature` 0 is greedy. `logprobs` None returns none; n >= 0 returns the chosen token's and the n best.
+    `seed` None means random. `grammar` is in llguidance's notation, as produced by `text.grammar`; "" for none.
     """
 
     temperature: float = 0.8
@@ -139,7 +137,7 @@ class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
     """Natural-log probabilities under the model's own distribution, before any sampler.
 
-    `top` is the n best (token, logprob), best first; the chosen token need not be among them.
+    `top` holds the n best (token, logprob), best first; the chosen token may be missing from it.
     """
 
     logprob: float
@@ -147,7 +145,7 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What one request consumed so far. `prompt_tokens` counts prompt tokens computed, each once."""
+    """What a request has used so far. `prompt_tokens` counts each computed prompt token once."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0

@@ -1,7 +1,7 @@
 """Requests that wait in the daemon until the engine has a place for them. Pure.
 
-The engine holds a window of each tenant's requests: so what one tenant sends takes bounded memory there, and holds up
-nobody else's on the way. A tenant's own go in the order they came; tenants take turns.
+The engine holds a window of each tenant's requests, so that one tenant's requests need only bounded memory there and do
+not delay others on the way. A tenant's requests go in order of arrival; tenants take turns.
 """
 
 from __future__ import annotations
@@ -11,14 +11,15 @@ from typing import Final
 from tenantd.live.streams import LiveStream
 
 WINDOW_PER_SLOT: Final = 2
-"""A tenant's places in the engine, by slots: all that run may end in one step, and as many are there to follow."""
+"""A tenant's places in the engine per slot: all running requests may end in one step, and as many can follow at
+once."""
 
 
 class Backlog:
-    """Owner of every tenant's line, and of its places in one engine."""
+    """Every tenant's line of waiting requests, and its places in one engine."""
 
     def __init__(self, slots: int = 0) -> None:
-        """Of an engine with so many slots; of none, nothing is taken."""
+        """Set the number of slots of the engine; with 0, no request is sent."""
         self._window = WINDOW_PER_SLOT * slots
         self._lines: dict[str, dict[int, LiveStream]] = {}  # by number, the oldest first; none is empty
         self._places: dict[str, set[int]] = {}  # numbers of the requests that have one; none is empty
@@ -27,12 +28,12 @@ class Backlog:
         self._touched: dict[str, None] = {}  # tenants whose lines may have begun or ended since it was told
 
     def add(self, stream: LiveStream) -> None:
-        """To the end of its tenant's line."""
+        """Add a request at the end of its tenant's line."""
         self._lines.setdefault(stream.tenant, {})[stream.number] = stream
         self._look_at(stream.tenant)
 
     def take(self) -> LiveStream | None:
-        """The next to go to the engine, where it takes one of its tenant's places; None when none may go."""
+        """The next request to send, which takes one of its tenant's places; None if none can be sent."""
         if (tenant := next(iter(self._turns), None)) is None:
             return None
         del self._turns[tenant]  # to the end of the turns, if it has more
@@ -44,14 +45,14 @@ class Backlog:
         return stream
 
     def leave(self, stream: LiveStream) -> None:
-        """It has ended, or the engine is about to be told to end it: its place is free. Safe to call twice."""
+        """Free the place of a request that has ended or is about to be cancelled. Safe to call twice."""
         line, places = self._lines.get(stream.tenant, {}), self._places.get(stream.tenant, set())
         line.pop(stream.number, None)
         places.discard(stream.number)
         self._look_at(stream.tenant)
 
     def news(self) -> list[tuple[str, bool]]:
-        """Tenants that have a line now and had none when this was last asked, and the other way round."""
+        """Tenants whose line has begun or ended since the last call."""
         news = [(tenant, tenant in self._lines) for tenant in self._touched]
         self._touched.clear()
         news = [(tenant, exists) for tenant, exists in news if exists != (tenant in self._told)]
@@ -59,11 +60,11 @@ class Backlog:
         return news
 
     def check_empty(self) -> None:
-        """Conservation: nothing is live, so nobody waits and nobody has a place."""
+        """Invariant: nothing is live, so there are no lines and no places."""
         assert not self._lines and not self._places and not self._turns, f"left over: {self._lines}, {self._places}"
 
     def _look_at(self, tenant: str) -> None:
-        """After a change of its line or its places."""
+        """Update a tenant's turn after a change of its line or places."""
         line, places = self._lines.get(tenant), self._places.get(tenant)
         if places is not None and not places:
             del self._places[tenant]

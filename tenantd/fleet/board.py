@@ -1,4 +1,4 @@
-"""The usage of each tenant as the engine told it last."""
+"""The usage of each tenant, as last reported by the engine."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from tenantd import costs
 
 
 class UsageBoard:
-    """The scheduler's decayed usage per tenant as last heard, decayed on since then: an idle engine says nothing."""
+    """The scheduler's decayed usage per tenant, decayed further since its last report; an idle engine sends none."""
 
     def __init__(self) -> None:
         self._usage: dict[str, float] = {}

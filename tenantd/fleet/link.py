@@ -1,8 +1,8 @@
 """The daemon's end of the socket to the engine process: framed, never blocking.
 
-Commands are gathered and written once per turn of the event loop, so the engine finds them in one frame. Little waits
-here at any time, so that whatever comes next is not held up by much: without `has_room`, requests stay with the sender.
-Whatever is not a frame of the protocol breaks the connection; its owner then replaces the process.
+Commands are gathered and written once per turn of the event loop, so the engine finds them in one frame. Only little
+waits here, so that the next command is not delayed by much: without `has_room`, requests stay with the sender. Anything
+that is not a frame of the protocol breaks the connection; its owner then replaces the process.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from tenantd.wire.frames import FrameTooLarge, decode_event, frame, split_frames
 from tenantd.wire.messages import Cancel, Command, DropSampling, Event, Inbox, SetSampling, Submit
 
 BATCH_BYTES: Final = 64 * 1024
-"""A frame is closed when its commands come to so much; one large command may make it larger."""
+"""A frame is closed when its commands reach this size; one large command may exceed it."""
 ROOM_BYTES: Final = 64 * 1024
-"""There is no room once so much is gathered, or waits to be written beyond what the kernel holds."""
+"""There is no room once this much is gathered, or waits to be written in addition to the kernel's buffer."""
 MAX_COMMAND_BYTES: Final = 32 * 1024 * 1024
-"""What one command may come to, by `bytes_at_most`: with a full batch before it, still under the frame's bound."""
+"""Maximum size of a command by `bytes_at_most`; even after a full batch it stays within the limit on frames."""
 
 _TOKEN_BYTES: Final = 5  # a msgpack integer under 2**32
 _BIAS_BYTES: Final = 14  # an integer and a double
@@ -43,7 +43,7 @@ def bytes_at_most(command: Command) -> int:
 
 
 class EngineLink(asyncio.Protocol):
-    """Connection to one engine process. `lost` is done when it is over: "" for a clean end, else what was wrong."""
+    """Connection to one engine process. `lost` resolves when it ends: to "" after a clean end, else to the reason."""
 
     def __init__(self, on_event: Callable[[Event], None], on_room: Callable[[], None] = lambda: None) -> None:
         """`on_event` is called for each event in order, `on_room` when there is room again; neither after `close`."""
@@ -54,7 +54,7 @@ class EngineLink(asyncio.Protocol):
         self._transport: asyncio.WriteTransport | None = None
         self._commands: list[Command] = []
         self._gathered_bytes = 0  # by `bytes_at_most`
-        self._is_full = False  # the engine does not read as fast as it is written to
+        self._is_full = False  # the engine reads more slowly than we write
         self._flush_is_due = False
         self._is_closed = False
 
@@ -72,7 +72,7 @@ class EngineLink(asyncio.Protocol):
 
     @property
     def has_room(self) -> bool:
-        """One more command, however large, is welcome."""
+        """Whether one more command can be sent, however large."""
         return not (self._is_closed or self._is_full) and self._gathered_bytes < ROOM_BYTES
 
     def data_received(self, data: bytes) -> None:
@@ -88,12 +88,12 @@ class EngineLink(asyncio.Protocol):
             self.close(f"it sent an invalid message: {e}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        # A process that dies with commands unread resets the connection; how it died says more than that.
+        # A process that dies with unread commands resets the connection; how it died is more informative.
         is_its_end = exc is None or isinstance(exc, ConnectionError)
         self.close("" if is_its_end else f"its connection broke: {exc!r}")
 
     def send(self, command: Command) -> None:
-        """Queue a command, even without room; those of one turn of the loop travel together. Nothing once closed."""
+        """Queue a command, even without room. Commands of one loop turn travel together. No effect once closed."""
         if self._is_closed:
             return
         self._commands.append(command)
@@ -123,7 +123,7 @@ class EngineLink(asyncio.Protocol):
             self._on_room()
 
     def close(self, reason: str = "") -> None:
-        """End the connection. The first reason given is the one that stays."""
+        """End the connection. The first reason is kept."""
         self._is_closed = True
         self._commands.clear()
         if self._transport is not None:

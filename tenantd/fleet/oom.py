@@ -1,4 +1,4 @@
-"""How often the kernel has killed a process because memory was short, by its own count."""
+"""Reads the kernel's count of processes killed because memory was short."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ WHOLE_MACHINE: Final = Path("/proc/vmstat")
 
 
 def oom_kills() -> int:
-    """Of this process's cgroup, children included, or of the machine where there is no cgroup v2 with a count."""
+    """The count for this process's cgroup including children, or for the machine if cgroup v2 has no count."""
     for file in (_own_events(), WHOLE_MACHINE):
         try:
             for line in file.read_text("ascii").splitlines():
@@ -19,7 +19,7 @@ def oom_kills() -> int:
                 if name == "oom_kill":
                     return int(count)
         except (OSError, ValueError):
-            pass  # no such file here: ask the next one
+            pass  # no such file: try the next one
     return 0
 
 

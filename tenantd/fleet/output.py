@@ -1,4 +1,4 @@
-"""What the engine process prints: logged, and remembered for the reason of its end."""
+"""The output of the engine process: logged, and kept to explain why it ended."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ log = logging.getLogger("tenantd.engine.output")
 KEPT_LINES: Final = 40
 MAX_LINE_BYTES: Final = 4096
 _CAUSE: Final = re.compile(r"GGML_ASSERT|GGML_ABORT|terminate called|CUDA error|out of memory|engine broken|Error\b")
-"""Lines that tell why. llama.cpp prints its backtrace after them, so the last line is seldom the one."""
+"""Lines that explain a crash. llama.cpp prints its backtrace after them, so the last line rarely does."""
 
 
 class Output(asyncio.Protocol):
@@ -33,7 +33,7 @@ class Output(asyncio.Protocol):
         *lines, rest = (self._partial + data).split(b"\n")
         for line in lines:
             self._take(line)
-        if len(rest) > MAX_LINE_BYTES:  # progress dots without an end are no reason to remember them all
+        if len(rest) > MAX_LINE_BYTES:  # do not keep endless progress dots
             self._take(rest)
             rest = b""
         self._partial = rest
@@ -45,13 +45,13 @@ class Output(asyncio.Protocol):
             self.ended.set_result(None)
 
     def close(self) -> None:
-        """Stop reading, though a process may still hold the other end."""
+        """Stop reading, even if a process still holds the other end."""
         if self._transport is not None:
             self._transport.close()
 
     @property
     def last_words(self) -> str:
-        """The line that says why it ended, as far as one can tell: one that looks like a cause, else the last."""
+        """The line that probably explains the end: one that looks like a cause, else the last."""
         return self._cause or (self.lines[-1] if self.lines else "")
 
     def _take(self, line: bytes) -> None:

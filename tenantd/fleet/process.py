@@ -1,4 +1,4 @@
-"""One life of the engine process: exec, talk, end, and the reason of the end."""
+"""One engine process: start it, exchange messages, wait for its end and find the reason."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from tenantd.fleet.output import Output
 from tenantd.wire.messages import Command, Event
 
 EXIT_GRACE_S: Final = 5.0
-"""A process that closed its connection may take so long to free the model and exit by itself."""
+"""How long a process that closed its connection may take to free the model and exit."""
 LAST_WORDS_S: Final = 1.0
-"""What it wrote before it ended is read for so long; a child of its own may hold the pipe open longer."""
+"""How long to read what it wrote before it ended; its own children may hold the pipe open longer."""
 
 
 class Ending(NamedTuple):
-    """How a process ended. `status` as in `Popen.returncode`: negative for a signal; None when it never started.
+    """How a process ended. `status` is like `Popen.returncode` (negative for a signal), or None if it never started.
 
-    `reason` may have words of the process itself in it.
+    `reason` may contain output of the process.
     """
 
     status: int | None
@@ -35,7 +35,7 @@ class Ending(NamedTuple):
 
 
 class EngineProcess:
-    """Owner of one child process. Every one that `start` returned is awaited with `ended`."""
+    """One child process. Await `ended` for each that `start` returned."""
 
     def __init__(self, process: Process, pipe: EngineLink, output: Output) -> None:
         self._process = process
@@ -53,9 +53,9 @@ class EngineProcess:
         on_event: Callable[[Event], None],
         on_room: Callable[[], None],
     ) -> EngineProcess:
-        """Exec `command --fd N` with one end of a socket pair as descriptor N. Raises OSError.
+        """Run `command --fd N` with one end of a socket pair as descriptor N. Raises OSError.
 
-        In a session of its own, so that Ctrl-C in a terminal reaches the daemon only.
+        It gets its own session, so that Ctrl-C in a terminal reaches only the daemon.
         """
         loop = asyncio.get_running_loop()
         with contextlib.ExitStack() as undo:
@@ -90,23 +90,23 @@ class EngineProcess:
         return self._process.pid
 
     def send(self, command: Command) -> None:
-        """Queue a command for it."""
+        """Queue a command for the process."""
         self._pipe.send(command)
 
     @property
     def has_room(self) -> bool:
-        """One more command is welcome; else it is told when."""
+        """Whether one more command can be sent; if not, `on_room` follows."""
         return self._pipe.has_room
 
     def kill(self, reason: str, loss: Loss = Loss.KILLED) -> None:
-        """SIGKILL to this child and no other; the first `reason` becomes the reason of its end."""
+        """Send SIGKILL to this child only. The first `reason` is kept as the reason of its end."""
         if not self._kill_reason:
             self._kill_reason, self._kill_loss = reason, loss
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
 
     async def ended(self) -> Ending:
-        """Wait for its end and reap it. Events it sent before are delivered first, and none after."""
+        """Wait for its end and reap it. Its earlier events are delivered first, and none afterwards."""
         exiting = asyncio.create_task(self._process.wait())
         lost: asyncio.Future[Any] = self._pipe.lost
         try:

@@ -1,4 +1,4 @@
-"""What a client wants generated, and what all of one request's answers share."""
+"""One answer to generate, and the sampling settings that all answers to a request share."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from tenantd.wire.messages import SetSampling
 
 
 class Generation(msgspec.Struct, frozen=True, kw_only=True):
-    """One answer. `max_tokens` None takes the configured default; `choice` counts the answers to one prompt."""
+    """One answer to generate. `max_tokens` None means the configured default; `choice` numbers the answers to a
+    prompt."""
 
     kind: Literal["completion", "chat"]
     prompt: list[int]
@@ -25,13 +26,13 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def counts_prompt(self) -> bool:
-        """Its prompt is billed, and counted towards tokens per minute: once, however many choices it has."""
+        """Whether its prompt is billed and counts towards tokens per minute: only once per prompt."""
         return self.choice == 0
 
     def seed(self) -> int:
-        """Of this choice: the request's own and its number, or one drawn now.
+        """The seed of this choice: the request's seed plus the choice's number, or a random one.
 
-        Drawn here, so that after a crash of the engine the request goes on with the same one.
+        Drawn here, so that the request continues with the same seed after a crash of the engine.
         """
         if self.sampling.seed is None:
             return secrets.randbelow(SEED_VALUES)
@@ -39,20 +40,20 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def counted_prompt_tokens(generations: Iterable[Generation]) -> int:
-    """Of one client's request: each prompt once."""
+    """Prompt tokens of a client's request, counting each prompt once."""
     return sum(len(generation.prompt) for generation in generations if generation.counts_prompt)
 
 
 class SharedSampling:
-    """Sampling settings of a client's request. The engine is told them once, not for each prompt and choice."""
+    """Sampling settings of a client's request, sent to the engine once instead of for each prompt and choice."""
 
     def __init__(self, number: int, sampling: Sampling) -> None:
-        """`number` is its name in the engine's protocol."""
+        """`number` identifies the settings in the engine's protocol."""
         self.number = number
         self.sampling = sampling
         self.users = 0  # live requests that have it
         self.is_in_engine = False
 
     def command(self) -> SetSampling:
-        """What tells an engine."""
+        """The command that sends the settings to an engine."""
         return SetSampling(self.number, self.sampling)

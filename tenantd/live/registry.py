@@ -1,4 +1,4 @@
-"""The requests the engine owes an answer for, and how many each tenant has."""
+"""All live requests, and how many each tenant has."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from tenantd.live.streams import LiveStream
 
 @dataclass(slots=True)
 class Count:
-    """Live requests of one tenant, by whether they have a token yet."""
+    """Live requests of a tenant, by whether they have a token yet."""
 
     waiting: int = 0
     running: int = 0
-    waiting_prompt_tokens: int = 0  # of those that wait, together
+    waiting_prompt_tokens: int = 0  # of all waiting requests together
 
 
 class LiveRegistry:
-    """Owner of every live stream, in order of arrival. Iteration is over a copy, so streams may end meanwhile."""
+    """All live streams, in order of arrival. Iterates over a copy, so streams may end meanwhile."""
 
     def __init__(self) -> None:
         self.by_number: dict[int, LiveStream] = {}
@@ -36,7 +36,7 @@ class LiveRegistry:
         return iter(list(self.by_number.values()))
 
     def add(self, stream: LiveStream) -> None:
-        """A new one, which waits."""
+        """Add a new stream, which waits."""
         assert stream.number not in self.by_number, "a number names one request"
         self.by_number[stream.number] = stream
         count = self._counts.setdefault(stream.tenant, Count())
@@ -45,14 +45,14 @@ class LiveRegistry:
         self._is_empty.clear()
 
     def begin(self, stream: LiveStream) -> None:
-        """Its first token came."""
+        """Record a stream's first token."""
         count = self._counts[stream.tenant]
         count.waiting -= 1
         count.waiting_prompt_tokens -= stream.prompt_tokens
         count.running += 1
 
     def remove(self, stream: LiveStream) -> None:
-        """It has ended."""
+        """Remove a stream that has ended."""
         del self.by_number[stream.number]
         count = self._counts[stream.tenant]
         if stream.generated:
@@ -67,20 +67,20 @@ class LiveRegistry:
             self._is_empty.set()
 
     def find(self, request_id: str) -> LiveStream | None:
-        """The live one with this id."""
+        """The live stream with this request id."""
         return next((stream for stream in self.by_number.values() if stream.id == request_id), None)
 
     def count(self, tenant: str) -> Count:
-        """Of one tenant."""
+        """The count of one tenant."""
         return self._counts.get(tenant) or Count()
 
     def total(self) -> Count:
-        """Of all tenants."""
+        """The count of all tenants."""
         waiting = sum(count.waiting for count in self._counts.values())
         return Count(waiting, len(self.by_number) - waiting)
 
     def paused(self) -> dict[str, int]:
-        """By tenant, requests with a token and without a slot: they gave it to another, or lost it with an engine."""
+        """By tenant, the number of requests with a token but no slot: they gave it up, or lost it in a crash."""
         bound = collections.Counter(
             stream.tenant
             for number in self.bound
@@ -90,24 +90,24 @@ class LiveRegistry:
         return {name: number for name, number in paused.items() if number}
 
     def states(self) -> dict[str, str]:
-        """By request id: `waiting` has no token yet, `paused` has some and no slot, `running` has both."""
+        """By request id: `waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
         return {
             stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
             for number, stream in self.by_number.items()
         }
 
     def waiting_tenants(self) -> dict[str, Count]:
-        """Those with requests that wait."""
+        """Tenants with waiting requests."""
         return {name: count for name, count in self._counts.items() if count.waiting}
 
     def oldest_s(self) -> float:
-        """Age of the oldest, in seconds; 0 when there is none."""
+        """Age of the oldest request in seconds; 0 if there is none."""
         for stream in self.by_number.values():
             return stream.age_s
         return 0.0
 
     async def wait_until_empty(self, timeout_s: float) -> bool:
-        """False when some are left after so long."""
+        """Wait for at most `timeout_s`. False if requests are left."""
         if self.by_number:
             try:
                 await asyncio.wait_for(self._is_empty.wait(), timeout_s)
@@ -116,5 +116,5 @@ class LiveRegistry:
         return True
 
     def check_empty(self) -> None:
-        """Conservation: nothing is live, so nothing is counted."""
+        """Invariant: nothing is live, so nothing is counted."""
         assert not self.by_number and not self._counts, f"left over: {list(self.by_number)}, {self._counts}"

@@ -1,4 +1,4 @@
-"""One live request: what the engine has done for it, and what its reader has yet to take.
+"""One live request: what the engine has done for it, and what its reader has not taken yet.
 
 It is written by the service, in the event loop, and read by one task. A reader that is slow holds nothing up: what it
 has not taken waits here, bounded by the request's own `max_tokens`.
@@ -17,14 +17,14 @@ from tenantd.text.detokenize import TextStream
 from tenantd.wire.messages import Progress, Submit
 
 SUSPECT_CRASHES: Final = 2
-"""One crash can be anybody's fault; from so many in a row on, requests are tried one by one."""
+"""Any request may have caused a single crash; after this many in a row, requests are tried one by one."""
 
 MOST_TAKEN: Final = 256
-"""Tokens that a reader gets at once: what it makes of them takes a few milliseconds, logprobs included."""
+"""Maximum tokens that a reader takes at once; processing them takes a few milliseconds, including logprobs."""
 
 
 class Delta(NamedTuple):
-    """One token and the text that became certain with it, which may be none.
+    """One token, and the text that became certain with it, possibly none.
 
     `token` is -1 for text that was held back until the end.
     """
@@ -76,17 +76,17 @@ class LiveStream:
         self.created_micros = created_micros
         self.generated: list[int] = []
         self.engine_micros = 0
-        self.first_token_micros: int | None = None  # since it was created
+        self.first_token_micros: int | None = None  # since creation
         self.duration_micros: int | None = None
         self.finish_reason: FinishReason | None = None
         self.error: TenantdError | None = None
-        self.decision: FinishReason | None = None  # how it is to end, decided here before the engine knows
+        self.decision: FinishReason | None = None  # how it will end, decided here before the engine knows
         self.is_durable = False  # its row is in the ledger
-        self.is_refused = False  # its row came too late or not at all: it runs for nobody and costs nothing
+        self.is_refused = False  # its row was late or missing: nobody gets its answer, and it costs nothing
         self.is_in_engine = self.has_started = False  # the latter: it has had a slot
-        self.queue_position = 0  # when it came: how many were to get a token before it, itself counted; 0 found a slot
-        self.client_id = ""  # the client's own name for it
-        self.crashes = 0  # engine crashes in a row that it was part of, without a token in between
+        self.queue_position = 0  # on arrival: 1 is next to get a token; 0 if a slot was free
+        self.client_id = ""  # the client's own id for it
+        self.crashes = 0  # engine crashes in a row while it was running, without a token in between
         self._prompt = prompt
         self._seed = seed
         self._adapter = adapter
@@ -106,7 +106,7 @@ class LiveStream:
 
     @property
     def usage(self) -> Usage:
-        """What it is billed for so far; final once `finish_reason` is set."""
+        """What is billed so far; final once `finish_reason` is set."""
         if self.is_refused:
             return Usage()
         return Usage(
@@ -116,9 +116,9 @@ class LiveStream:
         )
 
     async def started(self) -> None:
-        """Return when the row is durable and the first token, or the end, is there.
+        """Wait until the row is durable and the first token, or the end, has arrived.
 
-        Raises the TenantdError it failed with, as long as nothing was taken yet.
+        Raises the request's TenantdError if it failed before anything was taken.
         """
         while not (self._is_settled or self._may_be_taken):
             await self._wait()
@@ -126,9 +126,9 @@ class LiveStream:
             raise self.error
 
     async def take(self) -> list[Delta]:
-        """What came since the last call, at least one; [] when it has ended and its row is settled.
+        """The tokens since the last call, at least one; [] once the request has ended and its row is settled.
 
-        Of what a slow reader has let gather it gets a part, and the rest of the loop a turn before the next.
+        A slow reader gets its backlog in parts, and the event loop gets a turn between them.
         """
         if self._is_behind:
             await asyncio.sleep(0)
@@ -149,7 +149,7 @@ class LiveStream:
         return bool(self.is_durable and self._deltas) and not (self._is_held and not self._is_settled)
 
     def abandon(self) -> None:
-        """The client is gone: stop decoding; what was generated is billed. Does nothing once it has ended."""
+        """Stop decoding because the client is gone; generated tokens are billed. Does nothing after the end."""
         self._on_abandon(self)
 
     async def _wait(self) -> None:
@@ -167,7 +167,7 @@ class LiveStream:
     # ---- for the service ----------------------------------------------------------------------------------------
 
     def submit_command(self) -> Submit:
-        """What tells an engine to start, or to go on from, where this stands."""
+        """The command that makes an engine start, or resume from the current position."""
         return Submit(
             request=self.number,
             tenant=self.tenant,
@@ -182,9 +182,9 @@ class LiveStream:
         )
 
     def advance(self, progress: Progress) -> bool:
-        """Book what a step did. True when the service has to look: at the first token, and when a stop string came.
+        """Book what a step did. True if the caller must act: at the first token and at a stop string.
 
-        Time is counted to the end. Tokens after the stop string were computed before the engine knew: nobody's.
+        Time counts until the end. Tokens computed after a stop string, before the engine knew of it, are discarded.
         """
         self.prefilled_tokens += progress.prefilled
         self.engine_micros += progress.micros
@@ -203,11 +203,11 @@ class LiveStream:
 
     @property
     def is_stopped(self) -> bool:
-        """A stop string has come."""
+        """Whether a stop string has been generated."""
         return self._text.stopped
 
     def count_crash(self) -> int:
-        """The engine ended with this in it: how many times in a row now without a token in between."""
+        """Count a crash of the engine. Returns how many in a row this request took part in without getting a token."""
         if self.is_in_engine:
             got_further = len(self.generated) > self._generated_at_crash
             self.crashes = 1 if got_further else self.crashes + 1
@@ -217,21 +217,21 @@ class LiveStream:
 
     @property
     def is_suspect(self) -> bool:
-        """It was in two crashes or more and has got no token since: it may be their cause."""
+        """Whether it may be the cause of crashes: it took part in two or more and has got no token since."""
         return self.crashes >= SUSPECT_CRASHES and len(self.generated) == self._generated_at_crash
 
     def make_durable(self) -> None:
-        """Its row is in the ledger: what is there may be taken."""
+        """Its row is in the ledger, so the reader may take its tokens."""
         self.is_durable = True
         self._wake()
 
     def hold(self, *, is_held: bool) -> None:
-        """Give the reader nothing more until it is let go, or settled."""
+        """Stop giving tokens to the reader until this is reversed or the request is settled."""
         self._is_held = is_held
         self._wake()
 
     def refuse(self, error: TenantdError) -> None:
-        """It has no row in time: the reader gets the error now, though the engine may not be done yet."""
+        """Its row was not written in time: give the reader the error now, even if the engine is still working."""
         self.is_refused = True
         self.error = self.error or error
         self.finish_reason = FinishReason.FAILED
@@ -240,7 +240,7 @@ class LiveStream:
         self._wake()
 
     def finish(self, reason: FinishReason, error: TenantdError | None) -> None:
-        """The engine is done with it. The reader learns so after settlement."""
+        """The engine is done with it. The reader sees the end after settlement."""
         assert not self.finished.done(), "a request finishes once"
         if rest := self._text.finish():
             self._deltas.append(Delta(rest, -1, None))
@@ -250,7 +250,7 @@ class LiveStream:
         self.finished.set_result(None)
 
     def settle(self, error: TenantdError | None = None) -> None:
-        """The last fact is written, or given up waiting for with `error`: the reader may see the end."""
+        """Its row is final, or waiting for that ended with `error`: show the end to the reader."""
         if not self._is_settled:
             self.error = self.error or error
             self._is_settled = True
@@ -258,7 +258,7 @@ class LiveStream:
 
     @property
     def age_s(self) -> float:
-        """Seconds since it was created."""
+        """Seconds since the request was created."""
         return self._clock_s() - self._created_s
 
     def _elapsed_micros(self) -> int:

@@ -1,4 +1,4 @@
-"""What a request may ask for: its prompt, its output and its place in the queue. Pure."""
+"""Checks what a request may ask for: its prompt, its output and a place in the queue. Pure."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ ALLOW_NONE_AT_ZERO: Final = tuple(name for name, limit in LIMITS.items() if limi
 def output_tokens(
     tenant: Tenant, prompt_tokens: int, asked_tokens: int | None, *, context_tokens: int, default_tokens: int
 ) -> int:
-    """The most tokens to generate: what was asked for, cut to the room the context has left.
+    """The maximum number of tokens to generate: as requested, but no more than fit into the context.
 
-    Raises ContextLengthExceeded when there is no room, MaxTokensPerRequestExceeded, InvalidRequest.
+    Raises ContextLengthExceeded if there is no room, MaxTokensPerRequestExceeded, InvalidRequest.
     """
     limits = tenant.limits
     holds_tokens = context_tokens
@@ -54,13 +54,13 @@ def output_tokens(
 
 
 def check_prompt(prompt: list[int]) -> None:
-    """Raises InvalidRequest for no prompt. That the model has its tokens was checked where they were read."""
+    """Raises InvalidRequest for an empty prompt. Token ids were checked when the prompt was read."""
     if not prompt:
         raise InvalidRequest("the prompt must not be empty", param="prompt")
 
 
 def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:
-    """What no waiting will change. Raises Forbidden for a limit of 0, PromptOverTokensPerMinute."""
+    """Checks that waiting cannot change. Raises Forbidden for a limit of 0, PromptOverTokensPerMinute."""
     limits = tenant.limits
     for name in ALLOW_NONE_AT_ZERO:
         if getattr(limits, name) == 0:
@@ -89,11 +89,11 @@ def may_wait(
     more: int = 1,
     is_held: bool = False,
 ) -> bool:
-    """True when `more` requests of the tenant have slots to go to or places in the queue.
+    """Whether `more` requests of the tenant find free slots or places in the queue.
 
-    `waiting` and `running` count its requests without and with a first token, `held` those that wait for its rate
-    limits, as the new ones will if `is_held`; `others` those of other tenants. Requests that find a free slot at once
-    do not wait, so `max_queued` 0 still lets them in.
+    `waiting` and `running` count its requests without and with a first token, `held` those that wait for its limits per
+    minute (as will the new ones if `is_held`), and `others` the requests of other tenants. Requests that find a free
+    slot do not wait, so `max_queued` 0 still admits them.
     """
     limits = tenant.limits
     free = max(0, slots - running - others)
@@ -115,7 +115,8 @@ def full_queue(
     refusal: TenantdError | None = None,
     retry_after_s: int | None = None,
 ) -> QueueFull:
-    """Why there is no place for `more` requests. `held` wait for the rate limits; so would they, with a `refusal`."""
+    """Why there is no place for `more` requests. `held` counts those that wait for limits per minute; with a `refusal`
+    the new ones would wait for them too."""
     limits, waiting = tenant.limits, count.waiting + held
     if limits.max_queued == 0:
         what = "has no queue (max_queued is 0)"
@@ -143,7 +144,7 @@ def gone(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[str]
 def as_it_is(directory: Directory, name: str, tenant_id: int | None, key_id: str | None) -> Tenant:
     """A tenant by now, for a request that came some time ago, with this key if any. Another of its name is not it.
 
-    Raises RequestCancelled for a tenant that is gone, KeyRevoked.
+    Raises RequestCancelled if the tenant was removed, KeyRevoked.
     """
     if key_id is not None and not directory.has_key(key_id):
         raise key_revoked()

@@ -1,4 +1,4 @@
-"""What a daemon takes over from the one before it, out of the ledger: a restart forgives nobody. Pure."""
+"""What a new daemon takes over from the ledger, so that a restart does not reset anybody's usage. Pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tenantd.wire.settings import Settings
 def decayed_usage(
     recent: Iterable[RecentUsage], tenants: Mapping[str, Tenant], scheduler: Settings
 ) -> dict[str, float]:
-    """Usage by weight of each tenant, as the scheduler would have it by now."""
+    """Usage by weight of each tenant, as the scheduler would have it now."""
     usage: dict[str, float] = {}
     by_id = {tenant.id: tenant for tenant in tenants.values()}
     for row in recent:
@@ -26,16 +26,16 @@ def decayed_usage(
 
 
 def newcomers_level(usage: Mapping[str, float]) -> float:
-    """Where tenants start that come to the fresh engine: the scheduler's virtual time, as far as the ledger tells.
+    """The level at which newcomers to the fresh engine start: the scheduler's virtual time, judging by the ledger.
 
-    It is the most of all. Whoever worked alone on an idle machine raised it for those that came after, but the ledger
-    has only what each of them used itself.
+    This is the maximum over all tenants. A tenant that worked alone on an idle machine raised the level for later ones,
+    but the ledger only has what each of them used itself.
     """
     return max(usage.values(), default=0.0)
 
 
 def recall_minute(booked: Iterable[Booked], tenants: Mapping[str, Tenant], rates: Rates, now_micros: int) -> None:
-    """Let `rates` count what tenants were given in the last minute. `booked` has the oldest first."""
+    """Count in `rates` what tenants were given in the last minute. `booked` has the oldest first."""
     by_id = {tenant.id: tenant for tenant in tenants.values()}
     for entry in booked:
         if (tenant := by_id.get(entry.tenant_id)) is None:

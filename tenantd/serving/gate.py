@@ -1,7 +1,7 @@
-"""Where requests meet their tenant's requests and tokens per minute, and wait for them if the tenant is to wait.
+"""Applies a tenant's limits per minute to its requests, and lets them wait if the tenant is set to queue.
 
-Who waits is no live request yet: it has no row in the ledger and nothing in the engine. A tenant's requests go in one
-by one in the order they came; only the first looks at the limits, the others wait for the one before.
+A waiting request is not live yet: it has no row in the ledger and nothing in the engine. A tenant's requests are
+admitted one by one in order of arrival; only the first checks the limits, the others wait for the one before them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ AHEAD_RETRY_S = 1
 
 
 class Deadline(NamedTuple):
-    """When a request that came with a `timeout_s` must be complete, by the service's clock."""
+    """When a request with a `timeout_s` must be complete, by the service's clock."""
 
     timeout_s: float
     at_s: float
@@ -30,7 +30,7 @@ class Deadline(NamedTuple):
 
 
 class Gate:
-    """Owner of the places of those who wait. `clock_s` is monotonic."""
+    """Keeps the places of waiting requests. `clock_s` is monotonic."""
 
     def __init__(self, rates: Rates, clock_s: Callable[[], float]) -> None:
         self._rates = rates
@@ -39,11 +39,11 @@ class Gate:
         self._woken: dict[int, asyncio.Event] = {}  # of each lease
 
     def refusal(self, tenant: Tenant, prompt_tokens: int, lease: int | None = None) -> TenantdError | None:
-        """Why it cannot go in now: the limits, or requests that wait before it. `lease` is its place, if it has one."""
+        """Why a request cannot be admitted now: the limits, or requests before it. `lease` is its place, if any."""
         first = self._leases.first(tenant.name)
         refusal = self._rates.refusal(tenant, prompt_tokens, self._now_micros())
         if refusal is None and tenant.limits.on_limit is OnLimit.QUEUE and first not in (None, lease):
-            # All count as one request, so only tokens can keep the first one back and not this one.
+            # Each counts as one request, so only tokens can hold back the first one but not this one.
             return TokensPerMinuteExceeded(
                 f"earlier requests of tenant {tenant.name} are waiting for its tokens per minute",
                 retry_after_s=AHEAD_RETRY_S,
@@ -51,7 +51,7 @@ class Gate:
         return refusal
 
     def book(self, tenant: Tenant) -> None:
-        """One request goes in. Its tokens are booked as they come."""
+        """Count one admitted request. Its tokens are counted as they are computed."""
         self._rates.book_request(tenant.name, self._now_micros())
 
     async def wait(
@@ -62,9 +62,9 @@ class Gate:
         deadline: Deadline | None,
         look_again: Callable[[], Tenant],
     ) -> Tenant:
-        """Return when the request may go in, with the tenant as it is by then; it must be booked at once.
+        """Wait until the request can be admitted, and return the tenant as it is then. The caller must book it at once.
 
-        `look_again` gives the tenant as it is now, or raises what has come between. Raises the refusal after
+        `look_again` returns the current tenant, or raises if the request may no longer run. Raises the refusal after
         `max_wait_s`, RequestTimeout at the deadline.
         """
         came_s = self._clock_s()
@@ -91,7 +91,7 @@ class Gate:
                 self._woken[first].set()
 
     def _patience_s(self, tenant: Tenant, came_s: float, deadline: Deadline | None) -> float:
-        """How much longer a request waits that came then. Raises RequestTimeout."""
+        """How much longer a request that came at `came_s` may wait. Raises RequestTimeout."""
         now_s = self._clock_s()
         patience_s = math.inf
         if tenant.limits.max_wait_s is not None:
@@ -103,7 +103,7 @@ class Gate:
         return patience_s
 
     def wake(self) -> None:
-        """Something has changed: let all who wait look again."""
+        """Make all waiting requests check again, because something has changed."""
         for woken in self._woken.values():
             woken.set()
 
@@ -121,7 +121,7 @@ class Gate:
         return self._rates.states(tenant, self._now_micros())
 
     def idle_check(self) -> None:
-        """Conservation: nobody waits, so no place is taken."""
+        """Invariant while nothing waits: no place is taken. Raises AssertionError."""
         assert not self._leases and not self._woken, f"left over: {len(self._leases)} places"
 
     def _now_micros(self) -> int:

@@ -1,4 +1,4 @@
-"""What the service looks like from outside, as plain data for `status`, `/readyz` and the metrics."""
+"""The state of the service as plain data, for `status`, `/readyz` and the metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tenantd.live.registry import LiveRegistry
 
 
 def engine_status(supervisor: Supervisor) -> dict[str, Any]:
-    """State of the engine process; `engine` is what is loaded, None before the first time."""
+    """State of the engine process; `engine` describes what is loaded, None before the first load."""
     info = supervisor.info
     return {
         "state": supervisor.state.value,
@@ -28,8 +28,8 @@ def engine_status(supervisor: Supervisor) -> dict[str, Any]:
 
 
 def ledger_status(ledger: Ledger, *, is_paused: bool) -> dict[str, Any]:
-    """Whether usage can be written, why not, how much of it is in the write-ahead log only, and whether requests are
-    paused because nothing can be billed."""
+    """Whether usage can be written, why not, the size of the write-ahead log, and whether requests are paused because
+    nothing can be billed."""
     return {
         "healthy": ledger.healthy,
         "trouble": ledger.trouble,
@@ -46,7 +46,7 @@ def tenants_status(
     now_s: float,
     half_life_s: float,
 ) -> list[dict[str, Any]]:
-    """One entry for each tenant: who has how much of the engine. `held` says how many wait for their rate limits."""
+    """One entry per tenant: its share of the engine. `held` tells how many requests wait for limits per minute."""
     paused = live.paused()
     result = []
     for tenant in tenants:

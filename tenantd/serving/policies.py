@@ -1,4 +1,4 @@
-"""What the engine is told of each tenant."""
+"""What the engine is told about each tenant."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 def shares(tenants: Collection[Tenant], slots: int) -> list[TenantPolicy]:
-    """Of an engine with so many slots. More reserved slots than there are hold for nobody, and are warned of.
+    """The policies for an engine with this many slots. If more are reserved than exist, warns and ignores all reserves.
 
-    That can only be when there were more at an earlier start: else it is refused where it is asked for.
+    That only happens after engine.slots was lowered; otherwise the reservation would have been refused.
     """
     reserved = sum(tenant.limits.reserved_slots or 0 for tenant in tenants)
     if reserved > slots:

@@ -1,4 +1,4 @@
-"""Where waiting requests stand: how many others should get their first token before, and how long that should take.
+"""Queue positions: how many requests should get their first token before a waiting one, and how long that should take.
 
 An estimate, since the engine decides anew with every step. It orders as the engine does: tenants by usage for their
 weight, each request that waits counted with what it will likely use, a tenant's own in the order they came.
@@ -20,7 +20,7 @@ from tenantd.live.streams import LiveStream
 from tenantd.wire.settings import Settings
 
 EXPECTED_OUTPUT_TOKENS: Final = 128
-"""What an answer is taken for that nobody has seen: most end long before their `max_tokens`."""
+"""Assumed length of an answer; most end long before their `max_tokens`."""
 
 
 class Line(NamedTuple):
@@ -42,7 +42,7 @@ def position(line: Line, place: int, others: Iterable[Line]) -> int:
 
 
 class Positions:
-    """The view of everything that waits. Owns nothing."""
+    """Computes the positions of waiting requests. Owns no state."""
 
     def __init__(
         self,
@@ -51,14 +51,14 @@ class Positions:
         tenants: Callable[[], Mapping[str, Tenant]],
         clock_s: Callable[[], float],
     ) -> None:
-        """`tenants` is asked each time: they change."""
+        """`tenants` is called each time, because tenants change."""
         self._replica = replica
         self._scheduler = scheduler
         self._tenants = tenants
         self._clock_s = clock_s
 
     def next_positions(self, tenant: Tenant, prompt_tokens: Sequence[int]) -> list[int]:
-        """Of requests of this tenant that come now, with prompts of these lengths; 0: a slot is free for it."""
+        """Positions of new requests of this tenant, with prompts of these lengths. 0 means that a slot is free."""
         live, info, most = self._replica.live, self._replica.supervisor.info, tenant.limits.max_concurrent
         count = live.count(tenant.name)
         free = 0 if info is None else info.slots - len(live)

@@ -1,4 +1,4 @@
-"""The ledger's row of each live request: inserted at admission, checkpointed while it runs, settled once."""
+"""Keeps the ledger row of each live request: inserted on admission, checkpointed while it runs, settled once."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ MAX_ERROR_CHARACTERS: Final = 500
 
 
 class RequestRows:
-    """Owner of every row that is open. The row is written while the engine already computes; the stream waits for it.
+    """All open rows. A row is written while the engine already computes; the stream waits for it.
 
-    A stuck ledger is waited for as long as the configuration says. Then the reader is told, and the row is
-    still written whenever the ledger can be written again. A request that was told so before it began pays nothing.
+    Waits for a stuck ledger as long as configured. Then the reader gets an error, and the row is still written once the
+    ledger works again. A request that gets this error before it has started costs nothing.
     """
 
     def __init__(self, ledger: Ledger, events: Events, timeout_s: Callable[[], float]) -> None:
-        """`timeout_s` is asked each time, since the configuration can be reloaded."""
+        """`timeout_s` is called each time, because the configuration can be reloaded."""
         self._ledger = ledger
         self._events = events
         self._timeout_s = timeout_s
@@ -52,10 +52,10 @@ class RequestRows:
         admission: AdmittedRow,
         on_refused: Callable[[LiveStream, TenantdError], None],
     ) -> None:
-        """It is let in: begin to write its row and see it through. `on_refused` is called when that cannot be had."""
+        """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails."""
         self._events.announce(admitted(stream, generation))
         task = asyncio.create_task(self._keep(stream, admission, on_refused))
-        task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # had it no other end
+        task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # in case nothing else did
         self._tasks.add(task)
         self._streams.add(stream)
         stream.hold(is_held=self._is_held)
@@ -67,13 +67,13 @@ class RequestRows:
         self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant))
 
     def hold(self, *, is_held: bool) -> None:
-        """Deliver nothing of what cannot be billed, or go on delivering."""
+        """Stop delivering what cannot be billed, or resume."""
         self._is_held = is_held
         for stream in self._streams:
             stream.hold(is_held=is_held)
 
     def checkpoint(self, streams: Iterable[LiveStream]) -> None:
-        """Write down the usage of those whose usage has changed since the last time."""
+        """Record the usage of requests for which it has changed since the last call."""
         before, self._checkpointed = self._checkpointed, {}
         changed: dict[str, Usage] = {}
         for stream in streams:
@@ -85,12 +85,12 @@ class RequestRows:
             self._ledger.checkpoint(changed)
 
     async def closed(self, timeout_s: float) -> None:
-        """Wait until every row is settled, at most so long."""
+        """Wait until every row is settled, for at most `timeout_s`."""
         if self._tasks:
             await asyncio.wait(set(self._tasks), timeout=timeout_s)
 
     async def close(self, timeout_s: float) -> None:
-        """As `closed`, and then wait no longer: the ledger writes what it holds, or not, as it closes."""
+        """Like `closed`, then give up on the rest: the ledger still writes what it holds when it closes, if it can."""
         await self.closed(timeout_s)
         left = set(self._tasks)
         if left:
@@ -102,13 +102,13 @@ class RequestRows:
     async def _keep(
         self, stream: LiveStream, admission: AdmittedRow, on_refused: Callable[[LiveStream, TenantdError], None]
     ) -> None:
-        """One row, from its insertion to its settlement."""
+        """Keep one row, from its insertion to its settlement."""
         async with _task(self._ledger.admit(admission)) as admitting:
             if not await self._in_time(admitting):
                 on_refused(stream, self._late("record the request"))
             if (error := await _outcome(admitting)) is not None:
                 on_refused(stream, error)
-                await stream.finished  # there is no row, but the engine is not rid of it yet
+                await stream.finished  # there is no row, but the engine still has the request
                 self._events.announce(settled(stream, has_row=False))
                 return
         stream.make_durable()
@@ -134,7 +134,7 @@ class RequestRows:
 
 @contextlib.asynccontextmanager
 async def _task(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[Any]]:
-    """Work that is seen to its end, or cancelled together with who waits for it."""
+    """Runs `work` as a task, which is cancelled together with its caller."""
     task = asyncio.create_task(work)
     try:
         yield task
@@ -143,7 +143,7 @@ async def _task(work: Coroutine[Any, Any, Any]) -> AsyncIterator[asyncio.Task[An
 
 
 async def _outcome(task: asyncio.Task[Any]) -> TenantdError | None:
-    """The error the ledger answered with. What it does not raise on purpose must not leave a reader waiting either."""
+    """The error of the ledger, if any. Unexpected errors count too, so that no reader is left waiting."""
     try:
         await task
     except TenantdError as e:
@@ -155,7 +155,7 @@ async def _outcome(task: asyncio.Task[Any]) -> TenantdError | None:
 
 
 def admitted(stream: LiveStream, generation: Generation) -> Admitted:
-    """What is announced of a request as it begins."""
+    """The event for an admitted request."""
     sampling = generation.sampling
     return Admitted(
         request_id=stream.id,
@@ -172,7 +172,7 @@ def admitted(stream: LiveStream, generation: Generation) -> Admitted:
 
 
 def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
-    """What is announced of a request that is settled."""
+    """The event for a settled request."""
     assert stream.finish_reason is not None, "only what has ended is settled"
     return Settled(
         request_id=stream.id,
@@ -188,7 +188,7 @@ def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
 
 
 def settlement(stream: LiveStream) -> Settlement:
-    """What is written down of a finished stream."""
+    """What the ledger records about a finished stream."""
     assert stream.finish_reason is not None and stream.duration_micros is not None, "only what has ended is settled"
     return Settlement(
         id=stream.id,
@@ -201,7 +201,7 @@ def settlement(stream: LiveStream) -> Settlement:
 
 
 def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> AdmittedRow:
-    """The row of a request as it begins."""
+    """The row of a new request."""
     return AdmittedRow(
         id=stream.id,
         tenant=stream.tenant,

@@ -1,4 +1,4 @@
-"""The service: a request comes in, is checked, runs in the engine, is settled in the ledger.
+"""The service: checks a request, runs it in the engine, and settles it in the ledger.
 
 Everything here happens in one event loop. `Replica` has the requests the engine owes an answer for, `RequestRows` the
 rows that are not settled yet; a request is in both from its admission.
@@ -115,7 +115,7 @@ class Service:
     # ---- the life of the service --------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Read the tenants and begin to load the model; `supervisor.wait_ready()` says how that went.
+        """Read the tenants and start loading the model; `supervisor.wait_ready()` returns when that is done.
 
         Raises LedgerUnavailable.
         """
@@ -124,17 +124,14 @@ class Service:
         self._ticking = asyncio.create_task(self._standstill.run())
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
-        """Take over what tenants used before this start, so that a restart forgives nobody. Before `start`.
-
-        `booked` is of the last minute, the oldest first.
-        """
+        """Take over earlier usage. Call it before `start`. `booked` covers the last minute, oldest first."""
         now_s = self._clock_s()
         usage = decayed_usage(recent, self.directory.tenants, self.config.scheduler)
         self._replica.board.update(usage, newcomers_level(usage), now_s)
         recall_minute(booked, self.directory.tenants, self._replica.rates, round(now_s * 1e6))
 
     async def drain(self, timeout_s: float, clock: StopClock = UNHURRIED) -> None:
-        """Take nothing new, let what is live finish for so long, cancel the rest, settle everything."""
+        """Refuse new requests, let live ones finish for `timeout_s`, cancel the rest, and settle everything."""
         self.draining = True
         self._gate.wake()
         timeout_s = clock.most(timeout_s, Stage.DRAIN)
@@ -147,7 +144,7 @@ class Service:
         await self._rows.closed(clock.most(self.config.ledger.settle_timeout_s, Stage.SETTLE))
 
     async def stop(self, clock: StopClock = UNHURRIED) -> None:
-        """End the engine and whatever is live. Safe to call twice, and without `drain`."""
+        """Stop the engine and end all live requests. Safe to call twice, and without `drain`."""
         self.draining = True
         self.ledger.end_reports()
         self._gate.wake()
@@ -173,7 +170,7 @@ class Service:
         self._limits_changed()
 
     def reconfigure(self, config: Config) -> None:
-        """Go on with this configuration. Default limits hold for everybody at once, in the engine too."""
+        """Use this configuration from now on. Default limits take effect at once, in the engine too."""
         self.config = config
         self.directory.use_defaults(config.limits.as_limits())
         self._limits_changed()
@@ -184,13 +181,13 @@ class Service:
         self._gate.wake()
 
     def key_revoked(self, key_id: str) -> None:
-        """Its revocation is committed: end what it runs, and let it start nothing."""
+        """End the requests of a key whose revocation is committed, and admit no new ones."""
         self.directory.revoke(key_id)
         self._gate.wake()
         self._end_what_may_not_run()
 
     def _end_what_may_not_run(self) -> None:
-        """Requests of tenants that are gone and of keys that were revoked."""
+        """End requests of removed tenants and revoked keys."""
         for stream in self._live:
             try:
                 as_it_is(self.directory, stream.tenant, stream.tenant_id, stream.actor.key_id)
@@ -207,7 +204,7 @@ class Service:
     async def submit_all(
         self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, actor: Actor = NOBODY
     ) -> list[LiveStream]:
-        """Start what one client's request asks for, all of it or nothing, once the tenant's rate limits let it in.
+        """Start all generations of one client's request, or none, once the tenant's limits per minute admit it.
 
         They count it as one request. Rows are written while the engine already works; `started()` waits for both.
         What is not complete `timeout_s` from now ends with RequestTimeout.
@@ -240,7 +237,8 @@ class Service:
         return streams
 
     def cancel(self, request_id: str) -> bool:
-        """End a live request for an administrator; it is billed for what came. False when none has this id."""
+        """Cancel a live request for an administrator; generated tokens are billed. False if there is no such
+        request."""
         if stream := self._live.find(request_id):
             error = RequestCancelled("an administrator cancelled the request")
             self._replica.end(stream, FinishReason.CANCELLED, error)
@@ -251,11 +249,12 @@ class Service:
         return self._positions.waiting(tenant, MOST_QUEUED_SHOWN)
 
     def rates(self, tenant: Tenant) -> dict[str, RateState]:
-        """What is left of the tenant's requests and tokens per minute, of those that have a limit."""
+        """What is left of the tenant's limits per minute, for those that are set."""
         return self._gate.states(tenant)
 
     def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
-        """The most tokens each may have. Raises what is wrong with the request or the moment, rates and queue apart."""
+        """The maximum tokens of each generation. Makes all checks except those of limits per minute and of the
+        queue."""
         info = self._check_open(tenant)
         for generation in generations:
             check_prompt(generation.prompt)
@@ -272,13 +271,13 @@ class Service:
         ]
 
     def _look_again(self, tenant: Tenant, actor: Actor, generations: Sequence[Generation]) -> Tenant:
-        """The tenant of a request that waits, as it is now. Raises what keeps the request from starting at all."""
+        """The current tenant of a waiting request. Raises if the request can no longer start."""
         tenant = as_it_is(self.directory, tenant.name, tenant.id, actor.key_id)
         self._check(tenant, generations)
         return tenant
 
     def _check_open(self, tenant: Tenant) -> EngineInfo:
-        """What is loaded, when requests of this tenant are taken at all."""
+        """What is loaded. Raises if requests of this tenant are not accepted now."""
         if self.draining:
             raise Draining("the daemon is shutting down and accepts no new requests")
         if tenant.state is TenantState.SUSPENDED:
@@ -294,7 +293,7 @@ class Service:
         return engine.info
 
     def _check_queue(self, tenant: Tenant, more: int, refusal: TenantdError | None) -> None:
-        """Raises QueueFull when there is no place for `more` requests, which wait for the rate limits if `refusal`."""
+        """Raises QueueFull if there is no place for `more` requests; with `refusal` they wait for limits per minute."""
         info, count, held = self.supervisor.info, self._live.count(tenant.name), self._gate.waiting(tenant.name)
         assert info is not None, "checked before"
         if may_wait(
@@ -329,7 +328,7 @@ class Service:
     def _new_streams(
         self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], actor: Actor
     ) -> list[LiveStream]:
-        """One for each generation. Raises InvalidRequest for what does not fit a command to the engine."""
+        """A stream for each generation. Raises InvalidRequest if one does not fit a command to the engine."""
         shared: dict[int, SharedSampling] = {}
         streams = []
         for generation, max_tokens in zip(generations, most_tokens, strict=True):
@@ -369,7 +368,7 @@ class Service:
         self._replica.end(stream, FinishReason.DISCONNECTED, None)
 
     def _on_refused(self, stream: LiveStream, error: TenantdError) -> None:
-        """There is no row for it, so it must not run; what it used is nobody's."""
+        """End a request that has no row; its usage is charged to nobody."""
         if not stream.is_refused:
             stream.refuse(error)
             self._replica.refused(stream)
@@ -378,10 +377,10 @@ class Service:
     def _shares(self) -> list[TenantPolicy]:
         return shares(self.directory.tenants.values(), self.config.engine.slots)
 
-    # ---- seen from outside --------------------------------------------------------------------------------------
+    # ---- status --------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
-        """State of engine, ledger and tenants at this moment."""
+        """Current state of engine, ledger and tenants."""
         total, paused = self._live.total(), sum(self._live.paused().values())
         status = engine_status(self.supervisor)
         if self.draining:
@@ -407,7 +406,7 @@ class Service:
         }
 
     def idle_check(self) -> None:
-        """Conservation while nothing is live. Raises AssertionError: a bug."""
+        """Invariants while nothing is live. Raises AssertionError, which means a bug."""
         self._replica.idle_check()
         assert self._rows.open_rows == 0, "what has ended is settled"
         self._gate.idle_check()

@@ -1,8 +1,8 @@
-"""Once a second: what runs is written down, and when nothing can be written any more, everything waits.
+"""Checkpoints running requests once a second, and pauses everything when nothing can be written any more.
 
-A ledger that is stuck for a moment is waited for. When it is stuck for longer than `ledger.settle_timeout_s`, tokens
-that are computed and delivered are tokens that may never be billed: so the engine computes nothing and no reader gets
-anything until the ledger is back. Then everything goes on with the next token.
+If the ledger is stuck for longer than `ledger.settle_timeout_s`, tokens that are computed and delivered might never be
+billed. Then the engine computes nothing and readers get nothing until the ledger is back, and everything resumes with
+the next token.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ INTERVAL_S: Final = 1.0
 
 
 class Standstill:
-    """Decides whether computing and delivering go on."""
+    """Decides whether to compute and deliver."""
 
     def __init__(self, ledger: Ledger, replica: Replica, rows: RequestRows, timeout_s: Callable[[], float]) -> None:
-        """`timeout_s` is asked each time, since the configuration can be reloaded."""
+        """`timeout_s` is called each time, because the configuration can be reloaded."""
         self.is_paused = False
         self._ledger = ledger
         self._replica = replica
@@ -33,7 +33,7 @@ class Standstill:
         self._timeout_s = timeout_s
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
             self._rows.checkpoint(self._replica.live)

@@ -1,4 +1,5 @@
-"""One deadline for a whole stop: each stage gets what is left of it, and what still hangs at its end is cut off."""
+"""One deadline for the whole shutdown: each stage gets what is left, and at the end the process exits, even if it
+hangs."""
 
 from __future__ import annotations
 
@@ -13,16 +14,16 @@ from typing import Final
 log = logging.getLogger(__name__)
 
 CANCEL_GRACE_S: Final = 2.0
-"""How long a shutdown waits for the engine to confirm that requests have ended: their last tokens are billed."""
+"""How long to wait for the engine to confirm that requests have ended, so that their last tokens are billed."""
 SETTLE_GRACE_S: Final = 5.0
-"""How long a stop waits for rows to be settled; what the ledger still holds after that it writes as it closes."""
+"""How long to wait for rows to be settled; the ledger writes the rest when it closes."""
 LINGER_S: Final = 1.0
-"""How long threads may go on once everything is closed: they work for somebody who has gone."""
+"""How long threads may continue once everything is closed; nobody waits for their results."""
 EXIT_CUT_OFF: Final = 1
 
 
 class Stage(Enum):
-    """The stages of a stop in their order; the value is what each leaves to those after it, as a part of the whole."""
+    """The stages of a shutdown in order. The value is the fraction of the whole time left to later stages."""
 
     DRAIN = 0.3
     SETTLE = 0.2
@@ -33,9 +34,9 @@ class Stage(Enum):
 
 
 class StopClock:
-    """The time a stop may take, and the thread that ends the process when it is over.
+    """The time that a shutdown may take, and a thread that ends the process when it is over.
 
-    Ending hard is safe at any time: what the ledger has not written is settled by the next start.
+    A hard exit is safe at any time: the next start settles what the ledger has not written.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,7 @@ class StopClock:
         self._due_s = math.inf
 
     def begin(self, total_s: float) -> None:
-        """The stop begins. Only the first call counts."""
+        """Start the clock. Only the first call counts."""
         if self._end_s < math.inf:
             return
         self._total_s = total_s
@@ -54,11 +55,11 @@ class StopClock:
         threading.Thread(target=self._cut_off, name="stop-clock", daemon=True).start()
 
     def most(self, wanted_s: float, stage: Stage) -> float:
-        """Seconds for `stage`, which would take `wanted_s`: less when those after it would not have their part."""
+        """Seconds for `stage`: `wanted_s`, or less if later stages would not get their part."""
         return max(0.0, min(wanted_s, self._end_s - time.monotonic() - stage.value * self._total_s))
 
     def closed(self, exit_code: int) -> None:
-        """Everything is closed: the process ends with this code, soon, even if a thread goes on."""
+        """Everything is closed: soon end the process with this code, even if a thread continues."""
         with self._changed:
             self._exit_code = exit_code
             self._due_s = time.monotonic() + LINGER_S
@@ -77,4 +78,4 @@ class StopClock:
 
 
 UNHURRIED: Final = StopClock()
-"""Never begun: every stage gets what it wants."""
+"""A clock that never starts: every stage gets the time that it wants."""
