@@ -64,6 +64,7 @@ PURE = (
     "tenantd.engine.sharing",
     "tenantd.engine.kv.slots",
     "tenantd.engine.kv.states",
+    "tenantd.engine.order",
     "tenantd.engine.roster",
 )
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}

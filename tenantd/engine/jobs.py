@@ -77,5 +77,8 @@ class TenantJobs:
 
     def may_start(self, now_s: float) -> bool:
         """Whether its limits allow binding another of its requests."""
-        below = self.max_concurrent is None or self.active < self.max_concurrent
-        return below and self.window.allowance(now_s) != 0
+        return self.has_place(self.active) and self.window.allowance(now_s) != 0
+
+    def has_place(self, active: int) -> bool:
+        """Whether one more request may run beside `active` others."""
+        return self.max_concurrent is None or active < self.max_concurrent

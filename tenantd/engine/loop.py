@@ -32,7 +32,9 @@ from tenantd.wire.messages import (
     TenantPolicy,
 )
 
-USAGE_INTERVAL_S: Final = 1.0
+NEWS_INTERVAL_S: Final = 1.0
+MOST_ORDERED: Final = 256
+"""The order reported to the daemon covers at most this many waiting requests."""
 HEARTBEAT_S: Final = 1.0
 MOST_BINDING_MICROS: Final = 20_000
 """A step starts no further binding after this; a single binding (grammar, adapter) may take longer."""
@@ -51,7 +53,8 @@ class Loop:
         self._compute = compute
         self._clock_s = clock_s
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
-        self._usage_due_s = 0.0
+        self._news_due_s = 0.0
+        self._order: list[int] = []  # as last reported
         self._is_stuck = False  # the last step did nothing, and nothing has happened since
         self._is_paused = False  # compute nothing, because the daemon cannot bill
 
@@ -80,7 +83,7 @@ class Loop:
         if self._scheduler.is_idle:
             self._check_idle()
         self._is_stuck = not (step.progress or step.finishes)
-        return self._with_usage(step)
+        return self._with_news(step)
 
     def apply(self, commands: Iterable[Command]) -> bool:
         """Pass commands to the scheduler, which only queues them. False if the process must stop."""
@@ -161,11 +164,16 @@ class Loop:
         self._scheduler.check()
         assert self._compute.is_empty(), "an idle engine holds nothing"
 
-    def _with_usage(self, step: Step) -> Step:
+    def _with_news(self, step: Step) -> Step:
+        """Adds usage and order at intervals, and when idle, since an idle engine sends no further steps."""
         now_s = self._clock_s()
-        if (
-            now_s < self._usage_due_s and not self._scheduler.is_idle
-        ):  # an idle engine sends no further steps until the next request
+        if now_s < self._news_due_s and not self._scheduler.is_idle:
             return step
-        self._usage_due_s = now_s + USAGE_INTERVAL_S
-        return msgspec.structs.replace(step, usage=self._scheduler.usage(now_s), level=self._scheduler.level(now_s))
+        self._news_due_s = now_s + NEWS_INTERVAL_S
+        told, self._order = self._order, self._scheduler.order(now_s, MOST_ORDERED)
+        return msgspec.structs.replace(
+            step,
+            usage=self._scheduler.usage(now_s),
+            level=self._scheduler.level(now_s),
+            order=None if self._order == told else self._order,
+        )

@@ -19,6 +19,7 @@ from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.kv.slots import Slots
 from tenantd.engine.kv.states import States
+from tenantd.engine.order import binding_order
 from tenantd.engine.passes import Passes, divided
 from tenantd.engine.roster import Roster
 from tenantd.engine.sharing import Sharing
@@ -351,6 +352,10 @@ class Scheduler:
     def level(self, now_s: float) -> float:
         """Usage by weight at which newcomers start."""
         return self._roster.level(now_s)
+
+    def order(self, now_s: float, most: int) -> list[int]:
+        """The first `most` waiting requests in the order in which they should be bound."""
+        return binding_order(self._sharing, self._tenants, self._active.values(), now_s, most)
 
     def check(self) -> None:
         """Check invariants: every job is in one place, and every bound sequence has its job."""

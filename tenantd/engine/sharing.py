@@ -20,12 +20,19 @@ from tenantd.wire.settings import Policy, Settings
 
 
 @dataclass(frozen=True, slots=True)
-class _Standing:
+class Standing:
     """How tenants with work compare, by name."""
 
     ranks: dict[str, float]  # usage by weight, including what bound requests are about to use
     shares: dict[str, float]  # in slots
     leads: dict[str, float]  # of waiting tenants: usage by weight since they began to wait
+    least: str | None  # the tenant with the smallest lead
+
+    def give(self, name: str, usage: float) -> None:
+        """Assume that the tenant uses this much, by weight."""
+        self.ranks[name] += usage
+        if name in self.leads:
+            self.leads[name] += usage
 
 
 class Sharing:
@@ -46,17 +53,16 @@ class Sharing:
         waiting = self._waiting(now_s)
         if not waiting:
             return None
+        now = self.standing(active, now_s)
+        tenants = self._tenants
+        return min(waiting, key=lambda name: self.need(name, tenants[name].active, tenants[name].queue[0], now))
+
+    def need(self, name: str, active: int, head: Job, now: Standing) -> tuple[float, ...]:
+        """Sort key of a tenant with `active` slots and this next request; the lowest goes first."""
         if self._settings.policy is Policy.FIFO:
-            return min(waiting, key=lambda name: self._tenants[name].queue[0].arrival)
-        now = self._standing(active, now_s)
-        least = min(now.leads, key=now.leads.__getitem__, default="")
-
-        def key(name: str) -> tuple[float, ...]:
-            tenant = self._tenants[name]
-            is_short = tenant.active < math.floor(now.shares[name]) and not self._is_ahead(name, least, now)
-            return (tenant.active >= tenant.reserved_slots, not is_short, now.ranks[name], tenant.queue[0].arrival)
-
-        return min(waiting, key=key)
+            return (head.arrival,)
+        is_short = active < math.floor(now.shares[name]) and not self._is_ahead(name, now.least, now)
+        return (active >= self._tenants[name].reserved_slots, not is_short, now.ranks[name], head.arrival)
 
     def victim(self, active: Iterable[Job], now_s: float, fits: Callable[[Job], bool]) -> tuple[Job, str | None] | None:
         """The request that must give up its slot, and the tenant that gets the slot (None: the neediest). None if no
@@ -77,7 +83,7 @@ class Sharing:
                 return job, None
             if job.run_tokens >= self._settings.min_run_tokens:
                 candidates.setdefault(name, job)
-        now = self._standing(newest_first, now_s)
+        now = self.standing(newest_first, now_s)
         holders = sorted(candidates, key=lambda name: -now.ranks[name])
         for taker in sorted(waiting, key=now.ranks.__getitem__):
             for holder in holders:
@@ -90,7 +96,7 @@ class Sharing:
         return [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
 
     def _must_give(
-        self, holder_name: str, taker_name: str, job: Job, now: _Standing, fits: Callable[[Job], bool]
+        self, holder_name: str, taker_name: str, job: Job, now: Standing, fits: Callable[[Job], bool]
     ) -> bool:
         holder, taker = self._tenants[holder_name], self._tenants[taker_name]
         if holder.active <= holder.reserved_slots:
@@ -116,7 +122,7 @@ class Sharing:
             worth -= self._quantum(taker.queue[0])
         return worth > costs.margin(self._settings)
 
-    def _is_ahead(self, name: str, other: str, now: _Standing, more: float = 0.0) -> bool:
+    def _is_ahead(self, name: str, other: str | None, now: Standing, more: float = 0.0) -> bool:
         """Whether a tenant was given more than the other since both wait, by more than its next request is worth.
 
         Only then may it have fewer than the whole slots of its share. A tenant that does not wait is never ahead.
@@ -127,9 +133,11 @@ class Sharing:
         lead = (now.leads[name] - now.leads[other]) * tenant.weight
         return lead > self._quantum(tenant.queue[0]) + costs.margin(self._settings) + more
 
-    def _standing(self, active: Iterable[Job], now_s: float) -> _Standing:
+    def standing(self, active: Iterable[Job], now_s: float) -> Standing:
+        """How tenants compare at `now_s`."""
         leads = {name: self._fairness.lead(name, now_s) for name, t in self._tenants.items() if t.is_waiting}
-        return _Standing(self._ranks(active, now_s), self._shares(), leads)
+        least = min(leads, key=leads.__getitem__, default=None)
+        return Standing(self._ranks(active, now_s), self._shares(), leads, least)
 
     def _waiting(self, now_s: float) -> list[str]:
         return [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
@@ -158,11 +166,19 @@ class Sharing:
 
     def _quantum(self, job: Job) -> float:
         """Cost until the request can be swapped out: the rest of its prompt, and its first tokens on this slot."""
-        settings = self._settings
-        prompt = max(0, len(job.submit.prompt) - job.charged_prompt)
         has_run = job.run_tokens if job.sequence >= 0 else 0
-        output = max(1, min(settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
-        return costs.of_tokens(settings, prompt, output)
+        return self.cost(
+            job, max(1, min(self._settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
+        )
+
+    def cost(self, job: Job, output_tokens: int) -> float:
+        """Cost of the rest of its prompt and of `output_tokens`."""
+        return costs.of_tokens(self._settings, max(0, len(job.submit.prompt) - job.charged_prompt), output_tokens)
+
+    @property
+    def burst_credit(self) -> float:
+        """How much less usage a tenant back from idle counts with for its first slot."""
+        return self._settings.burst_credit
 
     def _shares(self) -> dict[str, float]:
         """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use.

@@ -1,11 +1,8 @@
-"""Live requests and the engine that runs them: what is sent to it, what comes back, how requests end.
+"""One engine and the requests that run in it: what is sent to it, what comes back, how requests end.
 
 A request is live from `run` until `_finish`, which is the one way out. It waits in the backlog until the engine has a
 place for it. How it ends may be decided here first (a stop string, a client that left, a cancellation); then the engine
-is told, and its Finish carries the decision out.
-
-After a crash everything is submitted again. When that crashes too, one request is likely the cause, and to submit all
-again would fail all: from then on the suspects are submitted one by one, each when the one before has got a token.
+is told, and its Finish carries the decision out. After a crash everything is submitted again (see suspects.py).
 """
 
 from __future__ import annotations
@@ -13,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
@@ -25,7 +22,10 @@ from tenantd.fleet.backlog import Backlog
 from tenantd.fleet.board import UsageBoard
 from tenantd.fleet.process import Ending
 from tenantd.fleet.supervisor import Supervisor, load_command
+from tenantd.fleet.suspects import Suspects
+from tenantd.fleet.tally import Tally
 from tenantd.fleet.throughput import Throughput
+from tenantd.live.phases import Phase
 from tenantd.live.registry import LiveRegistry
 from tenantd.live.streams import LiveStream
 from tenantd.tenancy.rates import Rates
@@ -38,12 +38,16 @@ DETAIL_INTERVAL_S: Final = 60
 
 
 class Replica:
-    """Owner of the live requests, and of the engine through its supervisor, whose client it is."""
+    """Everything of one engine, which it has through its supervisor, whose client it is.
+
+    `live` owns the requests that were given to it. Nothing here is shared with another replica but `rates`.
+    """
 
     def __init__(
         self,
         config: Config,
         shares: Callable[[], Iterable[TenantPolicy]],
+        rates: Rates,
         events: Events,
         *,
         command: Sequence[str],
@@ -51,14 +55,15 @@ class Replica:
         slowest_restart_s: float,
         clock_s: Callable[[], float],
     ) -> None:
-        """`shares` says what each engine that starts is told about the tenants."""
+        """`shares` says what each engine that starts is told about the tenants; tokens are booked in `rates`."""
         self.live = LiveRegistry()
         self.backlog = Backlog()
         self.throughput = Throughput()
         self.board = UsageBoard()
-        self.rates = Rates()
-        self.busy_micros = 0  # engine time in all
-        self.unbilled_micros = 0  # the part of it that no request is charged for: work a crash lost, mostly
+        self.tally = Tally()
+        self.bound: frozenset[int] = frozenset()  # numbers of those that have a slot, as the engine last said
+        self.order: list[int] = []  # and of the first that wait for one, in its order
+        self.on_order: Callable[[], None] = lambda: None  # called when that has changed
         self.supervisor = Supervisor(
             load_command(config),
             config.engine,
@@ -67,16 +72,15 @@ class Replica:
             environment=environment,
             slowest_restart_s=slowest_restart_s,
         )
-        self.swaps = self.recomputes = 0  # requests that gave way, with their state kept and without, over all engines
         self._shares = shares
+        self._rates = rates
         self._events = events
         self._half_life_s = config.scheduler.half_life_s
         self._max_crashes = config.engine.max_crashes
         self._clock_s = clock_s
         self._booked_micros = 0  # of requests that have ended
         self._is_paused = False
-        self._probe: LiveStream | None = None  # the suspect being tried
-        self._held: deque[LiveStream] = deque()  # suspects not submitted yet
+        self._suspects = Suspects()
         self._is_sending_soon = False
         self._logged_s: dict[str, float] = {}  # when the log had a failure of each tenant
 
@@ -93,20 +97,34 @@ class Replica:
 
     def end(self, stream: LiveStream, decision: FinishReason, error: TenantdError | None) -> None:
         """Decide how a live request is to end. The first decision counts; none does once it has ended."""
-        if stream.decision is not None or stream.number not in self.live.by_number:
+        if stream.phase is Phase.IN_ENGINE and self.supervisor.is_ready:
+            stream.decide(decision, error)
+            self._let_go(stream)
+        elif stream.phase in (Phase.WAITING, Phase.IN_ENGINE):
+            self._finish(stream, decision, error)
+
+    def refuse(self, stream: LiveStream, error: TenantdError) -> None:
+        """Its row cannot be had: it must not run, and what it used is nobody's. Once is enough."""
+        before = stream.phase
+        if before is Phase.REFUSED:
             return
-        stream.decision = decision
-        stream.error = stream.error or error
-        if self.supervisor.is_ready and stream.is_in_engine:
-            self.supervisor.send(Cancel(stream.number))
-            self.backlog.leave(stream)
-        else:
-            self._finish(stream, decision)
+        stream.refuse(error)
+        if before is Phase.FINISHED:
+            self._booked_micros -= stream.engine_micros
+            self.tally.unbilled_micros += stream.engine_micros
+        elif before is Phase.IN_ENGINE and self.supervisor.is_ready:
+            self._let_go(stream)
+        elif before is not Phase.DECIDED:
+            self._finish(stream, FinishReason.FAILED, error)
+
+    def _let_go(self, stream: LiveStream) -> None:
+        """Have the engine end it. Its place is free for the next, which is sent after this."""
+        self.supervisor.send(Cancel(stream.number))
+        self.backlog.leave(stream)
         self._send_soon()
 
     def forget(self, tenant: str) -> None:
         """It is gone for good; so are its requests, and the engine is told that first."""
-        self.rates.forget(tenant)
         self.board.forget(tenant)
         self.on_room()
         self.supervisor.send(Forget(tenant))
@@ -115,12 +133,6 @@ class Replica:
         """Let the engine compute nothing, or go on. A fresh engine is told too."""
         self._is_paused = is_paused
         self.supervisor.send(Pause(is_paused))
-
-    def refused(self, stream: LiveStream) -> None:
-        """It will not be billed: what it took so far was nobody's. Call once, before or after its end."""
-        if stream.number not in self.live.by_number:
-            self._booked_micros -= stream.engine_micros
-            self.unbilled_micros += stream.engine_micros
 
     def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
         """End everything now, without waiting for the engine."""
@@ -131,26 +143,45 @@ class Replica:
         """Conservation while nothing is live: no count is left over, and all engine time is somebody's."""
         self.live.check_empty()
         self.backlog.check_empty()
-        assert self.busy_micros == self._booked_micros + self.unbilled_micros, (
-            f"busy {self.busy_micros} = booked {self._booked_micros} + unbilled {self.unbilled_micros}"
-        )
+        self._suspects.check_empty()
+        tally = self.tally
+        assert tally.busy_micros == self._booked_micros + tally.unbilled_micros, f"booked {self._booked_micros} {tally}"
 
     def _finish(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
-        """The one way out of `live`. A decision made before wins over how the engine, or its end, ended it."""
+        """The one way out of `live`."""
         self.live.remove(stream)
         self.backlog.leave(stream)
+        self._suspects.ended(stream)
         stream.sampling.users -= 1
         if stream.sampling.is_in_engine and not stream.sampling.users:
             self.supervisor.send(DropSampling(stream.sampling.number))
-        if stream.is_refused:
-            self.unbilled_micros += stream.engine_micros
+        if stream.phase is Phase.REFUSED:
+            self.tally.unbilled_micros += stream.engine_micros
         else:
             self._booked_micros += stream.engine_micros
         self.throughput.ended(self._clock_s())
-        if stream.decision is None:
-            stream.finish(reason, error)
-        else:
-            stream.finish(stream.decision, None)
+        stream.finish(reason, error)
+        self._send_soon()
+
+    # ---- for the status -----------------------------------------------------------------------------------------
+
+    def usage(self, tenant: str) -> float:
+        """Its decayed usage in this engine, by weight."""
+        return self.board.usage(tenant, self._clock_s(), self._half_life_s)
+
+    def paused(self) -> dict[str, int]:
+        """By tenant, requests with a token and without a slot: they gave it to another, or lost it with an engine."""
+        live = self.live.by_number
+        bound = Counter(live[n].tenant for n in self.bound if n in live and live[n].generated)
+        paused = {name: running - bound[name] for name, running in self.live.running_tenants().items()}
+        return {name: number for name, number in paused.items() if number}
+
+    def states(self) -> dict[str, str]:
+        """By request id: `waiting` has no token yet, `paused` has some and no slot, `running` has both."""
+        return {
+            stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
+            for number, stream in self.live.by_number.items()
+        }
 
     # ---- what the supervisor says -------------------------------------------------------------------------------
 
@@ -178,13 +209,13 @@ class Replica:
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
                 self._finish(stream, FinishReason.LENGTH)  # its last token came and its Finish was lost
-            elif stream.is_suspect:
+            elif self._suspects.has(stream):
                 suspects.append(stream)
             else:
                 self.backlog.add(stream)
                 busy.add(stream.tenant)
-        self._held = deque(sorted(suspects, key=lambda stream: stream.crashes))
-        return [Pause(self._is_paused), *self._shares(), self._memory(sorted(busy)), *self._next_probe()]
+        self._suspects.try_in_turn(suspects)
+        return [Pause(self._is_paused), *self._shares(), self._memory(sorted(busy)), *self._next_try()]
 
     def _send_soon(self) -> None:
         """Once what happens now is over: of requests that end together, none goes to the engine in place of another."""
@@ -203,44 +234,33 @@ class Replica:
 
     def _start(self, stream: LiveStream) -> list[Command]:
         """What makes the engine run a request. It is told right after."""
-        stream.is_in_engine = True
         sampling = stream.sampling
-        if sampling.is_in_engine:
-            return [stream.submit_command()]
+        commands: list[Command] = [] if sampling.is_in_engine else [sampling.command()]
         sampling.is_in_engine = True
-        return [sampling.command(), stream.submit_command()]
+        return [*commands, stream.sent()]
 
     def _memory(self, busy: list[str]) -> Remember:
         now_s = self._clock_s()
         return Remember(
             self.board.all(now_s, self._half_life_s),
-            self.rates.tokens_counting(round(now_s * 1e6)),
+            self._rates.tokens_counting(round(now_s * 1e6)),
             busy,
             self.board.level(now_s, self._half_life_s),
         )
 
-    def _next_probe(self) -> list[Command]:
-        """Take the next suspect that is still live; the command to try it."""
-        self._probe = None
-        while self._held:
-            stream = self._held.popleft()
-            if stream.number in self.live.by_number:
-                self._probe = stream
-                return self._start(stream)
-        return []
+    def _next_try(self) -> list[Command]:
+        """What makes the engine try the next suspect, if it is time."""
+        return [] if (stream := self._suspects.next()) is None else self._start(stream)
 
     def on_step(self, step: Step) -> None:
         """The hot path: book what each request got, then what has ended."""
         live = self.live.by_number
-        self.busy_micros += step.busy_micros
-        self.unbilled_micros += step.unbilled_micros
-        self.swaps += step.swaps
-        self.recomputes += step.recomputes
+        self.tally.add(step)
         delivered: dict[str, int] = {}
         for progress in step.progress:
             stream = live.get(progress.request)
             if stream is None:
-                self.unbilled_micros += progress.micros  # it was finished here before the engine knew
+                self.tally.unbilled_micros += progress.micros  # it was finished here before the engine knew
                 continue
             tokens = (progress.prefilled if stream.counts_prompt else 0) + (progress.token >= 0)
             delivered[stream.tenant] = delivered.get(stream.tenant, 0) + tokens
@@ -248,23 +268,24 @@ class Replica:
                 self._on_milestone(stream)
         now_micros = round(self._clock_s() * 1e6)
         for tenant, tokens in delivered.items():
-            self.rates.book_tokens(tenant, tokens, now_micros)
+            self._rates.book_tokens(tenant, tokens, now_micros)
         for finish in step.finishes:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
         if step.bound is not None:
             self._on_bound(step.bound)
+        if step.order is not None:
+            self.order = step.order
+            self.on_order()
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
-        if (probe := self._probe) is not None and not (probe.is_suspect and probe.number in live):
-            for command in self._next_probe():
+        if self._suspects.are_tried:
+            for command in self._next_try():
                 self.supervisor.send(command)
-        if step.finishes:
-            self._send_soon()
 
     def _on_bound(self, numbers: list[int]) -> None:
         """These have slots now."""
-        self.live.bound = frozenset(numbers)
+        self.bound = frozenset(numbers)
         for number in numbers:
             if (stream := self.live.by_number.get(number)) is not None:
                 self._on_started(stream)
@@ -311,13 +332,16 @@ class Replica:
     def on_crash(self, ending: Ending) -> bool:
         """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
-        self.live.bound = frozenset()
+        self.bound, self.order = frozenset(), []
         has_found_cause = False
         for stream in self.live:
-            crashes = stream.count_crash()
-            if stream.decision is not None:
-                self._finish(stream, stream.decision)
-            elif crashes >= self._max_crashes:
+            if stream.phase in (Phase.DECIDED, Phase.REFUSED):
+                self._finish(stream, FinishReason.FAILED)
+                continue
+            if stream.phase is not Phase.IN_ENGINE:
+                continue
+            stream.lost()
+            if (crashes := self._suspects.crashed(stream)) >= self._max_crashes:
                 message = f"the engine crashed {crashes} times in a row while running this request: {ending.reason}"
                 self._finish(stream, FinishReason.FAILED, EngineUnavailable(message))
                 has_found_cause = True

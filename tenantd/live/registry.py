@@ -1,9 +1,8 @@
-"""All live requests, and how many each tenant has."""
+"""The live requests of one replica, and how many each tenant has."""
 
 from __future__ import annotations
 
 import asyncio
-import collections
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -16,16 +15,20 @@ class Count:
 
     waiting: int = 0
     running: int = 0
-    waiting_prompt_tokens: int = 0  # of all waiting requests together
+
+    def __add__(self, other: Count) -> Count:
+        return Count(self.waiting + other.waiting, self.running + other.running)
 
 
 class LiveRegistry:
-    """All live streams, in order of arrival. Iterates over a copy, so streams may end meanwhile."""
+    """The one owner of live streams, in order of arrival; others only refer to them.
+
+    Iterates over a copy, so streams may end meanwhile.
+    """
 
     def __init__(self) -> None:
         self.by_number: dict[int, LiveStream] = {}
         self._counts: dict[str, Count] = {}
-        self.bound: frozenset[int] = frozenset()  # numbers of those that have a slot, as the engine last said
         self._is_empty = asyncio.Event()
         self._is_empty.set()
 
@@ -41,14 +44,12 @@ class LiveRegistry:
         self.by_number[stream.number] = stream
         count = self._counts.setdefault(stream.tenant, Count())
         count.waiting += 1
-        count.waiting_prompt_tokens += stream.prompt_tokens
         self._is_empty.clear()
 
     def begin(self, stream: LiveStream) -> None:
         """Record a stream's first token."""
         count = self._counts[stream.tenant]
         count.waiting -= 1
-        count.waiting_prompt_tokens -= stream.prompt_tokens
         count.running += 1
 
     def remove(self, stream: LiveStream) -> None:
@@ -59,8 +60,7 @@ class LiveRegistry:
             count.running -= 1
         else:
             count.waiting -= 1
-            count.waiting_prompt_tokens -= stream.prompt_tokens
-        assert count.waiting >= 0 and count.running >= 0, "what ends was counted"
+            assert count.waiting >= 0 and count.running >= 0, "what ends was counted"
         if not count.waiting and not count.running:
             del self._counts[stream.tenant]
         if not self.by_number:
@@ -79,26 +79,13 @@ class LiveRegistry:
         waiting = sum(count.waiting for count in self._counts.values())
         return Count(waiting, len(self.by_number) - waiting)
 
-    def paused(self) -> dict[str, int]:
-        """By tenant, the number of requests with a token but no slot: they gave it up, or lost it in a crash."""
-        bound = collections.Counter(
-            stream.tenant
-            for number in self.bound
-            if (stream := self.by_number.get(number)) is not None and stream.generated
-        )
-        paused = {name: count.running - bound[name] for name, count in self._counts.items()}
-        return {name: number for name, number in paused.items() if number}
+    def waiting_tenants(self) -> dict[str, int]:
+        """Tenants with waiting requests, and how many."""
+        return {name: count.waiting for name, count in self._counts.items() if count.waiting}
 
-    def states(self) -> dict[str, str]:
-        """By request id: `waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
-        return {
-            stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
-            for number, stream in self.by_number.items()
-        }
-
-    def waiting_tenants(self) -> dict[str, Count]:
-        """Tenants with waiting requests."""
-        return {name: count for name, count in self._counts.items() if count.waiting}
+    def running_tenants(self) -> dict[str, int]:
+        """Tenants with requests that have a token, and how many."""
+        return {name: count.running for name, count in self._counts.items() if count.running}
 
     def oldest_s(self) -> float:
         """Age of the oldest request in seconds; 0 if there is none."""

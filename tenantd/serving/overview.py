@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
 
 from tenantd.domain import Tenant
-from tenantd.fleet.board import UsageBoard
+from tenantd.fleet.replica import Replica
 from tenantd.fleet.supervisor import Supervisor
+from tenantd.fleet.tally import Tally
 from tenantd.ledger.ledger import Ledger
-from tenantd.live.registry import LiveRegistry
+from tenantd.live.registry import Count
 
 
-def engine_status(supervisor: Supervisor) -> dict[str, Any]:
-    """State of the engine process; `engine` describes what is loaded, None before the first load."""
+def engine_status(supervisor: Supervisor, *, is_draining: bool) -> dict[str, Any]:
+    """State of the engine process; `engine` is what is loaded, None before the first time."""
     info = supervisor.info
     return {
-        "state": supervisor.state.value,
+        "state": "draining" if is_draining else supervisor.state.value,
         "progress": supervisor.progress,
         "reason": supervisor.reason,
         "engine": None if info is None else msgspec.structs.asdict(info),
@@ -38,30 +40,43 @@ def ledger_status(ledger: Ledger, *, is_paused: bool) -> dict[str, Any]:
     }
 
 
+def work_status(replicas: Sequence[Replica], held: int) -> dict[str, Any]:
+    """What all replicas did and do, added up. `held` requests wait for their tenants' rate limits."""
+    tally = sum((replica.tally for replica in replicas), Tally())
+    count = sum((replica.live.total() for replica in replicas), Count())
+    paused = sum(sum(replica.paused().values()) for replica in replicas)
+    return {
+        "engine_busy_micros": tally.busy_micros,
+        "engine_unbilled_micros": tally.unbilled_micros,
+        "swaps": tally.swaps,
+        "recomputes": tally.recomputes,
+        "running": count.running - paused,
+        "paused": paused,
+        "waiting": count.waiting + held,
+    }
+
+
 def tenants_status(
-    tenants: Iterable[Tenant],
-    live: LiveRegistry,
-    held: Callable[[str], int],
-    board: UsageBoard,
-    now_s: float,
-    half_life_s: float,
+    tenants: Iterable[Tenant], replicas: Sequence[Replica], held: Callable[[str], int]
 ) -> list[dict[str, Any]]:
-    """One entry per tenant: its share of the engine. `held` tells how many requests wait for limits per minute."""
-    paused = live.paused()
+    """One entry for each tenant: who has how much of all replicas. `held` says how many wait for their rate limits."""
+    paused: Counter[str] = Counter()
+    for replica in replicas:
+        paused.update(replica.paused())
     result = []
     for tenant in tenants:
-        count, put_aside = live.count(tenant.name), paused.get(tenant.name, 0)
+        count = sum((replica.live.count(tenant.name) for replica in replicas), Count())
         result.append(
             {
                 "name": tenant.name,
                 "state": tenant.state.value,
                 "weight": tenant.weight,
                 "priority": tenant.priority.value,
-                "running": count.running - put_aside,
-                "paused": put_aside,
+                "running": count.running - paused[tenant.name],
+                "paused": paused[tenant.name],
                 "waiting": count.waiting + held(tenant.name),
                 "max_queued": tenant.limits.max_queued,
-                "usage": board.usage(tenant.name, now_s, half_life_s),
+                "usage": sum(replica.usage(tenant.name) for replica in replicas),
             }
         )
     return result

@@ -1,80 +1,87 @@
 """Queue positions: how many requests should get their first token before a waiting one, and how long that should take.
 
-An estimate, since the engine decides anew with every step. It orders as the engine does: tenants by usage for their
-weight, each request that waits counted with what it will likely use, a tenant's own in the order they came.
+The engine tells the order of what it holds, once a second at most. Requests that have begun or ended since are left out
+of it. Those that it does not say, since they are new or wait in the daemon, stand behind those of their own tenant, as
+far apart as these are; of a tenant that has none in it, the first stands with the first, and tenants take turns.
 """
 
 from __future__ import annotations
 
 import heapq
 import itertools
-import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, NamedTuple
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
 
-from tenantd import costs
 from tenantd.domain import Tenant
 from tenantd.fleet.replica import Replica
-from tenantd.live.registry import Count
 from tenantd.live.streams import LiveStream
-from tenantd.wire.settings import Settings
-
-EXPECTED_OUTPUT_TOKENS: Final = 128
-"""Assumed length of an answer; most end long before their `max_tokens`."""
 
 
 class Line(NamedTuple):
-    """One tenant's requests without a token. `usage`, and the `cost` of one of them (above 0), are by weight."""
+    """One tenant's requests without a token, `waiting` in all: the first at `known` places, the others `apart`."""
 
-    usage: float
-    cost: float
+    known: list[int]  # from 0, the lowest first
     waiting: int
+    apart: int  # at least 1
 
-    def before(self, usage: float) -> int:
-        """How many of them come before a request of another tenant that counts with `usage`."""
-        return min(self.waiting, max(0, math.ceil((usage - self.usage) / self.cost)))
+    def place(self, index: int) -> int:
+        """Of the request that `index` others of its own tenant precede."""
+        if index < len(self.known):
+            return self.known[index]
+        return self._last + (index + 1 - len(self.known)) * self.apart
+
+    def before(self, place: int) -> int:
+        """How many of them stand before a place."""
+        known = bisect_left(self.known, place)
+        if known < len(self.known):
+            return known
+        return known + min(self.waiting - known, max(0, (place - self._last - 1) // self.apart))
+
+    @property
+    def _last(self) -> int:
+        return self.known[-1] if self.known else -self.apart
 
 
-def position(line: Line, place: int, others: Iterable[Line]) -> int:
-    """Of the request that `place` others of its own tenant precede; 1 is the next to get a token."""
-    usage = line.usage + place * line.cost
-    return place + 1 + sum(other.before(usage) for other in others)
+def position(line: Line, index: int, others: Iterable[Line]) -> int:
+    """Of the request that `index` others of its own tenant precede; 1 is the next to get a token."""
+    place = line.place(index)
+    return index + 1 + sum(other.before(place) for other in others)
 
 
 class Positions:
-    """Computes the positions of waiting requests. Owns no state."""
+    """The view of everything that waits. Owns nothing but what it has guessed."""
 
-    def __init__(
-        self,
-        replica: Replica,
-        scheduler: Settings,
-        tenants: Callable[[], Mapping[str, Tenant]],
-        clock_s: Callable[[], float],
-    ) -> None:
-        """`tenants` is called each time, because tenants change."""
+    def __init__(self, replica: Replica, clock_s: Callable[[], float]) -> None:
         self._replica = replica
-        self._scheduler = scheduler
-        self._tenants = tenants
         self._clock_s = clock_s
+        self._guessed: list[LiveStream] = []  # of tenants that had nothing in the engine's order; until the next
+        replica.on_order = self._correct
 
-    def next_positions(self, tenant: Tenant, prompt_tokens: Sequence[int]) -> list[int]:
-        """Positions of new requests of this tenant, with prompts of these lengths. 0 means that a slot is free."""
+    def assign(self, tenant: Tenant, streams: Sequence[LiveStream]) -> None:
+        """Say of requests that come now where they stand, before they run; 0: a slot is free for it."""
         live, info, most = self._replica.live, self._replica.supervisor.info, tenant.limits.max_concurrent
         count = live.count(tenant.name)
         free = 0 if info is None else info.slots - len(live)
         if most is not None:
             free = min(free, most - count.running - count.waiting)
-        requests = len(prompt_tokens)
-        free = min(max(0, free), requests)
-        if self._scheduler.policy == "fifo":
-            first = live.total().waiting + 1
-            return [0] * free + list(range(first + free, first + requests))
+        waiting = streams[min(max(0, free), len(streams)) :]
+        if not waiting:
+            return
         lines = self._lines()
-        lines.pop(tenant.name, None)
-        waiting, waiting_tokens = count.waiting + requests, count.waiting_prompt_tokens + sum(prompt_tokens)
-        own = self._line(tenant, Count(waiting, count.running, waiting_tokens))
-        places = range(count.waiting + free, count.waiting + requests)
-        return [0] * free + [position(own, place, lines.values()) for place in places]
+        own = lines.pop(tenant.name, None) or Line([], 0, len(lines) + 1)
+        for index, stream in enumerate(waiting, count.waiting + len(streams) - len(waiting)):
+            stream.queue_position = position(own, index, lines.values())
+        if not own.known:
+            self._guessed += waiting
+
+    def _correct(self) -> None:
+        """The engine has told an order, and knows better."""
+        guessed, self._guessed = self._guessed, []
+        if guessed:
+            at = {stream.number: at for at, stream in enumerate(self._known(), 1)}
+            for stream in guessed:
+                stream.queue_position = at.get(stream.number, stream.queue_position)
 
     def waiting(self, tenant: str | None, most: int) -> list[dict[str, Any]]:
         """The first requests without a token, of one tenant or of all, in the order in which they should get one."""
@@ -93,38 +100,41 @@ class Positions:
 
     def _positions(self, tenant: str | None) -> Iterator[tuple[int, LiveStream]]:
         """By position."""
-        lines = self._lines()
-        waiting = [s for s in self._replica.live if not s.generated and s.tenant in lines]
-        if self._scheduler.policy == "fifo":
-            yield from ((at, s) for at, s in enumerate(waiting, 1) if tenant in (None, s.tenant))
-            return
-        queues: dict[str, list[LiveStream]] = {}
-        for stream in waiting:
-            queues.setdefault(stream.tenant, []).append(stream)
+        lines, known = self._lines(), self._known()
+        ordered = {stream.number for stream in known}
+        queues: dict[str, list[LiveStream]] = {name: [] for name in lines}
+        for stream in (*known, *(s for s in self._replica.live if s.number not in ordered and not s.generated)):
+            queues[stream.tenant].append(stream)
         if tenant is not None:
             others = [line for name, line in lines.items() if name != tenant]
             yield from ((position(lines[tenant], i, others), s) for i, s in enumerate(queues.get(tenant, ())))
             return
-        nexts = [(lines[name].usage, name, 0) for name in queues]  # like the engine: least usage first
+        nexts = [(line.place(0), queues[name][0].number, name, 0) for name, line in lines.items()]
         heapq.heapify(nexts)
         for at in itertools.count(1):
             if not nexts:
                 return
-            usage, name, place = nexts[0]
-            yield at, queues[name][place]
-            if place + 1 < len(queues[name]):
-                heapq.heapreplace(nexts, (usage + lines[name].cost, name, place + 1))
+            _, _, name, index = nexts[0]
+            yield at, queues[name][index]
+            if (index := index + 1) < len(queues[name]):
+                heapq.heapreplace(nexts, (lines[name].place(index), queues[name][index].number, name, index))
             else:
                 heapq.heappop(nexts)
 
-    def _lines(self) -> dict[str, Line]:
-        tenants = self._tenants()
-        waiting = self._replica.live.waiting_tenants()
-        return {name: self._line(tenants[name], count) for name, count in waiting.items() if name in tenants}
+    def _known(self) -> list[LiveStream]:
+        """Those without a token that have a slot, or whose order the engine has told."""
+        live = self._replica.live.by_number
+        numbers = dict.fromkeys((*sorted(self._replica.bound), *self._replica.order))
+        return [stream for n in numbers if (stream := live.get(n)) is not None and not stream.generated]
 
-    def _line(self, tenant: Tenant, count: Count) -> Line:
-        scheduler = self._scheduler
-        usage = self._replica.board.usage(tenant.name, self._clock_s(), scheduler.half_life_s)
-        prompt_tokens = count.waiting_prompt_tokens / max(1, count.waiting)
-        cost = costs.of_tokens(scheduler, prompt_tokens, EXPECTED_OUTPUT_TOKENS)
-        return Line(usage, cost / costs.full_weight(tenant), count.waiting)
+    def _lines(self) -> dict[str, Line]:
+        places: dict[str, list[int]] = {}
+        for place, stream in enumerate(self._known()):
+            places.setdefault(stream.tenant, []).append(place)
+        waiting = self._replica.live.waiting_tenants()
+        lines = {}
+        for name, count in waiting.items():
+            known = places.get(name, [])
+            apart = max(1, round((known[-1] + 1) / len(known))) if known else len(waiting)
+            lines[name] = Line(known, count, apart)
+        return lines

@@ -35,15 +35,14 @@ class RequestRows:
         self._ledger = ledger
         self._events = events
         self._timeout_s = timeout_s
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._streams: set[LiveStream] = set()
+        self._open: dict[asyncio.Task[None], LiveStream] = {}
         self._is_held = False
         self._checkpointed: dict[str, Usage] = {}
 
     @property
     def open_rows(self) -> int:
         """Rows that are not settled yet."""
-        return len(self._tasks)
+        return len(self._open)
 
     def open(
         self,
@@ -55,21 +54,24 @@ class RequestRows:
         """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails."""
         self._events.announce(admitted(stream, generation))
         task = asyncio.create_task(self._keep(stream, admission, on_refused))
-        task.add_done_callback(lambda _: stream.settle(self._late("record the answer")))  # in case nothing else did
-        self._tasks.add(task)
-        self._streams.add(stream)
+        task.add_done_callback(functools.partial(self._forget, stream, on_refused))
+        self._open[task] = stream
         stream.hold(is_held=self._is_held)
-        task.add_done_callback(functools.partial(self._forget, stream))
 
-    def _forget(self, stream: LiveStream, task: asyncio.Task[None]) -> None:
-        self._tasks.discard(task)
-        self._streams.discard(stream)
+    def _forget(
+        self, stream: LiveStream, on_refused: Callable[[LiveStream, TenantdError], None], task: asyncio.Task[None]
+    ) -> None:
+        del self._open[task]
+        if stream.finished.done():
+            stream.settle(self._late("record the answer"))  # in case nothing else did
+        else:
+            on_refused(stream, self._late("record the request"))
         self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant))
 
     def hold(self, *, is_held: bool) -> None:
         """Stop delivering what cannot be billed, or resume."""
         self._is_held = is_held
-        for stream in self._streams:
+        for stream in self._open.values():
             stream.hold(is_held=is_held)
 
     def checkpoint(self, streams: Iterable[LiveStream]) -> None:
@@ -86,13 +88,13 @@ class RequestRows:
 
     async def closed(self, timeout_s: float) -> None:
         """Wait until every row is settled, for at most `timeout_s`."""
-        if self._tasks:
-            await asyncio.wait(set(self._tasks), timeout=timeout_s)
+        if self._open:
+            await asyncio.wait(set(self._open), timeout=timeout_s)
 
     async def close(self, timeout_s: float) -> None:
         """Like `closed`, then give up on the rest: the ledger still writes what it holds when it closes, if it can."""
         await self.closed(timeout_s)
-        left = set(self._tasks)
+        left = set(self._open)
         if left:
             log.error("%d requests are not yet settled in the ledger: %s", len(left), self._ledger.trouble)
             for task in left:

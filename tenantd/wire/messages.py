@@ -207,7 +207,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
     crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
     `level`, at the same times, where newcomers start. `bound` are the requests that have a slot, when those are others
-    than in the step before.
+    than in the step before. `order` are the first of those that wait for one, in the order in which they should get it,
+    once a second when it is another than before.
     """
 
     number: int
@@ -222,6 +223,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     usage: dict[str, float] | None = None
     level: float = 0.0
     bound: list[int] | None = None
+    order: list[int] | None = None
 
 
 Event = Loading | LoadFailed | Ready | Step

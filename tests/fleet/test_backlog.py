@@ -313,7 +313,7 @@ def test_a_prompt_is_billed_and_counted_once_and_used_as_often_as_computed(crash
             now_micros = round(s.service._clock_s() * 1e6)
             [(_, tokens)] = {
                 name: sum(tokens for _, tokens in each)
-                for name, each in s.replica.rates.tokens_counting(now_micros).items()
+                for name, each in s.service._rates.tokens_counting(now_micros).items()
             }.items()
             assert tokens == 6 * 2 + 24 * 10, "in its tokens of this minute: what is billed"
             if not crashes:  # an engine that dies takes a second's usage with it

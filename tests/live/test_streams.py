@@ -3,30 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 
 import pytest
 
 from tenantd.domain import FinishReason, Sampling, TokenLogprobs, Usage
 from tenantd.errors import EngineUnavailable, LedgerUnavailable, TenantdError
 from tenantd.live.generation import SharedSampling
+from tenantd.live.phases import NEXT, Phase
 from tenantd.live.streams import MOST_TAKEN, Delta, LiveStream
 from tenantd.text.detokenize import TextStream
 from tenantd.text.vocabulary import ByteVocabulary
-from tenantd.wire.messages import Progress
+from tenantd.wire.messages import Progress, Submit
 from tests.serving.daemon_kit import run
 
 
 def stream(*stops: str) -> LiveStream:
     clock = iter(range(1000))
     return LiveStream(
+        Submit(request=1, tenant="acme", prompt=[1, 2, 3], max_tokens=20, sampling=1),
+        SharedSampling(1, Sampling()),
+        TextStream(ByteVocabulary(), stops),
         request_id="req_1",
-        number=1,
-        tenant="acme",
-        prompt=[1, 2, 3],
-        max_tokens=20,
-        sampling=SharedSampling(1, Sampling()),
-        text=TextStream(ByteVocabulary(), stops),
         created_micros=5,
         clock_s=lambda: float(next(clock)),
         on_abandon=lambda _: None,
@@ -178,7 +176,7 @@ def test_usage_counts_prompt_tokens_tokens_and_time() -> None:
         assert live.usage == Usage(prompt_tokens=3, completion_tokens=1, engine_micros=15)
         live.make_durable()
         assert (await live.take())[0].logprobs == TokenLogprobs(-0.5, ((65, -0.5),))
-        command = live.submit_command()
+        command = live.sent()
         assert (command.prompt, command.generated, command.billed_prompt_tokens) == ([1, 2, 3], [65], 3)
 
     run(scene())
@@ -208,15 +206,66 @@ def test_a_reader_that_is_cancelled_can_be_followed_by_another() -> None:
     run(scene())
 
 
-def test_crashes_in_a_row_begin_anew_with_every_token() -> None:
+STEPS: dict[Phase, Callable[[LiveStream], object]] = {
+    Phase.WAITING: lambda live: live.lost(),
+    Phase.IN_ENGINE: lambda live: live.sent(),
+    Phase.DECIDED: lambda live: live.decide(FinishReason.CANCELLED, None),
+    Phase.FINISHED: lambda live: live.finish(FinishReason.STOP, None),
+    Phase.SETTLED: lambda live: live.settle(),
+    Phase.REFUSED: lambda live: live.refuse(LedgerUnavailable("disk full")),
+}
+WAYS = {
+    Phase.WAITING: [],
+    Phase.IN_ENGINE: [Phase.IN_ENGINE],
+    Phase.DECIDED: [Phase.IN_ENGINE, Phase.DECIDED],
+    Phase.FINISHED: [Phase.FINISHED],
+    Phase.SETTLED: [Phase.FINISHED, Phase.SETTLED],
+    Phase.REFUSED: [Phase.REFUSED],
+}
+
+
+@pytest.mark.parametrize("before", Phase)
+@pytest.mark.parametrize("after", Phase)
+def test_a_phase_is_followed_only_by_those_that_may(before: Phase, after: Phase) -> None:
     async def scene() -> None:
         live = stream()
-        assert live.count_crash() == 0, "it was in no engine yet"
-        for expected in (1, 2):
-            live.is_in_engine = True
-            assert live.count_crash() == expected
-        feed(live, b"a")
-        live.is_in_engine = True
-        assert live.count_crash() == 1
+        for phase in WAYS[before]:
+            STEPS[phase](live)
+        assert live.phase is before
+        if after in NEXT[before]:
+            STEPS[after](live)
+            assert live.phase is after
+        elif (after is Phase.SETTLED and before is Phase.REFUSED) or before is after is Phase.SETTLED:
+            STEPS[after](live)  # its row may come to its end later
+            assert live.phase is before
+        elif after is Phase.FINISHED and before is Phase.REFUSED:
+            STEPS[after](live)  # the engine is rid of it
+            assert live.phase is before and live.finish_reason is FinishReason.FAILED
+        else:
+            with pytest.raises(AssertionError):
+                STEPS[after](live)
+
+    run(scene())
+
+
+def test_what_was_decided_stands_whatever_the_engine_says() -> None:
+    async def scene() -> None:
+        live = stream()
+        live.sent()
+        live.decide(FinishReason.DISCONNECTED, None)
+        live.finish(FinishReason.FAILED, EngineUnavailable("gone"))
+        assert (live.finish_reason, live.error) == (FinishReason.DISCONNECTED, None)
+
+    run(scene())
+
+
+def test_what_is_sent_again_goes_on_from_where_it_stands() -> None:
+    async def scene() -> None:
+        live = stream()
+        assert (live.sent().generated, live.sampling.number) == ([], 1)
+        live.advance(Progress(1, 3, 97, 10))
+        live.lost()
+        again = live.sent()
+        assert (again.generated, again.billed_prompt_tokens, again.prompt) == ([97], 3, [1, 2, 3])
 
     run(scene())

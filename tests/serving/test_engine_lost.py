@@ -11,6 +11,7 @@ from tenantd.domain import FinishReason, Usage
 from tenantd.errors import (
     EngineUnavailable,
 )
+from tenantd.live.phases import Phase
 from tests.fleet.scripted_engine import POISON
 from tests.serving.daemon_kit import config, lives, run, until
 from tests.serving.scene import ACME, GLOBEX, Scene, expected, read, tokens
@@ -87,8 +88,8 @@ def test_suspects_are_tried_one_by_one_and_one_that_waits_for_its_turn_can_be_en
         crash = {"on_submit": "abort"}
         async with Scene(tmp_path, crash, crash, {"on_submit": "hang"}, {}, settings=config(max_crashes=9)) as s:
             first, second, third = [await s.submit([n], 50) for n in (1, 2, 3)]
-            await until(lambda: lives(tmp_path) == 3 and first.is_in_engine)
-            assert not second.is_in_engine and not third.is_in_engine
+            await until(lambda: lives(tmp_path) == 3 and first.phase is Phase.IN_ENGINE)
+            assert second.phase is third.phase is Phase.WAITING
             second.abandon()
             await until(lambda: second.id in s.ledger.settlements)
             s.service.supervisor.kill()

@@ -22,6 +22,7 @@ from tenantd.errors import (
     TokensPerMinuteExceeded,
 )
 from tenantd.live.generation import Generation
+from tenantd.live.phases import Phase
 from tenantd.live.streams import LiveStream
 from tenantd.tenancy.rates import RateState
 from tests.serving.daemon_kit import run, until
@@ -337,7 +338,7 @@ def test_what_is_not_complete_at_its_deadline_ends_and_is_billed_for_what_came(t
         async with LimitedScene(tmp_path, {"after_tokens": 5, "then": "hang"}, {}) as s:
             stream = await s.ask(answer=400, timeout_s=0.3)
             await stream.started()
-            await until(lambda: stream.decision)
+            await until(lambda: stream.phase is Phase.DECIDED)
             s.service.supervisor.kill("for the test")
             assert tokens(await read(stream)) == expected([1], 5)
             assert isinstance(stream.error, RequestTimeout)
@@ -352,7 +353,7 @@ def test_a_deadline_before_the_first_token_is_an_answer_of_its_own(tmp_path: Pat
     async def scene() -> None:
         async with LimitedScene(tmp_path, {"on_submit": "hang"}, {}) as s:
             stream = await s.ask(timeout_s=0.05)
-            await until(lambda: stream.decision)
+            await until(lambda: stream.phase is Phase.DECIDED)
             s.service.supervisor.kill("for the test")
             await refused(stream.started(), RequestTimeout)
 
@@ -364,7 +365,7 @@ def test_a_request_that_is_complete_in_time_knows_nothing_of_its_deadline(tmp_pa
         async with LimitedScene(tmp_path) as s:
             stream = await s.ask(answer=10, timeout_s=30.0)
             assert tokens(await read(stream)) == expected([1], 10)
-            assert stream.error is None and stream.decision is None
+            assert (stream.error, stream.phase) == (None, Phase.SETTLED)
 
     run(scene())
 

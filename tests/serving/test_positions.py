@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -12,28 +13,35 @@ from hypothesis import strategies as st
 from tenantd.serving.positions import Line, position
 from tests.support.daemon import Daemon, Stream, wait_until
 
-lines = st.lists(
-    st.builds(Line, usage=st.integers(0, 500), cost=st.integers(1, 200), waiting=st.integers(0, 8)),
-    min_size=1,
-    max_size=5,
+
+@given(
+    known=st.lists(st.sampled_from("abcd"), max_size=20),
+    more=st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9)),
 )
+def test_positions_are_those_of_one_line_in_which_the_known_keep_their_order(
+    known: list[str], more: dict[str, int]
+) -> None:
+    lines = {}
+    for name in "abcd":
+        places = [place for place, tenant in enumerate(known) if tenant == name]
+        apart = max(1, round((places[-1] + 1) / len(places))) if places else 4
+        lines[name] = Line(places, len(places) + more.get(name, 0), apart)
+    everybody = sorted(
+        (line.place(index), name, index) for name, line in lines.items() for index in range(line.waiting)
+    )
+    for place, name, index in everybody:
+        others = [line for other, line in lines.items() if other != name]
+        before = sum(1 for at, other, _ in everybody if at < place and other != name)
+        assert position(lines[name], index, others) == before + index + 1
+        assert index == 0 or place > lines[name].place(index - 1), "a tenant's own stay in their order"
+    for place, name in enumerate(known):
+        assert place in lines[name].known, "what the engine said holds"
 
 
-@given(lines=lines)
-def test_positions_are_those_of_serving_the_least_usage_first(lines: list[Line]) -> None:
-    usage, left, served = [line.usage for line in lines], [line.waiting for line in lines], [0] * len(lines)
-    place = 0
-    while any(left):
-        least = min(usage[i] for i in range(len(lines)) if left[i])
-        nexts = [i for i in range(len(lines)) if left[i] and usage[i] == least]
-        for i in nexts:  # whoever is level shares a place: nobody can say who of them will be first
-            others = [line for j, line in enumerate(lines) if j != i]
-            assert position(lines[i], served[i], others) == place + 1
-        for i in nexts:
-            usage[i] += lines[i].cost
-            left[i] -= 1
-            served[i] += 1
-        place += len(nexts)
+def test_what_the_daemon_holds_of_two_tenants_is_expected_to_take_turns_as_in_the_engine() -> None:
+    often, seldom = Line([0, 1, 3, 4], 8, apart=1), Line([2, 5], 8, apart=3)
+    assert [often.place(index) for index in range(4, 8)] == [5, 6, 7, 8]
+    assert [seldom.place(index) for index in range(2, 8)] == [8, 11, 14, 17, 20, 23]
 
 
 @pytest.fixture
@@ -87,4 +95,21 @@ def test_a_needy_tenant_stands_before_a_noisy_one(tmp_path: Path) -> None:
         daemon.stream("noisy", max_tokens=3000, ignore_eos=True).begun(60)  # its usage has been told by now
         waiting(daemon, "noisy", 3)
         waiting(daemon, "quiet", 1)
-        assert [entry["tenant"] for entry in daemon.status()["queue"]] == ["quiet", "noisy", "noisy", "noisy"]
+        in_order = ["quiet", "noisy", "noisy", "noisy"]
+        wait_until(lambda: [entry["tenant"] for entry in daemon.status()["queue"]] == in_order, "the engine's order")
+
+
+def test_a_tenant_that_used_more_than_those_that_wait_stands_behind_them(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {
+        "engine": {"slots": 1, "fake_step_micros": 20_000},
+        "scheduler": {"min_run_tokens": 2000, "burst_credit": 0},
+    }
+    with Daemon(tmp_path, **settings) as daemon:
+        daemon.add_tenant("fresh")
+        daemon.add_tenant("spent")
+        assert daemon.complete("spent", max_tokens=150, ignore_eos=True).status_code == 200
+        daemon.stream("spent", max_tokens=3000, ignore_eos=True).begun(60)
+        waiting(daemon, "spent", 1)
+        waiting(daemon, "fresh", 2)
+        in_order = ["fresh", "fresh", "spent"]
+        wait_until(lambda: [entry["tenant"] for entry in daemon.status()["queue"]] == in_order, "the engine's order")

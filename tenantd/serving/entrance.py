@@ -1,0 +1,187 @@
+"""Checks what a client asks for, and makes the streams that answer it.
+
+admission.py says what a request may ask for; gate.py makes it wait for its tenant's limits per minute.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Final
+
+from tenantd.config import LimitsConfig
+from tenantd.domain import Actor, OnLimit, Tenant, TenantState
+from tenantd.errors import (
+    Draining,
+    EngineUnavailable,
+    InvalidRequest,
+    LedgerUnavailable,
+    TenantdError,
+    TenantSuspended,
+)
+from tenantd.fleet.link import MAX_COMMAND_BYTES, bytes_at_most
+from tenantd.fleet.replica import Replica
+from tenantd.fleet.supervisor import SLOWEST_RESTART_S, EngineState
+from tenantd.ledger.ledger import Ledger
+from tenantd.live.generation import Generation, SharedSampling, counted_prompt_tokens
+from tenantd.live.streams import LiveStream
+from tenantd.request_ids import new_request_id
+from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.serving.gate import Deadline, Gate
+from tenantd.tenancy.directory import Directory
+from tenantd.text.detokenize import TextStream
+from tenantd.text.vocabulary import Vocabulary
+from tenantd.wire.messages import Command, EngineInfo, Submit
+
+LOADING_RETRY_S: Final = 2
+
+
+class Entrance:
+    """Decides which requests come in, and numbers them. After `is_closed` is set, none does."""
+
+    def __init__(
+        self,
+        replica: Replica,
+        ledger: Ledger,
+        directory: Directory,
+        vocabulary: Vocabulary,
+        gate: Gate,
+        limits: Callable[[], LimitsConfig],
+        *,
+        now_micros: Callable[[], int],
+        clock_s: Callable[[], float],
+        on_abandon: Callable[[LiveStream], None],
+    ) -> None:
+        """`limits` is asked each time, since the configuration can be reloaded."""
+        self.is_closed = False
+        self._replica = replica
+        self._ledger = ledger
+        self._directory = directory
+        self._vocabulary = vocabulary
+        self._gate = gate
+        self._limits = limits
+        self._now_micros = now_micros
+        self._clock_s = clock_s
+        self._on_abandon = on_abandon
+        self._number = 0
+
+    async def let_in(
+        self, tenant: Tenant, generations: Sequence[Generation], deadline: Deadline | None, actor: Actor
+    ) -> tuple[Tenant, list[LiveStream]]:
+        """The current tenant, and a stream for each generation, once its limits let them in. Run them at once.
+
+        Raises what `Service.submit_all` raises.
+        """
+        tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)  # it may have changed meanwhile
+        most_tokens = self._check(tenant, generations)
+        prompt_tokens = counted_prompt_tokens(generations)
+        refusal = self._gate.refusal(tenant, prompt_tokens)
+        if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
+            raise refusal
+        self._check_queue(tenant, len(generations), refusal)
+        if refusal is not None:
+            look_again = functools.partial(self._look_again, tenant, actor, generations)
+            tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
+            most_tokens = self._check(tenant, generations)
+        streams = self._new_streams(tenant, generations, most_tokens, actor)
+        self._gate.book(tenant)
+        return tenant, streams
+
+    def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
+        """The maximum tokens of each generation. Makes all checks but those of limits per minute and of the queue."""
+        info = self._check_open(tenant)
+        for generation in generations:
+            check_prompt(generation.prompt)
+        check_allowed(tenant, counted_prompt_tokens(generations))
+        return [
+            output_tokens(
+                tenant,
+                len(generation.prompt),
+                generation.max_tokens,
+                context_tokens=info.context_tokens,
+                default_tokens=self._limits().default_max_tokens,
+            )
+            for generation in generations
+        ]
+
+    def _look_again(self, tenant: Tenant, actor: Actor, generations: Sequence[Generation]) -> Tenant:
+        """The current tenant of a waiting request. Raises if the request can no longer start."""
+        tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)
+        self._check(tenant, generations)
+        return tenant
+
+    def _check_open(self, tenant: Tenant) -> EngineInfo:
+        """What is loaded. Raises if requests of this tenant are not accepted now."""
+        if self.is_closed:
+            raise Draining("the daemon is shutting down and accepts no new requests")
+        if tenant.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+        engine = self._replica.supervisor
+        if engine.state is EngineState.FAILED:
+            retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)
+            raise EngineUnavailable(f"the engine is not running: {engine.reason}", retry_after_s=retry_after_s)
+        if engine.info is None or engine.state is EngineState.STOPPED:
+            raise EngineUnavailable(f"the model is loading ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
+        if not self._ledger.healthy:
+            raise LedgerUnavailable(f"cannot write the ledger: {self._ledger.trouble}")
+        return engine.info
+
+    def _check_queue(self, tenant: Tenant, more: int, refusal: TenantdError | None) -> None:
+        """Raises QueueFull if there is no place for `more` requests; with `refusal` they wait for limits per minute."""
+        live, info, held = self._replica.live, self._replica.supervisor.info, self._gate.waiting(tenant.name)
+        count = live.count(tenant.name)
+        assert info is not None, "checked before"
+        if may_wait(
+            tenant,
+            waiting=count.waiting,
+            running=count.running,
+            others=len(live) - count.waiting - count.running,
+            slots=info.slots,
+            held=held,
+            more=more,
+            is_held=refusal is not None,
+        ):
+            return
+        sharers = len(live.waiting_tenants())
+        retry_after_s = self._replica.throughput.wait_s(self._clock_s(), sharers, live.oldest_s())
+        raise full_queue(tenant, count, held, more=more, refusal=refusal, retry_after_s=retry_after_s)
+
+    def _new_streams(
+        self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], actor: Actor
+    ) -> list[LiveStream]:
+        """A stream for each generation. Raises InvalidRequest if one does not fit a command to the engine."""
+        shared: dict[int, SharedSampling] = {}
+        commands: list[Command] = []
+        streams: list[LiveStream] = []
+        for generation, max_tokens in zip(generations, most_tokens, strict=True):
+            self._number += 1
+            if (sampling := shared.get(id(generation.sampling))) is None:
+                sampling = shared[id(generation.sampling)] = SharedSampling(self._number, generation.sampling)
+                commands.append(sampling.command())
+            submit = Submit(
+                request=self._number,
+                tenant=tenant.name,
+                prompt=generation.prompt,
+                max_tokens=max_tokens,
+                sampling=sampling.number,
+                seed=generation.seed(),
+                adapter=tenant.adapter,
+                counts_prompt=generation.counts_prompt,
+            )
+            commands.append(submit)
+            created_micros = self._now_micros()
+            stream = LiveStream(
+                submit,
+                sampling,
+                TextStream(self._vocabulary, generation.stops),
+                request_id=new_request_id(created_micros),
+                tenant_id=tenant.id,
+                actor=actor,
+                created_micros=created_micros,
+                clock_s=self._clock_s,
+                on_abandon=self._on_abandon,
+            )
+            streams.append(stream)
+        if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
+            raise InvalidRequest("the prompt and its sampling settings are too large for the engine")
+        return streams
