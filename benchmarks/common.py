@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantctl.bench.launcher import Settings, own_daemon, own_llama_server
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.target import Target, send
 
 

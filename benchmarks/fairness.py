@@ -30,7 +30,7 @@ from tenantctl.bench.display import notes
 from tenantctl.bench.load import capacity, rate_scale, run, try_out
 from tenantctl.bench.measurement import Measurement, Plan
 from tenantctl.bench.plot import finish, new_figure, require_matplotlib, service_panel, ttft_panel
-from tenantctl.bench.servers import WARM_UP, check_daemon, ordinary_tokens, temporary_tenants
+from tenantctl.bench.subjects import WARM_UP, check_daemon, ordinary_tokens, temporary_tenants
 from tenantctl.bench.suites import SUITES, Suite
 from tenantctl.bench.target import Target
 from tenantctl.client import Client

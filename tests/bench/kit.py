@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from tenantctl.bench.arrivals import steady
 from tenantctl.bench.measurement import Measurement, Plan
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.suites import Open, Shape, Suite, TenantLoad
 
 

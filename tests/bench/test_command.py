@@ -15,7 +15,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from tenantctl.bench import session
-from tenantctl.bench.servers import temporary_tenants
+from tenantctl.bench.subjects import temporary_tenants
 from tenantctl.bench.suites import SUITES
 from tenantctl.client import Client
 from tenantctl.main import app

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tenantctl.bench.measurement import Measurement, Plan
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.suites import SUITES
 from tests.bench.kit import record
 

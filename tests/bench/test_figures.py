@@ -14,7 +14,7 @@ from tenantctl.bench.figures import (
     overlap,
     ttft_quantile,
 )
-from tenantctl.bench.record import Outcome
+from tenantctl.bench.observed import Outcome
 from tests.bench.kit import measurement, record
 
 # ---- waiting -----------------------------------------------------------------------------------------------------

@@ -9,8 +9,8 @@ from tenantctl.bench import load
 from tenantctl.bench.arrivals import steady
 from tenantctl.bench.load import Progress, capacity, prompt, run, try_out
 from tenantctl.bench.measurement import Measurement, Plan
-from tenantctl.bench.record import Clock, Outcome, Record
-from tenantctl.bench.servers import ordinary_tokens
+from tenantctl.bench.observed import Clock, Outcome, Record
+from tenantctl.bench.subjects import ordinary_tokens
 from tenantctl.bench.suites import Closed, Open, Shape, Suite, TenantLoad
 from tenantctl.bench.target import Target
 from tenantd.errors import TenantdError

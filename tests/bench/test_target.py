@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.target import Target, send, target_at
 from tenantd.errors import InvalidRequest
 

@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tenantctl.bench import load
-from tenantctl.bench.servers import probe
+from tenantctl.bench.subjects import probe
 from tenantctl.main import app
 from tenantd.errors import TenantdError
 

@@ -11,8 +11,8 @@ from tenantctl.bench.display import _Lines, _Rates, _table, next_to_newcomer, no
 from tenantctl.bench.figures import Quantile
 from tenantctl.bench.load import Progress
 from tenantctl.bench.measurement import Measurement, Plan
+from tenantctl.bench.observed import Outcome, Tally
 from tenantctl.bench.plot import new_figure, service_panel, ttft_panel, write_png
-from tenantctl.bench.record import Outcome, Tally
 from tenantctl.bench.suites import SUITES
 from tests.bench.kit import measurement, record, suite
 

@@ -15,7 +15,7 @@ from rich.text import Text
 from tenantctl.bench.figures import Quantile
 from tenantctl.bench.load import Progress, Watch
 from tenantctl.bench.measurement import Measurement
-from tenantctl.bench.record import Outcome, Tally
+from tenantctl.bench.observed import Outcome, Tally
 from tenantctl.bench.suites import INPUT_COST, OUTPUT_COST
 from tenantctl.render import message, print_table
 from tenantctl.units import NOTHING

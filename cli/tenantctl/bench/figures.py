@@ -14,7 +14,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.suites import INPUT_COST, OUTPUT_COST
 
 WARM_UP_PART: Final = 0.1

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from tenantctl.bench.arrivals import even_arrivals, poisson_arrivals
 from tenantctl.bench.measurement import Measurement, Plan
-from tenantctl.bench.record import Clock, Outcome, Record, Tally
+from tenantctl.bench.observed import Clock, Outcome, Record, Tally
 from tenantctl.bench.suites import VTC_CAPACITY, VTC_SHAPE, Closed, Open, Shape, Suite, TenantLoad
 from tenantctl.bench.target import Target, send
 from tenantd.errors import TenantdError

@@ -21,7 +21,7 @@ from tenantctl.bench.figures import (
     tenant_figures,
     ttft_quantile,
 )
-from tenantctl.bench.record import Record
+from tenantctl.bench.observed import Record
 from tenantctl.bench.suites import Closed, Suite
 
 CURVE_POINTS: Final = 201

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import numpy as np
 
 from tenantctl.bench.measurement import Measurement
-from tenantctl.bench.record import Outcome, Record
+from tenantctl.bench.observed import Outcome, Record
 from tenantd.errors import InvalidRequest
 
 if TYPE_CHECKING:

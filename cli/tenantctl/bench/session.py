@@ -11,7 +11,7 @@ from typing import Any, Final
 from tenantctl.bench.display import watching
 from tenantctl.bench.load import capacity, rate_scale, run, try_out
 from tenantctl.bench.measurement import Measurement, Plan
-from tenantctl.bench.servers import WARM_UP, check_daemon, ordinary_tokens, probe, temporary_tenants
+from tenantctl.bench.subjects import WARM_UP, check_daemon, ordinary_tokens, probe, temporary_tenants
 from tenantctl.bench.suites import Suite
 from tenantctl.bench.target import Target
 from tenantctl.client import Client

@@ -1,5 +1,6 @@
-"""Where the load generator sends its requests, and how: it counts the tokens of a stream without parsing their JSON, so
-that it takes as little as possible of a machine it shares with the server.
+"""Where the load generator sends requests, and its lean client for any server (`tenantctl.client` is the daemon's).
+
+It counts the tokens of a stream without parsing their JSON, to leave the machine to the server that shares it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from urllib.parse import urlsplit
 
 import httptools
 
-from tenantctl.bench.record import Clock, Outcome, Record
+from tenantctl.bench.observed import Clock, Outcome, Record
 from tenantctl.sse import DONE, EventReader
 from tenantd.errors import InvalidRequest
 

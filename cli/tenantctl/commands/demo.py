@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tenantctl.answer import Answer
 from tenantctl.client import Client, url
 from tenantctl.options import examples
+from tenantctl.render import harmless
+from tenantctl.transcript import Transcript
 from tenantctl.units import money
 from tenantd.errors import ConfigError, TenantdError
 
@@ -47,7 +48,7 @@ class Question:
     def __init__(self, tenant: str, prompt: str) -> None:
         self.tenant = tenant
         self.prompt = prompt
-        self.answer = Answer()
+        self.answer = Transcript()
         self.tokens = 0  # that came so far
         self.sent_s = 0.0  # monotonic
         self.is_done = False
@@ -152,7 +153,7 @@ def _ask_all(questions: Sequence[Question], connect: Callable[[float], Client], 
 
 def _ask(question: Question, connect: Callable[[float], Client]) -> None:
     body = {"prompt": question.prompt, **SAMPLING, "stream": True, "stream_options": {"include_usage": True}}
-    answer = question.answer = Answer()
+    answer = question.answer = Transcript()
     question.sent_s = time.monotonic()
     with connect(60.0) as client, client.stream("/v1/completions", body, question.tenant) as (answer.id, events):
         for _ in answer.read(events):
@@ -200,7 +201,7 @@ def _print_answers(questions: Sequence[Question], console: Console) -> None:
 def _one_paragraph(text: str) -> str:
     from rich.markup import escape
 
-    return escape(" ".join(text.split()))
+    return escape(harmless(" ".join(text.split())))
 
 
 def _print_requests(questions: Sequence[Question], rows: list[Any], invoice: Any, console: Console) -> None:

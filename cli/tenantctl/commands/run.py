@@ -8,11 +8,11 @@ from typing import Annotated, Any
 import typer
 
 from tenantctl import sampling_options as sampling
-from tenantctl.answer import Answer, Printer
 from tenantctl.options import ActingTenant, Json, connect, examples, finite
-from tenantctl.prompt import checked, read_prompt
-from tenantctl.readiness import waiting_shown
+from tenantctl.prompt_input import checked, read_prompt
+from tenantctl.queue_place import waiting_shown
 from tenantctl.render import message, print_json
+from tenantctl.transcript import Printer, Transcript
 
 EXAMPLES = examples(
     'tenantctl run --tenant acme "Once upon a time"',
@@ -94,10 +94,10 @@ def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str
     return "/v1/chat/completions", {"messages": messages}
 
 
-def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None, *, quiet: bool) -> Answer:
+def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None, *, quiet: bool) -> Transcript:
     """Send the request and, unless `quiet`, print the text as it comes. Raises typer.Exit(130) after Ctrl-C."""
     streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
-    answer = Answer()
+    answer = Transcript()
     printer = Printer()
     try:
         with connect(ctx) as client, ExitStack() as stack:

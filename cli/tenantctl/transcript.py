@@ -10,7 +10,7 @@ from typing import Any
 from tenantctl.render import harmless, message
 
 
-class Answer:
+class Transcript:
     """Collects the events of one request. Times count from construction, in microseconds."""
 
     def __init__(self) -> None:
