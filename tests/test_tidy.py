@@ -212,6 +212,14 @@ def test_source_files_named_in_documents_exist(path: Path) -> None:
         assert (ROOT / name).exists(), f"{by_path(path)} names {name}"
 
 
+def test_every_room_is_in_the_table_of_rooms_in_order() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    table = text.partition("## Rooms")[2].partition("\n\n|")[2].partition("\n\n")[0]
+    cells = [line.split("|")[1] for line in table.splitlines() if "`" in line.split("|")[1]]
+    named = [name.removesuffix(".py").strip("/") for cell in cells for name in re.findall(r"`([\w./]+)`", cell)]
+    assert named == [room.replace(".", "/").replace("tenantctl", "cli/tenantctl") for room in ROOMS]
+
+
 def test_no_unfinished_work_is_marked_in_the_sources() -> None:
     words = "|".join(["TO" + "DO", "FIX" + "ME", "X" * 3])
     grep = subprocess.run(
