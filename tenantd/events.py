@@ -89,13 +89,15 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=_snake, tag_field="ev
 class Admitted(Event, frozen=True, kw_only=True):
     """A request was let in: it has an id and will have a row in the ledger. One for each choice of each prompt.
 
-    `key_id` is None for a request that showed no key. `logprobs`: alternatives asked for with each token, None for no
-    logprobs; `logit_biases`: how many tokens are biased.
+    `key_id` is None for a request that showed no key; `uid` is the user at the other end. `logprobs`: alternatives
+    asked for with each token, None for no logprobs; `logit_biases`: how many tokens are biased.
     """
 
     request_id: str
     tenant: str
+    tenant_id: int | None
     key_id: str | None
+    uid: int | None
     path: PathKind
     prompt_tokens: int
     max_tokens: int
@@ -116,6 +118,7 @@ class Refused(Event, frozen=True, kw_only=True):
     http_status: int
     path: PathKind
     tenant: str | None = None
+    tenant_id: int | None = None
     key_id: str | None = None
     uid: int | None = None
     request_id: str | None = None
@@ -150,6 +153,7 @@ class Settled(Event, frozen=True, kw_only=True):
 
     request_id: str
     tenant: str
+    tenant_id: int | None
     key_id: str | None
     state: FinishReason
     usage: Usage

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
-from tenantd.api.identity import for_asker, key_of, whose
+from tenantd.api.identity import actor_of, for_asker, whose
 from tenantd.api.replies import error_reply, reply, shown_path
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.events import PathKind, Refused
@@ -49,15 +49,16 @@ def path_kind(path: str) -> PathKind:
 
 def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None = None) -> None:
     """Announce that `error` answers this request. `request_id` is that of its row, if it was admitted."""
-    connection, tenant = connection_of(scope), whose(scope)
-    connection.connections_table.events.announce(
+    actor, tenant = actor_of(scope), whose(scope)
+    connection_of(scope).connections_table.events.announce(
         Refused(
             cause=error.code,
             http_status=error.http_status,
             path=path_kind(scope["path"]),
             tenant=None if tenant is None else tenant.name,
-            key_id=key_of(scope) or None,
-            uid=None if connection.peer is None else connection.peer.uid,
+            tenant_id=None if tenant is None else tenant.id,
+            key_id=actor.key_id,
+            uid=actor.uid,
             request_id=request_id,
         )
     )

@@ -162,7 +162,9 @@ def admitted(stream: LiveStream, generation: Generation) -> Admitted:
     return Admitted(
         request_id=stream.id,
         tenant=stream.tenant,
+        tenant_id=stream.tenant_id,
         key_id=stream.actor.key_id,
+        uid=stream.actor.uid,
         path=PathKind(generation.kind),
         prompt_tokens=stream.prompt_tokens,
         max_tokens=stream.max_tokens,
@@ -179,6 +181,7 @@ def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
     return Settled(
         request_id=stream.id,
         tenant=stream.tenant,
+        tenant_id=stream.tenant_id,
         key_id=stream.actor.key_id,
         state=stream.finish_reason,
         usage=stream.usage,

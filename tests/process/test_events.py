@@ -31,6 +31,7 @@ def test_a_request_is_heard_of_from_its_admission_until_nothing_is_left_of_it(tm
         admitted, settled = of_it[0], of_it[3]
         assert (admitted["path"], admitted["tenant"]) == ("chat", "acme")
         assert admitted["key_id"] and key not in str(of_it)
+        assert admitted["uid"] == os.geteuid() and admitted["tenant_id"] == settled["tenant_id"] is not None
         assert settled["usage"]["completion_tokens"] == answer.json()["usage"]["completion_tokens"]
         assert [event["at_micros"] for event in of_it] == sorted(event["at_micros"] for event in of_it)
         os.kill(daemon.engine_pid(), signal.SIGKILL)
