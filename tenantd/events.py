@@ -1,11 +1,11 @@
-"""What happens in the daemon, as typed events, each announced once to whoever listens.
+"""What happens in the daemon, as typed events, each announced once to all listeners.
 
-Events say who, when, how much and why, in numbers, names and closed sets of causes. They never carry a prompt, a text,
-a grammar or a schema: a listener may write down all that it gets.
+Events tell who, when, how much and why, in numbers, names and fixed sets of causes. They never contain a prompt, a
+text, a grammar or a schema, so a listener may record everything.
 
-A listener harms nobody. One that does next to nothing (counts, say) may be called at once, in the event loop; its
-exceptions are counted. Any other has a thread and a bounded queue of its own: while it is slow its events wait there,
-and when the queue is full they are dropped and counted. Nobody who announces waits for it.
+A listener cannot do harm. One that does very little (such as counting) may be called directly in the event loop; its
+exceptions are counted. Any other has its own thread and bounded queue: while it is slow, its events wait there,
+and if the queue is full they are dropped and counted. Announcing never waits.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from tenantd.domain import FinishReason, Usage
 log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 4096
-"""Events that wait for one listener: a few hundred bytes each."""
+"""Maximum events that wait for one listener; each takes a few hundred bytes."""
 REPORT_INTERVAL_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
 
 class PathKind(StrEnum):
-    """What a refused request was for. A path itself may hold anything."""
+    """What a refused request was for; the path itself could contain anything."""
 
     COMPLETION = "completion"
     CHAT = "chat"
@@ -45,7 +45,7 @@ class PathKind(StrEnum):
     METRICS = "metrics"
     HEALTH = "health"
     OTHER = "other"  # no such route
-    NONE = "none"  # refused before there was a path: no HTTP, or one connection too many
+    NONE = "none"  # refused without a path: not HTTP, or too many connections
 
 
 class Loss(StrEnum):
@@ -54,8 +54,8 @@ class Loss(StrEnum):
     EXITED = "exited"
     SIGNAL = "signal"
     MEMORY = "out_of_memory"
-    HUNG = "hung"  # no sign of life: killed by the daemon
-    KILLED = "killed"  # by the daemon, for what it said or did
+    HUNG = "hung"  # no heartbeat; killed by the daemon
+    KILLED = "killed"  # by the daemon, because of its behaviour
     NOT_STARTED = "not_started"
 
 
@@ -87,7 +87,7 @@ class Event(msgspec.Struct, frozen=True, kw_only=True, tag=_snake, tag_field="ev
 
 
 class Admitted(Event, frozen=True, kw_only=True):
-    """A request was let in: it has an id and will have a row in the ledger. One for each choice of each prompt.
+    """A request was admitted: it has an id and will have a row in the ledger. One event per choice and prompt.
 
     `key_id` is None for a request that showed no key; `uid` is the user at the other end. `logprobs`: alternatives
     asked for with each token, None for no logprobs; `logit_biases`: how many tokens are biased.
@@ -108,10 +108,10 @@ class Admitted(Event, frozen=True, kw_only=True):
 
 
 class Refused(Event, frozen=True, kw_only=True):
-    """A client got an error in place of an answer. `cause` is the error's code, or `MALFORMED`.
+    """A client got an error instead of an answer. `cause` is the error's code, or `MALFORMED`.
 
-    `request_id` is None for a request that was not let in; else it failed before its first token. `tenant`, `key_id`
-    and `uid` (of the process at the other end) are None as far as they are not known.
+    `request_id` is None for a request that was not admitted; otherwise it failed before its first token. `tenant`,
+    `key_id` and `uid` (of the peer process) are None if unknown.
     """
 
     cause: str
@@ -125,11 +125,11 @@ class Refused(Event, frozen=True, kw_only=True):
 
 
 MALFORMED: Final = "malformed_http"
-"""The cause for what is not HTTP. Its answer has the code of any other bad request."""
+"""The cause for input that is not HTTP. Its answer has the code of any other bad request."""
 
 
 class Started(Event, frozen=True, kw_only=True):
-    """A request was given a sequence of the engine and begins to run, `waited_micros` after it was created."""
+    """A request got a sequence in the engine and starts to run, `waited_micros` after its creation."""
 
     request_id: str
     tenant: str
@@ -137,7 +137,7 @@ class Started(Event, frozen=True, kw_only=True):
 
 
 class FirstToken(Event, frozen=True, kw_only=True):
-    """A request's first token came, `after_micros` from its creation."""
+    """A request's first token arrived, `after_micros` after its creation."""
 
     request_id: str
     tenant: str
@@ -145,9 +145,9 @@ class FirstToken(Event, frozen=True, kw_only=True):
 
 
 class Settled(Event, frozen=True, kw_only=True):
-    """A request has ended, and the ledger has its row for good.
+    """A request has ended, and its row in the ledger is final.
 
-    Without `has_row` the ledger never took it: it ran for nobody and costs nothing. `cause` is the code of the error it
+    Without `has_row`, the ledger has no row, and the request costs nothing. `cause` is the code of the error it
     ended with, None after a good end.
     """
 
@@ -164,14 +164,14 @@ class Settled(Event, frozen=True, kw_only=True):
 
 
 class CleanedUp(Event, frozen=True, kw_only=True):
-    """Nothing is left of a request: its sequence in the engine is cleared, and no table of the daemon has it."""
+    """Nothing is left of a request: its sequence in the engine is cleared, and the daemon has forgotten it."""
 
     request_id: str
     tenant: str
 
 
 class Administered(Event, frozen=True, kw_only=True):
-    """An administrator changed something. `actor_uid` is None where that was a signal; `fields` names what changed."""
+    """An administrator changed something. `actor_uid` is None for a signal; `fields` names what changed."""
 
     action: Action
     actor_uid: int | None
@@ -191,7 +191,8 @@ class EngineStarted(Event, frozen=True, kw_only=True):
 
 
 class EngineLost(Event, frozen=True, kw_only=True):
-    """An engine process ended untold. `status` as in `Popen.returncode`; `live`: requests that wait for the next."""
+    """An engine process ended unexpectedly. `status` is like `Popen.returncode`; `live`: requests that wait for the
+    next."""
 
     reason: Loss
     status: int | None
@@ -202,7 +203,7 @@ Listener = Callable[[Event], None]
 
 
 class Account(NamedTuple):
-    """What became of one listener's events so far: it raised at some, and others found its queue full."""
+    """How many events a listener failed on, and how many were dropped because its queue was full."""
 
     failed: int = 0
     dropped: int = 0
@@ -218,16 +219,16 @@ class _Direct:
         self._listener = listener
 
     def take(self, event: Event) -> None:
-        """Never raises, never waits."""
+        """Deliver an event. Never raises, never waits."""
         try:
             self._listener(event)
         except Exception as e:
             self.failed += 1
-            self.error = traceback.format_exception_only(e)[-1].strip()  # whatever its own repr does
+            self.error = traceback.format_exception_only(e)[-1].strip()  # works even if its own repr fails
 
 
 class _Lane(_Direct):
-    """A listener with a thread and a queue. `dropped` is written by who announces, `failed` by the thread."""
+    """A listener with a thread and a queue. `dropped` is written by the announcer, `failed` by the thread."""
 
     def __init__(self, name: str, listener: Listener, most_waiting: int) -> None:
         super().__init__(name, listener)
@@ -254,9 +255,9 @@ class _Lane(_Direct):
 
 
 class Events:
-    """Where events are announced. Everything but queued listeners is called in the event loop's thread.
+    """Announces events. Everything except queued listeners runs in the event loop's thread.
 
-    Listeners are registered at start, before anything is announced.
+    Register listeners at start, before anything is announced.
     """
 
     def __init__(self) -> None:
@@ -264,15 +265,15 @@ class Events:
         self._reported: dict[str, Account] = {}
 
     def call(self, name: str, listener: Listener) -> None:
-        """Call `listener` at once with each event: it must take microseconds and wait for nothing."""
+        """Call `listener` directly with each event; it must return within microseconds and never wait."""
         self._listeners.append(_Direct(name, listener))
 
     def queue(self, name: str, listener: Listener, most_waiting: int = MOST_WAITING) -> None:
-        """Call `listener` with each event, in their order, in a thread of its own."""
+        """Call `listener` with each event in order, in a thread of its own."""
         self._listeners.append(_Lane(name, listener, most_waiting))
 
     def announce(self, event: Event) -> None:
-        """Tell everybody. Never raises, never waits."""
+        """Tell all listeners. Never raises, never waits."""
         for listener in self._listeners:
             listener.take(event)
 
@@ -281,13 +282,13 @@ class Events:
         return {each.name: Account(each.failed, each.dropped) for each in self._listeners}
 
     async def watch(self) -> None:
-        """Once a minute, write to the log which listeners fail or miss events. Until cancelled."""
+        """Once a minute, log which listeners fail or miss events. Runs until cancelled."""
         while True:
             await asyncio.sleep(REPORT_INTERVAL_S)
             self.report()
 
     def report(self) -> None:
-        """Write to the log which listeners have failed or missed events since the last report."""
+        """Log which listeners have failed or missed events since the last report."""
         before, self._reported = self._reported, self.accounts()
         for each in self._listeners:
             now, then = self._reported[each.name], before.get(each.name, Account())
@@ -297,7 +298,7 @@ class Events:
                 log.warning("listener %s failed on %d events: %s", each.name, failed, each.error)
 
     def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Let queued listeners finish what waits for them, for at most this long together. Blocks."""
+        """Let queued listeners finish, for at most this long together. Blocks."""
         lanes = [each for each in self._listeners if isinstance(each, _Lane)]
         end_s = time.monotonic() + timeout_s
         for lane in lanes:

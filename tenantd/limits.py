@@ -1,9 +1,9 @@
 """The limits of tenants, each declared once, as a field of `Limits`.
 
-The declaration gives a limit its option in `tenantctl tenant add` and `set`, its field in the admin API, its default in
-[limits], its bounds, and its line in `tenantctl tenant show`; a test compares the table in docs/operations.md with it.
-What enforces a limit reads it from `Tenant.limits`. Pure; imports only the standard library, because the command line
-reads it each time it starts.
+A declaration gives a limit its option in `tenantctl tenant add` and `set`, its field in the admin API, its default in
+[limits], its bounds, and its line in `tenantctl tenant show`. A test compares the table in docs/operations.md with it.
+Code that enforces a limit reads it from `Tenant.limits`. Pure; imports only the standard library, because the command
+line loads it at every start.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ class OnLimit(StrEnum):
 
 
 class Limit(NamedTuple):
-    """The declaration of one limit: a count from 0 to `MOST`, or with `choices` one of them.
+    """The declaration of one limit: a count from 0 to `MOST`, or one of `choices`.
 
-    A name that ends in `_s` counts seconds. Only a count can be lifted with "none".
+    A name that ends in `_s` counts seconds. Only counts can be removed with "none".
     """
 
-    help: str  # a sentence for help texts, the configuration file and docs/operations.md
-    panel: str = "Limits"  # the heading over its option in help texts
-    name: str = ""  # that of the field, filled in by `LIMITS`
+    help: str  # a sentence for help, the configuration file and docs/operations.md
+    panel: str = "Limits"  # the panel of its option in help
+    name: str = ""  # name of the field, filled in by `LIMITS`
     choices: type[StrEnum] | None = None
-    default: int | str | None = None  # of all tenants, in [limits]; None: no limit
-    example: int | None = None  # in the comment of the configuration file where there is no default
-    no_default: str | None = None  # why [limits] does not have it
-    at_zero: str | None = None  # what 0 does, where that does not go without saying
+    default: int | str | None = None  # for all tenants, in [limits]; None: no limit
+    example: int | None = None  # sample value in the configuration file if there is no default
+    no_default: str | None = None  # why [limits] does not contain it
+    at_zero: str | None = None  # what 0 does, if that needs saying
 
     @property
     def option(self) -> str:
-        """Of `tenantctl tenant add` and `set`. The unit is in its metavar."""
+        """The option of `tenantctl tenant add` and `set`. Its metavar has the unit."""
         return "--" + self.name.removesuffix("_s").replace("_", "-")
 
     @property
     def metavar(self) -> str:
-        """The values of the option, of which `default` takes the default of all tenants."""
+        """The values of the option; `default` means the default of all tenants."""
         if self.choices is not None:
             return "|".join([*self.choices, "default"])
         return f"{'SECONDS' if self.name.endswith('_s') else 'N'}|{LIFTED}|default"
 
     @property
     def own_type(self) -> Any:
-        """Of a tenant's own value: None takes the default of all tenants."""
+        """Type of a tenant's own value; None means the default of all tenants."""
         return int | Literal["none"] | None if self.choices is None else self.choices | None
 
     def check(self, value: Any) -> Any:
-        """A tenant's own value, as `own_type`. Raises ValueError that says what it must be."""
+        """A tenant's own value, checked. Raises ValueError, which says what it must be."""
         if value is None:
             return None
         if self.choices is not None:
@@ -76,10 +76,10 @@ class Limit(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """The limits that hold for a tenant. None means no limit (the daemon's bounds still hold); 0 means none allowed.
+    """A tenant's effective limits. None means no limit (apart from the daemon's own bounds), 0 blocks.
 
-    Tokens per minute are prompt tokens computed and tokens generated; a minute is any 60 seconds. With `max_wait_s`
-    None a request waits as long as its client does.
+    Tokens per minute count computed prompt tokens and generated tokens in any 60 seconds. If `max_wait_s` is
+    None, a request waits as long as its client does.
     """
 
     max_concurrent: Annotated[int | None, Limit("Maximum requests running at once.", example=4, at_zero=BLOCKS)] = None

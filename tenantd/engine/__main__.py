@@ -1,7 +1,7 @@
 """The engine process: `python -m tenantd.engine --fd N`, started by the daemon with one end of a socket pair.
 
-Exit codes: 0 told to stop, or the daemon is gone; 78 the model cannot be loaded (after a LoadFailed); 70 the
-engine's state is broken and the process must be started again.
+Exit codes: 0 after Stop or if the daemon is gone; 78 if the model cannot be loaded (after a LoadFailed); 70 if the
+engine's state is broken and the process must be restarted.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ LOADING_INTERVAL_S: Final = 0.2
 
 
 def main() -> int:
-    """Load, then step until told to stop."""
+    """Load the model, then step until Stop."""
     parser = argparse.ArgumentParser(prog="tenantd.engine", description="Engine process of tenantd.")
     parser.add_argument("--fd", type=int, required=True, help="inherited socket to the daemon")
     pipe = Pipe(socket.socket(fileno=parser.parse_args().fd))
@@ -43,7 +43,7 @@ def main() -> int:
     try:
         return _serve(pipe)
     except Closed:
-        return 0  # the daemon is gone: nobody is left to compute for
+        return 0  # the daemon is gone
     except EngineBroken as e:
         print(f"engine broken: {e}", file=sys.stderr, flush=True)
         return EXIT_BROKEN
@@ -83,8 +83,8 @@ def _open(load: Load, progress: Callable[[float], None]) -> Compute:
         from tenantd.engine.fake import FakeCompute
 
         return FakeCompute(load)
-    model_file(load.model_path)  # before what takes seconds: while it is not there, a try costs little
-    from tenantd.engine.llama import LlamaCompute  # and only this process needs it
+    model_file(load.model_path)  # check this first: if the file is missing, a retry is cheap
+    from tenantd.engine.llama import LlamaCompute  # only this process needs it
 
     return LlamaCompute(load, progress)
 
@@ -102,7 +102,7 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
 
 
 def _report(pipe: Pipe) -> Callable[[float], None]:
-    """A progress callback that sends at most one frame in LOADING_INTERVAL_S."""
+    """A progress callback that sends at most one frame per LOADING_INTERVAL_S."""
     due_s = 0.0
 
     def report(progress: float) -> None:
@@ -115,11 +115,11 @@ def _report(pipe: Pipe) -> Callable[[float], None]:
 
 
 def _die_with_parent() -> None:
-    """An engine without its daemon only holds memory. Ctrl-C is the daemon's business."""
+    """Die with the daemon, and leave Ctrl-C to it."""
     parent = os.getppid()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:  # it died between the two calls
+    if os.getppid() != parent:  # the daemon died between the two calls
         sys.exit(0)
 
 

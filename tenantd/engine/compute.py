@@ -1,6 +1,6 @@
-"""What the scheduler asks of an engine, and what an engine answers: the seam between deciding and computing.
+"""The interface between the scheduler, which decides, and an engine, which computes.
 
-`llama.py` computes with llama.cpp, `fake.py` without a model; tests/contract holds both to this page.
+`llama/` computes with llama.cpp, `fake.py` without a model; tests/contract tests both against this interface.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from tenantd.wire.messages import EngineInfo
 
 
 class RequestRejected(Exception):
-    """This request cannot be run by this engine (an adapter that does not fit, say); others are untouched.
+    """The engine cannot run this request (for example, its adapter does not fit); others are not affected.
 
-    `param` is the field of the request that is to blame, "" if none is; `micros` the engine time it took to find out.
+    `param` names the field at fault, "" if none; `micros` is the engine time it took to find out.
     The message is for the tenant, `detail` for the daemon's log.
     """
 
@@ -27,11 +27,11 @@ class RequestRejected(Exception):
 
 
 class EngineBroken(Exception):
-    """The engine's state can no longer be trusted; the process must end and be started again."""
+    """The engine's state can no longer be trusted; the process must be restarted."""
 
 
 class Chunk(NamedTuple):
-    """Consecutive tokens of one sequence for one forward pass. `sample`: choose the token after the last one."""
+    """Consecutive tokens of one sequence in a forward pass. With `sample`, choose the token after the last one."""
 
     sequence: int
     position: int  # of the first token
@@ -40,22 +40,22 @@ class Chunk(NamedTuple):
 
 
 class Sampled(NamedTuple):
-    """The outcome of one chunk with `sample`. `failed` says why there is no token for it (empty: there is one)."""
+    """The result of a chunk with `sample`. `failed` tells why there is no token; "" if there is one."""
 
     token: int
     is_end: bool  # an end-of-generation token: not part of the text
     logprobs: TokenLogprobs | None = None
     failed: str = ""
-    param: str = ""  # of a failure that is the request's own fault: the field to blame
-    grammar_micros: int = 0  # what its grammar took, on top of what any token takes
+    param: str = ""  # the field at fault, if the request caused the failure
+    grammar_micros: int = 0  # time of its grammar, in addition to that of any token
 
 
 @dataclass(frozen=True, slots=True)
 class PassResult:
-    """What a pass gave: its engine time, and by sequence the token of every chunk with `sample`.
+    """Result of a pass: its engine time, and by sequence the token of every chunk with `sample`.
 
-    A chunk without `sample` is in `sampled` only when it failed. `micros` is the time of all together, `own_micros` by
-    sequence what only one of them needed (sampling, its grammar), which is not in `micros`.
+    A chunk without `sample` appears in `sampled` only if it failed. `micros` is the shared time; `own_micros` is, by
+    sequence, the additional time that only one of them needed (sampling, its grammar).
     """
 
     sampled: dict[int, Sampled]
@@ -64,58 +64,59 @@ class PassResult:
 
     @property
     def busy_micros(self) -> int:
-        """All of its engine time."""
+        """Total engine time of the pass."""
         return self.micros + sum(self.own_micros.values())
 
 
 class Swapped(Protocol):
-    """A request that gave its sequence away: its sampler, and its KV state if that was kept."""
+    """A swapped-out request: its sampler, and its KV state if it was kept."""
 
     @property
     def size_bytes(self) -> int:
-        """Host memory of the state; 0 when it was not kept and has to be computed again."""
+        """Host memory of the state; 0 if it was not kept and must be recomputed."""
 
     def free(self) -> None:
-        """For a request that ends while it is swapped out."""
+        """Free the memory, if the request ends while it is swapped out."""
 
 
 class Compute(Protocol):
-    """Sequences of tokens and their KV state. Sequence ids are 0 .. info.slots-1; none is bound at first."""
+    """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first."""
 
     info: EngineInfo
 
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
     ) -> int:
-        """Make an empty sequence ready for a request, as if `generated` had been sampled by it already.
+        """Prepare an empty sequence for a request, as if it had already sampled `generated`.
 
-        `history` is the prompt, for the penalties; `adapter` the path of a LoRA adapter to run it with, "" for none.
-        Returns the engine time it took, in microseconds. Raises RequestRejected and leaves the sequence unbound.
+        `history` is the prompt, for the penalties; `adapter` is the path of a LoRA adapter, "" for none.
+        Returns the engine time in microseconds. Raises RequestRejected, which leaves the sequence unbound.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:
-        """One forward pass over bound sequences of one adapter, each at most once, in ascending order of id.
+        """Run one forward pass over bound sequences of one adapter, each at most once, in ascending order.
 
-        Raises EngineBroken. A chunk that alone cannot be done is answered with `failed`.
+        Raises EngineBroken. A chunk that cannot be computed by itself gets `failed`.
         """
 
     def move(self, source: int, target: int) -> None:
         """Move a bound sequence, with its sampler, to an unbound one."""
 
     def clear(self, sequence: int) -> None:
-        """Unbind; nothing of it remains in the KV cache, which is checked. Raises EngineBroken."""
+        """Unbind a sequence and check that nothing of it remains in the KV cache. Raises EngineBroken."""
 
     def swap_out(self, sequence: int, room_bytes: int) -> Swapped:
-        """Take a request off its sequence, which is unbound and empty after.
+        """Take a request off its sequence, which is then unbound and empty.
 
         Its state is kept if it fits `room_bytes`.
         """
 
     def swap_in(self, sequence: int, swapped: Swapped) -> bool:
-        """Put it on an empty sequence. True: it stands where it stood. False: its tokens are to be computed again."""
+        """Put a request on an empty sequence. True if its state was restored, False if its tokens must be
+        recomputed."""
 
     def is_empty(self) -> bool:
-        """True when no sequence is bound and the KV cache holds nothing."""
+        """Whether no sequence is bound and the KV cache is empty."""
 
     def close(self) -> None:
         """Free everything."""

@@ -1,7 +1,7 @@
-"""An engine without a model: the same contract, a fixed function of the tokens for an answer, any speed.
+"""An engine without a model: same interface, answers that are a fixed function of the tokens, any speed.
 
-For simulation, fault tests and measuring everything around the model. The next token depends on the tokens of its own
-sequence and on nothing else, so a request that is interrupted and resumed gives the tokens of an undisturbed run.
+Used for simulation, fault tests and measuring everything around the model. The next token depends only on the tokens
+of its own sequence, so a request that is interrupted and resumed gets the same tokens as an undisturbed one.
 Tokens are bytes, as in `ByteVocabulary`; 257 ends a text.
 """
 
@@ -24,12 +24,12 @@ _MASK: Final = (1 << 64) - 1
 _LETTERS: Final = b"etaoinshrdlucmfw etaoinshrdlu yp. "
 STATE_BYTES_PER_TOKEN: Final = 16
 BROKEN_GRAMMAR: Final = "broken"
-"""The one grammar this engine rejects, since it has no parser."""
+"""The only grammar that this engine rejects; it has no parser."""
 
 
 @dataclass(frozen=True, slots=True)
 class FakeSwapped:
-    """A sequence's state off its sequence. `is_whole`: it is all here."""
+    """State of a swapped-out sequence. `is_whole`: all of it was kept."""
 
     sampling: Sampling
     length: int
@@ -43,7 +43,7 @@ class FakeSwapped:
 
 
 class FakeCompute:
-    """See the module. A sequence's state is its length and a running hash of its tokens."""
+    """See the module docstring. A sequence's state is its length and a running hash of its tokens."""
 
     def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:
         """`sleep` stands for the time of a pass: `load.fake_step_micros` and `fake_token_micros` for each token,
@@ -85,7 +85,7 @@ class FakeCompute:
         return 0
 
     def _set_adapter(self, sequence: int, adapter: str) -> None:
-        """Here an adapter is what the hash begins with."""
+        """An adapter changes the initial value of the hash."""
         self._adapter[sequence] = adapter
         self._hash[sequence] = zlib.crc32(adapter.encode())
 

@@ -1,4 +1,4 @@
-"""The engine's end of the socket to the daemon: whole frames, blocking only when there is nothing to compute."""
+"""The engine's end of the socket to the daemon: whole frames, blocking only if there is nothing to compute."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tenantd.wire.frames import decode_inbox, frame, split_frames
 from tenantd.wire.messages import Command, Event
 
 READ_BYTES: Final = 1 << 18
-"""Most that is read, and decoded, between two steps: some milliseconds, however much more has arrived."""
+"""Maximum to read and decode between two steps: some milliseconds, however much has arrived."""
 
 
 class Closed(Exception):
-    """The daemon closed its end."""
+    """The daemon has closed its end."""
 
 
 class Pipe:
@@ -25,9 +25,9 @@ class Pipe:
         self._buffer = bytearray()
 
     def receive(self, wait_s: float | None) -> list[Command]:
-        """Commands that have arrived, after waiting up to `wait_s` (None: for ever) for one.
+        """Commands that have arrived, after waiting up to `wait_s` (None: no limit) for the first.
 
-        Those of READ_BYTES at most; the rest comes with the next calls. Raises Closed.
+        Reads at most READ_BYTES; the next calls return the rest. Raises Closed.
         """
         commands: list[Command] = []
         select.select([self._sock], [], [], wait_s)
@@ -48,7 +48,8 @@ class Pipe:
         return commands
 
     def send(self, event: Event) -> None:
-        """Blocks while the daemon does not read: the engine must not run ahead of who pays. Raises Closed."""
+        """Send an event. Blocks while the daemon does not read, so that the engine does not run ahead. Raises
+        Closed."""
         try:
             self._sock.sendall(frame(event))
         except ConnectionError as e:

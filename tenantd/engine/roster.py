@@ -1,4 +1,4 @@
-"""Tenants in the engine: their policies, when they have work, and where those start that begin to wait. Pure."""
+"""Tenants in the engine: their policies, whether they have work, and their usage when they begin to wait. Pure."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from tenantd.wire.messages import Backlog, Remember, TenantPolicy
 
 
 class Roster:
-    """Owner of every tenant's queue, policy and flags; the scheduler moves requests in and out of the queues."""
+    """Every tenant's queue, policy and flags. The scheduler moves requests in and out of the queues."""
 
     def __init__(self, sharing: Sharing, fairness: Fairness, by_name: dict[str, TenantJobs]) -> None:
-        """`by_name` is read by `sharing`, too."""
+        """`by_name` is also read by `sharing`."""
         self._sharing = sharing
         self._fairness = fairness
         self._by_name = by_name
 
     def get(self, name: str) -> TenantJobs:
-        """A tenant that may be new."""
+        """The tenant of this name, created if it is new."""
         tenant = self._by_name.get(name)
         if tenant is None:
             tenant = self._by_name[name] = TenantJobs()
         return tenant
 
-    # ---- what the daemon says -----------------------------------------------------------------------------------
+    # ---- commands of the daemon -----------------------------------------------------------------------------------
 
     def set_policy(self, policy: TenantPolicy) -> None:
-        """Effective from the next plan; running requests over a lower `max_concurrent` finish."""
+        """Takes effect at the next plan. Running requests over a lowered `max_concurrent` finish."""
         self._fairness.set_weight(policy.tenant, policy.weight)
         tenant = self.get(policy.tenant)
         tenant.weight = policy.weight
@@ -36,7 +36,7 @@ class Roster:
         tenant.window.limit_tokens = policy.tokens_per_minute
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
-        """A tenant's requests that wait in the daemon are work, too: with any, it is not idle."""
+        """Requests that still wait in the daemon are work too: a tenant with any is not idle."""
         if backlog.exists:
             self.with_work(backlog.tenant).has_backlog = True
             return
@@ -46,13 +46,13 @@ class Roster:
             self.leave_if_idle(backlog.tenant, now_s)
 
     def forget(self, name: str) -> None:
-        """A tenant that is gone. One with requests stays as it is."""
+        """Forget a removed tenant, unless it still has requests."""
         if (tenant := self._by_name.get(name)) is not None and not tenant.is_busy:
             del self._by_name[name]
             self._fairness.forget(name)
 
     def remember(self, remember: Remember, now_s: float) -> None:
-        """Usage and tokens of the last minute from before this engine, which has run nothing yet."""
+        """Take over usage, and tokens of the last minute, from before this engine. It must not have run anything."""
         self._fairness.remember(remember.usage, remember.level, now_s)
         for name, given in remember.given.items():
             self.get(name).window.recall(given, now_s)
@@ -60,10 +60,10 @@ class Roster:
             tenant = self.get(name)
             tenant.was_busy = tenant.is_waiting = True
 
-    # ---- coming, waiting, leaving -------------------------------------------------------------------------------
+    # ---- arriving, waiting, leaving -------------------------------------------------------------------------------
 
     def with_work(self, name: str) -> TenantJobs:
-        """A tenant about to have work."""
+        """The tenant of this name, which is about to have work."""
         tenant = self.get(name)
         if not tenant.is_busy and not tenant.was_busy:
             tenant.is_back = True
@@ -71,7 +71,7 @@ class Roster:
         return tenant
 
     def note_waiting(self, now_s: float) -> None:
-        """See who began to wait since the last step, and raise them to the virtual time."""
+        """Raise tenants that began to wait since the last step to the virtual time."""
         contenders = dict.fromkeys(self._sharing.contenders(now_s))
         began = [name for name in contenders if not self._by_name[name].is_waiting]
         for name, tenant in self._by_name.items():
@@ -86,15 +86,15 @@ class Roster:
             self._by_name[name].is_waiting = True
 
     def leave_if_idle(self, name: str, now_s: float) -> None:
-        """After one of its requests has ended."""
+        """Called after one of the tenant's requests has ended."""
         if not self._by_name[name].is_busy:
             self._fairness.leave(name, self.level(now_s, leaving=name), now_s)
 
     def level(self, now_s: float, leaving: str | None = None) -> float:
         """The virtual time: the least usage by weight of the tenants that wait for a slot.
 
-        While none waits it is the most of those that are busy, or just `leaving`: there is enough for all, so nobody is
-        behind. It is never less than it was, except for decay.
+        While none waits, it is the maximum over busy tenants, including one that is `leaving`: there is enough for all,
+        so nobody is behind. It only falls by decay.
         """
         waiting = [name for name, tenant in self._by_name.items() if tenant.is_waiting and tenant.is_busy]
         busy = [name for name, tenant in self._by_name.items() if tenant.is_busy or name == leaving]

@@ -1,8 +1,8 @@
 """One engine and the requests that run in it: what is sent to it, what comes back, how requests end.
 
-A request is live from `run` until `_finish`, which is the one way out. It waits in the backlog until the engine has a
-place for it. How it ends may be decided here first (a stop string, a client that left, a cancellation); then the engine
-is told, and its Finish carries the decision out. After a crash everything is submitted again (see suspects.py).
+A request is live from `run` until `_finish`, the only way out. It waits in the backlog until the engine has a
+place for it. Its end may be decided here first (a stop string, a disconnected client, a cancellation); then the engine
+is told, and its Finish completes the decision. After a crash everything is submitted again (see suspects.py).
 """
 
 from __future__ import annotations
@@ -82,12 +82,12 @@ class Replica:
         self._is_paused = False
         self._suspects = Suspects()
         self._is_sending_soon = False
-        self._logged_s: dict[str, float] = {}  # when the log had a failure of each tenant
+        self._logged_s: dict[str, float] = {}  # when a failure of each tenant was last logged
 
     # ---- for the service ----------------------------------------------------------------------------------------
 
     def run(self, stream: LiveStream) -> None:
-        """Start a request; between two engines it waits for the next."""
+        """Start a request. While there is no engine, it waits for the next."""
         if not self.live:
             self.throughput.forget()
         self.live.add(stream)
@@ -96,7 +96,7 @@ class Replica:
         self._send_soon()
 
     def end(self, stream: LiveStream, decision: FinishReason, error: TenantdError | None) -> None:
-        """Decide how a live request is to end. The first decision counts; none does once it has ended."""
+        """Decide how a live request will end. Only the first decision counts, and none after the end."""
         if stream.phase is Phase.IN_ENGINE and self.supervisor.is_ready:
             stream.decide(decision, error)
             self._let_go(stream)
@@ -124,13 +124,13 @@ class Replica:
         self._send_soon()
 
     def forget(self, tenant: str) -> None:
-        """It is gone for good; so are its requests, and the engine is told that first."""
+        """Forget a removed tenant. The engine hears first that its requests have ended."""
         self.board.forget(tenant)
         self.on_room()
         self.supervisor.send(Forget(tenant))
 
     def pause(self, *, is_paused: bool) -> None:
-        """Let the engine compute nothing, or go on. A fresh engine is told too."""
+        """Make the engine stop computing, or resume. A new engine is told too."""
         self._is_paused = is_paused
         self.supervisor.send(Pause(is_paused))
 
@@ -140,7 +140,7 @@ class Replica:
             self._finish(stream, reason, error)
 
     def idle_check(self) -> None:
-        """Conservation while nothing is live: no count is left over, and all engine time is somebody's."""
+        """Invariants while nothing is live: no counts are left, and all engine time is accounted for."""
         self.live.check_empty()
         self.backlog.check_empty()
         self._suspects.check_empty()
@@ -183,14 +183,14 @@ class Replica:
             for number, stream in self.live.by_number.items()
         }
 
-    # ---- what the supervisor says -------------------------------------------------------------------------------
+    # ---- events of the supervisor -------------------------------------------------------------------------------
 
     @property
     def has_live(self) -> bool:
         return bool(self.live)
 
     def on_ready(self) -> list[Command]:
-        """Shares and usage first; then every live request goes in its original order, from where it stands."""
+        """Send policies and usage, then every live request in its original order, from its current position."""
         info = self.supervisor.info
         assert info is not None, "it is ready"
         self._events.announce(
@@ -208,7 +208,7 @@ class Replica:
             stream.sampling.is_in_engine = False
         for stream in self.live:
             if len(stream.generated) >= stream.max_tokens:
-                self._finish(stream, FinishReason.LENGTH)  # its last token came and its Finish was lost
+                self._finish(stream, FinishReason.LENGTH)  # its last token arrived, but its Finish was lost
             elif self._suspects.has(stream):
                 suspects.append(stream)
             else:
@@ -218,13 +218,13 @@ class Replica:
         return [Pause(self._is_paused), *self._shares(), self._memory(sorted(busy)), *self._next_try()]
 
     def _send_soon(self) -> None:
-        """Once what happens now is over: of requests that end together, none goes to the engine in place of another."""
+        """Later in this loop turn, so that of requests that end together none is sent in place of another."""
         if not self._is_sending_soon:
             self._is_sending_soon = True
             asyncio.get_running_loop().call_soon(self.on_room)
 
     def on_room(self) -> None:
-        """Send what the engine has places for, as long as the way is free; and who has more than that."""
+        """Send what the engine has places for, while there is room, and which tenants have more."""
         self._is_sending_soon = False
         while self.supervisor.has_room and (stream := self.backlog.take()) is not None:
             for command in self._start(stream):
@@ -233,7 +233,7 @@ class Replica:
             self.supervisor.send(BacklogNews(tenant, exists))
 
     def _start(self, stream: LiveStream) -> list[Command]:
-        """What makes the engine run a request. It is told right after."""
+        """The commands that make the engine run a request; they are sent right away."""
         sampling = stream.sampling
         commands: list[Command] = [] if sampling.is_in_engine else [sampling.command()]
         sampling.is_in_engine = True
@@ -253,14 +253,14 @@ class Replica:
         return [] if (stream := self._suspects.next()) is None else self._start(stream)
 
     def on_step(self, step: Step) -> None:
-        """The hot path: book what each request got, then what has ended."""
+        """The hot path: book what each request got, then handle the ones that ended."""
         live = self.live.by_number
         self.tally.add(step)
         delivered: dict[str, int] = {}
         for progress in step.progress:
             stream = live.get(progress.request)
             if stream is None:
-                self.tally.unbilled_micros += progress.micros  # it was finished here before the engine knew
+                self.tally.unbilled_micros += progress.micros  # finished here before the engine knew
                 continue
             tokens = (progress.prefilled if stream.counts_prompt else 0) + (progress.token >= 0)
             delivered[stream.tenant] = delivered.get(stream.tenant, 0) + tokens
@@ -284,21 +284,21 @@ class Replica:
                 self.supervisor.send(command)
 
     def _on_bound(self, numbers: list[int]) -> None:
-        """These have slots now."""
+        """Record which requests have slots now."""
         self.bound = frozenset(numbers)
         for number in numbers:
             if (stream := self.live.by_number.get(number)) is not None:
                 self._on_started(stream)
 
     def _on_started(self, stream: LiveStream) -> None:
-        """It has, or had, a slot. A request may have ended in the step in which it got one."""
+        """Record that a request has, or had, a slot; it may have ended in the step in which it got one."""
         if not stream.has_started:
             stream.has_started = True
             waited_micros = round(stream.age_s * 1e6)
             self._events.announce(Started(request_id=stream.id, tenant=stream.tenant, waited_micros=waited_micros))
 
     def _on_milestone(self, stream: LiveStream) -> None:
-        """The first token came, or the stop string, or both."""
+        """Handle a first token, a stop string, or both."""
         if len(stream.generated) == 1:
             self.live.begin(stream)
             self._on_started(stream)
@@ -315,7 +315,7 @@ class Replica:
         if finish.reason is FinishReason.FAILED and finish.param:
             error = InvalidRequest(finish.message, param=finish.param)
         elif finish.reason is FinishReason.FAILED:
-            # What the engine refuses before it has computed anything is the request's own fault: its adapter, say.
+            # If the engine refuses a request before computing anything, the request is at fault (e.g. its adapter).
             kind = EngineFailure if stream.prefilled_tokens else InvalidRequest
             error = kind(finish.message or "the engine failed to run the request")
         if finish.detail:
@@ -323,14 +323,14 @@ class Replica:
         self._finish(stream, finish.reason, error)
 
     def _log_detail(self, tenant: str, detail: str) -> None:
-        """What only administrators may know of a failure; once a minute for each tenant, however often it asks."""
+        """Log what only administrators may know about a failure, at most once a minute per tenant."""
         now_s = self._clock_s()
         if now_s - self._logged_s.get(tenant, -math.inf) >= DETAIL_INTERVAL_S:
             self._logged_s[tenant] = now_s
             log.warning("a request of tenant %s failed: %s", tenant, detail)
 
     def on_crash(self, ending: Ending) -> bool:
-        """What was to end has ended; who was in too many crashes is taken for their cause; the rest goes on."""
+        """Finish what was about to end, fail requests that took part in too many crashes, and keep the rest."""
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
         self.bound, self.order = frozenset(), []
         has_found_cause = False

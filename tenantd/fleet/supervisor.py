@@ -1,10 +1,10 @@
-"""Keeps an engine process running: starts it, watches it, starts it again after a crash or a hang.
+"""Keeps an engine process running: starts it, watches it, and restarts it after a crash or a hang.
 
-What is to run is its client's to know: when a process is ready, the client says which commands make it whole, so a
-new process continues what the last one left. Signals, exits and frames only set facts; `_run` decides.
+What runs in it is decided by its client: when a process is ready, the client sends the commands that let it
+continue where the last one ended. Signals, exits and frames only record facts; `_run` decides.
 
-A model that cannot be loaded is hopeless only before the first process was ready. Later it has been loaded before:
-its file is moved, its disk is away, memory is short. Then loading is tried again for as long as it takes.
+A model that cannot be loaded is hopeless only until the first process was ready. Later, the cause is outside:
+its file was moved, its disk is unavailable, memory is short. Then loading is retried for as long as it takes.
 """
 
 from __future__ import annotations
@@ -42,56 +42,56 @@ ENGINE_COMMAND: Final = (sys.executable, "-m", "tenantd.engine")
 EXIT_MODEL: Final = 78
 SLOWEST_RESTART_S: Final = 10.0
 SLOWEST_RELOAD_S: Final = 3.0
-"""Pause between loads that fail: an engine is ready again within seconds once the cause is gone."""
+"""Pause between failed loads, so that an engine is ready within seconds once the cause is gone."""
 MEMORY_PATIENCE_S: Final = 10.0
-"""How long memory may be short before a first start gives up: a program that just ended still gives its memory back."""
-# How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from whoever
-# serves HTTP on them; none at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
+"""How long a first start retries when memory is short: a program that just ended may still be returning its memory."""
+# How long llama.cpp's OpenMP threads spin at a barrier. libgomp's default (300,000 turns) takes the cores from the
+# daemon's HTTP; not spinning at all (OMP_WAIT_POLICY=passive) doubles the time of a step. See docs/benchmarks.md.
 SPINNING: Final = {"GOMP_SPINCOUNT": "20000"}
 STOP_TIMEOUT_S: Final = 5.0
 DEATH_TIMEOUT_S: Final = 2.0
 SCARCE: Final = frozenset({errno.EMFILE, errno.ENFILE, errno.EAGAIN, errno.ENOMEM})
-"""The daemon or the system has run out of something for a moment: no engine has crashed."""
+"""Errors that mean a temporary shortage in the daemon or the system, not a crash of an engine."""
 
 
 class EngineState(StrEnum):
-    """Where the engine is, as `status` and `/readyz` show it."""
+    """State of the engine, as shown by `status` and `/readyz`."""
 
     LOADING = "loading"  # for the first time
     READY = "ready"
-    RESTARTING = "restarting"  # live requests wait and go on
-    FAILED = "failed"  # hopeless, or tried again at the slowest pace
+    RESTARTING = "restarting"  # live requests wait and then resume
+    FAILED = "failed"  # hopeless, or retried at the slowest pace
     STOPPED = "stopped"
 
 
 class EngineClient(Protocol):
-    """Who has requests in the engine. Called in the event loop; must not block or raise."""
+    """The owner of the requests in the engine. Called in the event loop; must not block or raise."""
 
     @property
     def has_live(self) -> bool:
-        """True while the engine owes an answer: only then is silence a hang."""
+        """Whether the engine owes an answer; only then does silence mean a hang."""
 
     def on_ready(self) -> list[Command]:
-        """A fresh engine is ready: what it has to be told to go on where the last one ended."""
+        """A new engine is ready. Returns the commands with which it continues where the last one ended."""
 
     def on_room(self) -> None:
-        """The engine is ready, or takes commands again after `has_room` was false."""
+        """The engine is ready, or accepts commands again after `has_room` was false."""
 
     def on_step(self, step: Step) -> None:
         """A step was made."""
 
     def on_crash(self, ending: Ending) -> bool:
-        """The engine ended and what it held is lost. True when a request was found to be the cause, and failed."""
+        """The engine ended and its contents are lost. True if a request was found to be the cause, and failed."""
 
     def on_given_up(self, reason: str) -> None:
-        """Too many crashes in a row, or no engine in sight: nothing that is live can wait for it."""
+        """Fail all live requests, after too many crashes in a row or because no engine can be loaded."""
 
 
 class Supervisor:
-    """Owner of the engine process; one at a time.
+    """Runs the engine process, one at a time.
 
-    `reason` says why the state is not ready, `info` what was loaded last (None before the first time), `restarts`
-    how often a process was replaced. `is_hopeless`: the model cannot be served, so it is not tried again.
+    `reason` tells why the state is not ready, `info` what was loaded last (None before the first load), `restarts`
+    how often a process was replaced. `is_hopeless`: the model cannot be served, so loading is not retried.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Supervisor:
         slowest_restart_s: float = SLOWEST_RESTART_S,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`environment` is the engine's (default: this process's own)."""
+        """`environment` is that of the engine (default: this process's)."""
         self.state = EngineState.LOADING
         self.progress = 0.0
         self.reason = ""
@@ -120,9 +120,9 @@ class Supervisor:
         self._clock_s = clock_s
         self._slowest_restart_s = max(slowest_restart_s, config.restart_delay_s)
         self._engine: EngineProcess | None = None
-        self._is_up = False  # the present process said Ready
-        self._was_up = False  # so did the last one, once
-        self._is_scarce = False  # the system had no descriptor or process for the next one
+        self._is_up = False  # the current process sent Ready
+        self._was_up = False  # an earlier process sent Ready
+        self._is_scarce = False  # the system had no descriptors or processes left for the next one
         self._load_failure: LoadFailed | None = None
         self._failing = FailingLoads(config.restart_delay_s, min(SLOWEST_RELOAD_S, slowest_restart_s))
         self._crashes = 0  # in a row, without progress in between
@@ -135,26 +135,26 @@ class Supervisor:
 
     @property
     def is_ready(self) -> bool:
-        """True when commands reach an engine that runs them."""
+        """Whether commands reach a running engine."""
         return self._is_up
 
     @property
     def has_room(self) -> bool:
-        """True when an engine is ready and one more request may be sent to it; else `on_room` follows."""
+        """Whether an engine is ready for one more request; if not, `on_room` follows."""
         return self._is_up and self._engine is not None and self._engine.has_room
 
     @property
     def pid(self) -> int | None:
-        """Of the engine process, None between two."""
+        """Process id of the engine, None while there is no process."""
         return None if self._engine is None else self._engine.pid
 
     def start(self) -> None:
-        """Begin to load. Returns at once."""
+        """Start loading. Returns at once."""
         assert self._task is None, "started once"
         self._task = asyncio.create_task(self._run())
 
     async def wait_ready(self) -> EngineInfo:
-        """Raises ModelError when the model cannot be served, EngineUnavailable when stopped meanwhile."""
+        """Wait until ready. Raises ModelError if the model cannot be served, EngineUnavailable if stopped meanwhile."""
         while not self._is_up:
             if self.is_hopeless:
                 raise ModelError(self.reason)
@@ -166,12 +166,12 @@ class Supervisor:
         return self.info
 
     def send(self, command: Command) -> None:
-        """Pass a command on. Without a ready engine it is dropped: `on_ready` tells the next one everything."""
+        """Send a command. Without a ready engine it is dropped; `on_ready` tells the next one everything."""
         if self._is_up and self._engine is not None:
             self._engine.send(command)
 
     async def stop(self, timeout_s: float | None = None) -> None:
-        """End the engine, by force after `timeout_s`, and wait until it is gone. Safe to call twice."""
+        """Stop the engine, by force after `timeout_s`, and wait until it is gone. Safe to call twice."""
         self._stopping.set()
         if self._task is None:
             return
@@ -185,13 +185,13 @@ class Supervisor:
         finally:
             self.kill("it did not stop when asked to")
         await asyncio.wait({self._task}, timeout=DEATH_TIMEOUT_S)
-        if not self._task.done():  # stuck in a driver, say: it dies when the kernel lets it
+        if not self._task.done():  # for example stuck in a driver; it dies when the kernel lets it
             log.error("engine process %s was killed but still exists", self.pid)
             self._task.cancel()
             await asyncio.wait({self._task})
 
     def kill(self, reason: str = "killed by the daemon") -> None:
-        """SIGKILL the engine now. Unless `stop` was called, another is started."""
+        """Kill the engine now. Unless `stop` was called, another is started."""
         if self._engine is not None:
             self._engine.kill(reason)
 
@@ -207,7 +207,7 @@ class Supervisor:
                     self._halt(self._reason_of(ending))
                     return
                 await self._pause(self._after(ending))
-        except Exception as e:  # a bug here must not leave streams waiting for ever
+        except Exception as e:  # a bug here must not leave streams waiting forever
             log.exception("the supervisor of the engine failed")
             self._halt(f"internal error: {e!r}")
             return
@@ -222,7 +222,7 @@ class Supervisor:
             self._is_scarce = e.errno in SCARCE
             return Ending(None, f"it could not be started: {e.strerror or e}", Loss.NOT_STARTED)
         self._engine = engine
-        if not self._failing.count:  # the tries of a series are told of once
+        if not self._failing.count:  # announce a series of failed loads only once
             log.info("engine process %d started", engine.pid)
         engine.send(self._load)
         watching = asyncio.create_task(self._watch(engine))
@@ -239,20 +239,20 @@ class Supervisor:
         return ending.reason if self._load_failure is None else self._load_failure.message
 
     def _is_hopeless_end(self, ending: Ending) -> bool:
-        """True when no further try would load the model: it never was, and not only because memory is short."""
+        """Whether retrying is pointless: the model was never loaded, and not just because memory is short."""
         if self.info is not None or (self._load_failure is None and ending.status != EXIT_MODEL):
             return False
         may_pass = self._load_failure is not None and self._load_failure.may_pass
         return not may_pass or self._failing.for_s(self._clock_s()) >= MEMORY_PATIENCE_S
 
     def _after(self, ending: Ending) -> float:
-        """Book the end of a process that another follows; seconds until then."""
+        """Record the end of a process that will be replaced. Returns seconds until the next start."""
         if self._was_up or (self.info is None and self._load_failure is None and not self._is_scarce):
             return self._crashed(ending)
         return self._not_loaded(self._reason_of(ending))
 
     def _not_loaded(self, reason: str) -> float:
-        """Book a load that failed and may work later: no request is its cause, and those that are live wait."""
+        """Record a failed load that may work later. No request is the cause, so live requests wait."""
         self.restarts += 1
         now_s = self._clock_s()
         if self._failing.failed(reason, now_s):
@@ -263,7 +263,7 @@ class Supervisor:
         return self._failing.delay_s
 
     def _lose_patience(self, now_s: float) -> None:
-        """Fail what waits for an engine that has not been able to load for too long. Loading is tried on."""
+        """Fail waiting requests if loading has failed for too long. Loading is still retried."""
         patience_s = self._config.reload_timeout_s
         if self._failing.count and self.state is EngineState.RESTARTING and self._failing.for_s(now_s) >= patience_s:
             self._become(EngineState.FAILED, self.reason)
@@ -271,7 +271,7 @@ class Supervisor:
             self._client.on_given_up(self.reason)
 
     def _crashed(self, ending: Ending) -> float:
-        """Book a crash; seconds until the next start."""
+        """Record a crash. Returns seconds until the next start."""
         reason = ending.reason
         self._crashes += 1
         self.restarts += 1
@@ -292,18 +292,18 @@ class Supervisor:
         self._client.on_given_up(reason)
 
     async def _pause(self, delay_s: float) -> None:
-        """Wait, unless told to stop."""
+        """Wait, unless asked to stop."""
         stopping = asyncio.create_task(self._stopping.wait())
         await asyncio.wait({stopping}, timeout=delay_s)
         stopping.cancel()
 
     async def _watch(self, engine: EngineProcess) -> None:
-        """Kill `engine` when it is silent for the time allowed while it loads or owes answers.
+        """Kill `engine` if it is silent for too long while it loads or owes answers.
 
-        Loading has its own, longer time: reading weights from a slow disk, the dry run, setting up a GPU say nothing
-        while they last. A thread that beats meanwhile would beat in a load that hangs just as well.
-        When this task itself comes late, the daemon was stopped or starved (a laptop that slept), and what the engine
-        said meanwhile is still unread: its time begins anew.
+        Loading has its own, longer timeout: reading weights from a slow disk, the dry run and setting up a GPU are
+        silent. A heartbeat thread would not help, because it would also beat while loading hangs.
+        If this task itself is late, the daemon was stopped or starved (for example, a laptop slept), and what the
+        engine sent meanwhile is still unread, so the timeout starts again.
         """
         interval_s = min(1.0, self._config.hang_timeout_s / 4)
         since_s = self._clock_s()
@@ -320,7 +320,7 @@ class Supervisor:
                 engine.kill(f"no sign of life for {allowed_s:g} s", Loss.HUNG)
                 return
 
-    # ---- what the process says ----------------------------------------------------------------------------------
+    # ---- events of the process ----------------------------------------------------------------------------------
 
     def _on_event(self, event: Event) -> None:
         self._heard_s = self._clock_s()
@@ -366,7 +366,7 @@ class Supervisor:
 
 
 def load_command(config: Config) -> Load:
-    """The first command of an engine, from the configuration."""
+    """The first command for an engine, from the configuration."""
     engine = config.engine
     return Load(
         backend=engine.backend,

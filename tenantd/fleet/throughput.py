@@ -1,4 +1,4 @@
-"""How fast requests have been finishing: the basis of every `retry-after` and estimated wait. Pure: the clock is an
+"""How fast requests have been finishing, the basis of every `retry-after` and estimated wait. Pure; the clock is an
 argument.
 """
 
@@ -14,31 +14,31 @@ MOST_S: Final = 60
 
 
 class Throughput:
-    """The moments at which the last requests ended, in seconds of a monotonic clock."""
+    """When the last requests ended, in seconds of a monotonic clock."""
 
     def __init__(self) -> None:
         self._ends_s: deque[float] = deque(maxlen=REMEMBERED)
 
     def ended(self, now_s: float) -> None:
-        """One more has ended."""
+        """Record the end of a request."""
         self._ends_s.append(now_s)
 
     def forget(self) -> None:
-        """Nothing was running: the time until something does is no sign of how fast it goes."""
+        """Nothing is running, so the time until the next request does not count."""
         self._ends_s.clear()
 
     def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
-        """Whole seconds until one place should be free for one of `sharers` tenants that wait for one.
+        """Whole seconds until a place should be free, with `sharers` tenants waiting for one.
 
         See `places_s` for `oldest_s`.
         """
         return min(MOST_S, max(LEAST_S, math.ceil(self.places_s(now_s, max(1, sharers), oldest_s))))
 
     def places_s(self, now_s: float, places: int, oldest_s: float) -> float:
-        """Seconds until so many places should have become free.
+        """Seconds until this many places should have become free.
 
-        At the rate of the last ends, the time since the last one included; when fewer than two have ended, as long
-        as the oldest live request (`oldest_s` seconds) has taken already.
+        Uses the rate of the last ends, including the time since the last one. If fewer than two have ended, assumes
+        that each place takes as long as the oldest live request so far (`oldest_s` seconds).
         """
         if len(self._ends_s) < 2:
             return oldest_s

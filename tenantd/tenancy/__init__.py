@@ -1,1 +1,1 @@
-"""Who may use the model: tenants, their keys, and the picture of both that the request path asks."""
+"""Tenants and their keys, and the in-memory directory of both for the request path."""

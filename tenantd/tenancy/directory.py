@@ -1,4 +1,4 @@
-"""The tenants and keys as the request path sees them: in memory, read again after every change."""
+"""Tenants and keys for the request path: in memory, reloaded after every change."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ NO_LIMITS: Final = Limits()
 
 
 class Directory:
-    """Owner of the picture. Suspended tenants are in it, removed ones and revoked keys are not.
+    """All tenants and live keys, including suspended tenants but not removed ones.
 
-    A key is looked up by its hash. Whoever guesses keys cannot choose their hashes, so how long a lookup takes tells
-    nothing about the keys there are.
+    Keys are looked up by their hash. An attacker who guesses keys cannot choose their hashes, so the duration of a
+    lookup reveals nothing about existing keys.
     """
 
     def __init__(self, defaults: Limits = NO_LIMITS) -> None:
@@ -29,19 +29,19 @@ class Directory:
         self.tenants: dict[str, Tenant] = {}
         self._keys: dict[str, tuple[str, str]] = {}
         self._digests: dict[str, str] = {}  # by key id
-        self._revoked: set[str] = set()  # in this run: a reading that began before must not bring one back
+        self._revoked: set[str] = set()  # in this run, so that an earlier reload cannot restore one
         self._by_uid: dict[int, list[Tenant]] = {}
         self._loads_begun = 0
         self._load_shown = 0
 
     async def reload(self, ledger: Ledger) -> None:
-        """Read everything and show it at once. Raises LedgerUnavailable, and then the old picture stays."""
+        """Reload everything. Raises LedgerUnavailable, in which case nothing changes."""
         self._loads_begun += 1
         load = self._loads_begun
         defaults = self._defaults
         tenants, keys = await ledger.read(lambda conn: _read(conn, defaults), Lane.DIRECTORY)
         if load < self._load_shown:
-            return  # a reading that began later has overtaken this one
+            return  # a later reload has overtaken this one
         self._load_shown = load
         self._keys = keys
         self._digests = {key_id: digest for digest, (_, key_id) in keys.items()}
@@ -50,12 +50,12 @@ class Directory:
         self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
 
     def use_defaults(self, defaults: Limits) -> None:
-        """Let these limits hold for every tenant that does not set its own, at once."""
+        """Set the limits of all tenants without their own, effective at once."""
         self._defaults = defaults
         self._show(map(self.in_force, self.tenants.values()))
 
     def in_force(self, tenant: Tenant) -> Tenant:
-        """A tenant as the ledger has it, with the limits that hold for it."""
+        """A tenant from the ledger, with its effective limits."""
         return _in_force(tenant, self._defaults)
 
     def _show(self, tenants: Iterable[Tenant]) -> None:
@@ -66,7 +66,7 @@ class Directory:
                 self._by_uid.setdefault(uid, []).append(tenant)
 
     def revoke(self, key_id: str) -> None:
-        """Its revocation is committed: from now on it is not known, without reading anything again."""
+        """Forget a key whose revocation is committed, without reloading."""
         self._revoked.add(key_id)
         self._drop(key_id)
 
@@ -75,11 +75,11 @@ class Directory:
             del self._keys[digest]
 
     def has_key(self, key_id: str) -> bool:
-        """False for a key that was revoked, or went with its tenant."""
+        """Whether the key is live: not revoked, and its tenant not removed."""
         return key_id in self._digests
 
     def key_for(self, secret: str) -> tuple[Tenant, str] | None:
-        """The tenant and the key's id; None for a key that is malformed, unknown or revoked."""
+        """The tenant and id of a key; None if it is malformed, unknown or revoked."""
         if not is_well_formed(secret):
             return None
         found = self._keys.get(hash_secret(secret))
@@ -98,5 +98,5 @@ def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
 
 
 def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, tuple[str, str]]]:
-    """One snapshot, every live key's tenant among the tenants; in the reading thread, so that the loop need not."""
+    """Read one consistent snapshot. Runs in a reading thread, to spare the event loop."""
     return [_in_force(tenant, defaults) for tenant in list_tenants(conn)], live_keys(conn)

@@ -1,8 +1,8 @@
 """API keys: `td_`, 33 characters of 24 random bytes, 6 characters of checksum.
 
-The checksum lets a mistyped key be refused without a look at the table. Only the SHA-256 of a key is stored: with 192
-random bits behind it nobody can guess one from its hash, so a slow password hash would buy nothing and cost each
-request its time.
+The checksum allows refusing a mistyped key without a lookup. Only the SHA-256 of a key is stored: with 192
+random bits, nobody can guess a key from its hash, so a slow password hash would gain nothing and slow down each
+request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ MAX_LABEL_CHARACTERS: Final = 64
 
 
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret. `prefix` is how it begins, to tell keys apart."""
+    """A key without its secret. `prefix` is its beginning, to tell keys apart."""
 
     id: str
     tenant: str
@@ -46,7 +46,7 @@ _COLUMNS: Final = ", ".join(KeyInfo.__struct_fields__)
 
 
 def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None = None) -> tuple[KeyInfo, str]:
-    """A new key and its secret, which is nowhere to be had again. Raises NotFound (tenant), InvalidRequest (label)."""
+    """A new key and its secret, which cannot be shown again. Raises NotFound (tenant), InvalidRequest (label)."""
     owner = get_tenant(conn, tenant)
     if len(label) > MAX_LABEL_CHARACTERS or not label.isprintable():
         raise InvalidRequest(f"label: may have at most {MAX_LABEL_CHARACTERS} printable characters", param="label")
@@ -67,13 +67,13 @@ def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None
 
 
 def list_keys(conn: Connection, tenant_id: int | None) -> list[KeyInfo]:
-    """Oldest first, revoked ones included."""
+    """All keys of a tenant, oldest first, including revoked ones."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE tenant_id = ? ORDER BY created_micros, id", (tenant_id,))
     return [_info(row) for row in rows]
 
 
 def revoke_key(conn: Connection, key_id: str, now_micros: int | None = None) -> KeyInfo:
-    """Revoke it for good; a second time changes nothing. Raises NotFound."""
+    """Revoke a key for good. Revoking it again changes nothing. Raises NotFound."""
     conn.execute(
         "UPDATE keys SET revoked_micros = ? WHERE id = ? AND revoked_micros IS NULL", (_now(now_micros), key_id)
     )
@@ -93,13 +93,13 @@ def live_keys(conn: Connection) -> dict[str, tuple[str, str]]:
 
 
 def new_secret() -> str:
-    """From the system's randomness."""
+    """A new random key."""
     body = _base62(int.from_bytes(secrets.token_bytes(RANDOM_BYTES), "big"), BODY_CHARACTERS)
     return PREFIX + body + _checksum(body)
 
 
 def is_well_formed(secret: str) -> bool:
-    """It could be a key: right shape and checksum. Says nothing about whether it is one."""
+    """Whether this could be a key: right format and checksum. It may still be unknown."""
     if len(secret) != KEY_CHARACTERS or not secret.startswith(PREFIX) or not secret.isascii():
         return False
     body = secret[len(PREFIX) : -CHECKSUM_CHARACTERS]
@@ -107,7 +107,7 @@ def is_well_formed(secret: str) -> bool:
 
 
 def hash_secret(secret: str) -> str:
-    """What is stored instead of the key."""
+    """The hash that is stored instead of the key."""
     return hashlib.sha256(secret.encode()).hexdigest()
 
 

@@ -1,4 +1,4 @@
-"""Requests and tokens per minute, and places in a line. Pure, in integers; `now_micros` is a monotonic clock's."""
+"""Requests and tokens per minute, and places in a queue. Pure, in integers; `now_micros` is from a monotonic clock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tenantd.minute import GRAIN_MICROS, WINDOW_MICROS, SlidingWindow
 
 
 class RateState(NamedTuple):
-    """One limit as its tenant sees it. `reset_micros`: until all of it is there again."""
+    """One limit as its tenant sees it. `reset_micros`: time until all of it is available again."""
 
     limit: int
     remaining: int
@@ -29,36 +29,36 @@ class _Windows:
 class Rates:
     """What every tenant has used in the last minute.
 
-    It is kept for tenants without a limit too, so that a limit set later counts the minute before it.
+    Also kept for tenants without a limit, so that a limit set later includes the last minute.
     """
 
     def __init__(self) -> None:
         self._windows: dict[str, _Windows] = {}
 
     def book_request(self, tenant: str, now_micros: int) -> None:
-        """One was let in."""
+        """Count an admitted request."""
         self._of(tenant).requests.book(1, now_micros)
 
     def book_tokens(self, tenant: str, tokens: int, now_micros: int) -> None:
-        """So many were computed of its prompts, or generated."""
+        """Count tokens of its prompts that were computed, or tokens generated."""
         self._of(tenant).tokens.book(tokens, now_micros)
 
     def recall(self, tenant: str, *, tokens: int, requests: int, age_micros: int, now_micros: int) -> None:
-        """What was booked `age_micros` ago, by a daemon before this one. The oldest first, before all else."""
+        """Count what an earlier daemon booked `age_micros` ago. Oldest first, before anything else."""
         windows = self._of(tenant)
         left_micros = WINDOW_MICROS + GRAIN_MICROS - age_micros
         windows.tokens.recall([(left_micros, tokens)], now_micros)
         windows.requests.recall([(left_micros, requests)], now_micros)
 
     def tokens_counting(self, now_micros: int) -> dict[str, list[tuple[int, int]]]:
-        """Of every tenant that was given any in the last minute: (microseconds until they no longer count, tokens)."""
+        """By tenant, the tokens of the last minute: (microseconds until they expire, tokens)."""
         counting = {name: windows.tokens.counting(now_micros) for name, windows in self._windows.items()}
         return {name: tokens for name, tokens in counting.items() if tokens}
 
     def refusal(self, tenant: Tenant, prompt_tokens: int, now_micros: int) -> TenantdError | None:
-        """Why one more request with so long a prompt has to wait, and how long; None when it need not.
+        """Why, and how long, one more request with a prompt of this length must wait; None if it need not.
 
-        The limits must allow it at some time: neither is 0, nor is the prompt over `tokens_per_minute` by itself.
+        The limits must allow it eventually: neither is 0, and the prompt is within `tokens_per_minute`.
         """
         limits, windows = tenant.limits, self._of(tenant.name)
         for_request = for_tokens = 0
@@ -82,7 +82,7 @@ class Rates:
         )
 
     def states(self, tenant: Tenant, now_micros: int) -> dict[str, RateState]:
-        """The limits the tenant has, by what they count: "requests", "tokens"."""
+        """The tenant's limits, by what they count: "requests", "tokens"."""
         windows = self._of(tenant.name)
         limits = {
             "requests": (tenant.limits.requests_per_minute, windows.requests),
@@ -95,11 +95,11 @@ class Rates:
         }
 
     def keep(self, tenants: Collection[str]) -> None:
-        """Forget all others."""
+        """Forget all other tenants."""
         self._windows = {name: windows for name, windows in self._windows.items() if name in tenants}
 
     def forget(self, tenant: str) -> None:
-        """It is gone for good, and its name may be another's."""
+        """Forget a removed tenant; another may get its name."""
         self._windows.pop(tenant, None)
 
     def _of(self, tenant: str) -> _Windows:
@@ -107,7 +107,7 @@ class Rates:
 
 
 class Leases:
-    """Places in every tenant's line, in order of arrival. A lease is given back by its number, once, in a `finally`."""
+    """Places in every tenant's queue, in order of arrival. Release each lease by its number, once, in a `finally`."""
 
     def __init__(self) -> None:
         self._lines: dict[str, OrderedDict[int, int]] = {}  # the places of each lease
@@ -132,17 +132,17 @@ class Leases:
             del self._lines[tenant], self._counts[tenant]
 
     def first(self, tenant: str) -> int | None:
-        """Whose turn it is."""
+        """The lease whose turn it is."""
         line = self._lines.get(tenant)
         return next(iter(line)) if line else None
 
     def places(self, tenant: str) -> int:
-        """Taken by all of its leases."""
+        """Places taken by all leases of a tenant."""
         return self._counts.get(tenant, 0)
 
     @property
     def total_places(self) -> int:
-        """Of all tenants."""
+        """Places taken by all tenants."""
         return sum(self._counts.values())
 
     def __len__(self) -> int:

@@ -1,7 +1,7 @@
-"""Tenants in the ledger's file. Functions over a connection, for `Ledger.write` and `Ledger.read`.
+"""Tenants in the ledger's file: functions over a connection, for `Ledger.write` and `Ledger.read`.
 
-A tenant is its id, which is given once. A removed tenant keeps its row, since past bills are made out to it, and gives
-its name back: another tenant may take it.
+A tenant is identified by its id, which is never reused. A removed tenant keeps its row for its past bills, and frees
+its name: another tenant may take it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbille
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
-    """The tenant with its new id. Raises InvalidRequest, Conflict: the name is in use."""
+    """Add a tenant. Returns it with its new id. Raises InvalidRequest, Conflict if the name is in use."""
     tenant = checked(tenant)
     _check_free(conn, tenant.name)
     row = conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", _row(tenant))
@@ -44,7 +44,7 @@ def _check_free(conn: Connection, name: str) -> None:
 
 
 def get_tenant(conn: Connection, name: str) -> Tenant:
-    """Raises NotFound, for a removed tenant too."""
+    """The tenant of this name. Raises NotFound, also for a removed tenant."""
     query = f"SELECT {_COLUMNS} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
@@ -53,7 +53,7 @@ def get_tenant(conn: Connection, name: str) -> Tenant:
 
 
 def tenant_meant(conn: Connection, name: str) -> int:
-    """Id of the tenant of this name, or of the last one removed that had it. Raises NotFound."""
+    """Id of the tenant of this name, or of the last removed one. Raises NotFound."""
     query = f"SELECT id FROM tenants WHERE name = ? ORDER BY state = '{REMOVED}', id DESC LIMIT 1"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
@@ -62,13 +62,13 @@ def tenant_meant(conn: Connection, name: str) -> int:
 
 
 def list_tenants(conn: Connection) -> list[Tenant]:
-    """By name, without the removed."""
+    """All tenants by name, without removed ones."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM tenants WHERE state <> '{REMOVED}' ORDER BY name")
     return [_tenant(row) for row in rows]
 
 
 def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
-    """Change any of `CHANGEABLE`; `own_limits` are replaced whole. Raises NotFound, InvalidRequest."""
+    """Change any of `CHANGEABLE`; `own_limits` is replaced as a whole. Raises NotFound, InvalidRequest."""
     for key in changes:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can be", param=key)
@@ -90,7 +90,8 @@ def set_state(conn: Connection, name: str, state: TenantState) -> Tenant:
 
 
 def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> Tenant:
-    """Remove it for good and revoke its keys; as it was. Its requests stay, its name is free. Raises NotFound."""
+    """Remove a tenant for good and revoke its keys. Its requests stay, its name is free. Returns it as it was. Raises
+    NotFound."""
     tenant = get_tenant(conn, name)
     revoked_micros = clock.now_micros() if now_micros is None else now_micros
     conn.execute(
@@ -105,7 +106,7 @@ def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) ->
 
 
 def checked(tenant: Tenant) -> Tenant:
-    """The tenant as it is stored: doubles among the uids dropped. Raises InvalidRequest naming the field."""
+    """The tenant as stored, without duplicate uids. Raises InvalidRequest, which names the field."""
     if TENANT_NAME.fullmatch(tenant.name) is None:
         raise InvalidRequest(
             "name: must be 1–63 characters of a–z, 0–9, _ and -, starting with a letter or digit "
@@ -142,7 +143,7 @@ def _checked_limits(own: OwnLimits) -> OwnLimits:
 
 
 def check_reserved_slots(conn: Connection, name: str, slots: int) -> None:
-    """After a change that reserves slots for tenant `name`: raises Conflict if all tenants have more than there are."""
+    """After a change that reserves slots for `name`: raises Conflict if all reserves together exceed the slots."""
     reserved = {tenant.name: own_reserve(tenant) for tenant in list_tenants(conn)}
     total = sum(reserved.values())
     if total > slots:

@@ -25,7 +25,7 @@ _event: msgspec.msgpack.Decoder[Event] = msgspec.msgpack.Decoder(Event)
 
 
 def frame(message: Inbox | Event) -> bytes:
-    """One message with its length in front. Raises FrameTooLarge."""
+    """Encode a message, preceded by its length. Raises FrameTooLarge."""
     body = _encoder.encode(message)
     if len(body) > MAX_FRAME_BYTES:
         raise FrameTooLarge(f"a frame of {len(body)} bytes is over {MAX_FRAME_BYTES}")
@@ -33,7 +33,7 @@ def frame(message: Inbox | Event) -> bytes:
 
 
 def split_frames(buffer: bytearray) -> list[bytes]:
-    """Take the whole frames off the front of `buffer`; an incomplete one stays. Raises FrameTooLarge."""
+    """Remove complete frames from the front of `buffer`; an incomplete one stays. Raises FrameTooLarge."""
     frames: list[bytes] = []
     start = 0
     while len(buffer) - start >= HEADER_BYTES:

@@ -1,7 +1,7 @@
-"""What the daemon and the engine process say to each other.
+"""The messages between the daemon and the engine process.
 
 The daemon sends `Inbox` frames; the engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one
-`Step` per step of its loop. How a message becomes bytes: frames.py.
+`Step` per step of its loop. frames.py encodes them.
 """
 
 from __future__ import annotations
@@ -15,54 +15,54 @@ from tenantd.wire.settings import Settings
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
-    """The first command: which model and context to make, and how to share it. Sent once."""
+    """The first command: which model and context to load, and how to share it. Sent once."""
 
     backend: str
     model_path: str
     slots: int
-    context_tokens: int  # per slot; 0 takes the model's own, at most 4096
+    context_tokens: int  # per slot; 0: the model's, at most 4096
     batch_tokens: int
     kv: str  # "streams" or "unified"
-    threads: int  # 0 picks from the machine
+    threads: int  # 0: chosen for the machine
     gpu_layers: int  # negative: all
     flash_attention: str  # "auto", "on" or "off"
-    swap_bytes: int  # host memory for the state of requests that gave way
-    grammar_budget_ms: int  # CPU time of one request's grammar in all
+    swap_bytes: int  # host memory for the state of swapped-out requests
+    grammar_budget_ms: int  # total CPU time of one request's grammar
     fake_step_micros: int
     fake_token_micros: int
     settings: Settings
 
 
 class SetSampling(msgspec.Struct, tag="set_sampling", frozen=True):
-    """Settings that requests to come refer to by `number`: sent once, however many they are."""
+    """Sampling settings that later requests refer to by `number`, so that they are sent only once."""
 
-    number: int  # unique in the daemon's life
-    sampling: Sampling  # its seed means nothing: each request has its own
+    number: int  # unique while the daemon runs
+    sampling: Sampling  # its seed is ignored; each request has its own
 
 
 class DropSampling(msgspec.Struct, tag="drop_sampling", frozen=True):
-    """No request to come refers to these settings."""
+    """No later request refers to these settings."""
 
     number: int
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
-    """A request to run. After a crash it is sent again with what was `generated` already."""
+    """A request to run. After a crash it is sent again with the tokens already `generated`."""
 
-    request: int  # unique in the daemon's life, and greater than that of any request that came before
+    request: int  # unique while the daemon runs, and greater than that of any earlier request
     tenant: str
     prompt: list[int]
     generated: list[int] = []
-    max_tokens: int  # counts `generated` too
+    max_tokens: int  # includes `generated`
     sampling: int  # number of a SetSampling
     seed: int = 0
     adapter: str = ""  # path of a LoRA adapter; "" for none
-    billed_prompt_tokens: int = 0  # computed and charged before a crash: computing them again is not charged
-    counts_prompt: bool = True  # towards its tenant's tokens per minute; the choices of one prompt count it once
+    billed_prompt_tokens: int = 0  # computed and charged before a crash; recomputing them is free
+    counts_prompt: bool = True  # towards tokens per minute; the choices of a prompt count it once
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
-    """End a request in the next step. Unknown or finished ids are ignored: the two sides may cross."""
+    """End a request in the next step. Unknown or finished ids are ignored, because messages may cross."""
 
     request: int
 
@@ -71,7 +71,7 @@ class TenantPolicy(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     """A tenant's part of the engine, effective from the next step."""
 
     tenant: str
-    weight: float  # priority factor multiplied in
+    weight: float  # includes the priority's factor
     max_concurrent: int | None = None
     reserved_slots: int = 0
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
@@ -108,7 +108,7 @@ class Remember(msgspec.Struct, tag="remember", frozen=True):
 
 
 class Pause(msgspec.Struct, tag="pause", frozen=True):
-    """Compute nothing until told to go on. Requests can be cancelled meanwhile; nothing that is bound is lost."""
+    """Stop computing until resumed. Requests can still be cancelled; bound requests are kept."""
 
     is_paused: bool
 
@@ -123,7 +123,7 @@ Command = (
 
 
 class Inbox(msgspec.Struct, frozen=True):
-    """Commands in the order they are to take effect."""
+    """Commands in the order in which they take effect."""
 
     commands: list[Command]
 
@@ -132,7 +132,7 @@ class Inbox(msgspec.Struct, frozen=True):
 
 
 class Loading(msgspec.Struct, tag="loading", frozen=True):
-    """Progress of loading, 0.0 to 1.0. Also the sign of life while there are no steps."""
+    """Progress of loading, 0.0 to 1.0. Also the heartbeat while there are no steps."""
 
     progress: float
 
@@ -140,7 +140,7 @@ class Loading(msgspec.Struct, tag="loading", frozen=True):
 class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
     """The model cannot be loaded; the process exits with 78 after it.
 
-    `may_pass`: memory is short at the moment, so a later try may work though nothing is changed.
+    `may_pass`: memory is short at the moment, so a retry may work without any change.
     """
 
     message: str
@@ -168,7 +168,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
-    """The model is loaded; requests may come."""
+    """The model is loaded; requests can be sent."""
 
     info: EngineInfo
 
@@ -188,10 +188,10 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True):
-    """A request has ended and its slot is free. The last the daemon hears of it.
+    """A request has ended and its slot is free. The last message about it.
 
-    `message` explains `failed`; `param` is the field that is to blame when that was the request's own fault. `detail`
-    is for the daemon's log: its tenant must not see it.
+    `message` explains `failed`; `param` names the field at fault if the request caused the failure. `detail`
+    is for the daemon's log; the tenant must not see it.
     """
 
     request: int
@@ -202,7 +202,7 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
-    """The outcome of one step.
+    """The result of one step.
 
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
     crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
@@ -218,8 +218,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     finishes: list[Finish]
     running: int
     waiting: int
-    swaps: int = 0  # requests that gave way since the step before, their state kept
-    recomputes: int = 0  # and those whose state was not, so that their tokens are computed again
+    swaps: int = 0  # requests swapped out since the previous step
+    recomputes: int = 0  # preempted requests whose tokens must be recomputed
     usage: dict[str, float] | None = None
     level: float = 0.0
     bound: list[int] | None = None

@@ -1,4 +1,4 @@
-"""LoRA adapters of one model: loaded when a request first needs them, one in force for a whole pass."""
+"""LoRA adapters of one model: loaded when first needed, one active per forward pass."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tenantd.llamacpp.gguf import NotGguf, check_adapter
 
 
 class Version(NamedTuple):
-    """A file as it was at one time: one that was replaced is another adapter."""
+    """One version of an adapter file; a replaced file is another adapter."""
 
     path: str
     modified_ns: int
@@ -23,7 +23,7 @@ class Version(NamedTuple):
 
 
 class Adapters:
-    """Owner of the adapters. What was loaded stays until the model goes: they are small next to it."""
+    """All loaded adapters. They stay until the model is freed, because they are small compared with it."""
 
     def __init__(self, model: Any, context: Any) -> None:
         self._model = model
@@ -32,7 +32,7 @@ class Adapters:
         self._in_force: Version | None = None
 
     def version(self, path: str) -> Version | None:
-        """What a request with this adapter ("" for none) is to run with, loaded. Raises RequestRejected."""
+        """The loaded version of this adapter ("" for none). Raises RequestRejected."""
         if not path:
             return None
         try:
@@ -51,7 +51,7 @@ class Adapters:
         return version
 
     def put_in_force(self, version: Version | None) -> None:
-        """For the passes that follow."""
+        """Activate an adapter for the following passes."""
         if version == self._in_force:
             return
         handles = [] if version is None else [self._handles[version]]
@@ -59,11 +59,11 @@ class Adapters:
         scales = (ctypes.c_float * len(handles))(*[1.0] * len(handles))
         if llama_cpp.llama_set_adapters_lora(self._context, array, len(handles), scales) != 0:
             print(f"llama_set_adapters_lora refused {version}", file=sys.stderr, flush=True)
-            raise EngineBroken("a tenant's adapter could not be put in force")  # every tenant may be told that
+            raise EngineBroken("cannot activate a tenant's adapter")  # every tenant may be told that
         self._in_force = version
 
 
 def _rejected(why: str) -> RequestRejected:
-    """The file is the administrator's: its tenant is told neither its path nor what is in it."""
+    """The file belongs to the administrator, so the tenant sees neither its path nor its contents."""
     detail = f"cannot load its adapter: {why}"
     return RequestRejected("cannot load the tenant's adapter; ask your administrator", detail=detail)

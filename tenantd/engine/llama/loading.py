@@ -1,7 +1,7 @@
-"""From a path to a model and a context, or to a ModelError that says what to change.
+"""Loads a model and creates a context, or raises a ModelError that says what to change.
 
-The model is opened twice: first with `no_alloc`, where llama.cpp reads only metadata and adds up what it would
-allocate; then, if that fits what is free, for real. The sizes are llama.cpp's own, read from its log.
+The model is opened twice: first with `no_alloc`, with which llama.cpp reads only metadata and adds up what it would
+allocate; then, if that fits into free memory, for real. The sizes are llama.cpp's own, read from its log.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from tenantd.wire.messages import EngineInfo, Load
 
 DEFAULT_CONTEXT_TOKENS: Final = 4096
 MAX_SEQUENCES: Final = 256  # llama-cparams.h, LLAMA_MAX_SEQ
-MAX_CELLS: Final = (1 << 31) - 256  # the context in all is 32 bits wide and rounded up to 256
-QUICK_CELLS: Final = 1 << 22  # a context of so many tokens is tried in 0.1 s, and takes 200 MiB meanwhile
+MAX_CELLS: Final = (1 << 31) - 256  # the total context is 32 bits wide and rounded up to 256
+QUICK_CELLS: Final = 1 << 22  # trying a context of this size takes 0.1 s and 200 MiB
 FLASH_ATTENTION: Final = {"auto": -1, "off": 0, "on": 1}
 KV_SIZE: Final = re.compile(r"llama_kv_cache\w*: +size = +([\d.]+) MiB")
 COMPUTE_SIZE: Final = re.compile(r"compute buffer size = +([\d.]+) MiB")
@@ -42,7 +42,7 @@ class Loaded:
 
 
 def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
-    """Raises ModelError. `progress` is called with 0.0 to 1.0."""
+    """Load the model. `progress` is called with 0.0 to 1.0. Raises ModelError."""
     log.capture()
     llama_cpp.llama_backend_init()
     path = model_file(load.model_path)
@@ -54,7 +54,7 @@ def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
 
 
 def _dry_run(load: Load, path: Path) -> int:
-    """Add up the memory without taking it; returns the context of a slot in tokens. Raises ModelError."""
+    """Add up the memory without allocating it. Returns the context of a slot in tokens. Raises ModelError."""
     model = _open(load, path, no_alloc=True)
     try:
         context_tokens = _context_tokens(load, model)
@@ -78,9 +78,9 @@ def _context_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float, 
 
 
 def _estimated_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float, float]:
-    """The same, from how two small contexts differ: a large one takes time and memory even in a dry run.
+    """The same, extrapolated from two small contexts: a large one takes time and memory even in a dry run.
 
-    Layers with a sliding window stop growing at its size, which the small contexts are taken to be over.
+    Layers with a sliding window stop growing at its size; the small contexts are assumed to exceed it.
     """
     smaller_tokens = QUICK_CELLS // load.slots
     half_kv, _ = _context_sizes(load, model, smaller_tokens // 2)
@@ -89,7 +89,7 @@ def _estimated_sizes(load: Load, model: Any, context_tokens: int) -> tuple[float
 
 
 def _check_memory(load: Load, path: Path, context_tokens: int, weights: int, sizes: tuple[float, float]) -> None:
-    """Raises ModelError when it is more than there is, NotEnoughMemory when it is more than what is free."""
+    """Raises ModelError if it exceeds the machine's memory, NotEnoughMemory if it exceeds what is free."""
     kv, compute = sizes
     gpus = devices.gpus() if load.gpu_layers != 0 else []
     free = sum(gpu.free_bytes for gpu in gpus)
@@ -128,7 +128,7 @@ def _open(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[float],
     params.n_gpu_layers = load.gpu_layers
     params.no_alloc = no_alloc
     if no_alloc:
-        params.load_mode = 0  # llama.h, LLAMA_LOAD_MODE_NONE: no_alloc and mmap exclude each other
+        params.load_mode = 0  # llama.h, LLAMA_LOAD_MODE_NONE: no_alloc does not work with mmap
 
     def report(fraction: float, _: Any) -> bool:
         if progress is not None:
@@ -153,11 +153,11 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
     params.n_ctx = context_tokens * load.slots
     params.n_seq_max = load.slots
     params.n_batch = params.n_ubatch = max(load.batch_tokens, load.slots)
-    params.n_outputs_max = load.slots  # one token is sampled for each sequence; the default reserves for every token
+    params.n_outputs_max = load.slots  # one token is sampled per sequence; the default reserves memory for every token
     params.n_threads = params.n_threads_batch = load.threads or devices.default_threads()
     params.flash_attn_type = FLASH_ATTENTION[load.flash_attention]
     params.kv_unified = load.kv == "unified"
-    params.swa_full = False  # sliding-window layers keep their window only
+    params.swa_full = False  # sliding-window layers keep only their window
     params.no_perf = True
     if load.slots > MAX_SEQUENCES:
         raise ModelError(f"engine.slots = {load.slots}: llama.cpp supports at most {MAX_SEQUENCES} sequences")
@@ -172,7 +172,7 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
 
 
 def _kind(reason: str) -> type[ModelError]:
-    """What llama.cpp's words mean: they are about memory when another program took it after the dry run."""
+    """The error for llama.cpp's message: about memory, if another program took it after the dry run."""
     return NotEnoughMemory if NO_MEMORY.search(reason) else ModelError
 
 
@@ -188,7 +188,7 @@ def _info(load: Load, model: Any, context: Any) -> EngineInfo:
         parameters=int(llama_cpp.llama_model_n_params(model)),
         model_bytes=int(llama_cpp.llama_model_size(model)),
         train_context_tokens=int(llama_cpp.llama_model_n_ctx_train(model)),
-        # llama.cpp rounds the context up; more than was asked for is not promised to anyone
+        # llama.cpp rounds the context up; do not offer more than was configured
         context_tokens=min(_context_tokens(load, model), int(llama_cpp.llama_n_ctx_seq(context))),
         slots=int(llama_cpp.llama_n_seq_max(context)),
         vocabulary=int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))),

@@ -1,8 +1,8 @@
-"""The next token of one sequence: llama.cpp's C samplers, and a short cut for plain greedy.
+"""Chooses the next token of a sequence: llama.cpp's C samplers, and a short cut for plain greedy sampling.
 
 Order of the chain as in llama.cpp (common/sampling.cpp): bias, penalties, top-k, typical, top-p, min-p, temperature,
-draw. A grammar is asked about the drawn token first, and filters the whole vocabulary only when it says no. So with a
-grammar a token takes two draws, the second one whether it is needed or not: a resumed request can then count them.
+draw. A grammar checks the drawn token first, and filters the whole vocabulary only if it rejects it. So with a
+grammar a token always takes two draws, needed or not, so that a resumed request can count them.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _NO_DRAW: Final = (0, 0.0, 0.0)
 
 
 class Vocabulary:
-    """What sampling needs to know of the model's tokens, shared by all sequences, and room for the candidates."""
+    """What sampling needs to know about the model's tokens, shared by all sequences, and a buffer for candidates."""
 
     def __init__(self, model: Any, grammar_budget_ms: int) -> None:
-        """`grammar_budget_ms` of CPU time is what one request's grammar may take in all."""
+        """`grammar_budget_ms` limits the total CPU time of one request's grammar."""
         self.grammar_budget_ms = grammar_budget_ms
         self.handle = llama_cpp.llama_model_get_vocab(model)
         self.size = int(llama_cpp.llama_vocab_n_tokens(self.handle))
@@ -40,7 +40,7 @@ class Vocabulary:
         self._candidates: NDArray[Any] | None = None
 
     def candidates(self, logits: NDArray[np.float32]) -> NDArray[Any]:
-        """The whole vocabulary as llama_token_data; one buffer, overwritten by the next call."""
+        """The whole vocabulary as llama_token_data, in a buffer that the next call overwrites."""
         if self._candidates is None:
             self._candidates = np.zeros(self.size, CANDIDATE)
         self._candidates["id"] = np.arange(self.size, dtype=np.int32)
@@ -49,7 +49,7 @@ class Vocabulary:
 
 
 class Sampler:
-    """Owns a request's chain and grammar; `free()` it. Raises RequestRejected when the grammar cannot be used."""
+    """A request's sampler chain and grammar; call `free()`. Raises RequestRejected if the grammar cannot be used."""
 
     def __init__(self, vocabulary: Vocabulary, sampling: Sampling, history: list[int], generated: list[int]) -> None:
         self._vocabulary = vocabulary
@@ -63,11 +63,11 @@ class Sampler:
             self._replay(sampling, history, generated)
 
     def sample(self, context: Any, index: int, logits: NDArray[np.float32]) -> Sampled:
-        """The token after output `index` of the last decode. `logits` is that row, shape (vocabulary,)."""
+        """The token after output `index` of the last decode. `logits` is its row, of shape (vocabulary,)."""
         if self._constraint is not None:
             return self._sample_constrained(self._constraint, logits)
         if self._chain is not None:
-            token = int(llama_cpp.llama_sampler_sample(self._chain, context, index))  # accepts it, too
+            token = int(llama_cpp.llama_sampler_sample(self._chain, context, index))  # also accepts it
         else:
             token = self._argmax(logits)
         return self._sampled(token, logits)
@@ -110,7 +110,7 @@ class Sampler:
         return token
 
     def free(self) -> None:
-        """Frees the samplers in the chain with it."""
+        """Free the chain and its samplers."""
         if self._chain is not None:
             llama_cpp.llama_sampler_free(self._chain)
         self._chain = self._dist = self._constraint = None
@@ -118,7 +118,7 @@ class Sampler:
     def _argmax(self, logits: NDArray[np.float32]) -> int:
         token = int(logits.argmax())
         if self._ignore_end and token in self._vocabulary.end_set:
-            others = logits.copy()  # logprobs are taken from the row as the model gave it
+            others = logits.copy()  # logprobs need the unmodified row
             others[self._vocabulary.end_tokens] = -np.inf
             token = int(others.argmax())
         return token
@@ -173,7 +173,7 @@ class Sampler:
         llama_cpp.llama_sampler_chain_add(self._chain, sampler)
 
     def _replay(self, sampling: Sampling, history: list[int], generated: list[int]) -> None:
-        """Bring a fresh chain to where it was after `generated`: its penalties, and the draws of each token."""
+        """Bring a new chain to its state after `generated`: its penalties, and the draws for each token."""
         if _has_penalties(sampling):
             window = (history + generated)[-sampling.repeat_last_n :] if sampling.repeat_last_n else []
             for token in window:
@@ -184,7 +184,7 @@ class Sampler:
 
 
 def _apply(sampler: Any, candidates: NDArray[Any]) -> int:
-    """Apply in place; the id of the selected candidate, or -1."""
+    """Apply a sampler in place. Returns the id of the selected candidate, or -1."""
     data = candidates.ctypes.data_as(llama_cpp.llama_token_data_p)
     array = llama_cpp.llama_token_data_array(data, len(candidates), -1, False)
     llama_cpp.llama_sampler_apply(sampler, ctypes.byref(array))
@@ -203,7 +203,8 @@ def _constraint(vocabulary: Vocabulary, grammar: str, generated: list[int]) -> C
 
 
 def _is_plain_greedy(sampling: Sampling) -> bool:
-    """An argmax is enough. With a grammar, ignoring the end is a bias: the end stays possible where nothing else is."""
+    """Whether an argmax is enough. With a grammar, ignore_eos is a bias, so that the end stays possible as a last
+    resort."""
     is_biased = bool(sampling.logit_bias) or (sampling.ignore_eos and bool(sampling.grammar))
     return sampling.temperature <= 0 and not is_biased and not _has_penalties(sampling)
 

@@ -1,4 +1,4 @@
-"""A model's vocabulary as llguidance wants it, to say which tokens a grammar allows next."""
+"""Converts a model's vocabulary for llguidance, which decides which tokens a grammar allows next."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import llama_cpp
 from llguidance import LLTokenizer
 
 SPECIAL: Final = b"\xff"
-"""Before a token that no text of a grammar may match (llguidance/llamacpp.py has the same mark and the same rule)."""
+"""Marks a token that no grammar text may match (same mark and rule as in llguidance/llamacpp.py)."""
 MOST_PIECE_BYTES: Final = 4096
 
 
 def grammar_tokenizer(vocabulary: Any, size: int, end_tokens: list[int]) -> LLTokenizer | None:
-    """None for a vocabulary without an end, which no grammar can do without. Takes a second for 262,144 tokens."""
+    """None if the vocabulary has no end-of-generation token, which grammars need. Takes a second for 262,144 tokens."""
     if not end_tokens:
         return None
     tokenize = ctypes.cast(llama_cpp.llama_cpp._lib.llama_tokenize, ctypes.c_void_p).value
