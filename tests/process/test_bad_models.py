@@ -117,7 +117,7 @@ def test_a_model_that_may_not_be_read_is_refused(tmp_path: Path, tiny: Path) -> 
 
 
 def test_a_context_larger_than_the_model_was_trained_for_is_refused(tmp_path: Path, tiny: Path) -> None:
-    is_refused(serve(tmp_path, tiny, context_tokens=4096), "engine.context_tokens = 4096", "lower it to 2048")
+    is_refused(serve(tmp_path, tiny, context_tokens=4096), "engine.context_tokens = 4096", "lower it to at most 2048")
 
 
 @pytest.mark.parametrize(
