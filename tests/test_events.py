@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import types
@@ -141,3 +142,29 @@ def test_a_listener_that_blocks_keeps_nobody_waiting_and_misses_what_its_queue_c
     let_go.set()
     announcer.close()
     assert slow == heard[:9]
+
+
+def test_once_a_minute_the_log_says_which_listeners_missed_events(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert events.REPORT_INTERVAL_S == 60
+    monkeypatch.setattr(events, "REPORT_INTERVAL_S", 0.01)
+    let_go = threading.Event()
+    announcer = Events()
+    announcer.queue("slow", lambda event: let_go.wait(30) and None, most_waiting=0)
+
+    async def main() -> None:
+        watching = asyncio.create_task(announcer.watch())
+        for announced in (1, 2):
+            announcer.announce(cleaned_up(announced))
+            async with asyncio.timeout(10):
+                while len(caplog.records) < announced:
+                    await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        watching.cancel()
+
+    asyncio.run(main())
+    let_go.set()
+    announcer.close()
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 2 and all("slow" in line and line.endswith(" 1 events") for line in lines), lines
