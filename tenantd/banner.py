@@ -1,4 +1,4 @@
-"""What the daemon says once the model is loaded: what is served, and loudly when a GPU stands idle."""
+"""What the daemon logs once the model is loaded, with a prominent warning if a GPU is not used."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def ready_line(name: str, info: EngineInfo) -> str:
 
 
 def gpu_warning(info: EngineInfo) -> str:
-    """Why the GPU is not used although there is one; "" when all is well. Takes seconds at worst: not in the loop."""
+    """A warning if there is a GPU that is not used, else "". May take seconds, so do not call it in the event loop."""
     if info.gpu_build or not nvidia_gpu_present():
         return ""
     return (
@@ -36,7 +36,7 @@ def gpu_warning(info: EngineInfo) -> str:
 
 
 def nvidia_gpu_present(driver: Path = NVIDIA_DRIVER) -> bool:
-    """True when the driver lists a GPU, or nvidia-smi does (as under WSL, which has no such folder)."""
+    """Whether the driver or nvidia-smi lists a GPU (WSL has only the latter)."""
     try:
         if any(driver.iterdir()):
             return True
@@ -53,7 +53,7 @@ def nvidia_gpu_present(driver: Path = NVIDIA_DRIVER) -> bool:
 
 
 def size(size_bytes: int) -> str:
-    """Bytes for people, in binary units."""
+    """A size in binary units: 1.5 GiB."""
     for unit, step in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size_bytes >= step:
             return f"{size_bytes / step:.1f} {unit}"
@@ -61,7 +61,7 @@ def size(size_bytes: int) -> str:
 
 
 def count(number: int) -> str:
-    """Parameters for people: 268 M."""
+    """A number of parameters: 268 M."""
     for unit, step in (("B", 10**9), ("M", 10**6)):
         if number >= step:
             return f"{number / step:.3g} {unit}"

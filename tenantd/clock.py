@@ -6,5 +6,5 @@ import time
 
 
 def now_micros() -> int:
-    """Microseconds since 1970, and 0 on a machine that believes it is earlier: its clock is not set yet."""
+    """Microseconds since 1970; 0 if the clock is earlier than that, because it is not set yet."""
     return max(0, time.time_ns() // 1000)

@@ -1,9 +1,9 @@
-"""The daemon from its first lock to its last: what is opened in which order, and closed in the other.
+"""The daemon's life: what is opened in which order, and closed in reverse.
 
-Signals only set facts. SIGTERM and SIGINT drain: new requests get 503, running ones finish within
-`server.drain_timeout_s`; a second one stops at once. SIGHUP reads tenants and configuration again, unless it came
-because the terminal that the daemon was started from is gone: then it drains as well. A whole stop takes
-`server.stop_timeout_s` at most.
+Signals only record facts. SIGTERM and SIGINT drain: new requests get 503, running ones finish within
+`server.drain_timeout_s`; a second signal stops at once. SIGHUP reloads tenants and configuration, unless it was sent
+because the terminal that the daemon was started from is gone; then it drains too. A shutdown takes
+at most `server.stop_timeout_s`.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PROGRESS_INTERVAL_S: Final = 1.0
 HANGUP_S: Final = 0.5
 TERMINAL_INTERVAL_S: Final = 2.0
 REMEMBERED_HALF_LIVES: Final = 10
-"""Usage older than so many half-lives counts a thousandth: at a start it is not looked for."""
+"""Usage older than this many half-lives counts a thousandth, so it is not read at start."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "server": (
         "max_body_bytes",
@@ -61,7 +61,7 @@ RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "ledger": ("settle_timeout_s",),
     "log": ("level",),
 }
-"""What SIGHUP changes. Anything else needs a restart, and the log says so."""
+"""Settings that SIGHUP can change. Others need a restart, and the log says so."""
 
 
 class Daemon:
@@ -74,7 +74,8 @@ class Daemon:
         environment: Mapping[str, str],
         clock: StopClock,
     ) -> None:
-        """`environment` is the engine process's: this one hides the GPUs from itself. `clock` bounds the stop."""
+        """`environment` is for the engine process; this process hides the GPUs from itself. `clock` limits the
+        shutdown."""
         self._config = config
         self._load_config = load_config
         self._environment = environment
@@ -87,7 +88,7 @@ class Daemon:
         self._reload_wanted = asyncio.Event()
 
     async def run(self) -> None:
-        """Serve until told to stop. Raises TenantdError for what keeps it from serving."""
+        """Serve until asked to stop. Raises TenantdError if that is impossible."""
         signals.listen(self._on_stop, self._on_hangup)
         async with AsyncExitStack() as stack:
             try:
@@ -97,7 +98,7 @@ class Daemon:
                 self._clock.begin(self._config.server.stop_timeout_s)
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Service, Server]:
-        """Whatever is pushed on `stack` is undone in reverse order, the locks last."""
+        """Open everything. What is pushed on `stack` is undone in reverse order, locks last."""
         config = self._config
         make_private_folder(config.state_dir, purpose="the ledger")
         check_state_folder(config.state_dir)
@@ -132,7 +133,7 @@ class Daemon:
         )
         self._meter.keep(directory.tenants)
         server = Server(make_app(service, self._meter), listener, lambda: service.config.server, self._events)
-        # The service stops before the server, so that every stream still gets its true end.
+        # The service stops before the server, so that every stream still gets its real end.
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
         await service.start()
@@ -171,7 +172,7 @@ class Daemon:
             await asyncio.gather(stop, *background, return_exceptions=True)
 
     async def _until(self, stop: asyncio.Task[Any], background: list[asyncio.Task[None]]) -> None:
-        """Return when told to stop. Raises what a background task raises."""
+        """Return when asked to stop. Raises the error of a background task."""
         running: set[asyncio.Task[Any]] = {stop, *background}
         while not stop.done():
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
@@ -198,7 +199,7 @@ class Daemon:
         self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
 
     async def _close_ledger(self, ledger: Ledger) -> None:
-        """A disk that does not answer keeps nobody from stopping: what is lost by it, the next start settles."""
+        """Close the ledger, but do not wait for a disk that hangs: the next start settles what is not written."""
         closing = asyncio.create_task(ledger.close(self._clock.most(CLOSE_TIMEOUT_S, Stage.LEDGER)))
         await asyncio.wait({closing}, timeout=self._clock.most(math.inf, Stage.CUT_OFF))
         if closing.done():
@@ -207,7 +208,7 @@ class Daemon:
     # -- loading
 
     async def _watch_loading(self, service: Service) -> None:
-        """Say how far it is, and then what is served. Raises ModelError when it cannot be."""
+        """Log the progress of loading, and then what is served. Raises ModelError if the model cannot be served."""
         progress = asyncio.create_task(self._show_progress(service))
         try:
             info = await service.supervisor.wait_ready()
@@ -267,7 +268,8 @@ class Daemon:
         self._clock.begin(self._config.server.stop_timeout_s)
 
     def _on_hangup(self) -> None:
-        """SIGHUP is for reloading, or the end of the terminal. A shell passes it on just before the terminal goes."""
+        """SIGHUP means reload, or that the terminal is closing; a shell forwards it just before the terminal is
+        gone."""
         if signals.has_lost_terminal():
             self._on_lost_terminal()
             return
@@ -280,21 +282,21 @@ class Daemon:
             self._on_lost_terminal()
 
     def _on_lost_terminal(self) -> None:
-        if not self._stop.is_set():  # the kernel and the shell may both say so: that is no hurry
+        if not self._stop.is_set():  # kernel and shell may both signal it; do not count that as a second signal
             log.info("stopping: the terminal was closed")
             self._on_stop()
 
     async def _watch_terminal(self) -> None:
-        """A daemon that outlives its terminal, disowned by its shell, reloads at SIGHUP like any other."""
+        """Notice when the daemon outlives its terminal (disowned by its shell), so that SIGHUP then means reload."""
         while signals.has_terminal():
             await asyncio.sleep(TERMINAL_INTERVAL_S)
             if signals.has_lost_terminal():
-                await asyncio.sleep(TERMINAL_INTERVAL_S)  # the SIGHUP that goes with it would be here by now
+                await asyncio.sleep(TERMINAL_INTERVAL_S)  # the accompanying SIGHUP would have arrived by now
                 signals.forget_terminal()
 
 
 def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
-    """`before` with what may change taken from `found`, and the keys that differ and may not."""
+    """`before` with the reloadable settings of `found`, and the keys of other settings that differ."""
     sections: dict[str, Any] = {}
     ignored: list[str] = []
     for name in Config.model_fields:
@@ -308,7 +310,7 @@ def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
 
 
 def open_vocabulary(config: Config) -> Vocabulary:
-    """The daemon's own, without weights. Raises ModelError."""
+    """Open the daemon's vocabulary, without weights. Raises ModelError."""
     if config.engine.backend == "fake":
         return ByteVocabulary()
     assert config.model.path is not None, "checked when the configuration was loaded"
@@ -316,7 +318,7 @@ def open_vocabulary(config: Config) -> Vocabulary:
 
 
 def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:
-    """What an administrator should know about a ledger that was just opened."""
+    """Log what an administrator should know about a ledger that was just opened."""
     if ledger.is_new and has_run_before:
         log.warning(
             "%s was missing, although tenantd has used this state folder before: started a new ledger, with no "

@@ -1,7 +1,7 @@
 """The log: lines on standard error, written by a thread of their own.
 
-Whoever reads standard error may stop: a pipe fills up, a terminal is held or closed. Lines are then dropped and
-counted, and nobody who logs has to wait.
+The reader of standard error may stop reading: a pipe fills up, a terminal is stopped or closed. Lines are then dropped
+and counted, so that logging never waits.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ DATE_FORMAT: Final = "%Y-%m-%d %H:%M:%S"
 MOST_WAITING_BYTES: Final = 1 << 20
 MOST_LINE_BYTES: Final = 64 * 1024
 CLOSE_TIMEOUT_S: Final = 1.0
-"""How long the program's end waits for somebody to read its last words."""
+"""How long the program waits at its end for its last lines to be read."""
 
 
 class StderrHandler(logging.Handler):
-    """Writes what is logged to file descriptor `fd`. `dropped`: lines that found no room, or nobody to read them."""
+    """Writes log lines to file descriptor `fd`. `dropped` counts lines without room or reader."""
 
     def __init__(self, fd: int = STDERR) -> None:
         super().__init__()
         self.dropped = 0
         self.setFormatter(LogFormatter(FORMAT, DATE_FORMAT))
         self._fd = fd
-        self._reported = 0  # of the dropped
+        self._reported = 0  # dropped lines reported so far
         self._changed = threading.Condition()  # guards everything below
         self._lines: deque[bytes] = deque()
         self._waiting_bytes = 0
@@ -44,11 +44,11 @@ class StderrHandler(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         try:
             self.say(self.format(record))
-        except Exception:  # as any handler does: a line that cannot be made is no reason to fail
+        except Exception:  # like any handler: a line that cannot be formatted must not cause a failure
             self.handleError(record)
 
     def say(self, text: str) -> None:
-        """A line as it stands. Never waits."""
+        """Write a line as it is. Never waits."""
         line = text.encode("utf-8", "backslashreplace")[:MOST_LINE_BYTES] + b"\n"
         with self._changed:
             if self._is_closed or self._waiting_bytes + len(line) > MOST_WAITING_BYTES:
@@ -59,7 +59,7 @@ class StderrHandler(logging.Handler):
             self._changed.notify()
 
     def close(self) -> None:
-        """Write what waits, for at most CLOSE_TIMEOUT_S. May be called again."""
+        """Write waiting lines, for at most CLOSE_TIMEOUT_S. Safe to call again."""
         with self._changed:
             self._is_closed = True
             self._changed.notify()
@@ -78,7 +78,7 @@ class StderrHandler(logging.Handler):
                 self._report()
 
     def _take(self) -> list[bytes]:
-        """Everything that waits; [] when closed and all is written."""
+        """All waiting lines; [] once closed and everything is written."""
         with self._changed:
             while not self._lines and not self._is_closed:
                 self._changed.wait()
@@ -86,19 +86,19 @@ class StderrHandler(logging.Handler):
         return lines
 
     def _report(self) -> None:
-        """Standard error is read again: say what is missing in it."""
+        """Standard error is being read again: report how many lines are missing."""
         if lost := self.dropped - self._reported:
             self._reported += lost
             now = time.strftime(DATE_FORMAT)
             self._write(f"{now} WARNING {lost} log lines were dropped because nobody read standard error\n".encode())
 
     def _write(self, data: bytes) -> bool:
-        """False when it cannot be written at all: the terminal or the reader is gone."""
+        """Write lines. False if that is impossible, because the terminal or the reader is gone."""
         rest = memoryview(data)
         while rest:
             try:
                 rest = rest[os.write(self._fd, rest) :]
-            except BlockingIOError:  # somebody else made it non-blocking
+            except BlockingIOError:  # another process made it non-blocking
                 poll = select.poll()
                 poll.register(self._fd, select.POLLOUT)
                 poll.poll()
@@ -108,7 +108,8 @@ class StderrHandler(logging.Handler):
 
 
 def keep_standard_descriptors() -> None:
-    """Open what is closed of 0, 1 and 2 on nothing: or the next file opened, the ledger say, would get our lines."""
+    """Open closed descriptors 0, 1 and 2 on /dev/null. Otherwise the next file, e.g. the ledger, would get our
+    output."""
     for fd in (0, 1, STDERR):
         try:
             os.fstat(fd)
@@ -119,5 +120,5 @@ def keep_standard_descriptors() -> None:
 
 
 def dropped_lines() -> int:
-    """Of this process's log, so far."""
+    """Log lines dropped in this process so far."""
     return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, StderrHandler))

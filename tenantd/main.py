@@ -1,4 +1,4 @@
-"""The daemon's entry: arguments, configuration, logging, exit codes. `tenantd.lifecycle` has the rest of its life."""
+"""The daemon's entry point: arguments, configuration, logging, exit codes. `tenantd.lifecycle` does the rest."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ def main() -> NoReturn:
 
 
 def run(config_path: Path | None, model: Path | None = None) -> int:
-    """Serve until told to stop. Returns the exit code: 0, or the error's (78 for what a restart would not help).
+    """Serve until asked to stop. Returns the exit code: 0, or that of the error (78 if a restart would not help).
 
-    The last a program does: once it has returned, the process ends, if need be without waiting for a thread.
+    Call it last: once it has returned, the process exits, if necessary without waiting for threads.
     """
     keep_standard_descriptors()
     load = _loader(config_path, model)
@@ -54,7 +54,7 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
         daemon = Daemon(config, load, environment, clock)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(_exit_code(daemon, errors))
-            clock.closed(code)  # the runner waits for threads, and may wait for long
+            clock.closed(code)  # the runner waits for threads, possibly for long
     except ConfigError as e:
         errors.say(f"tenantd: {e.message}")
         code = e.exit_code
@@ -73,12 +73,12 @@ async def _exit_code(daemon: Daemon, errors: StderrHandler) -> int:
 
 
 def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config]:
-    """How to read the configuration, the first time and at each reload. It raises ConfigError."""
+    """A function that reads the configuration, at start and at each reload. It raises ConfigError."""
 
     def load() -> Config:
         path = config_path or default_config_path()
         if model is not None and config_path is None and not path.exists():
-            config = with_environment(Config())  # a model on the command line is all that is needed
+            config = with_environment(Config())  # a model on the command line is enough
         else:
             config = load_config(path)
         if model is not None:
@@ -91,14 +91,15 @@ def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config
 
 
 def set_up_logging(config: Config, handler: StderrHandler) -> None:
-    """Time, level, message on standard error."""
+    """Log time, level and message to standard error."""
     logging.basicConfig(level=config.log.level.upper(), handlers=[handler], force=True)
-    # It warns of each request that is not HTTP: whoever sends those could fill the log. They are counted instead.
+    # uvicorn warns about each malformed request, so anybody could fill the log. They are counted instead.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
 
 
 def hide_gpus() -> None:
-    """Keep this process off the GPU, before llama.cpp is imported: it only tokenises, the memory is the engine's."""
+    """Hide GPUs from this process, before llama.cpp is imported: it only tokenises, and their memory is for the
+    engine."""
     for name in GPU_VARIABLES:
         os.environ[name] = ""

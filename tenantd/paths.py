@@ -1,5 +1,5 @@
-"""Where files are when nobody says: the environment, else the XDG folders. Standard library only, so that the command
-line can ask without loading the configuration's checks."""
+"""Default locations of files: the environment, else the XDG folders. Standard library only, so that the command
+line does not have to load the configuration."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a process asks of the system for itself, before it does anything else: daemon and engine alike."""
+"""Process settings that daemon and engine apply at start, before anything else."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _M_MMAP_THRESHOLD: Final = -3
 
 
 def allow_many_connections() -> None:
-    """Each client is a file descriptor, and 1024 is the usual soft limit: go as far as we may without asking."""
+    """Raise the soft limit on file descriptors (usually 1024) as far as allowed; each client needs one."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = MOST_DESCRIPTORS if hard == resource.RLIM_INFINITY else min(hard, MOST_DESCRIPTORS)
     if soft != resource.RLIM_INFINITY and soft < wanted:
@@ -23,15 +23,15 @@ def allow_many_connections() -> None:
 
 
 def write_no_core() -> None:
-    """A core file would hold prompts, answers and keys. Children inherit this."""
+    """Disable core files, which would contain prompts, answers and keys. Children inherit this."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
 def give_back_large_blocks() -> None:
     """Let glibc return large blocks to the system as soon as they are freed.
 
-    By itself it raises the size from which it does so with each one freed, up to 32 MiB: after a few large request
-    bodies the memory of all that follow would stay with the process. Other C libraries are left alone.
+    By default it raises the threshold with each freed block, up to 32 MiB: after a few large request
+    bodies, the memory of all later ones would stay with the process. Has no effect on other C libraries.
     """
     with contextlib.suppress(AttributeError, OSError):
         mallopt = ctypes.CDLL(None).mallopt

@@ -1,4 +1,4 @@
-"""Telling systemd how we are (sd_notify(3)): one datagram each, and nothing when nobody asked to be told."""
+"""Notifies systemd of our state (sd_notify(3)), one datagram at a time, if it asked for that."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ class Notifier:
     """Sends to the socket named by NOTIFY_SOCKET. A message that cannot be sent is logged, never raised."""
 
     def __init__(self, address: str | None = None) -> None:
-        """`address` as in NOTIFY_SOCKET, whose value is the default; a leading @ is the abstract namespace."""
+        """`address` defaults to NOTIFY_SOCKET; a leading @ means the abstract namespace."""
         self._address = os.environ.get("NOTIFY_SOCKET", "") if address is None else address
 
     def ready(self, status: str) -> None:
-        """Requests are served."""
+        """Report that requests are served."""
         self._send(f"READY=1\nSTATUS={status}")
 
     def status(self, status: str) -> None:
-        """One line for `systemctl status`."""
+        """Set the line shown by `systemctl status`."""
         self._send(f"STATUS={status}")
 
     def stopping(self) -> None:
-        """The shutdown has begun."""
+        """Report that the shutdown has begun."""
         self._send("STOPPING=1\nSTATUS=draining")
 
     def _send(self, message: str) -> None:

@@ -1,8 +1,8 @@
-"""What a grammar allows next: llguidance's matcher within limits, its work measured and bounded for each request.
+"""Decides what a grammar allows next: llguidance's matcher, with its work measured and limited per request.
 
-Grammars come from clients, and a few hundred bytes can describe more work than a machine does in a day. So everything
-has a limit: llguidance's own on each step, and one on the CPU time of a request's grammar in all. Whoever is over one
-fails alone.
+Grammars come from clients, and a few hundred bytes can describe more work than a machine can do in a day. So everything
+is limited: each step by llguidance itself, and the total CPU time of a request's grammar here. Only the request that
+exceeds a limit fails.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from tenantd.printable import one_line
 
 MAX_REASON_CHARACTERS: Final = 200
 _WHERE: Final = re.compile(r"^at \d+\(\d+\): (?:failed to compile JSON schema: )?")
-"""Of llguidance's own text, which the client has not written."""
+"""Maximum length of llguidance's message."""
 
 
 def limits() -> LLParserLimits:
-    """Of one step of one grammar. They keep a mask over 262,144 tokens within 50 ms of CPU time."""
+    """Limits of one step of a grammar. They keep a mask over 262,144 tokens within 50 ms of CPU time."""
     return LLParserLimits(
         max_items_in_row=400,
         step_max_items=3_000,
@@ -32,16 +32,16 @@ def limits() -> LLParserLimits:
         initial_lexer_fuel=300_000,
         max_lexer_states=20_000,
         max_grammar_size=50_000,
-        verbose_errors=False,  # they would repeat the client's grammar
+        verbose_errors=False,  # they would quote the client's grammar
     )
 
 
 class ConstraintError(Exception):
-    """The grammar cannot be used, or no longer. The message is safe to show: one line, printable, short."""
+    """The grammar cannot be used, or not any longer. The message is safe to show: one short printable line."""
 
 
 class Matchers:
-    """Makes matchers for one vocabulary. The answers to one request come one after the other, and share the work."""
+    """Creates matchers for one vocabulary. The answers to one request follow one another and share the work."""
 
     def __init__(self, tokenizer: LLTokenizer) -> None:
         self.tokenizer = tokenizer
@@ -49,17 +49,17 @@ class Matchers:
         self._last: tuple[str, LLMatcher] | None = None
 
     def make(self, grammar: str) -> LLMatcher:
-        """At the beginning of `grammar`, which is llguidance's own notation. Its errors are its own to tell."""
+        """A matcher at the start of `grammar`, in llguidance's notation. The matcher itself reports errors."""
         if self._last is None or self._last[0] != grammar:
             self._last = grammar, LLMatcher(self.tokenizer, grammar, log_level=0, limits=limits())
         return self._last[1].deep_copy()
 
 
 class Constraint:
-    """A grammar at one point of one answer. All times are CPU time of the calling thread."""
+    """A grammar at one point of an answer. All times are CPU time of the calling thread."""
 
     def __init__(self, matchers: Matchers, grammar: str, budget_micros: int, generated: Iterable[int] = ()) -> None:
-        """`generated` is what it has allowed already. Raises ConstraintError."""
+        """`generated` holds the tokens accepted so far. Raises ConstraintError."""
         self.used_micros = 0
         self._budget_micros = budget_micros
         self._end_tokens = matchers.end_tokens
@@ -73,18 +73,18 @@ class Constraint:
 
     @property
     def is_complete(self) -> bool:
-        """The answer may end here."""
+        """Whether the answer may end here."""
         return bool(self._matcher.is_accepting())
 
     def allows(self, token: int) -> bool:
-        """Far cheaper than a mask. Raises ConstraintError."""
+        """Whether a token is allowed; much cheaper than a mask. Raises ConstraintError."""
         with _Timed(self):
             if token in self._end_tokens:
                 return self.is_complete
             return bool(self._matcher.validate_tokens([token]) == 1)
 
     def allowed(self) -> NDArray[np.bool_]:
-        """By token; all False when nothing can follow, not even the end. Raises ConstraintError."""
+        """Mask over all tokens; all False if nothing can follow, not even the end. Raises ConstraintError."""
         with _Timed(self):
             if self._matcher.is_stopped() and not self._matcher.is_error():
                 found = np.zeros(self._vocabulary_tokens, np.bool_)
@@ -97,7 +97,7 @@ class Constraint:
             return bits.view(np.bool_)
 
     def accept(self, token: int) -> None:
-        """It was chosen, and is allowed. Raises ConstraintError."""
+        """Advance by a chosen token that is allowed. Raises ConstraintError."""
         if token in self._end_tokens:
             return
         with _Timed(self):
@@ -115,7 +115,7 @@ class Constraint:
 
 
 class _Timed:
-    """RequestRows the CPU time of a block, and raises ConstraintError once there is too much of it."""
+    """Measures the CPU time of a block, and raises ConstraintError once the total is too large."""
 
     __slots__ = ("_constraint", "_started_ns")
 
@@ -134,8 +134,8 @@ class _Timed:
 
 
 def readable(error: str) -> str:
-    """One of llguidance's messages, safe to send, log and print: in our words where it speaks of options that nobody
-    here can set, else the line that says what is wrong."""
+    """One of llguidance's messages, safe to send, log and print: reworded if it mentions options that nobody
+    here can set, otherwise the line that tells what is wrong."""
     for words, ours in _WORDS:
         if words in error:
             return ours

@@ -1,4 +1,4 @@
-"""Where a model can go: GPUs that this build of llama.cpp sees, and the memory that is free.
+"""Where a model can be loaded: GPUs that this build of llama.cpp sees, and free memory.
 
 ggml's device functions are exported by the library but not bound by llama-cpp-python (ggml-backend.h).
 """
@@ -30,7 +30,7 @@ _lib.ggml_backend_dev_memory.restype = None
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device that layers can be offloaded to, and its memory: what is free now, and in all."""
+    """A device that layers can be offloaded to, and its memory: currently free, and total."""
 
     description: str
     free_bytes: int
@@ -51,7 +51,7 @@ def gpus() -> list[Gpu]:
 
 
 def host_memory() -> tuple[int, int]:
-    """Bytes this process may still take, and may have in all: the machine's, or less where a cgroup says so."""
+    """Free and total memory for this process in bytes: the machine's, or less if a cgroup limits it."""
     memory = psutil.virtual_memory()
     free, total = int(memory.available), int(memory.total)
     limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
@@ -60,11 +60,11 @@ def host_memory() -> tuple[int, int]:
         if text != "max":
             free, total = min(free, int(text) - int(used.read_text())), min(total, int(text))
     except (OSError, ValueError):
-        pass  # no cgroup v2 here: the machine's figures stand
+        pass  # no cgroup v2: use the machine's figures
     return free, total
 
 
 def default_threads() -> int:
-    """One for each physical core this process may run on: hyper-threads slow matrix work down."""
+    """One thread per physical core available to this process; hyper-threads slow down matrix work."""
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
     return max(1, min(physical, len(os.sched_getaffinity(0))))

@@ -1,4 +1,4 @@
-"""What can be said of a GGUF file without llama.cpp: from its first bytes, within bounds.
+"""Checks GGUF files without llama.cpp: by their first bytes, within limits.
 
 The format is that of ggml's docs/gguf.md, versions 2 and 3: magic, version, two counts, then keys with typed values.
 """
@@ -16,23 +16,23 @@ from tenantd.errors import ModelError
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 MAX_READ_BYTES: Final = 1 << 20
-"""Of metadata, skipped values included. Those of an adapter are a few hundred bytes."""
+"""Maximum metadata to read, including skipped values. An adapter has a few hundred bytes."""
 _STRING: Final = 8
 _ARRAY: Final = 9
-_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of the other types, in bytes
+_SIZES: Final = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # of other types, in bytes
 
 
 class NotGguf(Exception):
-    """The message says what is wrong with the file, its path first."""
+    """The message gives the path and tells what is wrong with the file."""
 
 
 def check_gguf(path: Path) -> None:
-    """Raises NotGguf for what is not there, not readable, or something else."""
+    """Raises NotGguf if the file is missing, unreadable or something else."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             raise NotGguf(f"{path}: is a folder; choose a GGUF file in it")
-        if not stat.S_ISREG(mode):  # opening a named pipe would wait for ever
+        if not stat.S_ISREG(mode):  # opening a named pipe would block forever
             raise NotGguf(f"{path}: not a regular file; choose a GGUF file")
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
@@ -45,7 +45,8 @@ def check_gguf(path: Path) -> None:
 
 
 def check_adapter(path: Path) -> None:
-    """Raises NotGguf for what is not a LoRA adapter: a whole model, say. Whether it fits the model is not looked at."""
+    """Raises NotGguf if the file is not a LoRA adapter, e.g. a whole model. Does not check whether it fits the
+    model."""
     check_gguf(path)
     try:
         with path.open("rb") as file:
@@ -54,7 +55,7 @@ def check_adapter(path: Path) -> None:
         raise NotGguf(f"cannot read {path}: {e.strerror}") from e
     except _Unreadable as e:
         raise NotGguf(f"{path}: {e}") from None
-    kind = texts.get("general.type", "model")  # files from before there were types are models
+    kind = texts.get("general.type", "model")  # files older than this key are models
     if kind != "adapter":
         raise NotGguf(
             f"{path}: is a {kind[:40]}, not a LoRA adapter; pass a file written by llama.cpp's convert_lora_to_gguf.py"
@@ -64,23 +65,23 @@ def check_adapter(path: Path) -> None:
 
 
 class _Unreadable(Exception):
-    """What is wrong with the metadata."""
+    """The metadata cannot be read; the message tells why."""
 
 
 class _Reader:
-    """Goes through the metadata once, over at most MAX_READ_BYTES, whatever the file says of its lengths."""
+    """Reads the metadata once, at most MAX_READ_BYTES, whatever lengths the file claims."""
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self._left = MAX_READ_BYTES
 
     def texts(self, wanted: Collection[str]) -> dict[str, str]:
-        """The values of these keys that are texts, reading no further than the last of them. Raises _Unreadable."""
+        """The string values of these keys. Reads no further than the last of them. Raises _Unreadable."""
         found: dict[str, str] = {}
         self._take(len(MAGIC))
         if self._integer(4) not in VERSIONS:
             raise _Unreadable("a GGUF version that llama.cpp does not support")
-        self._take(8)  # how many tensors there are
+        self._take(8)  # number of tensors
         for _ in range(self._integer(8)):
             if len(found) == len(wanted):
                 break
@@ -127,7 +128,7 @@ class _Reader:
 
 
 def model_file(path: str) -> Path:
-    """The path of a model, as far as can be told without llama.cpp. Raises ModelError."""
+    """The path of a model, checked as far as possible without llama.cpp. Raises ModelError."""
     file = Path(path)
     try:
         check_gguf(file)

@@ -1,4 +1,4 @@
-"""llama.cpp's log: kept, so that an error can say why, and passed on to standard error when it matters."""
+"""Captures llama.cpp's log, to explain errors, and forwards important lines to standard error."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ def _callback(level: int, text: bytes, _: Any) -> None:
 
 
 def capture() -> None:
-    """Take over llama.cpp's log. Calling it again is harmless."""
+    """Redirect llama.cpp's log here. Safe to call again."""
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
 def forget() -> None:
-    """Drop what was kept, to read only what comes next."""
+    """Drop what was captured so far."""
     _lines.clear()
 
 
@@ -51,7 +51,7 @@ def lines() -> list[str]:
 
 
 def reason(fallback: str, most_lines: int = 3) -> str:
-    """The last lines that look like an error, for a message to people."""
+    """The last lines that look like an error, for an error message."""
     words = ("error", "failed", "invalid", "unknown", "unable", "corrupted", "unsupported", "unexpected", "expecting")
     found = [line for line in lines() if any(word in line.lower() for word in words)]
     return "; ".join(found[-most_lines:]) or fallback
@@ -63,14 +63,14 @@ _one_at_a_time = threading.Lock()
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
 def _keep_errors(level: int, text: bytes, _: Any) -> None:
-    """At module level, so that it lives as long as llama.cpp may call it."""
+    """The callback; at module level, so that it exists as long as llama.cpp may call it."""
     if level == ERROR:
         _errors.append(text.decode("utf-8", "replace").strip())
 
 
 @contextmanager
 def only_errors() -> Iterator[list[str]]:
-    """Print nothing; the list gets the error lines. The log goes back to whoever had it afterwards."""
+    """Print nothing; collect error lines in the list. Afterwards restore the previous callback."""
     with _one_at_a_time:
         before, its_data = llama_cpp.llama_log_callback(), ctypes.c_void_p()
         llama_cpp.llama_log_get(ctypes.byref(before), ctypes.byref(its_data))

@@ -1,1 +1,1 @@
-"""Between text and token ids: vocabularies, chat templates, incremental decoding, grammars."""
+"""Conversion between text and token ids: vocabularies, chat templates, incremental decoding, grammars."""

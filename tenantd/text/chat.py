@@ -1,12 +1,12 @@
-"""From the messages of a chat to the token ids of a prompt, such that no message can forge a turn.
+"""Converts the messages of a chat to the token ids of a prompt, such that no message can forge a turn.
 
 1. Spellings of special tokens in contents are replaced by sentinels: digits nobody can guess. The template is rendered
-   over that (so trimming and searching contents works as it should), and the sentinels become plain text again when
-   it is tokenised.
+   with these (so trimming and searching contents works as intended), and the sentinels become plain text again when
+   the result is tokenised.
 2. A spelling could still arise from parts: at the border of a content and the template's text, or because the template
-   cuts contents up. So the template is also rendered with sentinels for whole contents, which shows the special tokens
-   it means to have. If those of (1) differ, the second rendering is used, where contents are tokenised by themselves.
-   (So which special tokens there are may depend on contents only by marks that the template looks for: see Guard.)
+   splits contents. So the template is also rendered with sentinels for whole contents, which shows the special tokens
+   that it intends. If those of (1) differ, the second rendering is used, and contents are tokenised separately.
+   (So contents can only affect which special tokens appear by markers that the template looks for; see Guard.)
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from tenantd.text.vocabulary import Vocabulary
 class ChatFormatter:
     """Renders chats for one vocabulary. Safe to use from several threads.
 
-    `warning` says why chats are plain text, when the model has no usable template. `stops` are stop strings that a
-    chat should then end at: such a model goes on to write the user's next turn.
+    `warning` tells why chats are plain text, if the model has no usable template. `stops` are then the stop strings
+    of a chat, because such a model would continue with the user's next turn.
     """
 
     def __init__(self, vocabulary: Vocabulary) -> None:
@@ -56,7 +56,7 @@ class ChatFormatter:
     ) -> list[int]:
         """The prompt, with a BOS if the model wants one.
 
-        Raises InvalidRequest (`messages`), ContextLengthExceeded for what is far from fitting `context_tokens`.
+        Raises InvalidRequest (`messages`), ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
         conversation = read_messages(messages)
         if self._template is None:
@@ -77,10 +77,10 @@ class ChatFormatter:
         return self._tokens(whole, whole_text, context_tokens).ids
 
     def prompt(self, text: str, context_tokens: int | None = None, *, parse_special: bool = False) -> list[int]:
-        """A prompt that is plain text, with a BOS if the model wants one.
+        """A plain-text prompt, with a BOS if the model wants one.
 
-        `parse_special` lets it spell every special token; without, it becomes none that structures a conversation.
-        Raises ContextLengthExceeded for what is far from fitting `context_tokens`.
+        `parse_special` lets it contain any special token; otherwise it never yields one that structures a conversation.
+        Raises ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
         tokens = GuardedTokens(self._guard, context_tokens)
         if parse_special:
@@ -113,7 +113,7 @@ class ChatFormatter:
         return tokens
 
     def _ignored_marks(self, conversation: list[Message]) -> frozenset[int]:
-        """What the template looks for in an assistant's turn, if it is there: it may be kept, moved or taken out."""
+        """Special tokens that the template looks for in an assistant's turn; it may keep, move or remove them."""
         for message in conversation:
             if message.role == "assistant" and any(found for _, found in self._guard.inspected.split(message.content)):
                 return self._guard.inspected_ids
@@ -129,7 +129,7 @@ class ChatFormatter:
 
 
 class _Sentinels:
-    """Texts hidden behind numbers. Digits survive what templates do to contents: trimming, changing case, JSON."""
+    """Hides texts behind numbers. Digits survive what templates do to contents: trimming, changing case, JSON."""
 
     def __init__(self) -> None:
         self._mark = f"{secrets.randbits(128):039d}"
@@ -139,13 +139,13 @@ class _Sentinels:
         return f"{self._mark}{self._numbers.setdefault(text, len(self._numbers)):09d}"
 
     def hide_all(self, text: str) -> str:
-        """All but the whitespace around it, which is the template's to trim."""
+        """Hide a text without the whitespace around it, which the template may trim."""
         inner = text.strip()
         start = text.find(inner)
         return text[:start] + self.hide(inner) + text[start + len(inner) :] if inner else text
 
     def split(self, rendered: str) -> Iterator[tuple[str, str]]:
-        """Pairs of template text and the hidden text after it; the last one hides nothing."""
+        """Pairs of template text and the hidden text after it; the last pair hides nothing."""
         texts = list(self._numbers)
         template_text, *rest = re.split(rf"{self._mark}(\d{{9}})", rendered)
         for number, after in zip(rest[::2], rest[1::2], strict=True):

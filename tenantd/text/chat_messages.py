@@ -1,4 +1,4 @@
-"""The messages of a chat request, checked."""
+"""Validates the messages of a chat request."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from tenantd.text.vocabulary import utf8
 
 MOST_MESSAGES: Final = 4096
 MOST_PARTS: Final = 4096
-"""Text parts of all messages together."""
+"""Maximum text parts of all messages together."""
 MOST_NAME_CHARACTERS: Final = 64  # as at OpenAI
 ROLES: Final = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
 
 PART_KINDS: Final = ("text", "refusal")
-"""What a part of a content may be; its text is under the same name."""
+"""Types of content parts; the text is in the field of the same name."""
 
 
 class Message(NamedTuple):
-    """`role` is system, user, assistant or tool. An empty `name` is none."""
+    """`role` is system, user, assistant or tool. `name` is "" if there is none."""
 
     role: str
     content: str
@@ -28,7 +28,7 @@ class Message(NamedTuple):
 
 
 def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
-    """Messages as OpenAI's clients send them. Raises InvalidRequest (`messages`)."""
+    """Check messages as OpenAI's clients send them. Raises InvalidRequest (`messages`)."""
     if not messages:
         raise _refused("must have at least one message")
     if len(messages) > MOST_MESSAGES:
@@ -55,7 +55,7 @@ def _read_message(message: Any, where: str) -> Message:
         raise _refused(f"{where} calls a tool, which this server does not support")
     name = _name(message.get("name"), where)
     content = message.get("content")
-    if content is None and role == "assistant":  # as clients send back an answer that had none
+    if content is None and role == "assistant":  # how clients send back an answer without content
         content = message.get("refusal") or ""
     return Message(ROLES[role], _checked(_text(content, where)), name)
 
@@ -73,7 +73,7 @@ def _name(name: Any, where: str) -> str:
 
 
 def _text(content: Any, where: str) -> str:
-    """A text, or a list of text parts, which become lines."""
+    """The text of a content: a string, or a list of text parts, which become lines."""
     if isinstance(content, str):
         return content
     if not isinstance(content, list):

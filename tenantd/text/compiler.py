@@ -1,11 +1,11 @@
 """The process that compiles clients' grammars: `python -m tenantd.text.compiler`, started by the daemon.
 
-A grammar may exhaust the memory, the stack or the patience of whoever compiles it, in native code that nothing
-interrupts. So it happens here, in a process of its own under limits, which the daemon ends when it takes too long.
-What passes here is built in the engine with a stack many times as large.
+Compiling a grammar may exhaust memory, stack or time, in native code that cannot be
+interrupted. So it happens in a separate process with limits, which the daemon kills if it takes too long.
+A grammar that compiles here is built again in the engine, with a much larger stack.
 
-Frames of a 4-byte big-endian length and a msgpack body, `Source` in and `Compiled` out, in turn, on standard input and
-output.
+Standard input and output carry frames of a 4-byte big-endian length and a msgpack body, alternating `Source` and
+`Compiled`.
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
 MAX_GRAMMAR_BYTES: Final = 512 * 1024
-"""Of a compiled grammar: the engine gets it with the request."""
+"""Maximum size of a compiled grammar, which is sent to the engine with the request."""
 MAX_BUILD_MICROS: Final = 60_000
-"""CPU time: everybody waits as long when the engine builds it again."""
+"""Maximum CPU time; everybody waits as long when the engine builds the grammar again."""
 MEMORY_BYTES: Final = 1 << 30
 STACK_BYTES: Final = 512 * 1024
 PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 WHITESPACE: Final = r"( |\n[ \t]{0,20})?"
-"""Between the tokens of JSON: without a bound a small model pads its answer to the last token it may have."""
+"""Whitespace between JSON tokens; without a limit, a small model pads its answer up to its maximum of tokens."""
 
 Kind = Literal["gbnf", "json_schema"]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """What a client sent: GBNF, or a JSON schema as JSON. `number` comes back with the answer."""
+    """A client's GBNF, or JSON schema as JSON. `number` is returned with the result."""
 
     kind: Kind
     text: str
@@ -49,7 +49,7 @@ class Source(msgspec.Struct, frozen=True):
 
 
 class Compiled(msgspec.Struct, frozen=True):
-    """The grammar in llguidance's notation, or why there is none."""
+    """The grammar in llguidance's notation, or the error."""
 
     grammar: str = ""
     error: str = ""
@@ -57,14 +57,14 @@ class Compiled(msgspec.Struct, frozen=True):
 
 
 def compile_grammar(source: Source) -> Compiled:
-    """Within llguidance's limits, and a few of our own. Never raises."""
+    """Compile within llguidance's limits and a few of our own. Never raises."""
     try:
         grammar = _translate(source)
         if len(grammar) > MAX_GRAMMAR_BYTES:
             raise ConstraintError("it is too large")
         started_ns = time.thread_time_ns()
         constraint = Constraint(Matchers(LLTokenizer("byte")), grammar, budget_micros=1 << 40)
-        constraint.allowed()  # some limits are only noticed here
+        constraint.allowed()  # some limits only take effect here
         if (time.thread_time_ns() - started_ns) // 1000 > MAX_BUILD_MICROS:
             raise ConstraintError("it is too complex")
     except (GbnfError, ConstraintError, ValueError, MemoryError, RecursionError) as e:

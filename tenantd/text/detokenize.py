@@ -1,4 +1,4 @@
-"""From generated tokens to text that may be sent, piece by piece."""
+"""Converts generated tokens to text that can be sent, piece by piece."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from tenantd.text.vocabulary import Vocabulary
 
 
 class TextStream:
-    """The text of one choice. What is pushed out never has to be taken back.
+    """The text of one choice. Text that was returned is never retracted.
 
-    Held back: the first bytes of a character, and an end of the text that may yet become a stop string. Bytes that
-    are not UTF-8 become U+FFFD. The stop string that is complete first wins (of several complete at once the one that
-    starts first); the text ends before it. All this is the same however the text is cut into tokens.
+    Holds back incomplete characters, and the end of the text if it may become a stop string. Bytes that
+    are not UTF-8 become U+FFFD. The stop string that is complete first wins (among several, the one that
+    starts first); the text ends before it. The result does not depend on how the text is split into tokens.
     """
 
     __slots__ = ("_held", "_partial", "_piece", "_states", "_stops", "stopped")
@@ -28,14 +28,14 @@ class TextStream:
         self._held = ""
 
     def push(self, token: int) -> str:
-        """Text that is now safe to send, often "". After `stopped` always ""."""
+        """Add a token. Returns the text that is now safe to send, often ""; after `stopped` always ""."""
         data = self._partial + self._piece(token) if self._partial else self._piece(token)
         text, used = utf_8_decode(data, "replace", False)
         self._partial = data[used:]
         return self._release(text) if self._states else text
 
     def finish(self) -> str:
-        """What was held back, when no more tokens come. Half a character is U+FFFD."""
+        """The text that was held back, once no more tokens follow. An incomplete character becomes U+FFFD."""
         text, _ = utf_8_decode(self._partial, "replace", True)
         self._partial = b""
         text = self._release(text) + self._held
@@ -43,7 +43,7 @@ class TextStream:
         return text
 
     def _release(self, text: str) -> str:
-        """Add `text` to what is held; give what no stop string can begin in any more."""
+        """Add `text` to what is held back. Returns the part in which no stop string can begin any more."""
         if self.stopped:
             return ""
         stop = self._stops.search(self._states, text)

@@ -1,4 +1,4 @@
-"""Showing a client's text in a message: short, and without anything that a terminal obeys."""
+"""Shows a client's text in a message: short, and without control characters."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ MOST_CHARACTERS: Final = 40
 
 
 def excerpt(value: Any, most: int = MOST_CHARACTERS) -> str:
-    """A text in quotes, cut to `most` characters; of other values what they are, or a number itself."""
+    """A string in quotes, truncated to `most` characters; a number as it is; for other values their type."""
     if isinstance(value, str):
         return f"'{clean(value, most)}'"
     if value is None or isinstance(value, bool):
@@ -23,5 +23,5 @@ def excerpt(value: Any, most: int = MOST_CHARACTERS) -> str:
 
 
 def clean(text: str, most: int) -> str:
-    """At most so many characters, and U+FFFD for every one that is not printable."""
+    """At most `most` characters, with U+FFFD for each that is not printable."""
     return one_line(text, most) + ("…" if len(text) > most else "")

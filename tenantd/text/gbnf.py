@@ -1,9 +1,9 @@
-"""From GBNF, llama.cpp's grammars (grammars/README.md there), to the Lark dialect that llguidance compiles.
+"""Translates GBNF, llama.cpp's grammars (grammars/README.md there), to the Lark dialect that llguidance compiles.
 
-Whatever refers to no rule that leads back to itself becomes one lexeme, so that it is matched as a regular expression
-is: exactly. Between lexemes llguidance's lexer is greedy: where a rule that refers to itself follows a repetition, the
-repetition takes all it can. Linear in the grammar's length; nothing of the client's but literals and character classes
-gets through, and those only as escapes.
+Everything that refers to no recursive rule becomes one lexeme, so that it is matched like a regular expression:
+exactly. Between lexemes, llguidance's lexer is greedy: if a recursive rule follows a repetition, the
+repetition takes all it can. Linear in the grammar's length. Only literals and character classes of the client
+reach the output, and only as escapes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from dataclasses import dataclass, field
 from typing import Final
 
 MAX_NESTING: Final = 100
-"""Of parentheses: the parser recurses for each."""
+"""Maximum nesting of parentheses, because the parser recurses for each."""
 MAX_LEXEME_DEPTH: Final = 32
-"""Rules within rules in one lexeme: llguidance recurses for each. What lies deeper is left to its parser."""
-MAX_REPETITIONS: Final = 2000  # llama.cpp's own bound (llama-grammar.cpp, MAX_REPETITION_THRESHOLD)
+"""Maximum nesting of rules in one lexeme, because llguidance recurses for each. Its parser handles what is deeper."""
+MAX_REPETITIONS: Final = 2000  # llama.cpp's limit (llama-grammar.cpp, MAX_REPETITION_THRESHOLD)
 MAX_REPETITIONS_OF_ONE: Final = 4  # as in "a"{2}{3}
 OPTIONS: Final = '%llguidance {"no_forcing": true}'
-"""Text that the grammar leaves no choice about is not written ahead: of `r ::= "the "+ r r` there would be no end."""
+"""Turns off writing text ahead that the grammar forces: for `r ::= "the "+ r r` it would never end."""
 ROOT: Final = "root"
 
 _SPACE: Final = re.compile(r"(?:[ \t]|#[^\r\n]*)*+")
@@ -32,7 +32,7 @@ _HEX_DIGITS: Final = {"x": 2, "u": 4, "U": 8}
 
 
 class GbnfError(Exception):
-    """What is wrong and in which line, in words that hold nothing of the grammar but names of rules: they are plain."""
+    """What is wrong and in which line. Quotes nothing of the grammar except names of rules, which are harmless."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Ref:
 
 @dataclass(frozen=True, slots=True)
 class Repeat:
-    """`most` None: without end."""
+    """`most` None means unlimited."""
 
     node: Node
     least: int
@@ -60,14 +60,14 @@ class Repeat:
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
-    """One after the other; none: the empty text."""
+    """A sequence; if empty, it matches the empty text."""
 
     nodes: tuple[Node, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """One of them."""
+    """A choice between alternatives."""
 
     nodes: tuple[Node, ...]
 
@@ -76,7 +76,7 @@ Node = Lexeme | Ref | Repeat | Sequence | Choice
 
 
 def gbnf_to_lark(text: str) -> str:
-    """The whole grammar, its `root` as `start`. Raises GbnfError."""
+    """Translate a grammar; `root` becomes `start`. Raises GbnfError."""
     rules = _Parser(text).rules()
     for name, rule in rules.items():
         for other in _refs(rule):
@@ -136,7 +136,7 @@ class _Parser:
         raise self._error(f"more than {MAX_REPETITIONS_OF_ONE - 1} repetitions follow one another")
 
     def _atom(self, nesting: int) -> Node | None:
-        """None where a sequence ends."""
+        """The next element; None at the end of a sequence."""
         match self._peek():
             case '"':
                 return self._literal()
@@ -251,7 +251,7 @@ class _Parser:
 
 @dataclass
 class _Writer:
-    """Names every rule by its number: `s3` for the third if it is a lexeme's, else `r3`."""
+    """Names rules by number: `s3` for the third rule if it is part of a lexeme, else `r3`."""
 
     rules: dict[str, Node]
     lines: list[str] = field(default_factory=list)
@@ -279,7 +279,7 @@ class _Writer:
         return self._join(node, [self._in_rule(child) for child in _children(node)])
 
     def _runs(self, node: Sequence) -> list[Node]:
-        """Neighbours that are lexemes become one: what comes first is then no greedier than the rest allows."""
+        """Merge adjacent lexemes, so that the first is not greedier than the rest allows."""
         parts: list[Node] = []
         run: list[Node] = []
         for child in node.nodes:
@@ -315,7 +315,7 @@ class _Writer:
 
 
 def _lexeme_depths(rules: dict[str, Node]) -> dict[str, int]:
-    """The rules that lead to no rule again, with how many levels of rules are in them; not those that are deep."""
+    """The rules that are not recursive, with their nesting of rules; without those that are too deep."""
     users: dict[str, list[str]] = {name: [] for name in rules}
     open_: dict[str, int] = {}
     for name, rule in rules.items():
@@ -347,7 +347,7 @@ def _children(node: Node) -> Iterable[Node]:
 
 
 def _refs(node: Node) -> Iterable[str]:
-    """Every rule that is named in it."""
+    """All rules that an element refers to."""
     waiting = [node]
     while waiting:
         node = waiting.pop()

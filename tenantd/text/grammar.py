@@ -1,8 +1,8 @@
-"""Clients' grammars and JSON schemas, made into what the engine can hold an answer to; off the event loop.
+"""Compiles clients' grammars and JSON schemas for the engine, off the event loop.
 
-One process compiles for all, and each compilation has a deadline. The tenant that took least of its time lately goes
-first: so whoever sends grammars that take long waits behind those who do not. They wait for the one that is being
-compiled when they come, and for no more than one of a tenant that took nothing yet.
+One process compiles for all tenants, with a deadline for each grammar. The tenant that used the least of its time
+recently goes first, so tenants with slow grammars wait behind those with fast ones. These wait for the grammar that is
+being compiled when they arrive, and at most for one of a tenant that has used no time yet.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ MAX_SOURCE_BYTES: Final = 64 * 1024
 MAX_SCHEMA_DEPTH: Final = 64
 MAX_SCHEMA_VALUES: Final = 20_000
 MAX_WAITING: Final = 64
-"""Grammars of one tenant that wait for their turn."""
+"""Maximum waiting grammars of one tenant."""
 DEADLINE_S: Final = 1.5
 HALF_LIFE_S: Final = 30.0
 FORGOTTEN_S: Final = 0.001
 START_TIMEOUT_S: Final = 20.0
 NOT_TAKEN: Final = frozenset({"x-guidance", "%llguidance"})
-"""Options of the compiler that a schema could set, among them to overlook what it cannot enforce."""
+"""Compiler options that a schema could set, for example to ignore what cannot be enforced."""
 
 
 class GrammarSource(NamedTuple):
-    """What a request brought, and in which field."""
+    """The grammar or schema of a request, and the field that contained it."""
 
     kind: Kind
     text: str
@@ -47,7 +47,7 @@ class GrammarSource(NamedTuple):
 
 
 def gbnf_source(grammar: str) -> GrammarSource:
-    """Raises InvalidRequest (`grammar`)."""
+    """The source for a GBNF grammar. Raises InvalidRequest (`grammar`)."""
     if len(grammar) > MAX_SOURCE_BYTES or len(grammar.encode("utf-8", "replace")) > MAX_SOURCE_BYTES:
         raise InvalidRequest(f"grammar: at most {MAX_SOURCE_BYTES} bytes are allowed", param="grammar")
     if not _is_unicode(grammar):
@@ -56,7 +56,7 @@ def gbnf_source(grammar: str) -> GrammarSource:
 
 
 def schema_source(schema: dict[str, Any] | None) -> GrammarSource:
-    """None is any JSON object. Raises InvalidRequest (`response_format`)."""
+    """The source for a JSON schema; None means any JSON object. Raises InvalidRequest (`response_format`)."""
     if schema is None:
         schema = {"type": "object"}
     _check_size(schema)
@@ -68,7 +68,7 @@ def schema_source(schema: dict[str, Any] | None) -> GrammarSource:
 
 
 class GrammarCompiler:
-    """Owner of the compiling process, which is started when it is first needed."""
+    """Runs the compiling process, which is started when first needed."""
 
     def __init__(self, deadline_s: float = DEADLINE_S) -> None:
         self._deadline_s = deadline_s
@@ -83,7 +83,7 @@ class GrammarCompiler:
         EngineUnavailable, Draining.
         """
         await self._turns.take(tenant)
-        # A client that goes meanwhile changes nothing: its grammar keeps its turn until it is compiled.
+        # If the client disconnects meanwhile, its grammar is compiled anyway.
         self._work = asyncio.create_task(self._compile(source))
         self._work.add_done_callback(self._on_compiled)
         compiled = await asyncio.shield(self._work)
@@ -95,15 +95,15 @@ class GrammarCompiler:
     def _on_compiled(self, work: asyncio.Task[Compiled]) -> None:
         self._turns.give_back()
         if not work.cancelled():
-            work.exception()  # nobody may be left to hear of it
+            work.exception()  # there may be nobody left to get it
 
     async def close(self) -> None:
-        """End the process. What is still compiled fails. Safe to call twice."""
+        """Stop the process. Grammars still being compiled fail. Safe to call twice."""
         self._is_closed = True
         await self._end()
         if self._work is not None:
             await asyncio.wait({self._work})
-            await self._end()  # it may have been about to start another
+            await self._end()  # another may just have been started
 
     async def _compile(self, source: GrammarSource) -> Compiled:
         try:
@@ -119,28 +119,28 @@ class GrammarCompiler:
             return Compiled(error="it is too complex")
 
     async def _replace(self) -> int | None:
-        """In the turn, and so on the account, of who made it necessary. The status of the one that is replaced."""
+        """Restart the process, in the turn and on the account of the tenant that caused it. Returns the old status."""
         status = await self._end()
-        with contextlib.suppress(TenantdError, EOFError, OSError, TimeoutError):  # the next one tries again
+        with contextlib.suppress(TenantdError, EOFError, OSError, TimeoutError):  # the next grammar tries again
             await self._start()
         return status
 
     async def _start(self) -> None:
-        """Its start is not on the first client's deadline. Raises EngineUnavailable, Draining."""
+        """Start the process, outside of the first client's deadline. Raises EngineUnavailable, Draining."""
         if self._is_closed:
             raise Draining("the daemon is shutting down and accepts no new requests")
         try:
             self._process = await asyncio.create_subprocess_exec(
                 *COMPILER_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, start_new_session=True
             )
-        except OSError as e:  # out of descriptors or memory, say: not the grammar's fault
+        except OSError as e:  # for example out of descriptors or memory: not the grammar's fault
             log.warning("cannot start the grammar compiler: %s", e)
             raise EngineUnavailable("cannot compile grammars at the moment; try again", retry_after_s=1) from e
         async with asyncio.timeout(START_TIMEOUT_S):
             await self._ask("gbnf", 'root ::= ""')
 
     async def _ask(self, kind: Kind, text: str) -> Compiled:
-        """Raises EOFError, OSError when the process ended over it, or answers something else."""
+        """Raises EOFError or OSError if the process died, or returned something else."""
         process = self._process
         assert process is not None and process.stdin is not None and process.stdout is not None
         self._number += 1
@@ -151,7 +151,7 @@ class GrammarCompiler:
         if size > MAX_GRAMMAR_BYTES + 1024:
             raise EOFError
         compiled = msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Compiled)
-        if compiled.number != self._number:  # what it answers is not what was asked: nobody may get it
+        if compiled.number != self._number:  # the answer to another question, which nobody may get
             raise EOFError
         return compiled
 
@@ -162,18 +162,19 @@ class GrammarCompiler:
         with contextlib.suppress(ProcessLookupError):
             process.kill()
         status = await process.wait()
-        process._transport.close()  # type: ignore[attr-defined]  # or its pipes stay open until it is collected
+        process._transport.close()  # type: ignore[attr-defined]  # otherwise its pipes stay open until it is garbage-collected
         return status
 
 
 class _Turns:
-    """One holder at a time. The tenant that took least time lately goes first; its own go in the order they came."""
+    """One holder at a time. The tenant that used the least time recently goes first; its own requests in order of
+    arrival."""
 
     def __init__(self) -> None:
-        self._taken_s: float | None = None  # since when
+        self._taken_s: float | None = None  # start of the current turn
         self._holder = ""
-        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # none is empty; the order is that of their first ones
-        self._spent: dict[str, tuple[float, float]] = {}  # seconds of each tenant, as they were at a time
+        self._lines: dict[str, deque[asyncio.Future[None]]] = {}  # none is empty; ordered by their first entries
+        self._spent: dict[str, tuple[float, float]] = {}  # by tenant: seconds used, and when that was computed
 
     async def take(self, tenant: str) -> None:
         """Raises QueueFull."""
@@ -190,7 +191,7 @@ class _Turns:
         try:
             await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():  # it was given at the same moment
+            if turn.done() and not turn.cancelled():  # it was granted at the same moment
                 self.give_back()
             elif turn in line:
                 line.remove(turn)
@@ -199,7 +200,7 @@ class _Turns:
             raise
 
     def give_back(self) -> None:
-        """To the first in the line of the tenant that took least."""
+        """Give the turn to the first request of the tenant that used the least."""
         assert self._taken_s is not None, "only what was taken is given back"
         now_s = time.monotonic()
         self._spent[self._holder] = (self._spent_s(self._holder, now_s) + now_s - self._taken_s, now_s)
@@ -224,7 +225,7 @@ class _Turns:
 
 
 def _check_size(schema: Any) -> None:
-    """Bounds on depth, number and length of all values, without looking at more than they allow."""
+    """Checks depth, number and length of all values, without visiting more than allowed."""
     waiting: list[tuple[Any, int]] = [(schema, 1)]
     values = size_bytes = 0
     while waiting:

@@ -1,7 +1,7 @@
-"""Which special tokens the text of a message must not become, and tokenising so that it does not.
+"""Keeps the text of messages from becoming special tokens.
 
-Template text may spell special tokens; message text may not. The former is searched for them here rather than by
-llama.cpp's `parse_special`, which would search the whole prompt, message text included, and takes 90 ms for 10 kB of
+Template text may contain special tokens; message text may not. They are searched for here rather than by
+llama.cpp's `parse_special`, which would search the whole prompt, including message text, and takes 90 ms for 10 kB of
 HTML with a vocabulary of 6,000 control tokens.
 """
 
@@ -18,15 +18,15 @@ from tenantd.text.vocabulary import Vocabulary
 
 _TURN_MARK: Final = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
 _WHITESPACE: Final = " \t\n\v\f\r"
-"""What C's isspace() takes, as llama.cpp asks it."""
+"""Whitespace according to C's isspace(), which llama.cpp uses."""
 
 
 class Guard:
     """The special tokens of one vocabulary, as its chat template uses them.
 
-    Forbidden in messages: CONTROL and UNKNOWN tokens, and of the USER_DEFINED ones the marks that structure a
-    conversation: written <|so|>, or part of the template's text. Those of the latter that the template looks for in
-    contents (to take a <think> block out, say) an assistant's own turn may hold.
+    Forbidden in messages: CONTROL and UNKNOWN tokens, and USER_DEFINED tokens that structure a conversation: written
+    like <|this|>, or part of the template's text. Of the latter, those that the template looks for in contents (for
+    example to remove a <think> block) are allowed in an assistant's own turn.
     """
 
     def __init__(self, vocabulary: Vocabulary, template: ChatTemplate | None) -> None:
@@ -51,12 +51,12 @@ class Guard:
         self.adds_space = bool(first) and vocabulary.piece(first[0]).startswith(b" ")
 
     def forbidden_to(self, role: str) -> Spellings:
-        """What the content of a message of this role must not spell."""
+        """The tokens that the content of a message of this role must not contain."""
         return self._forbidden_to_assistant if role == "assistant" else self._forbidden
 
 
 def _is_mark(text: str, template: ChatTemplate | None) -> bool:
-    """True for a USER_DEFINED token that structures conversations, unlike runs of spaces, words and HTML tags."""
+    """Whether a USER_DEFINED token structures conversations, unlike runs of spaces, words and HTML tags."""
     if _TURN_MARK.fullmatch(text):
         return True
     looks_like_markup = any(map(str.isalpha, text)) and not text.strip().isalnum()
@@ -72,11 +72,11 @@ def _is_inspected(text: str, template: ChatTemplate | None) -> bool:
 class GuardedTokens:
     """The token ids of one prompt, built from template text and message text.
 
-    `trail` has the special tokens that template text spelled, in order: the structure of the conversation.
+    `trail` lists the special tokens of the template text, in order: the structure of the conversation.
     """
 
     def __init__(self, guard: Guard, context_tokens: int | None = None) -> None:
-        """Adding text raises ContextLengthExceeded once it is plain that all of it does not fit a context."""
+        """Adding text raises ContextLengthExceeded as soon as the prompt cannot fit the context."""
         self._guard = guard
         self._context_tokens = context_tokens
         self._bos = guard.vocabulary.tokenize("", add_bos=True)
@@ -84,7 +84,7 @@ class GuardedTokens:
         self.trail: list[int] = []
 
     def add_template(self, text: str) -> None:
-        """Text that may spell special tokens."""
+        """Add text that may contain special tokens."""
         strips_right = False
         for gap, spelling in self._guard.parsed_spellings.split(text):
             token = self._guard.parsed.get(spelling)
@@ -98,7 +98,7 @@ class GuardedTokens:
             strips_right = token is not None and token.strips_right
 
     def add_message(self, text: str) -> None:
-        """Text that becomes no forbidden token, whatever it spells."""
+        """Add text that never becomes a forbidden token, whatever it contains."""
         forbidden = self._guard.control_ids | self._guard.mark_ids
         for gap, spelling in self._guard.marks.split(text):
             self._add(gap, forbidden)
@@ -106,7 +106,7 @@ class GuardedTokens:
 
     def _add_special(self, token: SpecialToken) -> None:
         self.trail.append(token.id)
-        if not self.ids == self._bos == [token.id]:  # a template may begin with the BOS itself
+        if not self.ids == self._bos == [token.id]:  # the template may itself begin with the BOS
             self.ids.append(token.id)
 
     def _add(self, text: str, forbidden: Set[int]) -> None:
@@ -118,29 +118,29 @@ class GuardedTokens:
             self.ids += ids
             self._check_length()
         elif len(text) > 1:
-            # USER_DEFINED tokens always match, and merges can end in any token; in halves neither spells it.
+            # USER_DEFINED tokens always match, and merges can yield any token; neither half can spell it.
             self._add(text[: len(text) // 2], forbidden)
             self._add(text[len(text) // 2 :], forbidden)
-        # else one character that only a forbidden token spells: it is left out
+        # else it is a single character that only a forbidden token spells: drop it
 
     def _check_length(self) -> None:
-        """Twice the context: a conversation that is cut up otherwise in the end may have a few tokens less."""
+        """The limit is twice the context, because the final split of a conversation may have fewer tokens."""
         if self._context_tokens is not None and len(self.ids) > 2 * self._context_tokens:
             raise ContextLengthExceeded.of(len(self.ids), self._context_tokens, at_least=True)
 
     def _tokenize(self, text: str) -> list[int]:
-        """Some vocabularies put a space before each text they are given, also where it goes on inside a sentence."""
+        """Some vocabularies add a space before every text, even in the middle of a sentence; tokenise without it."""
         tokenize = self._guard.vocabulary.tokenize
         goes_on = bool(self.ids) and self.ids[-1] not in self._guard.special_ids
         if goes_on and self._guard.adds_space:
-            for start in "\n|":  # one that merges with no beginning of `text`, taken off again with the space
+            for start in "\n|":  # a character that merges with no start of `text`; removed again with the space
                 ids = tokenize(start + text, add_bos=False)
                 if (length := self._length_of(b" " + start.encode(), ids)) is not None:
                     return ids[length:]
         return tokenize(text, add_bos=False)
 
     def _length_of(self, start: bytes, ids: list[int]) -> int | None:
-        """How many of the first tokens are exactly `start`; None if none are."""
+        """How many leading tokens spell exactly `start`; None if no number does."""
         found = b""
         for length, token in enumerate(ids, start=1):
             found += self._guard.vocabulary.piece(token)

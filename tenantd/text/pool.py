@@ -1,7 +1,7 @@
-"""Threads for work on clients' texts: checking, rendering, tokenising. Fair between tenants.
+"""Threads that process clients' texts: validate, render, tokenise. Fair between tenants.
 
-A tenant's jobs run one after the other, in the order in which they came; tenants take turns. One tenant never holds
-more than one thread, so another's text begins at once even while a long one is worked on.
+A tenant's jobs run one after the other, in order of arrival; tenants take turns. One tenant never occupies
+more than one thread, so another tenant's text starts at once even while a long one is processed.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from tenantd.errors import Draining, QueueFull
 
 THREADS: Final = 3
 MOST_WAITING: Final = 4096
-"""Jobs of one tenant. A job is small: what it holds is bounded by its bytes."""
+"""Maximum waiting jobs of one tenant. Their memory is limited separately."""
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
-"""Of one tenant's waiting jobs, unless there is only one."""
+"""Maximum memory of one tenant's waiting jobs, unless there is only one."""
 
 T = TypeVar("T")
 
 
 class _Job:
-    """`size_bytes` is the memory that it holds while it waits."""
+    """`size_bytes` is the memory that the job holds while it waits."""
 
     __slots__ = ("future", "loop", "size_bytes", "work")
 
@@ -57,7 +57,7 @@ class _Job:
 
 
 class TextPool:
-    """Use from event loops; `close` waits for what runs."""
+    """Use it from event loops; `close` waits for running jobs."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class TextPool:
         self._most_waiting = most_waiting
         self._most_waiting_bytes = most_waiting_bytes
         self._changed = threading.Condition()
-        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # whose turn is next comes first
+        self._waiting: OrderedDict[str, deque[_Job]] = OrderedDict()  # in order of turns
         self._running: set[str] = set()
         self._is_closed = False
         self._threads = [threading.Thread(target=self._serve, name=f"text-{n}", daemon=True) for n in range(threads)]
@@ -77,9 +77,9 @@ class TextPool:
             thread.start()
 
     async def run(self, tenant: str, work: Callable[[], T], size_bytes: int = 0) -> T:
-        """What `work` returns or raises, from a thread. Work that waits when its caller is cancelled never runs.
+        """Run `work` in a thread. If the caller is cancelled while the work waits, it never runs.
 
-        Raises QueueFull when too much of this tenant waits already, Draining once the pool is closed.
+        Raises QueueFull if too much of this tenant's work already waits, Draining once the pool is closed.
         """
         job = _Job(work, size_bytes)
         with self._changed:
@@ -102,7 +102,7 @@ class TextPool:
             raise
 
     def close(self) -> None:
-        """Refuse what waits, and wait for what runs. Safe to call twice, not from a job."""
+        """Refuse waiting jobs, and wait for running ones. Safe to call twice, but not from a job."""
         with self._changed:
             self._is_closed = True
             left = [job for jobs in self._waiting.values() for job in jobs]
@@ -125,13 +125,13 @@ class TextPool:
         while (turn := self._next()) is not None:
             tenant, job = turn
             job.run()
-            del turn, job  # what it holds must not live until the next one comes
+            del turn, job  # free its memory before waiting for the next job
             with self._changed:
                 self._running.discard(tenant)
                 self._changed.notify()
 
     def _next(self) -> tuple[str, _Job] | None:
-        """The first job of the tenant whose turn it is; None when the pool is closed."""
+        """The first job of the tenant whose turn it is; None once the pool is closed."""
         with self._changed:
             while True:
                 if self._is_closed:

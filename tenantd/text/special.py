@@ -1,7 +1,7 @@
-"""Special tokens, and finding their spellings in text.
+"""Finds the spellings of special tokens in text.
 
-A special token is one that llama.cpp looks for in raw text before it tokenises the rest: CONTROL and UNKNOWN ones only
-when asked to parse specials, USER_DEFINED ones always (llama-vocab.cpp, tokenizer_st_partition).
+llama.cpp looks for special tokens in raw text before it tokenises the rest: for CONTROL and UNKNOWN tokens only
+with parse_special, for USER_DEFINED tokens always (llama-vocab.cpp, tokenizer_st_partition).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
 WINDOW_CHARACTERS: Final = 65_536
-"""What is searched in one go: at most a few milliseconds."""
+"""Characters to search at a time, in at most a few milliseconds."""
 
 
 class TokenKind(StrEnum):
-    """As in a GGUF. A token that is both CONTROL and USER_DEFINED counts as CONTROL."""
+    """Kinds of tokens in a GGUF. A token that is both CONTROL and USER_DEFINED counts as CONTROL."""
 
     CONTROL = "control"
     UNKNOWN = "unknown"
@@ -24,7 +24,7 @@ class TokenKind(StrEnum):
 
 
 class SpecialToken(NamedTuple):
-    """`text` is how it is written in a chat template. `strips_*`: it swallows the whitespace on that side."""
+    """`text` is its spelling in a chat template. `strips_*`: it absorbs whitespace on that side."""
 
     id: int
     text: str
@@ -46,11 +46,11 @@ class Spellings:
             if text:
                 node[""] = {}
         self._longest = max(map(len, texts), default=0)
-        # A trie keeps the cost per character constant; plain alternatives cost one comparison for each spelling.
+        # A trie keeps the cost per character constant; plain alternatives cost one comparison per spelling.
         self._pattern = re.compile(_pattern(trie)) if trie else None
 
     def split(self, text: str) -> Iterator[tuple[str, str]]:
-        """The text as pairs of (what is no spelling, the spelling after it). Empty strings where there is none."""
+        """The text as pairs of (text between spellings, the next spelling), with empty strings where there is none."""
         start = 0
         for match in self._matches(text):
             yield text[start : match.start()], match.group()
@@ -59,7 +59,7 @@ class Spellings:
             yield text[start:], ""
 
     def chunks(self, text: str, least_characters: int) -> Iterator[str]:
-        """The text in pieces of at least so many characters (but the last), each of them beginning with a spelling."""
+        """The text in pieces of at least this many characters (except the last), each starting with a spelling."""
         start = 0
         if len(text) > least_characters:
             for match in self._matches(text):
@@ -69,7 +69,7 @@ class Spellings:
         yield text[start:]
 
     def _matches(self, text: str) -> Iterator[re.Match[str]]:
-        """In windows, since a search holds up all other threads."""
+        """Search in windows, because a search blocks all other threads."""
         start = 0
         while self._pattern and start < len(text):
             end = start + WINDOW_CHARACTERS
@@ -82,7 +82,7 @@ class Spellings:
 
 
 def _pattern(node: dict[str, Any]) -> str:
-    """A trie as a regular expression. The empty key says that a spelling ends here."""
+    """A trie as a regular expression. The empty key marks the end of a spelling."""
     prefix = ""
     while len(node) == 1 and "" not in node:
         [(character, node)] = node.items()

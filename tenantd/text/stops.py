@@ -1,4 +1,4 @@
-"""Finding stop strings in a text that comes in pieces, in time that does not grow with their length."""
+"""Finds stop strings in a text that arrives in pieces, in time that does not depend on their length."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Final
 from tenantd.errors import InvalidRequest
 
 MOST_STOP_BYTES: Final = 4096
-"""Of all stop strings of a request together, in UTF-8."""
+"""Maximum size of all stop strings of a request together, in UTF-8."""
 
 
 def check_stops(stops: Sequence[str]) -> None:
-    """Raises InvalidRequest (`stop`) for more text than is searched for."""
+    """Raises InvalidRequest (`stop`) if the stop strings are too long."""
     if (size := sum(len(stop.encode()) for stop in stops)) > MOST_STOP_BYTES:
         raise InvalidRequest(
             f"stop: all strings together may have at most {MOST_STOP_BYTES} bytes (got {size}); send shorter ones",
@@ -22,11 +22,11 @@ def check_stops(stops: Sequence[str]) -> None:
 
 
 class StopStrings:
-    """Some stop strings, made ready to be searched for. Read only: all answers to a request share them.
+    """Stop strings, prepared for the search. Read-only, because all answers to a request share them.
 
-    Each has the table of Knuth, Morris and Pratt (1977): how much of it is still there when the next character is not
-    the one it needs. Every character of the text is so looked at once, and what a piece ends with is remembered as a
-    number for each string.
+    Each has the table of Knuth, Morris and Pratt (1977): how much of it still matches if the next character is not
+    the expected one. So every character of the text is visited once, and the state between pieces is one
+    number per string.
     """
 
     __slots__ = ("_patterns", "texts")
@@ -37,10 +37,10 @@ class StopStrings:
         self._patterns = [(text, _fallbacks(text)) for text in self.texts]
 
     def search(self, states: list[int], piece: str) -> int | None:
-        """Go on with `piece`. Where the text ends, counted from the beginning of `piece`; None without a stop.
+        """Continue with `piece`. Returns where the text ends, relative to the start of `piece`; None without a stop.
 
-        The string that is complete first counts, and of several complete at once the one that starts first.
-        `states` has how many characters of each string the text so far ends with: zeros at first.
+        The string that is complete first wins; among several, the one that starts first.
+        `states` holds, for each string, how many of its characters the text so far ends with; initially zeros.
         """
         found: tuple[int, int] | None = None
         for number, (text, fallbacks) in enumerate(self._patterns):
@@ -61,7 +61,7 @@ class StopStrings:
 
 
 def _fallbacks(text: str) -> array[int]:
-    """For each number of characters that fit, how many fit still when the next does not."""
+    """For each number of matching characters, how many still match if the next does not."""
     table = array("H", bytes(2 * len(text)))
     state = 0
     for position in range(1, len(text)):

@@ -1,4 +1,4 @@
-"""The chat template of a GGUF: Jinja, rendered in a sandbox the way Transformers renders it."""
+"""Renders the chat template of a GGUF: Jinja in a sandbox, as Transformers does it."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from tenantd.errors import InvalidRequest
 from tenantd.text.excerpt import clean
 
 MOST_REASON_CHARACTERS: Final = 300
-"""Of what a template says of messages: it may say all that is in them."""
+"""Maximum length of a template's error message, which could quote all messages."""
 
 
 class TemplateRefused(Exception):
-    """The template itself called `raise_exception`: these messages do not suit the model."""
+    """The template called `raise_exception`, because the messages do not suit the model."""
 
 
 class _GenerationTag(jinja2.ext.Extension):
-    """`{% generation %}` marks what training learns from; here its content simply passes."""
+    """`{% generation %}` marks text for training; here its content is simply rendered."""
 
     tags = {"generation"}  # noqa: RUF012 (jinja2 declares it so)
 
@@ -37,7 +37,7 @@ class _GenerationTag(jinja2.ext.Extension):
 class ChatTemplate:
     """One compiled template.
 
-    `literals` are the texts it is made of; `inspected` are those it compares contents with or searches them for.
+    `literals` are the texts that it consists of; `inspected` those that it compares contents with or searches for.
     """
 
     def __init__(self, source: str, bos_text: str, eos_text: str) -> None:
@@ -58,7 +58,7 @@ class ChatTemplate:
         self._wants_parts = self._finds_only_parts()
 
     def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
-        """`messages` have role, content and perhaps name. Raises InvalidRequest with the template's own words."""
+        """Render `messages` (role, content, optional name). Raises InvalidRequest with the template's message."""
         try:
             return self._render(messages, self._wants_parts, add_generation_prompt)
         except TemplateRefused as e:
@@ -66,7 +66,7 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"messages: refused by the model's chat template: {reason}", param="messages"
             ) from None
-        except Exception as e:  # a template is a program: it can fail in any way
+        except Exception as e:  # a template is a program and can fail in any way
             reason = clean(f"{type(e).__name__}: {e}", MOST_REASON_CHARACTERS)
             raise InvalidRequest(f"messages: the model's chat template failed: {reason}", param="messages") from e
 
@@ -78,7 +78,7 @@ class ChatTemplate:
         return self._template.render(messages=shown, add_generation_prompt=add_generation_prompt, **self._context)
 
     def _finds_only_parts(self) -> bool:
-        """True for templates that overlook a content unless it is a list of parts (those of some vision models)."""
+        """Whether the template ignores contents unless they are lists of parts (as for some vision models)."""
         shown = [self._shows_probe(as_parts) for as_parts in (False, True)]
         return shown == [False, True]
 
@@ -86,7 +86,7 @@ class ChatTemplate:
         probe = "314159265358979"
         try:
             return probe in self._render([{"role": "user", "content": probe}], as_parts, True)
-        except Exception:  # whatever goes wrong with a lone question, real messages get to hear it from render()
+        except Exception:  # render() will report the error for real messages
             return False
 
 
@@ -124,5 +124,5 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """Unlike Jinja's own it escapes nothing for HTML."""
+    """JSON filter that, unlike Jinja's, escapes nothing for HTML."""
     return json.dumps(value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,4 +1,4 @@
-"""What a model's tokens mean: text to token ids and back. No weights are loaded and no GPU is used."""
+"""Converts text to a model's token ids and back. Loads no weights and uses no GPU."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ from tenantd.llamacpp.gguf import NotGguf, check_gguf
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 
 CHUNK_CHARACTERS: Final = 1024
-"""Longer texts go to llama.cpp in parts, cut where a USER_DEFINED token begins: it tokenises what is before and after
-one by itself anyway, but in time that grows with the square of their number (40 s for 100,000 in 200 kB)."""
+"""Longer texts are passed to llama.cpp in parts, split where a USER_DEFINED token begins. It tokenises the text around
+such a token separately anyway, but in time quadratic in their number (40 s for 100,000 in 200 kB)."""
 
 IDS_AT_ONCE: Final = 65_536
 
 
 class Vocabulary(Protocol):
-    """Tokens 0 .. n_tokens-1. Safe to use from several threads."""
+    """Tokens 0 to n_tokens-1. Safe to use from several threads."""
 
     name: str
     n_tokens: int
     bos: int | None
     chat_template: str | None
-    bos_text: str  # as chat templates write them; empty when there is none
+    bos_text: str  # as spelled in chat templates; "" if there is none
     eos_text: str
     special_tokens: tuple[SpecialToken, ...]
     longest_piece_bytes: int  # so a text of n bytes has at least n / longest_piece_bytes tokens
 
     def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
-        """`add_bos` adds it if the model wants one. `parse_special` lets text spell control tokens.
+        """Tokenise text. `add_bos` adds a BOS if the model wants one; `parse_special` recognises control tokens.
 
-        Raises InvalidRequest for text that has no UTF-8 form.
+        Raises InvalidRequest for text that cannot be encoded in UTF-8.
         """
 
     def piece(self, token: int) -> bytes:
-        """The bytes of a token, perhaps a part of a character. Control tokens have none."""
+        """The bytes of a token, possibly part of a character. Control tokens have none."""
 
     def is_end(self, token: int) -> bool:
-        """True for tokens that end a generation."""
+        """Whether a token ends generation."""
 
 
 def utf8(text: str, param: str = "prompt") -> bytes:
-    """The text as UTF-8. Raises InvalidRequest where it has half of a surrogate pair."""
+    """The text as UTF-8. Raises InvalidRequest if it contains a lone surrogate."""
     try:
         return text.encode()
     except UnicodeEncodeError as e:
@@ -54,7 +54,7 @@ def utf8(text: str, param: str = "prompt") -> bytes:
 
 
 class ByteVocabulary:
-    """Tokens 0..255 are bytes, 256 begins a text, 257 ends a generation. Needs no model."""
+    """Tokens 0 to 255 are bytes, 256 begins a text, 257 ends generation. Needs no model."""
 
     BOS: Final = 256
     END: Final = 257
@@ -105,9 +105,9 @@ class LlamaVocabulary:
 
     @classmethod
     def open(cls, path: Path) -> Self:
-        """Raises ModelError, saying why, for a file that llama.cpp cannot read."""
+        """Open a GGUF. Raises ModelError, with the reason, if llama.cpp cannot read it."""
         try:
-            check_gguf(path)  # llama.cpp's own words for these mistakes are no help
+            check_gguf(path)  # llama.cpp's own messages for these mistakes do not help
         except NotGguf as e:
             raise ModelError(str(e)) from e
         import llama_cpp  # not at the top: the byte vocabulary must work without loading it
@@ -128,7 +128,7 @@ class LlamaVocabulary:
         return cls(llama_cpp, model, path)
 
     def close(self) -> None:
-        """Free it. Nothing may be tokenised afterwards."""
+        """Free the vocabulary. Do not use it afterwards."""
         if self._model:
             self._llama.llama_model_free(self._model)
             self._model = self._vocab = None
@@ -145,14 +145,14 @@ class LlamaVocabulary:
         room = len(data) + 8
         while True:
             ids = (self._llama.llama_token * room)()
-            # llama.cpp's own add_special would also append an end token where a model asks for one.
+            # llama.cpp's add_special would also append an end token if the model asks for one.
             count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
             if count >= 0:
                 break
             assert -count > room, f"llama_tokenize answered {count} with room for {room}"
             room = -count
         found: list[int] = []
-        for start in range(0, count, IDS_AT_ONCE):  # making a list of millions holds up all other threads
+        for start in range(0, count, IDS_AT_ONCE):  # making a list of millions blocks all other threads
             found += ids[start : min(count, start + IDS_AT_ONCE)]
         return found
 
@@ -195,7 +195,7 @@ class LlamaVocabulary:
         )
 
     def _read_pieces(self) -> list[bytes]:
-        """All at once, because the stream of tokens out asks for one each: 0.3 s for 262,144 tokens."""
+        """The bytes of all tokens, read at once because streaming needs one per token: 0.3 s for 262,144 tokens."""
         to_piece, vocab, size = self._llama.llama_token_to_piece, self._vocab, 256
         buffer = ctypes.create_string_buffer(size)
         pieces: list[bytes] = []

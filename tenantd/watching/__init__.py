@@ -1,1 +1,1 @@
-"""Who listens to what happens."""
+"""Listeners for events."""

@@ -1,7 +1,7 @@
-"""Prometheus metrics: what events say of requests, and what the service says at the moment of a scrape.
+"""Prometheus metrics: counted from events, and read from the service at each scrape.
 
-The values of labels are names of tenants that exist, codes of errors, states and names of listeners. Nothing that a
-stranger sends makes a new one.
+Label values are names of existing tenants, error codes, states and names of listeners. Nothing that a
+stranger sends can add one.
 """
 
 from __future__ import annotations
