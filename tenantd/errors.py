@@ -11,7 +11,7 @@ from typing import ClassVar, Self, TypedDict
 
 
 class ErrorDetail(TypedDict):
-    """`code` is the error's name, for programs. `param` is the field that is to blame."""
+    """`code` identifies the error for programs. `param` names the field at fault."""
 
     message: str
     type: str
@@ -20,20 +20,20 @@ class ErrorDetail(TypedDict):
 
 
 class ErrorBody(TypedDict):
-    """The JSON object of an HTTP answer that is an error."""
+    """The JSON body of an error answer."""
 
     error: ErrorDetail
 
 
 class TenantdError(Exception):
-    """Base of everything raised on purpose. `message` is for people and says what to do."""
+    """Base of all errors raised on purpose. `message` is for people and says what to do."""
 
     code: ClassVar[str] = "internal_error"
     type: ClassVar[str] = "server_error"
     http_status: ClassVar[int] = 500
     exit_code: ClassVar[int] = 1
     should_retry: ClassVar[bool] = True
-    """Whether a client whose rule is to retry this status may; OpenAI's clients obey `x-should-retry`."""
+    """Whether clients may retry, sent as `x-should-retry`, which OpenAI's clients obey."""
 
     def __init__(
         self,
@@ -43,7 +43,7 @@ class TenantdError(Exception):
         retry_after_s: int | None = None,
         retry_after_ms: int | None = None,
     ) -> None:
-        """When to come back is given in seconds or in milliseconds; the error then has both, seconds rounded up."""
+        """Pass the time to retry in seconds or milliseconds; the error then has both, with seconds rounded up."""
         super().__init__(message)
         if retry_after_ms is not None:
             retry_after_s = -(-retry_after_ms // 1000)
@@ -60,7 +60,7 @@ class TenantdError(Exception):
 
 
 class ConfigError(TenantdError):
-    """The configuration file or an environment override is wrong; starting again will not help."""
+    """The configuration file or an environment variable is wrong; restarting will not help."""
 
     code = "config_invalid"
     exit_code = 78
@@ -74,7 +74,7 @@ class ModelError(TenantdError):
 
 
 class NotEnoughMemory(ModelError):
-    """The model does not fit the memory that is free now. It may fit later: this machine has enough in all."""
+    """The model does not fit into free memory now, but may later: the machine has enough in total."""
 
 
 class DaemonNotRunning(TenantdError):
@@ -91,7 +91,7 @@ class AlreadyRunning(TenantdError):
 
 
 class InvalidRequest(TenantdError):
-    """The request itself is wrong; sending it again will not help."""
+    """The request itself is wrong; retrying will not help."""
 
     code = "invalid_request"
     type = "invalid_request_error"
@@ -100,13 +100,13 @@ class InvalidRequest(TenantdError):
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """Prompt and output together do not fit the context of a slot, or what the tenant may use of it."""
+    """Prompt and output together do not fit the context of a slot, or the tenant's limit on it."""
 
     code = "context_length_exceeded"
 
     @classmethod
     def of(cls, prompt_tokens: int, holds_tokens: int, *, at_least: bool = False, tenant: str = "") -> Self:
-        """`tenant` is whose own limit it is; "" for the model's. `at_least` says that nobody counted further.
+        """`tenant` is the tenant whose limit it is; "" for the model's. `at_least`: the count is a lower bound.
 
         The message begins with OpenAI's words: clients such as litellm fall back to a larger model when they see them.
         """
@@ -120,26 +120,26 @@ class ContextLengthExceeded(InvalidRequest):
 
 
 class MaxTokensPerRequestExceeded(InvalidRequest):
-    """More output is asked for than the tenant's `max_tokens_per_request`."""
+    """The request asks for more output than the tenant's `max_tokens_per_request`."""
 
     code = "max_tokens_per_request_exceeded"
 
 
 class PromptOverTokensPerMinute(InvalidRequest):
-    """The prompt alone is over the tenant's `tokens_per_minute`: no waiting will make it fit."""
+    """The prompt alone exceeds the tenant's `tokens_per_minute`, so waiting does not help."""
 
     code = "prompt_exceeds_tokens_per_minute"
 
 
 class BodyTooLarge(InvalidRequest):
-    """The request body is over `server.max_body_bytes`."""
+    """The request body is larger than `server.max_body_bytes`."""
 
     code = "body_too_large"
     http_status = 413
 
 
 class BodyTimeout(InvalidRequest):
-    """The request body stopped coming for `server.body_timeout_s`."""
+    """The request body stalled for `server.body_timeout_s`."""
 
     code = "body_timeout"
     type = "timeout_error"
@@ -148,7 +148,7 @@ class BodyTimeout(InvalidRequest):
 
 
 class HeadTimeout(InvalidRequest):
-    """The request's line and headers were not whole within `server.head_timeout_s`."""
+    """Request line and headers were not complete within `server.head_timeout_s`."""
 
     code = "head_timeout"
     type = "timeout_error"
@@ -157,7 +157,7 @@ class HeadTimeout(InvalidRequest):
 
 
 class TooManyBodyBytes(TenantdError):
-    """One tenant sends more at the same time than its part of `server.body_bytes_total`."""
+    """A tenant sends more at a time than its share of `server.body_bytes_total`."""
 
     code = "too_many_body_bytes"
     type = "rate_limit_error"
@@ -166,7 +166,7 @@ class TooManyBodyBytes(TenantdError):
 
 
 class BodyMemoryFull(TenantdError):
-    """The memory for bodies was needed for tenants that hold less of it."""
+    """The memory for bodies was needed for tenants that use less of it."""
 
     code = "body_memory_full"
     http_status = 503
@@ -174,7 +174,7 @@ class BodyMemoryFull(TenantdError):
 
 
 class TooManyConnections(TenantdError):
-    """A Unix user, a key, or everybody together, has as many connections as there may be."""
+    """A Unix user, a key, or the whole daemon has reached its maximum of connections."""
 
     code = "too_many_connections"
     type = "rate_limit_error"
@@ -192,13 +192,13 @@ class Unauthenticated(TenantdError):
 
 
 class KeyRevoked(Unauthenticated):
-    """The key was good when the request came, and has been revoked since; what was generated is billed."""
+    """The key was valid when the request arrived but has been revoked since; generated tokens are billed."""
 
     code = "key_revoked"
 
 
 class Forbidden(TenantdError):
-    """The identity is known and may not do this."""
+    """The identity is known but may not do this."""
 
     code = "forbidden"
     type = "permission_error"
@@ -207,7 +207,7 @@ class Forbidden(TenantdError):
 
 
 class TenantSuspended(Forbidden):
-    """The tenant exists and is suspended by an administrator."""
+    """The tenant has been suspended by an administrator."""
 
     code = "tenant_suspended"
 
@@ -221,7 +221,7 @@ class NotFound(TenantdError):
 
 
 class Conflict(TenantdError):
-    """It exists already, or its state does not allow this."""
+    """It already exists, or its state does not allow this."""
 
     code = "conflict"
     type = "invalid_request_error"
@@ -229,7 +229,7 @@ class Conflict(TenantdError):
 
 
 class QueueFull(TenantdError):
-    """The tenant has `max_queued` requests waiting already; `retry_after_s` is when a place should be free."""
+    """The tenant already has `max_queued` requests waiting; a place should be free after `retry_after_s`."""
 
     code = "queue_full"
     type = "rate_limit_error"
@@ -238,13 +238,13 @@ class QueueFull(TenantdError):
 
 
 class MaxConcurrentExceeded(QueueFull):
-    """The tenant runs its `max_concurrent` requests, and its queue is full as well."""
+    """The tenant runs its maximum of `max_concurrent` requests, and its queue is full too."""
 
     code = "max_concurrent_exceeded"
 
 
 class RequestsPerMinuteExceeded(TenantdError):
-    """The tenant has used up its `requests_per_minute`; after `retry_after_ms` one more will be taken."""
+    """The tenant has used up its `requests_per_minute`; one more is accepted after `retry_after_ms`."""
 
     code = "requests_per_minute_exceeded"
     type = "rate_limit_error"
@@ -253,7 +253,7 @@ class RequestsPerMinuteExceeded(TenantdError):
 
 
 class TokensPerMinuteExceeded(TenantdError):
-    """The tenant's `tokens_per_minute` have no room for this prompt; after `retry_after_ms` they will have."""
+    """The tenant's `tokens_per_minute` leave no room for this prompt until `retry_after_ms` have passed."""
 
     code = "tokens_per_minute_exceeded"
     type = "rate_limit_error"
@@ -262,7 +262,7 @@ class TokensPerMinuteExceeded(TenantdError):
 
 
 class RequestTimeout(TenantdError):
-    """The request was not complete within the `timeout_s` it came with; what was generated is billed."""
+    """The request was not complete within its `timeout_s`; generated tokens are billed."""
 
     code = "request_timeout"
     type = "timeout_error"
@@ -272,7 +272,7 @@ class RequestTimeout(TenantdError):
 
 
 class Draining(TenantdError):
-    """The daemon is shutting down and takes no new requests."""
+    """The daemon is shutting down and accepts no new requests."""
 
     code = "draining"
     http_status = 503
@@ -288,7 +288,7 @@ class EngineUnavailable(TenantdError):
 
 
 class EngineFailure(TenantdError):
-    """The engine ran and could not finish this one request; others are untouched."""
+    """The engine could not finish this request; others are not affected."""
 
     code = "engine_failure"
 
@@ -310,11 +310,11 @@ class LedgerUnavailable(TenantdError):
 
 
 class LedgerDamaged(LedgerUnavailable):
-    """The ledger's file is damaged; starting again will not help, a backup will."""
+    """The ledger's file is damaged; restarting does not help, restoring a backup does."""
 
     exit_code = 78
 
 
 def key_revoked() -> KeyRevoked:
-    """What requests of a key end with when it is revoked."""
+    """The error that ends requests of a revoked key."""
     return KeyRevoked("this API key was revoked; ask your administrator for a new one")

@@ -1,4 +1,4 @@
-"""Looking for damage in the ledger's file with SQLite's `PRAGMA quick_check`: every page of every table is read."""
+"""Checks the ledger's file for damage with SQLite's `PRAGMA quick_check`, which reads every page of every table."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ STOP_INTERVAL_S: Final = 0.05
 
 
 def find_damage(conn: sqlite3.Connection, path: Path) -> str:
-    """What is wrong and what to do about it; "" for nothing. Raises sqlite3.Error for what is no damage."""
+    """What is damaged and what to do about it; "" if nothing. Raises sqlite3.Error for other errors."""
     try:
         rows = [str(row[0]) for row in conn.execute(f"PRAGMA quick_check({MOST_SAID})")]
     except sqlite3.Error as e:
@@ -32,10 +32,10 @@ def find_damage(conn: sqlite3.Connection, path: Path) -> str:
 
 
 class BackgroundCheck:
-    """One check on a connection of its own, in a thread of its own. Nobody waits for it."""
+    """A check in the background, with its own connection and thread."""
 
     def __init__(self, path: Path, busy_timeout_ms: int, on_damage: Callable[[str], None]) -> None:
-        """`on_damage` is called in the thread. Begins at once."""
+        """Starts at once. `on_damage` is called in the thread."""
         self._path = path
         self._busy_timeout_ms = busy_timeout_ms
         self._on_damage = on_damage
@@ -45,11 +45,11 @@ class BackgroundCheck:
         self._thread.start()
 
     def stop(self) -> None:
-        """Break it off if it is not done, and wait until it has ended."""
+        """Cancel the check if it is not done, and wait until it has ended."""
         self._stopping.set()
         while self._thread.is_alive():
             if self._conn is not None:
-                self._conn.interrupt()  # does nothing between two statements, hence again and again
+                self._conn.interrupt()  # has no effect between two statements, so repeat it
             self._thread.join(STOP_INTERVAL_S)
 
     def _run(self) -> None:

@@ -1,7 +1,7 @@
-"""Connections to the ledger's file, and what SQLite's errors mean for people.
+"""Connections to the ledger's file, and explanations of SQLite's errors.
 
-Trouble is what the outside does to the file: the disk is full, another program locks it, it became read-only. It may
-pass, so what must not be lost is tried again. Every other error is a mistake in one piece of work and stays with it.
+Trouble comes from outside: the disk is full, another program locks the file, it became read-only. It may
+pass, so what must not be lost is retried. Any other error is a mistake in one job and only affects that job.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ FILE_MODE: Final = 0o600
 OLDEST_SQLITE: Final = (3, 37, 0)  # STRICT tables
 STATEMENTS_CACHED: Final = 64
 ATTEMPT_INTERVAL_S: Final = 0.005
-LOG_BYTES_KEPT: Final = 16 * 1024 * 1024  # a log that a long report made grow is cut back to this
+LOG_BYTES_KEPT: Final = 16 * 1024 * 1024  # truncate the log to this size after a long report made it grow
 
 RESTORE: Final = "stop tenantd and restore a backup; `sqlite3 ledger.db .recover` reads what can still be read"
 _DAMAGE: Final = {sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
@@ -34,24 +34,25 @@ _NO_TROUBLE: Final = {
 
 
 def is_trouble(error: sqlite3.Error) -> bool:
-    """It came from outside and may pass. Errors of the Python module itself carry no code and are mistakes."""
+    """Whether an error came from outside and may pass. Errors of the Python module itself have no code; they are
+    mistakes."""
     code = getattr(error, "sqlite_errorcode", None)
     return code is not None and code & 0xFF not in _NO_TROUBLE
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """The file does not hold what SQLite has written to it."""
+    """Whether the error means that the file is damaged."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF in _DAMAGE
 
 
 def unusable(error: sqlite3.Error, path: Path) -> LedgerUnavailable:
-    """What keeps the ledger from being opened: LedgerDamaged if it is damage."""
+    """The exception for an error while opening the ledger: LedgerDamaged if the file is damaged."""
     kind = LedgerDamaged if is_damage(error) else LedgerUnavailable
     return kind(f"cannot use the ledger: {explain(error, path)}")
 
 
 def explain(error: sqlite3.Error, path: Path) -> str:
-    """What is wrong and what to do about it."""
+    """Explain an error: what is wrong and what to do about it."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
     detail = f"{error} ({getattr(error, 'sqlite_errorname', 'no code')})"
     match code:
@@ -70,14 +71,14 @@ def explain(error: sqlite3.Error, path: Path) -> str:
 
 
 def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
-    """The one connection that writes. Creates the file, readable by its owner only. Raises LedgerUnavailable.
+    """Open the only connection that writes. Creates the file, readable only by its owner. Raises LedgerUnavailable.
 
-    The Python module begins no transactions of its own: the writer says BEGIN IMMEDIATE where it means it.
+    The Python module starts no transactions by itself; the writer uses BEGIN IMMEDIATE explicitly.
     """
     if sqlite3.sqlite_version_info < OLDEST_SQLITE:
         raise ConfigError(f"SQLite {sqlite3.sqlite_version} is too old: tenantd needs 3.37 or later")
     try:
-        # Made before SQLite sees it: the write-ahead log then gets the same permissions.
+        # Create it before SQLite does, so that the write-ahead log gets the same permissions.
         os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, FILE_MODE))
         if path.stat().st_mode & 0o077:
             path.chmod(FILE_MODE)
@@ -87,13 +88,15 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         path, isolation_level=None, check_same_thread=False, cached_statements=STATEMENTS_CACHED, timeout=0
     )
     try:
-        conn.execute(f"PRAGMA busy_timeout = {int(busy_timeout_ms)}")  # first, or the next ones fail on a lock
+        conn.execute(
+            f"PRAGMA busy_timeout = {int(busy_timeout_ms)}"
+        )  # first, otherwise the next statements fail on a lock
         (mode,) = conn.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
             raise ConfigError(
                 f"{path}: its file system does not support write-ahead logging ({mode}); choose a local folder"
             )
-        conn.execute("PRAGMA synchronous = FULL")  # an answer is sent because its row survives a power cut
+        conn.execute("PRAGMA synchronous = FULL")  # rows must survive a power cut before answers are sent
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
         conn.execute("PRAGMA trusted_schema = OFF")
@@ -107,13 +110,13 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
 
 
 def truncate_log(conn: sqlite3.Connection, wait_s: float, busy_timeout_ms: int) -> bool:
-    """Move what the write-ahead log holds into the ledger and empty the log. Raises sqlite3.Error.
+    """Move the content of the write-ahead log into the ledger and empty the log. Raises sqlite3.Error.
 
-    Waits at most `wait_s` for those who read. False when somebody still does, or writes; as much as can be moved is
-    moved. `busy_timeout_ms` is the connection's afterwards.
+    Waits up to `wait_s` for readers. False if somebody still reads or writes; then it moves as much as
+    possible. Afterwards sets the connection's busy timeout to `busy_timeout_ms`.
     """
     until_s = time.monotonic() + wait_s
-    # SQLite's own waiting is for one lock, which a reader may give back and take again for ever; a fresh attempt finds
+    # SQLite itself waits for one lock, which a reader may release and take again forever; a new attempt notices
     # that the reader has moved on.
     conn.execute("PRAGMA busy_timeout = 0")
     try:
@@ -127,7 +130,7 @@ def truncate_log(conn: sqlite3.Connection, wait_s: float, busy_timeout_ms: int) 
 
 
 def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
-    """A connection that cannot write to the ledger, for one report: only to temporary tables. Raises sqlite3.Error."""
+    """A connection for one report, which can only write to temporary tables. Raises sqlite3.Error."""
     conn = sqlite3.connect(
         f"file:{quote(str(path.absolute()))}?mode=ro",
         uri=True,

@@ -1,7 +1,7 @@
-"""Are the ledger's files still the ones that were opened?
+"""Checks that the ledger's files are still the ones that were opened.
 
-SQLite goes on writing to the files it has open, whatever becomes of their names. Rows written to a file that was
-deleted, moved away or replaced are rows nobody will find, so the writer asks before each transaction.
+SQLite keeps writing to its open files, whatever happens to their names. Rows written to a file that was
+deleted, moved away or replaced would be lost, so the writer checks before each transaction.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ Identity = tuple[int, int]  # device and inode
 
 
 class MissingFile(Exception):
-    """The name leads nowhere, or to another file than the one that is open. The message says what to do."""
+    """The name points nowhere, or to a file other than the open one. The message says what to do."""
 
 
 class LogMissing(MissingFile):
-    """Only the write-ahead log is concerned: what it holds can be saved into the ledger itself."""
+    """Only the write-ahead log is affected; its content can still be saved in the ledger."""
 
 
 class Files:
     """The identity of the ledger and its write-ahead log, taken when they were opened.
 
-    The ledger is kept open here as well: that keeps its inode number from being given to another file, and tells a
-    file that was moved from one that was deleted.
+    Keeps the ledger open too: so its inode number cannot be reused, and a moved file can be told from
+    a deleted one.
     """
 
     def __init__(self, path: Path) -> None:
-        """SQLite has both open. Raises OSError."""
+        """Call it when SQLite has opened both files. Raises OSError."""
         self.path = path
         self.log_path = path.with_name(path.name + LOG_SUFFIX)
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -38,11 +38,11 @@ class Files:
         self._log = identity_of(self.log_path)
 
     def log_reopened(self) -> None:
-        """SQLite has begun another log."""
+        """Call it when SQLite has started a new log."""
         self._log = identity_of(self.log_path)
 
     def check(self) -> None:
-        """Two calls of stat(2). Raises MissingFile, LogMissing."""
+        """Check both files with two calls of stat(2). Raises MissingFile, LogMissing."""
         try:
             ledger, log = identity_of(self.path), identity_of(self.log_path)
         except OSError as e:
@@ -55,7 +55,7 @@ class Files:
 
     @property
     def log_bytes(self) -> int:
-        """Size of the write-ahead log; 0 when it is not there."""
+        """Size of the write-ahead log; 0 if it does not exist."""
         try:
             return self.log_path.stat().st_size
         except OSError:
@@ -63,11 +63,11 @@ class Files:
 
     @property
     def is_deleted(self) -> bool:
-        """The ledger that is open has no name any more, anywhere: it is gone when it is closed."""
+        """Whether the open ledger has no name left, so that closing it would delete it."""
         return self._fd >= 0 and os.fstat(self._fd).st_nlink == 0
 
     def close(self) -> None:
-        """After SQLite has closed it: closing a file gives up all locks that the process has on it."""
+        """Call it after SQLite has closed the file, because closing a file releases all locks of the process on it."""
         os.close(self._fd)
         self._fd = -1
 
@@ -86,7 +86,7 @@ class Files:
 
 
 def identity_of(path: Path) -> Identity | None:
-    """None when there is no such file. Raises OSError when it cannot be looked at."""
+    """Identity of a file; None if it does not exist. Raises OSError if it cannot be accessed."""
     try:
         return _identity(path.stat())
     except FileNotFoundError:

@@ -1,6 +1,6 @@
-"""What tenants owe for a month: the sum of their rows' amounts, nothing computed anew.
+"""What tenants owe for a month: the sum of the amounts in their rows, without recomputing any.
 
-A month is half-open and begins at local midnight in the billing timezone. It is counted by when a request was created.
+A month is half-open and begins at local midnight in the billing time zone. Requests count by their creation time.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from tenantd.ledger.records import PriceList
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 OLDEST_YEAR: Final = 1900
-NEWEST_YEAR: Final = 9998  # the month after must still have a date
+NEWEST_YEAR: Final = 9998  # the next month must still have a valid date
 
 _MONTH: Final = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 
 
 class Month(msgspec.Struct, frozen=True, kw_only=True):
-    """From `since_micros` until before `until_micros`, on the wall clock."""
+    """From `since_micros` until just before `until_micros`, by the wall clock."""
 
     name: str  # "2026-11"
     timezone: str
@@ -38,7 +38,7 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
-    """`quantity` is whole: tokens, or microseconds of engine time."""
+    """`quantity` is an integer: tokens, or microseconds of engine time."""
 
     description: str
     quantity: int
@@ -47,7 +47,7 @@ class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's part, under the name it had at its last request of the month.
+    """The part of one tenant, under its name at its last request of the month.
 
     `total_nanos` is the sum of its lines and of its requests' costs.
     """
@@ -63,7 +63,7 @@ class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A month's settled requests. `open`: it can still grow, since the month is not over or a request of it runs."""
+    """A month's settled requests. `open`: it can still grow, because the month is not over or a request still runs."""
 
     month: str
     timezone: str
@@ -76,7 +76,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
-    """ "2026-11", "this" or "last". Raises InvalidRequest."""
+    """Parse "2026-11", "this" or "last". Raises InvalidRequest."""
     now = (EPOCH + timedelta(microseconds=now_micros)).astimezone(timezone)
     if text == "this":
         year, month = now.year, now.month
@@ -108,7 +108,7 @@ _LINES: Final = """SELECT tenant_id, price_id, count(*) AS requests, sum(prompt_
 
 
 def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Invoice:
-    """The invoice of all tenants with settled requests in `month`, or of one, without those that are unbilled.
+    """The invoice of all tenants with settled requests in `month`, or of one, without unbilled requests.
 
     Raises AmountTooLarge.
     """
@@ -117,7 +117,7 @@ def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Inv
     for where, values in pieces(conn, month.since_micros, month.until_micros, tenant_id):
         where = f"{where} AND NOT unbilled"
         add_up(conn, _LINES, (where, values), ("tenant_id", "price_id"), sums)
-        # In the same snapshot: a request is in the sums, or it keeps the invoice open.
+        # In the same snapshot, so that a request is either in the sums or keeps the invoice open.
         running += conn.execute(
             f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values
         ).fetchone()[0]
@@ -136,7 +136,7 @@ def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Inv
         timezone=month.timezone,
         since_micros=month.since_micros,
         until_micros=month.until_micros,
-        currency=latest.currency,  # one for the whole ledger: it refuses to be opened with another
+        currency=latest.currency,  # the whole ledger has one currency and cannot be opened with another
         open=not month.is_over or running > 0,
         tenants=tenants,
         total_nanos=sum(part.total_nanos for part in tenants),
@@ -146,7 +146,7 @@ def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Inv
 def _tenant_invoice(
     tenant: str, tenant_id: int, rows: list[dict[str, Any]], prices: dict[int, PriceList]
 ) -> TenantInvoice:
-    """`rows` has one for each price list the tenant's requests were costed with."""
+    """`rows` has one row for each price list that applied to the tenant's requests."""
     lines = [line for row in rows for line in _lines(row, prices[row["price_id"]], says_price=len(rows) > 1)]
     return TenantInvoice(
         tenant=tenant,
@@ -161,7 +161,7 @@ def _tenant_invoice(
 
 
 def _lines(row: dict[str, Any], prices: PriceList, *, says_price: bool) -> list[InvoiceLine]:
-    """Input and output always; engine time when it has a price."""
+    """Lines for input and output, and for engine time if it has a price."""
     items = [
         ("input tokens", "prompt_tokens", "tokens", "input_nanos", prices.input_nanos_per_million, "million"),
         ("output tokens", "completion_tokens", "tokens", "output_nanos", prices.output_nanos_per_million, "million"),
@@ -180,7 +180,7 @@ def _lines(row: dict[str, Any], prices: PriceList, *, says_price: bool) -> list[
 
 
 def _money(nanos: int) -> str:
-    """The shortest exact decimal, with at least two places."""
+    """The shortest exact decimal with at least two places."""
     whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
     return f"{whole}.{fraction.rstrip('0'):0<2}"
 
@@ -191,6 +191,6 @@ def _shift(year: int, month: int, months: int) -> tuple[int, int]:
 
 
 def _midnight_micros(year: int, month: int, timezone: ZoneInfo) -> int:
-    """When the month begins. Where clocks skip midnight, the moment they do; where it comes twice, the first."""
+    """When the month begins. If clocks skip midnight, the moment when they do; if it occurs twice, the first."""
     local = datetime(year, month, 1, tzinfo=timezone)
     return (local.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)

@@ -1,6 +1,6 @@
 """The ledger as the daemon uses it: admit, checkpoint, settle, and transactions for administration.
 
-Opened synchronously, used from one asyncio loop. What returns has been written to the disk.
+Opened synchronously, used from one asyncio loop. When a call returns, its data is on disk.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 BUSY_TIMEOUT_MS: Final = 1000
-"""How long a lock of another program is waited for before it counts as trouble."""
+"""How long to wait for another program's lock before it counts as trouble."""
 CLOSE_TIMEOUT_S: Final = 5.0
 CLOSE_GRACE_S: Final = 1.2
-"""How much longer a write that is under way may take when the ledger is closed: a lock is waited for for a second."""
+"""Additional time for a write in progress when the ledger is closed; waiting for a lock takes up to a second."""
 STUCK_S: Final = 1.0
-"""A ledger that has not been written for this long when it is closed may not be written any more."""
+"""If nothing could be written for this long before the close, writing may no longer be possible."""
 HUNG_S: Final = 10.0
-"""A write that takes longer than this is trouble, though nothing has failed yet."""
+"""A write that takes longer counts as trouble, even if nothing has failed yet."""
 CHECKED_AT_ONCE_BYTES: Final = 64 * 1024 * 1024
-"""A ledger up to this size is checked for damage before it is used; that takes a fraction of a second."""
+"""Ledgers up to this size are checked for damage before use, which takes a fraction of a second."""
 
 
 class Ledger:
-    """Owner of the file. All coroutines belong to one loop; `open`, `set_prices` and `checkpoint` need none."""
+    """The open ledger. All coroutines belong to one loop; `open`, `set_prices` and `checkpoint` need none."""
 
     def __init__(
         self,
@@ -59,12 +59,13 @@ class Ledger:
         now_micros: Callable[[], int],
         busy_timeout_ms: int,
     ) -> None:
-        """Use `open`. `conn` is the writer's from here on. Raises OSError when the file cannot be looked at."""
+        """Use `open` instead. `conn` belongs to the writer from now on. Raises OSError if the file cannot be
+        accessed."""
         self.path = path
-        self.is_new = is_new  # there was no file
+        self.is_new = is_new  # the file did not exist
         self.interrupted = interrupted  # rows that a killed daemon left running, settled by `open`
         self.taken_in = taken.settled  # rows that the last daemon could not settle, settled by `open`
-        self.rejected = len(taken.rejected)  # and those that could not be
+        self.rejected = len(taken.rejected)  # lines that could not be used
         self._currency = currency
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
@@ -81,11 +82,11 @@ class Ledger:
         *,
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
     ) -> Ledger:
-        """Open or create the file, settle what a killed daemon left running, then put the prices in force.
+        """Open or create the file, settle what a killed daemon left running, then make the prices effective.
 
-        A small file is checked for damage first, a large one is not: see `check_in_background`.
-        What a stop had to set aside is settled too. Raises LedgerUnavailable when the file cannot be used,
-        LedgerDamaged, ConfigError when it is not this program's to use or `billing` does not go with what is in it.
+        Checks a small file for damage first; for large ones see `check_in_background`.
+        Also settles what a shutdown had to set aside. Raises LedgerUnavailable if the file cannot be used,
+        LedgerDamaged, ConfigError if it is not a ledger of this program or `billing` does not match its content.
         """
         last_write_micros = _last_write_micros(path)
         is_new = not path.exists()
@@ -120,9 +121,9 @@ class Ledger:
             raise
 
     def check_in_background(self) -> None:
-        """Begin to look for damage in a file that was too large to be checked when it was opened.
+        """Start checking a file that was too large to be checked when it was opened.
 
-        Damage that is found is trouble until the daemon stops: nothing new is admitted, what runs is still settled.
+        Damage counts as trouble until the daemon stops: new requests are refused, running ones are still settled.
         """
         if self.path.stat().st_size > CHECKED_AT_ONCE_BYTES and self._check is None:
             self._check = BackgroundCheck(self.path, self._busy_timeout_ms, self._on_damage)
@@ -133,12 +134,12 @@ class Ledger:
 
     @property
     def healthy(self) -> bool:
-        """The last write worked, and no damage was found."""
+        """Whether the last write worked and no damage was found."""
         return not self.trouble
 
     @property
     def trouble(self) -> str:
-        """Why the ledger cannot be written; empty while it can."""
+        """Why the ledger cannot be written; "" if it can."""
         if trouble := self._writer.trouble or self._writer.damage:
             return trouble
         stuck_s = self._writer.stuck_s
@@ -148,7 +149,7 @@ class Ledger:
 
     @property
     def stuck_s(self) -> float:
-        """For how long nothing could be written; 0 when all is well."""
+        """For how long nothing could be written; 0 if all is well."""
         return self._writer.stuck_s
 
     @property
@@ -159,56 +160,57 @@ class Ledger:
     # -- requests
 
     async def admit(self, admission: Admitted) -> None:
-        """Insert the row. Raises LedgerUnavailable, Conflict (the id is taken).
+        """Insert a request's row. Raises LedgerUnavailable, Conflict (the id is taken).
 
-        Cancelled before the writer began, nothing is written; later, the row stays.
+        If cancelled before the writer starts, nothing is written; later, the row stays.
         """
         await self.write(lambda conn: insert_request(conn, admission))
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
-        """Note what running requests have used so far. Queued; only the latest of each request is written."""
+        """Record what running requests have used so far. Queued; only the latest usage of each is written."""
         self._writer.checkpoint(usages)
 
     async def settle(self, settlement: Settlement, admission: Admitted | None = None) -> RequestRecord:
-        """Close the row at the prices in force. Raises NotFound, Conflict (settled before), AmountTooLarge.
+        """Close a row at the current prices. Raises NotFound, Conflict (already settled), AmountTooLarge.
 
-        While the ledger cannot be written it stays queued, and so it does when the caller stops waiting. Raises
-        LedgerUnavailable only when the ledger is closed first. It is then set aside for the next start, together with
-        `admission`: a ledger restored from a backup may not have the row.
+        While the ledger cannot be written, it stays queued, even if the caller stops waiting. Raises
+        LedgerUnavailable only if the ledger is closed first. Then it is set aside for the next start, together with
+        `admission`, because a ledger restored from a backup may lack the row.
         """
         future: asyncio.Future[RequestRecord] = asyncio.get_running_loop().create_future()
         record = Unsettled(settlement=settlement, admission=admission)
         self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True, record=record)
-        return await future  # cancelling it does not take the job off the queue
+        return await future  # cancelling this does not remove the job from the queue
 
     # -- transactions
 
     async def write(self, work: Callable[[sqlite3.Connection], T]) -> T:
-        """Run `work` in the writer's next transaction; what it raises undoes it alone. Raises LedgerUnavailable.
+        """Run `work` in the writer's next transaction. If it raises, only its own changes are undone. Raises
+        LedgerUnavailable.
 
-        `work` runs in the writer's thread, must not commit, and holds up all other writes while it runs.
+        `work` runs in the writer's thread, must not commit, and delays all other writes while it runs.
         """
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._writer.submit(work, future, keep=False)
         return await future
 
     async def read(self, work: Callable[[sqlite3.Connection], T], lane: Lane = Lane.LOOKUPS) -> T:
-        """Run `work` on a snapshot, in a thread, on a connection that cannot write. Ends early when cancelled.
+        """Run `work` on a snapshot, in a thread, with a read-only connection. Ends early if cancelled.
 
-        Reports let the snapshot go from one piece to the next (`tenantd.ledger.pieces`).
+        Reports release the snapshot between pieces (`tenantd.ledger.pieces`).
 
-        Raises LedgerUnavailable, QueueFull when too many wait in this lane, Draining once it is closed.
+        Raises LedgerUnavailable, QueueFull if too many wait in this lane, Draining once it is closed.
         """
         return await self._readers.run(lane, work)
 
     def end_reports(self) -> None:
-        """Interrupt the reports that run, and take no more: the daemon is stopping."""
+        """Interrupt running reports and refuse new ones, because the daemon is stopping."""
         self._readers.end_reports()
 
     def set_prices(self, billing: BillingConfig) -> None:
-        """Put other prices in force for what is settled from here on. Queued until it can be written.
+        """Use other prices for everything settled from now on. Queued until it can be written.
 
-        Raises ConfigError for another currency: amounts of two currencies cannot be added up.
+        Raises ConfigError for another currency, because amounts of two currencies cannot be added.
         """
         if billing.currency != self._currency:
             raise ConfigError(
@@ -218,10 +220,10 @@ class Ledger:
         self._writer.submit(lambda conn: add_prices(conn, billing, now_micros), None, keep=True)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Write what is queued, retrying for at most so long, then close the file. May be called again.
+        """Write what is queued, retrying for at most `timeout_s`, then close the file. Safe to call again.
 
-        Settlements that are not written by then are set aside for the next start. When the ledger is stuck already
-        that is done first: the time for a stop may be short.
+        Settlements that are not written by then are set aside for the next start. If the ledger is already stuck,
+        that happens first, because the time for a shutdown may be short.
         """
         self._writer.close(timeout_s)
         if self._writer.stuck_s > STUCK_S:
@@ -233,7 +235,7 @@ class Ledger:
 
 
 def _check_for_log(path: Path) -> None:
-    """A log without its ledger: SQLite would delete it and begin anew. Raises ConfigError."""
+    """Raises ConfigError for a log without its ledger, which SQLite would delete."""
     log_path = path.with_name(path.name + LOG_SUFFIX)
     if log_path.exists() and log_path.stat().st_size:
         raise ConfigError(
@@ -243,7 +245,7 @@ def _check_for_log(path: Path) -> None:
 
 
 def _last_write_micros(path: Path) -> int:
-    """When the last daemon wrote, which with anything running it did once a second; 0 when there was none."""
+    """When the last daemon wrote (once a second while anything ran); 0 if there was none."""
     files = (path, path.with_name(path.name + LOG_SUFFIX))
     return max((file.stat().st_mtime_ns // 1000 for file in files if file.exists()), default=0)
 
@@ -256,9 +258,9 @@ def _begin(
     last_write_micros: int,
     taken: TakenIn,
 ) -> int:
-    """Settle what was set aside, then what was left running, then put `billing` in force, in one transaction.
+    """Settle what was set aside, then what was left running, then make `billing` effective, in one transaction.
 
-    What was left was used while the old prices held, so they are what it costs. Returns how many were left running.
+    What was left running is charged at the old prices, which applied at the time. Returns how many were left running.
     """
     conn.execute("BEGIN IMMEDIATE")
     try:
@@ -272,7 +274,7 @@ def _begin(
                 f"cannot be added; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
             )
         add_prices(conn, billing, now_micros)
-        if before is None:  # a new ledger: the only prices there are
+        if before is None:  # a new ledger has no other prices
             taken.settle(conn)
         conn.execute("COMMIT")
     except BaseException:

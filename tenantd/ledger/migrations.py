@@ -1,8 +1,8 @@
-"""Bringing a ledger's file up to date. An upgrade and the record that it was made commit together.
+"""Upgrades a ledger's file. An upgrade and its record are committed together.
 
-The record is SQLite's own `user_version`: it is part of the file's header, so it is transactional and cannot get lost.
-A new file gets the present schema at once; an older one gets the upgrades it lacks, each in one transaction. An upgrade
-that was released is never edited.
+The record is SQLite's `user_version`, part of the file's header, so it is transactional and cannot get lost. A new file
+gets the current schema directly; an older one gets the upgrades it lacks, each in one transaction. An upgrade is never
+edited once it is released.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ Step = str | Callable[[Connection], None]
 UPGRADES: Final[tuple[Sequence[Step], ...]] = (
     ("ALTER TABLE tenants ADD COLUMN adapter TEXT NOT NULL DEFAULT ''",),  # from schema 1 to 2, and so on
     (
-        # Every tenant was given "reject" without being asked: now it takes what the configuration says for all.
+        # Every tenant had "reject" without choosing it; now it gets the default in the configuration.
         """UPDATE tenants SET limits = json_set(limits, '$.on_limit', NULL)
             WHERE json_extract(limits, '$.on_limit') = 'reject'""",
         "ALTER TABLE tenants ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
         "ALTER TABLE requests ADD COLUMN unbilled INTEGER NOT NULL DEFAULT 0",
     ),
     ("ALTER TABLE tenants ADD COLUMN allow_special INTEGER NOT NULL DEFAULT 0",),
-    # Nobody measured how long an interrupted request ran: all that is known is when its daemon last wrote.
+    # The duration of an interrupted request is unknown; only the last write of its daemon is known.
     ("ALTER TABLE requests ADD COLUMN interrupted_micros INTEGER",),
     (give_ids,),
 )
 VERSION: Final = len(UPGRADES) + 1
-"""Of `SCHEMA`, which all upgrades lead to."""
+"""Version of `SCHEMA`, which all upgrades lead to."""
 
 
 def migrate(conn: Connection, path: str, upgrades: Sequence[Sequence[Step]] = UPGRADES) -> int:
@@ -85,5 +85,5 @@ def _transact(conn: Connection, steps: Sequence[Step], version: int) -> None:
             conn.execute("ROLLBACK")
         raise
     finally:
-        # An upgrade may have edited the schema as text: read it again, or after a failure, drop what was read of it.
+        # An upgrade may have edited the schema as text, so make SQLite read it again, also after a failure.
         conn.execute("PRAGMA writable_schema = RESET")

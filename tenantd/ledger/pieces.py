@@ -1,8 +1,8 @@
-"""Reading a long period in pieces, each a snapshot of its own.
+"""Reads a long period in pieces, each with its own snapshot.
 
-A snapshot that is held keeps the write-ahead log from being emptied, and the log then grows for as long as a report
-takes. Every row is in exactly one piece, whole, and settled rows never change: so what is added up over the pieces is
-right, with requests that are running counted as they were when their piece was read.
+Holding a snapshot prevents the write-ahead log from being emptied, so the log would grow for as long as a report
+takes. Every row is in exactly one piece, and settled rows never change, so sums over the pieces are
+correct; running requests count as they were when their piece was read.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, Final
 from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge
 
 PIECE_ROWS: Final = 20_000
-"""Some hundredths of a second to add up."""
+"""Rows per piece, which take some hundredths of a second to add up."""
 Sums = dict[tuple[Any, ...], dict[str, Any]]  # by their key
 Piece = tuple[str, dict[str, Any]]  # a condition on requests, and the values of its parameters
 
 
 def pieces(conn: Connection, since_micros: int, until_micros: int, tenant_id: int | None = None) -> Iterator[Piece]:
-    """Requests created from `since_micros` until before `until_micros`, and not after this began; the oldest first."""
+    """Requests created from `since_micros` until before `until_micros` and before this call, oldest first."""
     of_tenant = "" if tenant_id is None else "tenant_id = :tenant AND "
     values: dict[str, Any] = {"since": since_micros, "until": until_micros, "tenant": tenant_id, "rows": PIECE_ROWS}
     where = f"{of_tenant}created_micros >= :since AND created_micros < :until"
@@ -40,8 +40,8 @@ def pieces(conn: Connection, since_micros: int, until_micros: int, tenant_id: in
 
 
 def add_up(conn: Connection, query: str, piece: Piece, key: tuple[str, ...], sums: Sums) -> None:
-    """Add the rows of a query that sums up a piece to `sums`, by the columns in `key`. Raises AmountTooLarge."""
-    from sqlite_utils import Database  # imported for reports only: it takes a sixth of a second
+    """Add the rows of a query over one piece to `sums`, by the columns in `key`. Raises AmountTooLarge."""
+    from sqlite_utils import Database  # imported only for reports, because it takes a sixth of a second
 
     where, values = piece
     database = Database(conn, recursive_triggers=False, execute_plugins=False)
@@ -61,7 +61,7 @@ def add_up(conn: Connection, query: str, piece: Piece, key: tuple[str, ...], sum
 
 
 def name_in(conn: Connection, tenant_id: int, since_micros: int, until_micros: int) -> str:
-    """What a tenant with requests from `since_micros` until before `until_micros` was called at the last of them."""
+    """The name of a tenant at its last request from `since_micros` until before `until_micros`."""
     (name,) = conn.execute(
         """SELECT tenant FROM requests WHERE tenant_id = ? AND created_micros >= ? AND created_micros < ?
         ORDER BY created_micros DESC, number DESC LIMIT 1""",
@@ -71,7 +71,7 @@ def name_in(conn: Connection, tenant_id: int, since_micros: int, until_micros: i
 
 
 def _let_go(conn: Connection) -> None:
-    """End the snapshot that a reading holds, if it holds one, and begin another with the next query."""
+    """End the current snapshot, if there is one; the next query starts another."""
     if conn.in_transaction:
         conn.execute("COMMIT")
         conn.execute("BEGIN")

@@ -1,4 +1,4 @@
-"""Price lists, and what usage costs under one. Every amount is rounded once, half up, from the exact product."""
+"""Price lists, and the cost of usage. Every amount is rounded once, half up, from the exact product."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from tenantd.ledger.records import PriceList
 
 MILLION: Final = 1_000_000
 HOUR_MICROS: Final = 3_600_000_000
-MAX_INTEGER: Final = 2**63 - 1  # what a column of SQLite holds
+MAX_INTEGER: Final = 2**63 - 1  # maximum of an SQLite column
 
 
 class AmountTooLarge(TenantdError):
-    """An amount, or a sum of amounts, does not fit 64 bits: more than nine thousand million units of the currency."""
+    """An amount, or a sum of amounts, does not fit 64 bits: more than nine billion units of the currency."""
 
     code = "amount_too_large"
 
@@ -44,7 +44,7 @@ def cost_of(usage: Usage, prices: PriceList) -> Cost:
 
 
 def divide_half_up(numerator: int, denominator: int) -> int:
-    """The nearest integer; a half goes up. Both are whole and not negative."""
+    """The nearest integer, rounding half up. Both arguments are non-negative integers."""
     return (2 * numerator + denominator) // (2 * denominator)
 
 
@@ -52,19 +52,19 @@ _COLUMNS = ", ".join(PriceList.__struct_fields__)
 
 
 def latest_prices(conn: Connection) -> PriceList | None:
-    """The list in force: the one added last, whatever the wall clock said then."""
+    """The current list: the one added last, whatever the wall clock said then."""
     row = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id DESC LIMIT 1").fetchone()
     return None if row is None else _price_list(row)
 
 
 def all_prices(conn: Connection) -> dict[int, PriceList]:
-    """Every list there was, by id, oldest first."""
+    """Every list so far, by id, oldest first."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id").fetchall()
     return {row[0]: _price_list(row) for row in rows}
 
 
 def add_prices(conn: Connection, billing: BillingConfig, now_micros: int) -> PriceList:
-    """The list for `billing`: the latest if it says the same, else a new one, in force from now."""
+    """The list for `billing`: the latest if it is the same, else a new one, effective now."""
     prices = PriceList(
         id=0,
         currency=billing.currency,

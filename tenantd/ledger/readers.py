@@ -1,6 +1,6 @@
-"""Threads that read the ledger, in lanes, so that long reports keep nobody from looking something up.
+"""Threads that read the ledger, in lanes, so that long reports do not delay lookups.
 
-Each reading has a connection of its own that cannot write, and one snapshot. It ends early when nobody waits for it
+Each read has its own read-only connection and one snapshot. It ends early if nobody waits for it
 any more.
 """
 
@@ -22,15 +22,15 @@ from tenantd.ledger.files import MissingFile
 T = TypeVar("T")
 
 STEPS_BETWEEN_LOOKS: Final = 50_000
-"""Of SQLite's virtual machine, some milliseconds: how often a reading looks whether it is still wanted."""
+"""Instructions of SQLite's virtual machine (some milliseconds) between checks whether a read is still wanted."""
 
 
 class Lane(StrEnum):
-    """What is read for. Each has threads of its own."""
+    """Kinds of reads, each with threads of its own."""
 
     DIRECTORY = "directory"  # the tenants and keys that requests are checked against
-    LOOKUPS = "lookups"  # what an index finds
-    REPORTS = "reports"  # what adds up a period: seconds to minutes in a large ledger
+    LOOKUPS = "lookups"  # single rows, found by an index
+    REPORTS = "reports"  # sums over a period, taking seconds to minutes in a large ledger
 
 
 THREADS: Final = {Lane.DIRECTORY: 1, Lane.LOOKUPS: 2, Lane.REPORTS: 2}
@@ -38,10 +38,10 @@ MOST_WAITING: Final = {Lane.DIRECTORY: 1024, Lane.LOOKUPS: 256, Lane.REPORTS: 16
 
 
 class Readers:
-    """Owner of the threads. Used from event loops."""
+    """The reading threads. Use it from event loops."""
 
     def __init__(self, path: Path, busy_timeout_ms: int, check_files: Callable[[], None]) -> None:
-        """`check_files` raises MissingFile when what is at `path` is not the ledger any more."""
+        """`check_files` raises MissingFile if the file at `path` is no longer the ledger."""
         self._path = path
         self._check_files = check_files
         self._busy_timeout_ms = busy_timeout_ms
@@ -50,9 +50,9 @@ class Readers:
         self._closed: set[Lane] = set()
 
     async def run(self, lane: Lane, work: Callable[[sqlite3.Connection], T]) -> T:
-        """What `work` makes of one snapshot. Cancelled, it never begins or ends within milliseconds.
+        """Run `work` on one snapshot. If cancelled, it never starts, or ends within milliseconds.
 
-        Raises LedgerUnavailable, QueueFull when too many wait in this lane, Draining once it is closed.
+        Raises LedgerUnavailable, QueueFull if too many wait in this lane, Draining once it is closed.
         """
         if lane in self._closed:
             raise _draining()
@@ -72,11 +72,11 @@ class Readers:
             readings.discard(unwanted)
 
     def end_reports(self) -> None:
-        """Interrupt the reports that run, and take no more."""
+        """Interrupt running reports and refuse new ones."""
         self._close(Lane.REPORTS)
 
     def close(self) -> None:
-        """Interrupt everything and wait for it. May be called again."""
+        """Interrupt everything and wait for its end. Safe to call again."""
         for lane in Lane:
             self._close(lane)
         for threads in self._threads.values():
@@ -92,9 +92,9 @@ class Readers:
             self._check_files()
             conn = connect_reader(self._path, self._busy_timeout_ms)
             try:
-                # Not Connection.interrupt(): between two statements of a report it would have no effect.
+                # Not Connection.interrupt(), which has no effect between two statements of a report.
                 conn.set_progress_handler(unwanted.is_set, STEPS_BETWEEN_LOOKS)
-                conn.execute("BEGIN")  # one snapshot for all that `work` asks
+                conn.execute("BEGIN")  # one snapshot for all queries of `work`
                 return work(conn)
             finally:
                 conn.close()

@@ -1,4 +1,4 @@
-"""What goes into the ledger and what comes out of it, as plain immutable data."""
+"""The records that go into the ledger and come out of it, as plain immutable data."""
 
 from __future__ import annotations
 
@@ -8,38 +8,38 @@ from tenantd.domain import FinishReason, RequestKind, Usage
 
 
 class Admitted(msgspec.Struct, frozen=True, kw_only=True):
-    """A request as it begins. `prompt_length_tokens` is its length; what is billed is what gets computed of it."""
+    """A new request. `prompt_length_tokens` is the prompt's length; only computed tokens are billed."""
 
     id: str
-    tenant: str  # the name it has now
+    tenant: str  # its current name
     kind: RequestKind
     model: str
     created_micros: int  # wall clock
     prompt_length_tokens: int
     max_tokens: int
     unbilled: bool = False
-    tenant_id: int | None = None  # None only in what schema 5 has set aside
+    tenant_id: int | None = None  # None only in records set aside under schema 5
     key_id: str | None = None  # None without a key
     uid: int | None = None  # of the process at the other end
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
-    """How a request ended. Durations are the caller's, from a clock that never goes backwards."""
+    """How a request ended. The caller measures durations with a monotonic clock."""
 
     id: str
     state: FinishReason
     usage: Usage
-    first_token_micros: int | None = None  # after its creation; None when there was no token
+    first_token_micros: int | None = None  # after its creation; None if there was no token
     duration_micros: int
     error: str = ""
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One row. `state` is "running" or a FinishReason; amounts are 0 and `price_id` None until it is settled.
+    """One row. `state` is "running" or a FinishReason. Until it is settled, amounts are 0 and `price_id` is None.
 
-    `tenant` is the name the request came under, `tenant_id` whose it is.
+    `tenant` is the tenant's name at the time of the request, `tenant_id` identifies it.
 
-    Durations are None while it runs, and for ever when the daemon died under it: nobody measured them.
+    Durations are None while it runs, and stay None if the daemon died meanwhile, because nobody measured them.
     """
 
     id: str
@@ -67,12 +67,12 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def cost_nanos(self) -> int:
-        """What the request is billed at; its amounts say what it would cost."""
+        """What the request is billed; its amounts tell what it would cost."""
         return 0 if self.unbilled else self.input_nanos + self.output_nanos + self.engine_nanos
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
-    """Prices in force from `effective_micros` until the next list's. The order of lists is that of their ids."""
+    """Prices effective from `effective_micros` until those of the next list. Lists are ordered by id."""
 
     id: int
     currency: str

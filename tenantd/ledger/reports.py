@@ -1,4 +1,4 @@
-"""What tenants used in a period. Pure functions over a connection that reads."""
+"""What tenants used in a period: functions over a reading connection."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS
 
 
 class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's requests created in a period, running ones with what they used so far (they cost nothing yet).
+    """One tenant's requests created in a period, including running ones with their usage so far (without cost yet).
 
-    Unbilled requests count, and cost nothing. `completed` ended by themselves or at their length. Percentiles are
-    nearest-rank: a value that was measured, None when none was. `error_rate` is the part of the ended requests that
-    failed or were interrupted. `tenant` is what it was called last in the period.
+    Unbilled requests count, but cost nothing. `completed` counts those that ended with stop or length. Percentiles are
+    nearest-rank: a measured value, None if there is none. `error_rate` is the fraction of ended requests that
+    failed or were interrupted. `tenant` is its last name in the period.
     """
 
     tenant: str
@@ -58,8 +58,8 @@ _TOTALS: Final = """SELECT tenant_id, count(*) AS requests,
     count(duration_micros) AS measured, sum(duration_micros) AS duration_micros
     FROM requests WHERE {where} GROUP BY tenant_id"""
 
-# Sorting in SQLite is slower than in Python, but leaves the interpreter to the requests that run meanwhile, and what is
-# too much for memory goes to a temporary file.
+# Sorting in SQLite is slower than in Python, but leaves the interpreter to running requests, and what is
+# too large for memory goes to a temporary file.
 _MEASURED: Final = """CREATE TEMP TABLE measured (
     tenant_id INTEGER NOT NULL, duration_micros INTEGER, first_token_micros INTEGER)"""
 _COPY: Final = """INSERT INTO measured SELECT tenant_id, duration_micros, first_token_micros
@@ -69,7 +69,7 @@ _COPY: Final = """INSERT INTO measured SELECT tenant_id, duration_micros, first_
 def usage_report(
     conn: Connection, since_micros: int, until_micros: int, tenant_id: int | None = None
 ) -> list[TenantUsage]:
-    """Per tenant, by name: requests created from `since_micros` until before `until_micros`. Raises AmountTooLarge."""
+    """By tenant, requests created from `since_micros` until before `until_micros`. Raises AmountTooLarge."""
     totals: Sums = {}
     conn.execute(_MEASURED)
     try:
@@ -102,7 +102,7 @@ def usage_report(
 
 
 def recent_requests(conn: Connection, tenant_id: int | None, limit: int) -> list[RequestRecord]:
-    """The newest first, running ones included."""
+    """Recent requests, newest first, including running ones."""
     where = "true" if tenant_id is None else "tenant_id = :tenant"
     rows = conn.execute(
         f"SELECT {COLUMNS} FROM requests WHERE {where} ORDER BY created_micros DESC, number DESC LIMIT :limit",
@@ -112,11 +112,11 @@ def recent_requests(conn: Connection, tenant_id: int | None, limit: int) -> list
 
 
 _ENDED: Final = "coalesce(created_micros + duration_micros, interrupted_micros)"
-"""When a request ended, at the latest; NULL while it runs."""
+"""Latest time at which a request can have ended; NULL while it runs."""
 
 
 class RecentUsage(msgspec.Struct, frozen=True):
-    """Tokens of one tenant that ended about `age_s` seconds ago."""
+    """Tokens of a tenant's requests that ended about `age_s` seconds ago."""
 
     tenant_id: int
     age_s: float
@@ -125,9 +125,9 @@ class RecentUsage(msgspec.Struct, frozen=True):
 
 
 def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[RecentUsage]:
-    """Tokens of requests created in the last `period_s`, summed up by tenant and second of their end.
+    """Tokens of requests created in the last `period_s`, by tenant and second of their end.
 
-    What was computed counts: with any answer the whole prompt, though another choice of it may have been billed for it.
+    Counts what was computed: for each answer the whole prompt, even if another choice of it was billed for it.
     """
     rows = conn.execute(
         f"""SELECT tenant_id, (:now - coalesce({_ENDED}, created_micros)) / 1000000 AS age_s,
@@ -140,7 +140,7 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
 
 
 class Booked(msgspec.Struct, frozen=True):
-    """What one tenant was given `age_micros` ago: tokens of a request that ended then, or a request that began then."""
+    """What a tenant was given `age_micros` ago: tokens of a request that ended then, or a request that started then."""
 
     tenant_id: int
     age_micros: int
@@ -149,7 +149,7 @@ class Booked(msgspec.Struct, frozen=True):
 
 
 def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
-    """The oldest first. A request counts with all its tokens, though it may have had some before this minute."""
+    """Oldest first. A request counts with all its tokens, even if it got some before the last minute."""
     rows = conn.execute(
         f"""SELECT tenant_id, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0
         FROM requests WHERE created_micros > :now - :day AND {_ENDED} > :now - :minute
@@ -162,7 +162,7 @@ def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
 
 
 def _percentiles(conn: Connection, column: str) -> dict[int, tuple[int, int]]:
-    """50th and 99th of what was measured, by tenant."""
+    """50th and 99th percentiles of the measured values, by tenant."""
     conn.execute(f"CREATE INDEX measured_by_{column} ON measured (tenant_id, {column}) WHERE {column} IS NOT NULL")
     where = f"measured WHERE {column} IS NOT NULL"
     counts = conn.execute(f"SELECT tenant_id, count(*) FROM {where} GROUP BY tenant_id").fetchall()

@@ -1,4 +1,4 @@
-"""The SQL of the request table. Every function runs inside a transaction that the caller has begun."""
+"""The SQL of the request table. Every function runs inside a transaction started by the caller."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ _INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_n
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
-    """Add a running row. Raises Conflict when the id is taken, ValueError for a kind that there is not."""
+    """Add a running row. Raises Conflict if the id is taken, ValueError for an unknown kind."""
     RequestKind(admission.kind)
     try:
         conn.execute(_INSERT, msgspec.structs.astuple(admission))
     except IntegrityError:
         if state_of(conn, admission.id) is None:
-            raise  # another constraint: a mistake of the caller
+            raise  # another constraint: the caller's mistake
         raise Conflict(f"request {admission.id!r} is in the ledger already") from None
 
 
 def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
-    """Note what a running row has used so far. A row that is settled, or not there, is left alone."""
+    """Record what a running row has used so far. Ignores rows that are settled or missing."""
     conn.execute(_CHECKPOINT, (usage.prompt_tokens, usage.completion_tokens, usage.engine_micros, request_id))
 
 
 def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
-    """Close a running row at the prices in force now. Raises NotFound, Conflict (settled before), AmountTooLarge."""
+    """Close a running row at the current prices. Raises NotFound, Conflict (already settled), AmountTooLarge."""
     prices = latest_prices(conn)
     assert prices is not None, "a ledger has a price list from when it is opened"
     usage, cost = settlement.usage, cost_of(settlement.usage, prices)
@@ -74,9 +74,9 @@ def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
 
 
 def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> int:
-    """Settle every row a killed daemon left running from its last checkpoint. Returns how many.
+    """Settle every row that a killed daemon left running, from its last checkpoint. Returns how many.
 
-    `ended_micros` is when that daemon last wrote. How long a request ran is not known, and its duration stays empty.
+    `ended_micros` is when that daemon last wrote. Durations stay empty, because they are unknown.
     """
     rows = conn.execute(
         "SELECT id, prompt_tokens, completion_tokens, engine_micros FROM requests WHERE state = 'running'"
@@ -90,7 +90,7 @@ def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) ->
 
 
 def has_settled(conn: Connection) -> bool:
-    """There is at least one row with an amount in some currency."""
+    """Whether any row has an amount in some currency."""
     return conn.execute("SELECT 1 FROM requests WHERE price_id IS NOT NULL LIMIT 1").fetchone() is not None
 
 
@@ -103,7 +103,7 @@ def get_request(conn: Connection, request_id: str) -> RequestRecord:
 
 
 def state_of(conn: Connection, request_id: str) -> str | None:
-    """None when there is no such row."""
+    """None if there is no such row."""
     row = conn.execute("SELECT state FROM requests WHERE id = ?", (request_id,)).fetchone()
     return None if row is None else str(row[0])
 

@@ -1,7 +1,7 @@
-"""The tables of a ledger, as a new one gets them and as `tenantd.ledger.migrations` leaves an old one.
+"""The tables of a ledger: what a new one gets, and what `tenantd.ledger.migrations` upgrades an old one to.
 
-Plain SQL, because STRICT tables with CHECK constraints are the point. Kinds and states grow with the program and are
-checked by it, so no table has to be rebuilt for a new one. Columns that were added later come last, since that is where
+Plain SQL, for STRICT tables with CHECK constraints. Kinds and states grow with the program and are
+checked by it, so that no table must be rebuilt for a new one. Columns added later come last, because that is where
 an upgrade puts them.
 """
 
@@ -18,8 +18,8 @@ PRICES: Final = """CREATE TABLE prices (
     effective_micros         INTEGER NOT NULL CHECK (effective_micros >= 0)
 ) STRICT"""
 
-# Rows stand in the order of admission. `tenant` is the name the request came under; `tenant_id` says whose it is. There
-# is no foreign key: who a tenant is, is no business of these rows, and a bill outlives its customer.
+# Rows are in order of admission. `tenant` is the name at the time of the request; `tenant_id` identifies the
+# tenant. There is no foreign key, because a bill outlives its customer.
 REQUESTS: Final = """CREATE TABLE requests (
     number               INTEGER PRIMARY KEY,
     id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
@@ -50,8 +50,8 @@ REQUESTS: Final = """CREATE TABLE requests (
 ) STRICT"""
 REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
 
-# Never deleted from, and AUTOINCREMENT all the same: an id is given once, whatever somebody does to the rows by hand.
-# A removed tenant keeps its row and gives its name back.
+# Rows are never deleted. AUTOINCREMENT makes sure that ids are never reused, even if somebody deletes rows by hand.
+# A removed tenant keeps its row and frees its name.
 TENANTS: Final = (
     """CREATE TABLE tenants (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -85,9 +85,9 @@ SCHEMA: Final = (
     REQUESTS,
     "CREATE INDEX requests_by_time ON requests (created_micros)",
     REQUESTS_BY_TENANT,
-    # Holds only what runs, so that start-up finds it at once in a ledger of any size.
+    # Contains only running rows, so that start-up finds them at once in a ledger of any size.
     "CREATE INDEX requests_running ON requests (created_micros) WHERE state = 'running'",
-    # Written and emptied to learn whether the file can be written at all.
+    # Written and emptied to test whether the file can be written at all.
     "CREATE TABLE probe (filler BLOB NOT NULL) STRICT",
     *TENANTS,
 )

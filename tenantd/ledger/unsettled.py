@@ -1,7 +1,7 @@
-"""Settlements that could not be written before a stop: one JSON object a line, in a file beside the ledger.
+"""Settlements that could not be written before a shutdown: one JSON object per line, in a file beside the ledger.
 
-The next start takes them in. A line says all that a row holds, so it also finds its place in a ledger that was restored
-from a backup in between. A request that is settled already is passed over, so taking the file in twice changes nothing.
+The next start reads them. A line contains everything in a row, so it also works with a ledger that was restored
+from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ REJECTED_NAME: Final = "unsettled.rejected.jsonl"
 
 
 class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
-    """One line. Without `admission` it is of use only where the request has a row."""
+    """One line. Without `admission` it can be used only if the request has a row."""
 
     settlement: Settlement
     admission: Admitted | None = None
@@ -38,7 +38,7 @@ _decode = msgspec.json.Decoder(Unsettled).decode
 
 
 def set_aside(folder: Path, records: Iterable[Unsettled]) -> None:
-    """Append them to the file. What cannot be written goes to the log, as the line it would have been."""
+    """Append settlements to the file. If that fails, log the lines instead."""
     lines = [msgspec.json.encode(record) for record in records]
     if not lines:
         return
@@ -54,7 +54,8 @@ def set_aside(folder: Path, records: Iterable[Unsettled]) -> None:
 
 
 class TakenIn:
-    """What a start finds in the file. `settle` inside the transaction that opens the ledger, `discard` after it."""
+    """What a start finds in the file. Call `settle` inside the transaction that opens the ledger, `discard` after
+    it."""
 
     def __init__(self, folder: Path) -> None:
         """Reads the file. Raises OSError."""
@@ -67,7 +68,7 @@ class TakenIn:
             self._lines = []
 
     def settle(self, conn: sqlite3.Connection) -> None:
-        """Settle what is not settled. Raises sqlite3.Error for trouble; a line that is no use is kept apart."""
+        """Settle what is not settled yet. Raises sqlite3.Error for trouble; keeps unusable lines separately."""
         for line in self._lines:
             conn.execute("SAVEPOINT line")
             try:
@@ -81,7 +82,7 @@ class TakenIn:
             conn.execute("RELEASE line")
 
     def discard(self) -> None:
-        """All of it is in the ledger, on the disk. Raises OSError."""
+        """Delete the file, because everything is in the ledger, on disk. Raises OSError."""
         if not self._lines:
             return
         if self.rejected:
@@ -91,7 +92,7 @@ class TakenIn:
 
 
 def _settle(conn: sqlite3.Connection, record: Unsettled) -> bool:
-    """False when it is settled already."""
+    """Settle one line. False if its request is already settled."""
     state = state_of(conn, record.settlement.id)
     if state is None and record.admission is not None:
         insert_request(conn, msgspec.structs.replace(record.admission, tenant_id=_owner(conn, record.admission)))
@@ -114,10 +115,10 @@ def _owner(conn: sqlite3.Connection, admission: Admitted) -> int:
 
 
 def _append(path: Path, lines: list[bytes]) -> None:
-    """Durable when it returns. Raises OSError."""
+    """Write durably. Raises OSError."""
     fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
     with open(fd, "wb") as file:
-        file.write(b"\n" + b"\n".join(lines) + b"\n")  # the first ends a line that was cut off before
+        file.write(b"\n" + b"\n".join(lines) + b"\n")  # the first newline ends a line that was cut off earlier
         file.flush()
         os.fsync(fd)
     _sync_folder(path.parent)

@@ -1,7 +1,7 @@
-"""What the writer does for its files between transactions: keeps the log short, and saves what is taken away.
+"""Maintains the ledger's files between transactions: keeps the log short, and saves files that were removed.
 
-All of it runs in the writer's thread. SQLite moves the log into the ledger by itself while it grows; what it leaves,
-this moves, so that a log that gets lost never holds more than the last few seconds.
+Everything runs in the writer's thread. SQLite itself moves the log into the ledger while it grows; this moves
+the rest, so that a lost log never holds more than the last few seconds.
 """
 
 from __future__ import annotations
@@ -21,38 +21,39 @@ from tenantd.ledger.files import Files, LogMissing
 log = logging.getLogger(__name__)
 
 QUIET_S: Final = 1.5
-"""With nothing written for this long, the log is emptied."""
+"""Empty the log when nothing has been written for this long."""
 BUSY_S: Final = 5.0
-"""While rows are written all the time, it is emptied this often."""
+"""How often to empty the log while rows are written all the time."""
 WAITED_FOR_BYTES: Final = 8 * 1024 * 1024
-"""For a log of this size to be emptied, those who read are waited for; without that, one report after the other would
-keep it from being emptied."""
+"""Wait for readers before emptying a log of this size; otherwise one report after another could
+prevent it from being emptied."""
 PATIENCE_S: Final = 1.0
-"""How long. A report reads in pieces that take a fraction of it."""
+"""How long to wait for readers. A report's pieces take a fraction of this."""
 LONG_LOG_S: Final = 0.5
-"""How often it is then tried."""
+"""How often to try meanwhile."""
 GIVE_UP_S: Final = 30.0
-"""Whoever read for longer is not waited for again before this."""
+"""After waiting in vain for a reader, do not wait again before this."""
 LONG_LOG_BYTES: Final = 64 * 1024 * 1024
-"""A log of this size is worth a warning: somebody keeps a transaction open."""
+"""Warn about a log of this size, because somebody keeps a transaction open."""
 
 
 class Upkeep:
-    """Owner of what is known about the files. The connection stays the writer's."""
+    """The state of the files. The connection still belongs to the writer."""
 
     def __init__(self, path: Path, busy_timeout_ms: int) -> None:
-        """SQLite has the file open. Raises OSError."""
+        """Call it when SQLite has opened the file. Raises OSError."""
         self.files = Files(path)
         self.log_bytes = self.files.log_bytes
         self._busy_timeout_ms = busy_timeout_ms
-        self._has_log = True  # something may be in the log that is not in the ledger
+        self._has_log = True  # the log may hold something that is not in the ledger
         self._written_s = self._emptied_s = time.monotonic()
         self._waits_from_s = 0.0
-        self._failure = ""  # why the log could not be emptied the last time
+        self._failure = ""  # why the log could not be emptied last time
         self._is_long = False
 
     def keep_log_short(self, conn: sqlite3.Connection, *, is_idle: bool) -> None:
-        """After each transaction, and now and then without one. Failing is not trouble: the rows are in the log."""
+        """Call it after each transaction, and now and then without one. Failure is not trouble: the rows are in the
+        log."""
         now_s = time.monotonic()
         if not is_idle:
             self._has_log = True
@@ -73,7 +74,7 @@ class Upkeep:
                 )
 
     def save_log(self, conn: sqlite3.Connection) -> bool:
-        """Move all that the log holds into the ledger. False when that must be tried again."""
+        """Move the content of the log into the ledger. False if that must be retried."""
         if not self._has_log:
             return True
         failure = "it is being read"
@@ -92,14 +93,14 @@ class Upkeep:
         return False
 
     def begin_new_log(self, conn: sqlite3.Connection, why: LogMissing) -> sqlite3.Connection:
-        """A log that has lost its name is still open: move what it holds into the ledger, then begin another.
+        """Move the content of a log that has lost its name, but is still open, into the ledger, and start a new log.
 
-        Returns the connection that takes the place of `conn`. Raises LogMissing when it must be tried again.
+        Returns the connection that replaces `conn`. Raises LogMissing if that must be retried.
         """
         self._has_log = True
         if not self.save_log(conn):
             raise why
-        with contextlib.suppress(FileNotFoundError):  # what has taken its place holds nothing that is not saved
+        with contextlib.suppress(FileNotFoundError):  # its replacement holds nothing that is not saved
             self.files.log_path.unlink()
         try:
             fresh = connect_writer(self.files.path, self._busy_timeout_ms)
@@ -111,7 +112,7 @@ class Upkeep:
         return fresh
 
     def close(self, conn: sqlite3.Connection) -> None:
-        """Empty the log and close. What can be saved of a ledger that was deleted is saved."""
+        """Empty the log and close. Saves what can be saved of a deleted ledger."""
         self._has_log = True
         if not self.save_log(conn):  # nothing is lost: the next open reads the log
             log.warning("the write-ahead log stays beside the ledger: %s", self._failure)
@@ -124,9 +125,9 @@ class Upkeep:
         self.files.close()
 
     def _write_again(self, conn: sqlite3.Connection) -> None:
-        """The open ledger has no name any more. Raises sqlite3.Error, OSError."""
+        """Save an open ledger that has no name any more. Raises sqlite3.Error, OSError."""
         path = self.files.path
-        if path.exists():  # another ledger is there by now
+        if path.exists():  # another ledger exists by now
             path = path.with_name(time.strftime("ledger-rescued-%Y%m%d-%H%M%S.db"))
         else:
             for suffix in ("-wal", "-shm"):
@@ -136,7 +137,7 @@ class Upkeep:
         conn.execute("VACUUM INTO ?", (str(part),))
         os.chmod(part, 0o600)
         _sync(part)
-        os.link(part, path)  # unlike a renaming, this replaces nothing
+        os.link(part, path)  # unlike rename, this never replaces a file
         part.unlink()
         _sync(path.parent)
         log.error("%s was deleted while tenantd was running; its content has been written to %s", self.files.path, path)

@@ -1,4 +1,4 @@
-"""Pieces of work for the ledger's writer, and how whoever waits for one learns what became of it."""
+"""Jobs for the ledger's writer, and how their results reach whoever waits for them."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ log = logging.getLogger(__name__)
 
 
 class Job:
-    """One piece of work. `is_kept`: it is tried until it lands. `future` is who waits for it, if anyone.
+    """One job. `is_kept`: retry it until it succeeds. `future` belongs to whoever waits for it, if anyone.
 
-    `record` is what is set aside when it never does.
+    `record` is set aside if it never succeeds.
     """
 
     __slots__ = ("error", "future", "is_kept", "record", "result", "work")
@@ -40,11 +40,11 @@ class Job:
 
     @property
     def is_unwanted(self) -> bool:
-        """Who waited has gone before it began. What is kept is done all the same."""
+        """Whether the waiter left before the job started. Kept jobs are done anyway."""
         return not self.is_kept and self.future is not None and self.future.cancelled()
 
     def tell(self) -> None:
-        """Pass the outcome on. Runs on the loop of the future."""
+        """Deliver the result. Runs in the future's loop."""
         if self.future is None or self.future.done():
             return
         if self.error is not None:
@@ -60,7 +60,7 @@ def refuse(jobs: list[Job], message: str) -> None:
 
 
 def tell(jobs: list[Job]) -> None:
-    """Wake those who wait, each loop once for all of its jobs."""
+    """Wake the waiters, each loop once for all of its jobs."""
     loops: dict[asyncio.AbstractEventLoop, list[Job]] = {}
     for job in jobs:
         if job.future is not None:
@@ -68,7 +68,7 @@ def tell(jobs: list[Job]) -> None:
         elif job.error is not None:
             log.error("a background write failed", exc_info=job.error)
     for loop, group in loops.items():
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
             loop.call_soon_threadsafe(_tell_each, group)
 
 

@@ -1,10 +1,9 @@
-"""The one thread that writes the ledger. It takes everything that waits, runs it, and commits once for all.
+"""The only thread that writes the ledger. It runs all waiting jobs and commits once for all of them.
 
-Each job runs in a savepoint of its own, so a mistake in one undoes only that one. Trouble with the file (disk full,
-locked, read-only, its files taken away) undoes the whole transaction: what can be refused is refused with
-LedgerUnavailable; settlements, checkpoints and prices stay queued and are tried again, with back-off, for as long as it
-takes. Because a failed
-transaction is rolled back whole before anything is tried again, nothing is ever applied twice.
+Each job runs in its own savepoint, so a mistake in one undoes only that one. Trouble with the file (disk full,
+locked, read-only, files removed) undoes the whole transaction: jobs that can be refused are refused with
+LedgerUnavailable; settlements, checkpoints and prices stay queued and are retried, with back-off, for as long as it
+takes. Because a failed transaction is rolled back completely before anything is retried, nothing is ever applied twice.
 """
 
 from __future__ import annotations
@@ -32,31 +31,31 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 MAX_WAITING: Final = 10_000
-"""Jobs that may be refused are, beyond this. Settlements never: there is at most one for each admission."""
+"""Maximum waiting jobs that can be refused. Settlements never are; there is at most one per admission."""
 FIRST_RETRY_S: Final = 0.1
 SLOWEST_RETRY_S: Final = 2.0
 PROBE_BYTES: Final = 65_536
 LOOK_INTERVAL_S: Final = 0.5
-"""How often an idle writer looks after its files."""
+"""How often an idle writer maintains its files."""
 
 
 class Writer:
-    """Owner of the writing connection, its thread, and everything that waits to be written."""
+    """The writing connection, its thread, and everything that waits to be written."""
 
     def __init__(self, conn: sqlite3.Connection, path: Path, busy_timeout_ms: int) -> None:
-        """Raises OSError when the file cannot be looked at."""
-        self.trouble = ""  # why the ledger cannot be written; empty while it can
-        self.damage = ""  # what was found to be wrong with the file; nothing new begins on it
+        """Raises OSError if the file cannot be accessed."""
+        self.trouble = ""  # why the ledger cannot be written; "" if it can
+        self.damage = ""  # damage found in the file; then nothing new is started
         self._conn = conn
         self._path = path
         self._upkeep = Upkeep(path, busy_timeout_ms)
         self._changed = threading.Condition()  # guards everything below
         self._jobs: deque[Job] = deque()
         self._taken: list[Job] = []  # off the queue and not committed yet
-        self._stuck_since_s: float | None = None  # nothing has been committed since then, though it was tried
+        self._stuck_since_s: float | None = None  # since when all attempts to commit have failed
         self._checkpoints: dict[str, Usage] = {}
-        self._close_by_s: float | None = None  # set when told to close: flush until then
-        # A process that dies without closing must not hang on it: the file is safe at every moment.
+        self._close_by_s: float | None = None  # set on close: flush until then
+        # A daemon thread, so that a process can exit without closing it: the file is safe at any moment.
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
         self._thread.start()
 
@@ -70,9 +69,9 @@ class Writer:
         keep: bool,
         record: Unsettled | None = None,
     ) -> None:
-        """Queue a job. Raises LedgerUnavailable: closed; or, unless it is to be kept, in trouble or overrun.
+        """Queue a job. Raises LedgerUnavailable if closed, or (unless the job is kept) in trouble or overrun.
 
-        `record` is set aside for the next start when the job has not landed by the end.
+        `record` is set aside for the next start if the job has not succeeded by the end.
         """
         with self._changed:
             if self._close_by_s is not None:
@@ -95,7 +94,7 @@ class Writer:
                 self._changed.notify()
 
     def close(self, timeout_s: float) -> None:
-        """Take nothing more; write what waits, retrying for at most so long. Does not wait: see `join`."""
+        """Refuse new jobs; write what waits, retrying for at most `timeout_s`. Returns at once; see `join`."""
         with self._changed:
             if self._close_by_s is None:
                 self._close_by_s = time.monotonic() + timeout_s
@@ -112,18 +111,18 @@ class Writer:
 
     @property
     def stuck_s(self) -> float:
-        """For how long it has been trying to write; 0 when everything that was tried is written."""
+        """For how long all attempts to write have failed; 0 if the last one succeeded."""
         since_s = self._stuck_since_s
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def set_aside(self) -> None:
-        """Set aside the settlements that are not written. Those that still land are found settled by the next start."""
+        """Set aside unwritten settlements. If some are still written, the next start finds them settled."""
         with self._changed:
             jobs = [*self._taken, *self._jobs]
         self._set_aside(jobs)
 
     def join(self, timeout_s: float) -> None:
-        """Wait until the thread has ended and the file is closed; one that hangs in a write is left alone."""
+        """Wait until the thread has ended and the file is closed; do not wait for a thread that hangs in a write."""
         self._thread.join(timeout_s)
         if self._thread.is_alive():
             log.error("a write to %s is stuck", self._path)
@@ -147,9 +146,9 @@ class Writer:
         self._close_file()
 
     def _wait_for_work(self) -> bool:
-        """False when told to close and all is written. In trouble there is always work: to see if it has passed.
+        """Wait for work. False on close once everything is written. In trouble there is always work: to test the file.
 
-        Also returns when it is time to look after the files.
+        Also returns when it is time to maintain the files.
         """
         with self._changed:
             if not (self._jobs or self._checkpoints or self.trouble or self._close_by_s is not None):
@@ -157,7 +156,7 @@ class Writer:
             return self._close_by_s is None or bool(self._jobs or self._checkpoints)
 
     def _pause(self, seconds: float) -> bool:
-        """Wait before the next try; False when the time for closing is over. New jobs do not cut it short."""
+        """Wait before the next attempt. False if the time for closing is over. New jobs do not shorten the wait."""
         until_s = time.monotonic() + seconds
         with self._changed:
             while (now_s := time.monotonic()) < until_s:
@@ -169,7 +168,7 @@ class Writer:
             return self._close_by_s is None or time.monotonic() < self._close_by_s
 
     def _write_waiting(self) -> bool:
-        """Everything that waits, in one transaction. False when it was undone because of trouble."""
+        """Run everything that waits in one transaction. False if it was undone because of trouble."""
         with self._changed:
             jobs = [job for job in self._jobs if not job.is_unwanted]
             self._jobs.clear()
@@ -186,7 +185,7 @@ class Writer:
             self._undo()
             self._put_back(jobs, checkpoints, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e))
             return False
-        except Exception:  # a bug: the thread ends, and `_give_up_rest` tells whoever waits
+        except Exception:  # a bug: the thread ends, and `_give_up_rest` tells all waiters
             with self._changed:
                 self._jobs.extendleft(reversed(jobs))
                 self._taken = []
@@ -201,7 +200,7 @@ class Writer:
         return True
 
     def _check_files(self) -> None:
-        """Raises MissingFile. A log that was taken away is begun anew at the second look: the first is said."""
+        """Raises MissingFile. A removed log is replaced at the second check; the first one reports it."""
         try:
             self._upkeep.files.check()
         except LogMissing as e:
@@ -213,16 +212,16 @@ class Writer:
             raise
 
     def _transact(self, jobs: list[Job], checkpoints: dict[str, Usage]) -> None:
-        """Raises sqlite3.Error for trouble; the caller rolls back."""
+        """Run jobs in a transaction. Raises sqlite3.Error for trouble; the caller then rolls back."""
         conn = self._conn
-        if conn.in_transaction:  # the rollback of the last try failed too
+        if conn.in_transaction:  # the rollback of the last attempt failed too
             conn.execute("ROLLBACK")
         conn.execute("BEGIN IMMEDIATE")
         if not jobs and not checkpoints:
             self._probe()
         for job in jobs:
             self._run_job(job)
-        # Last, so that a row admitted in this batch is there; one that was settled is left alone.
+        # Last, so that rows admitted in this batch exist; settled rows are ignored.
         for request_id, usage in checkpoints.items():
             try:
                 checkpoint_request(conn, request_id, usage)
@@ -233,7 +232,7 @@ class Writer:
         conn.execute("COMMIT")
 
     def _run_job(self, job: Job) -> None:
-        """Raises sqlite3.Error for trouble only; a mistake is undone and noted in the job."""
+        """Run one job. Raises sqlite3.Error only for trouble; a mistake is undone and recorded in the job."""
         conn = self._conn
         job.result = job.error = None
         conn.execute("SAVEPOINT job")
@@ -247,20 +246,20 @@ class Writer:
         conn.execute("RELEASE job")
 
     def _probe(self) -> None:
-        """Write something of some size: its pages, or the log's, are what a full disk has no room for."""
+        """Test the file by writing several pages, which fail on a full disk."""
         self._conn.execute("INSERT INTO probe VALUES (randomblob(?))", (PROBE_BYTES,))
         self._conn.execute("DELETE FROM probe")
 
     def _undo(self) -> None:
-        """Roll back, unless it is done or nothing was begun."""
+        """Roll back, unless that has happened or no transaction was started."""
         if self._conn.in_transaction:
             try:
                 self._conn.execute("ROLLBACK")
-            except sqlite3.Error as e:  # tried again before the next transaction begins
+            except sqlite3.Error as e:  # retried before the next transaction starts
                 log.error("the ledger could not roll back: %s", explain(e, self._path))
 
     def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], trouble: str) -> None:
-        """Keep what must not be lost, in its order and before what came since; refuse the rest."""
+        """Keep what must not be lost, in order and before newer jobs; refuse the rest."""
         with self._changed:
             if trouble != self.trouble:
                 log.error("cannot write the ledger: %s", trouble)
@@ -274,9 +273,9 @@ class Writer:
         refuse(refused, f"cannot write the ledger: {trouble}")
 
     def _give_up_rest(self) -> None:
-        """At the end: settlements are set aside for the next start, and whoever still waits is told."""
+        """At the end, set aside settlements for the next start, and tell everybody who still waits."""
         with self._changed:
-            if self._close_by_s is None:  # the thread died of a bug; nothing may be queued behind it
+            if self._close_by_s is None:  # the thread died of a bug; accept no more jobs
                 self._close_by_s = time.monotonic()
                 self.trouble = "its writer has stopped; restart tenantd"
             jobs, self._jobs = list(self._jobs), deque()
