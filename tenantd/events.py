@@ -175,7 +175,9 @@ class Administered(Event, frozen=True, kw_only=True):
 
     action: Action
     actor_uid: int | None
+    actor_pid: int | None = None
     tenant: str | None = None
+    tenant_id: int | None = None
     key_id: str | None = None
     request_id: str | None = None
     fields: tuple[str, ...] = ()

@@ -133,6 +133,14 @@ def test_the_engine_is_imported_by_nobody_and_knows_only_the_ground(path: Path) 
         assert "tenantd.engine" not in rooms
 
 
+@pytest.mark.parametrize("path", [p for p in SOURCES if module_name(p).startswith("tenantd.api")], ids=by_path)
+def test_the_api_has_no_sql_and_no_connection(path: Path) -> None:
+    assert not {name for name in imports(path) if name.split(".")[0] == "sqlite3"}
+    assert not re.findall(
+        r"ledger\.(?:read|write)\(|\b(?:SELECT|INSERT|UPDATE|DELETE) [\w*]+ ", path.read_text("utf-8")
+    )
+
+
 def test_no_module_imports_itself_by_a_detour() -> None:
     modules = {module_name(path): imports(path) for path in SOURCES}
     edges = {name: [other for other in found if other in modules and other != name] for name, found in modules.items()}

@@ -72,15 +72,20 @@ def list_keys(conn: Connection, tenant_id: int | None) -> list[KeyInfo]:
     return [_info(row) for row in rows]
 
 
+def get_key(conn: Connection, key_id: str) -> KeyInfo:
+    """Raises NotFound."""
+    row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
+    if row is None:
+        raise NotFound(f"no key {key_id!r}; to list keys, run: tenantctl key list TENANT")
+    return _info(row)
+
+
 def revoke_key(conn: Connection, key_id: str, now_micros: int | None = None) -> KeyInfo:
     """Revoke a key for good. Revoking it again changes nothing. Raises NotFound."""
     conn.execute(
         "UPDATE keys SET revoked_micros = ? WHERE id = ? AND revoked_micros IS NULL", (_now(now_micros), key_id)
     )
-    row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
-    if row is None:
-        raise NotFound(f"no key {key_id!r}; to list keys, run: tenantctl key list TENANT")
-    return _info(row)
+    return get_key(conn, key_id)
 
 
 def live_keys(conn: Connection) -> dict[str, tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -346,3 +347,32 @@ def test_a_daemon_measures_how_late_its_event_loop_is(daemon: Daemon) -> None:
 
     before = count()
     wait_until(lambda: count() > before, "one more measurement")
+
+
+def test_a_row_says_whose_it_is_and_with_which_key_and_user_it_came(daemon: Daemon) -> None:
+    added = daemon.post("/admin/v1/tenants", {"name": "whose"}).json()
+    (key,) = daemon.get("/admin/v1/tenants/whose/keys").json()["keys"]
+    ask_with(daemon, added["key"])
+    daemon.post("/v1/completions", {"prompt": "Hi"}, headers={"x-tenant": "whose"})
+    without, with_key = daemon.get("/admin/v1/requests?tenant=whose").json()["requests"]
+    assert (with_key["key_id"], without["key_id"]) == (key["id"], None)
+    assert {row["uid"] for row in (with_key, without)} == {os.getuid()}
+    assert {row["tenant_id"] for row in (with_key, without)} == {added["tenant"]["id"]}
+
+
+def test_the_name_of_a_removed_tenant_is_free_and_its_bills_are_its_own(daemon: Daemon) -> None:
+    first = daemon.post("/admin/v1/tenants", {"name": "again", "limits": {"requests_per_minute": 1}}).json()
+    assert ask_with(daemon, first["key"]).status_code == 200
+    assert ask_with(daemon, first["key"]).status_code == 429
+    daemon.request("DELETE", "/admin/v1/tenants/again")
+    assert len(daemon.get("/admin/v1/requests?tenant=again").json()["requests"]) == 1, "the last that had the name"
+    second = daemon.post("/admin/v1/tenants", {"name": "again", "limits": {"requests_per_minute": 1}}).json()
+    assert second["tenant"]["id"] > first["tenant"]["id"]
+    assert ask_with(daemon, first["key"]).status_code == 401
+    assert daemon.get("/admin/v1/requests?tenant=again").json()["requests"] == []
+    assert daemon.get("/admin/v1/usage?tenant=again").json()["tenants"] == []
+    assert ask_with(daemon, second["key"]).status_code == 200, "its minute is its own, too"
+    (bill,) = daemon.get("/admin/v1/invoices/this?tenant=again").json()["tenants"]
+    assert (bill["tenant_id"], bill["requests"]) == (second["tenant"]["id"], 1)
+    both = [one for one in daemon.get("/admin/v1/usage").json()["tenants"] if one["tenant"] == "again"]
+    assert [one["tenant_id"] for one in both] == [first["tenant"]["id"], second["tenant"]["id"]]

@@ -1,0 +1,47 @@
+"""Reports as administrators ask for them: a tenant is named, and meant by its id."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from sqlite3 import Connection
+from typing import TypeVar
+
+from tenantd.ledger.invoices import Invoice, Month, invoice
+from tenantd.ledger.ledger import Lane, Ledger
+from tenantd.ledger.records import RequestRecord
+from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
+from tenantd.tenancy.tenants import tenant_meant
+
+T = TypeVar("T")
+
+
+class Reporting:
+    """Of all tenants, or of the one that has a name, or else of the last that had it.
+
+    All raise NotFound for a name that no tenant ever had, and what `Ledger.read` raises.
+    """
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    async def usage(self, since_micros: int, until_micros: int, tenant: str | None) -> list[TenantUsage]:
+        """Of requests created from `since_micros` until before `until_micros`. May take long."""
+        return await self._read(
+            lambda conn, number: usage_report(conn, since_micros, until_micros, number), tenant, Lane.REPORTS
+        )
+
+    async def requests(self, tenant: str | None, most: int) -> list[RequestRecord]:
+        """The newest first."""
+        return await self._read(lambda conn, number: recent_requests(conn, number, most), tenant)
+
+    async def invoice(self, month: Month, tenant: str | None) -> Invoice:
+        """Of one month."""
+        return await self._read(lambda conn, number: invoice(conn, month, number), tenant)
+
+    async def _read(
+        self, work: Callable[[Connection, int | None], T], tenant: str | None, lane: Lane = Lane.LOOKUPS
+    ) -> T:
+        def read(conn: Connection) -> T:
+            return work(conn, None if tenant is None else tenant_meant(conn, tenant))
+
+        return await self._ledger.read(read, lane)

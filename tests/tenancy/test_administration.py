@@ -1,0 +1,157 @@
+"""Use cases of administration: one transaction each, effective before they return, announced with their actor."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from tenantd.domain import Actor, OwnLimits, Tenant, TenantState
+from tenantd.errors import Conflict, InvalidRequest, NotFound, TenantdError
+from tenantd.events import Action, Administered, Event, Events
+from tenantd.ledger.ledger import Ledger
+from tenantd.tenancy.administration import Administration
+from tenantd.tenancy.directory import Directory
+from tests.ledger.books import ledger_in
+
+ACTOR = Actor(uid=1000, pid=4711)
+
+
+class Running:
+    """Has a directory, one live request, and the names of what it was asked for."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.directory = Directory()
+        self.heard: list[Administered] = []
+        self._ledger = ledger
+
+    async def tenants_changed(self) -> None:
+        await self.directory.reload(self._ledger)
+
+    def key_revoked(self, key_id: str) -> None:
+        self.directory.revoke(key_id)
+
+    def cancel(self, request_id: str) -> bool:
+        return request_id == "req_live"
+
+    def hear(self, event: Event) -> None:
+        assert isinstance(event, Administered)
+        self.heard.append(event)
+
+
+def administer(folder: Path, work: Callable[[Administration, Running], Awaitable[None]]) -> list[Administered]:
+    """What was announced."""
+
+    async def main() -> list[Administered]:
+        async with ledger_in(folder) as ledger:
+            running, events = Running(ledger), Events()
+            events.call("test", running.hear)
+            await work(Administration(ledger, running, events, slots=4), running)
+            return running.heard
+
+    return asyncio.run(main())
+
+
+def test_a_tenants_life_is_announced_with_what_was_before_and_after(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        added, secret = await admin.add_tenant(ACTOR, Tenant(name="acme", weight=2))
+        acme = added.after
+        assert acme is not None and (added.before, acme.id, acme.weight) == (None, 1, 2.0)
+        assert running.directory.key_for(secret) is not None, "it is effective at once"
+        changed = await admin.change_tenant(ACTOR, "acme", {"weight": 3.0}, {"max_queued": 5})
+        assert changed.before == acme and changed.after is not None
+        assert (changed.after.weight, changed.after.own_limits) == (3.0, OwnLimits(max_queued=5))
+        assert (await admin.change_tenant(ACTOR, "acme", {}, {})).fields == ()
+        suspended = await admin.suspend(ACTOR, "acme")
+        assert running.directory.tenants["acme"].state is TenantState.SUSPENDED
+        assert (await admin.resume(ACTOR, "acme")).before == suspended.after
+        assert await admin.get_tenant("acme") == changed.after == (await admin.list_tenants())[0]
+        removed = await admin.remove(ACTOR, "acme")
+        assert (removed.before, removed.after) == (changed.after, None)
+        assert running.directory.tenants == {} and running.directory.key_for(secret) is None
+
+    heard = administer(tmp_path, work)
+    assert [(event.action, event.fields) for event in heard] == [
+        (Action.TENANT_ADDED, ()),
+        (Action.TENANT_CHANGED, ("weight", "own_limits")),
+        (Action.TENANT_CHANGED, ()),
+        (Action.TENANT_SUSPENDED, ("state",)),
+        (Action.TENANT_RESUMED, ("state",)),
+        (Action.TENANT_REMOVED, ()),
+    ]
+    assert {(event.actor_uid, event.actor_pid, event.tenant, event.tenant_id) for event in heard} == {
+        (1000, 4711, "acme", 1)
+    }
+
+
+def test_a_keys_life_is_announced_without_its_secret(tmp_path: Path) -> None:
+    secrets = []
+
+    async def work(admin: Administration, running: Running) -> None:
+        _, first = await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        created, secret = await admin.create_key(ACTOR, "acme", "laptop")
+        secrets.extend([first, secret])
+        key = created.after
+        assert key is not None and (key.label, key.tenant, key.revoked_micros) == ("laptop", "acme", None)
+        assert running.directory.has_key(key.id)
+        revoked = await admin.revoke_key(ACTOR, key.id)
+        assert revoked.before == key and revoked.fields == ("revoked_micros",)
+        assert not running.directory.has_key(key.id)
+        assert (await admin.revoke_key(ACTOR, key.id)).fields == (), "the second time changes nothing"
+        assert revoked.after in await admin.list_keys("acme")
+        assert secret not in repr([created, revoked])
+
+    heard = administer(tmp_path, work)
+    assert [event.action for event in heard[1:]] == [Action.KEY_CREATED, Action.KEY_REVOKED, Action.KEY_REVOKED]
+    assert {event.key_id for event in heard[1:]} == {heard[1].key_id} and heard[1].tenant == "acme"
+    assert not any(secret.encode() in msgspec.json.encode(heard) for secret in secrets)
+
+
+def test_what_is_refused_changes_nothing_and_is_not_announced(tmp_path: Path) -> None:
+    async def refused(work: Awaitable[object], kind: type[TenantdError]) -> None:
+        with pytest.raises(kind):
+            await work
+
+    async def work(admin: Administration, running: Running) -> None:
+        await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        running.heard.clear()
+        before = await admin.list_tenants(), await admin.list_keys("acme")
+        await refused(admin.add_tenant(ACTOR, Tenant(name="acme")), Conflict)
+        await refused(admin.add_tenant(ACTOR, Tenant(name="b", own_limits=OwnLimits(reserved_slots=5))), Conflict)
+        await refused(admin.change_tenant(ACTOR, "acme", {}, {"reserved_slots": 5}), Conflict)
+        await refused(admin.change_tenant(ACTOR, "acme", {"weight": -1}, {}), InvalidRequest)
+        await refused(admin.change_tenant(ACTOR, "acme", {"adapter": "relative"}, {}), InvalidRequest)
+        await refused(admin.create_key(ACTOR, "acme", "x" * 65), InvalidRequest)
+        for one in (admin.suspend, admin.resume, admin.remove, admin.revoke_key):
+            await refused(one(ACTOR, "nobody"), NotFound)
+        await refused(admin.list_keys("nobody"), NotFound)
+        with pytest.raises(NotFound):
+            admin.cancel_request(ACTOR, "req_gone")
+        assert (await admin.list_tenants(), await admin.list_keys("acme")) == before
+
+    assert administer(tmp_path, work) == []
+
+
+def test_a_cancelled_request_is_announced(tmp_path: Path) -> None:
+    async def work(admin: Administration, _: Running) -> None:
+        admin.cancel_request(ACTOR, "req_live")
+
+    (event,) = administer(tmp_path, work)
+    assert (event.action, event.request_id, event.actor_uid) == (Action.REQUEST_CANCELLED, "req_live", 1000)
+
+
+def test_a_tenant_of_a_name_that_was_used_before_starts_afresh(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        _, old = await admin.add_tenant(ACTOR, Tenant(name="acme", weight=5))
+        await admin.remove(ACTOR, "acme")
+        added, new = await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        assert added.after is not None and (added.after.id, added.after.weight) == (2, 1.0)
+        assert len(await admin.list_keys("acme")) == 1
+        found = running.directory.key_for(new)
+        assert found is not None and found[0].id == 2
+        assert running.directory.key_for(old) is None
+
+    assert [event.tenant_id for event in administer(tmp_path, work)] == [1, 1, 2]
