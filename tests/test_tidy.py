@@ -56,6 +56,7 @@ LLAMA_ROOMS = ("tenantd.llamacpp", "tenantd.engine.llama", "tenantd.text")
 PURE = (
     "tenantd.limits",
     "tenantd.domain",
+    "tenantd.engine.charges",
     "tenantd.engine.fairness",
     "tenantd.costs",
     "tenantd.minute",

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from tenantd import costs
 from tenantd.domain import FinishReason, Sampling
+from tenantd.engine.charges import Charges
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
@@ -62,7 +62,7 @@ class Scheduler:
         self._released: list[int] = []
         self._finishes: list[Finish] = []
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
-        self._counted_tokens: dict[str, int] = {}  # towards tokens per minute, by tenant, since the last commit
+        self._charges = Charges(settings, fairness, self._passes)
         self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swaps = self._recomputes = 0  # since the last commit
@@ -127,7 +127,7 @@ class Scheduler:
 
     def take_discarded(self) -> list[Swapped]:
         """States of requests that ended while they were swapped out."""
-        return self._states.take_discarded()
+        return self._states.take_discarded() if self._states.discarded else []
 
     def next_victim(self, now_s: float) -> tuple[Job, int] | None:
         """The request that must now give its sequence to a needier tenant, and how many bytes its state may take.
@@ -194,7 +194,7 @@ class Scheduler:
 
     def has_work(self, now_s: float) -> bool:
         """Whether a step now would do anything. Requests held back by their tenant's limits do not count."""
-        if self._finishes or self._released or self._states.has_discarded:
+        if self._finishes or self._released or self._states.discarded:
             return True
         is_paced = [self._tenants[job.submit.tenant].window.allowance(now_s) == 0 for job in self._active.values()]
         if not all(is_paced):
@@ -247,9 +247,8 @@ class Scheduler:
             busy_micros += micros
             self._book_binding(job, micros, made, now_s)
         self._bindings = []
-        for name, tokens in self._counted_tokens.items():
+        for name, tokens in self._charges.take_counted().items():
             self._tenants[name].window.give(tokens, now_s)
-        self._counted_tokens = {}
         progress = list(made.values())
         unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
@@ -276,7 +275,7 @@ class Scheduler:
         submit = job.submit
         sampled = result.sampled.get(chunk.sequence)
         if sampled is not None and sampled.grammar_micros:
-            self._charge_time(job, sampled.grammar_micros, now_s)
+            self._charges.time(submit.tenant, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
             self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
             return Progress(submit.request, 0, -1, micros)
@@ -294,7 +293,7 @@ class Scheduler:
                 token, logprobs = sampled.token, sampled.logprobs
                 job.tokens.append(token)
                 job.generated += 1
-        self._charge(submit, fresh_prompt, int(token >= 0), now_s)
+        self._charges.tokens(submit, fresh_prompt, int(token >= 0), now_s)
         if sampled is not None and sampled.is_end:
             self._finish(job, FinishReason.STOP)
         elif job.generated >= submit.max_tokens or len(job.tokens) >= self._context_tokens:
@@ -305,22 +304,9 @@ class Scheduler:
     def _book_binding(self, job: Job, micros: int, made: dict[int, Progress], now_s: float) -> None:
         if job.submit.generated:
             return  # resumed after a crash
-        self._charge_time(job, micros, now_s)
+        self._charges.time(job.submit.tenant, micros, now_s)
         before = made.get(job.submit.request) or Progress(job.submit.request, 0, -1, 0)
         made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
-
-    def _charge_time(self, job: Job, micros: int, now_s: float) -> None:
-        """Charge engine time used by this request alone: as much as prompt tokens that take as long would cost."""
-        if micros:
-            cost = costs.of_tokens(self._settings, self._passes.tokens_in(micros), 0)
-            self._fairness.charge(job.submit.tenant, cost, now_s)
-
-    def _charge(self, submit: Submit, prompt_tokens: int, generated_tokens: int, now_s: float) -> None:
-        """Charge what was computed. A prompt with several choices counts once towards tokens per minute."""
-        tenant = submit.tenant
-        self._fairness.charge(tenant, costs.of_tokens(self._settings, prompt_tokens, generated_tokens), now_s)
-        counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
-        self._counted_tokens[tenant] = self._counted_tokens.get(tenant, 0) + counted_tokens
 
     # ---- endings ------------------------------------------------------------------------------------------------
 

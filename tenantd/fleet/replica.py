@@ -279,7 +279,7 @@ class Replica:
             self.on_order()
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
-        if self._suspects.are_tried:
+        if self._suspects.probe is not None:
             for command in self._next_try():
                 self.supervisor.send(command)
 

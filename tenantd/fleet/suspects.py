@@ -31,7 +31,7 @@ class Suspects:
     def __init__(self) -> None:
         self._crashed: dict[int, Crashed] = {}  # by number
         self._untried: deque[LiveStream] = deque()
-        self._probe: LiveStream | None = None  # the one that is tried
+        self.probe: LiveStream | None = None  # the one that is being tried
 
     def crashed(self, stream: LiveStream) -> int:
         """The engine ended with this in it: how many times in a row now without a token in between."""
@@ -51,24 +51,19 @@ class Suspects:
 
     def try_in_turn(self, streams: Iterable[LiveStream]) -> None:
         """On a fresh engine these are tried one by one, those with the fewest crashes first."""
-        self._probe = None
+        self.probe = None
         self._untried = deque(sorted(streams, key=lambda stream: self._crashed[stream.number].crashes))
-
-    @property
-    def are_tried(self) -> bool:
-        """One is being tried."""
-        return self._probe is not None
 
     def next(self) -> LiveStream | None:
         """The next to be tried once the one before is cleared or has ended; None until then, and when none is left."""
-        if self._probe is not None and self.has(self._probe) and not self._probe.finished.done():
+        if self.probe is not None and self.has(self.probe) and not self.probe.finished.done():
             return None
-        self._probe = None
-        while self._untried and self._probe is None:
+        self.probe = None
+        while self._untried and self.probe is None:
             stream = self._untried.popleft()
             if stream.phase is Phase.WAITING:
-                self._probe = stream
-        return self._probe
+                self.probe = stream
+        return self.probe
 
     def check_empty(self) -> None:
         """Conservation: nothing is live, so nobody is suspected."""

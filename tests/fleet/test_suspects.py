@@ -45,7 +45,7 @@ def test_suspects_are_tried_one_after_the_other_those_with_fewer_crashes_first()
             suspects.crashed(stream)
     worst, first, gone, last = streams
     suspects.try_in_turn(streams)
-    assert not suspects.are_tried and suspects.next() is first and suspects.are_tried
+    assert suspects.probe is None and suspects.next() is first is suspects.probe
     assert suspects.next() is None, "it has no token yet"
     first.generated.append(97)
     gone.phase = Phase.FINISHED
@@ -53,4 +53,4 @@ def test_suspects_are_tried_one_after_the_other_those_with_fewer_crashes_first()
     last.phase = Phase.FINISHED
     assert suspects.next() is worst
     worst.generated.append(97)
-    assert suspects.next() is None and not suspects.are_tried
+    assert suspects.next() is None and suspects.probe is None

@@ -14,9 +14,10 @@ from starlette.types import Message, Scope, Send
 
 from tenantd.api.connection import Connection
 from tenantd.api.openai.answers import DONE, Answer, encode_line
+from tenantd.api.openai.logprobs import LogprobEvents
 from tenantd.api.replies import encode_error
 from tenantd.errors import TenantdError
-from tenantd.live.streams import Delta, LiveStream
+from tenantd.live.streams import LiveStream
 
 SEND: Final = "tenantd.send"
 """Scope extension with the server's own `send`. Events bypass the framework's wrappers, which only matter for the start
@@ -77,29 +78,3 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
     # Tokens that still wait have no text: they belong to a stop string and are not part of the answer.
     if opening:
         await writer.write(opening)
-
-
-class LogprobEvents:
-    """Builds events with logprobs. A token waits here while its text is held back."""
-
-    def __init__(self, answer: Answer, index: int) -> None:
-        self._answer = answer
-        self._index = index
-        self._characters = 0
-        self.waiting: list[Delta] = []
-
-    def take(self, deltas: list[Delta]) -> bytes:
-        """Add tokens and return the events that are now complete."""
-        events: list[bytes] = []
-        for delta in deltas:
-            self.waiting.append(delta)
-            if delta.text:
-                events.append(self._event())
-        return b"".join(events)
-
-    def _event(self) -> bytes:
-        """One event for all waiting tokens."""
-        event = self._answer.logprobs_event(self._index, self.waiting, self._characters)
-        self._characters += sum(len(delta.text) for delta in self.waiting)
-        self.waiting = []
-        return event

@@ -15,7 +15,7 @@ class States:
         self._budget_bytes = budget_bytes
         self._kept: dict[int, Swapped] = {}
         self._kept_bytes = 0
-        self._discarded: list[Swapped] = []
+        self.discarded: list[Swapped] = []  # to be freed: see `take_discarded`
         self._bytes_per_token = 0.0  # as seen last
 
     @property
@@ -46,16 +46,11 @@ class States:
     def discard(self, request: int) -> None:
         """Mark the state of a request that has ended, if any, to be freed."""
         if self._kept and (state := self.take(request)) is not None:
-            self._discarded.append(state)
-
-    @property
-    def has_discarded(self) -> bool:
-        """Whether there are states to free."""
-        return bool(self._discarded)
+            self.discarded.append(state)
 
     def take_discarded(self) -> list[Swapped]:
         """The states marked since the last call."""
-        discarded, self._discarded = self._discarded, []
+        discarded, self.discarded = self.discarded, []
         return discarded
 
     def requests(self) -> set[int]:

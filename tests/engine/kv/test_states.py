@@ -26,7 +26,7 @@ def test_what_goes_back_or_ends_gives_its_bytes_back() -> None:
     assert states.take(1) is first and states.take(1) is None
     states.discard(2)
     states.discard(2)
-    assert states.room_bytes == 100 and states.take_discarded() == [second] and not states.has_discarded
+    assert states.room_bytes == 100 and states.take_discarded() == [second] and not states.discarded
 
 
 def test_a_request_has_one_state() -> None:
