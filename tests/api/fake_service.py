@@ -19,7 +19,7 @@ from tenantd.text.detokenize import TextStream
 from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import ByteVocabulary
-from tenantd.wire.messages import EngineInfo, Progress
+from tenantd.wire.messages import EngineInfo, Progress, Submit
 
 INFO = EngineInfo(
     model="tiny",
@@ -111,14 +111,17 @@ class FakeService:
             raise self.refusal
         number = len(self.streams) + 1
         stream = LiveStream(
+            Submit(
+                request=number,
+                tenant=tenant.name,
+                prompt=generation.prompt,
+                max_tokens=generation.max_tokens or 100,
+                sampling=number,
+                counts_prompt=generation.counts_prompt,
+            ),
+            SharedSampling(number, generation.sampling),
+            TextStream(self.vocabulary, generation.stops),
             request_id=f"req_{number:032x}",
-            number=number,
-            tenant=tenant.name,
-            prompt=generation.prompt,
-            max_tokens=generation.max_tokens or 100,
-            sampling=SharedSampling(number, generation.sampling),
-            counts_prompt=generation.counts_prompt,
-            text=TextStream(self.vocabulary, generation.stops),
             created_micros=1_700_000_000_000_000,
             clock_s=time.monotonic,
             on_abandon=lambda stream: self._end(stream, FinishReason.DISCONNECTED),
