@@ -22,7 +22,7 @@ _tenantctl() {
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant remove" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " usage" | " invoice" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " usage" | " invoice" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -54,6 +54,7 @@ _tenantctl() {
             " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
+            " tenant rename") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;
             " key") _tenantctl_words "--help -h" "$cur" ;;
             " key create") _tenantctl_words "--label --json --help -h" "$cur" ;;
@@ -71,11 +72,12 @@ _tenantctl() {
     fi
     case "$command $count" in
         " 0") _tenantctl_words "init serve demo status tenant key run requests cancel usage invoice bench completion" "$cur" ;;
-        " tenant 0") _tenantctl_words "add list show set suspend resume remove" "$cur" ;;
+        " tenant 0") _tenantctl_words "add list show set suspend resume rename remove" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant suspend 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant resume 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant rename 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " key 0") _tenantctl_words "create list revoke" "$cur" ;;
         " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;

@@ -66,6 +66,7 @@ class Action(StrEnum):
     TENANT_CHANGED = "tenant_changed"
     TENANT_SUSPENDED = "tenant_suspended"
     TENANT_RESUMED = "tenant_resumed"
+    TENANT_RENAMED = "tenant_renamed"
     TENANT_REMOVED = "tenant_removed"
     KEY_CREATED = "key_created"
     KEY_REVOKED = "key_revoked"

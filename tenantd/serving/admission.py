@@ -141,6 +141,12 @@ def gone(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[str]
     return [name for name, tenant in before.items() if name not in after or after[name].id != tenant.id]
 
 
+def renamed(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[tuple[str, str]]:
+    """Old and new name of tenants that are called otherwise now."""
+    names = {tenant.id: name for name, tenant in before.items()}
+    return [(old, name) for name, tenant in after.items() if tenant.id and (old := names.get(tenant.id, name)) != name]
+
+
 def as_it_is(directory: Directory, name: str, tenant_id: int | None, key_id: str | None) -> Tenant:
     """A tenant by now, for a request that came some time ago, with this key if any. Another of its name is not it.
 

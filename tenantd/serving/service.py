@@ -28,7 +28,7 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
-from tenantd.serving.admission import as_it_is, gone
+from tenantd.serving.admission import as_it_is, gone, renamed
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.gate import Deadline, Gate
@@ -170,6 +170,8 @@ class Service:
         """Read the tenants again, tell the engine, end what may not run. Raises LedgerUnavailable: nothing changed."""
         before = self.directory.tenants
         await self.directory.reload(self.ledger)
+        for old, name in renamed(before, self.directory.tenants):
+            self._rates.rename(old, name)
         self._rates.keep(self.directory.tenants.keys())
         self._end_what_may_not_run()
         for name in gone(before, self.directory.tenants):
@@ -187,6 +189,11 @@ class Service:
         for share in self._shares():
             self.supervisor.send(share)
         self._gate.wake()
+
+    def has_requests(self, tenant: str) -> bool:
+        """Whether a tenant has live requests, or some that wait for its rate limits."""
+        count = self._live.count(tenant)
+        return bool(count.waiting or count.running or self._gate.waiting(tenant))
 
     def key_revoked(self, key_id: str) -> None:
         """End the requests of a key whose revocation is committed, and admit no new ones."""

@@ -16,7 +16,7 @@ import msgspec
 
 from tenantd import clock
 from tenantd.domain import Actor, Tenant, TenantState
-from tenantd.errors import InvalidRequest, NotFound
+from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import Ledger
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
@@ -51,6 +51,9 @@ class Running(Protocol):
 
     def key_revoked(self, key_id: str) -> None:
         """Let it start nothing, and end what it runs."""
+
+    def has_requests(self, tenant: str) -> bool:
+        """Some are live, or wait for its rate limits."""
 
     def cancel(self, request_id: str) -> bool:
         """End a live request. False when there is none of this id."""
@@ -114,6 +117,19 @@ class Administration:
     async def resume(self, actor: Actor, name: str) -> Change[Tenant]:
         """Take its requests again."""
         return await self._set_state(actor, Action.TENANT_RESUMED, name, TenantState.ACTIVE)
+
+    async def rename(self, actor: Actor, name: str, new_name: str) -> Change[Tenant]:
+        """Give a suspended tenant without requests another name; its id, keys and bills stay its own.
+
+        Raises InvalidRequest, Conflict: the name is in use, or the tenant is active or still has requests.
+        """
+        if self._running.has_requests(name):
+            raise Conflict(f"tenant {name} still has requests; wait until they end, or cancel them", param="name")
+
+        def work(conn: Connection) -> Change[Tenant]:
+            return Change(store.get_tenant(conn, name), store.rename_tenant(conn, name, new_name))
+
+        return await self._change_tenant(actor, Action.TENANT_RENAMED, work)
 
     async def remove(self, actor: Actor, name: str) -> Change[Tenant]:
         """Revoke its keys and end its requests. Its rows stay, its name is free."""

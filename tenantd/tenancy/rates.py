@@ -98,6 +98,11 @@ class Rates:
         """Forget all other tenants."""
         self._windows = {name: windows for name, windows in self._windows.items() if name in tenants}
 
+    def rename(self, tenant: str, new_name: str) -> None:
+        """It is called otherwise from now on; its last minute goes with it."""
+        if (windows := self._windows.pop(tenant, None)) is not None:
+            self._windows[new_name] = windows
+
     def forget(self, tenant: str) -> None:
         """Forget a removed tenant; another may get its name."""
         self._windows.pop(tenant, None)

@@ -89,6 +89,22 @@ def set_state(conn: Connection, name: str, state: TenantState) -> Tenant:
     return tenant
 
 
+def rename_tenant(conn: Connection, name: str, new_name: str) -> Tenant:
+    """Rename a suspended tenant and its keys; rows of the past keep the name they were made under.
+
+    Returns it as it is now. Raises NotFound, InvalidRequest, Conflict: the name is in use, or the tenant is active.
+    """
+    before = get_tenant(conn, name)
+    tenant = checked(msgspec.structs.replace(before, name=new_name))
+    if new_name != name:
+        _check_free(conn, new_name)
+    if before.state is not TenantState.SUSPENDED:
+        raise Conflict(f"tenant {name} is active; to rename it, suspend it first", param="name")
+    conn.execute("UPDATE tenants SET name = ? WHERE id = ?", (new_name, tenant.id))
+    conn.execute("UPDATE keys SET tenant = ? WHERE tenant_id = ?", (new_name, tenant.id))
+    return tenant
+
+
 def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) -> Tenant:
     """Remove a tenant for good and revoke its keys. Its requests stay, its name is free. Returns it as it was. Raises
     NotFound."""

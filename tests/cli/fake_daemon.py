@@ -228,7 +228,9 @@ class FakeDaemon:
             return JSONResponse({"removed": tenant["name"]})
         if method == "PATCH":
             tenant.update({**body, **self._limits(tenant["limits"] | body.get("limits", {}))})
-        if action:
+        if action == ["rename"]:
+            self.tenants[body["name"]] = self.tenants.pop(tenant["name"]) | body
+        elif action:
             tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
         return JSONResponse({"tenant": tenant})
 

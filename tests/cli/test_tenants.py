@@ -169,6 +169,14 @@ def test_suspend_and_resume_say_what_they_did(cli: Cli, daemon: FakeDaemon) -> N
     assert daemon.tenants["acme"]["state"] == "active"
 
 
+def test_rename_says_how_to_go_on(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.add("acme", weight=2.0)
+    result = cli("tenant", "rename", "acme", "acme-corp")
+    assert "acme is now acme-corp" in result.stderr and "tenantctl tenant resume acme-corp" in result.stderr
+    assert daemon.tenants["acme-corp"]["weight"] == 2.0 and "acme" not in daemon.tenants
+    assert cli("tenant", "rename", "acme-corp", "No!").exit_code == 2
+
+
 def test_remove_without_a_terminal_needs_yes(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme")
     result = cli("tenant", "remove", "acme")

@@ -34,6 +34,9 @@ class Running:
     def key_revoked(self, key_id: str) -> None:
         self.directory.revoke(key_id)
 
+    def has_requests(self, tenant: str) -> bool:
+        return tenant == "busy"
+
     def cancel(self, request_id: str) -> bool:
         return request_id == "req_live"
 
@@ -155,3 +158,31 @@ def test_a_tenant_of_a_name_that_was_used_before_starts_afresh(tmp_path: Path) -
         assert running.directory.key_for(old) is None
 
     assert [event.tenant_id for event in administer(tmp_path, work)] == [1, 1, 2]
+
+
+def test_a_suspended_tenant_can_be_renamed_and_is_the_same_tenant(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        _, secret = await admin.add_tenant(ACTOR, Tenant(name="acme", weight=5))
+        for name in ("globex", "busy"):
+            await admin.add_tenant(ACTOR, Tenant(name=name))
+            await admin.suspend(ACTOR, name)
+        for name, new_name, kind in (
+            ("acme", "acme2", Conflict),  # it is active
+            ("globex", "acme", Conflict),  # in use
+            ("globex", "A!", InvalidRequest),
+            ("busy", "idle", Conflict),
+            ("nobody", "new", NotFound),
+        ):
+            with pytest.raises(kind):
+                await admin.rename(ACTOR, name, new_name)
+        await admin.suspend(ACTOR, "acme")
+        running.heard.clear()
+        renamed = await admin.rename(ACTOR, "acme", "acme2")
+        assert renamed.fields == ("name",) and renamed.after == running.directory.tenants["acme2"]
+        found = running.directory.key_for(secret)
+        assert found is not None and (found[0].id, found[0].name) == (1, "acme2")
+        assert [key.tenant for key in await admin.list_keys("acme2")] == ["acme2"]
+        assert (await admin.add_tenant(ACTOR, Tenant(name="acme")))[0].after is not None, "the name is free"
+
+    renamed, _ = administer(tmp_path, work)
+    assert (renamed.action, renamed.tenant, renamed.tenant_id) == (Action.TENANT_RENAMED, "acme2", 1)

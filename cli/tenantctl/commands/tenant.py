@@ -169,6 +169,17 @@ def resume(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> No
     _report(answer, json, f"{tenant} is active")
 
 
+@app.command(epilog=examples("tenantctl tenant rename acme acme-corp"))
+def rename(ctx: typer.Context, tenant: TenantArgument, new_name: NewTenantArgument, json: Json = False) -> None:
+    """Rename a suspended tenant that has no requests.
+
+    Its keys stay valid. Past invoices keep the name they were made under.
+    """
+    with connect(ctx) as client:
+        answer = client.post(url("tenants", tenant, "rename"), {"name": new_name})
+    _report(answer, json, f"{tenant} is now {new_name}; let it send requests: {words(ctx)} tenant resume {new_name}")
+
+
 @app.command(epilog=examples("tenantctl tenant remove acme", "tenantctl tenant remove acme --yes"))
 def remove(
     ctx: typer.Context,

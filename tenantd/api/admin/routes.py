@@ -63,6 +63,7 @@ class Admin:
             Operation("DELETE", tenant, self.remove_tenant, types.RemovedTenant),
             Operation("POST", f"{tenant}/suspend", self.suspend, types.OneTenant),
             Operation("POST", f"{tenant}/resume", self.resume, types.OneTenant),
+            Operation("POST", f"{tenant}/rename", self.rename, types.OneTenant, types.NewName),
             Operation("GET", f"{tenant}/keys", self.list_keys, types.Keys),
             Operation("POST", f"{tenant}/keys", self.create_key, types.CreatedKey, types.NewKey, 201),
             Operation("DELETE", "/admin/v1/keys/{key_id}", self.revoke_key, types.OneKey),
@@ -149,6 +150,11 @@ class Admin:
     async def resume(self, request: Request, name: str) -> Response:
         """Let a suspended tenant send requests again."""
         return self._changed(await self._administration.resume(actor_of(request.scope), name))
+
+    async def rename(self, request: Request, name: str) -> Response:
+        """Rename a suspended tenant that has no requests. Past invoices keep the name they were made under."""
+        body = await self._parse(request, types.NewName)
+        return self._changed(await self._administration.rename(actor_of(request.scope), name, body.name))
 
     async def remove_tenant(self, request: Request, name: str) -> Response:
         """Remove a tenant; its requests stay in reports and invoices."""

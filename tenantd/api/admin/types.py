@@ -88,6 +88,12 @@ class TenantChange(Body):
         return given
 
 
+class NewName(Body):
+    """POST /admin/v1/tenants/{name}/rename."""
+
+    name: str
+
+
 class NewKey(Body):
     """POST /admin/v1/tenants/{name}/keys."""
 

@@ -376,3 +376,22 @@ def test_the_name_of_a_removed_tenant_is_free_and_its_bills_are_its_own(daemon: 
     assert (bill["tenant_id"], bill["requests"]) == (second["tenant"]["id"], 1)
     both = [one for one in daemon.get("/admin/v1/usage").json()["tenants"] if one["tenant"] == "again"]
     assert [one["tenant_id"] for one in both] == [first["tenant"]["id"], second["tenant"]["id"]]
+
+
+def test_a_renamed_tenant_keeps_its_id_its_key_its_minute_and_its_bill(daemon: Daemon) -> None:
+    added = daemon.post("/admin/v1/tenants", {"name": "before", "limits": {"requests_per_minute": 1}}).json()
+    assert ask_with(daemon, added["key"]).status_code == 200
+    route = "/admin/v1/tenants/before/rename"
+    assert error(daemon.post(route, {"name": "after"})) == (409, "conflict", "name")
+    daemon.post("/admin/v1/tenants/before/suspend")
+    after = daemon.post(route, {"name": "after"}).json()["tenant"]
+    assert (after["id"], after["name"], after["state"]) == (added["tenant"]["id"], "after", "suspended")
+    daemon.post("/admin/v1/tenants/after/resume")
+    assert ask_with(daemon, added["key"]).status_code == 429, "its last minute went with it"
+    daemon.request("PATCH", "/admin/v1/tenants/after", json={"limits": {"requests_per_minute": None}})
+    assert ask_with(daemon, added["key"]).status_code == 200
+    rows = daemon.get("/admin/v1/requests?tenant=after").json()["requests"]
+    assert [(row["tenant"], row["tenant_id"]) for row in rows] == [("after", after["id"]), ("before", after["id"])]
+    (bill,) = daemon.get("/admin/v1/invoices/this?tenant=after").json()["tenants"]
+    assert (bill["tenant"], bill["requests"]) == ("after", 2)
+    assert daemon.get("/admin/v1/requests?tenant=before").status_code == 404
