@@ -19,8 +19,10 @@ from tenantd.serving.admission import (
     check_allowed,
     check_prompt,
     full_queue,
+    gone,
     may_wait,
     output_tokens,
+    renamed,
 )
 
 
@@ -206,3 +208,11 @@ def test_the_time_in_which_nothing_ran_says_nothing_of_the_pace() -> None:
     assert pace.places_s(4.0, 5, 0.5) == 5.0
     pace.forget()
     assert pace.places_s(3600.0, 5, 0.5) == 0.5
+
+
+def test_a_tenant_is_told_by_its_id_from_another_that_has_its_name_by_now() -> None:
+    before = {name: Tenant(id=number, name=name) for number, name in enumerate(("kept", "again", "old", "left"), 1)}
+    after = {name: Tenant(id=number, name=name) for number, name in ((1, "kept"), (5, "again"), (3, "new"), (6, "old"))}
+    assert gone(before, after) == ["again", "old", "left"]
+    assert renamed(before, after) == [("old", "new")]
+    assert gone(before, before) == renamed(before, before) == []
