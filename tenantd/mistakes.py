@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a value, in plain words, for bodies and the configuration file."""
+"""Turns pydantic's errors into plain words, for request bodies and the configuration file."""
 
 from __future__ import annotations
 
@@ -28,7 +28,8 @@ _NOT_AN_OBJECT: Final = {"dict_type", "mapping_type", "model_type", "model_attri
 
 
 def in_words(error: Mapping[str, Any], an_object: str = "an object") -> str:
-    """One of pydantic's `errors()`, to follow the name of the field. `an_object` is what its format calls one."""
+    """Text for one of pydantic's `errors()`, to follow the field's name. `an_object` is the format's word for an
+    object."""
     kind: str = error["type"]
     if kind in _NOT_AN_OBJECT:
         return f"must be {an_object}"

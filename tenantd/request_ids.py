@@ -1,4 +1,4 @@
-"""Request ids: one form in headers, the ledger, logs and commands, and how an answer's own `id` is made from it.
+"""Request ids: one format in headers, the ledger, logs and commands, and its relation to an answer's own `id`.
 
 A request id is `req_` and 32 hexadecimal digits: 56 bits of microseconds since 1970, so ids sort by time, then 72
 random bits. The `id` of an OpenAI answer has the prefix that its clients expect, then the same digits.
@@ -19,7 +19,7 @@ _FORMS: Final = re.compile(rf"(?:{PREFIX}|{COMPLETION_PREFIX}|{CHAT_PREFIX})?([0
 
 
 def new_request_id(now_micros: int | None = None) -> str:
-    """A new id, of a request that came at `now_micros` (default: now)."""
+    """A new id for a request that arrived at `now_micros` (default: now)."""
     micros = clock.now_micros() if now_micros is None else now_micros
     return f"{PREFIX}{micros & (1 << 56) - 1:014x}{secrets.token_hex(9)}"
 
@@ -30,6 +30,6 @@ def answer_id(request_id: str, prefix: str) -> str:
 
 
 def request_id_in(text: str) -> str | None:
-    """The request id that `text` is, or is the answer's `id` of; None for anything else."""
+    """The request id for `text`, which may be a request id or the `id` of an answer; None for anything else."""
     found = _FORMS.fullmatch(text.strip())
     return PREFIX + found[1] if found else None

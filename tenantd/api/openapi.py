@@ -1,4 +1,4 @@
-"""The API described for programs: an OpenAPI 3.1 document, made from the operations that serve it and their types."""
+"""Describes the API for programs: an OpenAPI 3.1 document, built from the operations and their types."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ _WHO: Final[dict[Access, list[dict[str, list[str]]]]] = {
 
 
 class Description:
-    """Serves the document: what administrators may ask to them, the rest to everybody."""
+    """Serves the document; only administrators see the administration routes."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
         own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.ANYONE)
@@ -59,7 +59,7 @@ class Description:
         return reply(await asyncio.to_thread(self._document, with_administration=is_admin(request)))
 
     def _document(self, *, with_administration: bool) -> msgspec.Raw:
-        """Made when it is asked for first, which takes too long for the event loop."""
+        """Built on first use, which takes too long for the event loop."""
         if with_administration not in self._made:
             shown = [one for one in self.operations if with_administration or one.access is not Access.ADMINISTRATOR]
             self._made[with_administration] = msgspec.Raw(msgspec.json.encode(document(shown)))
@@ -115,7 +115,7 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _parameters(one: Operation) -> list[dict[str, Any]]:
-    """Of path and query, as the handler takes them. All are texts."""
+    """Parameters of path and query, as the handler takes them. All are strings."""
     found: list[dict[str, Any]] = []
     for name, parameter in inspect.signature(one.handler).parameters.items():
         if name == "request":

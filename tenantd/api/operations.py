@@ -1,4 +1,4 @@
-"""Routes as they are served and described: one list for both."""
+"""Declares routes once, to serve and to describe them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ JSON: Final = "application/json"
 
 
 class Access(StrEnum):
-    """Who may ask."""
+    """Who may use a route."""
 
     ANYONE = "anyone"
     TENANT = "tenant"
@@ -24,9 +24,9 @@ class Access(StrEnum):
 
 
 class Operation(NamedTuple):
-    """A method on a path. The docstring of `handler` says what it is for, its parameters are those of path and query.
+    """A method on a path. The docstring of `handler` describes it; its parameters are those of path and query.
 
-    `answer` is the type of what it answers with `status`; a `stream` is of events of that type, if the body asks for
+    `answer` is the type of the answer with `status`. With `stream`, the body can ask for events of that type
     one. With the status `otherwise` it has the same form. Types are what msgspec takes: TypedDicts, Structs, str.
     """
 
@@ -47,11 +47,11 @@ async def _only_admins(request: Request) -> None:
 
 
 _GUARDS: Final[dict[Access, Sequence[Dependency]]] = {Access.ADMINISTRATOR: [Depends(_only_admins)]}
-"""What is checked before a handler runs. The handlers of tenants need to know which tenant it is: they ask."""
+"""Checks before a handler runs. Handlers for tenants identify the tenant themselves."""
 
 
 def serve(app: FastAPI, operations: Iterable[Operation]) -> None:
-    """Let the application answer them."""
+    """Add the operations to the application."""
     for one in operations:
         guards = _GUARDS.get(one.access, ())
         app.add_api_route(one.path, one.handler, methods=[one.method], response_model=None, dependencies=guards)

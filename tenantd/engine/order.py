@@ -1,7 +1,7 @@
-"""In which order waiting requests would be bound, as far as can be told now: for clients to see. Pure.
+"""Predicts the order in which waiting requests will be bound, for clients to see. Pure.
 
-The scheduler's own comparison is asked again and again, as if slots became free one after the other: of the running
-requests, those with the least left end first, and each one bound uses what a request is expected to use.
+Applies the scheduler's own comparison repeatedly, as if slots became free one after another: of the running
+requests, those with the least left end first, and each bound request uses what a request is expected to use.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.sharing import Sharing
 
 EXPECTED_OUTPUT_TOKENS: Final = 128
-"""What an answer is taken for that nobody has seen: most end long before their `max_tokens`."""
+"""Assumed length of an answer; most end long before their `max_tokens`."""
 
 
 def binding_order(
     sharing: Sharing, tenants: Mapping[str, TenantJobs], active: Collection[Job], now_s: float, most: int
 ) -> list[int]:
-    """The first `most` waiting requests. Those that a limit of their tenant holds back come last, by arrival."""
+    """The first `most` waiting requests. Those held back by a limit of their tenant come last, by arrival."""
     trial = _Trial(sharing, tenants, active, now_s)
     order = trial.bind(most)
     if len(order) < most:
@@ -32,12 +32,12 @@ def binding_order(
 
 
 def _expected_left(job: Job) -> int:
-    """Tokens it is expected to have still generated."""
+    """How many more tokens it is expected to generate."""
     return max(1, min(EXPECTED_OUTPUT_TOKENS, job.submit.max_tokens) - job.generated)
 
 
 class _Trial:
-    """What would change: which requests are next, how many slots a tenant has, how they stand."""
+    """The simulated state: which requests are next, how many slots a tenant has, how tenants compare."""
 
     def __init__(
         self, sharing: Sharing, tenants: Mapping[str, TenantJobs], active: Iterable[Job], now_s: float
@@ -58,7 +58,7 @@ class _Trial:
             self._look_at(name)
 
     def bind(self, most: int) -> list[int]:
-        """The next ones, until nobody is left that may be bound."""
+        """Yields the next requests, until none is left that may be bound."""
         order: list[int] = []
         while len(order) < most and (self._ending or self._heap):
             if self._ending:
@@ -79,7 +79,7 @@ class _Trial:
 
     def _bind_next(self, name: str) -> None:
         cost = self._sharing.cost(self._heads[name], _expected_left(self._heads[name]))
-        if name in self._backs:  # its credit is for the first slot
+        if name in self._backs:  # its credit only applies to the first slot
             self._backs.discard(name)
             cost += self._sharing.burst_credit
         self._standing.give(name, cost / self._tenants[name].weight)
@@ -92,7 +92,7 @@ class _Trial:
         self._look_at(name)
 
     def _look_at(self, name: str) -> None:
-        """After a change: what was known of its need holds no more."""
+        """Forget what was computed about a tenant, after a change."""
         if name not in self._versions:
             return
         self._versions[name] += 1

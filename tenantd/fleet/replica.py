@@ -38,9 +38,9 @@ DETAIL_INTERVAL_S: Final = 60
 
 
 class Replica:
-    """Everything of one engine, which it has through its supervisor, whose client it is.
+    """One engine and its requests. Runs the engine through its supervisor, whose client it is.
 
-    `live` owns the requests that were given to it. Nothing here is shared with another replica but `rates`.
+    `live` owns the requests given to it. It shares nothing with other replicas except `rates`.
     """
 
     def __init__(
@@ -55,14 +55,14 @@ class Replica:
         slowest_restart_s: float,
         clock_s: Callable[[], float],
     ) -> None:
-        """`shares` says what each engine that starts is told about the tenants; tokens are booked in `rates`."""
+        """`shares` returns the tenants' policies for each new engine; tokens are booked in `rates`."""
         self.live = LiveRegistry()
         self.backlog = Backlog()
         self.throughput = Throughput()
         self.board = UsageBoard()
         self.tally = Tally()
-        self.bound: frozenset[int] = frozenset()  # numbers of those that have a slot, as the engine last said
-        self.order: list[int] = []  # and of the first that wait for one, in its order
+        self.bound: frozenset[int] = frozenset()  # numbers of requests with a slot, as last reported by the engine
+        self.order: list[int] = []  # numbers of the first waiting requests, in the engine's order
         self.on_order: Callable[[], None] = lambda: None  # called when that has changed
         self.supervisor = Supervisor(
             load_command(config),
@@ -104,7 +104,7 @@ class Replica:
             self._finish(stream, decision, error)
 
     def refuse(self, stream: LiveStream, error: TenantdError) -> None:
-        """Its row cannot be had: it must not run, and what it used is nobody's. Once is enough."""
+        """End a request whose row could not be written; its usage is charged to nobody. Safe to call again."""
         before = stream.phase
         if before is Phase.REFUSED:
             return
@@ -118,7 +118,7 @@ class Replica:
             self._finish(stream, FinishReason.FAILED, error)
 
     def _let_go(self, stream: LiveStream) -> None:
-        """Have the engine end it. Its place is free for the next, which is sent after this."""
+        """Make the engine end a request. Its place is free for the next one, which is sent afterwards."""
         self.supervisor.send(Cancel(stream.number))
         self.backlog.leave(stream)
         self._send_soon()
@@ -148,7 +148,7 @@ class Replica:
         assert tally.busy_micros == self._booked_micros + tally.unbilled_micros, f"booked {self._booked_micros} {tally}"
 
     def _finish(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
-        """The one way out of `live`."""
+        """The only way out of `live`."""
         self.live.remove(stream)
         self.backlog.leave(stream)
         self._suspects.ended(stream)
@@ -166,18 +166,18 @@ class Replica:
     # ---- for the status -----------------------------------------------------------------------------------------
 
     def usage(self, tenant: str) -> float:
-        """Its decayed usage in this engine, by weight."""
+        """A tenant's decayed usage in this engine, by weight."""
         return self.board.usage(tenant, self._clock_s(), self._half_life_s)
 
     def paused(self) -> dict[str, int]:
-        """By tenant, requests with a token and without a slot: they gave it to another, or lost it with an engine."""
+        """By tenant, the number of requests with a token but no slot: they gave it up, or lost it in a crash."""
         live = self.live.by_number
         bound = Counter(live[n].tenant for n in self.bound if n in live and live[n].generated)
         paused = {name: running - bound[name] for name, running in self.live.running_tenants().items()}
         return {name: number for name, number in paused.items() if number}
 
     def states(self) -> dict[str, str]:
-        """By request id: `waiting` has no token yet, `paused` has some and no slot, `running` has both."""
+        """By request id: `waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
         return {
             stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
             for number, stream in self.live.by_number.items()
@@ -249,7 +249,7 @@ class Replica:
         )
 
     def _next_try(self) -> list[Command]:
-        """What makes the engine try the next suspect, if it is time."""
+        """The commands that make the engine try the next suspect, if it is time."""
         return [] if (stream := self._suspects.next()) is None else self._start(stream)
 
     def on_step(self, step: Step) -> None:

@@ -35,9 +35,9 @@ class Delta(NamedTuple):
 
 
 class LiveStream:
-    """One request, from admission until its row is settled. `phase` says where it is.
+    """One request, from admission until its row is settled. `phase` tells how far it is.
 
-    What is taken before the row is durable waits; the end is seen only after settlement.
+    Readers get nothing before the row is durable, and see the end only after settlement.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class LiveStream:
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
-        """`submit` is what makes an engine run it; `actor` sent it, and its key must stay live.
+        """`submit` makes an engine run it; `actor` sent it, and the actor's key must stay live.
 
         `clock_s` is monotonic.
         """
@@ -63,7 +63,7 @@ class LiveStream:
         self.tenant_id, self.actor = tenant_id, actor
         self.prompt_tokens = len(submit.prompt)
         self.max_tokens = submit.max_tokens
-        self.counts_prompt = submit.counts_prompt  # else it is another's to pay for
+        self.counts_prompt = submit.counts_prompt  # otherwise another choice pays for it
         self.sampling = sampling
         self.phase = Phase.WAITING
         self.prefilled_tokens = 0  # of its prompt, computed and charged
@@ -75,7 +75,7 @@ class LiveStream:
         self.finish_reason: FinishReason | None = None
         self.error: TenantdError | None = None
         self.is_durable = False  # its row is in the ledger
-        self.has_started = False  # it has had a slot
+        self.has_started = False  # it has, or had, a slot
         self.queue_position = 0  # on arrival: 1 is next to get a token; 0 if a slot was free
         self.client_id = ""  # the client's own id for it
         self._submit = submit
@@ -83,7 +83,7 @@ class LiveStream:
         self._clock_s = clock_s
         self._created_s = clock_s()
         self._on_abandon = on_abandon
-        self._decision: FinishReason | None = None  # how it is to end, decided before the engine knew
+        self._decision: FinishReason | None = None  # how it will end, decided before the engine knew
         self._deltas: list[Delta] = []
         self._waiter: asyncio.Future[None] | None = None
         self._is_held = False

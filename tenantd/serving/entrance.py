@@ -1,6 +1,6 @@
-"""Checks what a client asks for, and makes the streams that answer it.
+"""Checks what a client asks for, and creates the streams that answer it.
 
-admission.py says what a request may ask for; gate.py makes it wait for its tenant's limits per minute.
+admission.py decides what a request may ask for; gate.py lets it wait for its tenant's limits per minute.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ LOADING_RETRY_S: Final = 2
 
 
 class Entrance:
-    """Decides which requests come in, and numbers them. After `is_closed` is set, none does."""
+    """Decides which requests are admitted, and numbers them. Once `is_closed` is set, it admits none."""
 
     def __init__(
         self,
@@ -52,7 +52,7 @@ class Entrance:
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
-        """`limits` is asked each time, since the configuration can be reloaded."""
+        """`limits` is called each time, because the configuration can be reloaded."""
         self.is_closed = False
         self._replica = replica
         self._ledger = ledger
@@ -68,7 +68,7 @@ class Entrance:
     async def let_in(
         self, tenant: Tenant, generations: Sequence[Generation], deadline: Deadline | None, actor: Actor
     ) -> tuple[Tenant, list[LiveStream]]:
-        """The current tenant, and a stream for each generation, once its limits let them in. Run them at once.
+        """The current tenant, and a stream for each generation, once its limits admit them. Run them at once.
 
         Raises what `Service.submit_all` raises.
         """

@@ -52,7 +52,7 @@ MOST_QUEUED_SHOWN: Final = 100
 
 
 class Service:
-    """Leads requests through the parts of the daemon, which it owns but for the ledger: main closes that."""
+    """Leads requests through the parts of the daemon. Owns all of them except the ledger, which main closes."""
 
     def __init__(
         self,
@@ -69,7 +69,7 @@ class Service:
         clock_s: Callable[[], float] = time.monotonic,
         slowest_restart_s: float = SLOWEST_RESTART_S,
     ) -> None:
-        """`command` and `environment` are the engine process's; `config` may be replaced; `events` hears of it all."""
+        """`command` and `environment` are for the engine process; `config` may be replaced."""
         self.config, self.events = config, events or Events()
         self.ledger = ledger
         self.directory = directory
@@ -111,12 +111,12 @@ class Service:
 
     @property
     def supervisor(self) -> Supervisor:
-        """Of the engine process."""
+        """The supervisor of the engine process."""
         return self._replica.supervisor
 
     @property
     def draining(self) -> bool:
-        """Nothing new is taken any more."""
+        """Whether new requests are refused."""
         return self._entrance.is_closed
 
     # ---- the life of the service --------------------------------------------------------------------------------
@@ -167,7 +167,7 @@ class Service:
         await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
     async def tenants_changed(self) -> None:
-        """Read the tenants again, tell the engine, end what may not run. Raises LedgerUnavailable: nothing changed."""
+        """Reload tenants, tell the engine, end what may not run. Raises LedgerUnavailable if nothing was changed."""
         before = self.directory.tenants
         await self.directory.reload(self.ledger)
         for old, name in renamed(before, self.directory.tenants):
@@ -191,7 +191,7 @@ class Service:
         self._gate.wake()
 
     def has_requests(self, tenant: str) -> bool:
-        """Whether a tenant has live requests, or some that wait for its rate limits."""
+        """Whether a tenant has live requests, or some that wait for its limits per minute."""
         count = self._live.count(tenant)
         return bool(count.waiting or count.running or self._gate.waiting(tenant))
 
@@ -222,10 +222,10 @@ class Service:
         """Start all generations of one client's request, or none, once the tenant's limits per minute admit it.
 
         They count it as one request. Rows are written while the engine already works; `started()` waits for both.
-        What is not complete `timeout_s` from now ends with RequestTimeout.
-        Raises what is wrong with the request or the moment: Draining, TenantSuspended, EngineUnavailable,
-        LedgerUnavailable, InvalidRequest and its kinds, Forbidden, QueueFull, RequestsPerMinuteExceeded,
-        TokensPerMinuteExceeded, RequestTimeout, KeyRevoked for a key that is live no more.
+        Generations that are not complete after `timeout_s` end with RequestTimeout.
+        Raises Draining, TenantSuspended, EngineUnavailable,
+        LedgerUnavailable, InvalidRequest and its subclasses, Forbidden, QueueFull, RequestsPerMinuteExceeded,
+        TokensPerMinuteExceeded, RequestTimeout, and KeyRevoked if the key was revoked.
         """
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
         tenant, streams = await self._entrance.let_in(tenant, generations, deadline, actor)

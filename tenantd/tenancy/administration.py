@@ -1,7 +1,7 @@
-"""What administrators do: named use cases, each with its actor.
+"""What administrators can do: named use cases, each with its actor.
 
-A use case is one transaction of the ledger, is effective before it returns, and is announced. It returns what changed,
-before and after, without secrets.
+A use case is one transaction of the ledger. It is effective before it returns, and is announced. It returns what
+changed, before and after, without secrets.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ T = TypeVar("T", Tenant, KeyInfo)
 
 
 class Change(NamedTuple, Generic[T]):
-    """A tenant or key before and after what an administrator did. None: it was not there, or is no more."""
+    """A tenant or key before and after a change. None means that it did not exist, or no longer exists."""
 
     before: T | None
     after: T | None
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of what differs; () where something came or went."""
+        """Names of changed fields; () if something was added or removed."""
         if self.before is None or self.after is None:
             return ()
         names = type(self.after).__struct_fields__
@@ -44,26 +44,26 @@ class Change(NamedTuple, Generic[T]):
 
 
 class Running(Protocol):
-    """The daemon that a change is to be effective in."""
+    """The running daemon, in which changes take effect."""
 
     async def tenants_changed(self) -> None:
-        """Read tenants and keys again. Raises LedgerUnavailable."""
+        """Reload tenants and keys. Raises LedgerUnavailable."""
 
     def key_revoked(self, key_id: str) -> None:
-        """Let it start nothing, and end what it runs."""
+        """Admit no more requests of this key, and end its running ones."""
 
     def has_requests(self, tenant: str) -> bool:
-        """Some are live, or wait for its rate limits."""
+        """Whether a tenant has requests that are live or wait for its limits per minute."""
 
     def cancel(self, request_id: str) -> bool:
-        """End a live request. False when there is none of this id."""
+        """Cancel a live request. False if there is none with this id."""
 
 
 class Administration:
     """The use cases. All raise LedgerUnavailable; those that name a tenant or key raise NotFound."""
 
     def __init__(self, ledger: Ledger, running: Running, events: Events, slots: int) -> None:
-        """`slots` are the engine's: as many can be reserved."""
+        """`slots` is the number of slots of the engine, the most that can be reserved."""
         self._ledger = ledger
         self._running = running
         self._events = events
@@ -72,15 +72,15 @@ class Administration:
     # -- tenants
 
     async def list_tenants(self) -> list[Tenant]:
-        """By name, without the removed."""
+        """All tenants by name, without removed ones."""
         return await self._ledger.read(store.list_tenants)
 
     async def get_tenant(self, name: str) -> Tenant:
-        """As the ledger has it."""
+        """One tenant, from the ledger."""
         return await self._ledger.read(lambda conn: store.get_tenant(conn, name))
 
     async def add_tenant(self, actor: Actor, tenant: Tenant) -> tuple[Change[Tenant], str]:
-        """Also the secret of its first key. Raises InvalidRequest, Conflict."""
+        """Add a tenant. Also returns the secret of its first key. Raises InvalidRequest, Conflict."""
         await _check_adapter(tenant.adapter)
         created_micros = clock.now_micros()
 
@@ -97,7 +97,7 @@ class Administration:
     async def change_tenant(
         self, actor: Actor, name: str, changes: dict[str, Any], limits: dict[str, Any]
     ) -> Change[Tenant]:
-        """Change only these settings and own limits. Raises InvalidRequest, Conflict."""
+        """Change only the given settings and own limits. Raises InvalidRequest, Conflict."""
         await _check_adapter(changes.get("adapter") or "")
 
         def work(conn: Connection) -> Change[Tenant]:
@@ -111,17 +111,17 @@ class Administration:
         return await self._change_tenant(actor, Action.TENANT_CHANGED, work)
 
     async def suspend(self, actor: Actor, name: str) -> Change[Tenant]:
-        """Take no more of its requests; what runs goes on."""
+        """Refuse new requests of a tenant; running ones finish."""
         return await self._set_state(actor, Action.TENANT_SUSPENDED, name, TenantState.SUSPENDED)
 
     async def resume(self, actor: Actor, name: str) -> Change[Tenant]:
-        """Take its requests again."""
+        """Let a suspended tenant send requests again."""
         return await self._set_state(actor, Action.TENANT_RESUMED, name, TenantState.ACTIVE)
 
     async def rename(self, actor: Actor, name: str, new_name: str) -> Change[Tenant]:
-        """Give a suspended tenant without requests another name; its id, keys and bills stay its own.
+        """Rename a suspended tenant without requests; it keeps its id, keys and bills.
 
-        Raises InvalidRequest, Conflict: the name is in use, or the tenant is active or still has requests.
+        Raises InvalidRequest, and Conflict if the name is in use, or the tenant is active or still has requests.
         """
         if self._running.has_requests(name):
             raise Conflict(f"tenant {name} still has requests; wait until they end, or cancel them", param="name")
@@ -132,7 +132,7 @@ class Administration:
         return await self._change_tenant(actor, Action.TENANT_RENAMED, work)
 
     async def remove(self, actor: Actor, name: str) -> Change[Tenant]:
-        """Revoke its keys and end its requests. Its rows stay, its name is free."""
+        """Remove a tenant: revoke its keys and end its requests. Its rows stay, its name becomes free."""
         now_micros = clock.now_micros()
 
         def work(conn: Connection) -> Change[Tenant]:
@@ -143,11 +143,11 @@ class Administration:
     # -- keys
 
     async def list_keys(self, name: str) -> list[KeyInfo]:
-        """Of one tenant, oldest first, with the revoked."""
+        """The keys of a tenant, oldest first, including revoked ones."""
         return await self._ledger.read(lambda conn: keys.list_keys(conn, store.get_tenant(conn, name).id))
 
     async def create_key(self, actor: Actor, name: str, label: str) -> tuple[Change[KeyInfo], str]:
-        """Also its secret, which is nowhere to be had again. Raises InvalidRequest."""
+        """Create a key. Also returns its secret, which cannot be shown again. Raises InvalidRequest."""
         now_micros = clock.now_micros()
         key, secret = await self._ledger.write(lambda conn: keys.create_key(conn, name, label, now_micros))
         await self._running.tenants_changed()
@@ -156,21 +156,21 @@ class Administration:
         return change, secret
 
     async def revoke_key(self, actor: Actor, key_id: str) -> Change[KeyInfo]:
-        """For good; a second time changes nothing."""
+        """Revoke a key for good. Revoking it again changes nothing."""
         now_micros = clock.now_micros()
 
         def work(conn: Connection) -> Change[KeyInfo]:
             return Change(keys.get_key(conn, key_id), keys.revoke_key(conn, key_id, now_micros))
 
         change = await self._ledger.write(work)
-        self._running.key_revoked(key_id)  # at once: it needs no reading, which may have to wait
+        self._running.key_revoked(key_id)  # at once, without waiting for a reload
         self._announce_key(actor, Action.KEY_REVOKED, change)
         return change
 
     # -- requests
 
     def cancel_request(self, actor: Actor, request_id: str) -> None:
-        """Bill a live request for what came, and end it. Raises NotFound."""
+        """Cancel a live request and bill the tokens generated so far. Raises NotFound."""
         if not self._running.cancel(request_id):
             raise NotFound(f"no request {excerpt(request_id, 80)} is running or waiting")
         self._events.announce(_event(actor, Action.REQUEST_CANCELLED, request_id=request_id))
@@ -208,11 +208,11 @@ def _event(actor: Actor, action: Action, **what: Any) -> Administered:
 
 
 async def _check_adapter(path: str) -> None:
-    """Raises InvalidRequest for a file that cannot be one. Whether it fits the model, the engine says at the first
+    """Raises InvalidRequest if the file is not an adapter. The engine checks whether it fits the model at the first
     request."""
     if path:
         store.check_adapter_path(path)
         try:
-            await asyncio.to_thread(check_adapter, Path(path))  # a slow disk keeps nobody waiting
-        except (NotGguf, ValueError) as e:  # ValueError: no path of a file
+            await asyncio.to_thread(check_adapter, Path(path))  # a slow disk must not block the event loop
+        except (NotGguf, ValueError) as e:  # ValueError: not a valid path
             raise InvalidRequest(f"adapter: {e}", param="adapter") from e
