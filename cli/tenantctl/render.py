@@ -1,6 +1,6 @@
-"""How results look: tables for people on a terminal, aligned plain text in a pipe, JSON when asked for.
+"""Output: tables on a terminal, aligned plain text in a pipe, JSON on request.
 
-Data goes to standard output, everything that is said about it to standard error. rich is imported for terminals only.
+Data goes to standard output, messages go to standard error. rich is imported only for terminals.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ _LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
 def message(text: str) -> None:
-    """A line for people, on standard error."""
+    """Print a line for people to standard error."""
     print(printable(text), file=sys.stderr, flush=True)
 
 
 def complain(text: str) -> None:
-    """What went wrong, on standard error."""
+    """Print an error to standard error."""
     message(f"tenantctl: {text}")
 
 
@@ -33,7 +33,7 @@ def print_json(data: Any) -> None:
 
 
 def harmless(text: str) -> str:
-    """Generated text as a terminal may have it: no escape sequences, whatever the model wrote."""
+    """Generated text that is safe for a terminal: without escape sequences, whatever the model wrote."""
     return printable(text)
 
 
@@ -61,7 +61,7 @@ def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
 
 
 def print_fields(fields: dict[str, object]) -> None:
-    """One thing: a name and a value on each line."""
+    """Print one object: a name and a value per line."""
     width = max(len(name) for name in fields)
     if not sys.stdout.isatty():
         print("\n".join(f"{name.ljust(width)}  {_cell(value)}" for name, value in fields.items()))
@@ -74,7 +74,7 @@ def print_fields(fields: dict[str, object]) -> None:
 
 
 def heading(text: str) -> None:
-    """A line above a table, part of the data."""
+    """Print a line above a table, as part of the data."""
     text = one_line(text)
     if not sys.stdout.isatty():
         print(text)

@@ -71,7 +71,7 @@ class Meter:
         events.call("metrics", self.hear)
 
     async def watch_loop(self) -> None:
-        """Measure how late the event loop is, for ever."""
+        """Keep measuring the delay of the event loop, until cancelled."""
         while True:
             due_s = time.monotonic() + LAG_INTERVAL_S
             await asyncio.sleep(LAG_INTERVAL_S)

@@ -1,4 +1,4 @@
-"""When requests arrive: a rate as a function of time, and the arrival times it gives.
+"""When requests arrive: a rate as a function of time, and the resulting arrival times.
 
 Times within a run are fractions of its length, from 0 to 1, so that a suite means the same at any duration.
 """
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Segment:
-    """A straight piece of a rate. Rates are requests per second."""
+    """A linear piece of a rate. Rates are requests per second."""
 
     begin: float
     end: float
@@ -33,7 +33,7 @@ class Segment:
         return (self.rate_at_begin + self.rate_at_end) / 2 * (self.end - self.begin)
 
     def reach(self, area: float) -> float:
-        """The moment up to which so much of the area lies. The rate must not be 0 all along."""
+        """The moment up to which this much of the area lies. The rate must not be 0 throughout."""
         slope = (self.rate_at_end - self.rate_at_begin) / (self.end - self.begin)
         root = math.sqrt(max(0.0, self.rate_at_begin**2 + 2 * slope * area))
         return min(self.end, self.begin + 2 * area / (self.rate_at_begin + root))
@@ -41,7 +41,7 @@ class Segment:
 
 @dataclass(frozen=True)
 class Rate:
-    """Segments that follow each other from 0 to 1."""
+    """Consecutive segments from 0 to 1."""
 
     segments: tuple[Segment, ...]
 
@@ -56,7 +56,7 @@ class Rate:
         return sum(s.area for s in self.segments)
 
     def times(self, expected: Iterator[float], duration_s: float) -> Iterator[float]:
-        """Seconds at which the expected number of requests so far reaches each number of a rising series."""
+        """The seconds at which the expected number of requests reaches each number of an increasing series."""
         areas = [s.area * duration_s for s in self.segments]
         ends = list(itertools.accumulate(areas))
         for count in expected:
@@ -68,28 +68,28 @@ class Rate:
 
 
 def steady(rate: float) -> Rate:
-    """The same all the time."""
+    """A constant rate."""
     return Rate((Segment(0, 1, rate, rate),))
 
 
 def ramp(first: float, last: float) -> Rate:
-    """From one rate to another in a straight line."""
+    """A rate that changes linearly."""
     return Rate((Segment(0, 1, first, last),))
 
 
 def on_off(rate: float, phases: int = 10) -> Rate:
-    """So many phases of equal length, on in the first, off in the second."""
+    """`phases` phases of equal length, alternately on and off, starting with on."""
     return phased(*(rate if i % 2 == 0 else 0.0 for i in range(phases)))
 
 
 def phased(*rates: float) -> Rate:
-    """One rate after another, each for the same time."""
+    """One rate after another, each for an equal part of the time."""
     n = len(rates)
     return Rate(tuple(Segment(i / n, (i + 1) / n, rate, rate) for i, rate in enumerate(rates)))
 
 
 def in_turn(*rates: Rate) -> Rate:
-    """Whole runs after each other, each pressed into an equal part of the time."""
+    """Whole runs one after another, each compressed into an equal part of the time."""
     n = len(rates)
     return Rate(
         tuple(
@@ -101,12 +101,12 @@ def in_turn(*rates: Rate) -> Rate:
 
 
 def even_arrivals(rate: Rate, duration_s: float, rng: random.Random, scale: float = 1.0) -> Iterator[float]:
-    """Evenly spaced at the rate times `scale`; only where the first one falls is drawn."""
+    """Evenly spaced arrivals at the rate times `scale`; only the first one is random."""
     phase = rng.random()
     return rate.times(((phase + i) / scale for i in itertools.count()), duration_s)
 
 
 def poisson_arrivals(rate: Rate, duration_s: float, rng: random.Random, scale: float = 1.0) -> Iterator[float]:
-    """A Poisson process of the rate times `scale`."""
+    """A Poisson process with the rate times `scale`."""
     gaps = (rng.expovariate(1.0) / scale for _ in itertools.count())
     return rate.times(itertools.accumulate(gaps), duration_s)

@@ -1,7 +1,7 @@
-"""Figures from records: waiting times, speeds, service, and how far tenants were apart. Pure functions.
+"""Computes figures from records: waiting times, speeds, service, and gaps between tenants. Pure functions.
 
-Service is what the VTC paper counts: 1 for an input token, 2 for an output token. A client sees input tokens served
-when the first output token comes.
+Service is counted as in the VTC paper: 1 per input token, 2 per output token. To a client, input tokens are served
+when the first output token arrives.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from tenantctl.bench.observed import Outcome, Record
 from tenantctl.bench.suites import INPUT_COST, OUTPUT_COST
 
 WARM_UP_PART: Final = 0.1
-"""The first tenth of a run, in which a closed loop gets going, counts neither for speeds nor for shares."""
+"""The first tenth of a run, in which a closed loop starts up, does not count for speeds and shares."""
 
 Floats = NDArray[np.float64]
 Span = tuple[float, float]
@@ -26,7 +26,7 @@ Span = tuple[float, float]
 
 @dataclass(frozen=True)
 class Quantile:
-    """`at_least`: so many requests were still unanswered at the end that the figure is only known to be no less."""
+    """`at_least`: the figure is a lower bound, because too many requests were still unanswered at the end."""
 
     seconds: float
     at_least: bool = False
@@ -34,7 +34,7 @@ class Quantile:
 
 @dataclass(frozen=True)
 class TenantFigures:
-    """What one tenant got. Counts are of the whole run; rates, service and share leave out the warm-up."""
+    """Results of one tenant. Counts cover the whole run; rates, service and share exclude the warm-up."""
 
     name: str
     weight: float
@@ -55,8 +55,8 @@ class TenantFigures:
 
 @dataclass(frozen=True)
 class Gap:
-    """The largest difference between what two tenants were served over a time in which both had requests waiting,
-    each divided by its weight. `of` are the two, () when no two ever waited at the same time."""
+    """The largest difference in service between two tenants over a period in which both had requests waiting,
+    each divided by its weight. `of` names the two; () if no two ever waited at the same time."""
 
     service: float
     of: tuple[str, ...] = ()
@@ -65,7 +65,7 @@ class Gap:
 
 
 class Curve:
-    """Service of one tenant accumulated over time."""
+    """Accumulated service of one tenant over time."""
 
     def __init__(self, records: Iterable[Record]) -> None:
         times: list[Floats] = []
@@ -86,18 +86,18 @@ class Curve:
         self.totals: Floats = np.cumsum(np.concatenate(amounts)[order]) if times else np.empty(0)
 
     def at(self, moments: Floats | Sequence[float]) -> Floats:
-        """What was served up to and including each moment."""
+        """Service up to and including each moment."""
         steps = np.searchsorted(self.times, np.asarray(moments, dtype=float), side="right")
         return np.concatenate([np.zeros(1), self.totals])[steps]
 
     def between(self, span: Span) -> float:
-        """What was served after its begin, up to its end."""
+        """Service after the start of a span, up to its end."""
         before, after = self.at(span)
         return float(after - before)
 
 
 def tenant_figures(name: str, weight: float, records: list[Record], span: Span, total_service: float) -> TenantFigures:
-    """`span` is what counts for rates; `total_service` of all tenants in it, for the share."""
+    """`span` counts for rates; `total_service` is that of all tenants in it, for the share."""
     outcomes = [r.outcome for r in records]
     gaps = inter_token_s(records)
     service = Curve(records).between(span)
@@ -121,7 +121,7 @@ def tenant_figures(name: str, weight: float, records: list[Record], span: Span, 
 
 
 def output_tokens(records: Iterable[Record], span: Span) -> int:
-    """Tokens that came after its begin, up to its end."""
+    """Tokens that arrived after the start of a span, up to its end."""
     tokens = 0
     for record in records:
         times = np.asarray(record.write_times_s, dtype=float)
@@ -133,7 +133,7 @@ def output_tokens(records: Iterable[Record], span: Span) -> int:
 
 
 def inter_token_s(records: Iterable[Record]) -> Floats:
-    """Seconds between one token of an answer and the next. Tokens that came in one write are 0 apart."""
+    """Seconds between consecutive tokens of an answer; 0 for tokens that arrived in one write."""
     gaps: list[Floats] = [np.empty(0)]
     for record in records:
         if len(record.write_times_s) > 1 or record.arrived_tokens > 1:
@@ -143,11 +143,11 @@ def inter_token_s(records: Iterable[Record]) -> Floats:
 
 
 def ttft_quantile(records: Iterable[Record], share: float, end_s: float) -> Quantile | None:
-    """Time to first token that the share of requests had at most; None without requests.
+    """The time to first token that this share of requests did not exceed; None without requests.
 
-    Requests without an answer count for as long as they waited (Kaplan-Meier): leaving them out would hide the longest
-    waits, and taking the time so far for their answer would call a request of the last moment a quick one. Refused and
-    failed requests count neither way; they have counts of their own.
+    Unanswered requests count for as long as they waited (Kaplan-Meier): leaving them out would hide the longest
+    waits, and treating the time so far as an answer would make late requests look quick. Refused and
+    failed requests are excluded; they are counted separately.
     """
     seen: list[tuple[float, bool]] = []
     for r in records:
@@ -167,11 +167,11 @@ def ttft_quantile(records: Iterable[Record], share: float, end_s: float) -> Quan
     return Quantile(seen[-1][0], at_least=True)
 
 
-# -- how far apart
+# -- gaps
 
 
 def backlogged(records: Iterable[Record], end_s: float) -> list[Span]:
-    """When at least one request waited for its first token: in order, without overlap."""
+    """Spans in which at least one request waited for its first token, in order, without overlap."""
     spans: list[Span] = []
     for record in sorted(records, key=lambda r: r.sent_s):
         begin = record.sent_s
@@ -184,7 +184,7 @@ def backlogged(records: Iterable[Record], end_s: float) -> list[Span]:
 
 
 def overlap(ours: Sequence[Span], theirs: Sequence[Span]) -> list[Span]:
-    """Where both lists of spans are."""
+    """The intersection of two lists of spans."""
     common: list[Span] = []
     i = j = 0
     while i < len(ours) and j < len(theirs):
@@ -199,8 +199,8 @@ def overlap(ours: Sequence[Span], theirs: Sequence[Span]) -> list[Span]:
 
 
 def largest_gap(tenants: dict[str, tuple[float, list[Record]]], end_s: float) -> Gap:
-    """The VTC paper's measure of unfairness over weights and records by tenant: the most by which, over any time in
-    which two tenants were backlogged without a pause, the service of one outran that of the other."""
+    """The VTC paper's measure of unfairness, from weights and records by tenant: the largest amount by which, over a
+    period in which two tenants were continuously backlogged, the service of one exceeded that of the other."""
     curves = {name: Curve(records) for name, (_, records) in tenants.items()}
     waiting = {name: backlogged(records, end_s) for name, (_, records) in tenants.items()}
     worst = Gap(0.0)

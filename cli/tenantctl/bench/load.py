@@ -1,4 +1,4 @@
-"""Runs a suite: sends its requests, notes what comes back, ends on time."""
+"""Runs a suite: sends its requests, records the answers, ends on time."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tenantctl.bench.target import Target, send
 from tenantd.errors import TenantdError
 
 UNIQUE_TOKENS: Final = 8
-"""So many tokens at the begin of a prompt are new in every run: no cache can know them."""
+"""The number of tokens at the start of a prompt that are new in every run, so that no cache can know them."""
 RETRY_PAUSE_S: Final = 0.1
 MOST_PAUSE_S: Final = 5.0
 TICK_S: Final = 0.25
@@ -32,7 +32,7 @@ CALIBRATION_SHAPE: Final = VTC_SHAPE.scaled(1 / 8)
 
 @dataclass
 class Progress:
-    """A run while it goes on."""
+    """The progress of a run."""
 
     plan: Plan
     tallies: dict[str, Tally]
@@ -47,9 +47,9 @@ Watch = Callable[[Progress], None]
 
 
 async def run(plan: Plan, targets: Mapping[str, Target], watch: Watch | None = None) -> Measurement:
-    """Run it: `targets` says where each tenant's requests go. `watch` is called a few times a second.
+    """Run a plan. `targets` tells where each tenant's requests go; `watch` is called a few times a second.
 
-    Ends after the duration, or on SIGINT; what is under way is then cut off.
+    Ends after the duration, or on SIGINT; unfinished requests are then cut off.
     """
     started = time.perf_counter()
 
@@ -89,7 +89,7 @@ class _Source:
         self._tasks: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
-        """Begin to send."""
+        """Start sending."""
         for load in (self.load.load, self.load.also):
             if isinstance(load, Open):
                 self._spawn(self._arrivals(load))
@@ -98,7 +98,7 @@ class _Source:
                     self._spawn(self._client(load))
 
     async def stop(self) -> None:
-        """Cut off what is under way. Raises what a bug of this module raised in a task."""
+        """Cut off unfinished requests. Raises the error of a task that failed because of a bug."""
         tasks = list(self._tasks)
         for task in tasks:
             task.cancel()
@@ -112,11 +112,11 @@ class _Source:
         task.add_done_callback(self._forget)
 
     def _forget(self, task: asyncio.Task[None]) -> None:
-        if task.cancelled() or task.exception() is None:  # one that failed is kept for stop()
+        if task.cancelled() or task.exception() is None:  # failed tasks are kept for stop()
             self._tasks.discard(task)
 
     async def _client(self, load: Closed) -> None:
-        """Sends, waits for the answer, sends again, while its tenant is on."""
+        """Send a request, wait for the answer, and repeat while the tenant is on."""
         for begin, end in load.on:
             await asyncio.sleep(begin * self._plan.duration_s - self._clock())
             while self._clock() < end * self._plan.duration_s:
@@ -145,7 +145,7 @@ async def send_shape(
     record: Record,
     clock: Clock = time.perf_counter,
 ) -> None:
-    """One request of this size: random token ids, greedy, an output of exactly so many tokens."""
+    """A request of this size: random token ids, greedy sampling, an output of exactly this length."""
     record.prompt_tokens, record.max_tokens = shape.prompt_tokens, shape.output_tokens
     body = {
         "prompt": prompt(rng, shape.prompt_tokens, vocabulary),
@@ -157,7 +157,7 @@ async def send_shape(
 
 
 def prompt(rng: random.Random, tokens: int, vocabulary: range) -> list[int]:
-    """Random token ids. The first few differ from run to run, the rest comes from the seed."""
+    """Random token ids. The first few differ between runs, the rest depend on the seed."""
     unique = min(UNIQUE_TOKENS, tokens)
     first = [vocabulary[secrets.randbelow(len(vocabulary))] for _ in range(unique)]
     return first + rng.choices(vocabulary, k=tokens - unique)
@@ -167,7 +167,7 @@ def prompt(rng: random.Random, tokens: int, vocabulary: range) -> list[int]:
 
 
 async def try_out(target: Target, vocabulary: range) -> None:
-    """One small request, so that the first of the run finds everything warm. Raises TenantdError with the server's
+    """Send a small request, so that everything is warm when the run starts. Raises TenantdError with the server's
     reason if there is no answer."""
     record = Record("first")
     await send_shape(target, FIRST_SHAPE, vocabulary, random.Random(), record)
@@ -176,16 +176,16 @@ async def try_out(target: Target, vocabulary: range) -> None:
 
 
 async def capacity(target: Target, duration_s: float, vocabulary: range, watch: Watch | None = None) -> float:
-    """Service per second under a full load of requests that are as long as they are short, as in most of the suites.
+    """Service per second under full load, with requests of equal input and output length as in most suites.
 
-    Raises TenantdError when nothing was served.
+    Raises TenantdError if nothing was served.
     """
     load = TenantLoad("calibration", CALIBRATION_SHAPE, Closed(CALIBRATION_CLIENTS))
     suite = Suite("calibration", "how much the server can do", (load,))
     measurement = await run(Plan(suite, duration_s, vocabulary=vocabulary), {load.name: target}, watch)
     if measurement.interrupted:
         raise KeyboardInterrupt
-    begin_s = duration_s / 3  # by then the first requests' prompts, which all come at once, are over
+    begin_s = duration_s / 3  # by then the prompts of the first requests, which arrive all at once, are done
     served = measurement.service((begin_s, duration_s))
     if not served:
         reasons = {r.message for r in measurement.records[load.name] if r.message}
@@ -194,7 +194,7 @@ async def capacity(target: Target, duration_s: float, vocabulary: range, watch: 
 
 
 def rate_scale(service_per_s: float, length_scale: float) -> float:
-    """What the rates of a calibrated suite are multiplied by on a server of this capacity."""
+    """The factor for the rates of a calibrated suite on a server of this capacity."""
     return service_per_s / VTC_CAPACITY / length_scale
 
 
@@ -209,7 +209,7 @@ def _stopped_by_sigint() -> Iterator[asyncio.Event]:
     before = signal.getsignal(signal.SIGINT)
     try:
         loop.add_signal_handler(signal.SIGINT, stop.set)
-    except (ValueError, RuntimeError):  # not the main thread: signals are somebody else's
+    except (ValueError, RuntimeError):  # not the main thread, which handles signals
         yield stop
         return
     try:
@@ -221,7 +221,7 @@ def _stopped_by_sigint() -> Iterator[asyncio.Event]:
 
 @contextmanager
 def _many_files() -> Iterator[None]:
-    """Every request under way has a connection; an open loop may have thousands."""
+    """Every unfinished request has a connection, and an open loop may have thousands."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     try:

@@ -1,4 +1,4 @@
-"""A run: how it was planned, what came of it, and its figures."""
+"""A run: its plan, its records, and its figures."""
 
 from __future__ import annotations
 
@@ -51,12 +51,12 @@ class Measurement:
 
     @property
     def span(self) -> Span:
-        """What counts for rates and shares."""
+        """The span that counts for rates and shares."""
         return (self.end_s * WARM_UP_PART, self.end_s)
 
     @property
     def length_s(self) -> float:
-        """Of `span`."""
+        """Length of `span`."""
         return self.span[1] - self.span[0]
 
     @cached_property
@@ -106,7 +106,7 @@ class Measurement:
         return ttft_quantile(later, share, self.end_s)
 
     def phases(self, tenant: str) -> tuple[list[Span], list[Span]]:
-        """When a closed loop that goes on and off was on, and when it was off, as far as the run got."""
+        """The spans in which an on-and-off closed loop was on, and those in which it was off, as far as the run got."""
         load = next(t.load for t in self.plan.suite.tenants if t.name == tenant)
         assert isinstance(load, Closed)
         edges = [0.0, *(edge for span in load.on for edge in span), 1.0]
@@ -115,7 +115,7 @@ class Measurement:
         return ([s for s in spans[1::2] if s[1] > s[0]], [s for s in spans[0::2] if s[1] > s[0]])
 
     def failures(self) -> dict[str, int]:
-        """What the server said, most frequent first."""
+        """Error messages of the server with their counts, most frequent first."""
         counts: dict[str, int] = {}
         for record in (r for records in self.records.values() for r in records if r.message):
             counts[record.message] = counts.get(record.message, 0) + 1

@@ -1,4 +1,4 @@
-"""Plots: accumulated service of each tenant over time, and how long first tokens took. Needs matplotlib."""
+"""Plots accumulated service of each tenant over time, and times to first token. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ POINTS: Final = 400
 WIDE_RANGE: Final = 20
 """Waits that differ by more than this factor get a logarithmic axis."""
 COLOURS: Final = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#f0e442")
-"""Told apart by the colour-blind (Okabe and Ito)."""
+"""Distinguishable for colour-blind people (Okabe and Ito)."""
 
 
 def require_matplotlib() -> None:
@@ -51,7 +51,7 @@ def new_figure(width_inches: float, height_inches: float) -> Any:
 
 
 def finish(figure: Any, panels: Sequence[Axes]) -> None:
-    """When all is drawn: one legend below the panels, axes that begin at 0."""
+    """Finish a figure: one legend below the panels, and axes that start at 0."""
     for axes in panels:
         if axes.get_yscale() == "linear":
             axes.set_ylim(bottom=0)

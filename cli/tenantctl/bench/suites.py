@@ -1,9 +1,9 @@
-"""The suites: who sends what, when. Plain data, cheap to import.
+"""The suites: which tenants send what, and when. Plain data, cheap to import.
 
 The suites whose names begin with `vtc-` are the synthetic workloads of "Fairness in Serving Large Language Models"
 (Sheng et al., OSDI 2024, section 5.2; fair_bench/exp_suite.py and trace.py of its artifact). Their rates are the
-paper's, for a server that finishes 1.75 requests of 256 input and 256 output tokens a second (`VTC_CAPACITY`), and are
-scaled to the capacity of the server that is measured.
+paper's, for a server that finishes 1.75 requests per second of 256 input and 256 output tokens (`VTC_CAPACITY`), and
+are scaled to the capacity of the server that is measured.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ class Shape:
 
     @property
     def service(self) -> int:
-        """What it counts: 1 for an input token, 2 for an output token."""
+        """Its service: 1 per input token, 2 per output token."""
         return INPUT_COST * self.prompt_tokens + OUTPUT_COST * self.output_tokens
 
     def scaled(self, factor: float) -> Shape:
-        """Shorter or longer, at least one token each way."""
+        """A shorter or longer shape, with at least one token each way."""
         return Shape(max(1, round(self.prompt_tokens * factor)), max(1, round(self.output_tokens * factor)))
 
 
 @dataclass(frozen=True)
 class Closed:
-    """A closed loop: so many clients, each sends its next request when it has its answer. `on` are the times at which
-    they send, as fractions of the run."""
+    """A closed loop: `clients` clients, each of which sends its next request when it has its answer. `on` are the times
+    at which they send, as fractions of the run."""
 
     clients: int
     on: tuple[tuple[float, float], ...] = ((0.0, 1.0),)
@@ -45,7 +45,7 @@ class Closed:
 
 @dataclass(frozen=True)
 class Open:
-    """An open loop: requests arrive at a rate, whether or not others were answered."""
+    """An open loop: requests arrive at a rate, whether or not earlier ones were answered."""
 
     rate: Rate
     poisson: bool = False
@@ -53,7 +53,7 @@ class Open:
 
 @dataclass(frozen=True)
 class TenantLoad:
-    """What one tenant sends: `load`, and `also` another closed loop, which is on at other times."""
+    """What one tenant sends: `load`, and optionally another closed loop (`also`) at other times."""
 
     name: str
     shape: Shape
@@ -79,11 +79,11 @@ class Suite:
 
     @property
     def context_tokens(self) -> int:
-        """What a slot must hold."""
+        """Tokens that a slot must hold."""
         return max(t.shape.prompt_tokens + t.shape.output_tokens for t in self.tenants)
 
     def with_lengths(self, factor: float) -> Suite:
-        """The same with shorter or longer requests."""
+        """The same suite with shorter or longer requests."""
         tenants = tuple(replace(t, shape=t.shape.scaled(factor)) for t in self.tenants)
         return replace(self, tenants=tenants)
 
