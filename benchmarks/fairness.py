@@ -245,7 +245,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--llama-server", type=Path, metavar="PATH")
     parser.add_argument("--model", type=Path, metavar="GGUF", help="default: the demo model")
-    parser.add_argument("--fake", type=int, metavar="MICROS", help="an engine without a model; a pass takes so long")
+    parser.add_argument(
+        "--fake", type=int, metavar="MICROS", help="use an engine without a model whose passes take MICROS"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="default: 3, with --quick 1")
     parser.add_argument("--suites", default="", metavar="A,B", help="default: all")
     parser.add_argument("--time-scale", type=float, default=1.0, metavar="NUMBER", help="of the suites' durations")

@@ -10,7 +10,7 @@ from tenantd.wire.settings import Settings
 
 
 class Charges:
-    """Owner of the tokens that count towards tokens per minute, until the end of the step."""
+    """Collects the tokens that count towards tokens per minute, until the end of the step."""
 
     def __init__(self, settings: Settings, fairness: Fairness, passes: Passes) -> None:
         self._settings = settings

@@ -20,7 +20,7 @@ class UsageBoard:
         self._heard_s = now_s
 
     def forget(self, tenant: str) -> None:
-        """It is gone for good, and its name may be another's."""
+        """Forget a removed tenant; another may get its name."""
         self._usage = {name: usage for name, usage in self._usage.items() if name != tenant}
 
     def all(self, now_s: float, half_life_s: float) -> dict[str, float]:

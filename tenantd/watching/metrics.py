@@ -30,7 +30,7 @@ class Meter:
     def __init__(self, events: Events) -> None:
         self.registry = CollectorRegistry()
         self._events = events
-        self._tenants: frozenset[str] | None = None  # None: whoever comes
+        self._tenants: frozenset[str] | None = None  # None: any tenant
         self._children: dict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = {}  # by tenant
         self._refused = Counter(
             "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry

@@ -87,7 +87,7 @@ class Backlog(msgspec.Struct, tag="backlog", frozen=True):
 
 
 class Forget(msgspec.Struct, tag="forget", frozen=True):
-    """A tenant is gone for good, and so are its requests."""
+    """A tenant was removed, and its requests have ended."""
 
     tenant: str
 
