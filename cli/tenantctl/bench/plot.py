@@ -70,8 +70,8 @@ def service_panel(axes: Axes, measurement: Measurement) -> None:
 
 
 def ttft_panel(axes: Axes, measurement: Measurement) -> None:
-    """Time to first token by when a request was sent, coloured as the service panel. Triangles: no answer yet, waited
-    so long."""
+    """Time to first token by sending time, in the colours of the service panel. A triangle is how long a request
+    without an answer has waited."""
     waits: list[float] = []
     unanswered = False
     for colour, (name, records) in zip(_colours(measurement), measurement.records.items(), strict=True):
