@@ -2,7 +2,7 @@
 
     python examples/two_tenants.py            (while a daemon runs, as its user or root)
 
-Uses the daemon's Unix socket and only httpx.
+Uses the daemon's Unix socket and httpx.
 """
 
 import json

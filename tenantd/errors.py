@@ -294,11 +294,18 @@ class EngineFailure(TenantdError):
 
 
 class RequestCancelled(TenantdError):
-    """An administrator, or the daemon's shutdown, ended the request before its answer was complete."""
+    """The request was ended before its answer was complete, by an administrator for example."""
 
     code = "cancelled"
     http_status = 503
     exit_code = 75
+    should_retry = False  # whoever cancels a request does not want it back, and each try is billed
+
+
+class CancelledByShutdown(RequestCancelled):
+    """The daemon stopped before the answer was complete. The next daemon may answer the request."""
+
+    should_retry = True
 
 
 class LedgerUnavailable(TenantdError):

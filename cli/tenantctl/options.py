@@ -39,7 +39,7 @@ def connect(ctx: typer.Context) -> Client:
     meant: Globals = ctx.find_object(Globals)  # type: ignore[assignment]  # set by the root
     key = "" if meant.admin else environment_key()
     if key:
-        message("using the API key in TENANTD_API_KEY (pass --admin before the command to use none)")
+        message("using the API key in TENANTD_API_KEY (to ignore it: tenantctl --admin COMMAND)")
     return Client(find_socket(meant.socket), key=key)
 
 

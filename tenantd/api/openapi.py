@@ -26,7 +26,7 @@ EVENTS: Final = "text/event-stream"
 _CONVERTER: Final = re.compile(r":\w+}")
 _ABOUT: Final = """\
 Serves one model to many tenants, on a Unix socket. Request bodies also take the names that other servers have for the
-same settings; fields that nobody knows are refused. Every answer has an `x-request-id`, those to tenants with limits
+same settings; unknown fields are refused. Every answer has an `x-request-id`, those to tenants with limits
 `x-ratelimit-` headers, and a 429 or 503 that is worth another try a `retry-after`."""
 _SECURITY: Final = {
     "key": {"type": "http", "scheme": "bearer", "description": "A tenant's API key."},

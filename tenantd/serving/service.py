@@ -18,6 +18,7 @@ from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, FinishReason, Tenant
 from tenantd.errors import (
+    CancelledByShutdown,
     RequestCancelled,
     TenantdError,
 )
@@ -283,5 +284,5 @@ class Service:
         self._gate.idle_check()
 
 
-def _shutting_down() -> RequestCancelled:
-    return RequestCancelled("the daemon is shutting down")
+def _shutting_down() -> CancelledByShutdown:
+    return CancelledByShutdown("the daemon is shutting down")

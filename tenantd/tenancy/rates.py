@@ -72,7 +72,8 @@ class Rates:
         again = f"try again in {-(-wait_ms // 1000)} s"
         if for_request >= for_tokens:
             return RequestsPerMinuteExceeded(
-                f"tenant {tenant.name} reached its limit of {limits.requests_per_minute} requests per minute; {again}",
+                f"tenant {tenant.name} reached its limit of {limits.requests_per_minute} "
+                f"request{'' if limits.requests_per_minute == 1 else 's'} per minute; {again}",
                 retry_after_ms=wait_ms,
             )
         return TokensPerMinuteExceeded(

@@ -59,7 +59,7 @@ def test_set_changes_only_what_is_named(cli: Cli, daemon: FakeDaemon) -> None:
     assert "max concurrent          4\n" in result.stdout
     cli("tenant", "set", "acme", "--on-limit", "default", "--billed")
     assert daemon.seen[1][3] == {"unbilled": False, "limits": {"on_limit": None}}
-    assert "special tokens          never from text\n" in result.stdout
+    assert "special tokens          not allowed\n" in result.stdout
     result = cli("tenant", "set", "acme", "--allow-special")
     assert daemon.seen[2][3] == {"allow_special": True}
     assert "special tokens          allowed in plain prompts\n" in result.stdout
@@ -146,7 +146,7 @@ def test_list_and_show_print_the_tenant(cli: Cli, daemon: FakeDaemon) -> None:
         "context": "-",
         "requests/min": "-",
         "tokens/min": "600",
-        "then": "reject",
+        "on-limit": "reject",
         "uids": "1,2",
     }
     shown = cli("tenant", "show", "acme").stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,21 @@ def test_a_requests_own_deadline_is_not_tried_again(tmp_path: Path) -> None:
             assert caught.value.response.headers["x-should-retry"] == "false"
         [row] = daemon.rows()
         assert row["error"].startswith("the request was not complete")
+
+
+def test_a_cancelled_request_is_not_tried_again(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 50_000}) as daemon:
+        key = daemon.add_tenant("acme")
+        with connect(daemon, key) as client, ThreadPoolExecutor(1) as pool:
+            body = {"model": MODEL, "prompt": "x", "max_tokens": 1000, "extra_body": {"ignore_eos": True}}
+            asked = pool.submit(client.with_options(max_retries=2).completions.create, **body)
+            [row] = wait_until(daemon.rows, "the request")
+            assert daemon.post(f"/admin/v1/requests/{row['id']}/cancel").status_code == 200
+            with pytest.raises(openai.InternalServerError) as caught:
+                asked.result(timeout=30)
+            check(caught.value, 503, "cancelled")
+            assert caught.value.response.headers["x-should-retry"] == "false"
+        assert len(daemon.rows()) == 1
 
 
 def test_while_the_model_loads_it_is_unavailable_and_says_when_to_come_back(tmp_path: Path) -> None:

@@ -64,7 +64,7 @@ def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_su
     ledger = Ledger.open(tmp_path / "ledger.db", dear, now_micros)
 
     async def check() -> None:
-        rows = await ledger.read(lambda conn: recent_requests(conn, "acme", 100))
+        rows = await ledger.read(lambda conn: recent_requests(conn, None, 100))
         assert len({row.id for row in rows}) == len(rows) == 18
         assert {row.state for row in rows} == {"length"}
         assert all(0 <= row.first_token_micros <= row.duration_micros for row in rows)  # type: ignore[operator]

@@ -39,7 +39,7 @@ def init(
         raise Conflict(f"{path} already exists; use --force to overwrite it") from None
     message(f"wrote {path}")
     if model is None:
-        message("set path under [model] in this file, or pass --model to tenantctl serve")
+        message("set `path` in the [model] table of this file, or pass --model to tenantctl serve")
     elif not model.expanduser().exists():
         message(f"warning: {model} does not exist")
     message(f"next: tenantctl serve{'' if config is None else f' --config {config}'}")

@@ -48,7 +48,7 @@ def list_(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> Non
     print_table(["key", "prefix", "created", "revoked", "label"], rows)
 
 
-@app.command(epilog=examples("tenantctl key list acme", "tenantctl key revoke 3f9c"))
+@app.command(epilog=examples("tenantctl key list acme", "tenantctl key revoke key_xNJXWMyN6tcd"))
 def revoke(
     ctx: typer.Context,
     key: Annotated[str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`.")],

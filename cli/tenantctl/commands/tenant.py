@@ -148,7 +148,7 @@ def set_(
     """
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, limits)
     if not changes:
-        raise typer.BadParameter("nothing to change; pass at least one option", param_hint="OPTIONS")
+        raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
         _print(client.patch(url("tenants", tenant), changes), json)
 
@@ -173,7 +173,7 @@ def resume(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> No
 def rename(ctx: typer.Context, tenant: TenantArgument, new_name: NewTenantArgument, json: Json = False) -> None:
     """Rename a suspended tenant that has no requests.
 
-    Its keys stay valid. Past invoices keep the name they were made under.
+    Its keys stay valid. An invoice shows the tenant's name at its last request of the month.
     """
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "rename"), {"name": new_name})
@@ -193,7 +193,7 @@ def remove(
     """
     if not yes:
         if not sys.stdin.isatty():
-            raise typer.BadParameter("not a terminal: pass --yes to confirm", param_hint="--yes")
+            raise typer.BadParameter("not a terminal; pass --yes to confirm")
         if not typer.confirm(f"Remove tenant {tenant} and revoke its keys?", err=True):
             raise TenantdError(f"{tenant} was not removed")
     with connect(ctx) as client:
@@ -262,7 +262,7 @@ def _print(answer: Any, json: bool) -> None:
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
             "billed": "no" if tenant["unbilled"] else "yes",
-            "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "never from text",
+            "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
             "created": moment(tenant["created_micros"]),
         }
@@ -280,7 +280,7 @@ def _shown_limit(tenant: dict[str, Any], name: str) -> str:
 
 COLUMNS: Final = [
     *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
-    *("requests/min>", "tokens/min>", "then", "uids"),
+    *("requests/min>", "tokens/min>", "on-limit", "uids"),
 ]
 
 

@@ -14,7 +14,7 @@ from tenantctl.units import decimals, milliseconds, moment, money, seconds
 USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
 REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
 NAMED_MONTHS = {"this": "this month", "last": "last month"}
-CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef")
+CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef0123456789abcdef")
 
 
 def usage(ctx: typer.Context, month: Month = "this", tenant: TenantFilter = None, json: Json = False) -> None:

@@ -101,7 +101,7 @@ class Admin:
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request: Request, request_id: str) -> Response:
-        """End a running or waiting request, named by its id or by its answer's."""
+        """Cancel a running or waiting request, by its id or the id of its answer."""
         found = request_id_in(request_id)
         if found is None:
             raise NotFound(f"no request {excerpt(request_id, 80)} is running or waiting")
@@ -137,7 +137,7 @@ class Admin:
         return reply({"tenant": self._service.directory.in_force(tenant)})
 
     async def change_tenant(self, request: Request, name: str) -> Response:
-        """Change what the body names, from the next request on."""
+        """Change the fields in the body; takes effect with the next request."""
         body = await self._parse(request, types.TenantChange)
         limits = {} if body.limits is None else body.limits.given()
         actor = actor_of(request.scope)
@@ -152,7 +152,7 @@ class Admin:
         return self._changed(await self._administration.resume(actor_of(request.scope), name))
 
     async def rename(self, request: Request, name: str) -> Response:
-        """Rename a suspended tenant that has no requests. Past invoices keep the name they were made under."""
+        """Rename a suspended tenant that has no requests. Invoices show its name at its last request of the month."""
         body = await self._parse(request, types.NewName)
         return self._changed(await self._administration.rename(actor_of(request.scope), name, body.name))
 

@@ -157,7 +157,7 @@ class Status(TypedDict):
 
 
 class OneTenant(TypedDict):
-    """`limits` are the tenant's own, `effective_limits` those that hold."""
+    """`limits` are the tenant's own, `effective_limits` those in effect."""
 
     tenant: Tenant
 

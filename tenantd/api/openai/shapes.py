@@ -150,6 +150,6 @@ class Waiting(TypedDict):
 
 
 class Queue(TypedDict):
-    """A tenant's waiting requests, the next one first."""
+    """A tenant's waiting requests, in queue order."""
 
     waiting: list[Waiting]
