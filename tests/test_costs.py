@@ -30,7 +30,7 @@ def test_engine_board_and_ledger_come_to_the_same_usage(
     prompt_tokens: int, generated_tokens: int, weight: float, priority: Priority, elapsed_s: float, half_life_s: float
 ) -> None:
     settings = Settings(half_life_s=half_life_s, prompt_token_cost=0.5, generated_token_cost=3.0)
-    acme = Tenant(name="acme", weight=weight, priority=priority)
+    acme = Tenant(id=7, name="acme", weight=weight, priority=priority)
     engine, board = Fairness(half_life_s), UsageBoard()
     (policy,) = shares([acme], slots=1)
     engine.set_weight("acme", policy.weight)
@@ -38,7 +38,7 @@ def test_engine_board_and_ledger_come_to_the_same_usage(
     board.update(engine.snapshot(0.0), 0.0, now_s=0.0)
     expected = pytest.approx(engine.normalised("acme", elapsed_s))
     assert board.usage("acme", elapsed_s, half_life_s) == expected
-    row = RecentUsage("acme", elapsed_s, prompt_tokens, generated_tokens)
+    row = RecentUsage(acme.id, elapsed_s, prompt_tokens, generated_tokens)
     assert decayed_usage([row], {"acme": acme}, settings)["acme"] == expected
 
 
