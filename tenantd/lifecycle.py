@@ -124,7 +124,14 @@ class Daemon:
         directory = Directory(config.limits.as_limits())
         await directory.reload(ledger)
         service = Service(
-            config, ledger, directory, vocabulary, chat, events=self._events, environment=self._environment
+            config,
+            ledger,
+            directory,
+            vocabulary,
+            chat,
+            events=self._events,
+            environment=self._environment,
+            on_tenants=self._meter.keep,
         )
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
         service.remember(
@@ -253,7 +260,6 @@ class Daemon:
         service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())
         await service.tenants_changed()
-        self._meter.keep(service.directory.tenants)
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
         self._events.announce(Administered(action=Action.RELOADED, actor_uid=None))

@@ -136,9 +136,13 @@ def full_queue(
     return QueueFull(f"tenant {tenant.name} {what}; try again when one has started", retry_after_s=retry_after_s)
 
 
-def gone(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[str]:
-    """Names of tenants that are no more; of some, another tenant may have the name by now."""
-    return [name for name, tenant in before.items() if name not in after or after[name].id != tenant.id]
+def changed_hands(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[str]:
+    """Names that are nobody's any more, or another tenant's than before, or were nobody's."""
+    return [
+        name
+        for name in {**before, **after}
+        if name not in before or name not in after or before[name].id != after[name].id
+    ]
 
 
 def renamed(before: Mapping[str, Tenant], after: Mapping[str, Tenant]) -> list[tuple[str, str]]:

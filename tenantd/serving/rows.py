@@ -44,6 +44,10 @@ class RequestRows:
         """Rows that are not settled yet."""
         return len(self._open)
 
+    def has(self, tenant: str) -> bool:
+        """Whether requests that came under this name are not settled yet."""
+        return any(stream.tenant == tenant for stream in self._open.values())
+
     def open(
         self,
         stream: LiveStream,

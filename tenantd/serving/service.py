@@ -17,11 +17,7 @@ from typing import Any, Final
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, FinishReason, Tenant
-from tenantd.errors import (
-    CancelledByShutdown,
-    RequestCancelled,
-    TenantdError,
-)
+from tenantd.errors import CancelledByShutdown, LedgerUnavailable, QueueFull, RequestCancelled, TenantdError
 from tenantd.events import Events
 from tenantd.fleet.replica import Replica
 from tenantd.fleet.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, Supervisor
@@ -29,7 +25,7 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
-from tenantd.serving.admission import as_it_is, gone, renamed
+from tenantd.serving.admission import as_it_is, changed_hands, renamed
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.gate import Deadline, Gate
@@ -50,6 +46,7 @@ from tenantd.wire.messages import TenantPolicy
 log = logging.getLogger(__name__)
 
 MOST_QUEUED_SHOWN: Final = 100
+RELOAD_INTERVAL_S: Final = 1.0
 
 
 class Service:
@@ -69,8 +66,12 @@ class Service:
         now_micros: Callable[[], int] = now_micros,
         clock_s: Callable[[], float] = time.monotonic,
         slowest_restart_s: float = SLOWEST_RESTART_S,
+        on_tenants: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
-        """`command` and `environment` are for the engine process; `config` may be replaced."""
+        """`command` and `environment` are for the engine process; `config` may be replaced.
+
+        `on_tenants` hears all names whenever tenants have changed: first without those that are new or changed hands.
+        """
         self.config, self.events = config, events or Events()
         self.ledger = ledger
         self.directory = directory
@@ -79,6 +80,7 @@ class Service:
         self.pool = TextPool()
         self.grammars = GrammarCompiler()
         self.started_micros = now_micros()
+        self._on_tenants = on_tenants
         self._replica = Replica(
             config,
             self._shares,
@@ -109,6 +111,7 @@ class Service:
         self._rows = RequestRows(ledger, self.events, lambda: self.config.ledger.settle_timeout_s)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         self._ticking: asyncio.Task[None] | None = None
+        self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
 
     @property
     def supervisor(self) -> Supervisor:
@@ -159,24 +162,64 @@ class Service:
         self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.grammars.close()
         await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
-        if self._ticking is not None:
-            self._ticking.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._ticking
-            self._ticking = None
+        for task in (self._ticking, self._reloading):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        self._ticking = self._reloading = None
         await asyncio.to_thread(self.pool.close)
         await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
     async def tenants_changed(self) -> None:
-        """Reload tenants, tell the engine, end what may not run. Raises LedgerUnavailable if nothing was changed."""
+        """Reload tenants, tell the engine, end what may not run.
+
+        Raises LedgerUnavailable or QueueFull if they cannot be read now. Then nothing has changed yet, and it is tried
+        again every second until it works.
+        """
+        try:
+            self._tenants_are_new_since(await self.directory.reload(self.ledger))
+        except (LedgerUnavailable, QueueFull) as e:
+            if self._reloading is None or self._reloading.done():
+                log.error("cannot read the tenants, and try again every second: %s", e.message)
+                self._reloading = asyncio.create_task(self._reload_at_last())
+            raise
+
+    async def _reload_at_last(self) -> None:
+        while True:
+            await asyncio.sleep(RELOAD_INTERVAL_S)
+            with contextlib.suppress(LedgerUnavailable, QueueFull):
+                self._tenants_are_new_since(await self.directory.reload(self.ledger))
+                log.warning("the tenants are read again, and their changes are in force")
+                return
+
+    def tenant_removed(self, tenant_id: int | None) -> None:
+        """End the requests of a tenant whose removal is committed, and forget it."""
         before = self.directory.tenants
-        await self.directory.reload(self.ledger)
-        for old, name in renamed(before, self.directory.tenants):
+        self.directory.remove(tenant_id)
+        self._tenants_are_new_since(before)
+
+    def tenant_suspended(self, tenant_id: int | None) -> None:
+        """Admit no more requests of a tenant whose suspension is committed."""
+        before = self.directory.tenants
+        self.directory.suspend(tenant_id)
+        self._tenants_are_new_since(before)
+
+    def _tenants_are_new_since(self, before: Mapping[str, Tenant]) -> None:
+        after = self.directory.tenants
+        moved = renamed(before, after)
+        for old, name in moved:
             self._rates.rename(old, name)
-        self._rates.keep(self.directory.tenants.keys())
+        self._rates.keep(after.keys())
         self._end_what_may_not_run()
-        for name in gone(before, self.directory.tenants):
-            self._rates.forget(name)
+        kept = {name for _, name in moved}
+        names = changed_hands(before, after)
+        if self._on_tenants is not None:
+            self._on_tenants(after.keys() - names)
+            self._on_tenants(after)
+        for name in names:
+            if name not in kept:
+                self._rates.forget(name)  # with what was booked for the last tenant of this name after its removal
             self._replica.forget(name)
         self._limits_changed()
 
@@ -192,9 +235,8 @@ class Service:
         self._gate.wake()
 
     def has_requests(self, tenant: str) -> bool:
-        """Whether a tenant has live requests, or some that wait for its limits per minute."""
-        count = self._live.count(tenant)
-        return bool(count.waiting or count.running or self._gate.waiting(tenant))
+        """Whether requests under this name are live, wait for its limits per minute, or are not settled yet."""
+        return self._rows.has(tenant) or bool(self._gate.waiting(tenant))
 
     def key_revoked(self, key_id: str) -> None:
         """End the requests of a key whose revocation is committed, and admit no new ones."""

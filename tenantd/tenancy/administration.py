@@ -2,6 +2,9 @@
 
 A use case is one transaction of the ledger. It is effective before it returns, and is announced. It returns what
 changed, before and after, without secrets.
+
+If the ledger cannot be read after the transaction, a use case raises LedgerUnavailable, and the change takes effect as
+soon as it can. Removal, suspension and revocation need no reading.
 """
 
 from __future__ import annotations
@@ -10,13 +13,13 @@ import asyncio
 from collections.abc import Callable
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
 
 from tenantd import clock
 from tenantd.domain import Actor, Tenant, TenantState
-from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, QueueFull
 from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import Ledger
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
@@ -26,6 +29,7 @@ from tenantd.tenancy.keys import KeyInfo
 from tenantd.text.excerpt import excerpt
 
 T = TypeVar("T", Tenant, KeyInfo)
+NO_KEY: Final = ", but its key cannot be shown, so create another"
 
 
 class Change(NamedTuple, Generic[T]):
@@ -47,13 +51,19 @@ class Running(Protocol):
     """The running daemon, in which changes take effect."""
 
     async def tenants_changed(self) -> None:
-        """Reload tenants and keys. Raises LedgerUnavailable."""
+        """Reload tenants and keys. Raises LedgerUnavailable or QueueFull, and then does it as soon as it can."""
+
+    def tenant_removed(self, tenant_id: int | None) -> None:
+        """Forget this tenant and its keys, and end its requests."""
+
+    def tenant_suspended(self, tenant_id: int | None) -> None:
+        """Admit no more requests of this tenant."""
 
     def key_revoked(self, key_id: str) -> None:
         """Admit no more requests of this key, and end its running ones."""
 
     def has_requests(self, tenant: str) -> bool:
-        """Whether a tenant has requests that are live or wait for its limits per minute."""
+        """Whether requests under this name are live, wait for its limits per minute, or are not settled yet."""
 
     def cancel(self, request_id: str) -> bool:
         """Cancel a live request. False if there is none with this id."""
@@ -68,6 +78,9 @@ class Administration:
         self._running = running
         self._events = events
         self._slots = slots
+        self._turn = asyncio.Lock()
+        """Of a change of tenants, until it is committed, and in force if it stops one. It waits only for the ledger's
+        writer, which does one thing at a time anyway."""
 
     # -- tenants
 
@@ -80,18 +93,25 @@ class Administration:
         return await self._ledger.read(lambda conn: store.get_tenant(conn, name))
 
     async def add_tenant(self, actor: Actor, tenant: Tenant) -> tuple[Change[Tenant], str]:
-        """Add a tenant. Also returns the secret of its first key. Raises InvalidRequest, Conflict."""
+        """Add a tenant. Also returns the secret of its first key.
+
+        Raises InvalidRequest, and Conflict if the name is in use, even if only by requests of a removed tenant.
+        """
         await _check_adapter(tenant.adapter)
         created_micros = clock.now_micros()
 
         def add(conn: Connection) -> tuple[Change[Tenant], str]:
             added = store.add_tenant(conn, msgspec.structs.replace(tenant, created_micros=created_micros))
+            if is_ending:
+                raise _still_ending(tenant.name)
             if store.own_reserve(added):
                 store.check_reserved_slots(conn, added.name, self._slots)
             return Change(None, added), keys.create_key(conn, added.name, "first", created_micros)[1]
 
-        change, secret = await self._ledger.write(add)
-        await self._tenant_changed(actor, Action.TENANT_ADDED, change)
+        async with self._turn:
+            is_ending = self._running.has_requests(tenant.name)
+            change, secret = await self._ledger.write(add)
+        await self._tenant_changed(actor, Action.TENANT_ADDED, change, NO_KEY)
         return change, secret
 
     async def change_tenant(
@@ -112,24 +132,39 @@ class Administration:
 
     async def suspend(self, actor: Actor, name: str) -> Change[Tenant]:
         """Refuse new requests of a tenant; running ones finish."""
-        return await self._set_state(actor, Action.TENANT_SUSPENDED, name, TenantState.SUSPENDED)
+
+        def work(conn: Connection) -> Change[Tenant]:
+            return Change(store.get_tenant(conn, name), store.set_state(conn, name, TenantState.SUSPENDED))
+
+        return await self._stop_tenant(actor, Action.TENANT_SUSPENDED, work, self._running.tenant_suspended)
 
     async def resume(self, actor: Actor, name: str) -> Change[Tenant]:
         """Let a suspended tenant send requests again."""
-        return await self._set_state(actor, Action.TENANT_RESUMED, name, TenantState.ACTIVE)
+
+        def work(conn: Connection) -> Change[Tenant]:
+            return Change(store.get_tenant(conn, name), store.set_state(conn, name, TenantState.ACTIVE))
+
+        return await self._change_tenant(actor, Action.TENANT_RESUMED, work)
 
     async def rename(self, actor: Actor, name: str, new_name: str) -> Change[Tenant]:
         """Rename a suspended tenant without requests; it keeps its id, keys and bills.
 
         Raises InvalidRequest, and Conflict if the name is in use, or the tenant is active or still has requests.
         """
-        if self._running.has_requests(name):
-            raise Conflict(f"tenant {name} still has requests; wait until they end, or cancel them", param="name")
 
         def work(conn: Connection) -> Change[Tenant]:
-            return Change(store.get_tenant(conn, name), store.rename_tenant(conn, name, new_name))
+            change = Change(store.get_tenant(conn, name), store.rename_tenant(conn, name, new_name))
+            if is_ending:
+                raise _still_ending(new_name)
+            return change
 
-        return await self._change_tenant(actor, Action.TENANT_RENAMED, work)
+        async with self._turn:
+            if self._running.has_requests(name):
+                raise Conflict(f"tenant {name} still has requests; wait until they end, or cancel them", param="name")
+            is_ending = self._running.has_requests(new_name)
+            change = await self._ledger.write(work)
+        await self._tenant_changed(actor, Action.TENANT_RENAMED, change)
+        return change
 
     async def remove(self, actor: Actor, name: str) -> Change[Tenant]:
         """Remove a tenant: revoke its keys and end its requests. Its rows stay, its name becomes free."""
@@ -138,7 +173,7 @@ class Administration:
         def work(conn: Connection) -> Change[Tenant]:
             return Change(store.remove_tenant(conn, name, now_micros), None)
 
-        return await self._change_tenant(actor, Action.TENANT_REMOVED, work)
+        return await self._stop_tenant(actor, Action.TENANT_REMOVED, work, self._running.tenant_removed)
 
     # -- keys
 
@@ -150,9 +185,11 @@ class Administration:
         """Create a key. Also returns its secret, which cannot be shown again. Raises InvalidRequest."""
         now_micros = clock.now_micros()
         key, secret = await self._ledger.write(lambda conn: keys.create_key(conn, name, label, now_micros))
-        await self._running.tenants_changed()
         change = Change(None, key)
-        self._announce_key(actor, Action.KEY_CREATED, change)
+        try:
+            await self._take_effect(NO_KEY)
+        finally:
+            self._announce_key(actor, Action.KEY_CREATED, change)
         return change, secret
 
     async def revoke_key(self, actor: Actor, key_id: str) -> Change[KeyInfo]:
@@ -177,21 +214,45 @@ class Administration:
 
     # -- shared
 
-    async def _set_state(self, actor: Actor, action: Action, name: str, state: TenantState) -> Change[Tenant]:
-        def work(conn: Connection) -> Change[Tenant]:
-            return Change(store.get_tenant(conn, name), store.set_state(conn, name, state))
-
-        return await self._change_tenant(actor, action, work)
-
     async def _change_tenant(
         self, actor: Actor, action: Action, work: Callable[[Connection], Change[Tenant]]
     ) -> Change[Tenant]:
-        change = await self._ledger.write(work)
+        async with self._turn:
+            change = await self._ledger.write(work)
         await self._tenant_changed(actor, action, change)
         return change
 
-    async def _tenant_changed(self, actor: Actor, action: Action, change: Change[Tenant]) -> None:
-        await self._running.tenants_changed()
+    async def _stop_tenant(
+        self,
+        actor: Actor,
+        action: Action,
+        work: Callable[[Connection], Change[Tenant]],
+        stop: Callable[[int | None], None],
+    ) -> Change[Tenant]:
+        """Effective at once, without waiting for a reload, which may fail."""
+        async with self._turn:
+            change = await self._ledger.write(work)
+            assert change.before is not None, "it was there"
+            stop(change.before.id)
+        self._announce_tenant(actor, action, change)
+        return change
+
+    async def _tenant_changed(self, actor: Actor, action: Action, change: Change[Tenant], lost: str = "") -> None:
+        try:
+            await self._take_effect(lost)
+        finally:
+            self._announce_tenant(actor, action, change)
+
+    async def _take_effect(self, lost: str = "") -> None:
+        """Raises LedgerUnavailable if that comes later; `lost` says what else is wrong then."""
+        try:
+            await self._running.tenants_changed()
+        except (LedgerUnavailable, QueueFull) as e:
+            raise LedgerUnavailable(
+                f"the change is committed, and takes effect as soon as the ledger can be read{lost}: {e.message}"
+            ) from e
+
+    def _announce_tenant(self, actor: Actor, action: Action, change: Change[Tenant]) -> None:
         tenant = change.after or change.before
         assert tenant is not None, "a change is of something"
         event = _event(actor, action, tenant=tenant.name, tenant_id=tenant.id, fields=change.fields)
@@ -205,6 +266,14 @@ class Administration:
 
 def _event(actor: Actor, action: Action, **what: Any) -> Administered:
     return Administered(action=action, actor_uid=actor.uid, actor_pid=actor.pid, **what)
+
+
+def _still_ending(name: str) -> Conflict:
+    return Conflict(
+        f"tenant {name} was removed and its last requests are still ending; try again in a moment",
+        param="name",
+        retry_after_s=1,
+    )
 
 
 async def _check_adapter(path: str) -> None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable
 from sqlite3 import Connection
 from typing import Final
 
 import msgspec
 
-from tenantd.domain import Limits, Tenant
+from tenantd.domain import Limits, Tenant, TenantState
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
 from tenantd.tenancy.tenants import list_tenants
@@ -33,21 +34,29 @@ class Directory:
         self._by_uid: dict[int, list[Tenant]] = {}
         self._loads_begun = 0
         self._load_shown = 0
+        self._stopped = 0  # removals and suspensions, which a reload that began before them may not know
 
-    async def reload(self, ledger: Ledger) -> None:
-        """Reload everything. Raises LedgerUnavailable, in which case nothing changes."""
-        self._loads_begun += 1
-        load = self._loads_begun
-        defaults = self._defaults
-        tenants, keys = await ledger.read(lambda conn: _read(conn, defaults), Lane.DIRECTORY)
-        if load < self._load_shown:
-            return  # a later reload has overtaken this one
+    async def reload(self, ledger: Ledger) -> dict[str, Tenant]:
+        """Reload everything, and return the tenants as they were until then.
+
+        Raises LedgerUnavailable or QueueFull, in which case nothing changes.
+        """
+        while True:
+            self._loads_begun += 1
+            load, stopped, defaults = self._loads_begun, self._stopped, self._defaults
+            tenants, keys = await ledger.read(functools.partial(_read, defaults=defaults), Lane.DIRECTORY)
+            if load < self._load_shown:
+                return self.tenants  # a later reload has overtaken this one
+            if stopped == self._stopped:
+                break
+        before = self.tenants
         self._load_shown = load
         self._keys = keys
         self._digests = {key_id: digest for digest, (_, key_id) in keys.items()}
         for key_id in self._revoked:
             self._drop(key_id)
         self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
+        return before
 
     def use_defaults(self, defaults: Limits) -> None:
         """Set the limits of all tenants without their own, effective at once."""
@@ -64,6 +73,25 @@ class Directory:
         for tenant in self.tenants.values():
             for uid in tenant.uids:
                 self._by_uid.setdefault(uid, []).append(tenant)
+
+    def remove(self, tenant_id: int | None) -> None:
+        """Forget a tenant whose removal is committed, and its keys, without reloading."""
+        self._stopped += 1
+        names = {tenant.name for tenant in self.tenants.values() if tenant.id == tenant_id}
+        for key_id in [key_id for name, key_id in self._keys.values() if name in names]:
+            self._drop(key_id)
+        self._show([tenant for tenant in self.tenants.values() if tenant.id != tenant_id])
+
+    def suspend(self, tenant_id: int | None) -> None:
+        """Show a tenant as suspended, which is committed, without reloading."""
+        self._stopped += 1
+        suspended = {"state": TenantState.SUSPENDED}
+        self._show(
+            [
+                msgspec.structs.replace(tenant, **suspended) if tenant.id == tenant_id else tenant
+                for tenant in self.tenants.values()
+            ]
+        )
 
     def revoke(self, key_id: str) -> None:
         """Forget a key whose revocation is committed, without reloading."""

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from tenantd.domain import Tenant, Usage
+from tenantd.tenancy.directory import Directory
 
 
 class MemoryLedger:
@@ -50,12 +51,13 @@ class MemoryLedger:
         return None
 
 
-class MemoryDirectory:
+class MemoryDirectory(Directory):
     """Tenants by name; `reload` takes over what was put in `next_tenants`."""
 
     def __init__(self, *tenants: Tenant) -> None:
-        self.tenants: dict[str, Tenant] = {}
+        super().__init__()
         self.next_tenants = {tenant.name: tenant for tenant in tenants}
 
-    async def reload(self, ledger: Any) -> None:
-        self.tenants = dict(self.next_tenants)
+    async def reload(self, ledger: Any) -> dict[str, Tenant]:
+        before, self.tenants = self.tenants, dict(self.next_tenants)
+        return before

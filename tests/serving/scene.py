@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, cast
 
@@ -35,6 +35,7 @@ class Scene:
         settings: Config | None = None,
         tenants: tuple[Tenant, ...] = (ACME, GLOBEX),
         clock_s: Callable[[], float] = time.monotonic,
+        on_tenants: Callable[[Iterable[str]], None] | None = None,
     ) -> None:
         self.ledger = MemoryLedger()
         self.heard: list[Event] = []
@@ -48,6 +49,7 @@ class Scene:
             command=scripted(folder, *script),
             clock_s=clock_s,
             slowest_restart_s=0.05,
+            on_tenants=on_tenants,
         )
         self.service.events.call("test", self.heard.append)
 

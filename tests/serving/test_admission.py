@@ -16,10 +16,10 @@ from tenantd.fleet.throughput import Throughput
 from tenantd.live.registry import Count
 from tenantd.serving.admission import (
     ALLOW_NONE_AT_ZERO,
+    changed_hands,
     check_allowed,
     check_prompt,
     full_queue,
-    gone,
     may_wait,
     output_tokens,
     renamed,
@@ -213,6 +213,6 @@ def test_the_time_in_which_nothing_ran_says_nothing_of_the_pace() -> None:
 def test_a_tenant_is_told_by_its_id_from_another_that_has_its_name_by_now() -> None:
     before = {name: Tenant(id=number, name=name) for number, name in enumerate(("kept", "again", "old", "left"), 1)}
     after = {name: Tenant(id=number, name=name) for number, name in ((1, "kept"), (5, "again"), (3, "new"), (6, "old"))}
-    assert gone(before, after) == ["again", "old", "left"]
+    assert changed_hands(before, after) == ["again", "old", "left", "new"]
     assert renamed(before, after) == [("old", "new")]
-    assert gone(before, before) == renamed(before, before) == []
+    assert changed_hands(before, before) == renamed(before, before) == []

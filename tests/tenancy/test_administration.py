@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tenantd.domain import Actor, OwnLimits, Tenant, TenantState
-from tenantd.errors import Conflict, InvalidRequest, NotFound, TenantdError
+from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, TenantdError
 from tenantd.events import Action, Administered, Event, Events
 from tenantd.ledger.ledger import Ledger
 from tenantd.tenancy.administration import Administration
@@ -21,21 +21,31 @@ ACTOR = Actor(uid=1000, pid=4711)
 
 
 class Running:
-    """Has a directory, one live request, and the names of what it was asked for."""
+    """Has a directory, one live request, tenants that are `busy`, and what was announced to it."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.directory = Directory()
         self.heard: list[Administered] = []
+        self.busy: set[str] = set()
+        self.is_readable = True
         self._ledger = ledger
 
     async def tenants_changed(self) -> None:
+        if not self.is_readable:
+            raise LedgerUnavailable("cannot read the ledger: it was moved away")
         await self.directory.reload(self._ledger)
+
+    def tenant_removed(self, tenant_id: int | None) -> None:
+        self.directory.remove(tenant_id)
+
+    def tenant_suspended(self, tenant_id: int | None) -> None:
+        self.directory.suspend(tenant_id)
 
     def key_revoked(self, key_id: str) -> None:
         self.directory.revoke(key_id)
 
     def has_requests(self, tenant: str) -> bool:
-        return tenant == "busy"
+        return tenant in self.busy
 
     def cancel(self, request_id: str) -> bool:
         return request_id == "req_live"
@@ -166,6 +176,7 @@ def test_a_suspended_tenant_can_be_renamed_and_is_the_same_tenant(tmp_path: Path
         for name in ("globex", "busy"):
             await admin.add_tenant(ACTOR, Tenant(name=name))
             await admin.suspend(ACTOR, name)
+        running.busy = {"busy"}
         for name, new_name, kind in (
             ("acme", "acme2", Conflict),  # it is active
             ("globex", "acme", Conflict),  # in use
@@ -186,3 +197,72 @@ def test_a_suspended_tenant_can_be_renamed_and_is_the_same_tenant(tmp_path: Path
 
     renamed, _ = administer(tmp_path, work)
     assert (renamed.action, renamed.tenant, renamed.tenant_id) == (Action.TENANT_RENAMED, "acme2", 1)
+
+
+def test_a_name_is_not_free_before_the_last_request_of_its_removed_tenant_has_ended(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        await admin.add_tenant(ACTOR, Tenant(name="globex"))
+        await admin.suspend(ACTOR, "globex")
+        running.busy = {"acme"}
+        with pytest.raises(Conflict, match="already"):
+            await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        await admin.remove(ACTOR, "acme")
+        for taking in (admin.add_tenant(ACTOR, Tenant(name="acme")), admin.rename(ACTOR, "globex", "acme")):
+            with pytest.raises(Conflict, match="still ending") as caught:
+                await taking
+            assert caught.value.retry_after_s == 1
+        assert [tenant.name for tenant in await admin.list_tenants()] == ["globex"], "nothing was changed"
+        running.busy = set()
+        assert (await admin.rename(ACTOR, "globex", "acme")).after is not None
+
+    heard = administer(tmp_path, work)
+    assert [event.action for event in heard[3:]] == [Action.TENANT_REMOVED, Action.TENANT_RENAMED]
+
+
+def test_who_takes_a_name_waits_until_the_removal_before_it_is_in_force(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        seen: list[list[str]] = []
+        asked = running.has_requests
+
+        def has_requests(tenant: str) -> bool:
+            seen.append(list(running.directory.tenants))
+            return asked(tenant)
+
+        running.has_requests = has_requests  # type: ignore[method-assign]
+        removing = asyncio.create_task(admin.remove(ACTOR, "acme"))
+        await asyncio.sleep(0)
+        added, _ = await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        await removing
+        assert added.after is not None and seen == [[]]
+
+    administer(tmp_path, work)
+
+
+def test_what_cannot_be_read_after_its_commit_is_said_to_be_committed(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        _, secret = await admin.add_tenant(ACTOR, Tenant(name="acme"))
+        running.is_readable = False
+        for change, lost in (
+            (admin.change_tenant(ACTOR, "acme", {"weight": 3.0}, {}), False),
+            (admin.add_tenant(ACTOR, Tenant(name="globex")), True),
+            (admin.create_key(ACTOR, "acme", "laptop"), True),
+        ):
+            with pytest.raises(LedgerUnavailable, match="is committed, and takes effect as soon as") as caught:
+                await change
+            assert ("create another" in caught.value.message) is lost
+        assert [tenant.weight for tenant in await admin.list_tenants()] == [3.0, 1.0]
+        await admin.suspend(ACTOR, "acme")
+        assert running.directory.tenants["acme"].state is TenantState.SUSPENDED, "it needs no reading"
+        await admin.remove(ACTOR, "acme")
+        assert running.directory.tenants == {} and running.directory.key_for(secret) is None, "nor does this"
+
+    assert [event.action for event in administer(tmp_path, work)] == [
+        Action.TENANT_ADDED,
+        Action.TENANT_CHANGED,
+        Action.TENANT_ADDED,
+        Action.KEY_CREATED,
+        Action.TENANT_SUSPENDED,
+        Action.TENANT_REMOVED,
+    ], "what is committed is announced"

@@ -138,20 +138,21 @@ def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+class Late:
+    """The ledger, whose reading comes back when it is told to."""
+
+    def __init__(self, ledger: Any) -> None:
+        self.ledger = ledger
+        self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
+
+    async def read(self, *arguments: Any, **options: Any) -> Any:
+        reading = await self.ledger.read(*arguments, **options)
+        self.has_read.set()
+        await self.go_on.wait()
+        return reading
+
+
 def test_a_revoked_key_is_gone_at_once_and_no_older_reading_brings_it_back(tmp_path: Path) -> None:
-    class Late:
-        """The ledger, whose reading comes back after the key was revoked."""
-
-        def __init__(self, ledger: Any) -> None:
-            self.ledger = ledger
-            self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
-
-        async def read(self, *arguments: Any, **options: Any) -> Any:
-            reading = await self.ledger.read(*arguments, **options)
-            self.has_read.set()
-            await self.go_on.wait()
-            return reading
-
     async def main() -> None:
         directory = Directory()
         async with ledger_in(tmp_path) as ledger:
@@ -183,5 +184,30 @@ def test_a_ledger_that_cannot_be_read_leaves_the_old_picture(tmp_path: Path) -> 
             with pytest.raises(LedgerUnavailable):
                 await directory.reload(ledger)
             assert tenant_with(directory, acme) is directory.tenants["acme"]
+
+    asyncio.run(main())
+
+
+def test_a_tenant_is_stopped_at_once_and_no_older_reading_brings_it_back(tmp_path: Path) -> None:
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            acme, globex = await ledger.write(two_tenants)
+            await directory.reload(ledger)
+            before = directory.tenants
+            late = Late(ledger)
+            reading = asyncio.create_task(directory.reload(late))  # type: ignore[arg-type]
+            await late.has_read.wait()
+            removed = await ledger.write(lambda conn: store.remove_tenant(conn, "acme"))
+            directory.remove(removed.id)
+            suspended = await ledger.write(lambda conn: store.set_state(conn, "globex", TenantState.SUSPENDED))
+            directory.suspend(suspended.id)
+            for _ in range(2):
+                assert tenant_with(directory, acme) is None
+                assert list(directory.tenants.values()) == [suspended] == directory.by_uid(1001)
+                assert tenant_with(directory, globex) == suspended
+                late.go_on.set()
+                shown = await reading
+            assert shown is not before and list(shown.values()) == [suspended], "it read once more"
 
     asyncio.run(main())

@@ -159,7 +159,6 @@ class Admin:
     async def remove_tenant(self, request: Request, name: str) -> Response:
         """Remove a tenant; its requests stay in reports and invoices."""
         await self._administration.remove(actor_of(request.scope), name)
-        self._meter.keep(self._service.directory.tenants)
         return reply({"removed": name})
 
     # -- keys
@@ -223,7 +222,6 @@ class Admin:
         return await while_connected(request, work)
 
     def _changed(self, change: Change[Tenant], status: int = 200, **more: str) -> Response:
-        self._meter.keep(self._service.directory.tenants)
         assert change.after is not None, "it is there"
         return reply({"tenant": self._service.directory.in_force(change.after), **more}, status=status)
 
