@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -71,6 +72,12 @@ def print_fields(fields: dict[str, object]) -> None:
     console = _console()
     for name, value in fields.items():
         console.print(Text.assemble((name.ljust(width) + "  ", "cyan"), _cell(value)), soft_wrap=True)
+
+
+def tenant_names(tenants: Sequence[dict[str, Any]]) -> list[str]:
+    """How to call each tenant of a report: with its id if another has its name, because one was removed or renamed."""
+    count = Counter(tenant["tenant"] for tenant in tenants)
+    return [t["tenant"] if count[t["tenant"]] == 1 else f"{t['tenant']} (id {t['tenant_id']})" for t in tenants]
 
 
 def heading(text: str) -> None:

@@ -85,6 +85,7 @@ USAGE = TenantUsage(
     p99_first_token_micros=None,
     error_rate=0.667,
 )
+USAGES = [USAGE]
 INVOICE = Invoice(
     month="2026-11",
     timezone="UTC",
@@ -212,7 +213,7 @@ class FakeDaemon:
                 return self._one_tenant(method, self._tenant(name), action, body)
             case "GET", ["usage"]:
                 period = {"since_micros": 0, "until_micros": 1}
-                return JSONResponse({**period, "currency": "USD", "tenants": [msgspec.to_builtins(USAGE)]})
+                return JSONResponse({**period, "currency": "USD", "tenants": msgspec.to_builtins(USAGES)})
             case "GET", ["requests"]:
                 row = {**msgspec.to_builtins(RECORD), "cost_nanos": RECORD.cost_nanos, "live_state": None}
                 return JSONResponse({"requests": [{**row, **self.request}]})

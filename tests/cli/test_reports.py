@@ -4,7 +4,9 @@ import csv
 import json
 
 import pytest
+from msgspec.structs import replace
 
+from tests.cli import fake_daemon
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
@@ -85,6 +87,18 @@ total                -  -       9000000.000000001
 Total: USD 9000000.000122801
 """
     )
+
+
+def test_tenants_of_one_name_are_told_apart_by_their_ids(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    same = [replace(fake_daemon.USAGE, tenant_id=number) for number in (1, 3)]
+    monkeypatch.setattr(fake_daemon, "USAGES", [*same, replace(fake_daemon.USAGE, tenant="globex", tenant_id=2)])
+    assert [line[0] for line in table(cli("usage").stdout)[1:]] == ["acme (id 1)", "acme (id 3)", "globex"]
+    bill = fake_daemon.INVOICE
+    monkeypatch.setattr(fake_daemon, "INVOICE", replace(bill, tenants=[*bill.tenants, *bill.tenants[:1]]))
+    parts = [line for line in cli("invoice").stdout.splitlines() if "request" in line]
+    assert parts == ["acme (id 1): 3 requests", "globex: 1 request", "acme (id 1): 3 requests"]
 
 
 def test_an_invoice_as_json_is_the_daemons(cli: Cli, daemon: FakeDaemon) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Json, Month, TenantFilter, connect, examples
-from tenantctl.render import heading, message, print_json, print_table
+from tenantctl.render import heading, message, print_json, print_table, tenant_names
 from tenantctl.units import decimals, money
 
 EXAMPLES = examples(
@@ -45,10 +45,10 @@ def _print(bill: dict[str, Any]) -> None:
     so_far = " so far" if bill["open"] else ""
     heading(f"Invoice {bill['month']}{so_far} ({bill['timezone']}, {bill['currency']})")
     places = decimals(_amounts(bill))
-    for tenant in bill["tenants"]:
+    for name, tenant in zip(tenant_names(bill["tenants"]), bill["tenants"], strict=True):
         print()
         count = tenant["requests"]
-        heading(f"{tenant['tenant']}: {count} request{'' if count == 1 else 's'}")
+        heading(f"{name}: {count} request{'' if count == 1 else 's'}")
         rows = [
             (line["description"], line["quantity"], line["unit"], money(line["amount_nanos"], places))
             for line in tenant["lines"]

@@ -8,7 +8,7 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Json, Month, TenantFilter, connect, examples
-from tenantctl.render import message, print_json, print_table
+from tenantctl.render import message, print_json, print_table, tenant_names
 from tenantctl.units import decimals, milliseconds, moment, money, seconds
 
 USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
@@ -28,14 +28,14 @@ def usage(ctx: typer.Context, month: Month = "this", tenant: TenantFilter = None
     places = decimals(t["cost_nanos"] for t in tenants)
     columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
     columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{answer['currency']}>"]
-    print_table(columns, [_usage_row(t, places) for t in tenants])
+    print_table(columns, [_usage_row(n, t, places) for n, t in zip(tenant_names(tenants), tenants, strict=True)])
     if not tenants:
         message(f"no usage {NAMED_MONTHS.get(month, f'in {month}')}")
 
 
-def _usage_row(t: dict[str, Any], places: int) -> list[object]:
+def _usage_row(name: str, t: dict[str, Any], places: int) -> list[object]:
     return [
-        t["tenant"],
+        name,
         t["requests"],
         t["failed"] + t["interrupted"],
         t["prompt_tokens"],
