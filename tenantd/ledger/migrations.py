@@ -14,6 +14,7 @@ from sqlite3 import Connection
 from typing import Final
 
 from tenantd.errors import ConfigError
+from tenantd.ledger.former import LAST_SCHEMA, check_columns
 from tenantd.ledger.schema import SCHEMA
 from tenantd.ledger.tenant_ids import give_ids
 
@@ -43,7 +44,7 @@ VERSION: Final = len(UPGRADES) + 1
 def migrate(conn: Connection, path: str, upgrades: Sequence[Sequence[Step]] = UPGRADES) -> int:
     """Bring the schema up to date and return its version. Each upgrade is one transaction.
 
-    Raises ConfigError for a file that is not a ledger, or that a newer tenantd wrote.
+    Raises ConfigError for a file that is not a ledger, that a newer tenantd wrote, or whose tables were altered.
     """
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     (application,) = conn.execute("PRAGMA application_id").fetchone()
@@ -56,6 +57,12 @@ def migrate(conn: Connection, path: str, upgrades: Sequence[Sequence[Step]] = UP
             f"{path} was written by a newer tenantd (schema {version}; this version knows {newest}); "
             "install that version again, or restore a backup from before it"
         )
+    if version < 0 or (not version and tables):
+        raise ConfigError(
+            f"{path} says that its schema is {version} (PRAGMA user_version), which no tenantd writes; restore a backup"
+        )
+    if 0 < version <= LAST_SCHEMA < newest:
+        check_columns(conn, path, version)
     if not version:
         _transact(conn, SCHEMA, VERSION)
         version = VERSION

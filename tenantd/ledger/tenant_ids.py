@@ -21,22 +21,25 @@ PROGRESS_INTERVAL_S: Final = 5.0
 CACHE_KIB: Final = 64 * 1024
 """For the time of the upgrade, so that a page goes to the write-ahead log once."""
 
-_UNKNOWN: Final = """INSERT INTO tenants (name, weight, priority, state, uids, limits, created_micros)
-    VALUES (?, 1, 'standard', 'removed', '[]', '{}', ?)"""
+_UNKNOWN: Final = """INSERT INTO tenants (id, name, weight, priority, state, uids, limits, created_micros)
+    VALUES (?, ?, 1, 'standard', 'removed', '[]', '{}', ?)"""
 _TENANTS: Final = (
     """INSERT INTO tenants
         (name, weight, priority, state, uids, limits, created_micros, adapter, unbilled, allow_special)
     SELECT name, weight, priority, state, uids, limits, created_micros, adapter, unbilled, allow_special
     FROM temp.old_tenants ORDER BY created_micros, name""",
     """INSERT INTO keys (id, tenant, hash, prefix, label, created_micros, revoked_micros, tenant_id)
-    SELECT id, tenant, hash, prefix, label, created_micros, revoked_micros,
-        (SELECT tenants.id FROM tenants WHERE tenants.name = tenant) FROM temp.old_keys""",
+    SELECT old_keys.id, tenant, hash, prefix, label, created_micros, revoked_micros, ids.id
+    FROM temp.old_keys LEFT JOIN temp.ids ON ids.name = tenant""",
 )
+# The index of `tenants` on names has only those in use, so SQLite would read all tenants for each request.
+_IDS: Final = "CREATE TEMP TABLE ids (name TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID"
+_FILL_IDS: Final = "INSERT INTO temp.ids SELECT name, id FROM main.tenants"
 
 
-def add_unknown(conn: Connection, name: str, created_micros: int) -> int:
-    """The id of a removed tenant, made for requests whose tenant is not in this ledger."""
-    return int(conn.execute(_UNKNOWN, (name, created_micros)).lastrowid or 0)
+def add_unknown(conn: Connection, name: str, created_micros: int, number: int | None = None) -> int:
+    """The id of a removed tenant, made for requests whose tenant is not in this ledger: `number`, or else a new one."""
+    return int(conn.execute(_UNKNOWN, (number, name, created_micros)).lastrowid or 0)
 
 
 def give_ids(conn: Connection) -> None:
@@ -45,19 +48,21 @@ def give_ids(conn: Connection) -> None:
     for table in ("keys", "tenants"):  # the one that refers to the other goes first
         conn.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
         conn.execute(f"DROP TABLE main.{table}")
-    for statement in (*TENANTS, *_TENANTS):
+    tenants, keys = _TENANTS
+    for statement in (*TENANTS, tenants, _IDS, _FILL_IDS, keys):
         conn.execute(statement)
     for table in ("keys", "tenants"):
         conn.execute(f"DROP TABLE temp.old_{table}")
     strangers = """SELECT tenant, min(created_micros) FROM requests
-        WHERE tenant NOT IN (SELECT name FROM tenants) GROUP BY tenant"""
+        WHERE tenant NOT IN (SELECT name FROM temp.ids) GROUP BY tenant"""
     for name, created_micros in conn.execute(strangers).fetchall():
-        add_unknown(conn, name, created_micros)
+        conn.execute("INSERT INTO temp.ids VALUES (?, ?)", (name, add_unknown(conn, name, created_micros)))
     conn.execute("ALTER TABLE requests ADD COLUMN tenant_id INTEGER NOT NULL DEFAULT 0")
     conn.execute("ALTER TABLE requests ADD COLUMN key_id TEXT")
     conn.execute("ALTER TABLE requests ADD COLUMN uid INTEGER")
     conn.execute("DROP INDEX requests_by_tenant")
     _fill(conn)
+    conn.execute("DROP TABLE temp.ids")
     conn.execute(REQUESTS_BY_TENANT)
     (version,) = conn.execute("PRAGMA schema_version").fetchone()
     conn.execute("PRAGMA writable_schema = ON")
@@ -72,7 +77,7 @@ def _fill(conn: Connection) -> None:
     said_s = time.monotonic()
     for first in range(1, last + 1, BATCH_ROWS):
         conn.execute(
-            """UPDATE requests SET tenant_id = (SELECT id FROM tenants WHERE name = tenant)
+            """UPDATE requests SET tenant_id = (SELECT id FROM temp.ids WHERE name = tenant)
             WHERE number BETWEEN ? AND ?""",
             (first, first + BATCH_ROWS - 1),
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sqlite3
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tenantd.errors import ConfigError
 from tenantd.ledger import tenant_ids
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
@@ -90,6 +92,69 @@ def test_every_row_is_kept_and_the_tables_are_those_of_a_new_ledger(tmp_path: Pa
         assert conn.execute(whose).fetchone()[0] == len(before[0])
         assert {row.tenant_id for row in recent_requests(conn, None, 1000)} == {1, 2, 3, 4, 5}
         conn.execute("UPDATE requests SET kind = 'poem', state = 'sung' WHERE number = 1")  # checked by the program
+
+
+def test_the_work_of_an_upgrade_does_not_grow_with_requests_times_tenants(tmp_path: Path) -> None:
+    with opened(ledger_of(5, tmp_path)) as conn:
+        conn.execute(GROW, (json.dumps(list(range(10))),))
+        conn.execute(
+            """INSERT INTO tenants (name, weight, priority, state, uids, limits, created_micros)
+            SELECT 'many-' || value, 1, 'standard', 'active', '[]', '{}', 5 FROM json_each(?)""",
+            (json.dumps(list(range(2000))),),
+        )
+        (requests,) = conn.execute("SELECT count(*) FROM requests").fetchone()
+        assert requests > 1000
+        steps = 0
+
+        def count() -> int:
+            nonlocal steps
+            steps += 1
+            return 0
+
+        conn.set_progress_handler(count, 1000)
+        migrate(conn, "ledger.db")
+        assert steps < (requests + 2000) * 200 / 1000, "instructions of SQLite, in thousands"
+
+
+ALTERED = (
+    ("ALTER TABLE requests ADD COLUMN note TEXT", "requests (unexpected note TEXT)", True),
+    ("ALTER TABLE requests ADD COLUMN twice INTEGER AS (2 * max_tokens)", "requests (unexpected twice INTEGER)", True),
+    ("ALTER TABLE tenants ADD COLUMN owner TEXT", "tenants (unexpected owner TEXT)", True),
+    ("ALTER TABLE keys ADD COLUMN used INTEGER", "keys (unexpected used INTEGER)", True),
+    ("ALTER TABLE requests DROP COLUMN interrupted_micros", "requests (missing interrupted_micros INTEGER)", False),
+    ("ALTER TABLE keys RENAME COLUMN label TO name", "keys (unexpected name TEXT; missing label TEXT)", False),
+)
+
+
+@pytest.mark.parametrize(("statement", "says", "can_be_mended"), ALTERED)
+def test_a_ledger_whose_columns_were_altered_is_refused_untouched_with_what_to_do(
+    tmp_path: Path, statement: str, says: str, can_be_mended: bool
+) -> None:
+    path = ledger_of(5, tmp_path)
+    with opened(path) as conn:
+        conn.execute(statement)
+        conn.execute("PRAGMA journal_mode = WAL")
+    before = path.read_bytes()
+    with pytest.raises(ConfigError) as refused:
+        Ledger.open(path, PRICES[2], lambda: NOW_MICROS)
+    assert f"{path} cannot be upgraded" in refused.value.message and says in refused.value.message
+    assert path.read_bytes() == before
+    told = re.findall("'(.*)'", refused.value.message)
+    assert bool(told) == can_be_mended
+    if can_be_mended:
+        with opened(path) as conn:
+            conn.executescript(told[0])
+            assert migrate(conn, str(path)) == VERSION
+            assert conn.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+
+
+def test_an_altered_ledger_of_an_earlier_schema_is_refused_before_its_first_upgrade() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as conn:
+        conn.executescript((FOLDER / "first.sql").read_text("utf-8"))
+        conn.execute("ALTER TABLE requests ADD COLUMN unbilled INTEGER")  # as a later schema has it
+        with pytest.raises(ConfigError, match=r"requests \(unexpected unbilled INTEGER\)"):
+            migrate(conn, "ledger.db")
+        assert conn.execute("PRAGMA user_version").fetchone() == (1,)
 
 
 def test_a_connection_that_was_open_reads_the_new_tables(tmp_path: Path) -> None:

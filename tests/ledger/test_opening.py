@@ -66,6 +66,17 @@ def test_a_ledger_of_a_newer_version_is_refused(tmp_path: Path) -> None:
         open_ledger(tmp_path / "ledger.db")
 
 
+@pytest.mark.parametrize("schema", [0, -1, -1000])
+def test_a_ledger_that_says_to_have_a_schema_there_never_was_is_refused(tmp_path: Path, schema: int) -> None:
+    async def make() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(lambda conn: conn.execute(f"PRAGMA user_version = {schema}"))
+
+    asyncio.run(make())
+    with pytest.raises(ConfigError, match=f"says that its schema is {schema} "):
+        open_ledger(tmp_path / "ledger.db")
+
+
 def test_a_folder_that_is_not_there_is_said(tmp_path: Path) -> None:
     with pytest.raises(LedgerUnavailable, match="No such file or directory"):
         open_ledger(tmp_path / "gone" / "ledger.db")
