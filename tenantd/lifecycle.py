@@ -42,6 +42,8 @@ HANGUP_S: Final = 0.5
 TERMINAL_INTERVAL_S: Final = 2.0
 REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than this many half-lives counts a thousandth, so it is not read at start."""
+EXIT_ONLY_LOGGED: Final = 74
+"""EX_IOERR of sysexits.h: somebody must save what is in the log."""
 RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "server": (
         "max_body_bytes",
@@ -86,16 +88,24 @@ class Daemon:
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
         self._reload_wanted = asyncio.Event()
+        self._only_logged = 0
 
-    async def run(self) -> None:
-        """Serve until asked to stop. Raises TenantdError if that is impossible."""
-        signals.listen(self._on_stop, self._on_hangup)
+    async def run(self) -> int:
+        """Serve until asked to stop. Returns the exit code. Raises TenantdError if serving is impossible."""
         async with AsyncExitStack() as stack:
             try:
                 service, server = await self._open(stack)
                 await self._serve(service, server)
             finally:
                 self._clock.begin(self._config.server.stop_timeout_s)
+        if self._only_logged:
+            log.error(
+                "%d requests are settled only in this log: add its lines to unsettled.jsonl while tenantd is stopped, "
+                "or they are billed from their last checkpoint",
+                self._only_logged,
+            )
+            return EXIT_ONLY_LOGGED
+        return 0
 
     async def _open(self, stack: AsyncExitStack) -> tuple[Service, Server]:
         """Open everything. What is pushed on `stack` is undone in reverse order, locks last."""
@@ -108,6 +118,8 @@ class Daemon:
         stack.callback(lock.release)
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
         stack.push_async_callback(self._close_ledger, ledger)
+        # Not earlier: an upgrade of the ledger may take minutes, and may be killed at any time.
+        signals.listen(self._on_stop, self._on_hangup)
         stack.callback(self._close_events)
         say_how_it_was_found(ledger, has_run_before=has_run_before)
 
@@ -209,6 +221,7 @@ class Daemon:
         """Close the ledger, but do not wait for a disk that hangs: the next start settles what is not written."""
         closing = asyncio.create_task(ledger.close(self._clock.most(CLOSE_TIMEOUT_S, Stage.LEDGER)))
         await asyncio.wait({closing}, timeout=self._clock.most(math.inf, Stage.CUT_OFF))
+        self._only_logged = ledger.only_logged
         if closing.done():
             closing.result()
 

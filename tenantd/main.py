@@ -35,7 +35,8 @@ def main() -> NoReturn:
 
 
 def run(config_path: Path | None, model: Path | None = None) -> int:
-    """Serve until asked to stop. Returns the exit code: 0, or that of the error (78 if a restart would not help).
+    """Serve until asked to stop. Returns the exit code: 0, 74 if settlements are only in the log, or that of the
+    error (78 if a restart would not help).
 
     Call it last: once it has returned, the process exits, if necessary without waiting for threads.
     """
@@ -65,11 +66,10 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
 
 async def _exit_code(daemon: Daemon, errors: StderrHandler) -> int:
     try:
-        await daemon.run()
+        return await daemon.run()
     except TenantdError as e:
         errors.say(f"tenantd: {e.message}")
         return e.exit_code
-    return 0
 
 
 def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config]:

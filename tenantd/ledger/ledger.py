@@ -23,7 +23,7 @@ from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
 from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
-from tenantd.ledger.unsettled import TakenIn, Unsettled
+from tenantd.ledger.unsettled import TakenIn, Unsettled, keep_reserve
 from tenantd.ledger.writer import Writer
 
 __all__ = ["Admitted", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
@@ -100,6 +100,7 @@ class Ledger:
             taken = TakenIn(path.parent)
             interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken)
             taken.discard()
+            keep_reserve(path.parent)
             return cls(
                 conn,
                 path,
@@ -156,6 +157,11 @@ class Ledger:
     def wal_bytes(self) -> int:
         """Size of the write-ahead log, as of half a second ago."""
         return self._writer.log_bytes
+
+    @property
+    def only_logged(self) -> int:
+        """Once it is closed: how many settlements are neither written nor set aside, only in the log."""
+        return self._writer.only_logged
 
     # -- requests
 

@@ -9,7 +9,7 @@ import msgspec
 
 from tenantd.domain import FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
-from tenantd.ledger.prices import cost_of, latest_prices
+from tenantd.ledger.prices import all_prices, cost_of, latest_prices
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
 
 COLUMNS: Final = ", ".join(RequestRecord.__struct_fields__)
@@ -25,6 +25,8 @@ _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_token
     WHERE id = ? AND state = 'running' RETURNING {COLUMNS}"""
 _INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
     engine_nanos = ?, error = ?, interrupted_micros = max(created_micros, ?) WHERE id = ?"""
+_REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, output_nanos = 0,
+    engine_nanos = 0, error = '', interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
@@ -43,9 +45,10 @@ def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
     conn.execute(_CHECKPOINT, (usage.prompt_tokens, usage.completion_tokens, usage.engine_micros, request_id))
 
 
-def settle_request(conn: Connection, settlement: Settlement) -> RequestRecord:
-    """Close a running row at the current prices. Raises NotFound, Conflict (already settled), AmountTooLarge."""
-    prices = latest_prices(conn)
+def settle_request(conn: Connection, settlement: Settlement, prices: PriceList | None = None) -> RequestRecord:
+    """Close a running row, by default at the current prices. Raises NotFound, Conflict (already settled),
+    AmountTooLarge."""
+    prices = prices or latest_prices(conn)
     assert prices is not None, "a ledger has a price list from when it is opened"
     usage, cost = settlement.usage, cost_of(settlement.usage, prices)
     rows = conn.execute(
@@ -87,6 +90,13 @@ def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) ->
         amounts = (cost.input_nanos, cost.output_nanos, cost.engine_nanos)
         conn.execute(_INTERRUPT, (prices.id, *amounts, INTERRUPTED_ERROR, ended_micros, request_id))
     return len(rows)
+
+
+def reopen_interrupted(conn: Connection, request_id: str) -> PriceList:
+    """Make an interrupted row running again, to be settled after all. Returns the prices it was settled at."""
+    (price_id,) = conn.execute("SELECT price_id FROM requests WHERE id = ?", (request_id,)).fetchone()
+    conn.execute(_REOPEN, (request_id,))
+    return all_prices(conn)[price_id]
 
 
 def has_settled(conn: Connection) -> bool:

@@ -1,11 +1,15 @@
 """Settlements that could not be written before a shutdown: one JSON object per line, in a file beside the ledger.
 
 The next start reads them. A line contains everything in a row, so it also works with a ledger that was restored
-from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing.
+from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing. But a
+line is better than the checkpoint that an interrupted request was settled from, so it replaces that.
+
+The disk may be full by then, so some room on it is kept in reserve while the daemon runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import sqlite3
@@ -15,16 +19,22 @@ from typing import Final
 
 import msgspec
 
+from tenantd.domain import FinishReason
 from tenantd.errors import TenantdError
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
-from tenantd.ledger.requests import insert_request, settle_request, state_of
+from tenantd.ledger.requests import insert_request, reopen_interrupted, settle_request, state_of
 from tenantd.ledger.tenant_ids import add_unknown
 
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "unsettled.jsonl"
 REJECTED_NAME: Final = "unsettled.rejected.jsonl"
+RESERVE_NAME: Final = "unsettled.reserve"
+RESERVE_BYTES: Final = 1024 * 1024
+"""Enough for about two thousand lines."""
+LARGEST_ID: Final = 2**53
+"""No line may use up the ids, which only ever grow."""
 
 
 class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,20 +47,35 @@ class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
 _decode = msgspec.json.Decoder(Unsettled).decode
 
 
-def set_aside(folder: Path, records: Iterable[Unsettled]) -> None:
-    """Append settlements to the file. If that fails, log the lines instead."""
+def keep_reserve(folder: Path) -> None:
+    """Occupy the room on the disk that `set_aside` frees. Logs a warning if there is none."""
+    path = folder / RESERVE_NAME
+    try:
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE)
+        try:
+            os.posix_fallocate(fd, 0, RESERVE_BYTES)
+        finally:
+            os.close(fd)
+    except OSError as e:
+        log.warning("cannot reserve %d bytes for %s: %s; a stop needs them if the disk is full", RESERVE_BYTES, path, e)
+
+
+def set_aside(folder: Path, records: Iterable[Unsettled]) -> int:
+    """Append settlements to the file. If that fails, log the lines instead, and return how many these are."""
     lines = [msgspec.json.encode(record) for record in records]
     if not lines:
-        return
+        return 0
     path = folder / FILE_NAME
     try:
+        _free_reserve(folder)
         _append(path, lines)
     except OSError as e:
-        log.error("cannot write %s: %s; add these lines to it before the next start", path, e.strerror)
+        log.error("cannot write %s: %s; add these lines to it while tenantd is stopped", path, e.strerror)
         for line in lines:
             log.error("%s", line.decode())
-    else:
-        log.warning("%d requests could not be settled; the next start settles them from %s", len(lines), path)
+        return len(lines)
+    log.warning("%d requests could not be settled; the next start settles them from %s", len(lines), path)
+    return 0
 
 
 class TakenIn:
@@ -62,6 +87,7 @@ class TakenIn:
         self.settled = 0
         self.rejected: list[bytes] = []
         self._path = folder / FILE_NAME
+        self._owners: dict[int, int] = {}  # ids in lines to those of the tenants made for them
         try:
             self._lines = [line for line in self._path.read_bytes().splitlines() if line]
         except FileNotFoundError:
@@ -72,7 +98,7 @@ class TakenIn:
         for line in self._lines:
             conn.execute("SAVEPOINT line")
             try:
-                self.settled += _settle(conn, _decode(line))
+                self.settled += self._settle(conn, _decode(line))
             except (msgspec.DecodeError, TenantdError, sqlite3.Error, OverflowError) as e:
                 if isinstance(e, sqlite3.Error) and is_trouble(e):
                     raise
@@ -80,6 +106,40 @@ class TakenIn:
                 self.rejected.append(line)
                 conn.execute("ROLLBACK TO line")
             conn.execute("RELEASE line")
+
+    def _settle(self, conn: sqlite3.Connection, record: Unsettled) -> bool:
+        """Settle one line. False if its request is already settled."""
+        settlement, admission, prices = record.settlement, record.admission, None
+        state = state_of(conn, settlement.id)
+        owner = None
+        if state is None and admission is not None:
+            owner = self._owner(conn, admission)
+            insert_request(conn, msgspec.structs.replace(admission, tenant_id=owner))
+        elif state == FinishReason.INTERRUPTED and settlement.state is not FinishReason.INTERRUPTED:
+            prices = reopen_interrupted(conn, settlement.id)
+        elif state not in (None, "running"):
+            return False
+        settle_request(conn, settlement, prices)
+        if owner is not None and admission is not None and admission.tenant_id is not None:
+            self._owners[admission.tenant_id] = owner  # not earlier, because a line that fails is undone
+        return True
+
+    def _owner(self, conn: sqlite3.Connection, admission: Admitted) -> int:
+        """The id of its tenant in this ledger.
+
+        A ledger restored from a backup may lack that tenant, and give its id to another: then the request is that of a
+        removed tenant, made for all lines with this id, and on nobody else's bill. The removed tenant keeps the id if
+        no other has it. Before schema 6 a name was given once and was enough.
+        """
+        name, number = admission.tenant, admission.tenant_id
+        query = "SELECT id FROM tenants WHERE name = ? AND id = coalesce(?, id)"
+        row = conn.execute(query, (name, number)).fetchone()
+        if row is not None:
+            return int(row[0])
+        if number in self._owners:
+            return self._owners[number]
+        is_free = number is not None and 0 < number < LARGEST_ID and not _is_known(conn, number)
+        return add_unknown(conn, name, admission.created_micros, number if is_free else None)
 
     def discard(self) -> None:
         """Delete the file, because everything is in the ledger, on disk. Raises OSError."""
@@ -91,27 +151,18 @@ class TakenIn:
         _sync_folder(self._path.parent)
 
 
-def _settle(conn: sqlite3.Connection, record: Unsettled) -> bool:
-    """Settle one line. False if its request is already settled."""
-    state = state_of(conn, record.settlement.id)
-    if state is None and record.admission is not None:
-        insert_request(conn, msgspec.structs.replace(record.admission, tenant_id=_owner(conn, record.admission)))
-    elif state not in (None, "running"):
-        return False
-    settle_request(conn, record.settlement)
-    return True
+def _is_known(conn: sqlite3.Connection, number: int) -> bool:
+    """Whether a tenant has this id, or has had it: somebody may have deleted its row."""
+    query = (
+        "SELECT EXISTS (SELECT 1 FROM tenants WHERE id = ?1) OR EXISTS (SELECT 1 FROM requests WHERE tenant_id = ?1)"
+    )
+    return bool(conn.execute(query, (number,)).fetchone()[0])
 
 
-def _owner(conn: sqlite3.Connection, admission: Admitted) -> int:
-    """The id of its tenant in this ledger.
-
-    A ledger restored from a backup may lack that tenant, and give its id to another: then the request is that of a
-    removed tenant, made for it, and on nobody else's bill. Before schema 6 a name was given once and was enough.
-    """
-    name, number = admission.tenant, admission.tenant_id
-    query = "SELECT id FROM tenants WHERE name = ? AND id = coalesce(?, id)"
-    row = conn.execute(query, (name, number)).fetchone()
-    return int(row[0]) if row is not None else add_unknown(conn, name, admission.created_micros)
+def _free_reserve(folder: Path) -> None:
+    with contextlib.suppress(OSError):  # then there is as much room as there is
+        (folder / RESERVE_NAME).unlink()
+        _sync_folder(folder)  # some file systems give the room back only now
 
 
 def _append(path: Path, lines: list[bytes]) -> None:

@@ -46,6 +46,7 @@ class Writer:
         """Raises OSError if the file cannot be accessed."""
         self.trouble = ""  # why the ledger cannot be written; "" if it can
         self.damage = ""  # damage found in the file; then nothing new is started
+        self.only_logged = 0  # settlements that could not even be set aside
         self._conn = conn
         self._path = path
         self._upkeep = Upkeep(path, busy_timeout_ms)
@@ -290,7 +291,7 @@ class Writer:
             records = [job.record for job in jobs if job.record is not None]
             for job in jobs:
                 job.record = None
-        set_aside(self._path.parent, records)
+        self.only_logged += set_aside(self._path.parent, records)
 
     def _close_file(self) -> None:
         self._undo()

@@ -13,6 +13,7 @@ from tenantd.domain import FinishReason, Usage
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound
 from tenantd.ledger import writer
 from tenantd.ledger.prices import AmountTooLarge
+from tenantd.ledger.unsettled import RESERVE_NAME
 from tests.ledger.books import admission, count_rows, ledger_in, open_ledger, record_of, settlement, until, writer_held
 
 
@@ -246,7 +247,7 @@ def test_closing_writes_what_waits_and_leaves_one_file_for_its_owner_only(tmp_pa
         await closing
         assert (await settling).state == "stop"
         await ledger.close()
-        assert [file.name for file in tmp_path.iterdir()] == ["ledger.db"]
+        assert [file.name for file in tmp_path.iterdir() if file.name != RESERVE_NAME] == ["ledger.db"]
         for refused in (ledger.admit(admission("r2")), ledger.settle(settlement("r1"))):
             with pytest.raises(LedgerUnavailable, match="closed"):
                 await refused

@@ -9,14 +9,24 @@ import subprocess
 import sys
 from decimal import Decimal
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import pytest
 
-from tenantd.domain import Tenant
+from tenantd.domain import FinishReason, Tenant
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import recent_requests
-from tenantd.ledger.unsettled import FILE_NAME, REJECTED_NAME, Unsettled, set_aside
+from tenantd.ledger.unsettled import (
+    FILE_NAME,
+    REJECTED_NAME,
+    RESERVE_BYTES,
+    RESERVE_NAME,
+    Unsettled,
+    keep_reserve,
+    set_aside,
+)
 from tenantd.tenancy.tenants import add_tenant, list_tenants, tenant_meant
 from tests.ledger.books import BILLING, admission, ledger_in, open_ledger, record_of, settlement, until, writer_held
 
@@ -75,6 +85,119 @@ def test_a_request_whose_tenant_a_restored_ledger_lacks_is_on_nobody_elses_bill(
     asyncio.run(main())
 
 
+def aside(request: int, tenant: str, tenant_id: int) -> Unsettled:
+    name = f"r{request}"
+    return Unsettled(settlement=settlement(name), admission=admission(name, tenant=tenant, tenant_id=tenant_id))
+
+
+async def tenants_of_rows(ledger: Ledger) -> list[tuple[int, str, int]]:
+    """Id, name and number of requests of each tenant that has requests."""
+    query = """SELECT tenants.id, name, count(*) FROM requests JOIN tenants ON tenants.id = tenant_id
+        WHERE tenants.state = 'removed' GROUP BY tenants.id"""
+    return await ledger.read(lambda conn: conn.execute(query).fetchall())
+
+
+def test_lines_of_tenants_that_a_restored_ledger_lacks_keep_their_ids_one_tenant_for_each(tmp_path: Path) -> None:
+    lines = [aside(n, *(("initech", 3), ("hooli", 2))[n % 2]) for n in range(6)]
+
+    async def main() -> None:
+        async with ledger_in(tmp_path):
+            pass
+        set_aside(tmp_path, [*lines, aside(6, "hooli-renamed", 2)])
+        async with ledger_in(tmp_path) as ledger:
+            assert await tenants_of_rows(ledger) == [(2, "hooli", 4), (3, "initech", 3)]
+        set_aside(tmp_path, [aside(7, "initech", 3)])
+        async with ledger_in(tmp_path) as ledger:
+            assert await tenants_of_rows(ledger) == [(2, "hooli", 4), (3, "initech", 4)], "by a later start, too"
+            await ledger.write(lambda conn: add_tenant(conn, Tenant(name="new")))
+            assert await ledger.read(lambda conn: tenant_meant(conn, "new")) == 4
+
+    asyncio.run(main())
+
+
+def test_lines_never_go_to_another_tenant_that_has_the_id_or_the_name(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("globex", "hooli"):  # 1 and 2
+                await ledger.write(lambda conn, name=name: add_tenant(conn, Tenant(name=name)))
+        stray = Unsettled(settlement=settlement("x" * 9, state="poem"), admission=aside(9, "lost", 1).admission)
+        (tmp_path / FILE_NAME).write_bytes(msgspec.json.encode(stray))  # undone, with the tenant made for it
+        set_aside(tmp_path, [aside(n, "initech", 1) for n in range(3)] + [aside(n, "hooli", 7) for n in range(3, 5)])
+        set_aside(tmp_path, [aside(n, "odd", 2**63 - 1) for n in range(5, 7)])
+        async with ledger_in(tmp_path) as ledger:
+            assert ledger.rejected == 1
+            assert await tenants_of_rows(ledger) == [(3, "initech", 3), (7, "hooli", 2), (8, "odd", 2)]
+            assert [tenant.id for tenant in await ledger.read(list_tenants)] == [1, 2]
+
+    asyncio.run(main())
+
+
+def test_a_line_settles_a_request_that_a_start_has_interrupted_meanwhile_once_and_no_other(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            for name in ("r1", "r2"):
+                await ledger.admit(admission(name))
+            await ledger.settle(settlement("r2"))
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            assert ledger.interrupted == 1
+            row = await record_of(ledger, "r1")
+            assert (row.state, row.completion_tokens) == ("interrupted", 0)
+        late = [Unsettled(settlement=settlement(name, state=FinishReason.LENGTH)) for name in ("r1", "r2")]
+        set_aside(tmp_path, late)
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            assert (ledger.taken_in, ledger.rejected, ledger.interrupted) == (1, 0, 0)
+            row = await record_of(ledger, "r1")
+            assert (row.state, row.completion_tokens, row.duration_micros) == ("length", 30, 90_000)
+            assert (row.price_id, row.output_nanos, row.error) == (1, 12_000, ""), "at the prices it ran under"
+            query = "SELECT interrupted_micros FROM requests WHERE id = 'r1'"
+            assert await ledger.read(lambda conn: conn.execute(query).fetchone()) == (None,)
+            other = await record_of(ledger, "r2")
+            assert other.state == "stop"
+        set_aside(tmp_path, [Unsettled(settlement=settlement("r1"))])
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            assert (ledger.taken_in, ledger.rejected) == (0, 0)
+            assert (await record_of(ledger, "r1"), await record_of(ledger, "r2")) == (row, other)
+
+    asyncio.run(main())
+
+
+def test_on_a_full_disk_lines_use_the_room_that_was_kept_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = os.open
+
+    def full(path: Any, *rest: Any, **options: Any) -> int:
+        """A disk that has room for lines only once the reserve is gone."""
+        if Path(path).name == FILE_NAME and reserve.exists() and reserve.stat().st_blocks * 512 >= RESERVE_BYTES:
+            raise OSError(28, "No space left on device")
+        return real(path, *rest, **options)
+
+    reserve = tmp_path / RESERVE_NAME
+    leave(tmp_path)
+    (tmp_path / FILE_NAME).unlink()
+    keep_reserve(tmp_path)
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES, "it must be allocated, not sparse"
+    monkeypatch.setattr(os, "open", full)
+    assert set_aside(tmp_path, RECORDS) == 0
+    assert not reserve.exists()
+    _, rows = rows_after_start(tmp_path)
+    check_all_are_settled_once(rows)
+    assert reserve.stat().st_blocks * 512 >= RESERVE_BYTES, "for the next stop"
+
+
+def test_a_start_without_room_for_the_reserve_says_so_and_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    leave(tmp_path)
+    assert "No space left on device; a stop needs them if the disk is full" in caplog.text
+    _, rows = rows_after_start(tmp_path)
+    check_all_are_settled_once(rows)
+
+
 @pytest.mark.parametrize("die_in", ["add_prices", "TakenIn.discard"])
 def test_a_start_killed_while_it_takes_them_in_leaves_them_to_the_next(tmp_path: Path, die_in: str) -> None:
     leave(tmp_path)
@@ -116,7 +239,7 @@ def test_what_cannot_be_set_aside_is_in_the_log(
     (tmp_path / FILE_NAME).unlink()
     with monkeypatch.context() as context:
         context.setattr(os, "fsync", full)
-        set_aside(tmp_path, RECORDS)
+        assert set_aside(tmp_path, RECORDS) == 3
     (tmp_path / FILE_NAME).unlink()
     lines = [record.getMessage() for record in caplog.records if record.getMessage().startswith("{")]
     (tmp_path / FILE_NAME).write_text("\n".join(lines))

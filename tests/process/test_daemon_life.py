@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -13,6 +15,8 @@ from typing import Any
 
 import pytest
 
+from tests.ledger.old.kit import ledger_of
+from tests.ledger.test_old_ledgers import GROW
 from tests.support.daemon import Daemon, wait_until
 
 
@@ -159,6 +163,24 @@ def test_sighup_with_a_bad_file_keeps_what_was(tmp_path: Path) -> None:
         log_has(daemon, "cannot reload the configuration")
         assert daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 5
         assert daemon.stop() == 0
+
+
+def test_a_signal_during_an_upgrade_of_the_ledger_ends_the_program_at_once_and_changes_nothing(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:  # it makes the folders
+        assert daemon.stop() == 0
+        (tmp_path / "state" / "ledger.db").unlink()
+        path = ledger_of(5, tmp_path / "state")
+        with sqlite3.connect(path) as conn:
+            conn.execute(GROW, (json.dumps(list(range(2000))),))
+        conn.close()
+        daemon.launch()
+        log_has(daemon, "from schema 5 to 6")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait(15) == -signal.SIGTERM
+        assert "was upgraded" not in daemon.log.read_text()
+    with sqlite3.connect(path) as conn:
+        assert conn.execute("PRAGMA user_version").fetchone() == (5,)
+    conn.close()
 
 
 # ---- stopping ----------------------------------------------------------------------------------------------------

@@ -372,3 +372,27 @@ def test_what_a_stop_cannot_settle_the_next_start_settles_as_it_was_delivered(
     assert (row["state"], row["completion_tokens"] >= running.tokens) == ("cancelled", True)
     assert row["output_nanos"] == 400 * row["completion_tokens"]
     until_well(impatient)
+
+
+def test_what_could_only_be_logged_makes_the_stop_fail_and_settles_even_after_a_start_in_between(
+    impatient: Daemon,
+) -> None:
+    running = impatient.stream("acme", max_tokens=1500, ignore_eos=True).begun(5)
+    aside = ledger_of(impatient).with_name("unsettled.jsonl")
+    with locked(impatient):
+        until_stuck(impatient)
+        aside.mkdir()  # so that it cannot be written
+        assert impatient.stop() == 74
+        running.join()
+    log = impatient.log.read_text()
+    assert "1 requests are settled only in this log" in log
+    aside.rmdir()
+    impatient.start()
+    [row] = impatient.rows()
+    assert row["state"] == "interrupted"
+    assert impatient.stop() == 0
+    aside.write_text("\n".join(line[line.index("{") :] for line in log.splitlines() if '{"settlement"' in line))
+    impatient.start()
+    [row] = impatient.rows()
+    assert (row["state"], row["completion_tokens"] >= running.tokens) == ("cancelled", True)
+    assert not aside.exists()
