@@ -110,19 +110,7 @@ class Daemon:
     async def _open(self, stack: AsyncExitStack) -> tuple[Service, Server]:
         """Open everything. What is pushed on `stack` is undone in reverse order, locks last."""
         config = self._config
-        make_private_folder(config.state_dir, purpose="the ledger")
-        check_state_folder(config.state_dir)
-        lock_path = config.state_dir / "daemon.lock"
-        has_run_before = lock_path.exists()
-        lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
-        stack.callback(lock.release)
-        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
-        stack.push_async_callback(self._close_ledger, ledger)
-        # Not earlier: an upgrade of the ledger may take minutes, and may be killed at any time.
-        signals.listen(self._on_stop, self._on_hangup)
-        stack.callback(self._close_events)
-        say_how_it_was_found(ledger, has_run_before=has_run_before)
-
+        ledger = self._open_ledger(stack)
         listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
         stack.callback(listener.close)
 
@@ -168,6 +156,23 @@ class Daemon:
                 math.ceil(drain_s / (1 - Stage.DRAIN.value)),
             )
         return service, server
+
+    def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
+        """Open the ledger in its folder, which no other daemon can use meanwhile."""
+        config = self._config
+        make_private_folder(config.state_dir, purpose="the ledger")
+        check_state_folder(config.state_dir)
+        lock_path = config.state_dir / "daemon.lock"
+        has_run_before = lock_path.exists()
+        lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
+        stack.callback(lock.release)
+        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
+        stack.push_async_callback(self._close_ledger, ledger)
+        # Not earlier: an upgrade of the ledger may take minutes, and may be killed at any time.
+        signals.listen(self._on_stop, self._on_hangup)
+        stack.callback(self._close_events)
+        say_how_it_was_found(ledger, has_run_before=has_run_before)
+        return ledger
 
     async def _serve(self, service: Service, server: Server) -> None:
         background = [
