@@ -6,8 +6,10 @@ only paths: TENANTD_CONFIG (this file), TENANTD_SOCKET, TENANTD_STATE_DIR.
 
 from __future__ import annotations
 
+import bisect
 import logging
 import os
+import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -15,6 +17,7 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     BeforeValidator,
     ConfigDict,
@@ -43,30 +46,63 @@ GONE_KEYS: Final = {
 """Keys that the previous release had, and what replaces them."""
 
 
-class Section(BaseModel):
-    """A table of the TOML file. A setting without a default has an example, shown as a comment."""
+MOST_SHOWN_CHARACTERS: Final = 200
+"""Of a value in an error message."""
+_NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
 
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True)
+
+class Section(BaseModel):
+    """A table of the TOML file. A setting without a default has an example, shown as a comment. Values are not
+    converted: `true` and "5" are not numbers, and 1.0 is not a whole one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
 
 
 def _decimal(value: Any) -> Any:
     """Convert a TOML float through its shortest text, so that 0.15 means exactly 0.15."""
-    return str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    if isinstance(value, float):
+        return Decimal(str(value))
+    if isinstance(value, int) and not isinstance(value, bool):
+        return Decimal(value)
+    if isinstance(value, str) and _NUMBER.fullmatch(value):
+        return Decimal(value)
+    if isinstance(value, Decimal):
+        return value
+    raise ValueError("must be a number")
 
 
+def _no_control_characters(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("must not contain control characters")
+    return value
+
+
+def _path(value: Any) -> Any:
+    """Convert TOML's string."""
+    if isinstance(value, str):
+        if "\0" in value:
+            raise ValueError("must not contain a NUL character")
+        return Path(value)
+    if value is None or isinstance(value, Path):
+        return value
+    raise ValueError("must be a string")
+
+
+Line = Annotated[str, AfterValidator(_no_control_characters)]
+File = Annotated[Path, BeforeValidator(_path)]
 Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
 
 
 class ServerConfig(Section):
     """Where clients connect."""
 
-    socket: Path | None = Field(
+    socket: File | None = Field(
         default=None,
         description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock.",
         examples=["/run/tenantd/tenantd.sock"],
     )
     socket_mode: str = Field("0660", description="Permissions of the socket, in octal.", pattern=r"^0?[0-7]{3}$")
-    socket_group: str = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
+    socket_group: Line = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
     lenient: bool = Field(
         False,
@@ -100,8 +136,8 @@ class ServerConfig(Section):
 class ModelConfig(Section):
     """The model to serve."""
 
-    path: Path | None = Field(default=None, description="GGUF file.", examples=["/path/to/model.gguf"])
-    name: str = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
+    path: File | None = Field(default=None, description="GGUF file.", examples=["/path/to/model.gguf"])
+    name: Line = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
 
 
 class EngineConfig(Section):
@@ -145,7 +181,7 @@ def _default(limit: Limit) -> Any:
     if limit.choices is not None:
         kind = limit.choices
     examples = None if limit.example is None else [limit.example]
-    return kind, Field(limit.default, description=limit.help, examples=examples)
+    return kind, Field(limit.default, description=limit.help, examples=examples, strict=limit.choices is None)
 
 
 _LimitDefaults: Any = create_model(
@@ -176,7 +212,7 @@ class LimitsConfig(_LimitDefaults):
 class BillingConfig(Section):
     """Prices. A change applies to requests that end after the next start or reload."""
 
-    currency: str = Field("USD", min_length=1, max_length=8, description="Currency shown on invoices.")
+    currency: Line = Field("USD", min_length=1, max_length=8, description="Currency shown on invoices.")
     input_price_per_million: Price = Field(Decimal("0.10"), description="Price of a million prompt tokens.")
     output_price_per_million: Price = Field(Decimal("0.40"), description="Price of a million generated tokens.")
     engine_hour_price: Price = Field(Decimal("0"), description="Price of an hour of engine time.")
@@ -195,7 +231,7 @@ class BillingConfig(Section):
 class LedgerConfig(Section):
     """Where usage is recorded."""
 
-    state_dir: Path | None = Field(
+    state_dir: File | None = Field(
         default=None,
         description="Folder for the ledger. Default: $XDG_STATE_HOME/tenantd.",
         examples=["/var/lib/tenantd"],
@@ -240,16 +276,46 @@ class Config(Section):
 
 
 def load_config(path: Path) -> Config:
-    """Read and check the file, then apply the environment. Raises ConfigError."""
+    """Read and check the file, then apply the environment. Raises ConfigError, whatever is in the file."""
+    data = _read(path)
     try:
-        data = tomllib.loads(path.read_text("utf-8"))
+        return with_environment(parse_config(data, str(path)))
+    except ConfigError:
+        raise
+    except Exception as e:  # a bug; but a reload must not end the daemon, and a start must not be tried again
+        raise ConfigError(f"{path}: cannot use it: {e!r}") from e
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text("utf-8")
+        return tomllib.loads(text)
     except FileNotFoundError:
         raise ConfigError(f"{path}: no such file; create it with: tenantctl init") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: cannot read it: {e}") from e
     except tomllib.TOMLDecodeError as e:
         raise ConfigError(f"{path}: not valid TOML: {e}") from e
-    return with_environment(parse_config(data, str(path)))
+    except (ValueError, RecursionError):  # more digits or a deeper nesting than Python's parser can take
+        raise ConfigError(f"{path}: {_unreadable(text)}") from None
+
+
+def _unreadable(text: str) -> str:
+    """Which line of a file the parser cannot read, although it may be valid TOML."""
+    lines = text.splitlines()
+
+    def fails(count: int) -> bool:
+        try:
+            tomllib.loads("\n".join(lines[:count]))
+        except tomllib.TOMLDecodeError:
+            return False  # it is cut off
+        except (ValueError, RecursionError):
+            return True
+        return False
+
+    number = bisect.bisect_left(range(len(lines)), True, key=fails)
+    key = lines[number - 1].partition("=")[0].strip()[:MOST_SHOWN_CHARACTERS]
+    return f"{key} (line {number}): a number has too many digits, or values are nested too deeply"
 
 
 def parse_config(data: dict[str, Any], source: str) -> Config:
@@ -276,7 +342,15 @@ def _explain(error: Any) -> str:
         return f"{key}: unknown key"
     if isinstance(error["input"], dict):
         return f"{key}: {in_words(error, 'a table')}"
-    return f"{key} = {error['input']!r}: {in_words(error, 'a table')}"
+    return f"{key} = {_shown(error['input'])}: {in_words(error, 'a table')}"
+
+
+def _shown(value: Any) -> str:
+    try:
+        shown = repr(value)
+    except (ValueError, RecursionError):  # as in `_unreadable`, but written in another way, such as 0xfff...
+        return "..."
+    return shown if len(shown) <= MOST_SHOWN_CHARACTERS else f"{shown[:MOST_SHOWN_CHARACTERS]}..."
 
 
 def with_environment(config: Config) -> Config:

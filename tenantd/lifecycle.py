@@ -268,6 +268,8 @@ class Daemon:
                 log.error("cannot reload the configuration: %s", e.message)
             except TenantdError as e:
                 log.error("cannot reload the tenants: %s", e.message)
+            except Exception:
+                log.exception("cannot reload, for a reason that nobody foresaw")
 
     async def _reload(self, service: Service) -> None:
         before, found = service.config, self._load_config()

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import logging
 import re
+from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
-from tenantd.config import GONE_KEYS, Config, parse_config
+from tenantd.config import GONE_KEYS, Config, load_config, parse_config
 from tenantd.errors import ConfigError
 from tenantd.fleet.supervisor import load_command
 from tenantd.lifecycle import merge
+from tenantd.limits import OnLimit
 from tenantd.wire.frames import HEADER_BYTES, decode_inbox, frame
 from tenantd.wire.messages import Inbox
 from tenantd.wire.settings import Policy, Settings
+from tests.support.unreadable import UNREADABLE
 
 
 @pytest.mark.parametrize(("table", "key"), GONE_KEYS)
@@ -62,3 +66,64 @@ def test_a_reload_takes_what_may_change_and_names_what_may_not() -> None:
     after, ignored = merge(before, found)
     assert after == parse_config({"limits": {"max_queued": 3}}, "")
     assert ignored == ["engine.slots", "scheduler.half_life_s"]
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_the_parser_cannot_take_is_an_error_that_names_file_and_key(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    with pytest.raises(ConfigError, match=rf"^{re.escape(str(file))}: .*line \d+\): ") as caught:
+        load_config(file)
+    if "[\n" not in text:
+        assert "max_queued (line 4)" in caught.value.message
+
+
+def test_a_number_too_long_to_print_is_out_of_bounds_like_any_other(tmp_path: Path) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(f"[engine]\nslots = 0x{'f' * 5000}\n")
+    with pytest.raises(ConfigError, match=r"engine\.slots = \.\.\.: must be at most 256"):
+        load_config(file)
+
+
+@pytest.mark.parametrize(
+    ("table", "key", "value", "reason"),
+    [
+        ("limits", "max_queued", True, "must be a whole number"),
+        ("limits", "max_queued", "5", "must be a whole number"),
+        ("limits", "max_queued", 1.0, "must be a whole number"),
+        ("limits", "default_max_tokens", "5", "must be a whole number"),
+        ("scheduler", "half_life_s", True, "must be a number"),
+        ("scheduler", "min_run_tokens", 1.0, "must be a whole number"),
+        ("server", "lenient", 1, "must be true or false"),
+        ("server", "head_timeout_s", "5", "must be a number"),
+        ("server", "socket", "/tmp/a\0b", "must not contain a NUL character"),
+        ("server", "socket", 5, "must be a string"),
+        ("server", "socket_group", "\0", "must not contain control characters"),
+        ("ledger", "state_dir", "\0", "must not contain a NUL character"),
+        ("model", "path", "\0", "must not contain a NUL character"),
+        ("billing", "currency", "\0", "must not contain control characters"),
+        ("billing", "engine_hour_price", "\u0665", "must be a number"),
+        ("billing", "engine_hour_price", "1_0", "must be a number"),
+        ("billing", "engine_hour_price", True, "must be a number"),
+        ("billing", "engine_hour_price", float("nan"), "must be a finite number"),
+    ],
+)
+def test_a_value_is_not_converted(table: str, key: str, value: Any, reason: str) -> None:
+    with pytest.raises(ConfigError, match=rf"config.toml: {table}.{key} = .*: {reason}$"):
+        parse_config({table: {key: value}}, "config.toml")
+
+
+def test_what_toml_has_no_type_for_is_written_as_a_string() -> None:
+    config = parse_config(
+        {
+            "server": {"socket": "/run/a"},
+            "scheduler": {"policy": "fifo", "half_life_s": 30},
+            "limits": {"on_limit": "queue"},
+            "billing": {"input_price_per_million": 0.15, "output_price_per_million": "1e-3", "engine_hour_price": 2},
+        },
+        "config.toml",
+    )
+    assert (config.socket, config.scheduler.policy) == (Path("/run/a"), Policy.FIFO)
+    assert (config.scheduler.half_life_s, config.limits.on_limit) == (30, OnLimit.QUEUE)
+    prices = config.billing.model_dump(include={name for name in type(config.billing).model_fields if "price" in name})
+    assert [str(price) for price in prices.values()] == ["0.15", "0.001", "2"]

@@ -74,6 +74,16 @@ def _tenant_name(value: str | None) -> str | None:
     return value
 
 
+def number(text: str) -> float:
+    """A number as JSON writes it. Python's own reader would also take 1_0 and digits of other scripts."""
+    if not text.isascii() or "_" in text:
+        raise typer.BadParameter(f"{text!r} is not a number")
+    try:
+        return float(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is not a number") from None
+
+
 def finite(value: float | None) -> float | None:
     """A number that JSON can represent: not NaN, not infinite."""
     if value is not None and not math.isfinite(value):

@@ -8,13 +8,13 @@ from typing import Annotated, Any
 
 import typer
 
-from tenantctl.options import finite
+from tenantctl.options import finite, number
 
 _PANEL = "Sampling"
 
 
 def _number(name: str, help: str) -> Any:
-    return typer.Option(name, metavar="NUMBER", help=help, callback=finite, rich_help_panel=_PANEL)
+    return typer.Option(name, metavar="NUMBER", help=help, parser=number, callback=finite, rich_help_panel=_PANEL)
 
 
 Temperature = Annotated[float | None, _number("--temperature", "0 always picks the most likely token.")]

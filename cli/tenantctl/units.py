@@ -40,10 +40,13 @@ def seconds(micros: float | None) -> str:
 
 
 def moment(micros: int | None) -> str:
-    """A time in the local time zone, to the second."""
+    """A time in the local time zone, to the second; `micros` itself if no calendar has it."""
     if not micros:
         return NOTHING
-    return datetime.fromtimestamp(micros // 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
+    try:
+        return datetime.fromtimestamp(micros // 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
+    except (ValueError, OverflowError, OSError):  # year 10000 or later
+        return str(micros)
 
 
 def duration(total_s: float) -> str:

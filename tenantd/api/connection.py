@@ -28,6 +28,8 @@ log = logging.getLogger(__name__)
 EXTENSION: Final = "tenantd.connection"
 MAX_HEAD_BYTES: Final = 32 * 1024
 """Maximum size of request line and headers; the parser itself has no limit."""
+MAX_PIECE_BYTES: Final = 8 * 1024
+"""How much the parser gets at once. A head that begins in the same piece as other bytes can be longer by this."""
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
 """Requests of a connection that wait for the previous one. Even a short one costs memory for its state."""
@@ -64,6 +66,7 @@ class Connection(HttpToolsProtocol):
         self.uid = NOBODY if peer is None else peer.uid
         self.only_administers = False  # beyond its user's limits
         self.key_id = ""  # of the last request, if it had a key
+        self.is_refused = False  # answered with an error that concerns no single request, and closing
         self._is_cut = False
         self._answering: RequestResponseCycle | None = None  # the first of the pipeline
         self._phase = Phase.HEAD
@@ -91,14 +94,18 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)
-        self._is_head = True
-        super().data_received(data)
-        self._head_bytes = self._head_bytes + len(data) if self._is_head else 0
-        if self.transport.is_closing():
-            return
-        if self._head_bytes > MAX_HEAD_BYTES:
-            self.send_400_response(f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
-        elif self._phase is Phase.HEAD:
+        start = 0
+        while start < len(data) and not self.transport.is_closing():
+            # The parser does not say how long a head is. So it gets no more than a head may still have: what does not
+            # complete the head shows that the head is too long.
+            piece = data[start : start + min(MAX_HEAD_BYTES - self._head_bytes, MAX_PIECE_BYTES)]
+            start += len(piece)
+            self._is_head = True
+            super().data_received(piece)
+            self._head_bytes = self._head_bytes + len(piece) if self._is_head else 0
+            if self._head_bytes >= MAX_HEAD_BYTES:
+                self.send_400_response(f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
+        if self._phase is Phase.HEAD and not self.transport.is_closing():
             self.connections_table.note_partial_head(self, self._head_bytes)
 
     def on_message_begin(self) -> None:
@@ -207,6 +214,9 @@ class Connection(HttpToolsProtocol):
         self.cycle.body = bytearray()
 
     def _answer_and_close(self, error: TenantdError, cause: str) -> None:
+        if self.transport.is_closing():
+            return
+        self.is_refused = True
         uid = None if self.peer is None else self.peer.uid
         self.connections_table.events.announce(
             Refused(cause=cause, http_status=error.http_status, path=PathKind.NONE, uid=uid)

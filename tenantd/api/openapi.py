@@ -56,7 +56,8 @@ class Description:
 
     async def show(self, request: Request) -> Response:
         """Describe the API, as OpenAPI 3.1."""
-        return reply(await asyncio.to_thread(self._document, with_administration=is_admin(request)))
+        with_administration = is_admin(request) and "origin" not in request.headers  # as administration itself
+        return reply(await asyncio.to_thread(self._document, with_administration=with_administration))
 
     def _document(self, *, with_administration: bool) -> msgspec.Raw:
         """Built on first use, which takes too long for the event loop."""

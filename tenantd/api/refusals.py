@@ -48,9 +48,14 @@ def path_kind(path: str) -> PathKind:
 
 
 def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None = None) -> None:
-    """Announce that `error` answers this request. `request_id` is that of its row, if it was admitted."""
-    actor, tenant = actor_of(scope), whose(scope)
-    connection_of(scope).connections_table.events.announce(
+    """Announce that `error` answers this request. `request_id` is that of its row, if it was admitted.
+
+    If the connection has been answered as malformed, that was announced, and this answer is not sent.
+    """
+    connection, actor, tenant = connection_of(scope), actor_of(scope), whose(scope)
+    if connection.is_refused:
+        return
+    connection.connections_table.events.announce(
         Refused(
             cause=error.code,
             http_status=error.http_status,

@@ -23,6 +23,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stops: StopStrings | tuple[str, ...] = ()
     choice: int = 0
+    client_id: str = ""  # the client's own id for its request
 
     @property
     def counts_prompt(self) -> bool:

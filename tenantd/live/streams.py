@@ -49,13 +49,14 @@ class LiveStream:
         request_id: str,
         tenant_id: int | None = None,
         actor: Actor = NOBODY,
+        client_id: str = "",
         created_micros: int,
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
         """`submit` makes an engine run it; `actor` sent it, and the actor's key must stay live.
 
-        `clock_s` is monotonic.
+        `client_id` is the client's own id for it. `clock_s` is monotonic.
         """
         self.id = request_id
         self.number = submit.request  # its name in the engine's protocol
@@ -77,7 +78,7 @@ class LiveStream:
         self.is_durable = False  # its row is in the ledger
         self.has_started = False  # it has, or had, a slot
         self.queue_position = 0  # on arrival: 1 is next to get a token; 0 if a slot was free
-        self.client_id = ""  # the client's own id for it
+        self.client_id = client_id
         self._submit = submit
         self._text = text
         self._clock_s = clock_s

@@ -177,6 +177,7 @@ class Entrance:
                 request_id=new_request_id(created_micros),
                 tenant_id=tenant.id,
                 actor=actor,
+                client_id=generation.client_id,
                 created_micros=created_micros,
                 clock_s=self._clock_s,
                 on_abandon=self._on_abandon,

@@ -17,9 +17,12 @@ class Policy(StrEnum):
     FIFO = "fifo"
 
 
-def _setting(default: Any, description: str, **bounds: float) -> Any:
-    """A field whose bounds have pydantic's names (`ge`, `gt`, `le`); the engine runs without pydantic."""
-    return field(default=default, metadata={"description": description, **bounds})
+def _setting(default: Any, description: str, *, strict: bool = True, **bounds: float) -> Any:
+    """A field whose metadata have pydantic's names (bounds are `ge`, `gt`, `le`); the engine runs without pydantic.
+
+    `strict` is false for a type that TOML does not have, to which a string is converted.
+    """
+    return field(default=default, metadata={"description": description, "strict": strict, **bounds})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,7 +36,9 @@ class Settings:
     half_life_s: float = _setting(60.0, "Half-life of past usage.", gt=0, le=86_400)
     prompt_token_cost: float = _setting(1.0, "Usage charged for computing one prompt token.", ge=0, le=1000)
     generated_token_cost: float = _setting(2.0, "Usage charged for generating one token.", gt=0, le=1000)
-    policy: Policy = _setting(Policy.USAGE, "Least usage first, or first come, first served.")  # noqa: RUF009
+    policy: Policy = _setting(  # noqa: RUF009
+        Policy.USAGE, "Least usage first, or first come, first served.", strict=False
+    )
     burst_credit: float = _setting(
         500.0, "Head start, in usage, for one request of a tenant that was idle.", ge=0, le=1e9
     )

@@ -18,6 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from tenantd.api.connection import MAX_HEAD_BYTES
 from tests.attacks.kit import unharmed
 from tests.attacks.raw import allow_descriptors, connect, error_code, head, open_folder, read_answer, strangers
 from tests.support.daemon import Daemon, wait_until
@@ -238,6 +239,35 @@ def test_what_would_fill_memory_before_it_is_a_request_is_ended(quick: Daemon, r
             sock.sendall(request_bytes)
         assert ended_after_all(sock) < 5
     assert quick.get("/healthz").status_code == 200
+
+
+def head_of(length_bytes: int) -> bytes:
+    start = b"GET /healthz HTTP/1.1\r\nhost: x\r\nx: "
+    return start + b"y" * (length_bytes - len(start) - 4) + b"\r\n\r\n"
+
+
+@pytest.mark.parametrize("length_bytes", [MAX_HEAD_BYTES + 1, 60_000, 200_000])
+def test_a_head_that_is_too_long_is_refused_although_it_arrives_at_once(quick: Daemon, length_bytes: int) -> None:
+    with connect(quick) as sock:
+        with suppress(OSError):
+            sock.sendall(head_of(length_bytes))
+        status, body = read_answer(sock)
+    assert (status, error_code(body)) == (400, "invalid_request") and b"longer than 32768 bytes" in body
+
+
+def test_only_the_bytes_of_one_head_count(quick: Daemon) -> None:
+    """Neither those of the body behind it, nor those of the next request."""
+    with connect(quick) as sock:
+        sock.sendall(head_of(MAX_HEAD_BYTES))
+        assert read_answer(sock)[0] == 200
+    key = quick.add_tenant("acme")
+    body = json.dumps({"prompt": "x", "max_tokens": 1, "user": "y" * 150_000}).encode()
+    with connect(quick) as sock:
+        sock.sendall(head(key, len(body)) + body)
+        assert read_answer(sock)[0] == 200
+    with connect(quick) as sock:
+        sock.sendall(head_of(20_000) * 5)
+        assert read_to(sock, lambda text: text.count(b"HTTP/1.1 200") == 5)
 
 
 def test_idle_connections_hold_nothing_of_what_they_sent(tmp_path: Path) -> None:

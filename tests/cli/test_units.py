@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantctl.units import decimals, duration, milliseconds, money, size
+from tenantctl.units import decimals, duration, milliseconds, moment, money, size
 
 
 @pytest.mark.parametrize(
@@ -38,6 +38,11 @@ def test_no_amounts_need_two_places() -> None:
 def test_what_was_not_measured_is_a_dash() -> None:
     assert milliseconds(None) == "-"
     assert milliseconds(1_250) == "1.2"
+
+
+@pytest.mark.parametrize("micros", [2**63 - 1, -(2**63), 300_000_000_000 * 1_000_000])
+def test_a_time_outside_the_calendar_is_shown_as_it_is(micros: int) -> None:
+    assert moment(micros) == str(micros)
 
 
 @pytest.mark.parametrize(("total_s", "text"), [(5, "5 s"), (119, "119 s"), (180, "3 min"), (7200, "2 h"), (2e5, "2 d")])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import signal
@@ -11,13 +12,19 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from tenantd import lifecycle
+from tenantd.config import Config
+from tenantd.serving.service import Service
+from tenantd.serving.stopping import StopClock
 from tests.ledger.old.kit import ledger_of
 from tests.ledger.test_old_ledgers import GROW
 from tests.support.daemon import Daemon, wait_until
+from tests.support.unreadable import UNREADABLE
 
 
 def run_to_its_end(*arguments: str, **environment: str) -> tuple[int, str]:
@@ -45,6 +52,14 @@ def test_a_missing_configuration_is_named(tmp_path: Path) -> None:
     code, message = run_to_its_end("--config", str(tmp_path / "none.toml"))
     assert code == 78
     assert "none.toml: no such file; create it with: tenantctl init" in message
+
+
+@pytest.mark.parametrize("text", UNREADABLE.values(), ids=UNREADABLE)
+def test_a_configuration_that_the_parser_cannot_take_exits_with_78(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "config.toml"
+    file.write_text(text)
+    code, message = run_to_its_end("--config", str(file))
+    assert code == 78 and str(file) in message and "Traceback" not in message
 
 
 @pytest.mark.parametrize(
@@ -155,10 +170,11 @@ def test_sighup_takes_new_prices_and_limits_and_names_what_needs_a_restart(tmp_p
         daemon.stop()
 
 
-def test_sighup_with_a_bad_file_keeps_what_was(tmp_path: Path) -> None:
+@pytest.mark.parametrize("text", ["[limits\n", *UNREADABLE.values()], ids=["not TOML", *UNREADABLE])
+def test_sighup_with_a_bad_file_keeps_what_was(tmp_path: Path, text: str) -> None:
     with Daemon(tmp_path, limits={"default_max_tokens": 5}) as daemon:
         daemon.add_tenant("acme")
-        daemon.config.write_text("[limits\n")
+        daemon.config.write_text(text)
         daemon.signal(signal.SIGHUP)
         log_has(daemon, "cannot reload the configuration")
         assert daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 5
@@ -181,6 +197,27 @@ def test_a_signal_during_an_upgrade_of_the_ledger_ends_the_program_at_once_and_c
     with sqlite3.connect(path) as conn:
         assert conn.execute("PRAGMA user_version").fetchone() == (5,)
     conn.close()
+
+
+def test_a_reload_that_fails_as_nobody_foresaw_does_not_end_the_daemon(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def load() -> Config:
+        raise AttributeError("a bug")
+
+    async def scene() -> None:
+        daemon = lifecycle.Daemon(Config(), load, {}, StopClock())
+        service = cast(Service, SimpleNamespace(config=Config()))
+        reloading = asyncio.create_task(daemon._reload_when_told(service))
+        for times in (1, 2):
+            daemon._on_hangup()
+            while len(caplog.records) < times and not reloading.done():
+                await asyncio.sleep(0.01)
+        assert not reloading.done()
+        reloading.cancel()
+
+    asyncio.run(scene())
+    assert [record.exc_info is not None for record in caplog.records] == [True, True]
 
 
 # ---- stopping ----------------------------------------------------------------------------------------------------

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import statistics
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.attacks.raw import connect, error_code, head, read_answer
 from tests.support.daemon import Daemon, wait_until
 from tests.support.hearing.record import HeardDaemon
 
@@ -176,6 +179,47 @@ def test_every_refusal_is_counted_with_its_cause_and_strangers_add_none(tmp_path
             assert daemon.request("BREW", f"/v1/models/{name}").status_code == 400
         assert refusals(daemon).keys() == expected.keys()
         assert "stranger" not in daemon.get("/metrics").text
+
+
+def test_an_answer_that_fails_after_its_first_token_is_counted_once_and_one_that_nobody_awaits_is_not(
+    tmp_path: Path,
+) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 20_000, "slots": 2}) as daemon:
+        key = daemon.add_tenant("acme")
+        long: dict[str, Any] = {"max_tokens": 3000, "ignore_eos": True}
+        assert daemon.complete("acme", timeout_s=0.5, **long).status_code == 408
+        assert refusals(daemon) == {("request_timeout", "acme"): 1}
+        statuses: list[int] = []
+        asking = threading.Thread(target=lambda: statuses.append(daemon.complete("acme", **long).status_code))
+        asking.start()
+        [row] = wait_until(lambda: has_state(daemon, "running"), "its first token")
+        assert daemon.post(f"/admin/v1/requests/{row['id']}/cancel").status_code == 200
+        asking.join()
+        expected = {("request_timeout", "acme"): 1, ("cancelled", "acme"): 1}
+        assert (statuses, refusals(daemon)) == ([503], expected)
+        with connect(daemon) as sock:
+            body = json.dumps({"prompt": "x", **long}).encode()
+            sock.sendall(head(key, len(body)) + body)
+            wait_until(lambda: has_state(daemon, "running"), "its first token")
+        wait_until(lambda: daemon.rows()[-1]["state"] == "disconnected", "its settlement")
+        assert refusals(daemon) == expected
+
+
+def has_state(daemon: Daemon, state: str) -> list[dict[str, Any]]:
+    rows = daemon.get("/admin/v1/requests").json()["requests"]
+    return [row for row in rows if row["live_state"] == state]
+
+
+def test_what_is_answered_as_malformed_is_counted_as_that_alone(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        with connect(daemon) as sock:
+            sock.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\nauthorization: Bearer td_unknown\r\n"
+                b"transfer-encoding: chunked\r\n\r\nZZ\r\nabc"
+            )
+            status, body = read_answer(sock)
+        assert (status, error_code(body)) == (400, "invalid_request")
+        assert refusals(daemon) == {("malformed_http", ""): 1}
 
 
 def test_what_comes_while_the_daemon_drains_is_counted(tmp_path: Path) -> None:

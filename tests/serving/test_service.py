@@ -15,6 +15,7 @@ from tenantd.errors import (
     RequestCancelled,
     TenantSuspended,
 )
+from tenantd.live.generation import Generation
 from tenantd.wire.messages import Finish, Progress, Step
 from tests.fleet.scripted_engine import REFUSED
 from tests.serving.daemon_kit import run, until
@@ -70,6 +71,20 @@ def test_an_abandoned_request_stops_decoding_and_is_billed_for_what_came(tmp_pat
             assert stream.finish_reason is FinishReason.DISCONNECTED
 
     run(scene())
+
+
+def test_the_clients_own_id_is_there_as_soon_as_the_request_can_be_seen(tmp_path: Path) -> None:
+    seen: list[str] = []
+
+    async def scene() -> None:
+        async with Scene(tmp_path) as s:
+            generation = Generation(kind="completion", prompt=[1], max_tokens=2, client_id="mine")
+            [stream] = await s.service.submit_all(ACME, [generation])
+            seen.extend(shown["client_request_id"] for shown in s.service.queue())
+            await read(stream)
+
+    run(scene())
+    assert seen and set(seen) == {"mine"}
 
 
 def test_an_administrator_ends_a_request_by_its_id(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.limit_options import with_limits
-from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, words
+from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.units import NOTHING, moment
 from tenantd.errors import TenantdError
@@ -31,7 +31,12 @@ class Priority(StrEnum):
 _RIGHTS_PANEL = "Billing and rights"
 Weight = Annotated[
     float | None,
-    typer.Option(metavar="NUMBER", help="Share of the engine relative to other tenants (default 1).", callback=finite),
+    typer.Option(
+        metavar="NUMBER",
+        help="Share of the engine relative to other tenants (default 1).",
+        parser=number,
+        callback=finite,
+    ),
 ]
 PriorityOption = Annotated[
     Priority | None, typer.Option(metavar="high|standard|low", help="Multiplies the weight: high ×8, low ÷8.")

@@ -11,7 +11,6 @@ import asyncio
 import logging
 from typing import Final
 
-from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -27,15 +26,11 @@ from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import RequestCancelled, TenantdError
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
-from tenantd.printable import one_line
 from tenantd.serving.service import Service
 
 log = logging.getLogger(__name__)
 
 GOOD_ENDS: Final = (FinishReason.STOP, FinishReason.LENGTH)
-CLIENT_ID_HEADER: Final = "x-client-request-id"
-"""The client's own id for a request, by which it can find it in /v1/queue."""
-MOST_CLIENT_ID_CHARACTERS: Final = 128
 QUEUE_HEADER: Final = "x-queue-position"
 STREAM_HEADERS: Final = {"cache-control": "no-store", "x-accel-buffering": "no"}
 
@@ -84,9 +79,7 @@ class Exchange(Response):
         try:
             await self._start(scope)
         except TenantdError as e:
-            request_id = self._streams[0].id if self._streams else ""
-            announce_refusal(scope, e, request_id or None)
-            await error_reply(for_asker(e, scope), request_id)(scope, receive, send)
+            await self._refuse(scope, e)(scope, receive, send)
             return
         first = self._streams[0]
         answer = self._answer_type(
@@ -114,9 +107,6 @@ class Exchange(Response):
             raise
         if self._client_gone:
             self._abandon()
-        client_id = Headers(scope=scope).get(CLIENT_ID_HEADER, "")
-        for stream in self._streams:
-            stream.client_id = one_line(client_id, MOST_CLIENT_ID_CHARACTERS)
         for stream in self._streams:
             await stream.started()
 
@@ -133,18 +123,26 @@ class Exchange(Response):
         for stream in self._streams:
             stream.abandon()
 
+    def _refuse(self, scope: Scope, error: TenantdError) -> Response:
+        """The answer that is an error; announced unless the client left before it."""
+        request_id = self._streams[0].id if self._streams else ""
+        if not self._client_gone:
+            announce_refusal(scope, error, request_id or None)
+        return error_reply(for_asker(error, scope), request_id)
+
     async def _whole(self, answer: Answer, scope: Scope) -> Response:
-        request_id = self._streams[0].id
         wholes = [await collect(answer, stream) for stream in self._streams]
         if failed := self._failure():
-            return error_reply(for_asker(failed, scope), request_id)
+            return self._refuse(scope, failed)
         choices = [
             answer.choice(index, whole.text, whole.logprobs, _reason(stream))
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
         usage = usage_json(stream.usage for stream in self._streams)
         return reply(
-            answer.whole(choices, usage), request_id=request_id, headers=self._more_headers | self._queue_header()
+            answer.whole(choices, usage),
+            request_id=self._streams[0].id,
+            headers=self._more_headers | self._queue_header(),
         )
 
     async def _stream(self, answer: Answer, scope: Scope, send: Send) -> None:

@@ -7,7 +7,7 @@ rest.
 from __future__ import annotations
 
 import functools
-from typing import Literal
+from typing import Final, Literal
 
 from fastapi import Request
 from starlette.responses import Response
@@ -26,10 +26,14 @@ from tenantd.api.replies import reply
 from tenantd.domain import Tenant
 from tenantd.errors import EngineUnavailable, Forbidden, NotFound
 from tenantd.live.generation import Generation
+from tenantd.printable import one_line
 from tenantd.serving.service import Service
 from tenantd.text.stops import StopStrings, check_stops
 
 Kind = Literal["completion", "chat"]
+CLIENT_ID_HEADER: Final = "x-client-request-id"
+"""The client's own id for a request, by which it can find it in /v1/queue."""
+MOST_CLIENT_ID_CHARACTERS: Final = 128
 
 
 class ModelNotFound(NotFound):
@@ -69,7 +73,8 @@ class OpenAI:
             del raw
             give_back_body(request.scope)  # compiling a grammar may have to wait
             grammar = await while_connected(request, self._grammar(tenant, body))
-            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, names.header())
+            own = _client_id(request)
+            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, own, names.header())
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
@@ -82,7 +87,8 @@ class OpenAI:
             del raw
             give_back_body(request.scope)
             grammar = await while_connected(request, self._grammar(tenant, body))
-            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, names.header())
+            own = _client_id(request)
+            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, own, names.header())
 
     async def models(self, request: Request) -> Response:
         """List the model that is served."""
@@ -162,6 +168,7 @@ class OpenAI:
         answer: type[Answer],
         prompts: list[list[int]],
         grammar: str,
+        client_id: str,
         headers: dict[str, str],
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
@@ -174,6 +181,7 @@ class OpenAI:
                 sampling=sampling,
                 stops=stops,
                 choice=choice,
+                client_id=client_id,
             )
             for prompt in prompts
             for choice in range(body.choices)
@@ -188,3 +196,7 @@ class OpenAI:
             with_usage=body.include_usage,
             headers=headers,
         )
+
+
+def _client_id(request: Request) -> str:
+    return one_line(request.headers.get(CLIENT_ID_HEADER, ""), MOST_CLIENT_ID_CHARACTERS)
