@@ -182,7 +182,7 @@ def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_re
     try:
         wait_until(lambda: is_ready(daemon), "a daemon that serves")
         daemon.add_tenant("acme")
-        daemon.config.write_text(f"[engine]\nslots = '{'x' * 60_000}'\n")  # a reload repeats it
+        daemon.config.write_text(f"[engine]\n{'x' * 60_000} = 1\n")  # a reload repeats the key
 
         def has_dropped() -> bool:
             daemon.signal(signal.SIGHUP)
