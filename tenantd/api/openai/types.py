@@ -6,6 +6,7 @@ llama.cpp's samplers.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Final, Literal, Self
 
@@ -195,9 +196,9 @@ class GenerationRequest(Fields):
         """Maximum tokens of one choice; None for the daemon's default."""
         return self.max_tokens
 
+    @abstractmethod
     def logprobs_wanted(self) -> int | None:
         """As `Sampling.logprobs`."""
-        raise NotImplementedError
 
     def sampling(self, vocabulary_tokens: int, grammar: str = "") -> Sampling:
         """How to sample tokens. `grammar` is the compiled `grammar_source()`.
