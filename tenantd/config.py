@@ -241,6 +241,24 @@ class LedgerConfig(Section):
     )
 
 
+class SecurityConfig(Section):
+    """Isolation and the audit trail."""
+
+    scrub: bool = Field(False, description="Overwrite KV cells before another request gets them (costs time).")
+    audit: Literal["required", "off"] = Field(
+        "required", description="Record who did what; if that cannot be written, admit no requests."
+    )
+    audit_keep_days: int = Field(
+        400, ge=0, le=100_000, description="Remove audit entries older than this. 0: keep all."
+    )
+    anchor: Line = Field(
+        "",
+        description='File on another disk, or "journal", that gets the head of the audit trail; empty for none.',
+        examples=["/mnt/other-disk/tenantd.anchor"],
+    )
+    anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often the anchor gets it.")
+
+
 class LogConfig(Section):
     """The log, written to standard error."""
 
@@ -257,6 +275,7 @@ class Config(Section):
     limits: LimitsConfig = LimitsConfig()
     billing: BillingConfig = BillingConfig()
     ledger: LedgerConfig = LedgerConfig()
+    security: SecurityConfig = SecurityConfig()
     log: LogConfig = LogConfig()
 
     @property

@@ -40,6 +40,22 @@ class TenantState(StrEnum):
     SUSPENDED = "suspended"
 
 
+class OnAnomaly(StrEnum):
+    """What happens to a tenant whose requests look like an attempt to copy the model."""
+
+    LOG = "log"  # only told: audit entry, metric, log line
+    THROTTLE = "throttle"  # an eighth of its weight until an administrator clears it
+    SUSPEND = "suspend"  # no new requests until an administrator resumes it
+
+
+class Scope(StrEnum):
+    """What an API key may be used for."""
+
+    RUN = "run"  # send requests, see and cancel those of its tenant
+    READ = "read"  # see its tenant's usage, limits and requests
+    ADMIN = "admin"  # administer; only for keys without a tenant
+
+
 class RequestKind(StrEnum):
     """What was asked for; the `kind` of a row in the ledger."""
 
@@ -95,6 +111,10 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     adapter: str = ""  # path of the LoRA adapter for all its requests
     unbilled: bool = False  # its requests appear on no invoice
     allow_special: bool = False  # its plain prompts may contain special tokens, with `parse_special`
+    system_prompt: str = ""  # put before its chats by the server; requests cannot see or replace it
+    system_in_completions: bool = False  # put it before plain prompts, too
+    on_anomaly: OnAnomaly = OnAnomaly.LOG
+    throttled_micros: int | None = None  # since when it has an eighth of its weight; None if it has all of it
     created_micros: int = 0
 
 

@@ -13,7 +13,7 @@ from tenantd.limits import LIMITS, MOST, Limit
 
 
 def with_limits(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for each limit in place of its parameter `limits`.
+    """Replace the parameter `limits` of a command with one option for each limit.
 
     The parameter gets the limits that were passed, as the admin API takes them; `default` is None.
     """
@@ -42,7 +42,7 @@ _OPTIONS: Final = [_option(limit) for limit in LIMITS.values()]
 
 
 def _value(limit: Limit, text: str) -> int | str | None:
-    """What the API takes for it. Raises BadParameter."""
+    """The value for the API. Raises BadParameter."""
     if text == "default":
         return None
     try:

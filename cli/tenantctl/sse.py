@@ -1,6 +1,6 @@
-"""The one reader of server-sent events: for `run`, `demo` and `bench`.
+"""Reads server-sent events, for `run`, `demo` and `bench`.
 
-It follows the event stream's rules in the HTML standard. It works on bytes, so a chunk may end anywhere, also inside a
+Follows the HTML standard's rules for event streams. Works on bytes, so a chunk may end anywhere, even inside a
 character.
 """
 
@@ -14,30 +14,30 @@ from tenantctl.failures import error_from
 from tenantd.errors import TenantdError
 
 DONE: Final = b"[DONE]"
-"""The data of the event that ends a complete answer."""
+"""Data of the event that ends a complete answer."""
 _DATA: Final = b"data: "
 _BOUNDARY: Final = b"\n\n"
 _BETWEEN: Final = _BOUNDARY + _DATA
 _BYTE_ORDER_MARK: Final = b"\xef\xbb\xbf"
 _FIELDS: Final = (b"data", b"error")
-"""Those that are kept. Older llama-servers send an error in a field of its own."""
+"""The fields that are read. Older llama-servers send errors in a field of their own."""
 
 
 class Unfinished(Exception):
-    """The stream ended before its [DONE]: the answer is not complete."""
+    """The stream ended before its [DONE], so the answer is incomplete."""
 
 
 class EventReader:
     """One event stream that arrives in chunks."""
 
     def __init__(self) -> None:
-        self._rest = b""  # of a line, or of an event in the daemon's own form
-        self._data: list[bytes] = []  # of the event whose empty line has yet to come
-        self._after_cr = False  # a \n that comes now belongs to the \r before it
+        self._rest = b""  # of a line, or of an event in the usual form
+        self._data: list[bytes] = []  # of the event whose empty line has not arrived yet
+        self._after_cr = False  # a \n that comes next belongs to the \r before it
         self._is_first = True
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        """The data of every event that is complete now, without those that have none."""
+        """The data of each event that is now complete; events without data are skipped."""
         if self._after_cr and chunk:
             chunk, self._after_cr = chunk.removeprefix(b"\n"), False
         text = self._rest + chunk if self._rest else chunk
@@ -51,13 +51,13 @@ class EventReader:
         return self._by_lines(text)
 
     def _by_lines(self, text: bytes) -> list[bytes]:
-        """For all that a stream may hold, while `feed` is quick for what nearly all of them are."""
+        """Handles everything that a stream may contain; `feed` is a fast path for the usual form."""
         self._after_cr = text.endswith(b"\r")
         *lines, self._rest = text.replace(b"\r\n", b"\n").replace(b"\r", b"\n").split(b"\n")
         return [event for line in lines if (event := self._on_line(line)) is not None]
 
     def _on_line(self, line: bytes) -> bytes | None:
-        """The event's data when `line` ends one."""
+        """The data of the event that `line` ends, if it ends one."""
         if self._is_first:
             line, self._is_first = line.removeprefix(_BYTE_ORDER_MARK), False
         if not line:
@@ -72,7 +72,7 @@ class EventReader:
 def answer_events(chunks: Iterable[bytes]) -> Iterator[Any]:
     """The JSON of each event of a streamed answer, until its [DONE].
 
-    Raises the TenantdError that an event says, TenantdError for what is not JSON, Unfinished.
+    Raises the error that an event contains, TenantdError if an event is not JSON, and Unfinished.
     """
     reader = EventReader()
     for chunk in chunks:

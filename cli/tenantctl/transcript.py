@@ -28,7 +28,7 @@ class Transcript:
         return "".join(self._parts)
 
     def read(self, events: Iterable[Any]) -> Iterator[str]:
-        """Yields the pieces of text as they arrive."""
+        """Yields each piece of text as it arrives."""
         for event in events:
             self.model = event.get("model", self.model)
             self.usage = event.get("usage") or self.usage

@@ -14,6 +14,7 @@ from sqlite3 import Connection
 from typing import Final
 
 from tenantd.errors import ConfigError
+from tenantd.ledger.audited import add_audit
 from tenantd.ledger.former import LAST_SCHEMA, check_columns
 from tenantd.ledger.schema import SCHEMA
 from tenantd.ledger.tenant_ids import give_ids
@@ -36,6 +37,7 @@ UPGRADES: Final[tuple[Sequence[Step], ...]] = (
     # The duration of an interrupted request is unknown; only the last write of its daemon is known.
     ("ALTER TABLE requests ADD COLUMN interrupted_micros INTEGER",),
     (give_ids,),
+    (add_audit,),
 )
 VERSION: Final = len(UPGRADES) + 1
 """Version of `SCHEMA`, which all upgrades lead to."""

@@ -50,6 +50,48 @@ REQUESTS: Final = """CREATE TABLE requests (
 ) STRICT"""
 REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
 
+# A key without a tenant administers. `scopes` are separated by commas. Tenant and name are those of its tenant.
+KEYS: Final = """CREATE TABLE keys (
+    id               TEXT PRIMARY KEY,
+    tenant           TEXT,
+    hash             TEXT NOT NULL UNIQUE CHECK (length(hash) = 64),
+    prefix           TEXT NOT NULL,
+    label            TEXT NOT NULL,
+    created_micros   INTEGER NOT NULL CHECK (created_micros >= 0),
+    revoked_micros   INTEGER CHECK (revoked_micros >= 0),
+    tenant_id        INTEGER REFERENCES tenants (id),
+    scopes           TEXT NOT NULL,
+    expires_micros   INTEGER CHECK (expires_micros >= 0),
+    last_used_micros INTEGER CHECK (last_used_micros >= 0),
+    CHECK ((tenant IS NULL) = (tenant_id IS NULL))
+) STRICT, WITHOUT ROWID"""
+KEYS_BY_TENANT: Final = "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)"
+
+# Entries are only appended; the oldest may be pruned. `hash` is over the entry before it and the other columns.
+# `audit_head` has one row, which shows whether the newest entries are missing.
+AUDIT: Final = (
+    """CREATE TABLE audit (
+    number     INTEGER PRIMARY KEY,
+    at_micros  INTEGER NOT NULL,
+    event      TEXT NOT NULL,
+    tenant_id  INTEGER,
+    tenant     TEXT,
+    request_id TEXT,
+    detail     TEXT NOT NULL,
+    hash       BLOB NOT NULL CHECK (length(hash) = 32)
+) STRICT""",
+    "CREATE INDEX audit_by_tenant ON audit (tenant_id, number) WHERE tenant_id IS NOT NULL",
+    "CREATE INDEX audit_by_request ON audit (request_id) WHERE request_id IS NOT NULL",
+    """CREATE TABLE audit_head (
+    one           INTEGER PRIMARY KEY CHECK (one = 1),
+    number        INTEGER NOT NULL,
+    hash          BLOB NOT NULL CHECK (length(hash) = 32),
+    pruned_number INTEGER NOT NULL,
+    pruned_hash   BLOB NOT NULL CHECK (length(pruned_hash) = 32)
+) STRICT""",
+    "INSERT INTO audit_head VALUES (1, 0, zeroblob(32), 0, zeroblob(32))",
+)
+
 # Rows are never deleted. AUTOINCREMENT makes sure that ids are never reused, even if somebody deletes rows by hand.
 # A removed tenant keeps its row and frees its name.
 TENANTS: Final = (
@@ -64,20 +106,16 @@ TENANTS: Final = (
     created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
     adapter        TEXT NOT NULL DEFAULT '',
     unbilled       INTEGER NOT NULL DEFAULT 0,
-    allow_special  INTEGER NOT NULL DEFAULT 0
+    allow_special  INTEGER NOT NULL DEFAULT 0,
+    system_prompt  TEXT NOT NULL DEFAULT '',
+    system_in_completions INTEGER NOT NULL DEFAULT 0,
+    on_anomaly     TEXT NOT NULL DEFAULT 'log',
+    throttled_micros INTEGER,
+    audit_key      BLOB
 ) STRICT""",
     "CREATE UNIQUE INDEX tenants_by_name ON tenants (name) WHERE state <> 'removed'",
-    """CREATE TABLE keys (
-    id             TEXT PRIMARY KEY,
-    tenant         TEXT NOT NULL,
-    hash           TEXT NOT NULL UNIQUE CHECK (length(hash) = 64),
-    prefix         TEXT NOT NULL,
-    label          TEXT NOT NULL,
-    created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
-    revoked_micros INTEGER CHECK (revoked_micros >= 0),
-    tenant_id      INTEGER NOT NULL REFERENCES tenants (id)
-) STRICT, WITHOUT ROWID""",
-    "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)",
+    KEYS,
+    KEYS_BY_TENANT,
 )
 
 SCHEMA: Final = (
@@ -90,4 +128,5 @@ SCHEMA: Final = (
     # Written and emptied to test whether the file can be written at all.
     "CREATE TABLE probe (filler BLOB NOT NULL) STRICT",
     *TENANTS,
+    *AUDIT,
 )

@@ -12,7 +12,7 @@ import time
 from sqlite3 import Connection
 from typing import Final
 
-from tenantd.ledger.schema import REQUESTS, REQUESTS_BY_TENANT, TENANTS
+from tenantd.ledger.schema import REQUESTS, REQUESTS_BY_TENANT
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +21,34 @@ PROGRESS_INTERVAL_S: Final = 5.0
 CACHE_KIB: Final = 64 * 1024
 """For the time of the upgrade, so that a page goes to the write-ahead log once."""
 
+# As schema 6 had them; later upgrades lead on from here.
+_TABLES: Final = (
+    """CREATE TABLE tenants (
+    id             INTEGER PRIMARY KEY AUTOINCREMENT,
+    name           TEXT NOT NULL,
+    weight         REAL NOT NULL CHECK (weight > 0 AND weight <= 1000000),
+    priority       TEXT NOT NULL,
+    state          TEXT NOT NULL,
+    uids           TEXT NOT NULL,
+    limits         TEXT NOT NULL,
+    created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
+    adapter        TEXT NOT NULL DEFAULT '',
+    unbilled       INTEGER NOT NULL DEFAULT 0,
+    allow_special  INTEGER NOT NULL DEFAULT 0
+) STRICT""",
+    "CREATE UNIQUE INDEX tenants_by_name ON tenants (name) WHERE state <> 'removed'",
+    """CREATE TABLE keys (
+    id             TEXT PRIMARY KEY,
+    tenant         TEXT NOT NULL,
+    hash           TEXT NOT NULL UNIQUE CHECK (length(hash) = 64),
+    prefix         TEXT NOT NULL,
+    label          TEXT NOT NULL,
+    created_micros INTEGER NOT NULL CHECK (created_micros >= 0),
+    revoked_micros INTEGER CHECK (revoked_micros >= 0),
+    tenant_id      INTEGER NOT NULL REFERENCES tenants (id)
+) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)",
+)
 _UNKNOWN: Final = """INSERT INTO tenants (id, name, weight, priority, state, uids, limits, created_micros)
     VALUES (?, ?, 1, 'standard', 'removed', '[]', '{}', ?)"""
 _TENANTS: Final = (
@@ -49,7 +77,7 @@ def give_ids(conn: Connection) -> None:
         conn.execute(f"CREATE TEMP TABLE old_{table} AS SELECT * FROM main.{table}")
         conn.execute(f"DROP TABLE main.{table}")
     tenants, keys = _TENANTS
-    for statement in (*TENANTS, tenants, _IDS, _FILL_IDS, keys):
+    for statement in (*_TABLES, tenants, _IDS, _FILL_IDS, keys):
         conn.execute(statement)
     for table in ("keys", "tenants"):
         conn.execute(f"DROP TABLE temp.old_{table}")

@@ -17,6 +17,7 @@ from typing import Any, Final
 import msgspec
 
 from tenantd import clock
+from tenantd.domain import Scope
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.tenancy.tenants import get_tenant
 
@@ -31,15 +32,22 @@ ID_CHARACTERS: Final = 12
 MAX_LABEL_CHARACTERS: Final = 64
 
 
+TENANT_SCOPES: Final = (Scope.RUN, Scope.READ)
+"""Scopes of a key that does not name any."""
+
+
 class KeyInfo(msgspec.Struct, frozen=True, kw_only=True):
-    """A key without its secret. `prefix` is its beginning, to tell keys apart."""
+    """A key without its secret. `prefix` is its beginning, to tell keys apart. One that administers has no tenant."""
 
     id: str
-    tenant: str
+    tenant: str | None
     prefix: str
     label: str
     created_micros: int
     revoked_micros: int | None
+    scopes: tuple[Scope, ...] = TENANT_SCOPES
+    expires_micros: int | None = None
+    last_used_micros: int | None = None
 
 
 _COLUMNS: Final = ", ".join(KeyInfo.__struct_fields__)
@@ -59,10 +67,9 @@ def create_key(conn: Connection, tenant: str, label: str, now_micros: int | None
         created_micros=_now(now_micros),
         revoked_micros=None,
     )
-    conn.execute(
-        f"INSERT INTO keys ({_COLUMNS}, hash, tenant_id) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-        (*msgspec.structs.astuple(info), hash_secret(secret), owner.id),
-    )
+    row = {**msgspec.structs.asdict(info), "scopes": ",".join(info.scopes)}
+    values = (*row.values(), hash_secret(secret), owner.id)
+    conn.execute(f"INSERT INTO keys ({_COLUMNS}, hash, tenant_id) VALUES ({', '.join('?' * len(values))})", values)
     return info, secret
 
 
@@ -130,7 +137,8 @@ def _base62(number: int, characters: int) -> str:
 
 
 def _info(row: tuple[Any, ...]) -> KeyInfo:
-    return KeyInfo(**dict(zip(KeyInfo.__struct_fields__, row, strict=True)))
+    fields = dict(zip(KeyInfo.__struct_fields__, row, strict=True))
+    return KeyInfo(**{**fields, "scopes": tuple(Scope(scope) for scope in fields["scopes"].split(","))})
 
 
 def _now(now_micros: int | None) -> int:

@@ -6,6 +6,7 @@ its name: another tenant may take it.
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Callable
 from sqlite3 import Connection
 from typing import Any, Final
@@ -13,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.limits import LIMITS
 from tenantd.text.excerpt import excerpt
@@ -24,16 +25,47 @@ MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
 REMOVED: Final = "removed"
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
-CHANGEABLE: Final = ("weight", "priority", "uids", "own_limits", "adapter", "unbilled", "allow_special")
-
-_COLUMNS: Final = "name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros, id"
+CHANGEABLE: Final = (
+    "weight",
+    "priority",
+    "uids",
+    "own_limits",
+    "adapter",
+    "unbilled",
+    "allow_special",
+    "system_prompt",
+    "system_in_completions",
+    "on_anomaly",
+    "throttled_micros",
+)
+_CHANGED: Final = (
+    "weight",
+    "priority",
+    "uids",
+    "limits",
+    "adapter",
+    "unbilled",
+    "allow_special",
+    "system_prompt",
+    "system_in_completions",
+    "on_anomaly",
+    "throttled_micros",
+)
+"""The columns of what is changeable."""
+_READ: Final = ("id", "name", "state", "created_micros", *_CHANGED)
+_SELECTED: Final = ", ".join(_READ)
+_UPDATE: Final = f"UPDATE tenants SET {', '.join(f'{column} = ?' for column in _CHANGED)} WHERE id = ?"
+AUDIT_KEY_BYTES: Final = 32
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
     """Add a tenant. Returns it with its new id. Raises InvalidRequest, Conflict if the name is in use."""
     tenant = checked(tenant)
     _check_free(conn, tenant.name)
-    row = conn.execute(f"INSERT INTO tenants ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, NULL)", _row(tenant))
+    own = (tenant.name, tenant.state.value, tenant.created_micros, *_row(tenant))
+    values = (None, *own, secrets.token_bytes(AUDIT_KEY_BYTES))
+    places = ", ".join("?" * len(values))
+    row = conn.execute(f"INSERT INTO tenants ({_SELECTED}, audit_key) VALUES ({places})", values)
     return msgspec.structs.replace(tenant, id=row.lastrowid)
 
 
@@ -45,7 +77,7 @@ def _check_free(conn: Connection, name: str) -> None:
 
 def get_tenant(conn: Connection, name: str) -> Tenant:
     """The tenant of this name. Raises NotFound, also for a removed tenant."""
-    query = f"SELECT {_COLUMNS} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
+    query = f"SELECT {_SELECTED} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
         raise NotFound(f"no tenant named {name!r}", param="name")
@@ -63,7 +95,7 @@ def tenant_meant(conn: Connection, name: str) -> int:
 
 def list_tenants(conn: Connection) -> list[Tenant]:
     """All tenants by name, without removed ones."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM tenants WHERE state <> '{REMOVED}' ORDER BY name")
+    rows = conn.execute(f"SELECT {_SELECTED} FROM tenants WHERE state <> '{REMOVED}' ORDER BY name")
     return [_tenant(row) for row in rows]
 
 
@@ -73,12 +105,7 @@ def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can be", param=key)
     tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
-    _, weight, priority, _, uids, limits, adapter, unbilled, allow_special, _ = _row(tenant)
-    conn.execute(
-        """UPDATE tenants SET weight = ?, priority = ?, uids = ?, limits = ?, adapter = ?, unbilled = ?,
-        allow_special = ? WHERE id = ?""",
-        (weight, priority, uids, limits, adapter, unbilled, allow_special, tenant.id),
-    )
+    conn.execute(_UPDATE, (*_row(tenant), tenant.id))
     return tenant
 
 
@@ -203,18 +230,20 @@ def _is_int(value: Any, most: int) -> bool:
 # -- rows
 
 
-def _row(tenant: Tenant) -> tuple[str | float | int, ...]:
+def _row(tenant: Tenant) -> tuple[str | float | int | None, ...]:
+    """The values of `_CHANGED`."""
     return (
-        tenant.name,
         tenant.weight,
         tenant.priority.value,
-        tenant.state.value,
         msgspec.json.encode(tenant.uids).decode(),
         msgspec.json.encode(tenant.own_limits).decode(),
         tenant.adapter,
         int(tenant.unbilled),
         int(tenant.allow_special),
-        tenant.created_micros,
+        tenant.system_prompt,
+        int(tenant.system_in_completions),
+        tenant.on_anomaly.value,
+        tenant.throttled_micros,
     )
 
 
@@ -223,17 +252,21 @@ _limits: Callable[[str], OwnLimits] = msgspec.json.Decoder(OwnLimits).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
-    name, weight, priority, state, uids, limits, adapter, unbilled, allow_special, created_micros, tenant_id = row
+    has = dict(zip(_READ, row, strict=True))
     return Tenant(
-        id=tenant_id,
-        name=name,
-        weight=weight,
-        priority=Priority(priority),
-        state=TenantState(state),
-        uids=_uids(uids),
-        own_limits=_limits(limits),
-        adapter=adapter,
-        unbilled=bool(unbilled),
-        allow_special=bool(allow_special),
-        created_micros=created_micros,
+        id=has["id"],
+        name=has["name"],
+        weight=has["weight"],
+        priority=Priority(has["priority"]),
+        state=TenantState(has["state"]),
+        uids=_uids(has["uids"]),
+        own_limits=_limits(has["limits"]),
+        adapter=has["adapter"],
+        unbilled=bool(has["unbilled"]),
+        allow_special=bool(has["allow_special"]),
+        system_prompt=has["system_prompt"],
+        system_in_completions=bool(has["system_in_completions"]),
+        on_anomaly=OnAnomaly(has["on_anomaly"]),
+        throttled_micros=has["throttled_micros"],
+        created_micros=has["created_micros"],
     )

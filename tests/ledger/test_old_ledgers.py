@@ -46,7 +46,7 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
 def tables(conn: sqlite3.Connection) -> list[tuple[Any, ...]]:
     """Every table and index, however its definition is spaced."""
     rows = conn.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema ORDER BY type, name")
-    return [(*row[:3], " ".join((row[3] or "").split()).replace(" )", ")")) for row in rows]
+    return [(*row[:3], " ".join((row[3] or "").split()).replace(" )", ")").replace(" ,", ",")) for row in rows]
 
 
 def old_rows(conn: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
@@ -194,15 +194,23 @@ def test_a_start_settles_what_the_old_program_had_set_aside(tmp_path: Path) -> N
 
 
 def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    with opened(ledger_of(5, tmp_path)) as conn:
+    with opened(ledger_of(6, tmp_path)) as conn:
         before, schema = old_rows(conn), tables(conn)
         broken = [*UPGRADES[:-1], (*UPGRADES[-1], "nonsense")]
         with pytest.raises(sqlite3.OperationalError, match="nonsense"):
             migrate(conn, "ledger.db", broken)
         assert (old_rows(conn), tables(conn)) == (before, schema)
-        assert conn.execute("PRAGMA user_version").fetchone() == (5,)
+        assert conn.execute("PRAGMA user_version").fetchone() == (6,)
         assert migrate(conn, "ledger.db") == VERSION
         assert old_rows(conn) == before
+
+
+def test_keys_may_still_run_and_read_and_every_tenant_left_can_be_audited(tmp_path: Path) -> None:
+    with opened(ledger_of(6, tmp_path)) as conn:
+        migrate(conn, "ledger.db")
+        assert conn.execute("SELECT DISTINCT scopes, expires_micros FROM keys").fetchall() == [("run,read", None)]
+        audited = "SELECT DISTINCT state <> 'removed', length(audit_key) FROM tenants ORDER BY 1"
+        assert conn.execute(audited).fetchall() == [(0, None), (1, 32)]
 
 
 @pytest.mark.parametrize("lines", [1, 2, 13, 25])
@@ -243,4 +251,4 @@ def test_the_log_tells_how_far_an_upgrade_is(
     said = [record.getMessage() for record in caplog.records]
     assert said[:2] == ["upgrading ledger.db from schema 5 to 6", "upgrading the ledger: 50 of 120 requests"]
     assert said[3] == "upgrading the ledger: 120 of 120 requests"
-    assert said[4].startswith("ledger.db was upgraded in ")
+    assert said[-1].startswith("ledger.db was upgraded in ")

@@ -1,4 +1,4 @@
-"""How a run looks: a table that changes on a terminal, a line now and then elsewhere, and the figures at the end."""
+"""Shows a run: a live table on a terminal, otherwise a line now and then, and the figures at the end."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ MOST_REASONS: Final = 3
 
 @contextmanager
 def watching() -> Iterator[Watch]:
-    """What to show a run with, on standard error."""
+    """The live view of a run, on standard error."""
     console = Console(stderr=True)
     if not console.is_terminal:
         yield _Lines().show
@@ -42,7 +42,7 @@ def watching() -> Iterator[Watch]:
 
 
 class _Rates:
-    """Output tokens per second of each tenant over the last seconds."""
+    """Output tokens per second of each tenant in the last few seconds."""
 
     def __init__(self) -> None:
         self._seen: dict[str, list[tuple[float, int]]] = {}
@@ -81,7 +81,7 @@ def _table(progress: Progress, rates: _Rates) -> Table:
 
 
 class _Lines:
-    """The same for a pipe."""
+    """The live view for a pipe."""
 
     def __init__(self) -> None:
         self._next_s = LINE_EVERY_S
@@ -104,7 +104,7 @@ class _Lines:
 
 
 def served(tally: Tally) -> int:
-    """Service so far."""
+    """Each tenant's service so far."""
     return INPUT_COST * tally.prompt_tokens + OUTPUT_COST * tally.output_tokens
 
 
@@ -112,7 +112,7 @@ def served(tally: Tally) -> int:
 
 
 def print_figures(measurement: Measurement) -> None:
-    """On standard output."""
+    """Print the figures on standard output."""
     columns = ["tenant", "weight>", "requests>", "done>", "refused>", "failed>", "first token p50>", "p99>"]
     columns += ["inter-token p50>", "p99>", "tokens/s>", "service>", "share>"]
     print_table(
@@ -150,7 +150,7 @@ def print_figures(measurement: Measurement) -> None:
 
 
 def next_to_newcomer(measurement: Measurement) -> Iterator[str]:
-    """How long the others waited since the suite's newcomer came."""
+    """How long the others have waited since the suite's newcomer arrived."""
     newcomer = measurement.plan.suite.newcomer
     for tenant in measurement.figures:
         p50, p99 = (measurement.ttft_next_to_newcomer(tenant, share) for share in (0.5, 0.99))
@@ -159,7 +159,7 @@ def next_to_newcomer(measurement: Measurement) -> Iterator[str]:
 
 
 def notes(measurement: Measurement) -> Iterator[str]:
-    """What a reader must know about the figures."""
+    """Caveats that a reader of the figures must know."""
     if measurement.interrupted:
         yield f"ended early: {measurement.end_s:.1f} of {measurement.plan.duration_s:g} s were measured"
     for reason, count in list(measurement.failures().items())[:MOST_REASONS]:
@@ -174,12 +174,12 @@ def notes(measurement: Measurement) -> Iterator[str]:
 
 
 def quantile(value: Quantile | None) -> str:
-    """As `seconds`, marked when it is a lower bound."""
+    """Like `seconds`, but marks a lower bound."""
     return NOTHING if value is None else ("≥" if value.at_least else "") + seconds(value.seconds)
 
 
 def seconds(value: float | None) -> str:
-    """With three digits: 12.3 ms, 1.23 s."""
+    """Three significant digits: 12.3 ms, 1.23 s."""
     if value is None:
         return NOTHING
     if value < 1:

@@ -1,7 +1,7 @@
-"""Servers of one's own, for `tenantctl demo`, benchmarks and tests: a daemon in a folder, llama-server on a free port.
+"""Starts private servers for `tenantctl demo`, benchmarks and tests: a daemon in a folder, llama-server on a free port.
 
-Each is a process in a session of its own, so Ctrl-C in a terminal reaches whoever started it, who then stops it. What
-it prints goes to a file, and its end into the error when the server does not start.
+Each runs in its own session, so that Ctrl-C in a terminal reaches only the launcher, which then stops it. Its output
+goes to a file; if the server does not start, the error contains the end of that file.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ DEATH_TIMEOUT_S: Final = 30.0
 PROBE_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.02
 LAST_LINES: Final = 30
-"""Of the log, in an error."""
+"""Maximum lines of the log in an error."""
 
 Settings = Mapping[str, Mapping[str, Any]]
 """Tables of a configuration file."""
 
 
 class Server:
-    """One server process, whose output goes to `log`. It may be launched again after its end."""
+    """One server process, whose output goes to `log`. It can be launched again after it has ended."""
 
     def __init__(self, name: str, log: Path) -> None:
         """`name` is what errors call it."""
@@ -71,23 +71,23 @@ class Server:
 
     @property
     def running(self) -> subprocess.Popen[bytes]:
-        """Its process; it was launched."""
+        """The process, once it was launched."""
         assert self.process is not None, f"{self.name} was not launched"
         return self.process
 
     @property
     def pids(self) -> tuple[int, ...]:
-        """Of itself and its children; a daemon's engine is the first of them."""
+        """Process ids of the server and its children; a daemon's engine is its first child."""
         engines = self.engines()
         others = [child for child in _children(self.running.pid) if child not in engines]
         return (self.running.pid, *[child.pid for child in (*engines, *others)])
 
     def engines(self) -> list[psutil.Process]:
-        """Those of its children that are a daemon's engine."""
+        """Its child processes that are a daemon's engine."""
         return [child for child in _children(self.running.pid) if _is_engine(child)]
 
     def wait_until(self, is_ready: Callable[[], bool], timeout_s: float = START_TIMEOUT_S) -> None:
-        """Raises TenantdError with the end of its log when it ends, or is not ready in time."""
+        """Wait until it is ready. Raises TenantdError with the end of its log if it ends, or is not ready in time."""
         deadline_s = time.monotonic() + timeout_s
         while not is_ready():
             status = self.running.poll()
@@ -105,11 +105,11 @@ class Server:
         self.running.send_signal(number)
 
     def wait(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """Its exit status. Raises TimeoutExpired."""
+        """Wait for its end and return its exit status. Raises TimeoutExpired."""
         return self.running.wait(timeout_s)
 
     def stop(self, timeout_s: float = STOP_TIMEOUT_S) -> int:
-        """SIGTERM, and the exit status. Raises TenantdError when that takes too long; it is killed then."""
+        """Send SIGTERM and return the exit status. If that takes too long, kills it and raises TenantdError."""
         self.signal(signal.SIGTERM)
         try:
             return self.wait(timeout_s)
@@ -118,7 +118,7 @@ class Server:
             raise TenantdError(f"{self.name} did not stop within {timeout_s:g} s and was killed") from None
 
     def kill(self) -> None:
-        """SIGKILL, if it still runs, and wait until it and its engine are gone."""
+        """Send SIGKILL if it still runs, and wait until it and its engine are gone."""
         if self.process is None or self.process.poll() is not None:
             return
         engines = self.engines()
@@ -131,7 +131,7 @@ class Server:
 
 
 class OwnDaemon(Server):
-    """One `python -m tenantd` with its socket, configuration, log and state in `folder`."""
+    """A `python -m tenantd` whose socket, configuration, log and state are in `folder`."""
 
     def __init__(
         self,
@@ -141,18 +141,18 @@ class OwnDaemon(Server):
         checkout: Path | None = None,
         python: str = sys.executable,
     ) -> None:
-        """With a `checkout` it runs the code there, else the code that runs here; `python` has the packages."""
+        """Runs the code in `checkout`, by default the code that runs here, with the packages of `python`."""
         super().__init__("the daemon", folder / "log")
         self.folder = folder
         self.socket = folder / "tenantd.sock"
         self.config = folder / "config.toml"
-        self.environment: dict[str, str] = {}  # besides this process's own
+        self.environment: dict[str, str] = {}  # in addition to this process's
         self._python = python
         self._code = _folders_of(tenantd, tenantctl) if checkout is None else [str(checkout), str(checkout / "cli")]
         self.configure(**(settings or {}))
 
     def configure(self, **settings: Mapping[str, Any]) -> None:
-        """Write the configuration file; a running daemon reads it when it is told to."""
+        """Write the configuration file; a running daemon reads it on SIGHUP."""
         own: Settings = {
             "server": {"socket": str(self.socket)},
             "ledger": {"state_dir": str(self.folder / "state")},
@@ -161,25 +161,25 @@ class OwnDaemon(Server):
         self.config.write_text(tomli_w.dumps(tables))
 
     def launch(self, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
-        """Start it and return at once. `environment` is added to this process's own, without what TENANTD_* it has."""
+        """Start it and return at once. It gets this process's environment without TENANTD_*, plus `environment`."""
         inherited = {name: value for name, value in os.environ.items() if not name.startswith("TENANTD_")}
         merged = {**inherited, **self.environment, **environment}
         merged["PYTHONPATH"] = os.pathsep.join([*self._code, *filter(None, [merged.get("PYTHONPATH")])])
         self.spawn(
             [self._python, "-m", "tenantd", "--config", str(self.config)],
             environment=merged,
-            folder=self.folder,  # `-m` looks for code in the folder it is started in
+            folder=self.folder,  # `-m` looks for code in the current folder
             before_exec=before_exec,
         )
 
     def admin(self, timeout_s: float = PROBE_TIMEOUT_S) -> Client:
-        """A connection of its own user, who administers it."""
+        """A client that administers it, as its own user."""
         return Client(self.socket, timeout_s)
 
     def wait_ready(
         self, timeout_s: float = START_TIMEOUT_S, show: Callable[[dict[str, Any]], None] | None = None
     ) -> None:
-        """Until the model is loaded. `show` gets each answer of /readyz before. Raises TenantdError."""
+        """Wait until the model is loaded. `show` gets each answer of /readyz until then. Raises TenantdError."""
 
         def is_ready() -> bool:
             state = self.readiness()
@@ -190,7 +190,7 @@ class OwnDaemon(Server):
         self.wait_until(is_ready, timeout_s)
 
     def readiness(self) -> dict[str, Any] | None:
-        """What /readyz says; None while nobody answers."""
+        """The answer of /readyz; None while nobody answers."""
         try:
             with self.admin() as client:
                 return client.readiness()
@@ -206,7 +206,7 @@ def own_daemon(
     checkout: Path | None = None,
     show: Callable[[dict[str, Any]], None] | None = None,
 ) -> Iterator[OwnDaemon]:
-    """A daemon in a temporary folder, ready, with these tenants; stopped in the end. Raises TenantdError."""
+    """A ready daemon in a temporary folder, with these tenants; stopped at the end. Raises TenantdError."""
     with tempfile.TemporaryDirectory(prefix="tenantd-") as folder:
         daemon = OwnDaemon(Path(folder), settings, checkout=checkout)
         with _stopped(daemon):
@@ -222,7 +222,7 @@ def own_daemon(
 def own_llama_server(
     binary: Path, model: Path, *, slots: int, context_tokens: int, threads: int
 ) -> Iterator[tuple[Server, int]]:
-    """llama-server and its port on loopback, ready; each slot has `context_tokens`. Its prompt cache is off.
+    """A ready llama-server and its port on loopback; each slot has `context_tokens`. Its prompt cache is off.
 
     Raises TenantdError.
     """
@@ -241,7 +241,7 @@ def own_llama_server(
 
 @contextmanager
 def _stopped(server: Server) -> Iterator[None]:
-    """In the end it is told to stop, and killed if that is interrupted."""
+    """Stops it at the end, and kills it if that is interrupted."""
     try:
         yield
     finally:
@@ -262,7 +262,7 @@ def _is_healthy(port: int) -> bool:
 
 
 def _is_engine(process: psutil.Process) -> bool:
-    """Whether it is a daemon's engine; False for one that has ended."""
+    """Whether it is a daemon's engine; False if it has ended."""
     try:
         return "tenantd.engine" in process.cmdline()
     except (psutil.NoSuchProcess, psutil.ZombieProcess):
@@ -277,5 +277,5 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 def _folders_of(*packages: ModuleType) -> list[str]:
-    """Where they are imported from."""
+    """The folders that the modules are imported from."""
     return list(dict.fromkeys(str(Path(package.__path__[0]).parent) for package in packages))

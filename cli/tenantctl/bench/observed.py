@@ -1,4 +1,4 @@
-"""What is noted of each request while it runs. Times are seconds since the run began."""
+"""What is recorded about each request while it runs. Times are seconds since the start of the run."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ Clock = Callable[[], float]
 
 
 class Outcome(StrEnum):
-    """How a request stands, or ended."""
+    """State of a request: how far it is, or how it ended."""
 
     WAITING = "waiting"  # no token yet
     RUNNING = "running"
     DONE = "done"
-    REFUSED = "refused"  # HTTP 429 or 503: come back later
+    REFUSED = "refused"  # HTTP 429 or 503: try again later
     FAILED = "failed"
-    CUT = "cut"  # the run was over first
+    CUT = "cut"  # the run ended first
 
 
 @dataclass
@@ -36,10 +36,10 @@ class Tally:
 
 @dataclass
 class Record:
-    """One request. `write_times_s` and `write_tokens` tell how many tokens arrived when: one entry for each piece of
-    the body that held tokens, so tokens that the server or the network joined share a time.
+    """One request. `write_times_s` and `write_tokens` tell how many tokens arrived when: one entry for each chunk of
+    the body with tokens, so tokens that the server or the network joined share a time.
 
-    `prompt_tokens` and `output_tokens` are as asked for until the server has said what it counted.
+    `prompt_tokens` and `output_tokens` are as requested until the server has reported its own counts.
     """
 
     tenant: str
@@ -64,21 +64,21 @@ class Record:
 
     @property
     def arrived_tokens(self) -> int:
-        """Tokens whose text was seen."""
+        """Number of tokens whose text arrived."""
         return sum(self.write_tokens)
 
     @property
     def is_short(self) -> bool:
-        """Complete, with fewer tokens than asked for: the server ends texts early."""
+        """Whether it is complete with fewer tokens than requested, because the server ends texts early."""
         return self.outcome is Outcome.DONE and self.output_tokens < self.max_tokens
 
     def begin(self, now_s: float) -> None:
-        """It is sent."""
+        """Record that it was sent."""
         self.sent_s = now_s
         self.tally.outcomes[self.outcome] += 1
 
     def add_tokens(self, now_s: float, tokens: int) -> None:
-        """Tokens arrived."""
+        """Record that tokens arrived."""
         if self.first_s is None:
             self.first_s = now_s
             self._become(Outcome.RUNNING)
@@ -89,7 +89,7 @@ class Record:
         self.tally.output_tokens += tokens
 
     def end(self, now_s: float, outcome: Outcome, message: str = "") -> None:
-        """It is over. Only the first end counts."""
+        """Record its end. Only the first end counts."""
         if self.done_s is None:
             self.done_s = now_s
             self.message = message

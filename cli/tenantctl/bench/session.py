@@ -1,4 +1,4 @@
-"""One run from begin to end: find out about the server, warm it up, scale the rates, measure."""
+"""One run from start to end: inspect the server, warm it up, scale the rates, measure."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tenantd.errors import InvalidRequest
 
 CALIBRATION_PART: Final = 0.25
 CALIBRATION_S: Final = (2.0, 12.0)
-"""Of the run's length so much, within these bounds."""
+"""Share of the run's length, and its bounds in seconds."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What was asked for. None: to be found out."""
+    """The options of a run. None: to be determined."""
 
     suite: Suite
     length_scale: float
@@ -37,7 +37,7 @@ class Options:
 
 
 def measure_daemon(options: Options, client: Client) -> Measurement:
-    """The daemon behind `client`, with temporary tenants. Raises TenantdError."""
+    """Measure the daemon behind `client` with temporary tenants. Raises TenantdError."""
     engine = check_daemon(client, options.suite)
     vocabulary = options.vocabulary or ordinary_tokens(engine["vocabulary"])
     if vocabulary.stop > engine["vocabulary"]:
@@ -49,7 +49,7 @@ def measure_daemon(options: Options, client: Client) -> Measurement:
 def measure_url(
     options: Options, url: str, api_key: str, tenant_keys: Mapping[str, str], extra: dict[str, Any]
 ) -> Measurement:
-    """Any server; `tenant_keys` are of tenants with a key of their own there. Raises TenantdError."""
+    """Measure any server. `tenant_keys` are API keys, for tenants that have their own there. Raises TenantdError."""
     tenants = [t.name for t in options.suite.tenants]
     if unknown := tenant_keys.keys() - tenants:
         names = ", ".join(sorted(unknown))

@@ -1,4 +1,4 @@
-"""What is measured: a running daemon, with tenants made for the occasion, or any OpenAI-compatible URL."""
+"""What to measure: a running daemon with temporary tenants, or any OpenAI-compatible URL."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tenantd.limits import LIFTED, LIMITS
 TENANT_PREFIX: Final = "bench-"
 WARM_UP: Final = "warm-up"
 NO_LIMITS: Final = {name: LIFTED for name, limit in LIMITS.items() if limit.choices is None}
-"""Of the temporary tenants, whatever holds for all: refusals would hide what the scheduler does."""
+"""Limits of the temporary tenants, whatever the defaults are: refusals would hide what the scheduler does."""
 PROBE_TIMEOUT_S: Final = 10.0
 IDLE_TIMEOUT_S: Final = 30.0
 POLL_S: Final = 0.05
@@ -28,8 +28,8 @@ PRINTABLE_BYTES: Final = range(32, 127)
 
 
 def ordinary_tokens(n_tokens: int | None) -> range:
-    """Token ids for prompts: away from control tokens at the begin of large vocabularies, printable bytes in a small
-    one. None: the size is not known."""
+    """Token ids for prompts: beyond the control tokens at the start of a large vocabulary, printable bytes in a small
+    one. None: the size is unknown."""
     if n_tokens is None:
         return range(FIRST_ORDINARY_TOKEN, LAST_ORDINARY_TOKEN)
     if n_tokens < SMALL_VOCABULARY:
@@ -42,10 +42,10 @@ def ordinary_tokens(n_tokens: int | None) -> range:
 
 @contextmanager
 def temporary_tenants(client: Client, suite: Suite, name: str = "tenantd") -> Iterator[dict[str, Target]]:
-    """A new unbilled tenant for each of the suite's, with its weight, and one for `WARM_UP`, so that what comes before
-    the run is not held against any of them. Removed at the end, when nothing of them runs any more.
+    """Create an unbilled tenant for each tenant of the suite, with its weight, and one for `WARM_UP`, so that nothing
+    before the run counts against any of them. Removes them at the end, once none of their requests runs.
 
-    Names get a random end: those of removed tenants are taken for good, because their rows stay in the ledger.
+    Names end with a random part, so that runs do not share rows in the ledger.
     """
     end = secrets.token_hex(3)
     made: list[str] = []
@@ -64,7 +64,7 @@ def temporary_tenants(client: Client, suite: Suite, name: str = "tenantd") -> It
 
 
 def wait_idle(client: Client, tenants: list[str]) -> None:
-    """Until no request of theirs runs or waits: those that were cut off end within a step of the engine.
+    """Wait until none of their requests runs or waits; those that were cut off end within a step of the engine.
 
     Raises TenantdError if that takes too long.
     """
@@ -98,9 +98,9 @@ def check_daemon(client: Client, suite: Suite) -> dict[str, Any]:
 
 
 def probe(base_url: str, api_key: str, extra: dict[str, Any]) -> tuple[Target, int | None]:
-    """The server at a URL, and the size of its vocabulary if it says so (llama-server does).
+    """The target for a URL, and the size of its vocabulary if the server tells it (llama-server does).
 
-    A server that names its models gets the first of them in every request, unless `extra` says which.
+    If the server lists its models, every request names the first one, unless `extra` names another.
     Raises DaemonNotRunning, InvalidRequest, TenantdError.
     """
     import httpx
@@ -124,7 +124,7 @@ def probe(base_url: str, api_key: str, extra: dict[str, Any]) -> tuple[Target, i
 
 
 def _models(answer: Any) -> list[dict[str, Any]]:
-    """The models a server lists; none if it has no such list."""
+    """The models that a server lists; none if it has no list."""
     try:
         data = answer.json()["data"] if answer.is_success else []
     except (ValueError, KeyError, TypeError):

@@ -1,6 +1,6 @@
-"""Where the load generator sends requests, and its lean client for any server (`tenantctl.client` is the daemon's).
+"""Where the load generator sends requests, and its lean client for any server (`tenantctl.client` is for the daemon).
 
-It counts the tokens of a stream without parsing their JSON, to leave the machine to the server that shares it.
+The client counts the tokens of a stream without parsing JSON, because it shares the machine with the server.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from tenantd.errors import InvalidRequest
 
 CONNECT_TIMEOUT_S: Final = 10.0
 KEPT_BYTES: Final = 4096
-"""Of the body of an answer that is no stream: its reason is there."""
+"""Maximum size that is read of an answer that is not a stream; it contains the reason."""
 _REFUSALS: Final = (429, 503)
 _TOKEN: Final = b'"finish_reason":null'
 _SPACED_TOKEN: Final = b'"finish_reason": null'
-"""In every event with a token, not in the last ones. Text cannot hold it: its quotes are escaped."""
+"""Part of each event with a token, but not of the last ones. Text cannot contain it, because its quotes are escaped."""
 _NO_TOKEN: Final = (b'"finish_reason"', b'"usage"')
 _ERROR: Final = re.compile(rb'\s*\{\s*"(?:error|code)"')
 _USAGE: Final = {
@@ -38,8 +38,8 @@ _USAGE: Final = {
 
 @dataclass(frozen=True)
 class Target:
-    """Where a server listens: a Unix socket, or a host and port. `base` comes before /completions; `extra` are fields
-    of every request's body; `pids` are the server's processes, where they are known."""
+    """Where a server listens: a Unix socket, or a host and port. `base` is the path before /completions, `extra`
+    are fields for every body, and `pids` are the server's processes, if known."""
 
     name: str
     path: Path | None = None
@@ -52,18 +52,18 @@ class Target:
     pids: tuple[int, ...] = ()
 
     def with_key(self, api_key: str) -> Target:
-        """The same, showing this key."""
+        """The same target, using this API key."""
         headers = tuple(h for h in self.headers if h[0].lower() != "authorization")
         return replace(self, headers=(*headers, ("authorization", f"Bearer {api_key}")))
 
     def acting_for(self, tenant: str) -> Target:
-        """The same, naming a tenant as an administrator of tenantd may."""
+        """The same target, acting for a tenant, as an administrator of tenantd may."""
         headers = tuple(h for h in self.headers if h[0].lower() != "x-tenant")
         return replace(self, headers=(*headers, ("x-tenant", tenant)))
 
 
 def target_at(url: str, *, api_key: str = "", extra: tuple[tuple[str, Any], ...] = ()) -> Target:
-    """An OpenAI-compatible server, as http://127.0.0.1:8080/v1. Raises InvalidRequest."""
+    """The target for the URL of an OpenAI-compatible server, like http://127.0.0.1:8080/v1. Raises InvalidRequest."""
     try:
         parts = urlsplit(url)
         port = parts.port
@@ -84,7 +84,7 @@ def target_at(url: str, *, api_key: str = "", extra: tuple[tuple[str, Any], ...]
 
 
 def request_bytes(target: Target, body: dict[str, Any]) -> bytes:
-    """A whole HTTP request for a streamed completion."""
+    """The bytes of an HTTP request for a streamed completion."""
     streamed = {**body, **dict(target.extra), "stream": True, "stream_options": {"include_usage": True}}
     payload = json.dumps(streamed).encode()
     name = f"[{target.host}]" if ":" in target.host else target.host
@@ -95,9 +95,9 @@ def request_bytes(target: Target, body: dict[str, Any]) -> bytes:
 
 
 async def send(target: Target, body: dict[str, Any], record: Record, clock: Clock = time.perf_counter) -> None:
-    """POST `body` as a stream on a connection of its own and note in `record` what comes of it.
+    """POST `body` as a stream on its own connection, and record the outcome in `record`.
 
-    Failures of the server are noted, not raised. A cancelled task closes the connection; its record ends as CUT.
+    Failures of the server are recorded, not raised. A cancelled task closes the connection; its record ends as CUT.
     """
     request = request_bytes(target, body)
     record.begin(clock())
@@ -130,7 +130,7 @@ async def _connect(target: Target, record: Record, clock: Clock) -> _Stream:
 
 
 class _Stream(asyncio.Protocol):
-    """One answer."""
+    """Reads one answer."""
 
     def __init__(self, record: Record, clock: Clock) -> None:
         self._record = record
@@ -164,7 +164,7 @@ class _Stream(asyncio.Protocol):
             self._end(Outcome.FAILED, f"not HTTP: {e}")
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self._is_done:  # a body that ends with its connection
+        if self._is_done:  # a body that ends when the connection closes
             self._end_of_body()
         else:
             self._end(Outcome.FAILED, f"the connection was closed early{f': {exc}' if exc else ''}")
@@ -193,7 +193,7 @@ class _Stream(asyncio.Protocol):
         self._end_of_body()
 
     def _on_other(self, data: bytes) -> bool:
-        """Take what another event says. True for a token of a server that writes its JSON otherwise."""
+        """Handle an event without the usual beginning. True if it has a token, in JSON that is written differently."""
         if _SPACED_TOKEN in data:
             return True
         if data == DONE:
@@ -228,7 +228,7 @@ class _Stream(asyncio.Protocol):
 
 
 def _reason(body: bytes, status: int) -> str:
-    """What the server says went wrong: an error in OpenAI's shape, or the text itself."""
+    """The server's error message: from an error in OpenAI's form, or the text itself."""
     try:
         said = json.loads(body)
         error = said.get("error", said)

@@ -11,7 +11,7 @@ _TEMPLATE: Final = """\
 
 _tenantctl() {
     local cur=${COMP_WORDS[COMP_CWORD]} prev=${COMP_WORDS[COMP_CWORD - 1]}
-    # bash makes --option=value three words
+    # bash splits --option=value into three words
     if [[ $cur == = ]]; then
         cur=
     elif [[ $prev == = ]]; then
@@ -82,18 +82,18 @@ def _quoted(command: Command) -> str:
 
 
 def _key(command: Command) -> str:
-    """As the variable `command` has it: " tenant add"."""
+    """How the variable `command` spells it: " tenant add"."""
     return "".join(f" {word}" for word in command.path)
 
 
 def _valued(root: Command) -> str:
-    """Options that take a value, as a pattern."""
+    """A pattern that matches the options that take a value."""
     names = {name: None for c in root.walk() for o in c.options if o.value for name in o.names}
     return " | ".join(names)
 
 
 def _values(root: Command) -> list[str]:
-    """What to offer after an option that takes a value."""
+    """Cases for the value of an option."""
     by_action: dict[str, list[str]] = {}
     for command in root.walk():
         for option in command.options:
@@ -119,7 +119,7 @@ def _options(root: Command) -> list[str]:
 
 
 def _arguments(root: Command) -> list[str]:
-    """Commands where a command can stand, and what can be offered for arguments."""
+    """Cases for subcommands and for arguments."""
     lines = []
     for command in root.walk():
         if command.commands:

@@ -9,7 +9,7 @@ from tenantctl.shells.tree import NAMES, Command, Option, Value
 _HEAD: Final = """\
 # fish completion for tenantctl, written by `tenantctl completion fish`
 
-# What was typed so far, without options and their values: the command, then its arguments.
+# The words typed so far without options and their values: the command, then its arguments.
 function __tenantctl_words
     set -l skip 0
     for word in (commandline -opc)[2..-1]
@@ -27,7 +27,7 @@ function __tenantctl_words
     end
 end
 
-# __tenantctl_in COMMAND…: this command is being typed.
+# __tenantctl_in COMMAND…: whether this command is being typed.
 function __tenantctl_in
     set -l words (__tenantctl_words)
     set -l n (count $argv)
@@ -35,7 +35,7 @@ function __tenantctl_in
     test (count $words) -ge $n; and test "$words[1..$n]" = "$argv"
 end
 
-# __tenantctl_at N COMMAND…: argument N of this command is next, counted from 0.
+# __tenantctl_at N COMMAND…: whether argument N (from 0) of this command comes next.
 function __tenantctl_at
     __tenantctl_in $argv[2..-1]
     and test (count (__tenantctl_words)) = (math (count $argv) - 1 + $argv[1])
@@ -46,7 +46,7 @@ complete -c tenantctl -f
 
 
 def script(root: Command) -> str:
-    """The whole file: a line for each thing that can be typed."""
+    """The whole file: one line for each completion."""
     names = {name: None for c in root.walk() for o in c.options if o.value for name in o.names}
     lines = [line for command in root.walk() for line in _lines(command)]
     return _HEAD.replace("@VALUED@", " ".join(names)) + "\n".join(lines) + "\n"

@@ -1,7 +1,6 @@
 """Completion scripts for bash, zsh and fish, made from the commands.
 
-The scripts hold every command and option, so that completing does not start Python; only names of tenants are asked
-for.
+The scripts contain every command and option, so that completion does not start Python, except to list tenants.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from tenantctl.shells import bash, fish, zsh
 from tenantctl.shells.tree import Command
 
 FILES: Final = {"bash": "tenantctl.bash", "zsh": "_tenantctl", "fish": "tenantctl.fish"}
-"""What each shell's script is called in the folder completions/."""
+"""File name of each shell's script in completions/."""
 
 
 def script(shell: str, root: Command) -> str:

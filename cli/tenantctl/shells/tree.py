@@ -1,4 +1,4 @@
-"""All that can be typed, as the completion scripts need it: commands, options, and what a value can be.
+"""What the completion scripts offer: commands, options, and the values of each.
 
 Values are read from metavars, as `tenantctl.options` describes.
 """
@@ -19,7 +19,7 @@ HELP: Final = "Show this message and exit."
 
 @dataclass(frozen=True)
 class Value:
-    """What an option or argument takes. With no words, files or names there is nothing to offer."""
+    """What an option or argument takes. Without words, files or names there is nothing to offer."""
 
     metavar: str
     words: tuple[str, ...] = ()
@@ -29,7 +29,7 @@ class Value:
 
 @dataclass(frozen=True)
 class Option:
-    """`value` None: a flag."""
+    """An option. A flag has no `value`."""
 
     names: tuple[str, ...]
     help: str
@@ -39,7 +39,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Command:
-    """`path` is () for the program itself, ("tenant", "add") for a command of a group."""
+    """A command. `path` is () for the program itself and ("tenant", "add") for a command of a group."""
 
     path: tuple[str, ...]
     help: str
@@ -54,7 +54,7 @@ class Command:
 
 
 def command_tree(program: Any) -> Command:
-    """Everything below `program`, which is click's group."""
+    """All commands of `program`, click's group."""
     root = _command(program, ())
     _check_options_are_alike(root)
     return root
@@ -75,7 +75,7 @@ def _command(command: Any, path: tuple[str, ...]) -> Command:
 
 
 def _options(parameter: Any) -> Iterator[Option]:
-    """One, or two for a flag that can be said and denied."""
+    """One option, or two for a flag with a negative form."""
     value = None if parameter.is_flag else _value(parameter)
     for names in filter(None, (parameter.opts, parameter.secondary_opts)):
         yield Option(tuple(names), parameter.help or "", value, bool(parameter.multiple))
@@ -91,7 +91,7 @@ def _value(parameter: Any) -> Value:
 
 
 def _check_options_are_alike(root: Command) -> None:
-    """The scripts know an option by its name alone, so it must take the same in every command."""
+    """Checks that an option takes the same value in every command, because the scripts know it only by its name."""
     seen: dict[str, Value | None] = {}
     for command in root.walk():
         for option in command.options:

@@ -27,7 +27,7 @@ fi
 
 
 def script(root: Command) -> str:
-    """The whole file: a function for each command. The last one defined is the program's."""
+    """The whole file: a function for each command, the program's last."""
     return _HEAD + "".join(_function(command) for command in reversed(list(root.walk()))) + _TAIL
 
 
@@ -69,7 +69,7 @@ def _joined(specs: list[str]) -> str:
 
 
 def _option(option: Option) -> list[str]:
-    """A spec for each name. One that repeats has a star; others exclude themselves."""
+    """A spec for each name. A repeatable option has a star; any other can be given once."""
     help = re.sub(r"([\[\]:\\])", r"\\\1", option.help)
     names = " ".join(option.names)
     before = "*" if option.repeats else f"({names})"

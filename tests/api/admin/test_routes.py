@@ -21,6 +21,10 @@ TENANT = {
     "adapter": "",
     "unbilled": False,
     "allow_special": False,
+    "system_prompt": "",
+    "system_in_completions": False,
+    "on_anomaly": "log",
+    "throttled_micros": None,
     "limits": dict.fromkeys(LIMITS),
     "effective_limits": {**dict.fromkeys(LIMITS), "max_queued": 256, "on_limit": "reject"},
 }
