@@ -47,11 +47,18 @@ $(VENV)/python.stamp:
 	@$(BIN)/python -m pip install -q --upgrade pip
 	@touch $@
 
+# A gcc without the fix of its bug 114098 drops the configuration of AMX tiles, and on a CPU that has them the engine
+# would end with an illegal instruction. Such a gcc leaves AMX out; wheels cached without that are not used.
+ifneq ($(shell g++ -E -x c++ -mamx-tile -include immintrin.h /dev/null 2>/dev/null | grep -c 'ldtilecfg.*const void'),0)
+NO_AMX := CMAKE_ARGS="$${CMAKE_ARGS:-} -DCMAKE_C_FLAGS=-U__AMX_INT8__ -DCMAKE_CXX_FLAGS=-U__AMX_INT8__"
+NO_CACHE := $(if $(shell grep -sw amx_tile /proc/cpuinfo | head -n 1),--no-cache-dir)
+endif
+
 # llama.cpp compiles here, minutes on a small machine: ninja's [n/m] lines become one line that counts up.
 $(VENV)/llama.stamp: $(VENV)/python.stamp pyproject.toml
 	@version=$$(sed -nE 's/.*"(llama-cpp-python==[^"]+)".*/\1/p' pyproject.toml); \
 	echo "installing $$version (compiles llama.cpp unless a built wheel is cached; log: $(VENV)/llama.log)"; \
-	$(BIN)/python -m pip install -v "$$version" 2>&1 | tee $(VENV)/llama.log \
+	$(NO_AMX) $(BIN)/python -m pip install -v $(NO_CACHE) "$$version" 2>&1 | tee $(VENV)/llama.log \
 	  | sed -unE 's/^ *\[([0-9]+)\/([0-9]+)\].*/  building llama.cpp: \1 of \2/p' \
 	  | { while read -r line; do \
 	      n=$${line#*: }; n=$${n%% *}; \

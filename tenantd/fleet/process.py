@@ -22,6 +22,10 @@ EXIT_GRACE_S: Final = 5.0
 LAST_WORDS_S: Final = 1.0
 """How long to read what it wrote before it ended; its own children may hold the pipe open longer."""
 
+WRONG_CPU: Final = (
+    "an instruction that this CPU does not have; build llama.cpp again on this machine (docs/operations.md, Install)"
+)
+
 
 class Ending(NamedTuple):
     """How a process ended. `status` is like `Popen.returncode` (negative for a signal), or None if it never started.
@@ -134,6 +138,8 @@ class EngineProcess:
             if oom_kills() > self._oom_kills:
                 return Ending(status, "killed by signal 9: probably out of memory", Loss.MEMORY)
             return Ending(status, "killed by signal 9 from outside", Loss.SIGNAL)
+        if status == -signal.SIGILL:
+            return Ending(status, f"killed by signal 4: {WRONG_CPU}", Loss.SIGNAL)
         words = self._output.last_words
         how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
         return Ending(status, f"{how}: {words}" if words else how, Loss.SIGNAL if status < 0 else Loss.EXITED)

@@ -180,6 +180,8 @@ class Engine:
         match how:
             case "sigkill":
                 os.kill(os.getpid(), signal.SIGKILL)
+            case "sigill":
+                os.kill(os.getpid(), signal.SIGILL)
             case "abort":
                 os.abort()
             case "hang":

@@ -35,6 +35,7 @@ def test_an_undisturbed_request_runs_to_its_end(tmp_path: Path, loop: str) -> No
 REASONS = {
     "sigkill": ("killed by signal 9 from outside", Loss.SIGNAL),
     "abort": ("killed by signal 6", Loss.SIGNAL),
+    "sigill": ("killed by signal 4: an instruction that this CPU does not have", Loss.SIGNAL),
     "garbage": ("it sent an invalid message", Loss.KILLED),
     "huge": ("over 67108864", Loss.KILLED),
     "half_frame": ("exited with status 3", Loss.EXITED),
