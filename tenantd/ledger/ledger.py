@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final, TypeVar
 
 from tenantd.config import BillingConfig
 from tenantd.domain import Usage
 from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
+from tenantd.ledger.audit import INTERRUPTED, Entry, MakeEntry, about_request, append, columns, made
 from tenantd.ledger.check import BackgroundCheck, find_damage
 from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
@@ -23,10 +24,11 @@ from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
 from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
+from tenantd.ledger.resumption import resume
 from tenantd.ledger.unsettled import TakenIn, Unsettled, keep_reserve
 from tenantd.ledger.writer import Writer
 
-__all__ = ["Admitted", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
+__all__ = ["Admitted", "Entry", "Lane", "Ledger", "PriceList", "RequestRecord", "Settlement"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -58,6 +60,7 @@ class Ledger:
         taken: TakenIn,
         now_micros: Callable[[], int],
         busy_timeout_ms: int,
+        audits: bool,
     ) -> None:
         """Use `open` instead. `conn` belongs to the writer from now on. Raises OSError if the file cannot be
         accessed."""
@@ -69,6 +72,7 @@ class Ledger:
         self._currency = currency
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
+        self._audits = audits
         self._writer = Writer(conn, path, busy_timeout_ms)
         self._readers = Readers(path, busy_timeout_ms, self._writer.check_files)
         self._check: BackgroundCheck | None = None
@@ -81,9 +85,11 @@ class Ledger:
         now_micros: Callable[[], int],
         *,
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
+        audits: bool = True,
     ) -> Ledger:
         """Open or create the file, settle what a killed daemon left running, then make the prices effective.
 
+        Without `audits`, nothing is recorded in the audit trail except that it was switched off.
         Checks a small file for damage first; for large ones see `check_in_background`.
         Also settles what a shutdown had to set aside. Raises LedgerUnavailable if the file cannot be used,
         LedgerDamaged, ConfigError if it is not a ledger of this program or `billing` does not match its content.
@@ -97,8 +103,8 @@ class Ledger:
             if not is_new and path.stat().st_size <= CHECKED_AT_ONCE_BYTES and (damage := find_damage(conn, path)):
                 raise LedgerDamaged(f"cannot use the ledger: {damage}")
             migrate(conn, str(path))
-            taken = TakenIn(path.parent)
-            interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken)
+            taken = TakenIn(path.parent, audits=audits)
+            interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken, audits=audits)
             taken.discard()
             keep_reserve(path.parent)
             return cls(
@@ -110,6 +116,7 @@ class Ledger:
                 taken=taken,
                 now_micros=now_micros,
                 busy_timeout_ms=busy_timeout_ms,
+                audits=audits,
             )
         except sqlite3.Error as e:
             conn.close()
@@ -165,28 +172,60 @@ class Ledger:
 
     # -- requests
 
-    async def admit(self, admission: Admitted) -> None:
-        """Insert a request's row. Raises LedgerUnavailable, Conflict (the id is taken).
+    async def admit(self, admission: Admitted, entry: MakeEntry | None = None) -> None:
+        """Insert a request's row and its entry of the audit trail. Raises LedgerUnavailable, Conflict (the id is
+        taken).
 
         If cancelled before the writer starts, nothing is written; later, the row stays.
         """
-        await self.write(lambda conn: insert_request(conn, admission))
+
+        def work(conn: sqlite3.Connection) -> None:
+            insert_request(conn, admission)
+            if entry is not None and self._audits:
+                append(conn, [made(entry, admission.id, self._now_micros())])
+
+        await self.write(work)
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
         """Record what running requests have used so far. Queued; only the latest usage of each is written."""
         self._writer.checkpoint(usages)
 
-    async def settle(self, settlement: Settlement, admission: Admitted | None = None) -> RequestRecord:
-        """Close a row at the current prices. Raises NotFound, Conflict (already settled), AmountTooLarge.
+    async def settle(
+        self, settlement: Settlement, admission: Admitted | None = None, entry: MakeEntry | None = None
+    ) -> RequestRecord:
+        """Close a row at the current prices, and append its entry to the audit trail. Raises NotFound, Conflict
+        (already settled), AmountTooLarge.
 
         While the ledger cannot be written, it stays queued, even if the caller stops waiting. Raises
         LedgerUnavailable only if the ledger is closed first. Then it is set aside for the next start, together with
-        `admission`, because a ledger restored from a backup may lack the row.
+        the entry and `admission`, because a ledger restored from a backup may lack the row.
         """
         future: asyncio.Future[RequestRecord] = asyncio.get_running_loop().create_future()
-        record = Unsettled(settlement=settlement, admission=admission)
-        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True, record=record)
+
+        def described() -> Entry | None:
+            has_entry = entry is not None and self._audits
+            return made(entry, settlement.id, self._now_micros()) if entry is not None and has_entry else None
+
+        def work(conn: sqlite3.Connection) -> RequestRecord:
+            row = settle_request(conn, settlement)
+            if (found := described()) is not None:
+                append(conn, [found])
+            return row
+
+        def record() -> Unsettled:
+            return Unsettled(settlement=settlement, admission=admission, entry=described())
+
+        self._writer.submit(work, future, keep=True, record=record)
         return await future  # cancelling this does not remove the job from the queue
+
+    def audit(self, entries: Iterable[Entry]) -> None:
+        """Append entries to the audit trail in the writer's next transaction. Any thread may call it.
+
+        While the ledger cannot be written they stay queued, up to a number; further ones are counted, and the count
+        is recorded. Raises TypeError, ValueError for entries that cannot be stored; then none is queued.
+        """
+        if self._audits and (checked := [entry for entry in entries if columns(entry)]):
+            self._writer.audit(checked)
 
     # -- transactions
 
@@ -263,6 +302,8 @@ def _begin(
     now_micros: int,
     last_write_micros: int,
     taken: TakenIn,
+    *,
+    audits: bool,
 ) -> int:
     """Settle what was set aside, then what was left running, then make `billing` effective, in one transaction.
 
@@ -270,10 +311,13 @@ def _begin(
     """
     conn.execute("BEGIN IMMEDIATE")
     try:
+        resume(conn, now_micros, is_on=audits)
         before = latest_prices(conn)
         if before is not None:
-            taken.settle(conn)
-        interrupted = 0 if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
+            taken.settle(conn, now_micros)
+        interrupted = [] if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
+        if audits:
+            append(conn, [about_request(INTERRUPTED, row, now_micros) for row in interrupted])
         if before is not None and before.currency != billing.currency and has_settled(conn):
             raise ConfigError(
                 f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and these "
@@ -281,10 +325,10 @@ def _begin(
             )
         add_prices(conn, billing, now_micros)
         if before is None:  # a new ledger has no other prices
-            taken.settle(conn)
+            taken.settle(conn, now_micros)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:
             conn.execute("ROLLBACK")
         raise
-    return interrupted
+    return len(interrupted)

@@ -36,7 +36,7 @@ def pieces(conn: Connection, since_micros: int, until_micros: int, tenant_id: in
         end = last if row is None else max(row[0], values["since"] + 1)
         yield where, {**values, "until": end}
         values["since"] = end
-        _let_go(conn)
+        let_go(conn)
 
 
 def add_up(conn: Connection, query: str, piece: Piece, key: tuple[str, ...], sums: Sums) -> None:
@@ -70,7 +70,7 @@ def name_in(conn: Connection, tenant_id: int, since_micros: int, until_micros: i
     return str(name)
 
 
-def _let_go(conn: Connection) -> None:
+def let_go(conn: Connection) -> None:
     """End the current snapshot, if there is one; the next query starts another."""
     if conn.in_transaction:
         conn.execute("COMMIT")

@@ -23,8 +23,8 @@ _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_token
     first_token_micros = ?, duration_micros = ?, price_id = ?, input_nanos = ?, output_nanos = ?, engine_nanos = ?,
     error = ?
     WHERE id = ? AND state = 'running' RETURNING {COLUMNS}"""
-_INTERRUPT = """UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
-    engine_nanos = ?, error = ?, interrupted_micros = max(created_micros, ?) WHERE id = ?"""
+_INTERRUPT = f"""UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
+    engine_nanos = ?, error = ?, interrupted_micros = max(created_micros, ?) WHERE id = ? RETURNING {COLUMNS}"""
 _REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, output_nanos = 0,
     engine_nanos = 0, error = '', interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
 
@@ -76,20 +76,22 @@ def settle_request(conn: Connection, settlement: Settlement, prices: PriceList |
     raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
 
 
-def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> int:
-    """Settle every row that a killed daemon left running, from its last checkpoint. Returns how many.
+def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> list[RequestRecord]:
+    """Settle every row that a killed daemon left running, from its last checkpoint. Returns these rows.
 
     `ended_micros` is when that daemon last wrote. Durations stay empty, because they are unknown.
     """
     rows = conn.execute(
         "SELECT id, prompt_tokens, completion_tokens, engine_micros FROM requests WHERE state = 'running'"
     ).fetchall()
+    settled = []
     for request_id, prompt_tokens, completion_tokens, engine_micros in rows:
         usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, engine_micros=engine_micros)
         cost = cost_of(usage, prices)
         amounts = (cost.input_nanos, cost.output_nanos, cost.engine_nanos)
-        conn.execute(_INTERRUPT, (prices.id, *amounts, INTERRUPTED_ERROR, ended_micros, request_id))
-    return len(rows)
+        values = (prices.id, *amounts, INTERRUPTED_ERROR, ended_micros, request_id)
+        settled += [as_record(row) for row in conn.execute(_INTERRUPT, values).fetchall()]
+    return settled
 
 
 def reopen_interrupted(conn: Connection, request_id: str) -> PriceList:

@@ -68,7 +68,9 @@ KEYS: Final = """CREATE TABLE keys (
 KEYS_BY_TENANT: Final = "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)"
 
 # Entries are only appended; the oldest may be pruned. `hash` is over the entry before it and the other columns.
-# `audit_head` has one row, which shows whether the newest entries are missing.
+# `audit_head` has one row, which shows whether the newest entries are missing. Number and hash of the newest pruned
+# entry are in `pruned_…`; entries up to `prunable_number` may be pruned, because an entry says so. The triggers prevent
+# mistakes. Whoever can write the file can also drop them, and is found out by verification.
 AUDIT: Final = (
     """CREATE TABLE audit (
     number     INTEGER PRIMARY KEY,
@@ -87,9 +89,17 @@ AUDIT: Final = (
     number        INTEGER NOT NULL,
     hash          BLOB NOT NULL CHECK (length(hash) = 32),
     pruned_number INTEGER NOT NULL,
-    pruned_hash   BLOB NOT NULL CHECK (length(pruned_hash) = 32)
+    pruned_hash   BLOB NOT NULL CHECK (length(pruned_hash) = 32),
+    prunable_number INTEGER NOT NULL
 ) STRICT""",
-    "INSERT INTO audit_head VALUES (1, 0, zeroblob(32), 0, zeroblob(32))",
+    "INSERT INTO audit_head VALUES (1, 0, zeroblob(32), 0, zeroblob(32), 0)",
+    """CREATE TRIGGER audit_is_never_changed BEFORE UPDATE ON audit
+    BEGIN SELECT raise(ABORT, 'entries of the audit trail are never changed'); END""",
+    """CREATE TRIGGER audit_is_only_pruned BEFORE DELETE ON audit
+    WHEN OLD.number > coalesce((SELECT pruned_number FROM audit_head), 0)
+    BEGIN SELECT raise(ABORT, 'the audit trail is only pruned from its beginning: tenantctl audit prune'); END""",
+    """CREATE TRIGGER audit_head_is_kept BEFORE DELETE ON audit_head
+    BEGIN SELECT raise(ABORT, 'the head of the audit trail is never deleted'); END""",
 )
 
 # Rows are never deleted. AUTOINCREMENT makes sure that ids are never reused, even if somebody deletes rows by hand.

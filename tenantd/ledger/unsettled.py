@@ -4,6 +4,9 @@ The next start reads them. A line contains everything in a row, so it also works
 from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing. But a
 line is better than the checkpoint that an interrupted request was settled from, so it replaces that.
 
+Entries of the audit trail that could not be written are lines of the same file. If a start is killed after it has
+taken them in and before it has deleted the file, the next one records them again.
+
 The disk may be full by then, so some room on it is kept in reserve while the daemon runs.
 """
 
@@ -21,9 +24,10 @@ import msgspec
 
 from tenantd.domain import FinishReason
 from tenantd.errors import TenantdError
+from tenantd.ledger.audit import SETTLED_LATE, AuditBroken, Entry, about_request, append
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
-from tenantd.ledger.requests import insert_request, reopen_interrupted, settle_request, state_of
+from tenantd.ledger.requests import get_request, insert_request, reopen_interrupted, settle_request, state_of
 from tenantd.ledger.tenant_ids import add_unknown
 
 log = logging.getLogger(__name__)
@@ -38,10 +42,14 @@ LARGEST_ID: Final = 2**53
 
 
 class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
-    """One line. Without `admission` it can be used only if the request has a row."""
+    """One line: a settlement and its entry for the audit trail, or one of them.
 
-    settlement: Settlement
+    Without `admission` a settlement can be used only if the request has a row.
+    """
+
+    settlement: Settlement | None = None
     admission: Admitted | None = None
+    entry: Entry | None = None
 
 
 _decode = msgspec.json.Decoder(Unsettled).decode
@@ -63,8 +71,30 @@ def keep_reserve(folder: Path) -> None:
 def set_aside(folder: Path, records: Iterable[Unsettled]) -> int:
     """Append settlements to the file. If that fails, log the lines instead, and return how many these are."""
     lines = [msgspec.json.encode(record) for record in records]
+    if not _is_appended(folder, lines):
+        return len(lines)
+    if lines:
+        log.warning(
+            "%d requests could not be settled; the next start settles them from %s", len(lines), folder / FILE_NAME
+        )
+    return 0
+
+
+def set_entries_aside(folder: Path, entries: Iterable[Entry]) -> None:
+    """Append entries of the audit trail to the file. If that fails, log the lines instead."""
+    lines = [msgspec.json.encode(Unsettled(entry=entry)) for entry in entries]
+    if _is_appended(folder, lines) and lines:
+        log.warning(
+            "%d entries of the audit trail could not be written; the next start writes them from %s",
+            len(lines),
+            folder / FILE_NAME,
+        )
+
+
+def _is_appended(folder: Path, lines: list[bytes]) -> bool:
+    """Whether the lines are in the file now; otherwise they are in the log."""
     if not lines:
-        return 0
+        return True
     path = folder / FILE_NAME
     try:
         _free_reserve(folder)
@@ -73,18 +103,18 @@ def set_aside(folder: Path, records: Iterable[Unsettled]) -> int:
         log.error("cannot write %s: %s; add these lines to it while tenantd is stopped", path, e.strerror)
         for line in lines:
             log.error("%s", line.decode())
-        return len(lines)
-    log.warning("%d requests could not be settled; the next start settles them from %s", len(lines), path)
-    return 0
+        return False
+    return True
 
 
 class TakenIn:
     """What a start finds in the file. Call `settle` inside the transaction that opens the ledger, `discard` after
     it."""
 
-    def __init__(self, folder: Path) -> None:
-        """Reads the file. Raises OSError."""
+    def __init__(self, folder: Path, *, audits: bool = True) -> None:
+        """Reads the file. Raises OSError. `audits`: whether entries are recorded."""
         self.settled = 0
+        self._audits = audits
         self.rejected: list[bytes] = []
         self._path = folder / FILE_NAME
         self._owners: dict[int, int] = {}  # ids in lines to those of the tenants made for them
@@ -93,23 +123,37 @@ class TakenIn:
         except FileNotFoundError:
             self._lines = []
 
-    def settle(self, conn: sqlite3.Connection) -> None:
+    def settle(self, conn: sqlite3.Connection, now_micros: int) -> None:
         """Settle what is not settled yet. Raises sqlite3.Error for trouble; keeps unusable lines separately."""
         for line in self._lines:
             conn.execute("SAVEPOINT line")
             try:
-                self.settled += self._settle(conn, _decode(line))
-            except (msgspec.DecodeError, TenantdError, sqlite3.Error, OverflowError) as e:
-                if isinstance(e, sqlite3.Error) and is_trouble(e):
+                self._take(conn, _decode(line), now_micros)
+            except (TenantdError, sqlite3.Error, OverflowError, ValueError) as e:
+                if isinstance(e, AuditBroken) or (isinstance(e, sqlite3.Error) and is_trouble(e)):
                     raise
                 log.error("%s: cannot settle a line: %s", self._path, e)
                 self.rejected.append(line)
                 conn.execute("ROLLBACK TO line")
             conn.execute("RELEASE line")
 
-    def _settle(self, conn: sqlite3.Connection, record: Unsettled) -> bool:
+    def _take(self, conn: sqlite3.Connection, record: Unsettled, now_micros: int) -> None:
+        entry = record.entry
+        if record.settlement is None:
+            if entry is None:
+                raise ValueError("it holds neither a settlement nor an entry")
+        elif not self._settle(conn, record.settlement, record.admission):
+            return
+        else:
+            row = get_request(conn, record.settlement.id)
+            entry = entry or about_request(SETTLED_LATE, row, now_micros)
+        if self._audits:
+            append(conn, [entry])
+        self.settled += record.settlement is not None
+
+    def _settle(self, conn: sqlite3.Connection, settlement: Settlement, admission: Admitted | None) -> bool:
         """Settle one line. False if its request is already settled."""
-        settlement, admission, prices = record.settlement, record.admission, None
+        prices = None
         state = state_of(conn, settlement.id)
         owner = None
         if state is None and admission is not None:

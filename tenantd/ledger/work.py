@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 class Job:
     """One job. `is_kept`: retry it until it succeeds. `future` belongs to whoever waits for it, if anyone.
 
-    `record` is set aside if it never succeeds.
+    `record` makes what is set aside if it never succeeds; any thread calls it.
     """
 
     __slots__ = ("error", "future", "is_kept", "record", "result", "work")
@@ -29,7 +29,7 @@ class Job:
         future: asyncio.Future[Any] | None,
         *,
         is_kept: bool,
-        record: Unsettled | None = None,
+        record: Callable[[], Unsettled] | None = None,
     ) -> None:
         self.record = record
         self.work = work

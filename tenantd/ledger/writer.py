@@ -2,8 +2,9 @@
 
 Each job runs in its own savepoint, so a mistake in one undoes only that one. Trouble with the file (disk full,
 locked, read-only, files removed) undoes the whole transaction: jobs that can be refused are refused with
-LedgerUnavailable; settlements, checkpoints and prices stay queued and are retried, with back-off, for as long as it
-takes. Because a failed transaction is rolled back completely before anything is retried, nothing is ever applied twice.
+LedgerUnavailable; settlements, checkpoints, prices and audit entries stay queued and are retried, with back-off, for as
+long as it takes. Because a failed transaction is rolled back completely before anything is retried, nothing is ever
+applied twice.
 """
 
 from __future__ import annotations
@@ -14,16 +15,18 @@ import sqlite3
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Final, TypeVar
 
+from tenantd.clock import now_micros
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.audit import MISSED, AuditBroken, Entry, append
 from tenantd.ledger.database import explain, is_trouble
 from tenantd.ledger.files import LogMissing, MissingFile
 from tenantd.ledger.requests import checkpoint_request
-from tenantd.ledger.unsettled import Unsettled, set_aside
+from tenantd.ledger.unsettled import Unsettled, set_aside, set_entries_aside
 from tenantd.ledger.upkeep import Upkeep
 from tenantd.ledger.work import Job, refuse, tell
 
@@ -32,6 +35,8 @@ T = TypeVar("T")
 
 MAX_WAITING: Final = 10_000
 """Maximum waiting jobs that can be refused. Settlements never are; there is at most one per admission."""
+MOST_ENTRIES: Final = 10_000
+"""Maximum audit entries that wait, besides those of jobs. Further ones are counted, and the count is recorded."""
 FIRST_RETRY_S: Final = 0.1
 SLOWEST_RETRY_S: Final = 2.0
 PROBE_BYTES: Final = 65_536
@@ -55,6 +60,8 @@ class Writer:
         self._taken: list[Job] = []  # off the queue and not committed yet
         self._stuck_since_s: float | None = None  # since when all attempts to commit have failed
         self._checkpoints: dict[str, Usage] = {}
+        self._entries: list[Entry] = []
+        self._missed = 0  # entries that there was no room for, and no record of yet
         self._close_by_s: float | None = None  # set on close: flush until then
         # A daemon thread, so that a process can exit without closing it: the file is safe at any moment.
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -68,11 +75,11 @@ class Writer:
         future: asyncio.Future[T] | None,
         *,
         keep: bool,
-        record: Unsettled | None = None,
+        record: Callable[[], Unsettled] | None = None,
     ) -> None:
         """Queue a job. Raises LedgerUnavailable if closed, or (unless the job is kept) in trouble or overrun.
 
-        `record` is set aside for the next start if the job has not succeeded by the end.
+        What `record` returns is set aside for the next start if the job has not succeeded by the end.
         """
         with self._changed:
             if self._close_by_s is not None:
@@ -92,6 +99,15 @@ class Writer:
         with self._changed:
             if self._close_by_s is None:
                 self._checkpoints.update(usages)
+                self._changed.notify()
+
+    def audit(self, entries: Sequence[Entry]) -> None:
+        """Queue entries that can be stored, for the next transaction. Ignored once closed."""
+        with self._changed:
+            if self._close_by_s is None:
+                room = max(0, MOST_ENTRIES - len(self._entries))
+                self._entries += entries[:room]
+                self._missed += len(entries[room:])
                 self._changed.notify()
 
     def close(self, timeout_s: float) -> None:
@@ -120,7 +136,7 @@ class Writer:
         """Set aside unwritten settlements. If some are still written, the next start finds them settled."""
         with self._changed:
             jobs = [*self._taken, *self._jobs]
-        self._set_aside(jobs)
+        self._set_aside(jobs, [])
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended and the file is closed; do not wait for a thread that hangs in a write."""
@@ -152,9 +168,13 @@ class Writer:
         Also returns when it is time to maintain the files.
         """
         with self._changed:
-            if not (self._jobs or self._checkpoints or self.trouble or self._close_by_s is not None):
+            if not (self._has_work or self.trouble or self._close_by_s is not None):
                 self._changed.wait(LOOK_INTERVAL_S)
-            return self._close_by_s is None or bool(self._jobs or self._checkpoints)
+            return self._close_by_s is None or self._has_work
+
+    @property
+    def _has_work(self) -> bool:
+        return bool(self._jobs or self._checkpoints or self._entries or self._missed)
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt. False if the time for closing is over. New jobs do not shorten the wait."""
@@ -175,16 +195,23 @@ class Writer:
             self._jobs.clear()
             self._taken = jobs
             checkpoints, self._checkpoints = self._checkpoints, {}
-        is_idle = not (jobs or checkpoints or self.trouble)
+            entries, self._entries = self._entries, []
+            missed, self._missed = self._missed, 0
+        is_idle = not (jobs or checkpoints or entries or missed or self.trouble)
         if not is_idle and self._stuck_since_s is None:
             self._stuck_since_s = time.monotonic()
         try:
             self._check_files()
             if not is_idle:
-                self._transact(jobs, checkpoints)
-        except (sqlite3.Error, MissingFile) as e:
+                noted = [Entry(at_micros=now_micros(), event=MISSED, detail={"count": missed})] if missed else []
+                self._transact(jobs, checkpoints, [*entries, *noted])
+        except (sqlite3.Error, MissingFile, AuditBroken) as e:
             self._undo()
-            self._put_back(jobs, checkpoints, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e))
+            with self._changed:
+                self._missed += missed
+            self._put_back(
+                jobs, checkpoints, entries, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e)
+            )
             return False
         except Exception:  # a bug: the thread ends, and `_give_up_rest` tells all waiters
             with self._changed:
@@ -212,16 +239,17 @@ class Writer:
             self._upkeep.save_log(self._conn)
             raise
 
-    def _transact(self, jobs: list[Job], checkpoints: dict[str, Usage]) -> None:
-        """Run jobs in a transaction. Raises sqlite3.Error for trouble; the caller then rolls back."""
+    def _transact(self, jobs: list[Job], checkpoints: dict[str, Usage], entries: list[Entry]) -> None:
+        """Run jobs in a transaction. Raises sqlite3.Error or AuditBroken for trouble; the caller then rolls back."""
         conn = self._conn
         if conn.in_transaction:  # the rollback of the last attempt failed too
             conn.execute("ROLLBACK")
         conn.execute("BEGIN IMMEDIATE")
-        if not jobs and not checkpoints:
+        if not (jobs or checkpoints or entries):
             self._probe()
         for job in jobs:
             self._run_job(job)
+        append(conn, entries)
         # Last, so that rows admitted in this batch exist; settled rows are ignored.
         for request_id, usage in checkpoints.items():
             try:
@@ -233,14 +261,15 @@ class Writer:
         conn.execute("COMMIT")
 
     def _run_job(self, job: Job) -> None:
-        """Run one job. Raises sqlite3.Error only for trouble; a mistake is undone and recorded in the job."""
+        """Run one job. Raises sqlite3.Error and AuditBroken for trouble; a mistake is undone and recorded in the
+        job."""
         conn = self._conn
         job.result = job.error = None
         conn.execute("SAVEPOINT job")
         try:
             job.result = job.work(conn)
         except Exception as e:
-            if isinstance(e, sqlite3.Error) and is_trouble(e):
+            if isinstance(e, AuditBroken) or (isinstance(e, sqlite3.Error) and is_trouble(e)):
                 raise
             job.error = e
             conn.execute("ROLLBACK TO job")
@@ -259,7 +288,7 @@ class Writer:
             except sqlite3.Error as e:  # retried before the next transaction starts
                 log.error("the ledger could not roll back: %s", explain(e, self._path))
 
-    def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], trouble: str) -> None:
+    def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], entries: list[Entry], trouble: str) -> None:
         """Keep what must not be lost, in order and before newer jobs; refuse the rest."""
         with self._changed:
             if trouble != self.trouble:
@@ -270,6 +299,7 @@ class Writer:
             every = [*jobs, *self._jobs]
             self._jobs = deque(job for job in every if job.is_kept)
             self._checkpoints = {**checkpoints, **self._checkpoints}
+            self._entries = [*entries, *self._entries]
         refused = [job for job in every if not job.is_kept]
         refuse(refused, f"cannot write the ledger: {trouble}")
 
@@ -280,18 +310,20 @@ class Writer:
                 self._close_by_s = time.monotonic()
                 self.trouble = "its writer has stopped; restart tenantd"
             jobs, self._jobs = list(self._jobs), deque()
+            entries, self._entries = self._entries, []
             trouble = self.trouble or "it was closed"
         if jobs:
             log.error("gave up %d writes: %s", len(jobs), trouble)
-            self._set_aside(jobs)
+        self._set_aside(jobs, entries)
         refuse(jobs, f"cannot write the ledger: {trouble}")
 
-    def _set_aside(self, jobs: list[Job]) -> None:
+    def _set_aside(self, jobs: list[Job], entries: list[Entry]) -> None:
         with self._changed:  # two threads may come here
             records = [job.record for job in jobs if job.record is not None]
             for job in jobs:
                 job.record = None
-        self.only_logged += set_aside(self._path.parent, records)
+        self.only_logged += set_aside(self._path.parent, [record() for record in records])
+        set_entries_aside(self._path.parent, entries)
 
     def _close_file(self) -> None:
         self._undo()
