@@ -183,7 +183,7 @@ class TooManyConnections(TenantdError):
 
 
 class Unauthenticated(TenantdError):
-    """No identity, or a key that is unknown, revoked or malformed."""
+    """No identity, or a key that is unknown, expired, revoked or malformed."""
 
     code = "invalid_api_key"
     type = "authentication_error"
@@ -192,7 +192,7 @@ class Unauthenticated(TenantdError):
 
 
 class KeyRevoked(Unauthenticated):
-    """The key was valid when the request arrived but has been revoked since; generated tokens are billed."""
+    """The key was valid when the request arrived, but was revoked or has expired since; generated tokens are billed."""
 
     code = "key_revoked"
 
@@ -323,5 +323,5 @@ class LedgerDamaged(LedgerUnavailable):
 
 
 def key_revoked() -> KeyRevoked:
-    """The error that ends requests of a revoked key."""
-    return KeyRevoked("this API key was revoked; ask your administrator for a new one")
+    """The error that ends requests of a key that was revoked or has expired."""
+    return KeyRevoked("this API key was revoked or has expired; ask your administrator for a new one")

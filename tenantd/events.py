@@ -70,6 +70,7 @@ class Action(StrEnum):
     TENANT_REMOVED = "tenant_removed"
     KEY_CREATED = "key_created"
     KEY_REVOKED = "key_revoked"
+    KEY_ROTATED = "key_rotated"
     REQUEST_CANCELLED = "request_cancelled"
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
 
@@ -171,12 +172,26 @@ class CleanedUp(Event, frozen=True, kw_only=True):
     tenant: str
 
 
+class KeyFirstUsed(Event, frozen=True, kw_only=True):
+    """A key was shown for the first time since it was created. One that administers has no tenant; `uid` is the user at
+    the other end."""
+
+    key_id: str
+    tenant: str | None
+    tenant_id: int | None
+    uid: int | None
+
+
 class Administered(Event, frozen=True, kw_only=True):
-    """An administrator changed something. `actor_uid` is None for a signal; `fields` names what changed."""
+    """An administrator changed something. `fields` names what changed.
+
+    The actor is the key, if one was shown, or else the user. Both are None for a signal.
+    """
 
     action: Action
     actor_uid: int | None
     actor_pid: int | None = None
+    actor_key_id: str | None = None
     tenant: str | None = None
     tenant_id: int | None = None
     key_id: str | None = None

@@ -15,7 +15,7 @@ import pytest
 from tenantd import events
 from tenantd.events import Account, Action, Administered, CleanedUp, Event, Events, FirstToken
 
-TEXTS = {"request_id", "tenant", "key_id", "cause", "fields"}
+TEXTS = {"request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"}
 """The fields of events that hold text. All of it is the daemon's own words: ids that it made, names of tenants that
 exist, codes of errors, names of fields. Nothing that a client has written may become one more."""
 
@@ -48,6 +48,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "first_token",
         "settled",
         "cleaned_up",
+        "key_first_used",
         "administered",
         "engine_started",
         "engine_lost",

@@ -18,10 +18,11 @@ _BY_STATUS: Final[dict[int, type[TenantdError]]] = {
 }
 
 _OPTIONS: Final = {
-    "an API key cannot administer; send the request without an Authorization header": (
+    "this API key cannot administer: it does not have the scope admin": (
         "this command needs an administrator, and TENANTD_API_KEY is set; use `tenantctl --admin …`"
     ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
+    "this API key has none; send the header X-Tenant": "pass --tenant NAME",
     "choose one with X-Tenant": "choose one with --tenant NAME",
     "send an API key as `Authorization: Bearer td_...`": "set TENANTD_API_KEY to an API key",
 }

@@ -50,13 +50,13 @@ def health_operations(service: Service) -> list[Operation]:
         """Ask whether the daemon can serve: 503 while it cannot."""
         state = readiness(service)
         status = 200 if state["status"] == "ready" else 503
-        if not is_known(request, service.directory):
+        if not is_known(request):
             state = {"status": state["status"]}
         elif not is_admin(request):
             state["reason"] = without_paths(state["reason"])
         return reply(state, status=status)
 
     return [
-        Operation("GET", "/healthz", healthz, Alive, access=Access.ANYONE),
-        Operation("GET", "/readyz", readyz, Readiness, access=Access.ANYONE, otherwise=503),
+        Operation("GET", "/healthz", healthz, Alive, access=Access.ANYONE, scopes=()),
+        Operation("GET", "/readyz", readyz, Readiness, access=Access.ANYONE, scopes=(), otherwise=503),
     ]

@@ -1,19 +1,21 @@
 """Who is asking: identified by an API key if there is one, otherwise by the kernel, which knows the peer's user.
 
 The tenant of a request comes only from here. A header may choose among an identity's tenants, but never grants one.
+Nothing here answers differently, or takes longer, because of a tenant that the asker may not act for.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Collection
 from typing import Final
 
 from starlette.requests import Request
-from starlette.types import Scope
+from starlette.types import Scope as Asgi
 
 from tenantd.api.connection import connection_of
 from tenantd.api.connections import is_administrator
-from tenantd.domain import Actor, Tenant
+from tenantd.domain import Actor, Scope, Tenant
 from tenantd.errors import (
     Forbidden,
     InvalidRequest,
@@ -24,41 +26,101 @@ from tenantd.errors import (
     key_revoked,
 )
 from tenantd.printable import without_paths
-from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.text.excerpt import excerpt
 
 TENANT_HEADER: Final = "x-tenant"
 ASKING: Final = "tenantd.tenant"
 KEY: Final = "tenantd.key"
-KEYS_TENANT: Final = "tenantd.key.tenant"
+IS_KNOWN: Final = "tenantd.known"
+
+
+# -- checks, before a handler runs
+
+
+def look_up_key(request: Request, directory: Directory) -> KnownKey | None:
+    """The key that a request shows, remembered for what follows; None if it has no Authorization header.
+
+    Raises Unauthenticated, with the same words for every key that is not live; TooManyConnections.
+    """
+    secret = _bearer(request)
+    if not secret:
+        return None
+    found = directory.key_for(secret)
+    if found is None:
+        raise Unauthenticated("this API key is unknown, was revoked or has expired")
+    request.scope["extensions"][KEY] = found
+    connection = connection_of(request.scope)
+    connection.connections_table.use_key(connection, found.id)
+    return found
+
+
+def require_admin(request: Request) -> None:
+    """Raises Forbidden for anybody but administrators. Its key has been looked up."""
+    if is_admin(request):
+        return
+    if shown_key(request.scope) is not None:
+        raise Forbidden("this API key cannot administer: it does not have the scope admin")
+    raise Forbidden("only root and the user that runs tenantd can administer it, or a key with the scope admin")
+
+
+def refuse_browsers(request: Request) -> None:
+    """Raises Forbidden for a request that a page in a browser sends."""
+    if "origin" in request.headers:
+        raise Forbidden("administration is not allowed from a browser: this request has an Origin header")
+
+
+def require_scope(request: Request, scopes: Collection[Scope]) -> None:
+    """Raises Forbidden for a key with none of these scopes. One that administers may do what any key may."""
+    key = shown_key(request.scope)
+    if key is not None and Scope.ADMIN not in key.scopes and key.scopes.isdisjoint(scopes):
+        has = ", ".join(scope for scope in Scope if scope in key.scopes)
+        raise Forbidden(f"this needs an API key with the scope {' or '.join(scopes)}; this one has only: {has}")
+
+
+def require_known(request: Request, directory: Directory) -> None:
+    """For answers that are the same for every tenant. Raises Unauthenticated for an unknown user without a key."""
+    key = shown_key(request.scope)
+    if key is not None and key.tenant is not None:
+        request.scope["extensions"][ASKING] = key.tenant
+    elif not is_admin(request):
+        peer = connection_of(request.scope).peer
+        if peer is None or not directory.by_uid(peer.uid):
+            raise _stranger()
+    request.scope["extensions"][IS_KNOWN] = True
+
+
+def require_tenant(request: Request, directory: Directory) -> None:
+    """Finds the tenant that this request acts for and that pays for it; see `tenant_of`.
+
+    Raises Unauthenticated, Forbidden, NotFound, InvalidRequest, TooManyConnections.
+    """
+    if connection_of(request.scope).only_administers:
+        raise TooManyConnections("this user has too many connections; close some or try again", retry_after_s=1)
+    request.scope["extensions"][ASKING] = _identify(request, directory)
+
+
+# -- what is known of a request afterwards
 
 
 def is_admin(request: Request) -> bool:
-    """Whether the daemon's own user or root asks, without a key. A request with a key has the key's identity."""
+    """Whether a key with the scope admin asks, or the daemon's own user or root without a key.
+
+    False for a key that has not been looked up: a request with a key has the key's identity.
+    """
+    if (key := shown_key(request.scope)) is not None:
+        return Scope.ADMIN in key.scopes
     peer = connection_of(request.scope).peer
     return peer is not None and is_administrator(peer.uid) and "authorization" not in request.headers
 
 
-def require_admin(request: Request) -> None:
-    """Raises Unauthenticated for an Authorization header without a key, Forbidden for anybody but administrators."""
-    if "origin" in request.headers:
-        raise Forbidden("administration is not allowed from a browser: this request has an Origin header")
-    if _bearer(request):
-        raise Forbidden("an API key cannot administer; send the request without an Authorization header")
-    if not is_admin(request):
-        raise Forbidden("only root and the user that runs tenantd can administer it")
+def is_known(request: Request) -> bool:
+    """Whether an administrator asks, or somebody with a tenant. False for a wrong key."""
+    known: bool = request.scope["extensions"].get(IS_KNOWN, False)
+    return known
 
 
-def is_known(request: Request, directory: Directory) -> bool:
-    """Whether an administrator asks, or somebody with a tenant. False for a wrong key; raises nothing."""
-    try:
-        require_known(request, directory)
-    except TenantdError:
-        return False
-    return True
-
-
-def for_asker(error: TenantdError, scope: Scope) -> TenantdError:
+def for_asker(error: TenantdError, scope: Asgi) -> TenantdError:
     """`error` as the asker may see it: only administrators see paths on this machine."""
     if is_admin(Request(scope)):
         return error
@@ -67,69 +129,60 @@ def for_asker(error: TenantdError, scope: Scope) -> TenantdError:
     return shown
 
 
-def require_known(request: Request, directory: Directory) -> None:
-    """For answers that are the same for every tenant. Raises Unauthenticated for a wrong key or an unknown user."""
-    if key := _bearer(request):
-        request.scope["extensions"][ASKING] = _tenant_with(key, request, directory)
-    elif not is_admin(request):
-        peer = connection_of(request.scope).peer
-        if peer is None or not directory.by_uid(peer.uid):
-            raise _stranger()
-
-
-def tenant_of(request: Request, directory: Directory) -> Tenant:
-    """The tenant that this request acts for and that pays for it; remembered for the headers of the answer.
-
-    Raises Unauthenticated, Forbidden, NotFound, InvalidRequest, TooManyConnections.
-    """
-    if connection_of(request.scope).only_administers:
-        raise TooManyConnections("this user has too many connections; close some or try again", retry_after_s=1)
-    tenant = _identify(request, directory)
-    request.scope["extensions"][ASKING] = tenant
+def tenant_of(request: Request) -> Tenant:
+    """The tenant of a request that had to have one."""
+    tenant = asking(request.scope)
+    assert tenant is not None, "checked before the handler"
     return tenant
 
 
-def asking(scope: Scope) -> Tenant | None:
+def asking(scope: Asgi) -> Tenant | None:
     """The tenant that a request acts for, once it is known."""
     tenant: Tenant | None = scope["extensions"].get(ASKING)
     return tenant
 
 
-def whose(scope: Scope) -> Tenant | None:
+def whose(scope: Asgi) -> Tenant | None:
     """The tenant of a request as far as it is known: that of its key, if the request was refused before it was made
     for any."""
-    tenant: Tenant | None = asking(scope) or scope["extensions"].get(KEYS_TENANT)
-    return tenant
+    key = shown_key(scope)
+    return asking(scope) or (None if key is None else key.tenant)
 
 
-def key_of(scope: Scope) -> str:
-    """The id of a request's key, once it has been looked up; "" for a request without a key."""
-    key_id: str = scope["extensions"].get(KEY, "")
-    return key_id
+def shown_key(scope: Asgi) -> KnownKey | None:
+    """The key of a request, once it has been looked up."""
+    key: KnownKey | None = scope["extensions"].get(KEY)
+    return key
 
 
-def actor_of(scope: Scope) -> Actor:
+def actor_of(scope: Asgi) -> Actor:
     """Who asks; with the key once that has been looked up."""
-    peer = connection_of(scope).peer
-    key_id = key_of(scope) or None
+    peer, key = connection_of(scope).peer, shown_key(scope)
+    key_id = None if key is None else key.id
     return Actor(key_id=key_id) if peer is None else Actor(uid=peer.uid, pid=peer.pid, key_id=key_id)
 
 
-def require_live_key(scope: Scope, directory: Directory) -> None:
-    """Raises KeyRevoked if the key was revoked while the body arrived."""
-    if (key_id := key_of(scope)) and not directory.has_key(key_id):
+def require_live_key(scope: Asgi, directory: Directory) -> None:
+    """Raises KeyRevoked if the key was revoked or has expired while the body arrived."""
+    if (key := shown_key(scope)) is not None and not directory.has_key(key.id):
         raise key_revoked()
+
+
+# -- the tenant
 
 
 def _identify(request: Request, directory: Directory) -> Tenant:
     named = request.headers.get(TENANT_HEADER, "")
-    if key := _bearer(request):
-        return _only(named, [_tenant_with(key, request, directory)], "this API key")
+    key = shown_key(request.scope)
+    if key is not None and key.tenant is not None:
+        return _only(named, [key.tenant], "this API key")
     if is_admin(request) and named:
         try:
             return directory.tenants[named]
         except KeyError:
             raise NotFound(f"no tenant named {excerpt(named, 80)}", param=TENANT_HEADER) from None
+    if key is not None:
+        raise InvalidRequest("which tenant? this API key has none; send the header X-Tenant", param=TENANT_HEADER)
     return _by_user(request, directory, named)
 
 
@@ -145,18 +198,6 @@ def _by_user(request: Request, directory: Directory, named: str) -> Tenant:
 
 def _stranger() -> Unauthenticated:
     return Unauthenticated("this user belongs to no tenant; send an API key as `Authorization: Bearer td_...`")
-
-
-def _tenant_with(secret: str, request: Request, directory: Directory) -> Tenant:
-    found = directory.key_for(secret)
-    if found is None:
-        raise Unauthenticated("this API key is unknown or was revoked")
-    tenant, key_id = found
-    request.scope["extensions"][KEY] = key_id
-    request.scope["extensions"][KEYS_TENANT] = tenant
-    connection = connection_of(request.scope)
-    connection.connections_table.use_key(connection, key_id)
-    return tenant
 
 
 def _only(named: str, own: list[Tenant], who: str) -> Tenant:

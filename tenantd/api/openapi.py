@@ -18,6 +18,7 @@ from tenantd import __version__
 from tenantd.api.identity import TENANT_HEADER, is_admin
 from tenantd.api.operations import JSON, Access, Operation
 from tenantd.api.replies import reply
+from tenantd.domain import Scope
 from tenantd.errors import ErrorBody
 
 MODEL: Final = "#/components/schemas/{model}"  # as pydantic has it
@@ -29,7 +30,12 @@ Serves one model to many tenants, on a Unix socket. Request bodies also take the
 same settings; unknown fields are refused. Every answer has an `x-request-id`, those to tenants with limits
 `x-ratelimit-` headers, and a 429 or 503 that is worth another try a `retry-after`."""
 _SECURITY: Final = {
-    "key": {"type": "http", "scheme": "bearer", "description": "A tenant's API key."},
+    "key": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "An API key with the scope that is named. A tenant's key acts for its tenant. One with scope "
+        "admin administers; it may do what any key may for the tenant that the header X-Tenant names.",
+    },
     "user": {
         "type": "apiKey",
         "in": "header",
@@ -39,18 +45,13 @@ _SECURITY: Final = {
         "administrators may name any; it is not needed for administration, nor by a user of one tenant.",
     },
 }
-_WHO: Final[dict[Access, list[dict[str, list[str]]]]] = {
-    Access.ANYONE: [],
-    Access.TENANT: [{"key": []}, {"user": []}],
-    Access.ADMINISTRATOR: [{"user": []}],
-}
 
 
 class Description:
     """Serves the document; only administrators see the administration routes."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.ANYONE)
+        own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.ANYONE, scopes=())
         self.operations = [*operations, own]
         self._made: dict[bool, msgspec.Raw] = {}
 
@@ -99,11 +100,12 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         events = {"type": "string", "contentMediaType": JSON, "contentSchema": schemas[one.stream]}
         answer[EVENTS] = {"schema": events}
     statuses = [one.status] if one.otherwise is None else [one.status, one.otherwise]
+    group = Access.TENANT if one.access is Access.KNOWN else one.access
     described: dict[str, Any] = {
         "operationId": one.handler.__name__,
         "summary": inspect.getdoc(one.handler),
-        "tags": [one.access.value],
-        "security": _WHO[one.access],
+        "tags": [group.value],
+        "security": _who(one),
         "parameters": _parameters(one),
         "responses": {
             **{str(status): {"description": HTTPStatus(status).phrase, "content": answer} for status in statuses},
@@ -113,6 +115,13 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     if one.body is not None:
         described["requestBody"] = {"required": True, "content": {JSON: {"schema": schemas[one.body]}}}
     return described
+
+
+def _who(one: Operation) -> list[dict[str, list[str]]]:
+    """The alternatives: a key with one of the scopes, or a user without a key."""
+    if one.access is Access.ANYONE:
+        return []
+    return [*({"key": [scope.value]} for scope in dict.fromkeys((*one.scopes, Scope.ADMIN))), {"user": []}]
 
 
 def _parameters(one: Operation) -> list[dict[str, Any]]:

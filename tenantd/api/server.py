@@ -62,7 +62,7 @@ def make_routes(service: Service, meter: Meter) -> FastAPI:
         *Admin(service, meter).operations(),
         *health_operations(service),
     ]
-    serve(app, Description(operations).operations)
+    serve(app, Description(operations).operations, service)
     return app
 
 

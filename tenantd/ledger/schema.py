@@ -50,7 +50,8 @@ REQUESTS: Final = """CREATE TABLE requests (
 ) STRICT"""
 REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
 
-# A key without a tenant administers. `scopes` are separated by commas. Tenant and name are those of its tenant.
+# A key without a tenant administers. Tenant and name are those of its tenant. `scopes` are separated by commas. The end
+# of a key that was rotated is near, and `replaced_by` is the id of the new one.
 KEYS: Final = """CREATE TABLE keys (
     id               TEXT PRIMARY KEY,
     tenant           TEXT,
@@ -63,6 +64,7 @@ KEYS: Final = """CREATE TABLE keys (
     scopes           TEXT NOT NULL,
     expires_micros   INTEGER CHECK (expires_micros >= 0),
     last_used_micros INTEGER CHECK (last_used_micros >= 0),
+    replaced_by      TEXT,
     CHECK ((tenant IS NULL) = (tenant_id IS NULL))
 ) STRICT, WITHOUT ROWID"""
 KEYS_BY_TENANT: Final = "CREATE INDEX keys_by_tenant ON keys (tenant_id, created_micros)"

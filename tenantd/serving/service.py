@@ -35,7 +35,8 @@ from tenantd.serving.positions import Positions
 from tenantd.serving.rows import RequestRows, admission
 from tenantd.serving.standstill import Standstill
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
-from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.directory import Directory, KnownKey
+from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates, RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.grammar import GrammarCompiler
@@ -47,6 +48,8 @@ log = logging.getLogger(__name__)
 
 MOST_QUEUED_SHOWN: Final = 100
 RELOAD_INTERVAL_S: Final = 1.0
+KEYS_INTERVAL_S: Final = 0.25
+"""How often to look whether keys have expired, so that what runs with them ends within a second."""
 
 
 class Service:
@@ -73,12 +76,9 @@ class Service:
         `on_tenants` hears all names whenever tenants have changed: first without those that are new or changed hands.
         """
         self.config, self.events = config, events or Events()
-        self.ledger = ledger
-        self.directory = directory
-        self.vocabulary = vocabulary
-        self.chat = chat
-        self.pool = TextPool()
-        self.grammars = GrammarCompiler()
+        self.ledger, self.directory = ledger, directory
+        self.vocabulary, self.chat = vocabulary, chat
+        self.pool, self.grammars = TextPool(), GrammarCompiler()
         self.started_micros = now_micros()
         self._on_tenants = on_tenants
         self._replica = Replica(
@@ -108,9 +108,10 @@ class Service:
             on_abandon=lambda stream: self._replica.end(stream, FinishReason.DISCONNECTED, None),
         )
         self._clock_s = clock_s
+        self._key_uses = KeyUses(ledger, self.events, now_micros=now_micros, clock_s=clock_s)
         self._rows = RequestRows(ledger, self.events, lambda: self.config.ledger.settle_timeout_s)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
-        self._ticking: asyncio.Task[None] | None = None
+        self._background: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
 
     @property
@@ -132,7 +133,7 @@ class Service:
         """
         await self.directory.reload(self.ledger)
         self.supervisor.start()
-        self._ticking = asyncio.create_task(self._standstill.run())
+        self._background = [asyncio.create_task(work) for work in (self._standstill.run(), self._watch_keys())]
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
         """Take over earlier usage. Call it before `start`. `booked` covers the last minute, oldest first."""
@@ -162,12 +163,12 @@ class Service:
         self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
         await self.grammars.close()
         await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
-        for task in (self._ticking, self._reloading):
+        for task in (*self._background, self._reloading):
             if task is not None:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
-        self._ticking = self._reloading = None
+        self._background, self._reloading = [], None
         await asyncio.to_thread(self.pool.close)
         await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
@@ -211,6 +212,7 @@ class Service:
         for old, name in moved:
             self._rates.rename(old, name)
         self._rates.keep(after.keys())
+        self._key_uses.forget_unless(self.directory.has_key)
         self._end_what_may_not_run()
         kept = {name for _, name in moved}
         names = changed_hands(before, after)
@@ -244,8 +246,22 @@ class Service:
         self._gate.wake()
         self._end_what_may_not_run()
 
+    def key_used(self, key: KnownKey, actor: Actor) -> None:
+        """A request shows this key."""
+        self._key_uses.note(key, actor)
+
+    async def _watch_keys(self) -> None:
+        """End what runs with a key when the key's end comes. Runs until cancelled."""
+        ended = self.directory.keys_ended()
+        while True:
+            await asyncio.sleep(KEYS_INTERVAL_S)
+            before, ended = ended, self.directory.keys_ended()
+            if ended != before:
+                self._gate.wake()
+                self._end_what_may_not_run()
+
     def _end_what_may_not_run(self) -> None:
-        """End requests of removed tenants and revoked keys."""
+        """End requests of removed tenants, and of keys that were revoked or have expired."""
         for stream in self._live:
             try:
                 as_it_is(self.directory, stream.tenant, stream.tenant_id, stream.actor.key_id)
@@ -268,7 +284,7 @@ class Service:
         Generations that are not complete after `timeout_s` end with RequestTimeout.
         Raises Draining, TenantSuspended, EngineUnavailable,
         LedgerUnavailable, InvalidRequest and its subclasses, Forbidden, QueueFull, RequestsPerMinuteExceeded,
-        TokensPerMinuteExceeded, RequestTimeout, and KeyRevoked if the key was revoked.
+        TokensPerMinuteExceeded, RequestTimeout, and KeyRevoked if the key was revoked or has expired.
         """
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
         tenant, streams = await self._entrance.let_in(tenant, generations, deadline, actor)

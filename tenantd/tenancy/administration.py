@@ -10,7 +10,7 @@ soon as it can. Removal, suspension and revocation need no reading.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
@@ -18,7 +18,7 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import Actor, Tenant, TenantState
+from tenantd.domain import Actor, Scope, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, QueueFull
 from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import Ledger
@@ -177,20 +177,60 @@ class Administration:
 
     # -- keys
 
-    async def list_keys(self, name: str) -> list[KeyInfo]:
-        """The keys of a tenant, oldest first, including revoked ones."""
-        return await self._ledger.read(lambda conn: keys.list_keys(conn, store.get_tenant(conn, name).id))
+    async def list_keys(self, name: str | None) -> list[KeyInfo]:
+        """The keys of a tenant, oldest first, including those that have ended; for None, of keys that administer."""
 
-    async def create_key(self, actor: Actor, name: str, label: str) -> tuple[Change[KeyInfo], str]:
-        """Create a key. Also returns its secret, which cannot be shown again. Raises InvalidRequest."""
+        def work(conn: Connection) -> list[KeyInfo]:
+            return keys.list_keys(conn, None if name is None else store.get_tenant(conn, name).id)
+
+        return await self._ledger.read(work)
+
+    async def create_key(
+        self,
+        actor: Actor,
+        name: str | None,
+        label: str,
+        *,
+        scopes: Sequence[Scope] | None = None,
+        expires_micros: int | None = None,
+    ) -> tuple[Change[KeyInfo], str]:
+        """Create a key of a tenant; for None, one that administers. Also returns its secret, which cannot be shown
+        again. Raises InvalidRequest."""
         now_micros = clock.now_micros()
-        key, secret = await self._ledger.write(lambda conn: keys.create_key(conn, name, label, now_micros))
+
+        def work(conn: Connection) -> tuple[KeyInfo, str]:
+            return keys.create_key(conn, name, label, now_micros, scopes=scopes, expires_micros=expires_micros)
+
+        key, secret = await self._ledger.write(work)
         change = Change(None, key)
         try:
             await self._take_effect(NO_KEY)
         finally:
             self._announce_key(actor, Action.KEY_CREATED, change)
         return change, secret
+
+    async def rotate_key(
+        self, actor: Actor, key_id: str, grace_micros: int, *, expires_micros: int | None = None
+    ) -> tuple[Change[KeyInfo], Change[KeyInfo], str]:
+        """Replace a key by a new one, and let the old one end after `grace_micros`.
+
+        Returns what changed: the old key, the new one, and its secret. The new one ends at `expires_micros`; if that is
+        None, it lasts as long as the old one was meant to. Raises InvalidRequest, Conflict: the old one has ended or
+        was rotated.
+        """
+        now_micros = clock.now_micros()
+        rotation = await self._ledger.write(
+            lambda conn: keys.rotate_key(conn, key_id, grace_micros, now_micros, expires_micros)
+        )
+        old, new = Change(rotation.before, rotation.after), Change(None, rotation.new)
+        if rotation.after.revoked_micros is not None:
+            self._running.key_revoked(key_id)
+        try:
+            await self._take_effect(NO_KEY)
+        finally:
+            self._announce_key(actor, Action.KEY_CREATED, new)
+            self._announce_key(actor, Action.KEY_ROTATED, old)
+        return old, new, rotation.secret
 
     async def revoke_key(self, actor: Actor, key_id: str) -> Change[KeyInfo]:
         """Revoke a key for good. Revoking it again changes nothing."""
@@ -265,7 +305,7 @@ class Administration:
 
 
 def _event(actor: Actor, action: Action, **what: Any) -> Administered:
-    return Administered(action=action, actor_uid=actor.uid, actor_pid=actor.pid, **what)
+    return Administered(action=action, actor_uid=actor.uid, actor_pid=actor.pid, actor_key_id=actor.key_id, **what)
 
 
 def _still_ending(name: str) -> Conflict:

@@ -3,33 +3,52 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from sqlite3 import Connection
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
-from tenantd.domain import Limits, Tenant, TenantState
+from tenantd import clock
+from tenantd.domain import Limits, Scope, Tenant, TenantState
 from tenantd.ledger.ledger import Lane, Ledger
-from tenantd.tenancy.keys import hash_secret, is_well_formed, live_keys
+from tenantd.tenancy.key_ends import KeyEnds
+from tenantd.tenancy.keys import LiveKey, hash_secret, is_well_formed, live_keys
 from tenantd.tenancy.tenants import list_tenants
 
 NO_LIMITS: Final = Limits()
+
+
+class KnownKey(NamedTuple):
+    """A live key that a request shows. One that administers has no tenant. `is_used`: it was used before this run."""
+
+    tenant: Tenant | None
+    id: str
+    scopes: frozenset[Scope]
+    is_used: bool
 
 
 class Directory:
     """All tenants and live keys, including suspended tenants but not removed ones.
 
     Keys are looked up by their hash. An attacker who guesses keys cannot choose their hashes, so the duration of a
-    lookup reveals nothing about existing keys.
+    lookup reveals nothing about existing keys. A key whose end has come takes the same lookup as one that never was.
     """
 
-    def __init__(self, defaults: Limits = NO_LIMITS) -> None:
-        """`defaults` are the limits of tenants that do not set their own."""
+    def __init__(
+        self,
+        defaults: Limits = NO_LIMITS,
+        *,
+        now_micros: Callable[[], int] = clock.now_micros,
+        clock_s: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`defaults` are the limits of tenants that do not set their own. `clock_s` is monotonic."""
         self._defaults = defaults
         self.tenants: dict[str, Tenant] = {}
-        self._keys: dict[str, tuple[str, str]] = {}
+        self._keys: dict[str, LiveKey] = {}
         self._digests: dict[str, str] = {}  # by key id
+        self._ends = KeyEnds(now_micros, clock_s)
         self._revoked: set[str] = set()  # in this run, so that an earlier reload cannot restore one
         self._by_uid: dict[int, list[Tenant]] = {}
         self._loads_begun = 0
@@ -52,7 +71,8 @@ class Directory:
         before = self.tenants
         self._load_shown = load
         self._keys = keys
-        self._digests = {key_id: digest for digest, (_, key_id) in keys.items()}
+        self._digests = {key.id: digest for digest, key in keys.items()}
+        self._ends.replace({key.id: key.expires_micros for key in keys.values() if key.expires_micros is not None})
         for key_id in self._revoked:
             self._drop(key_id)
         self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
@@ -78,7 +98,7 @@ class Directory:
         """Forget a tenant whose removal is committed, and its keys, without reloading."""
         self._stopped += 1
         names = {tenant.name for tenant in self.tenants.values() if tenant.id == tenant_id}
-        for key_id in [key_id for name, key_id in self._keys.values() if name in names]:
+        for key_id in [key.id for key in self._keys.values() if key.tenant in names]:
             self._drop(key_id)
         self._show([tenant for tenant in self.tenants.values() if tenant.id != tenant_id])
 
@@ -103,18 +123,22 @@ class Directory:
             del self._keys[digest]
 
     def has_key(self, key_id: str) -> bool:
-        """Whether the key is live: not revoked, and its tenant not removed."""
-        return key_id in self._digests
+        """Whether the key is live: not revoked, its end not come, and its tenant not removed."""
+        return key_id in self._digests and not self._ends.has_come(key_id)
 
-    def key_for(self, secret: str) -> tuple[Tenant, str] | None:
-        """The tenant and id of a key; None if it is malformed, unknown or revoked."""
+    def keys_ended(self) -> tuple[int, int]:
+        """A pair that changes when the end of a key comes, or comes no more because the clock was set."""
+        return self._ends.count()
+
+    def key_for(self, secret: str) -> KnownKey | None:
+        """What is known of a key; None if it is malformed, unknown or revoked, or its end has come."""
         if not is_well_formed(secret):
             return None
         found = self._keys.get(hash_secret(secret))
-        if found is None:
+        if found is None or self._ends.has_come(found.id):
             return None
-        name, key_id = found
-        return self.tenants[name], key_id
+        tenant = None if found.tenant is None else self.tenants[found.tenant]
+        return KnownKey(tenant, found.id, found.scopes, found.is_used)
 
     def by_uid(self, uid: int) -> list[Tenant]:
         """The tenants that list this Unix user, by name."""
@@ -125,6 +149,6 @@ def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
     return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(defaults))
 
 
-def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, tuple[str, str]]]:
+def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, LiveKey]]:
     """Read one consistent snapshot. Runs in a reading thread, to spare the event loop."""
     return [_in_force(tenant, defaults) for tenant in list_tenants(conn)], live_keys(conn)

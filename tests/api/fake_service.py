@@ -7,12 +7,14 @@ import time
 from typing import Any
 
 from tenantd.config import Config
-from tenantd.domain import NOBODY, Actor, FinishReason, Tenant, TenantState, TokenLogprobs
+from tenantd.domain import NOBODY, Actor, FinishReason, Scope, Tenant, TenantState, TokenLogprobs
 from tenantd.errors import Draining, TenantdError, TenantSuspended
 from tenantd.events import Events
 from tenantd.live.generation import Generation, SharedSampling
 from tenantd.live.streams import LiveStream
 from tenantd.serving.rows import settled
+from tenantd.tenancy.directory import KnownKey
+from tenantd.tenancy.keys import TENANT_SCOPES
 from tenantd.tenancy.rates import RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.detokenize import TextStream
@@ -50,20 +52,25 @@ class FakeSupervisor:
 
 
 class FakeDirectory:
-    """acme and globex have keys; uids are for the test to give."""
+    """acme and globex have keys, and there is one that administers; uids and scopes are for the test to give."""
 
     def __init__(self) -> None:
         self.tenants = {name: Tenant(name=name) for name in ("acme", "globex")}
         self.tenants["closed"] = Tenant(name="closed", state=TenantState.SUSPENDED)
         self.keys = {f"td_{name}": name for name in self.tenants}
+        self.scopes: dict[str, frozenset[Scope]] = {}  # of keys that have not all those of a tenant's
+        self.admin_key = "td_admin"
         self.uids: dict[int, list[str]] = {}
 
-    def key_for(self, secret: str) -> tuple[Tenant, str] | None:
+    def key_for(self, secret: str) -> KnownKey | None:
+        if secret == self.admin_key:
+            return KnownKey(None, "key_admin", frozenset({Scope.ADMIN}), is_used=False)
         name = self.keys.get(secret)
-        return (self.tenants[name], f"key_{name}") if name else None
+        scopes = self.scopes.get(secret, frozenset(TENANT_SCOPES))
+        return KnownKey(self.tenants[name], f"key_{name}", scopes, is_used=False) if name else None
 
     def has_key(self, key_id: str) -> bool:
-        return key_id.removeprefix("key_") in self.keys.values()
+        return key_id == "key_admin" or key_id.removeprefix("key_") in self.keys.values()
 
     def revoke(self, key_id: str) -> None:
         self.keys = {secret: name for secret, name in self.keys.items() if f"key_{name}" != key_id}
@@ -99,6 +106,7 @@ class FakeService:
         self.rate_states: dict[str, dict[str, RateState]] = {}
         self.timeouts_s: list[float | None] = []
         self.streams: list[LiveStream] = []
+        self.keys_used: list[tuple[str, Actor]] = []
         self.generations: list[Generation] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -144,6 +152,9 @@ class FakeService:
             finally:
                 self.held -= 1
         return [await self.submit(tenant, generation) for generation in generations]
+
+    def key_used(self, key: KnownKey, actor: Actor) -> None:
+        self.keys_used.append((key.id, actor))
 
     def live_states(self) -> dict[str, str]:
         return {s.id: "running" for s in self.streams if s.finish_reason is None}

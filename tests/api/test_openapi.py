@@ -33,6 +33,7 @@ PUBLIC = {
 BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),
     "best_of": ("n answers",),
+    "expires_micros": ("in the future", "within", "not both"),
     "grammar": ("grammar",),
     "label": ("printable",),
     "limits.reserved_slots": ("reserve",),
@@ -42,6 +43,7 @@ BEYOND_FORM = {
     "parse_special": ("special tokens",),
     "prompt": ("is not a token id of this model", "maximum context length"),
     "response_format": ("response_format", "needs json_schema.schema"),
+    "scopes": ("scope admin",),
     "stream_options": ("only allowed",),
     "top_logprobs": ("only allowed",),
     "timeout_s": ("not complete within",),
@@ -127,6 +129,7 @@ def test_bodies_of_the_schema_are_not_refused_for_their_form(api: Api, path: str
         ("POST", "/admin/v1/tenants"),
         ("PATCH", "/admin/v1/tenants/described"),
         ("POST", "/admin/v1/tenants/described/keys"),
+        ("POST", "/admin/v1/keys"),
     ],
 )
 def test_bodies_of_administration_are_not_refused_for_their_form(

@@ -55,7 +55,8 @@ def test_a_secret_is_shown_once_and_stored_as_its_hash(conn: sqlite3.Connection)
     assert info.prefix == secret[:8] and len(info.id) == 16 and info.id.startswith("key_")
     stored = "".join(str(row) for row in conn.execute("SELECT * FROM keys"))
     assert secret[8:] not in stored and secret not in stored
-    assert keys.live_keys(conn) == {keys.hash_secret(secret): ("acme", info.id)}
+    live = keys.LiveKey("acme", info.id, frozenset(keys.TENANT_SCOPES), None, is_used=False)
+    assert keys.live_keys(conn) == {keys.hash_secret(secret): live}
 
 
 def test_a_key_is_revoked_once(conn: sqlite3.Connection) -> None:
@@ -63,7 +64,7 @@ def test_a_key_is_revoked_once(conn: sqlite3.Connection) -> None:
     other, _ = keys.create_key(conn, "acme", "")
     assert keys.revoke_key(conn, info.id, now_micros=8).revoked_micros == 8
     assert keys.revoke_key(conn, info.id, now_micros=9).revoked_micros == 8
-    assert [key_id for _, key_id in keys.live_keys(conn).values()] == [other.id]
+    assert [key.id for key in keys.live_keys(conn).values()] == [other.id]
     with pytest.raises(NotFound):
         keys.revoke_key(conn, "key_unknown")
 

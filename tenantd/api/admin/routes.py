@@ -1,4 +1,4 @@
-"""Administration over the socket: tenants, keys, usage, invoices. Only for root and the daemon's own user.
+"""Administration: tenants, keys, usage, invoices. Only for root, the daemon's own user, and keys with the scope admin.
 
 Routes parse, call a use case and render: `tenantd.tenancy.administration` has what changes tenants and keys, and
 `tenantd.tenancy.reporting` the reports.
@@ -20,7 +20,7 @@ from starlette.responses import Response
 from tenantd import __version__, clock
 from tenantd.api.admin import types
 from tenantd.api.body import B, parse, read_body
-from tenantd.api.identity import actor_of
+from tenantd.api.identity import actor_of, require_live_key
 from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
@@ -52,7 +52,8 @@ class Admin:
         self._began_s = time.monotonic()
 
     def operations(self) -> list[Operation]:
-        tenants, tenant, requests = "/admin/v1/tenants", "/admin/v1/tenants/{name}", "/admin/v1/requests"
+        tenants, tenant = "/admin/v1/tenants", "/admin/v1/tenants/{name}"
+        keys, requests = "/admin/v1/keys", "/admin/v1/requests"
         return [
             Operation("GET", "/admin", self.index, types.Index),
             Operation("GET", "/admin/v1/status", self.status, types.Status),
@@ -66,7 +67,10 @@ class Admin:
             Operation("POST", f"{tenant}/rename", self.rename, types.OneTenant, types.NewName),
             Operation("GET", f"{tenant}/keys", self.list_keys, types.Keys),
             Operation("POST", f"{tenant}/keys", self.create_key, types.CreatedKey, types.NewKey, 201),
-            Operation("DELETE", "/admin/v1/keys/{key_id}", self.revoke_key, types.OneKey),
+            Operation("GET", keys, self.list_admin_keys, types.Keys),
+            Operation("POST", keys, self.create_admin_key, types.CreatedKey, types.NewAdminKey, 201),
+            Operation("DELETE", f"{keys}/{{key_id}}", self.revoke_key, types.OneKey),
+            Operation("POST", f"{keys}/{{key_id}}/rotate", self.rotate_key, types.RotatedKey, types.KeyRotation, 201),
             Operation("GET", "/admin/v1/usage", self.usage, types.UsageReport),
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
@@ -170,8 +174,34 @@ class Admin:
     async def create_key(self, request: Request, name: str) -> Response:
         """Create a key. Its secret is shown only here."""
         body = await self._parse(request, types.NewKey)
-        change, secret = await self._administration.create_key(actor_of(request.scope), name, body.label)
+        ends_micros = body.ends_micros(self._now_micros())
+        change, secret = await self._administration.create_key(
+            actor_of(request.scope), name, body.label, scopes=body.scopes, expires_micros=ends_micros
+        )
         return reply({"key": change.after, "secret": secret}, status=201)
+
+    async def list_admin_keys(self) -> Response:
+        """List the keys that administer, without their secrets."""
+        return reply({"keys": await self._administration.list_keys(None)})
+
+    async def create_admin_key(self, request: Request) -> Response:
+        """Create a key that administers and belongs to no tenant. Its secret is shown only here."""
+        body = await self._parse(request, types.NewAdminKey)
+        change, secret = await self._administration.create_key(
+            actor_of(request.scope), None, body.label, expires_micros=body.ends_micros(self._now_micros())
+        )
+        return reply({"key": change.after, "secret": secret}, status=201)
+
+    async def rotate_key(self, request: Request, key_id: str) -> Response:
+        """Replace a key by a new one with the same rights; the old one ends after a grace period."""
+        body = await self._parse(request, types.KeyRotation)
+        old, new, secret = await self._administration.rotate_key(
+            actor_of(request.scope),
+            key_id,
+            body.grace_s * 1_000_000,
+            expires_micros=body.ends_micros(self._now_micros()),
+        )
+        return reply({"key": new.after, "secret": secret, "replaced": old.after}, status=201)
 
     async def revoke_key(self, request: Request, key_id: str) -> Response:
         """Revoke a key, effective immediately."""
@@ -216,6 +246,7 @@ class Admin:
 
     async def _parse(self, request: Request, model: type[B]) -> B:
         body = await read_body(request, self._service.config.server.max_body_bytes)
+        require_live_key(request.scope, self._service.directory)
         if len(body) <= INLINE_BYTES:
             return parse(model, body)
         work = self._service.pool.run(ADMINISTRATORS, functools.partial(parse, model, body), len(body))

@@ -9,11 +9,19 @@ from pydantic import Field, PlainValidator, create_model
 
 from tenantd.api.body import Body
 from tenantd.api.openai.shapes import Waiting
-from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Scope, Tenant, TenantState
+from tenantd.errors import InvalidRequest
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.limits import LIMITS, MOST, Limit
-from tenantd.tenancy.keys import KeyInfo
+from tenantd.tenancy.keys import (
+    DEFAULT_GRACE_S,
+    MAX_GRACE_S,
+    MAX_LABEL_CHARACTERS,
+    MAX_LIFETIME_S,
+    TENANT_SCOPES,
+    KeyInfo,
+)
 from tenantd.tenancy.tenants import MAX_WEIGHT, MIN_WEIGHT
 from tenantd.wire.messages import EngineInfo
 
@@ -94,10 +102,40 @@ class NewName(Body):
     name: str
 
 
-class NewKey(Body):
-    """POST /admin/v1/tenants/{name}/keys."""
+class _KeyEnd(Body):
+    """When a key ends: after a time, or at a time. Without either it does not."""
 
-    label: str = Field("", max_length=64)
+    expires_in_s: int | None = Field(None, ge=1, le=MAX_LIFETIME_S)
+    expires_micros: int | None = Field(None, ge=0, le=2**63 - 1, description="Microseconds since 1970.")
+
+    def ends_micros(self, now_micros: int) -> int | None:
+        """Raises InvalidRequest if both are given."""
+        if self.expires_in_s is None:
+            return self.expires_micros
+        if self.expires_micros is not None:
+            raise InvalidRequest("expires_micros: use either this or expires_in_s, not both", param="expires_micros")
+        return now_micros + self.expires_in_s * 1_000_000
+
+
+class NewAdminKey(_KeyEnd):
+    """POST /admin/v1/keys."""
+
+    label: str = Field("", max_length=MAX_LABEL_CHARACTERS)
+
+
+class NewKey(NewAdminKey):
+    """POST /admin/v1/tenants/{name}/keys. `scopes` are run and read, or one of them."""
+
+    scopes: Annotated[list[Scope], Field(min_length=1, max_length=len(Scope))] = Field(
+        default_factory=lambda: list(TENANT_SCOPES)
+    )
+
+
+class KeyRotation(_KeyEnd):
+    """POST /admin/v1/keys/{key_id}/rotate. The old key ends after `grace_s`; without an end, the new one lasts as long
+    as the old one was meant to."""
+
+    grace_s: int = Field(DEFAULT_GRACE_S, ge=0, le=MAX_GRACE_S)
 
 
 class Index(TypedDict):
@@ -182,7 +220,7 @@ class RemovedTenant(TypedDict):
 
 
 class Keys(TypedDict):
-    """Of one tenant, revoked ones included."""
+    """Of one tenant, or those that administer; including those that were revoked or have expired."""
 
     keys: list[KeyInfo]
 
@@ -197,6 +235,12 @@ class CreatedKey(OneKey):
     """The key, and its secret, which is shown only here."""
 
     secret: str
+
+
+class RotatedKey(CreatedKey):
+    """The new key and its secret, and the old key."""
+
+    replaced: KeyInfo
 
 
 class UsageReport(TypedDict):

@@ -13,7 +13,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from tenantd.api.body import give_back_body, read_body
-from tenantd.api.identity import require_known, require_live_key, tenant_of
+from tenantd.api.identity import require_live_key, tenant_of
 from tenantd.api.names import Names
 from tenantd.api.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from tenantd.api.openai.exchange import Exchange
@@ -23,7 +23,7 @@ from tenantd.api.openai.types import ChatRequest, CompletionRequest, GenerationR
 from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
-from tenantd.domain import Tenant
+from tenantd.domain import Scope, Tenant
 from tenantd.errors import EngineUnavailable, Forbidden, NotFound
 from tenantd.live.generation import Generation
 from tenantd.printable import one_line
@@ -50,21 +50,23 @@ class OpenAI:
         self._prompts = PromptReader(service.vocabulary, service.chat, service.pool)
 
     def operations(self) -> list[Operation]:
+        run, either = (Scope.RUN,), (Scope.RUN, Scope.READ)
         mine = functools.partial(Operation, access=Access.TENANT)
+        ours = functools.partial(Operation, access=Access.KNOWN, scopes=either)
         text, chat, events = "/v1/completions", "/v1/chat/completions", ChatCompletionChunk
         return [
-            mine("POST", text, self.completions, Completion, CompletionRequest, stream=Completion),
-            mine("POST", chat, self.chat, ChatCompletion, ChatRequest, stream=events),
-            mine("GET", "/v1/models", self.models, ModelList),
-            mine("GET", "/v1/models/{name:path}", self.model, Model),
-            mine("GET", "/v1/queue", self.queue, Queue),
+            mine("POST", text, self.completions, Completion, CompletionRequest, scopes=run, stream=Completion),
+            mine("POST", chat, self.chat, ChatCompletion, ChatRequest, scopes=run, stream=events),
+            ours("GET", "/v1/models", self.models, ModelList),
+            ours("GET", "/v1/models/{name:path}", self.model, Model),
+            mine("GET", "/v1/queue", self.queue, Queue, scopes=either),
         ]
 
     # -- routes
 
     async def completions(self, request: Request) -> Response:
         """Continue one prompt or several."""
-        tenant = tenant_of(request, self._service.directory)
+        tenant = tenant_of(request)
         raw = await self._body(request)
         names = Names(lenient=self._service.config.server.lenient)
         with names.as_sent():
@@ -78,7 +80,7 @@ class OpenAI:
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        tenant = tenant_of(request, self._service.directory)
+        tenant = tenant_of(request)
         raw = await self._body(request)
         names = Names(lenient=self._service.config.server.lenient)
         with names.as_sent():
@@ -90,20 +92,18 @@ class OpenAI:
             own = _client_id(request)
             return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, own, names.header())
 
-    async def models(self, request: Request) -> Response:
+    async def models(self) -> Response:
         """List the model that is served."""
-        require_known(request, self._service.directory)
         return reply(ModelList(object="list", data=[self._model_json()]))
 
-    async def model(self, request: Request, name: str) -> Response:
+    async def model(self, name: str) -> Response:
         """Show the model that is served."""
-        require_known(request, self._service.directory)
         self._check_model(name)
         return reply(self._model_json())
 
     async def queue(self, request: Request) -> Response:
         """Show the queue positions of the tenant's own requests. Not part of OpenAI's API."""
-        tenant = tenant_of(request, self._service.directory)
+        tenant = tenant_of(request)
         return reply({"waiting": self._service.queue(tenant.name)})
 
     # -- before the engine

@@ -56,7 +56,7 @@ def said(conn: sqlite3.Connection) -> dict[str, Any]:
             {
                 "tenants": list_tenants(conn),
                 "keys": {name: list_keys(conn, ids[name]) for name in TENANTS},
-                "live_keys": {digest: list(key) for digest, key in sorted(live_keys(conn).items())},
+                "live_keys": {digest: list(key[:2]) for digest, key in sorted(live_keys(conn).items())},
                 "prices": list(all_prices(conn).values()),
                 "requests": recent_requests(conn, None, 1_000_000),
                 "requests_of": {name: [row.id for row in recent_requests(conn, ids[name], 7)] for name in TENANTS},
