@@ -15,7 +15,8 @@ import msgspec
 from hypothesis import seed, settings
 
 from tenantd import costs
-from tenantd.domain import FinishReason, Sampling
+from tenantd.domain import FinishReason, Sampling, TokenLogprobs
+from tenantd.engine.compute import Compute
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.fake import FakeCompute
 from tenantd.engine.loop import Loop
@@ -80,8 +81,10 @@ class World:
     settings: Settings = SETTINGS
     now_s: float = 0.0
     set_back_s: float = 0.0  # by how much the clock jumped backwards in all
+    engine: Callable[[Load, Callable[[float], None]], Compute] = FakeCompute
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
+    logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=lambda: defaultdict(list))
     finishes: dict[int, FinishReason] = field(default_factory=dict)
     service: Counter[str] = field(default_factory=Counter)
     submits: dict[int, Submit] = field(default_factory=dict)
@@ -102,7 +105,7 @@ class World:
         self._start()
 
     def _start(self) -> None:
-        self.compute = FakeCompute(self.load, self._sleep)
+        self.compute = self.engine(self.load, self._sleep)
         context_tokens = self.compute.info.context_tokens
         self.scheduler = Scheduler(
             self.load.slots,
@@ -135,17 +138,22 @@ class World:
         self.submits[request] = Submit(
             request=request,
             tenant=tenant,
-            prompt=[(request * 31 + i) % 256 for i in range(prompt)],
+            prompt=self.prompt(request, prompt),
             generated=list(generated),
             max_tokens=output,
             adapter=self.adapters.get(tenant, ""),
             sampling=request,
+            seed=request,
             billed_prompt_tokens=billed,
             counts_prompt=counts_prompt,
         )
         self.unfinished[tenant] += 1
         self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))
         self._send(self.submits[request])
+
+    def prompt(self, request: int, tokens: int) -> list[int]:
+        """What a request of this length asks."""
+        return [(request * 31 + i) % 256 for i in range(tokens)]
 
     def _send(self, submit: Submit) -> None:
         sampling = SetSampling(submit.request, self.samplings[submit.request])
@@ -181,6 +189,7 @@ class World:
         memory = Remember(usage, given, sorted(busy), self.scheduler.level(self.now_s))
         charged, self.fairness = self.fairness.charged, CountingFairness(60, BURST_CREDIT)
         self.fairness.charged = charged
+        self.compute.close()
         self._start()
         self.loop.apply([*self.shares.values(), memory])
         for request, submit in self.submits.items():
@@ -207,6 +216,7 @@ class World:
             cost = made.prefilled
             if made.token >= 0:
                 self.tokens[made.request].append(made.token)
+                self.logprobs[made.request].append(made.logprobs)
                 cost += 2
             self.service[self.tenant_of(made.request)] += cost
         for finish in step.finishes:

@@ -37,12 +37,17 @@ class Copy:
 
     def run(self, *arguments: str) -> str:
         """What `python ARGUMENTS` prints with the copy's modules. Fails unless it exits with 0."""
+        code, printed = self.outcome(*arguments)
+        assert code == 0, printed
+        return printed
+
+    def outcome(self, *arguments: str) -> tuple[int, str]:
+        """The exit code of `python ARGUMENTS` with the copy's modules, and what it printed."""
         environment = {**os.environ, "PYTHONPATH": f"{self.root}:{self.root / 'cli'}", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
             [sys.executable, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
         )
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout
+        return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
 
 def _files(root: Path) -> list[Path]:

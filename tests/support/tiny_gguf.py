@@ -41,8 +41,12 @@ def write_tiny_gguf(
     context_length: int = 2048,
     seed: int = 0,
     add_space_prefix: bool = True,
+    is_packed: bool = True,
 ) -> Path:
-    """Write the model to `path`, the same bytes for the same arguments, and return `path`."""
+    """Write the model to `path`, the same bytes for the same arguments, and return `path`.
+
+    Not packed, its weights are 32 bits wide, and a pass of another shape changes its logits by a millionth.
+    """
     tokens = _tokens()
     writer = gguf.GGUFWriter(path, "llama")
     writer.add_name("tiny")
@@ -56,7 +60,7 @@ def write_tiny_gguf(
     writer.add_rope_freq_base(10000.0)
     writer.add_rope_dimension_count(N_EMBD // N_HEAD)
     writer.add_vocab_size(len(tokens))
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0)
+    writer.add_file_type(gguf.LlamaFileType.MOSTLY_Q8_0 if is_packed else gguf.LlamaFileType.ALL_F32)
     writer.add_tokenizer_model("llama")
     writer.add_token_list([text for text, _ in tokens])
     writer.add_token_types([kind for _, kind in tokens])
@@ -69,7 +73,7 @@ def write_tiny_gguf(
     writer.add_add_space_prefix(add_space_prefix)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    _add_tensors(writer, len(tokens), np.random.default_rng(seed))
+    _add_tensors(writer, len(tokens), np.random.default_rng(seed), is_packed)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=False)
@@ -92,9 +96,12 @@ def _tokens() -> list[tuple[str, gguf.TokenType]]:
     return tokens
 
 
-def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generator) -> None:
+def _add_tensors(writer: gguf.GGUFWriter, n_vocab: int, random: np.random.Generator, is_packed: bool) -> None:
     def matrix(name: str, rows: int, columns: int) -> None:
         values = random.normal(0, 1 / np.sqrt(columns), (rows, columns)).astype(np.float32)
+        if not is_packed:
+            writer.add_tensor(name, values)
+            return
         packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
         writer.add_tensor(name, packed, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
 

@@ -1,0 +1,151 @@
+"""Engines that let something of one request reach another, each by one mistake that llama.cpp does not notice."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import llama_cpp
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, PassResult, Swapped
+from tenantd.engine.llama.decode import LlamaSwapped
+from tenantd.engine.llama.sampling import Sampler
+from tests.isolation.interleaving import SteadyLlama
+
+MOST_LEFT_TOKENS = 50
+"""More would leave a later request too little of its context."""
+
+
+class SkipsClearing(SteadyLlama):
+    """The next request on a sequence goes on behind what the last one left there, as if that had been its prompt."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left = [0] * self.info.slots  # tokens in front of the request's own
+        self._left_of: dict[int, int] = {}  # by state kept outside
+
+    def _is_clear(self, sequence: int) -> bool:
+        return self._length(sequence) == self._left[sequence]
+
+    def _length(self, sequence: int) -> int:
+        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+
+    def _wipe(self, sequence: int) -> None:
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._left[sequence] = 0
+
+    def clear(self, sequence: int) -> None:
+        length = self._length(sequence)
+        if length > MOST_LEFT_TOKENS or self._samplers[sequence] is None:  # None: it was swapped out
+            self._wipe(sequence)
+        else:
+            self._left[sequence] = length
+        self._versions[sequence] = None
+        if (sampler := self._samplers[sequence]) is not None:
+            sampler.free()
+            self._samplers[sequence] = None
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        return super().run([chunk._replace(position=chunk.position + self._left[chunk.sequence]) for chunk in chunks])
+
+    def move(self, source: int, target: int) -> None:
+        left, self._left[source] = self._left[source], 0
+        self._wipe(target)
+        super().move(source, target)
+        self._left[target] = left
+
+    def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
+        left = self._left[sequence]
+        swapped = super().swap_out(sequence, room_bytes)
+        self._left_of[id(swapped)] = left
+        return swapped
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        self._wipe(sequence)
+        is_restored = super().swap_in(sequence, swapped)
+        if swapped.size_bytes and is_restored:
+            self._left[sequence] = self._left_of[id(swapped)]
+        return is_restored
+
+
+class SwapsStates(SteadyLlama):
+    """A request gets back the state of another one, cut to its own length."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._kept: list[tuple[LlamaSwapped, int]] = []  # with the number of tokens
+
+    def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
+        length = int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+        swapped = super().swap_out(sequence, room_bytes)
+        self._kept.append((swapped, length))
+        return swapped
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        assert isinstance(swapped, LlamaSwapped)
+        [length] = [length for kept, length in self._kept if kept is swapped]
+        others = [kept for kept, n in self._kept if kept.state is not None and n >= length and kept is not swapped]
+        if swapped.state is None or not others:
+            return super().swap_in(sequence, swapped)
+        is_restored = super().swap_in(sequence, dataclasses.replace(swapped, state=others[-1].state))
+        llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+        return is_restored
+
+
+class MixesAnswers(SteadyLlama):
+    """Once in ten passes, two requests get each other's token."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        self._passes = getattr(self, "_passes", 0) + 1
+        if self._passes % 10 == 0 and len(result.sampled) > 1:
+            first, second, *_ = result.sampled
+            sampled = result.sampled
+            sampled[first], sampled[second] = sampled[second], sampled[first]
+        return result
+
+
+class SharesACell(SteadyLlama):
+    """One token of a request is in the KV cache of another, beside the other's own. In one pool; streams are apart."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        if self.info.kv == "unified" and len(chunks) > 1:
+            source, target = chunks[0], chunks[1]
+            if source.position > 2 and target.position > 2:
+                llama_cpp.llama_memory_seq_cp(self._memory, source.sequence, target.sequence, 1, 2)
+        return result
+
+
+class KeepsTheAdapter(SteadyLlama):
+    """The first adapter that is put in force stays in force for everybody."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        put_in_force = self._adapters.put_in_force
+        self._adapters.put_in_force = lambda version: self._adapters._in_force or put_in_force(version)
+
+
+class KeepsTheSampler(SteadyLlama):
+    """A request is sampled with the settings of the one that had its sequence before."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._last: dict[int, tuple[Sampling, list[int]]] = {}
+
+    def bind(
+        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+    ) -> int:
+        super().bind(sequence, sampling, history, generated, adapter)
+        last = self._last.get(sequence)
+        self._last[sequence] = sampling, history
+        if last is not None:
+            sampler = self._samplers[sequence]
+            assert sampler is not None
+            sampler.free()
+            self._samplers[sequence] = Sampler(self._vocabulary, *last, generated)
+        return 0
+
+
+BROKEN = [SkipsClearing, SwapsStates, MixesAnswers, SharesACell, KeepsTheAdapter, KeepsTheSampler]

@@ -1,0 +1,178 @@
+"""Random tenants, requests, cancellations, limits, swaps, moves, adapters and crashes over llama.cpp, with the real
+scheduler and loop. A seed always gives the same schedule: a pass takes a set time on a clock of its own.
+
+A crash drops the engine and what its last step said; the next one gets what was live again, as the daemon sends it.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, PassResult
+from tenantd.engine.llama import LlamaCompute
+from tenantd.wire.messages import Load, Submit
+from tenantd.wire.settings import Settings
+from tests.engine.world import World
+from tests.isolation.alone import NOISE
+from tests.support.grammars import compiled
+from tests.support.loads import make_load
+
+PASS_MICROS = 1000
+CONTEXT_TOKENS = 192
+MOST_PROMPT_TOKENS, MOST_OUTPUT_TOKENS = 90, 40
+TENANTS = "abcd"
+SWAP_BYTES = (0, 0, 20_000, 1 << 20)
+"""Of no state, of one or two, of all."""
+LIVELY = {"max_stall_ms": 3, "half_life_s": 1, "burst_credit": 0}
+"""Settings with which tenants take turns every few steps."""
+
+
+class SteadyLlama(LlamaCompute):
+    """llama.cpp, but its times do not depend on the machine. Counts what it was made to do."""
+
+    def __init__(self, load: Load, sleep: Callable[[float], None]) -> None:
+        super().__init__(load, lambda _: None)
+        self._sleep = sleep
+        self.done: Counter[str] = Counter()
+
+    def bind(
+        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+    ) -> int:
+        super().bind(sequence, sampling, history, generated, adapter)
+        return 0
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        sampled = super().run(chunks).sampled
+        self.done["shared passes"] += len(chunks) > 1
+        self._sleep(PASS_MICROS / 1e6)
+        return PassResult({s: one._replace(grammar_micros=0) for s, one in sampled.items()}, PASS_MICROS)
+
+    def move(self, source: int, target: int) -> None:
+        self.done["moves"] += 1
+        super().move(source, target)
+
+
+@dataclass(frozen=True)
+class Files:
+    """A model, and two adapters of it."""
+
+    model: Path
+    adapters: tuple[Path, Path]
+
+
+@dataclass(repr=False)
+class Tenants(World):
+    """Their requests ask for random tokens of their own, so each prompt is a canary from end to end. Some begin alike,
+    in whichever tenant."""
+
+    seed: int = 0
+    done: Counter[str] = field(default_factory=Counter)  # what happened, over all engines
+
+    def prompt(self, request: int, tokens: int) -> list[int]:
+        own = random.Random(f"{self.seed} {request}")
+        prompt = [own.randrange(3, 500) for _ in range(tokens)]
+        if own.random() < 0.2:
+            same = random.Random(self.seed)
+            prompt[:-1] = [same.randrange(3, 500) for _ in range(tokens - 1)]
+        return prompt
+
+    def step(self) -> None:
+        super().step()
+        self.note()
+
+    def crash(self) -> None:
+        self.note()
+        super().crash()
+        self.done["crashes"] += 1
+
+    def note(self) -> None:
+        """Take over the engine's counts."""
+        self.done.update(self.compute.done)
+        self.compute.done.clear()
+
+    def answers(self) -> list[tuple[Submit, Sampling]]:
+        """The requests that were given anything."""
+        return [(submit, self.samplings[request]) for request, submit in self.submits.items() if self.tokens[request]]
+
+
+def interleaving(seed: int, files: Files, engine: type[SteadyLlama] = SteadyLlama) -> Tenants:
+    """What came of the scenario with this seed."""
+    draw = random.Random(seed)
+    load = make_load(
+        backend="llama",
+        model_path=str(files.model),
+        slots=draw.randint(2, 5),
+        context_tokens=CONTEXT_TOKENS,
+        batch_tokens=64,
+        kv=draw.choice(["streams", "unified"]),
+        flash_attention=draw.choice(sorted(NOISE)),
+        swap_bytes=draw.choice(SWAP_BYTES),
+    )
+    settings = Settings(min_run_tokens=draw.randint(1, 4), **LIVELY)
+    w = Tenants(load, chunk=draw.choice([8, 16, 64]), settings=settings, engine=engine, seed=seed)
+    try:
+        one, other = map(str, files.adapters)
+        w.adapters = {"b": one, "c": other, "d": one} if draw.random() < 0.7 else {}
+        for _ in range(draw.randint(20, 40)):
+            happen(w, draw)
+        for tenant in TENANTS:
+            w.share(tenant)  # nobody is held at zero for ever
+        w.run()
+        assert w.compute.is_empty()
+    finally:
+        w.compute.close()
+    w.done.update({"swaps": w.swaps, "recomputes": w.recomputes, "cancelled": len(w.cancelled)})
+    return w
+
+
+def happen(w: Tenants, draw: random.Random) -> None:
+    """One event."""
+    kind = draw.random()
+    if kind < 0.35:
+        tenant = draw.choice(TENANTS)
+        for _ in range(draw.choice([1, 1, 4])):
+            prompt, output = draw.randint(1, MOST_PROMPT_TOKENS), draw.randint(1, MOST_OUTPUT_TOKENS)
+            w.submit(len(w.submits), tenant, prompt, output, **sampling(draw))
+    elif kind < 0.5 and (live := sorted(w.submits.keys() - w.finishes.keys())):
+        w.cancel(draw.choice(live))
+    elif kind < 0.6:
+        most = draw.choice([None, None, 0, 1, 2])
+        w.share(draw.choice(TENANTS), weight=draw.choice([0.2, 1, 5]), max_concurrent=most)
+    elif kind < 0.63:
+        w.crash()
+    else:
+        for _ in range(draw.randint(1, 25)):
+            if w.has_work:
+                w.step()
+
+
+def sampling(draw: random.Random) -> dict[str, Any]:
+    """Every way in which a sampler keeps something of its request: a seed, what was said, a bias, a grammar."""
+    wild = {"temperature": 1.0, "top_k": 0, "top_p": 1, "min_p": 0}
+    banned = {draw.randrange(3, 500): -100.0 for _ in range(50)}
+    kinds: list[dict[str, Any]] = [
+        {"temperature": 0},
+        {"temperature": 0},
+        {"temperature": 0, "repeat_penalty": 1.3},
+        {"temperature": 0, "logit_bias": banned},
+        wild,
+        {**wild, "presence_penalty": 1.0, "logit_bias": banned},
+        {**draw.choice([wild, {"temperature": 0}]), "grammar": grammar(draw.choice("abcdefgh"))},
+    ]
+    return {**draw.choice(kinds), "logprobs": 3}
+
+
+def grammar(letter: str) -> str:
+    """Of texts without one letter."""
+    if letter not in _grammars:
+        _grammars[letter] = compiled(f"root ::= [^{letter}]*")
+    return _grammars[letter]
+
+
+_grammars: dict[str, str] = {}
