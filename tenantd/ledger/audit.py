@@ -104,7 +104,7 @@ _CONTINUE_FROM: Final = """SELECT head.number, head.hash, newest.hash, head.numb
     FROM audit_head AS head LEFT JOIN audit AS newest ON newest.number = head.number"""
 
 _encode = msgspec.json.Encoder(order="sorted").encode
-_encode_array = msgspec.json.Encoder().encode
+encode_row = msgspec.json.Encoder().encode  # number and columns as the canonical entry
 
 
 def columns(entry: Entry) -> Columns:
@@ -128,7 +128,7 @@ def columns(entry: Entry) -> Columns:
 
 def link(last: bytes, row: tuple[Any, ...]) -> bytes:
     """The hash of an entry (its number and columns) after the hash `last`. Raises UnicodeEncodeError."""
-    return sha256(last + _encode_array(row)).digest()
+    return sha256(last + encode_row(row)).digest()
 
 
 def read_head(conn: sqlite3.Connection) -> Head | None:

@@ -18,7 +18,7 @@ from tenantd.errors import Conflict, LedgerUnavailable
 from tenantd.ledger import writer
 from tenantd.ledger.audit import Entry, append, columns, link
 from tenantd.ledger.ledger import Ledger
-from tenantd.ledger.trail import AuditRecord, Wanted, select
+from tenantd.ledger.trail import Wanted, select
 from tenantd.ledger.unsettled import FILE_NAME, Unsettled, set_aside
 from tests.ledger.books import (
     NOW_MICROS,
@@ -31,15 +31,7 @@ from tests.ledger.books import (
     until,
     writer_held,
 )
-
-
-def entry(event: str, **changes: Any) -> Entry:
-    defaults: dict[str, Any] = {"at_micros": NOW_MICROS, "tenant_id": 1, "tenant": "acme", "request_id": "r1"}
-    return Entry(event=event, **{**defaults, **changes})
-
-
-def trail_of(conn: sqlite3.Connection, **wanted: Any) -> list[AuditRecord]:
-    return select(conn, Wanted(**wanted), limit=1000).entries
+from tests.ledger.trails import entry, tamper, trail_of
 
 
 async def events_of(ledger: Ledger, **wanted: Any) -> list[str]:
@@ -283,18 +275,6 @@ def test_the_file_itself_prevents_mistakes(statement: str, says: str) -> None:
     conn = memory_ledger()
     append(conn, [entry("a"), entry("b")])
     with pytest.raises(sqlite3.IntegrityError, match=says):
-        conn.execute(statement)
-    conn.close()
-
-
-TRIGGERS = ("audit_is_never_changed", "audit_is_only_pruned", "audit_head_is_kept")
-
-
-def tamper(path: Path, *statements: str) -> None:
-    conn = sqlite3.connect(path, isolation_level=None)
-    for name in TRIGGERS:
-        conn.execute(f"DROP TRIGGER IF EXISTS {name}")
-    for statement in statements:
         conn.execute(statement)
     conn.close()
 

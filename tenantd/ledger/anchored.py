@@ -1,0 +1,136 @@
+"""Heads of the audit trail that were kept elsewhere, and what it means if the trail does not agree with them.
+
+An anchor file has one JSON object a line: {"at": "2026-11-29T15:00:00Z", "number": 41, "hash": "…"}. Whatever stands
+before the object on its line is ignored, so lines of a log or journal are anchors, too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tenantd.errors import ConfigError
+from tenantd.ledger.audit import HASH_BYTES
+from tenantd.ledger.diagnosis import Finding, Kind
+
+PREFIX: Final = "tenantd-audit-head "
+"""Before each anchor in a log or journal."""
+EXAMPLE: Final = '{"at": "2026-11-29T15:00:00Z", "number": 41, "hash": "…"}'
+MOST_HEADS: Final = 2_000_000
+LONGEST_LINE: Final = 4096
+
+
+class Anchored(msgspec.Struct, frozen=True, kw_only=True):
+    """One anchor: the head of the trail at a time (UTC). `hash` in hex."""
+
+    at: str
+    number: int
+    hash: str
+
+
+_decode = msgspec.json.Decoder(Anchored).decode
+
+
+def parse(line: bytes) -> Anchored | None:
+    """One line; None if it is not an anchor."""
+    start = line.find(b'{"at"')
+    if start < 0:
+        return None
+    try:
+        found = _decode(line[start:])
+        return found if len(bytes.fromhex(found.hash)) == HASH_BYTES and found.number >= 0 else None
+    except ValueError:
+        return None
+
+
+class Anchors:
+    """All anchors of a file, by number. A number has several if different heads were anchored with it."""
+
+    def __init__(self) -> None:
+        self.heads: dict[int, tuple[tuple[bytes, int], ...]] = {}  # hash, and the line it stands in
+        self.agreed = 0
+        self._last_agreed = 0
+        self._notes: list[str] = []
+
+    @classmethod
+    def read(cls, path: Path) -> Anchors:
+        """Raises ConfigError if the file cannot be read, has no anchor, or too many."""
+        anchors = cls()
+        try:
+            with path.open("rb") as file:
+                anchors._read(iter(lambda: file.readline(LONGEST_LINE), b""))
+        except OSError as e:
+            raise ConfigError(f"cannot read the anchors in {path}: {e.strerror}") from e
+        except OverflowError:
+            raise ConfigError(
+                f"{path} has over {MOST_HEADS} different anchors; split it and verify each part"
+            ) from None
+        if not anchors.heads:
+            raise ConfigError(f"{path} has no anchor, that is no line like {EXAMPLE}")
+        return anchors
+
+    def _read(self, lines: Iterator[bytes]) -> None:
+        others = newest = went_back = 0
+        for number, line in enumerate(lines, 1):
+            found = parse(line)
+            if found is not None:
+                went_back = number if found.number < newest else went_back
+                newest = found.number
+                self._add(found, number)
+            elif line.endswith(b"\n"):
+                others += bool(line.strip())
+            else:
+                self._notes.append(f"the last line, {number}, is cut off and was ignored")
+        if went_back:
+            self._notes.append(f"line {went_back}: the numbers go back, as they do when a backup is restored")
+        if others:
+            self._notes.append(f"{others} lines are not anchors and were ignored")
+
+    def _add(self, found: Anchored, line: int) -> None:
+        digest, known = bytes.fromhex(found.hash), self.heads.get(found.number, ())
+        if any(digest == other for other, _ in known):
+            return
+        if len(self.heads) >= MOST_HEADS:
+            raise OverflowError
+        self.heads[found.number] = (*known, (digest, line))
+
+    def compare(self, number: int, digest: bytes) -> Finding | None:
+        """Compare an entry of the trail with what was anchored with its number, if anything was."""
+        known = self.heads.get(number)
+        if known is None:
+            return None
+        for other, line in known:
+            if other != digest:
+                since = f"after entry {self._last_agreed}" if self.agreed else "before it"
+                return Finding(
+                    number=number,
+                    kind=Kind.REWRITTEN,
+                    message=f"entry {number} is not the one that was anchored (line {line}): the trail was rewritten "
+                    f"{since}, or a backup from before this entry was restored and the trail continued from there",
+                )
+        self.agreed += 1
+        self._last_agreed = number
+        return None
+
+    def beyond(self, number: int) -> Finding | None:
+        """What it means that the trail ends at `number`, if a later head was anchored."""
+        newest = max(self.heads, default=0)
+        if newest <= number:
+            return None
+        line = self.heads[newest][0][1]
+        return Finding(
+            number=number + 1,
+            kind=Kind.OLDER,
+            message=f"the trail ends at entry {number}, but entry {newest} was anchored (line {line}): the newest "
+            "entries were cut off, or this is a backup from before that",
+        )
+
+    def notes(self, pruned: int) -> list[str]:
+        """What could not be compared, in words, if entries up to `pruned` are gone."""
+        older = sum(number < pruned for number in self.heads)
+        return (
+            [*self._notes, f"{older} anchors are of pruned entries, and cannot be compared"] if older else self._notes
+        )
