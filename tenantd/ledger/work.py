@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tenantd.errors import LedgerUnavailable
+from tenantd.ledger.audit import Entry, append
 from tenantd.ledger.unsettled import Unsettled
 
 log = logging.getLogger(__name__)
@@ -21,7 +22,7 @@ class Job:
     `record` makes what is set aside if it never succeeds; any thread calls it.
     """
 
-    __slots__ = ("error", "future", "is_kept", "record", "result", "work")
+    __slots__ = ("entries", "error", "future", "is_kept", "record", "result", "work")
 
     def __init__(
         self,
@@ -31,6 +32,7 @@ class Job:
         is_kept: bool,
         record: Callable[[], Unsettled] | None = None,
     ) -> None:
+        self.entries: list[Entry] = []  # what it appends to the audit trail and nothing else; see `appending`
         self.record = record
         self.work = work
         self.future = future
@@ -51,6 +53,13 @@ class Job:
             self.future.set_exception(self.error)
         else:
             self.future.set_result(self.result)
+
+
+def appending(entries: list[Entry]) -> Job:
+    """A job that appends entries to the audit trail. More may be added until it is run."""
+    job = Job(lambda conn: append(conn, entries), None, is_kept=True)
+    job.entries = entries
+    return job
 
 
 def refuse(jobs: list[Job], message: str) -> None:

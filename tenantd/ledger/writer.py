@@ -28,7 +28,7 @@ from tenantd.ledger.files import LogMissing, MissingFile
 from tenantd.ledger.requests import checkpoint_request
 from tenantd.ledger.unsettled import Unsettled, set_aside, set_entries_aside
 from tenantd.ledger.upkeep import Upkeep
-from tenantd.ledger.work import Job, refuse, tell
+from tenantd.ledger.work import Job, appending, refuse, tell
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -60,7 +60,7 @@ class Writer:
         self._taken: list[Job] = []  # off the queue and not committed yet
         self._stuck_since_s: float | None = None  # since when all attempts to commit have failed
         self._checkpoints: dict[str, Usage] = {}
-        self._entries: list[Entry] = []
+        self._entries = 0  # how many wait in jobs of their own
         self._missed = 0  # entries that there was no room for, and no record of yet
         self._close_by_s: float | None = None  # set on close: flush until then
         # A daemon thread, so that a process can exit without closing it: the file is safe at any moment.
@@ -102,13 +102,20 @@ class Writer:
                 self._changed.notify()
 
     def audit(self, entries: Sequence[Entry]) -> None:
-        """Queue entries that can be stored, for the next transaction. Ignored once closed."""
+        """Queue entries that can be stored, in order with jobs. Ignored once closed.
+
+        They wait for the next transaction, or LOOK_INTERVAL_S, because one of their own would hold up what comes next.
+        """
         with self._changed:
             if self._close_by_s is None:
-                room = max(0, MOST_ENTRIES - len(self._entries))
-                self._entries += entries[:room]
-                self._missed += len(entries[room:])
-                self._changed.notify()
+                room = max(0, MOST_ENTRIES - self._entries)
+                taken = list(entries[:room])
+                self._entries += len(taken)
+                self._missed += len(entries) - len(taken)
+                if self._jobs and self._jobs[-1].entries:
+                    self._jobs[-1].entries.extend(taken)
+                elif taken:
+                    self._jobs.append(appending(taken))
 
     def close(self, timeout_s: float) -> None:
         """Refuse new jobs; write what waits, retrying for at most `timeout_s`. Returns at once; see `join`."""
@@ -136,7 +143,7 @@ class Writer:
         """Set aside unwritten settlements. If some are still written, the next start finds them settled."""
         with self._changed:
             jobs = [*self._taken, *self._jobs]
-        self._set_aside(jobs, [])
+        self._set_aside(jobs)
 
     def join(self, timeout_s: float) -> None:
         """Wait until the thread has ended and the file is closed; do not wait for a thread that hangs in a write."""
@@ -168,13 +175,19 @@ class Writer:
         Also returns when it is time to maintain the files.
         """
         with self._changed:
-            if not (self._has_work or self.trouble or self._close_by_s is not None):
+            if not (self._has_work or self.trouble or self._close_by_s is not None) or self._can_wait:
                 self._changed.wait(LOOK_INTERVAL_S)
             return self._close_by_s is None or self._has_work
 
     @property
     def _has_work(self) -> bool:
-        return bool(self._jobs or self._checkpoints or self._entries or self._missed)
+        return bool(self._jobs or self._checkpoints or self._missed)
+
+    @property
+    def _can_wait(self) -> bool:
+        """Whether only entries wait."""
+        is_closing = self._close_by_s is not None
+        return len(self._jobs) == 1 and bool(self._jobs[0].entries) and not (self._checkpoints or is_closing)
 
     def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt. False if the time for closing is over. New jobs do not shorten the wait."""
@@ -195,23 +208,21 @@ class Writer:
             self._jobs.clear()
             self._taken = jobs
             checkpoints, self._checkpoints = self._checkpoints, {}
-            entries, self._entries = self._entries, []
+            self._entries = 0
             missed, self._missed = self._missed, 0
-        is_idle = not (jobs or checkpoints or entries or missed or self.trouble)
+        is_idle = not (jobs or checkpoints or missed or self.trouble)
         if not is_idle and self._stuck_since_s is None:
             self._stuck_since_s = time.monotonic()
         try:
             self._check_files()
             if not is_idle:
                 noted = [Entry(at_micros=now_micros(), event=MISSED, detail={"count": missed})] if missed else []
-                self._transact(jobs, checkpoints, [*entries, *noted])
+                self._transact(jobs, checkpoints, noted)
         except (sqlite3.Error, MissingFile, AuditBroken) as e:
             self._undo()
             with self._changed:
                 self._missed += missed
-            self._put_back(
-                jobs, checkpoints, entries, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e)
-            )
+            self._put_back(jobs, checkpoints, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e))
             return False
         except Exception:  # a bug: the thread ends, and `_give_up_rest` tells all waiters
             with self._changed:
@@ -288,7 +299,7 @@ class Writer:
             except sqlite3.Error as e:  # retried before the next transaction starts
                 log.error("the ledger could not roll back: %s", explain(e, self._path))
 
-    def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], entries: list[Entry], trouble: str) -> None:
+    def _put_back(self, jobs: list[Job], checkpoints: dict[str, Usage], trouble: str) -> None:
         """Keep what must not be lost, in order and before newer jobs; refuse the rest."""
         with self._changed:
             if trouble != self.trouble:
@@ -299,7 +310,7 @@ class Writer:
             every = [*jobs, *self._jobs]
             self._jobs = deque(job for job in every if job.is_kept)
             self._checkpoints = {**checkpoints, **self._checkpoints}
-            self._entries = [*entries, *self._entries]
+            self._entries = sum(len(job.entries) for job in self._jobs)
         refused = [job for job in every if not job.is_kept]
         refuse(refused, f"cannot write the ledger: {trouble}")
 
@@ -310,18 +321,18 @@ class Writer:
                 self._close_by_s = time.monotonic()
                 self.trouble = "its writer has stopped; restart tenantd"
             jobs, self._jobs = list(self._jobs), deque()
-            entries, self._entries = self._entries, []
             trouble = self.trouble or "it was closed"
         if jobs:
             log.error("gave up %d writes: %s", len(jobs), trouble)
-        self._set_aside(jobs, entries)
+            self._set_aside(jobs)
         refuse(jobs, f"cannot write the ledger: {trouble}")
 
-    def _set_aside(self, jobs: list[Job], entries: list[Entry]) -> None:
+    def _set_aside(self, jobs: list[Job]) -> None:
         with self._changed:  # two threads may come here
             records = [job.record for job in jobs if job.record is not None]
+            entries = [entry for job in jobs for entry in job.entries]
             for job in jobs:
-                job.record = None
+                job.record, job.entries = None, []
         self.only_logged += set_aside(self._path.parent, [record() for record in records])
         set_entries_aside(self._path.parent, entries)
 
