@@ -1,6 +1,6 @@
 # fish completion for tenantctl, written by `tenantctl completion fish`
 
-# What was typed so far, without options and their values: the command, then its arguments.
+# The words typed so far without options and their values: the command, then its arguments.
 function __tenantctl_words
     set -l skip 0
     for word in (commandline -opc)[2..-1]
@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --since --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -18,7 +18,7 @@ function __tenantctl_words
     end
 end
 
-# __tenantctl_in COMMAND…: this command is being typed.
+# __tenantctl_in COMMAND…: whether this command is being typed.
 function __tenantctl_in
     set -l words (__tenantctl_words)
     set -l n (count $argv)
@@ -26,7 +26,7 @@ function __tenantctl_in
     test (count $words) -ge $n; and test "$words[1..$n]" = "$argv"
 end
 
-# __tenantctl_at N COMMAND…: argument N of this command is next, counted from 0.
+# __tenantctl_at N COMMAND…: whether argument N (from 0) of this command comes next.
 function __tenantctl_at
     __tenantctl_in $argv[2..-1]
     and test (count (__tenantctl_words)) = (math (count $argv) - 1 + $argv[1])
@@ -44,6 +44,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
 complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what each tenant used in a month'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoice of a month, for all tenants or one'
+complete -c tenantctl -n '__tenantctl_at 0' -a audit -d 'Read and check the audit trail: who did what, and when'
 complete -c tenantctl -n '__tenantctl_at 0' -a bench -d 'Measure how fairly a server is shared under load'
 complete -c tenantctl -n '__tenantctl_at 0' -a completion -d 'Print a completion script for your shell'
 complete -c tenantctl -n '__tenantctl_at 0' -l socket -r -F -d 'Socket of the daemon. Default: TENANTD_SOCKET or the configuration.'
@@ -70,6 +71,7 @@ complete -c tenantctl -n '__tenantctl_at 0 tenant' -a suspend -d 'Refuse new req
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a resume -d 'Let a suspended tenant send requests again'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a rename -d 'Rename a suspended tenant that has no requests'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a remove -d 'Remove a tenant and revoke its keys'
+complete -c tenantctl -n '__tenantctl_at 0 tenant' -a forget -d 'Make a tenant\'s hashes in the audit trail unmatchable'
 complete -c tenantctl -n '__tenantctl_in tenant' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l weight -x -d 'Share of the engine relative to other tenants (default 1).'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l priority -x -a 'high standard low' -d 'Multiplies the weight: high ×8, low ÷8.'
@@ -128,6 +130,11 @@ complete -c tenantctl -n '__tenantctl_at 0 tenant remove' -a '(tenantctl _tenant
 complete -c tenantctl -n '__tenantctl_in tenant remove' -l yes -d 'Do not ask for confirmation.'
 complete -c tenantctl -n '__tenantctl_in tenant remove' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in tenant remove' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 tenant forget' -a '(tenantctl _tenants 2>/dev/null)'
+complete -c tenantctl -n '__tenantctl_in tenant forget' -l id -x -d 'A removed tenant of this name, by its id.'
+complete -c tenantctl -n '__tenantctl_in tenant forget' -l yes -d 'Do not ask for confirmation.'
+complete -c tenantctl -n '__tenantctl_in tenant forget' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in tenant forget' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 key' -a create -d 'Create a key; it is shown only once'
 complete -c tenantctl -n '__tenantctl_at 0 key' -a list -d 'List the keys of a tenant (prefixes only)'
 complete -c tenantctl -n '__tenantctl_at 0 key' -a revoke -d 'Revoke a key, effective immediately, and end its running requests'
@@ -177,6 +184,17 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l tenant -x -a '(tenantctl _t
 complete -c tenantctl -n '__tenantctl_in invoice' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l csv -d 'Print CSV, one row per invoice line.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
+complete -c tenantctl -n '__tenantctl_in audit' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l until -x -d 'Before this time: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l event -x -d 'Only these: entered, response, refused, administered and others.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l request -x -d 'Only entries of this request.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l limit -x -d 'Show the newest N entries.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l follow -s f -d 'Keep printing new entries as they come.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
 complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'Run for SECONDS.'
 complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'Random seed; same seed, same arrivals.'

@@ -68,6 +68,7 @@ class Action(StrEnum):
     TENANT_RESUMED = "tenant_resumed"
     TENANT_RENAMED = "tenant_renamed"
     TENANT_REMOVED = "tenant_removed"
+    TENANT_FORGOTTEN = "tenant_forgotten"  # the key for hashes of its prompts and answers was deleted
     KEY_CREATED = "key_created"
     KEY_REVOKED = "key_revoked"
     KEY_ROTATED = "key_rotated"
@@ -131,11 +132,19 @@ MALFORMED: Final = "malformed_http"
 
 
 class Started(Event, frozen=True, kw_only=True):
-    """A request got a sequence in the engine and starts to run, `waited_micros` after its creation."""
+    """A request got a sequence in the engine and starts to run, `waited_micros` after its creation.
+
+    `adapter` is the name of the file of its adapter, and `adapter_sha256` the hash of its whole path, None without one.
+    `system_prompt_hmac` is the keyed hash of the system prompt put before its own, None if there is none.
+    """
 
     request_id: str
     tenant: str
     waited_micros: int
+    tenant_id: int | None = None
+    adapter: str | None = None
+    adapter_sha256: str | None = None
+    system_prompt_hmac: str | None = None
 
 
 class FirstToken(Event, frozen=True, kw_only=True):
@@ -170,6 +179,7 @@ class CleanedUp(Event, frozen=True, kw_only=True):
 
     request_id: str
     tenant: str
+    tenant_id: int | None = None
 
 
 class KeyFirstUsed(Event, frozen=True, kw_only=True):

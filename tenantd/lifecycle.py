@@ -34,6 +34,7 @@ from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
 from tenantd.watching.metrics import Meter
+from tenantd.watching.recorder import Recorder
 
 log = logging.getLogger(__name__)
 
@@ -84,6 +85,7 @@ class Daemon:
         self._notifier = Notifier()
         self._events = Events()
         self._meter = Meter(self._events)
+        self._recorder: Recorder | None = None
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -166,8 +168,11 @@ class Daemon:
         has_run_before = lock_path.exists()
         lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
         stack.callback(lock.release)
-        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros)
+        has_trail = config.security.audit == "required"
+        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros, audits=has_trail)
         stack.push_async_callback(self._close_ledger, ledger)
+        if has_trail:
+            self._recorder = Recorder(ledger, self._events)
         # Not earlier: an upgrade of the ledger may take minutes, and may be killed at any time.
         signals.listen(self._on_stop, self._on_hangup)
         stack.callback(self._close_events)
@@ -183,6 +188,8 @@ class Daemon:
             asyncio.create_task(self._meter.watch_loop()),
             asyncio.create_task(self._events.watch()),
         ]
+        if self._recorder is not None:
+            background.append(asyncio.create_task(self._recorder.run()))
         stop = asyncio.create_task(self._stop.wait())
         try:
             await self._until(stop, background)
@@ -220,6 +227,8 @@ class Daemon:
 
     def _close_events(self) -> None:
         """The last of them are announced, and nothing else needs the loop any more."""
+        if self._recorder is not None:
+            self._recorder.flush()
         self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
 
     async def _close_ledger(self, ledger: Ledger) -> None:
@@ -283,6 +292,8 @@ class Daemon:
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
         self._events.announce(Administered(action=Action.RELOADED, actor_uid=None))
+        if self._recorder is not None:
+            self._recorder.reloaded(before, after)
         log.info("configuration and tenants reloaded")
 
     # -- signals

@@ -15,9 +15,13 @@ import pytest
 from tenantd import events
 from tenantd.events import Account, Action, Administered, CleanedUp, Event, Events, FirstToken
 
-TEXTS = {"request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"}
+TEXTS = {
+    *("request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"),
+    *("adapter", "adapter_sha256", "system_prompt_hmac"),
+}
 """The fields of events that hold text. All of it is the daemon's own words: ids that it made, names of tenants that
-exist, codes of errors, names of fields. Nothing that a client has written may become one more."""
+exist and of their adapters, codes of errors, names of fields, hashes. Nothing that a client has written may become one
+more."""
 
 
 def kinds() -> list[type[Event]]:

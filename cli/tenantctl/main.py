@@ -12,7 +12,20 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from tenantctl.commands import bench, completion, demo, init, invoice, key, run, serve, status, tenant, usage
+from tenantctl.commands import (
+    audit_trail,
+    bench,
+    completion,
+    demo,
+    init,
+    invoice,
+    key,
+    run,
+    serve,
+    status,
+    tenant,
+    usage,
+)
 from tenantctl.options import Globals, MonthCommand, examples
 from tenantctl.render import complain
 from tenantd import __version__, signals
@@ -70,7 +83,14 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
-DAEMON, TENANTS, REQUESTS, BILLING, SHELL = "The daemon", "Tenants", "Requests", "Usage and bills", "Shell"
+DAEMON, TENANTS, REQUESTS, BILLING, AUDIT, SHELL = (
+    "The daemon",
+    "Tenants",
+    "Requests",
+    "Usage and bills",
+    "Audit",
+    "Shell",
+)
 ORDER = (
     "init",
     "serve",
@@ -83,6 +103,7 @@ ORDER = (
     "cancel",
     "usage",
     "invoice",
+    "audit",
     "bench",
     "completion",
 )
@@ -98,6 +119,7 @@ app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requ
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
 app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(invoice.invoice)
+app.add_typer(audit_trail.app, rich_help_panel=AUDIT)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
 app.command("_tenants", hidden=True)(completion.tenant_names)
@@ -109,7 +131,7 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app):
+for group in (app, tenant.app, key.app, audit_trail.app):
     _join_lines(group)
 
 

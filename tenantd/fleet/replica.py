@@ -8,10 +8,13 @@ is told, and its Finish completes the decision. After a crash everything is subm
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import math
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from tenantd.config import Config
@@ -294,8 +297,7 @@ class Replica:
         """Record that a request has, or had, a slot; it may have ended in the step in which it got one."""
         if not stream.has_started:
             stream.has_started = True
-            waited_micros = round(stream.age_s * 1e6)
-            self._events.announce(Started(request_id=stream.id, tenant=stream.tenant, waited_micros=waited_micros))
+            self._events.announce(_started(stream))
 
     def _on_milestone(self, stream: LiveStream) -> None:
         """Handle a first token, a stop string, or both."""
@@ -349,3 +351,16 @@ class Replica:
 
     def on_given_up(self, reason: str) -> None:
         self.finish_all(FinishReason.FAILED, EngineUnavailable(reason))
+
+
+def _started(stream: LiveStream) -> Started:
+    """The event for a request that has a slot."""
+    return Started(
+        request_id=stream.id,
+        tenant=stream.tenant,
+        tenant_id=stream.tenant_id,
+        waited_micros=round(stream.age_s * 1e6),
+        adapter=Path(stream.adapter).name or None,
+        adapter_sha256=hashlib.sha256(os.fsencode(stream.adapter)).hexdigest() if stream.adapter else None,
+        system_prompt_hmac=stream.system_prompt_hmac,
+    )

@@ -23,6 +23,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     sampling: Sampling = Sampling()
     stops: StopStrings | tuple[str, ...] = ()
     choice: int = 0
+    choices: int = 1  # to its prompt
     client_id: str = ""  # the client's own id for its request
 
     @property

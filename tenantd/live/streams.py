@@ -7,6 +7,7 @@ up: what it has not taken waits here, bounded by the request's own `max_tokens`.
 from __future__ import annotations
 
 import asyncio
+import io
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -50,13 +51,15 @@ class LiveStream:
         tenant_id: int | None = None,
         actor: Actor = NOBODY,
         client_id: str = "",
+        system_prompt_hmac: str | None = None,
         created_micros: int,
         clock_s: Callable[[], float],
         on_abandon: Callable[[LiveStream], None],
     ) -> None:
         """`submit` makes an engine run it; `actor` sent it, and the actor's key must stay live.
 
-        `client_id` is the client's own id for it. `clock_s` is monotonic.
+        `client_id` is the client's own id for it. `system_prompt_hmac` is the hash of the system prompt before its own
+        prompt, if there is one. `clock_s` is monotonic.
         """
         self.id = request_id
         self.number = submit.request  # its name in the engine's protocol
@@ -64,12 +67,15 @@ class LiveStream:
         self.tenant_id, self.actor = tenant_id, actor
         self.prompt_tokens = len(submit.prompt)
         self.max_tokens = submit.max_tokens
+        self.adapter = submit.adapter  # the path of its adapter; "" for none
+        self.system_prompt_hmac = system_prompt_hmac
         self.counts_prompt = submit.counts_prompt  # otherwise another choice pays for it
         self.sampling = sampling
         self.phase = Phase.WAITING
         self.prefilled_tokens = 0  # of its prompt, computed and charged
         self.created_micros = created_micros
         self.generated: list[int] = []
+        self.said = io.StringIO()  # its text, without what belongs to a stop string; final once it is finished
         self.engine_micros = 0
         self.first_token_micros: int | None = None  # since creation
         self.duration_micros: int | None = None
@@ -188,7 +194,9 @@ class LiveStream:
         if token < 0 or self._text.stopped:
             return False
         self.generated.append(token)
-        self._deltas.append(Delta(self._text.push(token), token, progress.logprobs))
+        text = self._text.push(token)
+        self.said.write(text)
+        self._deltas.append(Delta(text, token, progress.logprobs))
         waiter = self._waiter
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -228,6 +236,7 @@ class LiveStream:
         if self.phase is not Phase.REFUSED:
             self._become(Phase.FINISHED)
             if rest := self._text.finish():
+                self.said.write(rest)
                 self._deltas.append(Delta(rest, -1, None))
         self.finish_reason = self.finish_reason or reason
         self.error = self.error or error

@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from typing import Any, Final
 
+from tenantd.config import Config
 from tenantd.domain import RequestKind, Usage
 from tenantd.errors import LedgerUnavailable, TenantdError
 from tenantd.events import Admitted, CleanedUp, Events, PathKind, Settled
@@ -17,6 +18,7 @@ from tenantd.ledger.ledger import Ledger, Settlement
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.printable import one_line
+from tenantd.serving.entries import RequestEntries
 
 log = logging.getLogger(__name__)
 
@@ -30,11 +32,20 @@ class RequestRows:
     ledger works again. A request that gets this error before it has started costs nothing.
     """
 
-    def __init__(self, ledger: Ledger, events: Events, timeout_s: Callable[[], float]) -> None:
-        """`timeout_s` is called each time, because the configuration can be reloaded."""
+    def __init__(
+        self,
+        ledger: Ledger,
+        events: Events,
+        audit_key: Callable[[int | None], bytes | None],
+        config: Callable[[], Config],
+    ) -> None:
+        """`audit_key` returns the key for the hashes of a tenant, by its id. `config` is called each time, because the
+        configuration can be reloaded."""
         self._ledger = ledger
         self._events = events
-        self._timeout_s = timeout_s
+        self._audit_key = audit_key
+        self._is_audited = config().security.audit == "required"
+        self._config = config
         self._open: dict[asyncio.Task[None], LiveStream] = {}
         self._is_held = False
         self._checkpointed: dict[str, Usage] = {}
@@ -57,7 +68,8 @@ class RequestRows:
     ) -> None:
         """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails."""
         self._events.announce(admitted(stream, generation))
-        task = asyncio.create_task(self._keep(stream, admission, on_refused))
+        entries = RequestEntries(stream, generation, self._audit_key(stream.tenant_id), is_kept=self._is_audited)
+        task = asyncio.create_task(self._keep(stream, entries, admission, on_refused))
         task.add_done_callback(functools.partial(self._forget, stream, on_refused))
         self._open[task] = stream
         stream.hold(is_held=self._is_held)
@@ -70,7 +82,7 @@ class RequestRows:
             stream.settle(self._late("record the answer"))  # in case nothing else did
         else:
             on_refused(stream, self._late("record the request"))
-        self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant))
+        self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant, tenant_id=stream.tenant_id))
 
     def hold(self, *, is_held: bool) -> None:
         """Stop delivering what cannot be billed, or resume."""
@@ -106,10 +118,14 @@ class RequestRows:
             await asyncio.wait(left)
 
     async def _keep(
-        self, stream: LiveStream, admission: AdmittedRow, on_refused: Callable[[LiveStream, TenantdError], None]
+        self,
+        stream: LiveStream,
+        entries: RequestEntries,
+        admission: AdmittedRow,
+        on_refused: Callable[[LiveStream, TenantdError], None],
     ) -> None:
         """Keep one row, from its insertion to its settlement."""
-        async with _task(self._ledger.admit(admission)) as admitting:
+        async with _task(self._ledger.admit(admission, entries.entered)) as admitting:
             if not await self._in_time(admitting):
                 on_refused(stream, self._late("record the request"))
             if (error := await _outcome(admitting)) is not None:
@@ -119,7 +135,7 @@ class RequestRows:
                 return
         stream.make_durable()
         await stream.finished
-        async with _task(self._ledger.settle(settlement(stream), admission)) as settling:
+        async with _task(self._ledger.settle(settlement(stream), admission, entries.response())) as settling:
             if not await self._in_time(settling):
                 log.error("%s is waiting to be settled: %s", stream.id, self._ledger.trouble)
                 stream.settle(self._late("record the answer"))
@@ -129,13 +145,17 @@ class RequestRows:
                 self._events.announce(settled(stream))
             stream.settle(error)
 
+    @property
+    def _timeout_s(self) -> float:
+        return self._config().ledger.settle_timeout_s
+
     async def _in_time(self, task: asyncio.Task[Any]) -> bool:
-        done, _ = await asyncio.wait({task}, timeout=self._timeout_s())
+        done, _ = await asyncio.wait({task}, timeout=self._timeout_s)
         return bool(done)
 
     def _late(self, what: str) -> LedgerUnavailable:
         trouble = self._ledger.trouble or "it is busy"
-        return LedgerUnavailable(f"the ledger did not {what} within {self._timeout_s():g} s: {trouble}")
+        return LedgerUnavailable(f"the ledger did not {what} within {self._timeout_s:g} s: {trouble}")
 
 
 @contextlib.asynccontextmanager

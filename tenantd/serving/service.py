@@ -109,7 +109,7 @@ class Service:
         )
         self._clock_s = clock_s
         self._key_uses = KeyUses(ledger, self.events, now_micros=now_micros, clock_s=clock_s)
-        self._rows = RequestRows(ledger, self.events, lambda: self.config.ledger.settle_timeout_s)
+        self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         self._background: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read

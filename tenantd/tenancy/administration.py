@@ -1,7 +1,7 @@
 """What administrators can do: named use cases, each with its actor.
 
-A use case is one transaction of the ledger. It is effective before it returns, and is announced. It returns what
-changed, before and after, without secrets.
+A use case is one transaction of the ledger, which also has its entry in the audit trail. It is effective before it
+returns, and is announced. It returns what changed, before and after, without secrets.
 
 If the ledger cannot be read after the transaction, a use case raises LedgerUnavailable, and the change takes effect as
 soon as it can. Removal, suspension and revocation need no reading.
@@ -21,11 +21,14 @@ from tenantd import clock
 from tenantd.domain import Actor, Scope, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, QueueFull
 from tenantd.events import Action, Administered, Events
+from tenantd.ledger.audit import append
 from tenantd.ledger.ledger import Ledger
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
+from tenantd.tenancy.audit_keys import Forgotten, forget_key
 from tenantd.tenancy.keys import KeyInfo
+from tenantd.tenancy.recorded import administered, forgetting
 from tenantd.text.excerpt import excerpt
 
 T = TypeVar("T", Tenant, KeyInfo)
@@ -72,9 +75,11 @@ class Running(Protocol):
 class Administration:
     """The use cases. All raise LedgerUnavailable; those that name a tenant or key raise NotFound."""
 
-    def __init__(self, ledger: Ledger, running: Running, events: Events, slots: int) -> None:
-        """`slots` is the number of slots of the engine, the most that can be reserved."""
+    def __init__(self, ledger: Ledger, running: Running, events: Events, slots: int, *, records: bool = True) -> None:
+        """`slots` is the number of slots of the engine, the most that can be reserved. `records`: whether there is an
+        audit trail."""
         self._ledger = ledger
+        self._records = records
         self._running = running
         self._events = events
         self._slots = slots
@@ -106,7 +111,11 @@ class Administration:
                 raise _still_ending(tenant.name)
             if store.own_reserve(added):
                 store.check_reserved_slots(conn, added.name, self._slots)
-            return Change(None, added), keys.create_key(conn, added.name, "first", created_micros)[1]
+            key, secret = keys.create_key(conn, added.name, "first", created_micros)
+            change = Change(None, added)
+            self._record(conn, actor, Action.TENANT_ADDED, change)
+            self._record(conn, actor, Action.KEY_CREATED, Change(None, key))
+            return change, secret
 
         async with self._turn:
             is_ending = self._running.has_requests(tenant.name)
@@ -162,7 +171,7 @@ class Administration:
             if self._running.has_requests(name):
                 raise Conflict(f"tenant {name} still has requests; wait until they end, or cancel them", param="name")
             is_ending = self._running.has_requests(new_name)
-            change = await self._ledger.write(work)
+            change = await self._write(actor, Action.TENANT_RENAMED, work)
         await self._tenant_changed(actor, Action.TENANT_RENAMED, change)
         return change
 
@@ -174,6 +183,27 @@ class Administration:
             return Change(store.remove_tenant(conn, name, now_micros), None)
 
         return await self._stop_tenant(actor, Action.TENANT_REMOVED, work, self._running.tenant_removed)
+
+    async def forget(self, actor: Actor, name: str, tenant_id: int | None = None) -> Forgotten:
+        """Delete the key for the hashes of a tenant, removed or not (`audit_keys.forget_key`).
+
+        One that was not removed is asked for by its name, and hashes with a new key from its next request on.
+        """
+
+        def work(conn: Connection) -> Forgotten:
+            forgotten = forget_key(conn, name, tenant_id)
+            if self._records:
+                append(conn, [forgetting(actor, clock.now_micros(), forgotten)])
+            return forgotten
+
+        async with self._turn:
+            forgotten = await self._ledger.write(work)
+        try:
+            await self._take_effect()
+        finally:
+            number = forgotten.id
+            self._events.announce(_event(actor, Action.TENANT_FORGOTTEN, tenant=name, tenant_id=number))
+        return forgotten
 
     # -- keys
 
@@ -198,11 +228,13 @@ class Administration:
         again. Raises InvalidRequest."""
         now_micros = clock.now_micros()
 
-        def work(conn: Connection) -> tuple[KeyInfo, str]:
-            return keys.create_key(conn, name, label, now_micros, scopes=scopes, expires_micros=expires_micros)
+        def work(conn: Connection) -> tuple[Change[KeyInfo], str]:
+            key, secret = keys.create_key(conn, name, label, now_micros, scopes=scopes, expires_micros=expires_micros)
+            change = Change(None, key)
+            self._record(conn, actor, Action.KEY_CREATED, change)
+            return change, secret
 
-        key, secret = await self._ledger.write(work)
-        change = Change(None, key)
+        change, secret = await self._ledger.write(work)
         try:
             await self._take_effect(NO_KEY)
         finally:
@@ -219,18 +251,23 @@ class Administration:
         was rotated.
         """
         now_micros = clock.now_micros()
-        rotation = await self._ledger.write(
-            lambda conn: keys.rotate_key(conn, key_id, grace_micros, now_micros, expires_micros)
-        )
-        old, new = Change(rotation.before, rotation.after), Change(None, rotation.new)
-        if rotation.after.revoked_micros is not None:
+
+        def work(conn: Connection) -> tuple[Change[KeyInfo], Change[KeyInfo], str]:
+            rotation = keys.rotate_key(conn, key_id, grace_micros, now_micros, expires_micros)
+            old, new = Change(rotation.before, rotation.after), Change(None, rotation.new)
+            self._record(conn, actor, Action.KEY_CREATED, new)
+            self._record(conn, actor, Action.KEY_ROTATED, old)
+            return old, new, rotation.secret
+
+        old, new, secret = await self._ledger.write(work)
+        if old.after is not None and old.after.revoked_micros is not None:
             self._running.key_revoked(key_id)
         try:
             await self._take_effect(NO_KEY)
         finally:
             self._announce_key(actor, Action.KEY_CREATED, new)
             self._announce_key(actor, Action.KEY_ROTATED, old)
-        return old, new, rotation.secret
+        return old, new, secret
 
     async def revoke_key(self, actor: Actor, key_id: str) -> Change[KeyInfo]:
         """Revoke a key for good. Revoking it again changes nothing."""
@@ -239,7 +276,7 @@ class Administration:
         def work(conn: Connection) -> Change[KeyInfo]:
             return Change(keys.get_key(conn, key_id), keys.revoke_key(conn, key_id, now_micros))
 
-        change = await self._ledger.write(work)
+        change = await self._write(actor, Action.KEY_REVOKED, work)
         self._running.key_revoked(key_id)  # at once, without waiting for a reload
         self._announce_key(actor, Action.KEY_REVOKED, change)
         return change
@@ -254,11 +291,26 @@ class Administration:
 
     # -- shared
 
+    async def _write(self, actor: Actor, action: Action, work: Callable[[Connection], Change[T]]) -> Change[T]:
+        """Make a change, with its entry in the audit trail."""
+
+        def recorded(conn: Connection) -> Change[T]:
+            change = work(conn)
+            self._record(conn, actor, action, change)
+            return change
+
+        return await self._ledger.write(recorded)
+
+    def _record(self, conn: Connection, actor: Actor, action: Action, change: Change[T]) -> None:
+        """Add the entry of a change to the audit trail, in its transaction."""
+        if self._records:
+            append(conn, [administered(conn, actor, action, clock.now_micros(), change.before, change.after)])
+
     async def _change_tenant(
         self, actor: Actor, action: Action, work: Callable[[Connection], Change[Tenant]]
     ) -> Change[Tenant]:
         async with self._turn:
-            change = await self._ledger.write(work)
+            change = await self._write(actor, action, work)
         await self._tenant_changed(actor, action, change)
         return change
 
@@ -271,7 +323,7 @@ class Administration:
     ) -> Change[Tenant]:
         """Effective at once, without waiting for a reload, which may fail."""
         async with self._turn:
-            change = await self._ledger.write(work)
+            change = await self._write(actor, action, work)
             assert change.before is not None, "it was there"
             stop(change.before.id)
         self._announce_tenant(actor, action, change)

@@ -13,6 +13,8 @@ import msgspec
 from tenantd import clock
 from tenantd.domain import Limits, Scope, Tenant, TenantState
 from tenantd.ledger.ledger import Lane, Ledger
+from tenantd.tenancy.audit_keys import audit_keys
+from tenantd.tenancy.fingerprints import of_text
 from tenantd.tenancy.key_ends import KeyEnds
 from tenantd.tenancy.keys import LiveKey, hash_secret, is_well_formed, live_keys
 from tenantd.tenancy.tenants import list_tenants
@@ -27,6 +29,18 @@ class KnownKey(NamedTuple):
     id: str
     scopes: frozenset[Scope]
     is_used: bool
+
+
+class AuditKey(NamedTuple):
+    """The key for hashes of a tenant's prompts and answers, and that of its system prompt, hashed once and not for
+    each request."""
+
+    key: bytes
+    system_prompt_hmac: str | None
+
+    @classmethod
+    def of(cls, key: bytes, system_prompt: str) -> AuditKey:
+        return cls(key, of_text(key, system_prompt) if system_prompt else None)
 
 
 class Directory:
@@ -51,6 +65,7 @@ class Directory:
         self._ends = KeyEnds(now_micros, clock_s)
         self._revoked: set[str] = set()  # in this run, so that an earlier reload cannot restore one
         self._by_uid: dict[int, list[Tenant]] = {}
+        self._audit_keys: dict[int, AuditKey] = {}  # by tenant id; apart, so that no tenant is shown with its key
         self._loads_begun = 0
         self._load_shown = 0
         self._stopped = 0  # removals and suspensions, which a reload that began before them may not know
@@ -63,7 +78,7 @@ class Directory:
         while True:
             self._loads_begun += 1
             load, stopped, defaults = self._loads_begun, self._stopped, self._defaults
-            tenants, keys = await ledger.read(functools.partial(_read, defaults=defaults), Lane.DIRECTORY)
+            tenants, keys, audit_keys = await ledger.read(functools.partial(_read, defaults=defaults), Lane.DIRECTORY)
             if load < self._load_shown:
                 return self.tenants  # a later reload has overtaken this one
             if stopped == self._stopped:
@@ -71,6 +86,7 @@ class Directory:
         before = self.tenants
         self._load_shown = load
         self._keys = keys
+        self._audit_keys = audit_keys
         self._digests = {key.id: digest for digest, key in keys.items()}
         self._ends.replace({key.id: key.expires_micros for key in keys.values() if key.expires_micros is not None})
         for key_id in self._revoked:
@@ -140,6 +156,16 @@ class Directory:
         tenant = None if found.tenant is None else self.tenants[found.tenant]
         return KnownKey(tenant, found.id, found.scopes, found.is_used)
 
+    def audit_key(self, tenant_id: int | None) -> bytes | None:
+        """The key for hashes of a tenant's prompts and answers."""
+        found = None if tenant_id is None else self._audit_keys.get(tenant_id)
+        return None if found is None else found.key
+
+    def system_prompt_hmac(self, tenant_id: int | None) -> str | None:
+        """The hash of a tenant's system prompt; None if it has none."""
+        found = None if tenant_id is None else self._audit_keys.get(tenant_id)
+        return None if found is None else found.system_prompt_hmac
+
     def by_uid(self, uid: int) -> list[Tenant]:
         """The tenants that list this Unix user, by name."""
         return list(self._by_uid.get(uid, ()))
@@ -149,6 +175,8 @@ def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
     return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(defaults))
 
 
-def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, LiveKey]]:
+def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, LiveKey], dict[int, AuditKey]]:
     """Read one consistent snapshot. Runs in a reading thread, to spare the event loop."""
-    return [_in_force(tenant, defaults) for tenant in list_tenants(conn)], live_keys(conn)
+    tenants, secrets = list_tenants(conn), audit_keys(conn)
+    hashed = {one.id: AuditKey.of(secrets[one.id], one.system_prompt) for one in tenants if one.id in secrets}
+    return [_in_force(tenant, defaults) for tenant in tenants], live_keys(conn), hashed

@@ -6,10 +6,14 @@ from collections.abc import Callable
 from sqlite3 import Connection
 from typing import TypeVar
 
+import msgspec
+
+from tenantd.ledger.audit import read_head
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
+from tenantd.ledger.trail import Portion, Wanted, select
 from tenantd.tenancy.tenants import tenant_meant
 
 T = TypeVar("T")
@@ -37,6 +41,24 @@ class Reporting:
     async def invoice(self, month: Month, tenant: str | None) -> Invoice:
         """Of one month."""
         return await self._read(lambda conn, number: invoice(conn, month, number), tenant)
+
+    async def audit(
+        self, wanted: Wanted, tenant: str | None, *, limit: int, after: int | None, before: int | None
+    ) -> tuple[Portion, int]:
+        """Entries of the audit trail after `after`, oldest first, or else those before `before`, newest first; without
+        either, from the newest. Also the number of the newest when it began to look.
+
+        Takes a fraction of a second; if it takes longer to find `limit` entries, the portion says where to go on.
+        """
+
+        def read(conn: Connection, number: int | None) -> tuple[Portion, int]:
+            head = read_head(conn)
+            of_tenant = msgspec.structs.replace(wanted, tenant_id=number)
+            is_newest_first = after is None
+            found = select(conn, of_tenant, limit=limit, after=after, before=before, is_newest_first=is_newest_first)
+            return found, 0 if head is None else head.number
+
+        return await self._read(read, tenant)
 
     async def _read(
         self, work: Callable[[Connection, int | None], T], tenant: str | None, lane: Lane = Lane.LOOKUPS

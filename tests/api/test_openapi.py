@@ -107,7 +107,9 @@ def test_every_operation_says_what_it_is_for_and_what_it_answers(api: Api) -> No
         for method, described in operations.items():
             assert described["summary"], path
             assert "default" in described["responses"], path
-            takes_body = method in ("post", "patch") and not path.endswith(("/suspend", "/resume", "/cancel"))
+            takes_body = method in ("post", "patch") and not path.endswith(
+                ("/suspend", "/resume", "/cancel", "/forget")
+            )
             assert ("requestBody" in described) == takes_body, path
 
 

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 from tenantd.domain import Tenant, Usage
+from tenantd.ledger.audit import Entry, MakeEntry, columns
 from tenantd.tenancy.directory import Directory
 
 
@@ -20,6 +21,7 @@ class MemoryLedger:
         self.admissions: dict[str, Any] = {}
         self.settlements: dict[str, Any] = {}
         self.checkpoints: list[dict[str, Usage]] = []
+        self.entries: list[Entry] = []  # of the audit trail, made with rows
         self.admit_gate = asyncio.Event()
         self.settle_gate = asyncio.Event()
         self.admit_gate.set()
@@ -30,25 +32,32 @@ class MemoryLedger:
     def end_reports(self) -> None:
         """There are none."""
 
-    async def admit(self, admission: Any) -> None:
+    async def admit(self, admission: Any, entry: MakeEntry | None = None) -> None:
         await self.admit_gate.wait()
         if self.admit_error is not None:
             raise self.admit_error
         assert admission.id not in self.admissions, "one row for each request"
         self.admissions[admission.id] = admission
+        self._append(entry)
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
         assert usages.keys() <= self.admissions.keys() - self.settlements.keys(), "only open rows are checkpointed"
         self.checkpoints.append(usages)
 
-    async def settle(self, settlement: Any, admission: Any) -> Any:
+    async def settle(self, settlement: Any, admission: Any, entry: MakeEntry | None = None) -> Any:
         await self.settle_gate.wait()
         if self.settle_error is not None:
             raise self.settle_error
         assert admission == self.admissions[settlement.id], "a settlement knows its request"
         assert settlement.id not in self.settlements, "settled once"
         self.settlements[settlement.id] = settlement
+        self._append(entry)
         return None
+
+    def _append(self, make: MakeEntry | None) -> None:
+        if make is not None:
+            columns(entry := make())  # it can be stored
+            self.entries.append(entry)
 
 
 class MemoryDirectory(Directory):

@@ -117,7 +117,7 @@ def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
         """A ledger whose first reading comes back last."""
 
         def __init__(self) -> None:
-            self.readings: list[Any] = [([Tenant(name="old")], {}), ([Tenant(name="new")], {})]
+            self.readings: list[Any] = [([Tenant(name="old")], {}, {}), ([Tenant(name="new")], {}, {})]
             self.second_done = asyncio.Event()
 
         async def read(self, work: Any, lane: Lane) -> Any:

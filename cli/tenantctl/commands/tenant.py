@@ -206,6 +206,36 @@ def remove(
     _report(answer, json, f"{tenant} is removed")
 
 
+@app.command(epilog=examples("tenantctl tenant forget acme", "tenantctl tenant forget acme --id 3 --yes"))
+def forget(
+    ctx: typer.Context,
+    tenant: TenantArgument,
+    id: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="A removed tenant of this name, by its id.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    json: Json = False,
+) -> None:
+    """Make a tenant's hashes in the audit trail unmatchable.
+
+    Deletes its key for them, also if it was removed. No prompt or answer can be matched with its past entries any
+    more; the entries stay, and the trail still verifies. A tenant that was not removed gets a new key for its next
+    requests. Backups of the ledger keep the old key.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("not a terminal; pass --yes to confirm")
+        if not typer.confirm(f"Make the hashes of {tenant} in the audit trail unmatchable for ever?", err=True):
+            raise TenantdError(f"{tenant} was not forgotten")
+    path = url("tenants", tenant, "forget")
+    with connect(ctx) as client:
+        answer = client.post(path if id is None else f"{path}?id={id}")
+    done = f"the hashes of {tenant} (id {answer['id']}) match nothing any more"
+    if not answer["had_key"]:
+        done = f"{tenant} (id {answer['id']}) was already forgotten"
+    _report(answer, json, done if answer["is_removed"] else f"{done}; its next requests use a new key")
+
+
 # ---- request bodies -----------------------------------------------------------------------------------------------
 
 

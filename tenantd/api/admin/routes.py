@@ -19,6 +19,8 @@ from starlette.responses import Response
 
 from tenantd import __version__, clock
 from tenantd.api.admin import types
+from tenantd.api.admin.audit_routes import AuditTrail
+from tenantd.api.admin.parameters import whole_number
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import actor_of, require_live_key
 from tenantd.api.openai.prompts import INLINE_BYTES
@@ -46,8 +48,12 @@ class Admin:
 
     def __init__(self, service: Service, meter: Meter) -> None:
         self._service = service
-        self._administration = Administration(service.ledger, service, service.events, service.config.engine.slots)
+        config = service.config
+        self._administration = Administration(
+            service.ledger, service, service.events, config.engine.slots, records=config.security.audit == "required"
+        )
         self._reporting = Reporting(service.ledger)
+        self._audit_trail = AuditTrail(self._administration, self._reporting)
         self._meter = meter
         self._began_s = time.monotonic()
 
@@ -75,6 +81,7 @@ class Admin:
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
             Operation("GET", "/admin/v1/invoices/{month}", self.invoice, Invoice),
+            *self._audit_trail.operations(),
             Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
         ]
 
@@ -228,7 +235,7 @@ class Admin:
 
     async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
         """List the newest requests."""
-        most = _whole_number("limit", limit)
+        most = whole_number("limit", limit)
         if not 1 <= most <= MOST_REQUESTS_LISTED:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
         rows = await self._reporting.requests(tenant, most)
@@ -263,8 +270,8 @@ class Admin:
             return parsed.since_micros, parsed.until_micros
         if month is not None:
             raise InvalidRequest("use either month or since/until, not both", param="month")
-        until_micros = self._now_micros() if until is None else _whole_number("until", until)
-        return (0 if since is None else _whole_number("since", since)), until_micros
+        until_micros = self._now_micros() if until is None else whole_number("until", until)
+        return (0 if since is None else whole_number("since", since)), until_micros
 
     def _month(self, text: str) -> Month:
         return parse_month(text, ZoneInfo(self._service.config.billing.timezone), self._now_micros())
@@ -276,9 +283,3 @@ class Admin:
 
 def _request(row: RequestRecord, live_state: str | None) -> dict[str, Any]:
     return {**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos, "live_state": live_state}
-
-
-def _whole_number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and len(text) <= 18):
-        raise InvalidRequest(f"{name}: must be a whole number, not {text[:40]!r}", param=name)
-    return int(text)

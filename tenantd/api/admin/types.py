@@ -13,6 +13,7 @@ from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Scope, Tenant, Tena
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
+from tenantd.ledger.trail import AuditRecord
 from tenantd.limits import LIMITS, MOST, Limit
 from tenantd.tenancy.keys import (
     DEFAULT_GRACE_S,
@@ -217,6 +218,24 @@ class RemovedTenant(TypedDict):
     """Its name."""
 
     removed: str
+
+
+class ForgottenTenant(TypedDict):
+    """`had_key`: its prompts and answers could be matched with hashes until now. Unless it was removed, it has a new
+    key."""
+
+    id: int
+    name: str
+    had_key: bool
+    is_removed: bool
+
+
+class AuditPage(TypedDict):
+    """`next` is where to go on, null at the end. `head` is the number of the newest entry when the search began."""
+
+    entries: list[AuditRecord]
+    next: int | None
+    head: int
 
 
 class Keys(TypedDict):

@@ -181,6 +181,7 @@ class OpenAI:
                 sampling=sampling,
                 stops=stops,
                 choice=choice,
+                choices=body.choices,
                 client_id=client_id,
             )
             for prompt in prompts

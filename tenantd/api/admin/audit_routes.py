@@ -1,0 +1,123 @@
+"""Administration of the audit trail: read, follow, prune; and forget a tenant."""
+
+from __future__ import annotations
+
+from typing import Final
+
+import msgspec
+from fastapi import Request
+from starlette.responses import Response
+
+from tenantd.api.admin import types
+from tenantd.api.admin.parameters import whole_number
+from tenantd.api.identity import actor_of
+from tenantd.api.operations import Operation
+from tenantd.api.replies import reply
+from tenantd.errors import InvalidRequest
+from tenantd.ledger import audit
+from tenantd.ledger.trail import MOST_ENTRIES_READ, Wanted
+from tenantd.request_ids import request_id_in
+from tenantd.serving.entries import ENTERED, RESPONSE
+from tenantd.tenancy.administration import Administration
+from tenantd.tenancy.recorded import ADMINISTERED
+from tenantd.tenancy.reporting import Reporting
+from tenantd.text.excerpt import excerpt
+from tenantd.watching.recorder import RECORDED
+
+EVENTS: Final = frozenset(
+    {
+        audit.BEGUN,
+        audit.SWITCHED_OFF,
+        audit.SWITCHED_ON,
+        audit.CONTINUED,
+        audit.MISSED,
+        audit.PRUNED,
+        audit.DAMAGED,
+        audit.INTERRUPTED,
+        audit.SETTLED_LATE,
+        audit.UNDESCRIBED,
+        ADMINISTERED,
+        ENTERED,
+        RESPONSE,
+        *RECORDED,
+    }
+)
+"""Everything that is recorded."""
+
+
+class AuditTrail:
+    """The route handlers."""
+
+    def __init__(self, administration: Administration, reporting: Reporting) -> None:
+        self._administration = administration
+        self._reporting = reporting
+
+    def operations(self) -> list[Operation]:
+        return [
+            Operation("GET", "/admin/v1/audit", self.read, types.AuditPage),
+            Operation("POST", "/admin/v1/tenants/{name}/forget", self.forget, types.ForgottenTenant),
+        ]
+
+    async def read(
+        self,
+        tenant: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        event: str | None = None,
+        request: str | None = None,
+        after: str | None = None,
+        before: str | None = None,
+        limit: str = "100",
+    ) -> Response:
+        """Read the audit trail: the newest entries first, or with `after` the oldest after that number first.
+
+        `since` and `until` are microseconds since 1970. To go on, pass `next` as `after` or `before`, as this request
+        does; null is the end. To follow the trail, pass `after` again, as `head` was.
+        """
+        if after is not None and before is not None:
+            raise InvalidRequest("use either after or before, not both", param="after")
+        most = whole_number("limit", limit)
+        if not 1 <= most <= MOST_ENTRIES_READ:
+            raise InvalidRequest(f"limit: must be from 1 to {MOST_ENTRIES_READ}", param="limit")
+        wanted = Wanted(
+            event=_event(event),
+            request_id=_request_id(request),
+            since_micros=None if since is None else whole_number("since", since),
+            until_micros=None if until is None else whole_number("until", until),
+        )
+        found, head = await self._reporting.audit(
+            wanted,
+            tenant,
+            limit=most,
+            after=None if after is None else whole_number("after", after),
+            before=None if before is None else whole_number("before", before),
+        )
+        return reply({**msgspec.structs.asdict(found), "head": head})
+
+    async def forget(self, request: Request, name: str, id: str | None = None) -> Response:
+        """Delete the key for the hashes of a tenant in the audit trail, which then match nothing any more.
+
+        For a removed tenant too, the last of this name or the one with `id`. One that was not removed gets a new key.
+        """
+        number = None if id is None else whole_number("id", id)
+        return reply(await self._administration.forget(actor_of(request.scope), name, number))
+
+
+def _event(name: str | None) -> str | None:
+    """Raises InvalidRequest for an event that is never recorded: a typo would look like a quiet trail."""
+    if name is not None and name not in EVENTS:
+        raise InvalidRequest(
+            f"event: must be one of {', '.join(sorted(EVENTS))} (got {excerpt(name, 40)})", param="event"
+        )
+    return name
+
+
+def _request_id(text: str | None) -> str | None:
+    if text is None:
+        return None
+    found = request_id_in(text)
+    if found is None:
+        raise InvalidRequest(
+            f"request: must be the id of a request or of an answer (got {excerpt(text, 80)})", param="request"
+        )
+    return found

@@ -1,0 +1,61 @@
+"""The tenants' keys for the hashes in the audit trail: functions over a connection. None is ever shown."""
+
+from __future__ import annotations
+
+import secrets
+from sqlite3 import Connection
+from typing import Final
+
+import msgspec
+
+from tenantd.errors import NotFound
+from tenantd.tenancy.tenants import AUDIT_KEY_BYTES, REMOVED, tenant_meant
+from tenantd.text.excerpt import excerpt
+
+MAX_ID: Final = 2**63
+
+
+class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
+    """A tenant whose key was deleted. `had_key`: it had one until now. Unless it was removed, it has a new one."""
+
+    id: int
+    name: str
+    had_key: bool
+    is_removed: bool
+
+
+def audit_keys(conn: Connection) -> dict[int, bytes]:
+    """The key of each tenant by its id; those that were removed send nothing more."""
+    query = f"SELECT id, audit_key FROM tenants WHERE audit_key IS NOT NULL AND state <> '{REMOVED}'"
+    return dict(conn.execute(query).fetchall())
+
+
+def audit_key(conn: Connection, tenant_id: int | None) -> bytes | None:
+    """The key of a tenant, removed or not; None once it is forgotten."""
+    row = conn.execute("SELECT audit_key FROM tenants WHERE id = ?", (tenant_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def owner_of(conn: Connection, key_id: str) -> int | None:
+    """The tenant of an API key, removed or not; None for one that administers."""
+    row = conn.execute("SELECT tenant_id FROM keys WHERE id = ?", (key_id,)).fetchone()
+    return None if row is None else row[0]
+
+
+def forget_key(conn: Connection, name: str, tenant_id: int | None = None) -> Forgotten:
+    """Delete the key of a tenant; nothing can be matched with its hashes any more. Raises NotFound.
+
+    It is the tenant of this name, or else the last removed one that had it, or the one with `tenant_id`, which must
+    have the name. Unless it was removed, it gets a new key for its next requests.
+    """
+    number = tenant_meant(conn, name) if tenant_id is None else tenant_id
+    query = "SELECT name, state, audit_key IS NOT NULL FROM tenants WHERE id = ?"
+    row = conn.execute(query, (number,)).fetchone() if 0 < number < MAX_ID else None
+    if row is None or row[0] != name:
+        raise NotFound(f"no tenant with id {number} is or was called {excerpt(name, 80)}", param="id")
+    is_removed = row[1] == REMOVED
+    key = None if is_removed else secrets.token_bytes(AUDIT_KEY_BYTES)
+    # First of the same length, which overwrites the old key where it is.
+    conn.execute("UPDATE tenants SET audit_key = zeroblob(length(audit_key)) WHERE id = ?", (number,))
+    conn.execute("UPDATE tenants SET audit_key = ? WHERE id = ?", (key, number))
+    return Forgotten(id=number, name=name, had_key=bool(row[2]), is_removed=is_removed)
