@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --month --since --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -42,6 +42,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a key -d 'Manage the API keys of a 
 complete -c tenantctl -n '__tenantctl_at 0' -a run -d 'Complete a prompt and print the text as it is generated'
 complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests, newest first'
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
+complete -c tenantctl -n '__tenantctl_at 0' -a anomalies -d 'Show tenants whose requests look like copying the model'
 complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what each tenant used in a month'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoice of a month, for all tenants or one'
 complete -c tenantctl -n '__tenantctl_at 0' -a audit -d 'Read and check the audit trail: who did what, and when'
@@ -81,6 +82,7 @@ complete -c tenantctl -n '__tenantctl_in tenant add' -l unbilled -d 'Leave its r
 complete -c tenantctl -n '__tenantctl_in tenant add' -l billed -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l no-allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l on-anomaly -x -a 'log throttle suspend' -d 'If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-concurrent -x -a 'none default' -d 'Maximum requests running at once.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-queued -x -a 'none default' -d 'Maximum queued requests; more get 429. 0: run at once or be refused.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-tokens-per-request -x -a 'none default' -d 'Maximum output tokens per request.'
@@ -106,6 +108,7 @@ complete -c tenantctl -n '__tenantctl_in tenant set' -l unbilled -d 'Leave its r
 complete -c tenantctl -n '__tenantctl_in tenant set' -l billed -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l no-allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l on-anomaly -x -a 'log throttle suspend' -d 'If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-concurrent -x -a 'none default' -d 'Maximum requests running at once.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-queued -x -a 'none default' -d 'Maximum queued requests; more get 429. 0: run at once or be refused.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-tokens-per-request -x -a 'none default' -d 'Maximum output tokens per request.'
@@ -175,6 +178,14 @@ complete -c tenantctl -n '__tenantctl_in requests' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in requests' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in cancel' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in cancel' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 anomalies' -a clear -d 'Call a tenant\'s anomalies harmless'
+complete -c tenantctl -n '__tenantctl_in anomalies' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
+complete -c tenantctl -n '__tenantctl_in anomalies' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in anomalies' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in anomalies' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 anomalies clear' -a '(tenantctl _tenants 2>/dev/null)'
+complete -c tenantctl -n '__tenantctl_in anomalies clear' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in anomalies clear' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in usage' -l month -x -a 'this last' -d 'Month to show; --month alone means this month.'
 complete -c tenantctl -n '__tenantctl_in usage' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in usage' -l json -d 'Print JSON.'

@@ -257,6 +257,7 @@ class SecurityConfig(Section):
         examples=["/mnt/other-disk/tenantd.anchor"],
     )
     anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often the anchor gets it.")
+    anomalies: bool = Field(True, description="Watch for tenants whose requests look like copying the model.")
 
 
 class LogConfig(Section):

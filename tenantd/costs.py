@@ -6,6 +6,8 @@ function of VTC (Sheng et al., "Fairness in Serving Large Language Models", OSDI
 
 from __future__ import annotations
 
+from typing import Final
+
 from tenantd.domain import Tenant
 from tenantd.wire.settings import Settings
 
@@ -25,6 +27,10 @@ def left_after(elapsed_s: float, half_life_s: float) -> float:
     return 2.0 ** (-elapsed_s / half_life_s) if elapsed_s > 0 else 1.0
 
 
+THROTTLED: Final = 1 / 8
+"""Multiplies the weight of a throttled tenant."""
+
+
 def full_weight(tenant: Tenant) -> float:
-    """The divisor of a tenant's usage: its weight times the factor of its priority."""
-    return tenant.weight * tenant.priority.factor
+    """The divisor of a tenant's usage: its weight times the factor of its priority, an eighth of that if throttled."""
+    return tenant.weight * tenant.priority.factor * (1.0 if tenant.throttled_micros is None else THROTTLED)

@@ -118,15 +118,26 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     created_micros: int = 0
 
 
+class Part(StrEnum):
+    """A part of the daemon that acts by itself."""
+
+    ANOMALY_WATCH = "anomaly watch"
+
+
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks: the process at the other end as the kernel knows it, and the key it showed. None: not known, none."""
+    """Who asks: the process at the other end as the kernel knows it, and the key it showed. None: not known, none.
+
+    `part` is the part of the daemon that acts by itself.
+    """
 
     uid: int | None = None
     pid: int | None = None
     key_id: str | None = None
+    part: Part | None = None
 
 
 NOBODY: Final = Actor()
+WATCH: Final = Actor(part=Part.ANOMALY_WATCH)
 SEED_VALUES: Final = 0xFFFFFFFF
 """Seeds are below this value, which llama.cpp reserves for a random seed (LLAMA_DEFAULT_SEED)."""
 
@@ -162,6 +173,19 @@ class TokenLogprobs(msgspec.Struct, frozen=True, array_like=True):
 
     logprob: float
     top: tuple[tuple[int, float], ...]
+
+
+class Sketch(msgspec.Struct, frozen=True, kw_only=True):
+    """Keyed hashes of a prompt, by `tenantd.text.sketches`. The prompt cannot be read back from it.
+
+    `digest` has 64 bits and tells prompts apart, `simhash` has 64 of which similar prompts share most. `features` are
+    64 bytes, random features of its pairs of tokens; `vocabulary` 128, the registers of a HyperLogLog of its tokens.
+    """
+
+    digest: int
+    simhash: int
+    features: tuple[int, ...]
+    vocabulary: tuple[int, ...]
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tenantd.clock import now_micros
-from tenantd.domain import FinishReason, Usage
+from tenantd.domain import FinishReason, OnAnomaly, Part, Sketch, Usage
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +66,8 @@ class Action(StrEnum):
     TENANT_CHANGED = "tenant_changed"
     TENANT_SUSPENDED = "tenant_suspended"
     TENANT_RESUMED = "tenant_resumed"
+    TENANT_THROTTLED = "tenant_throttled"
+    ANOMALIES_CLEARED = "anomalies_cleared"  # a tenant is throttled no more, and its recent requests are usual now
     TENANT_RENAMED = "tenant_renamed"
     TENANT_REMOVED = "tenant_removed"
     TENANT_FORGOTTEN = "tenant_forgotten"  # the key for hashes of its prompts and answers was deleted
@@ -195,18 +197,65 @@ class KeyFirstUsed(Event, frozen=True, kw_only=True):
 class Administered(Event, frozen=True, kw_only=True):
     """An administrator changed something. `fields` names what changed.
 
-    The actor is the key, if one was shown, or else the user. Both are None for a signal.
+    The actor is the key, if one was shown, or else the user. Both are None for a signal, and for `actor_part`,
+    a part of the daemon that acts by itself.
     """
 
     action: Action
     actor_uid: int | None
     actor_pid: int | None = None
     actor_key_id: str | None = None
+    actor_part: Part | None = None
     tenant: str | None = None
     tenant_id: int | None = None
     key_id: str | None = None
     request_id: str | None = None
     fields: tuple[str, ...] = ()
+
+
+class Sketched(Event, frozen=True, kw_only=True):
+    """The sketch of an admitted prompt is made. One event per prompt, whatever the number of choices."""
+
+    tenant: str
+    tenant_id: int
+    sketch: Sketch
+
+
+class Signal(StrEnum):
+    """What the anomaly watch compares with a tenant's past."""
+
+    VOLUME = "volume"  # requests
+    DISTINCT = "distinct"  # share of prompts that are not repeated
+    SWEEP = "sweep"  # share of prompts that resemble a recent one
+    LOGPROBS = "logprobs"  # share of requests with logprobs or biased logits
+    OUTPUT = "output"  # output tokens per prompt token
+    COVERAGE = "coverage"  # different tokens in the prompts
+    NOVELTY = "novelty"  # share of those that the tenant did not use before
+    SHIFT = "shift"  # distance of the prompts from those of the past (maximum mean discrepancy)
+
+
+class Deviation(msgspec.Struct, frozen=True, kw_only=True):
+    """One signal of an anomaly: its value, what is usual for the tenant, and what it adds to the score."""
+
+    signal: Signal
+    value: float
+    usual: float
+    weight: float
+
+
+class AnomalyFound(Event, frozen=True, kw_only=True):
+    """A tenant's requests of the last 12 to 24 hours are so unlike those before that it may be copying the model.
+
+    `deviations` begin with the strongest. `action` is what is done about it.
+    """
+
+    tenant: str
+    tenant_id: int
+    requests: int
+    score: float
+    threshold: float
+    deviations: tuple[Deviation, ...]
+    action: OnAnomaly
 
 
 class EngineStarted(Event, frozen=True, kw_only=True):

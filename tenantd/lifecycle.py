@@ -32,8 +32,11 @@ from tenantd.serving.stopping import Stage, StopClock
 from tenantd.systemd import Notifier
 from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
+from tenantd.text.sketches import Sketcher
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+from tenantd.watching.anomalies import AnomalyWatch, HabitFile
 from tenantd.watching.metrics import Meter
+from tenantd.watching.reactions import Reactions
 from tenantd.watching.recorder import Recorder
 
 log = logging.getLogger(__name__)
@@ -86,6 +89,7 @@ class Daemon:
         self._events = Events()
         self._meter = Meter(self._events)
         self._recorder: Recorder | None = None
+        self._watch: AnomalyWatch | None = None
         self._clock = clock
         self._stop = asyncio.Event()
         self._stop_now = asyncio.Event()
@@ -125,6 +129,8 @@ class Daemon:
 
         directory = Directory(config.limits.as_limits())
         await directory.reload(ledger)
+        habits = HabitFile(config.state_dir / "habits.npz")
+        key, known = await asyncio.to_thread(habits.load)
         service = Service(
             config,
             ledger,
@@ -134,7 +140,13 @@ class Daemon:
             events=self._events,
             environment=self._environment,
             on_tenants=self._meter.keep,
+            sketcher=Sketcher(key) if config.security.anomalies else None,
         )
+        if config.security.anomalies:
+            reactions = Reactions(self._events, directory, service.administration)
+            stack.push_async_callback(reactions.close)
+            self._watch = AnomalyWatch(habits, key, known, reactions.found)
+            self._events.queue("anomalies", self._watch.hear)
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
         service.remember(
             await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),
@@ -230,6 +242,8 @@ class Daemon:
         if self._recorder is not None:
             self._recorder.flush()
         self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
+        if self._watch is not None:
+            self._watch.save()
 
     async def _close_ledger(self, ledger: Ledger) -> None:
         """Close the ledger, but do not wait for a disk that hangs: the next start settles what is not written."""

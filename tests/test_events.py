@@ -56,6 +56,8 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "administered",
         "engine_started",
         "engine_lost",
+        "sketched",
+        "anomaly_found",
     }
 
 

@@ -86,9 +86,15 @@ def _engine_lost(detail: dict[str, Any]) -> str:
 
 
 def _who(by: dict[str, Any]) -> str:
+    if by.get("part"):
+        return f"the {by['part']}"
     if by.get("key_id"):
         return str(by["key_id"])
     return "the system" if by.get("uid") is None else f"uid {by['uid']}"
+
+
+def _anomaly_found(detail: dict[str, Any]) -> str:
+    return f"{detail['action']}: " + ", ".join(one["signal"] for one in detail["deviations"])
 
 
 def _plain(detail: dict[str, Any]) -> str:
@@ -103,4 +109,5 @@ _DESCRIBED: Final = {
     "administered": _administered,
     "engine_started": _engine_started,
     "engine_lost": _engine_lost,
+    "anomaly_found": _anomaly_found,
 }

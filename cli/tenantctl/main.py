@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from tenantctl.commands import (
+    anomaly,
     audit_trail,
     bench,
     completion,
@@ -101,6 +102,7 @@ ORDER = (
     "run",
     "requests",
     "cancel",
+    "anomalies",
     "usage",
     "invoice",
     "audit",
@@ -114,6 +116,7 @@ app.command(epilog=demo.EXAMPLES, rich_help_panel=DAEMON)(demo.demo)
 app.command(epilog=status.EXAMPLES, rich_help_panel=DAEMON)(status.status)
 app.add_typer(tenant.app, rich_help_panel=TENANTS)
 app.add_typer(key.app, rich_help_panel=TENANTS)
+app.add_typer(anomaly.app, rich_help_panel=TENANTS)
 app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
 app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
@@ -131,7 +134,7 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app, audit_trail.app):
+for group in (app, tenant.app, key.app, anomaly.app, audit_trail.app):
     _join_lines(group)
 
 

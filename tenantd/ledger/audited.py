@@ -1,4 +1,4 @@
-"""The upgrade to schema 7: an audit trail; keys with scopes and an end, some without a tenant; more about tenants."""
+"""The upgrade to schema 7: an audit trail, anomalies, keys with scopes and an end, more about tenants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 from sqlite3 import Connection
 from typing import Final
 
-from tenantd.ledger.schema import AUDIT, KEYS, KEYS_BY_TENANT
+from tenantd.ledger.schema import ANOMALIES, AUDIT, KEYS, KEYS_BY_TENANT
 
 AUDIT_KEY_BYTES: Final = 32
 _COLUMNS: Final = (
@@ -28,6 +28,6 @@ def add_audit(conn: Connection) -> None:
         conn.execute("UPDATE tenants SET audit_key = ? WHERE id = ?", (secrets.token_bytes(AUDIT_KEY_BYTES), tenant_id))
     conn.execute("CREATE TEMP TABLE old_keys AS SELECT * FROM main.keys")
     conn.execute("DROP TABLE main.keys")
-    for statement in (KEYS, KEYS_BY_TENANT, _KEPT, *AUDIT):
+    for statement in (KEYS, KEYS_BY_TENANT, _KEPT, *AUDIT, *ANOMALIES):
         conn.execute(statement)
     conn.execute("DROP TABLE temp.old_keys")

@@ -104,6 +104,20 @@ AUDIT: Final = (
     BEGIN SELECT raise(ABORT, 'the head of the audit trail is never deleted'); END""",
 )
 
+# What the anomaly watch has found. `detail` is JSON: requests, score, threshold and deviations.
+ANOMALIES: Final = (
+    """CREATE TABLE anomalies (
+    number         INTEGER PRIMARY KEY,
+    at_micros      INTEGER NOT NULL,
+    tenant_id      INTEGER NOT NULL,
+    tenant         TEXT NOT NULL,
+    action         TEXT NOT NULL,
+    detail         TEXT NOT NULL,
+    cleared_micros INTEGER
+) STRICT""",
+    "CREATE INDEX anomalies_by_tenant ON anomalies (tenant_id, number)",
+)
+
 # Rows are never deleted. AUTOINCREMENT makes sure that ids are never reused, even if somebody deletes rows by hand.
 # A removed tenant keeps its row and frees its name.
 TENANTS: Final = (
@@ -141,4 +155,5 @@ SCHEMA: Final = (
     "CREATE TABLE probe (filler BLOB NOT NULL) STRICT",
     *TENANTS,
     *AUDIT,
+    *ANOMALIES,
 )

@@ -71,6 +71,7 @@ def tenants_status(
                 "name": tenant.name,
                 "state": tenant.state.value,
                 "weight": tenant.weight,
+                "throttled": tenant.throttled_micros is not None,
                 "priority": tenant.priority.value,
                 "running": count.running - paused[tenant.name],
                 "paused": paused[tenant.name],

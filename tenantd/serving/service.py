@@ -33,14 +33,17 @@ from tenantd.serving.overview import engine_status, ledger_status, tenants_statu
 from tenantd.serving.policies import shares
 from tenantd.serving.positions import Positions
 from tenantd.serving.rows import RequestRows, admission
+from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
+from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates, RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
+from tenantd.text.sketches import Sketcher
 from tenantd.text.vocabulary import Vocabulary
 from tenantd.wire.messages import TenantPolicy
 
@@ -70,8 +73,9 @@ class Service:
         clock_s: Callable[[], float] = time.monotonic,
         slowest_restart_s: float = SLOWEST_RESTART_S,
         on_tenants: Callable[[Iterable[str]], None] | None = None,
+        sketcher: Sketcher | None = None,
     ) -> None:
-        """`command` and `environment` are for the engine process; `config` may be replaced.
+        """`command` and `environment` are for the engine process; `config` may be replaced. `sketcher` may be None.
 
         `on_tenants` hears all names whenever tenants have changed: first without those that are new or changed hands.
         """
@@ -91,8 +95,7 @@ class Service:
             slowest_restart_s=slowest_restart_s,
             clock_s=clock_s,
         )
-        self._rates = rates
-        self._live = self._replica.live
+        self._rates, self._live = rates, self._replica.live
         self.live_states = self._replica.states
         self._gate = Gate(rates, clock_s)
         self._positions = Positions(self._replica, clock_s)
@@ -111,8 +114,15 @@ class Service:
         self._key_uses = KeyUses(ledger, self.events, now_micros=now_micros, clock_s=clock_s)
         self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
+        self._sketching = Sketching(sketcher, self.pool, self.events)
         self._background: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
+
+    @functools.cached_property
+    def administration(self) -> Administration:
+        """What administrators, and parts of the daemon like them, can do."""
+        records = self.config.security.audit == "required"
+        return Administration(self.ledger, self, self.events, self.config.engine.slots, records=records)
 
     @property
     def supervisor(self) -> Supervisor:
@@ -169,6 +179,7 @@ class Service:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
         self._background, self._reloading = [], None
+        await self._sketching.close()
         await asyncio.to_thread(self.pool.close)
         await self._rows.close(clock.most(SETTLE_GRACE_S, Stage.ENGINE))
 
@@ -295,6 +306,7 @@ class Service:
             self._rows.open(stream, generation, row, self._replica.refuse)
             if deadline is not None:
                 self._end_at(deadline, stream)
+        self._sketching.begin(tenant, generations)
         return streams
 
     def cancel(self, request_id: str) -> bool:

@@ -20,8 +20,9 @@ import msgspec
 from tenantd import clock
 from tenantd.domain import Actor, Scope, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, QueueFull
-from tenantd.events import Action, Administered, Events
+from tenantd.events import Action, Administered, AnomalyFound, Events
 from tenantd.ledger.audit import append
+from tenantd.ledger.findings import add_finding, clear_findings
 from tenantd.ledger.ledger import Ledger
 from tenantd.llamacpp.gguf import NotGguf, check_adapter
 from tenantd.tenancy import keys
@@ -154,6 +155,32 @@ class Administration:
             return Change(store.get_tenant(conn, name), store.set_state(conn, name, TenantState.ACTIVE))
 
         return await self._change_tenant(actor, Action.TENANT_RESUMED, work)
+
+    async def throttle(self, actor: Actor, name: str) -> Change[Tenant]:
+        """Give a tenant an eighth of its weight, until its anomalies are cleared."""
+        now_micros = clock.now_micros()
+
+        def work(conn: Connection) -> Change[Tenant]:
+            before = store.get_tenant(conn, name)
+            since_micros = before.throttled_micros or now_micros
+            return Change(before, store.update_tenant(conn, name, throttled_micros=since_micros))
+
+        return await self._change_tenant(actor, Action.TENANT_THROTTLED, work)
+
+    async def clear_anomalies(self, actor: Actor, name: str) -> Change[Tenant]:
+        """Give a tenant its whole weight again, and mark its anomalies as seen. It stays suspended if it is."""
+        now_micros = clock.now_micros()
+
+        def work(conn: Connection) -> Change[Tenant]:
+            before = store.get_tenant(conn, name)
+            clear_findings(conn, before.id, now_micros)
+            return Change(before, store.update_tenant(conn, name, throttled_micros=None))
+
+        return await self._change_tenant(actor, Action.ANOMALIES_CLEARED, work)
+
+    async def record_anomaly(self, found: AnomalyFound) -> None:
+        """Keep an anomaly for reports."""
+        await self._ledger.write(lambda conn: add_finding(conn, found))
 
     async def rename(self, actor: Actor, name: str, new_name: str) -> Change[Tenant]:
         """Rename a suspended tenant without requests; it keeps its id, keys and bills.
@@ -357,7 +384,14 @@ class Administration:
 
 
 def _event(actor: Actor, action: Action, **what: Any) -> Administered:
-    return Administered(action=action, actor_uid=actor.uid, actor_pid=actor.pid, actor_key_id=actor.key_id, **what)
+    return Administered(
+        action=action,
+        actor_uid=actor.uid,
+        actor_pid=actor.pid,
+        actor_key_id=actor.key_id,
+        actor_part=actor.part,
+        **what,
+    )
 
 
 def _still_ending(name: str) -> Conflict:

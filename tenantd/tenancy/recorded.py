@@ -23,7 +23,10 @@ _LEFT_OUT: Final = {"effective_limits", "prefix"}
 
 
 def who(actor: Actor) -> dict[str, Any]:
-    """How entries name who acts: user and process as the kernel knows them, and the key that was shown."""
+    """How entries name who acts: user and process as the kernel knows them, and the key that was shown; or a part of
+    the daemon that acts by itself."""
+    if actor.part is not None:
+        return {"part": actor.part.value}
     return {"uid": actor.uid, "pid": actor.pid, "key_id": actor.key_id}
 
 

@@ -9,6 +9,7 @@ from typing import TypeVar
 import msgspec
 
 from tenantd.ledger.audit import read_head
+from tenantd.ledger.findings import Finding, recent_findings
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.records import RequestRecord
@@ -37,6 +38,10 @@ class Reporting:
     async def requests(self, tenant: str | None, most: int) -> list[RequestRecord]:
         """The newest first."""
         return await self._read(lambda conn, number: recent_requests(conn, number, most), tenant)
+
+    async def anomalies(self, tenant: str | None, since_micros: int, most: int) -> list[Finding]:
+        """What the anomaly watch found since a time, the newest first."""
+        return await self._read(lambda conn, number: recent_findings(conn, number, since_micros, most), tenant)
 
     async def invoice(self, month: Month, tenant: str | None) -> Invoice:
         """Of one month."""

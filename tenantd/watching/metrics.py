@@ -15,7 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from tenantd.events import MALFORMED, Account, Event, Events, Refused, Settled
+from tenantd.events import MALFORMED, Account, AnomalyFound, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
 
 M = TypeVar("M", Counter, Histogram)
@@ -42,6 +42,12 @@ class Meter:
             registry=self.registry,
         )
         self._malformed = Counter("tenantd_malformed_requests", "Input that was not HTTP.", registry=self.registry)
+        self._anomalies = Counter(
+            "tenantd_anomalies",
+            "Times that a tenant seemed to copy the model, by what was done about it.",
+            ["tenant", "action"],
+            registry=self.registry,
+        )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
         self._completion = Counter(
@@ -90,6 +96,8 @@ class Meter:
             self._settled(event)
         elif isinstance(event, Refused):
             self._refuse(event)
+        elif isinstance(event, AnomalyFound) and self._is_there(event.tenant):
+            self._of(self._anomalies, event.tenant, event.action.value).inc()
 
     def _refuse(self, event: Refused) -> None:
         if event.cause == MALFORMED:
@@ -156,6 +164,7 @@ class _ServiceState(Collector):
             ("paused", "Requests that have started but gave up their slot."),
             ("waiting", "Requests waiting for a slot."),
             ("usage", "Decayed usage, which decides whose turn it is."),
+            ("throttled", "1 while a tenant has an eighth of its weight because of an anomaly."),
         ):
             family = GaugeMetricFamily(f"tenantd_{name}", text, labels=["tenant"])
             for tenant in status["tenants"]:

@@ -20,6 +20,7 @@ from tenantd.domain import NOBODY, Actor
 from tenantd.events import (
     Action,
     Administered,
+    AnomalyFound,
     CleanedUp,
     EngineLost,
     EngineStarted,
@@ -44,6 +45,7 @@ _NAMES: Final[dict[type[Event], str]] = {
     EngineStarted: "engine_started",
     EngineLost: "engine_lost",
     KeyFirstUsed: "key_first_used",
+    AnomalyFound: "anomaly_found",
 }
 """Events that are recorded as they are, and under which name."""
 REFUSED: Final = "refused"

@@ -92,6 +92,7 @@ class FakeService:
         self.grammars = GrammarCompiler()
         self.supervisor = FakeSupervisor()
         self.events = Events()
+        self.administration: Any = None
         self.draining = False
         self.started_micros = 1_700_000_000_000_000
         self.answer = "Hello, wörld!"

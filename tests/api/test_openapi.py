@@ -108,7 +108,7 @@ def test_every_operation_says_what_it_is_for_and_what_it_answers(api: Api) -> No
             assert described["summary"], path
             assert "default" in described["responses"], path
             takes_body = method in ("post", "patch") and not path.endswith(
-                ("/suspend", "/resume", "/cancel", "/forget")
+                ("/suspend", "/resume", "/cancel", "/forget", "/clear")
             )
             assert ("requestBody" in described) == takes_body, path
 

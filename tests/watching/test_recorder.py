@@ -157,7 +157,7 @@ def test_the_counts_are_bounded_and_their_sum_is_right() -> None:
 
 
 def test_every_kind_of_event_is_recorded_or_is_known_not_to_be() -> None:
-    elsewhere = {"Admitted", "Settled", "FirstToken", "Refused", "Administered"}
+    elsewhere = {"Admitted", "Settled", "FirstToken", "Refused", "Administered", "Sketched"}
     kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
     assert kinds == elsewhere | {kind.__name__ for kind in _NAMES}
     assert msgspec.json.encode(refused(1))

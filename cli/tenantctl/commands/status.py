@@ -135,7 +135,7 @@ def _print(state: dict[str, Any]) -> None:
             [
                 (
                     t["name"],
-                    t["state"],
+                    f"{t['state']}, throttled" if t.get("throttled") else t["state"],
                     f"{t['weight']:g}",
                     t["priority"],
                     t["running"],

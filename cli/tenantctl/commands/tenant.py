@@ -28,6 +28,14 @@ class Priority(StrEnum):
     LOW = "low"
 
 
+class OnAnomaly(StrEnum):
+    """What to do with a tenant that may be copying the model."""
+
+    LOG = "log"
+    THROTTLE = "throttle"
+    SUSPEND = "suspend"
+
+
 _RIGHTS_PANEL = "Billing and rights"
 Weight = Annotated[
     float | None,
@@ -66,6 +74,16 @@ AllowSpecial = Annotated[
     ),
 ]
 
+OnAnomalyOption = Annotated[
+    OnAnomaly | None,
+    typer.Option(
+        "--on-anomaly",
+        metavar="log|throttle|suspend",
+        help="If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.",
+        rich_help_panel=_RIGHTS_PANEL,
+    ),
+]
+
 
 @app.command(
     epilog=examples(
@@ -84,12 +102,13 @@ def add(
     adapter: Adapter = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
+    on_anomaly: OnAnomalyOption = None,
     *,
     limits: dict[str, int | str | None],
     json: Json = False,
 ) -> None:
     """Add a tenant and print its key, which is shown only once."""
-    body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, limits)}
+    body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -141,6 +160,7 @@ def set_(
     adapter: Adapter = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
+    on_anomaly: OnAnomalyOption = None,
     *,
     limits: dict[str, int | str | None],
     json: Json = False,
@@ -151,7 +171,7 @@ def set_(
     takes the limit for all tenants from the configuration. 0 blocks all requests; for --max-queued it only removes the
     queue. `none` also removes all uids or the adapter.
     """
-    changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, limits)
+    changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
@@ -246,6 +266,7 @@ def _changes(
     adapter: str | None,
     unbilled: bool | None,
     allow_special: bool | None,
+    on_anomaly: OnAnomaly | None,
     limits: dict[str, int | str | None],
 ) -> dict[str, Any]:
     """The fields for the options that were passed."""
@@ -262,6 +283,8 @@ def _changes(
         changes["unbilled"] = unbilled
     if allow_special is not None:
         changes["allow_special"] = allow_special
+    if on_anomaly is not None:
+        changes["on_anomaly"] = on_anomaly.value
     if limits:
         changes["limits"] = limits
     return changes
@@ -291,13 +314,14 @@ def _print(answer: Any, json: bool) -> None:
     print_fields(
         {
             "tenant": tenant["name"],
-            "state": tenant["state"],
+            "state": tenant["state"] + (", throttled to 1/8 of its weight" if tenant.get("throttled_micros") else ""),
             "weight": f"{tenant['weight']:g}",
             "priority": tenant["priority"],
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
             "billed": "no" if tenant["unbilled"] else "yes",
             "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",
+            "on anomaly": tenant.get("on_anomaly", "log"),
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
             "created": moment(tenant["created_micros"]),
         }

@@ -29,6 +29,7 @@ from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import Tenant
 from tenantd.errors import InvalidRequest, NotFound
+from tenantd.ledger.findings import Finding
 from tenantd.ledger.invoices import Invoice, Month, parse_month
 from tenantd.ledger.records import RequestRecord
 from tenantd.request_ids import new_request_id, request_id_in
@@ -37,8 +38,9 @@ from tenantd.tenancy.administration import Administration, Change
 from tenantd.tenancy.reporting import Reporting
 from tenantd.text.excerpt import excerpt
 from tenantd.watching.metrics import Meter
+from tenantd.watching.scores import explain
 
-MOST_REQUESTS_LISTED = 10_000
+MOST_LISTED = 10_000
 ADMINISTRATORS = "(administrators)"
 """Takes the administrators' turn in the text pool. No tenant can have this name."""
 
@@ -48,10 +50,7 @@ class Admin:
 
     def __init__(self, service: Service, meter: Meter) -> None:
         self._service = service
-        config = service.config
-        self._administration = Administration(
-            service.ledger, service, service.events, config.engine.slots, records=config.security.audit == "required"
-        )
+        self._administration: Administration = service.administration
         self._reporting = Reporting(service.ledger)
         self._audit_trail = AuditTrail(self._administration, self._reporting)
         self._meter = meter
@@ -71,12 +70,14 @@ class Admin:
             Operation("POST", f"{tenant}/suspend", self.suspend, types.OneTenant),
             Operation("POST", f"{tenant}/resume", self.resume, types.OneTenant),
             Operation("POST", f"{tenant}/rename", self.rename, types.OneTenant, types.NewName),
+            Operation("POST", f"{tenant}/anomalies/clear", self.clear_anomalies, types.OneTenant),
             Operation("GET", f"{tenant}/keys", self.list_keys, types.Keys),
             Operation("POST", f"{tenant}/keys", self.create_key, types.CreatedKey, types.NewKey, 201),
             Operation("GET", keys, self.list_admin_keys, types.Keys),
             Operation("POST", keys, self.create_admin_key, types.CreatedKey, types.NewAdminKey, 201),
             Operation("DELETE", f"{keys}/{{key_id}}", self.revoke_key, types.OneKey),
             Operation("POST", f"{keys}/{{key_id}}/rotate", self.rotate_key, types.RotatedKey, types.KeyRotation, 201),
+            Operation("GET", "/admin/v1/anomalies", self.anomalies, types.Anomalies),
             Operation("GET", "/admin/v1/usage", self.usage, types.UsageReport),
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
@@ -137,6 +138,7 @@ class Admin:
             adapter=body.adapter,
             unbilled=body.unbilled,
             allow_special=body.allow_special,
+            on_anomaly=body.on_anomaly,
             own_limits=body.own_limits(),
         )
         change, secret = await self._administration.add_tenant(actor_of(request.scope), tenant)
@@ -161,6 +163,10 @@ class Admin:
     async def resume(self, request: Request, name: str) -> Response:
         """Let a suspended tenant send requests again."""
         return self._changed(await self._administration.resume(actor_of(request.scope), name))
+
+    async def clear_anomalies(self, request: Request, name: str) -> Response:
+        """Call the anomalies of a tenant harmless: give it its whole weight, and take its recent requests as usual."""
+        return self._changed(await self._administration.clear_anomalies(actor_of(request.scope), name))
 
     async def rename(self, request: Request, name: str) -> Response:
         """Rename a suspended tenant that has no requests. Invoices show its name at its last request of the month."""
@@ -217,6 +223,12 @@ class Admin:
 
     # -- reports
 
+    async def anomalies(self, tenant: str | None = None, since: str | None = None, limit: str = "50") -> Response:
+        """List the newest anomalies, since a time in microseconds since 1970."""
+        since_micros = 0 if since is None else whole_number("since", since)
+        found = await self._reporting.anomalies(tenant, since_micros, _most(limit))
+        return reply({"anomalies": [_anomaly(one) for one in found]})
+
     async def usage(
         self,
         request: Request,
@@ -235,10 +247,7 @@ class Admin:
 
     async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
         """List the newest requests."""
-        most = whole_number("limit", limit)
-        if not 1 <= most <= MOST_REQUESTS_LISTED:
-            raise InvalidRequest(f"limit: must be from 1 to {MOST_REQUESTS_LISTED}", param="limit")
-        rows = await self._reporting.requests(tenant, most)
+        rows = await self._reporting.requests(tenant, _most(limit))
         states = self._service.live_states()
         return reply({"requests": [_request(row, states.get(row.id)) for row in rows]})
 
@@ -283,3 +292,14 @@ class Admin:
 
 def _request(row: RequestRecord, live_state: str | None) -> dict[str, Any]:
     return {**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos, "live_state": live_state}
+
+
+def _anomaly(found: Finding) -> dict[str, Any]:
+    return {**msgspec.structs.asdict(found), "reasons": explain(found.deviations)}
+
+
+def _most(limit: str) -> int:
+    most = whole_number("limit", limit)
+    if not 1 <= most <= MOST_LISTED:
+        raise InvalidRequest(f"limit: must be from 1 to {MOST_LISTED}", param="limit")
+    return most

@@ -9,8 +9,9 @@ from pydantic import Field, PlainValidator, create_model
 
 from tenantd.api.body import Body
 from tenantd.api.openai.shapes import Waiting
-from tenantd.domain import TENANT_NAME, OwnLimits, Priority, Scope, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Scope, Tenant, TenantState
 from tenantd.errors import InvalidRequest
+from tenantd.ledger.findings import Finding
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.ledger.trail import AuditRecord
@@ -62,6 +63,7 @@ class NewTenant(Body):
     adapter: str = ""
     unbilled: bool = False
     allow_special: bool = False
+    on_anomaly: OnAnomaly = OnAnomaly.LOG
     limits: LimitsBody = LimitsBody()
 
     def own_limits(self) -> OwnLimits:
@@ -77,6 +79,7 @@ class TenantChange(Body):
     adapter: str | None = None  # "" for none
     unbilled: bool | None = None
     allow_special: bool | None = None
+    on_anomaly: OnAnomaly | None = None
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -94,6 +97,8 @@ class TenantChange(Body):
             given["unbilled"] = self.unbilled
         if self.allow_special is not None:
             given["allow_special"] = self.allow_special
+        if self.on_anomaly is not None:
+            given["on_anomaly"] = self.on_anomaly
         return given
 
 
@@ -155,11 +160,12 @@ class LedgerStatus(TypedDict):
 
 
 class TenantStatus(TypedDict):
-    """`usage` is by weight, decayed: who has the least goes first."""
+    """`usage` is by weight, decayed: who has the least goes first. Who is throttled has an eighth of its weight."""
 
     name: str
     state: TenantState
     weight: float
+    throttled: bool
     priority: Priority
     running: int
     paused: int
@@ -286,6 +292,19 @@ class Requests(TypedDict):
     """The newest first."""
 
     requests: list[ListedRequest]  # type: ignore[valid-type]
+
+
+FoundAnomaly = msgspec.defstruct(
+    "FoundAnomaly",
+    [*((field.name, field.type) for field in msgspec.structs.fields(Finding)), ("reasons", list[str])],
+)
+"""What the anomaly watch found, and its deviations in words."""
+
+
+class Anomalies(TypedDict):
+    """The newest first."""
+
+    anomalies: list[FoundAnomaly]  # type: ignore[valid-type]
 
 
 class CancelledRequest(TypedDict):

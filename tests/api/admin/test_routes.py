@@ -288,6 +288,7 @@ def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
         "name": "seen",
         "state": "active",
         "weight": 1.0,
+        "throttled": False,
         "priority": "standard",
         "running": 0,
         "paused": 0,

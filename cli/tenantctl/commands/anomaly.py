@@ -1,0 +1,71 @@
+"""`tenantctl anomalies`: tenants that may be copying the model, and why."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import typer
+
+from tenantctl.client import url
+from tenantctl.options import Json, TenantArgument, TenantFilter, connect, examples, words
+from tenantctl.render import message, print_json
+from tenantctl.times import Since, moment_of
+from tenantctl.units import moment
+from tenantd.printable import printable
+
+EXAMPLES: Final = examples(
+    "tenantctl anomalies",
+    "tenantctl anomalies --tenant acme --since 7d --json",
+    "tenantctl anomalies clear acme     [dim]# these requests are harmless[/]",
+)
+_DONE: Final = {"log": "only logged", "throttle": "throttled", "suspend": "suspended"}
+app = typer.Typer(name="anomalies", help="Show tenants whose requests look like copying the model.", epilog=EXAMPLES)
+
+
+@app.callback(invoke_without_command=True)
+def show(
+    ctx: typer.Context,
+    tenant: TenantFilter = None,
+    since: Since = None,
+    json: Json = False,
+) -> None:
+    """Show tenants whose requests look like copying the model, newest first.
+
+    A tenant is compared with its own past, so it can only be judged after it has sent requests on 7 days. What happens
+    to it is set with `tenant set --on-anomaly`.
+    """
+    if ctx.invoked_subcommand is not None:
+        return
+    with connect(ctx) as client:
+        answer = client.get(url("anomalies"), tenant=tenant, since=None if since is None else moment_of(since))
+    if json:
+        print_json(answer)
+        return
+    for one in answer["anomalies"]:
+        print(printable(_line(one)))
+        for reason in one["reasons"]:
+            print(f"    {printable(reason)}")
+    if not answer["anomalies"]:
+        message("no anomalies")
+
+
+def _line(one: dict[str, Any]) -> str:
+    done = "cleared" if one["cleared_micros"] else _DONE[one["action"]]
+    return f"{moment(one['at_micros'])}  {one['tenant']}  {done}  (score {one['score']:.1f} ≥ {one['threshold']:.1f})"
+
+
+@app.command(epilog=examples("tenantctl anomalies clear acme"))
+def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
+    """Call a tenant's anomalies harmless.
+
+    Gives it back its whole weight if it is throttled, and takes what it does now as usual. A suspended tenant stays
+    suspended.
+    """
+    with connect(ctx) as client:
+        answer = client.post(url("tenants", tenant, "anomalies", "clear"))
+    if json:
+        print_json(answer)
+        return
+    message(f"the anomalies of {tenant} are cleared; it has its whole weight")
+    if answer["tenant"]["state"] == "suspended":
+        message(f"it is still suspended; let it send requests: {words(ctx)} tenant resume {tenant}")
