@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --tenant | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -32,12 +32,13 @@ _tenantctl() {
 
     case $prev in
         --socket | --config | --model | --adapter | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
-        --wait | --weight | --id | --label | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
+        --wait | --weight | --id | --label | --expires | --grace | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
         --uid) _tenantctl_words "none" "$cur"; return ;;
         --on-anomaly) _tenantctl_words "log throttle suspend" "$cur"; return ;;
         --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none default" "$cur"; return ;;
         --on-limit) _tenantctl_words "reject queue default" "$cur"; return ;;
+        --scope) _tenantctl_words "run read" "$cur"; return ;;
         --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         --month) _tenantctl_words "this last" "$cur"; return ;;
     esac
@@ -59,8 +60,9 @@ _tenantctl() {
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;
             " tenant forget") _tenantctl_words "--id --yes --json --help -h" "$cur" ;;
             " key") _tenantctl_words "--help -h" "$cur" ;;
-            " key create") _tenantctl_words "--label --json --help -h" "$cur" ;;
-            " key list") _tenantctl_words "--json --help -h" "$cur" ;;
+            " key create") _tenantctl_words "--label --scope --expires --admin --json --help -h" "$cur" ;;
+            " key list") _tenantctl_words "--admin --json --help -h" "$cur" ;;
+            " key rotate") _tenantctl_words "--grace --expires --json --help -h" "$cur" ;;
             " key revoke") _tenantctl_words "--json --help -h" "$cur" ;;
             " run") _tenantctl_words "--tenant --chat --system --max-tokens --timeout --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
             " requests") _tenantctl_words "--tenant --limit --json --help -h" "$cur" ;;
@@ -86,7 +88,7 @@ _tenantctl() {
         " tenant rename 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant forget 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
-        " key 0") _tenantctl_words "create list revoke" "$cur" ;;
+        " key 0") _tenantctl_words "create list rotate revoke" "$cur" ;;
         " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;

@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -38,7 +38,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a serve -d 'Run the daemon in the f
 complete -c tenantctl -n '__tenantctl_at 0' -a demo -d 'Run a self-contained demo: two tenants share a model'
 complete -c tenantctl -n '__tenantctl_at 0' -a status -d 'Show the state of the daemon, its engine and its tenants'
 complete -c tenantctl -n '__tenantctl_at 0' -a tenant -d 'Manage tenants and their limits'
-complete -c tenantctl -n '__tenantctl_at 0' -a key -d 'Manage the API keys of a tenant'
+complete -c tenantctl -n '__tenantctl_at 0' -a key -d 'Manage API keys'
 complete -c tenantctl -n '__tenantctl_at 0' -a run -d 'Complete a prompt and print the text as it is generated'
 complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests, newest first'
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
@@ -139,16 +139,25 @@ complete -c tenantctl -n '__tenantctl_in tenant forget' -l yes -d 'Do not ask fo
 complete -c tenantctl -n '__tenantctl_in tenant forget' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in tenant forget' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 key' -a create -d 'Create a key; it is shown only once'
-complete -c tenantctl -n '__tenantctl_at 0 key' -a list -d 'List the keys of a tenant (prefixes only)'
+complete -c tenantctl -n '__tenantctl_at 0 key' -a list -d 'List the keys of a tenant, or those that administer (prefixes only)'
+complete -c tenantctl -n '__tenantctl_at 0 key' -a rotate -d 'Replace a key with a new one of the same tenant, label and scopes; it is shown only once'
 complete -c tenantctl -n '__tenantctl_at 0 key' -a revoke -d 'Revoke a key, effective immediately, and end its running requests'
 complete -c tenantctl -n '__tenantctl_in key' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 key create' -a '(tenantctl _tenants 2>/dev/null)'
 complete -c tenantctl -n '__tenantctl_in key create' -l label -x -d 'Note what the key is for.'
+complete -c tenantctl -n '__tenantctl_in key create' -l scope -x -a 'run read' -d 'What the key may do: run sends requests, read only looks. Default: both.'
+complete -c tenantctl -n '__tenantctl_in key create' -l expires -x -d 'Let the key end after 90d, 12h or 30m, or when this day begins.'
+complete -c tenantctl -n '__tenantctl_in key create' -l admin -d 'Create a key that administers and belongs to no tenant.'
 complete -c tenantctl -n '__tenantctl_in key create' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in key create' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 key list' -a '(tenantctl _tenants 2>/dev/null)'
+complete -c tenantctl -n '__tenantctl_in key list' -l admin -d 'List the keys that administer.'
 complete -c tenantctl -n '__tenantctl_in key list' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in key list' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in key rotate' -l grace -x -d 'How long the old key still works; 0 ends it at once.'
+complete -c tenantctl -n '__tenantctl_in key rotate' -l expires -x -d 'Let the key end after 90d, 12h or 30m, or when this day begins.'
+complete -c tenantctl -n '__tenantctl_in key rotate' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in key rotate' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in key revoke' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in key revoke' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in run' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Tenant to act for. Required for administrators and for users of several tenants.'

@@ -74,6 +74,11 @@ def _tenant_name(value: str | None) -> str | None:
     return value
 
 
+def optional_tenant(value: str | None) -> str | None:
+    """Checks a tenant's name that may be left out."""
+    return _tenant_name(value)
+
+
 def number(text: str) -> float:
     """A number as JSON writes it. Python's own reader would also take 1_0 and digits of other scripts."""
     if not text.isascii() or "_" in text:

@@ -14,6 +14,9 @@ from typing import Any, Final
 from tenantctl.units import NOTHING
 from tenantd.printable import one_line, printable
 
+_BETWEEN: Final = 3
+"""Columns of the terminal between those of a table."""
+_NARROWEST: Final = 8
 _LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
@@ -101,14 +104,21 @@ def _console() -> Any:
     return Console(file=sys.stdout, highlight=False)  # knows NO_COLOR, TERM and the width
 
 
-def _print_rich_table(names: list[str], right: list[bool], rows: list[list[str]]) -> None:
+def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]]) -> None:
     from rich import box
+    from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
-    for name, to_right in zip(names, right, strict=True):
-        table.add_column(name, justify="right" if to_right else "left", overflow="fold")
-    for row in rows:
+    console = _console()
+    widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    widest = widths.index(max(widths))
+    # Only the widest column is folded, so that ids stay whole; on a very narrow terminal all are.
+    is_one_folded = sum(widths) - widths[widest] + _BETWEEN * len(names) + _NARROWEST <= console.width
+    for index, (name, to_right) in enumerate(zip(names, right, strict=True)):
+        whole = is_one_folded and index != widest
+        table.add_column(name, justify="right" if to_right else "left", overflow="fold", no_wrap=whole)
+    for row in cells:
         table.add_row(*[Text(cell) for cell in row])  # Text: brackets in a cell are no markup
-    _console().print(table)
+    console.print(table)

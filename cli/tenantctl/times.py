@@ -1,4 +1,4 @@
-"""Times as people type them: a date, a date and time, or how long ago."""
+"""Times as people type them: a date, a date and time, or how long ago or from now."""
 
 from __future__ import annotations
 
@@ -9,24 +9,53 @@ from typing import Annotated, Any, Final
 import typer
 
 _UNITS_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_AGO: Final = re.compile(r"([0-9]{1,9})([smhdw])")
+_DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _DATE: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
 WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, or 30m, 2h, 7d ago"
+LASTING: Final = "a duration such as 90d, 12h or 30m"
 
 
 def moment_of(text: str) -> int:
     """Microseconds since 1970 of `text`. Raises BadParameter."""
-    if found := _AGO.fullmatch(text):
-        ago_micros = int(found[1]) * _UNITS_S[found[2]] * 1_000_000
+    if _DURATION.fullmatch(text):
+        ago_micros = duration_s(text) * 1_000_000
         return max(0, int(datetime.now().timestamp() * 1_000_000) - ago_micros)
+    if (date_micros := _date_micros(text)) is not None:
+        return date_micros
+    raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})")
+
+
+def end_fields(text: str) -> dict[str, int]:
+    """When something ends, as the API takes it: after a duration, or when a day or a moment begins.
+
+    Raises BadParameter.
+    """
+    if _DURATION.fullmatch(text):
+        return {"expires_in_s": duration_s(text)}
+    if (date_micros := _date_micros(text)) is not None:
+        return {"expires_micros": date_micros}
+    raise typer.BadParameter(f"must be {LASTING}, or a date such as 2027-01-31 or 2027-01-31T18:00 (got {text[:40]!r})")
+
+
+def duration_s(text: str) -> int:
+    """Seconds in a duration such as 90d, 12h or 30m. 0 needs no unit. Raises BadParameter."""
+    if text == "0":
+        return 0
+    if (found := _DURATION.fullmatch(text)) is None:
+        raise typer.BadParameter(f"must be {LASTING} (got {text[:40]!r})")
+    return int(found[1]) * _UNITS_S[found[2]]
+
+
+def _date_micros(text: str) -> int | None:
+    """Microseconds since 1970 when a day or a moment begins; None if `text` is neither."""
     if _DATE.fullmatch(text):
         try:
             return max(0, round(datetime.fromisoformat(text.replace("Z", "+00:00")).timestamp() * 1_000_000))
         except (ValueError, OverflowError):  # the 31st of February
             pass
-    raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})")
+    return None
 
 
 def _option(name: str, what: str) -> Any:

@@ -153,6 +153,7 @@ class FakeDaemon:
 
     def reset(self) -> None:
         self.tenants: dict[str, dict[str, Any]] = {}
+        self.keys: list[dict[str, Any]] = []  # instead of one
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.failure: TenantdError | None = None
         self.defaults = Limits(max_queued=256)
@@ -203,12 +204,8 @@ class FakeDaemon:
                 return JSONResponse({"tenants": list(self.tenants.values())})
             case "POST", ["tenants"]:
                 return JSONResponse({"tenant": self.add(**body), "key": "td_secret"}, 201)
-            case "GET", ["tenants", name, "keys"]:
-                return JSONResponse({"keys": [self._key(name)]})
-            case "POST", ["tenants", name, "keys"]:
-                return JSONResponse({"key": self._key(name) | body, "secret": "td_another"}, 201)
-            case "DELETE", ["keys", key]:
-                return JSONResponse({"key": self._key("acme") | {"id": key, "revoked_micros": 1}})
+            case _, [*_, "keys"] | ["keys", *_]:
+                return self._keys(method, path, body)
             case _, ["tenants", name, *action]:
                 return self._one_tenant(method, self._tenant(name), action, body)
             case "GET", ["usage"]:
@@ -255,7 +252,23 @@ class FakeDaemon:
         effective = limits.over(self.defaults)
         return {"limits": msgspec.to_builtins(limits), "effective_limits": msgspec.to_builtins(effective)}
 
-    def _key(self, tenant: str) -> dict[str, Any]:
+    def _keys(self, method: str, path: list[str], body: Any) -> JSONResponse:
+        match method, path:
+            case "GET", _:
+                return JSONResponse({"keys": self.keys or [self._key(path[1] if len(path) > 1 else None)]})
+            case "POST", ["keys", old, "rotate"]:
+                replaced = self._key("acme") | {"id": old, "expires_micros": 1_795_000_000_000_000}
+                if not body["grace_s"]:
+                    replaced["revoked_micros"] = 1
+                new = self._key("acme") | {"id": "k2"}
+                return JSONResponse({"key": new, "secret": "td_rotated", "replaced": replaced}, 201)
+            case "POST", _:
+                key = self._key(path[1] if len(path) > 1 else None) | body
+                return JSONResponse({"key": key, "secret": "td_another"}, 201)
+            case _:
+                return JSONResponse({"key": self._key("acme") | {"id": path[1], "revoked_micros": 1}})
+
+    def _key(self, tenant: str | None) -> dict[str, Any]:
         return {
             "id": "k1",
             "tenant": tenant,
@@ -263,6 +276,10 @@ class FakeDaemon:
             "label": "first",
             "created_micros": 1_795_000_000_000_000,
             "revoked_micros": None,
+            "scopes": ["run", "read"] if tenant else ["admin"],
+            "expires_micros": None,
+            "last_used_micros": None,
+            "replaced_by": None,
         }
 
     def _status(self) -> dict[str, Any]:
