@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --anchor | --state-dir | --format | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " audit verify" | " audit export" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -31,8 +31,8 @@ _tenantctl() {
     done
 
     case $prev in
-        --socket | --config | --model | --adapter | --grammar | --schema | --png) _tenantctl_files "$cur"; return ;;
-        --wait | --weight | --id | --label | --expires | --grace | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
+        --socket | --config | --model | --adapter | --grammar | --schema | --anchor | --png) _tenantctl_files "$cur"; return ;;
+        --wait | --weight | --id | --label | --expires | --grace | --system | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --state-dir | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
         --uid) _tenantctl_words "none" "$cur"; return ;;
         --on-anomaly) _tenantctl_words "log throttle suspend" "$cur"; return ;;
@@ -41,6 +41,7 @@ _tenantctl() {
         --scope) _tenantctl_words "run read" "$cur"; return ;;
         --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         --month) _tenantctl_words "this last" "$cur"; return ;;
+        --format) _tenantctl_words "jsonl csv" "$cur"; return ;;
     esac
     if [[ $cur == -* ]]; then
         case $command in
@@ -73,6 +74,8 @@ _tenantctl() {
             " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
             " audit log") _tenantctl_words "--tenant --since --until --event --request --limit --follow -f --json --help -h" "$cur" ;;
+            " audit verify") _tenantctl_words "--anchor --state-dir --json --help -h" "$cur" ;;
+            " audit export") _tenantctl_words "--format --tenant --since --until --event --request --help -h" "$cur" ;;
             " bench") _tenantctl_words "--duration --seed --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
             " completion") _tenantctl_words "--help -h" "$cur" ;;
         esac
@@ -93,7 +96,7 @@ _tenantctl() {
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
-        " audit 0") _tenantctl_words "log" "$cur" ;;
+        " audit 0") _tenantctl_words "log verify export" "$cur" ;;
         " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
         " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;
     esac

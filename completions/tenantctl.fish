@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -205,6 +205,8 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l csv -d 'Print CSV, one row per invoice line.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
+complete -c tenantctl -n '__tenantctl_at 0 audit' -a verify -d 'Check that no entry was edited, deleted, moved or inserted'
+complete -c tenantctl -n '__tenantctl_at 0 audit' -a export -d 'Print all entries, or those that match, oldest first'
 complete -c tenantctl -n '__tenantctl_in audit' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
@@ -215,6 +217,17 @@ complete -c tenantctl -n '__tenantctl_in audit log' -l limit -x -d 'Show the new
 complete -c tenantctl -n '__tenantctl_in audit log' -l follow -s f -d 'Keep printing new entries as they come.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in audit verify' -l anchor -r -F -d 'Heads kept elsewhere (security.anchor) to compare with.'
+complete -c tenantctl -n '__tenantctl_in audit verify' -l state-dir -x -d 'Folder with the ledger. Default: that of the daemon.'
+complete -c tenantctl -n '__tenantctl_in audit verify' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in audit verify' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l format -x -a 'jsonl csv' -d 'One JSON object a line, or CSV.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l until -x -d 'Before this time: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l event -x -d 'Only these: entered, response, refused, administered and others.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l request -x -d 'Only entries of this request.'
+complete -c tenantctl -n '__tenantctl_in audit export' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
 complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'Run for SECONDS.'
 complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'Random seed; same seed, same arrivals.'

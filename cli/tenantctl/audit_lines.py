@@ -74,7 +74,7 @@ def _refused(detail: dict[str, Any]) -> str:
 
 def _administered(detail: dict[str, Any]) -> str:
     changed = ", ".join(detail["after"]) if detail.get("before") and detail.get("after") else ""
-    return " ".join(filter(None, (detail["action"], f"by {_who(detail['by'])}", changed and f"({changed})")))
+    return f"{detail['action']} by {_who(detail['by'])}" + (f": {changed}" if changed else "")
 
 
 def _engine_started(detail: dict[str, Any]) -> str:

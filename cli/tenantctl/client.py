@@ -19,7 +19,7 @@ from tenantctl.failures import error_from
 from tenantctl.render import message
 from tenantctl.sse import Unfinished, answer_events
 from tenantd.errors import DaemonNotRunning, EngineUnavailable, Forbidden, TenantdError, Unauthenticated
-from tenantd.paths import default_config_path, default_socket
+from tenantd.paths import default_config_path, default_socket, default_state_dir
 
 if TYPE_CHECKING:
     import httpx
@@ -37,23 +37,29 @@ def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
     """
     if given is not None:
         return given
-    if not os.environ.get("TENANTD_SOCKET") and (configured := _configured_socket(default_config_path(), quiet)):
-        return configured
-    return default_socket()
+    configured = None if os.environ.get("TENANTD_SOCKET") else _configured("server", "socket", quiet=quiet)
+    return configured or default_socket()
 
 
-def _configured_socket(path: Path, quiet: bool) -> Path | None:
-    """`server.socket` in the file, if it is set."""
+def configured_state_dir() -> Path:
+    """The first of: TENANTD_STATE_DIR, the configuration file, the default."""
+    configured = None if os.environ.get("TENANTD_STATE_DIR") else _configured("ledger", "state_dir", quiet=False)
+    return configured or default_state_dir()
+
+
+def _configured(section: str, key: str, *, quiet: bool) -> Path | None:
+    """A path in the configuration file, if it is set."""
+    path = default_config_path()
     try:
-        server = tomllib.loads(path.read_text("utf-8")).get("server")
+        settings = tomllib.loads(path.read_text("utf-8")).get(section)
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as e:
         if not quiet:
-            message(f"warning: cannot read {path} ({e}); trying the default socket")
+            message(f"warning: cannot read {path} ({e}); trying the default {key.replace('_', ' ')}")
         return None
-    configured = server.get("socket") if isinstance(server, dict) else None
-    return Path(configured) if isinstance(configured, str) and configured else None
+    configured = settings.get(key) if isinstance(settings, dict) else None
+    return Path(configured).expanduser() if isinstance(configured, str) and configured else None
 
 
 def url(*parts: str) -> str:

@@ -2,30 +2,44 @@
 
 from __future__ import annotations
 
+import csv
 import json as json_lines
+import sys
 import time
-from collections.abc import Generator, Iterator
-from typing import Annotated, Any, Final
+from collections.abc import Callable, Generator, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
 from tenantctl.audit_lines import COLUMNS, line, rows
-from tenantctl.client import Client, url
+from tenantctl.client import Client, configured_state_dir, url
 from tenantctl.options import Json, TenantFilter, connect, examples
-from tenantctl.render import message, print_json, print_table
+from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.times import Since, Until, moment_of
+from tenantd.errors import TenantdError
+
+if TYPE_CHECKING:
+    from tenantd.ledger.verify import Verdict
 
 app = typer.Typer(name="audit", help="Read and check the audit trail: who did what, and when.", no_args_is_help=True)
 
 POLL_S: Final = 1.0
 PAGE: Final = 1000
 SIGINT_EXIT: Final = 128 + 2
+LEDGER_NAME: Final = "ledger.db"
 Filters = dict[str, Any]
 Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these: entered, response, refused, administered and others.")
 ]
 RequestFilter = Annotated[
     str | None, typer.Option("--request", metavar="REQUEST", help="Only entries of this request.")
+]
+StateDir = Annotated[
+    Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
 ]
 
 
@@ -126,3 +140,138 @@ def _print(entries: list[dict[str, Any]], json: bool) -> None:
 
 def _print_one(entry: dict[str, Any], json: bool) -> None:
     print(json_lines.dumps(entry) if json else line(entry), flush=True)
+
+
+# ---- verify -------------------------------------------------------------------------------------------------------
+
+WHAT_NOW: Final = (
+    "keep a copy of the ledger's files as they are now, and compare the entry with a backup or an earlier export; "
+    "who could write these files is who may have done it"
+)
+
+
+@app.command(
+    epilog=examples(
+        "tenantctl audit verify",
+        "tenantctl audit verify --anchor /mnt/other-disk/tenantd.anchor",
+        "tenantctl audit verify --state-dir /mnt/backup/tenantd --json",
+    )
+)
+def verify(
+    ctx: typer.Context,
+    anchor: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Heads kept elsewhere (security.anchor) to compare with.")
+    ] = None,
+    state_dir: StateDir = None,
+    json: Json = False,
+) -> None:
+    """Check that no entry was edited, deleted, moved or inserted.
+
+    Reads the ledger's file, so it also works while the daemon is stopped, and on a backup. Names the first bad entry
+    and exits with 1 if there is one. Without --anchor it cannot notice that the whole trail was replaced.
+    """
+    import msgspec
+
+    from tenantd.ledger.anchored import Anchors
+    from tenantd.ledger.verify import verify_file
+
+    path = _state_dir(ctx, state_dir) / LEDGER_NAME
+    anchors = None if anchor is None else Anchors.read(anchor)
+    with _progress() as on_progress:
+        verdict = verify_file(path, anchors, on_progress)
+    if json:
+        print_json({"ledger": str(path), **msgspec.to_builtins(verdict)})
+    else:
+        _print_verdict(path, verdict, anchor)
+    if verdict.finding is not None:
+        message(f"tenantctl: the audit trail was altered; {WHAT_NOW}")
+        raise typer.Exit(1)
+
+
+def _print_verdict(path: Path, verdict: Verdict, anchor: Path | None) -> None:
+    finding = verdict.finding
+    fields: dict[str, object] = {"ledger": path}
+    if finding is None:
+        fields["result"] = "held"
+    else:
+        fields["result"] = f"{finding.kind.value} at entry {finding.number}"
+        fields["finding"] = finding.message
+    fields["entries"] = f"{verdict.entries} verified" + (f", {verdict.pruned} pruned" if verdict.pruned else "")
+    fields["newest"] = f"{verdict.number} {verdict.hash}"
+    if anchor is not None:
+        fields["anchors"] = f"{verdict.anchors} agree"
+    print_fields(fields)
+    for note in verdict.notes:
+        message(f"note: {note}")
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[int, int], None]]:
+    """Updates one line on a terminal."""
+    if not sys.stderr.isatty():
+        yield lambda done, of: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status("verifying") as shown:
+        yield lambda done, of: shown.update(f"verifying: {done} of {of} entries")
+
+
+def _state_dir(ctx: typer.Context, given: Path | None) -> Path:
+    """The folder of the ledger: as given, as the running daemon says, or as configured."""
+    if given is not None:
+        return given
+    try:
+        with connect(ctx) as client:
+            return Path(client.get(url("status"))["state_dir"])
+    except TenantdError:  # it does not run, or not for this user
+        return configured_state_dir()
+
+
+# ---- export and prune ---------------------------------------------------------------------------------------------
+
+
+class Format(StrEnum):
+    """Of an export."""
+
+    JSONL = "jsonl"
+    CSV = "csv"
+
+
+@app.command(
+    epilog=examples(
+        "tenantctl audit export > audit.jsonl",
+        "tenantctl audit export --since 2026-11-01 --until 2026-12-01 --format csv > november.csv",
+    )
+)
+def export(
+    ctx: typer.Context,
+    format: Annotated[Format, typer.Option(metavar="jsonl|csv", help="One JSON object a line, or CSV.")] = Format.JSONL,
+    tenant: TenantFilter = None,
+    since: Since = None,
+    until: Until = None,
+    event: Event = None,
+    request: RequestFilter = None,
+) -> None:
+    """Print all entries, or those that match, oldest first.
+
+    An export of everything has all that is needed to check the chain of hashes (docs/isolation.md).
+    """
+    filters = _filters(tenant, since, until, event, request)
+    with connect(ctx) as client:
+        entries = entries_after(client, filters, 0)
+        if format is Format.JSONL:
+            for entry in entries:
+                print(json_lines.dumps(entry))
+        else:
+            _print_csv(entries)
+
+
+def _print_csv(entries: Iterator[dict[str, Any]]) -> None:
+    writer = csv.writer(sys.stdout, lineterminator="\n")
+    writer.writerow(["number", "time", "event", "tenant_id", "tenant", "request_id", "detail", "hash"])
+    for entry in entries:
+        at = datetime.fromtimestamp(entry["at_micros"] / 1e6, UTC).isoformat(timespec="microseconds")
+        detail = json_lines.dumps(entry["detail"], sort_keys=True)
+        columns = [entry[name] for name in ("event", "tenant_id", "tenant", "request_id")]
+        writer.writerow([entry["number"], at, *columns, detail, entry["hash"]])

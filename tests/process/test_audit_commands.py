@@ -1,0 +1,176 @@
+"""`tenantctl audit` and `tenantctl tenant forget` as their users see them, in front of a real daemon."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import json
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.daemon import Daemon, wait_until
+from tests.support.program import tenantctl
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Has served acme and refused somebody. Tests change nothing in it."""
+    with Daemon(tmp_path_factory.mktemp("audit")) as daemon:
+        daemon.add_tenant("acme", weight=2.0)
+        daemon.request("PATCH", "/admin/v1/tenants/acme", json={"weight": 3.0})
+        assert daemon.complete("acme", max_tokens=3).status_code == 200
+        assert daemon.get("/nowhere").status_code == 404
+        wait_until(lambda: said(daemon, "log", "--event", "refused")["entries"], "the refusal")
+        yield daemon
+
+
+def said(daemon: Daemon, *arguments: str) -> Any:
+    done = tenantctl(daemon, "audit", *arguments, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_the_log_is_a_table_of_eighty_columns_oldest_first(daemon: Daemon) -> None:
+    done = tenantctl(daemon, "audit", "log")
+    lines = done.stdout.splitlines()
+    assert done.returncode == 0 and max(map(len, lines)) <= 80
+    assert lines[0].split() == ["number", "time", "event", "tenant", "what"]
+    rows = [line.split() for line in lines[1:]]
+    numbers = [int(row[0]) for row in rows]
+    assert numbers == sorted(numbers) and numbers[0] == 1
+    [entered] = [row for row in rows if row[3] == "entered"]
+    [row] = daemon.rows()
+    assert entered[4:] == [
+        "acme",
+        row["id"][-8:],
+        str(row["prompt_length_tokens"]),
+        "tokens",
+        "by",
+        "uid",
+        str(os.geteuid()),
+    ]
+    assert ["refused", "unknown", "1", "×", "not_found"] in [row[3:] for row in rows]
+
+
+def test_the_log_shows_what_is_asked_for(daemon: Daemon) -> None:
+    everything = said(daemon, "log")["entries"]
+    assert {entry["tenant"] for entry in said(daemon, "log", "--tenant", "acme")["entries"]} == {"acme"}
+    [row] = daemon.rows()
+    of_request = said(daemon, "log", "--request", row["id"])["entries"]
+    assert [entry["event"] for entry in of_request] == ["entered", "resources", "response", "cleaned_up"]
+    assert said(daemon, "log", "--request", f"cmpl-{row['id'].removeprefix('req_')}")["entries"] == of_request
+    assert said(daemon, "log", "--limit", "2")["entries"] == everything[-2:]
+    assert said(daemon, "log", "--since", "1h")["entries"] == everything
+    assert (
+        said(daemon, "log", "--until", "1h")["entries"] == said(daemon, "log", "--since", "2100-01-01")["entries"] == []
+    )
+    [changed] = [
+        entry
+        for entry in said(daemon, "log", "--event", "administered")["entries"]
+        if entry["detail"]["action"] == "tenant_changed"
+    ]
+    assert (changed["detail"]["before"], changed["detail"]["after"]) == ({"weight": 2.0}, {"weight": 3.0})
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--event", "adminstered"], "must be one of administered, "),
+        (["--request", "x"], "must be the id of a request or of an answer"),
+        (["--since", "yesterday"], "must be a time such as"),
+        (["--follow", "--until", "1h"], "cannot be used with --follow"),
+    ],
+)
+def test_what_cannot_be_looked_for_is_refused(daemon: Daemon, arguments: list[str], words: str) -> None:
+    done = tenantctl(daemon, "audit", "log", *arguments, TERMINAL_WIDTH="200")
+    assert done.returncode == 2 and words in done.stderr and done.stdout == ""
+
+
+def test_a_name_that_no_tenant_ever_had_is_not_found(daemon: Daemon) -> None:
+    done = tenantctl(daemon, "audit", "log", "--tenant", "nobody")
+    assert done.returncode == 1 and "no tenant named 'nobody'" in done.stderr
+
+
+def test_an_export_has_all_that_is_needed_to_check_the_chain(daemon: Daemon) -> None:
+    lines = tenantctl(daemon, "audit", "export").stdout.splitlines()
+    entries = [json.loads(line) for line in lines]
+    assert len(entries) > 8
+    last = bytes(32)
+    for entry in entries:
+        detail = json.dumps(entry["detail"], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+        columns = [entry[name] for name in ("number", "at_micros", "event", "tenant_id", "tenant", "request_id")]
+        row = json.dumps([*columns, detail], ensure_ascii=False, separators=(",", ":")).encode()
+        last = hashlib.sha256(last + row).digest()
+        assert entry["hash"] == last.hex()
+    table = list(csv.DictReader(io.StringIO(tenantctl(daemon, "audit", "export", "--format", "csv").stdout)))
+    assert [row["hash"] for row in table][: len(entries)] == [entry["hash"] for entry in entries]
+    assert [json.loads(row["detail"]) for row in table][: len(entries)] == [entry["detail"] for entry in entries]
+    assert table[0]["tenant"] == "" and table[0]["time"].endswith("+00:00")
+    responses = tenantctl(daemon, "audit", "export", "--event", "response").stdout.splitlines()
+    assert [json.loads(line)["event"] for line in responses] == ["response"]
+
+
+def test_verify_holds_while_the_daemon_runs(daemon: Daemon) -> None:
+    done = tenantctl(daemon, "audit", "verify")
+    assert done.returncode == 0 and "result   held" in done.stdout
+    verdict = said(daemon, "verify")
+    assert verdict["finding"] is None and verdict["entries"] == verdict["number"] > 8
+    assert verdict["ledger"] == str(daemon.folder / "state" / "ledger.db")
+
+
+def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        for name in ("acme", "globex"):
+            daemon.add_tenant(name)
+        assert daemon.stop() == 0
+    state = tmp_path / "state"
+    for where in ({"TENANTD_STATE_DIR": str(state)}, {}):
+        arguments = [] if where else ["--state-dir", str(state)]
+        done = tenantctl(daemon, "audit", "verify", *arguments, **where)
+        assert (done.returncode, "held" in done.stdout) == (0, True), done.stderr
+    with sqlite3.connect(state / "ledger.db") as connection:
+        for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
+            connection.execute(f"DROP TRIGGER {name}")
+        connection.execute("UPDATE audit SET tenant = 'initech' WHERE number = 3")
+    connection.close()
+    done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state))
+    assert done.returncode == 1
+    assert "edited at entry 3" in done.stdout and "keep a copy of the ledger's files" in done.stderr
+    done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state), "--json")
+    finding = json.loads(done.stdout)["finding"]
+    assert (done.returncode, finding["number"], finding["kind"]) == (1, 3, "edited")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        (["--state-dir", "/nowhere"], 78, "/nowhere/ledger.db: no such file"),
+        (["--anchor", "/nowhere/anchor"], 78, "cannot read the anchors in /nowhere/anchor"),
+    ],
+)
+def test_verify_says_what_is_missing(daemon: Daemon, arguments: list[str], code: int, words: str) -> None:
+    done = tenantctl(daemon, "audit", "verify", *arguments)
+    assert (done.returncode, done.stdout) == (code, "") and words in done.stderr
+
+
+def test_a_tenant_is_forgotten_only_when_that_is_confirmed_and_the_trail_still_holds(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        daemon.add_tenant("acme")
+        daemon.complete("acme")
+        unconfirmed = tenantctl(daemon, "tenant", "forget", "acme", TERMINAL_WIDTH="200")
+        assert unconfirmed.returncode == 2 and "pass --yes to confirm" in unconfirmed.stderr
+        done = tenantctl(daemon, "tenant", "forget", "acme", "--yes")
+        assert done.returncode == 0 and "its next requests use a new key" in done.stderr
+        assert said(daemon, "verify")["finding"] is None
+        assert daemon.request("DELETE", "/admin/v1/tenants/acme").status_code == 200
+        for words in ("match nothing any more", "was already forgotten"):
+            done = tenantctl(daemon, "tenant", "forget", "acme", "--id", "1", "--yes")
+            assert done.returncode == 0 and words in done.stderr and "new key" not in done.stderr
+        done = tenantctl(daemon, "tenant", "forget", "acme", "--id", "7", "--yes")
+        assert done.returncode == 1 and "no tenant with id 7 is or was called 'acme'" in done.stderr
