@@ -119,6 +119,12 @@ class ContextLengthExceeded(InvalidRequest):
         )
 
 
+class SystemPromptTooLong(ContextLengthExceeded):
+    """The tenant's system prompt leaves no room in the context, which is smaller than when it was set."""
+
+    code = "system_prompt_too_long"
+
+
 class MaxTokensPerRequestExceeded(InvalidRequest):
     """The request asks for more output than the tenant's `max_tokens_per_request`."""
 

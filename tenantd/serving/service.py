@@ -37,6 +37,7 @@ from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
 from tenantd.tenancy.administration import Administration
+from tenantd.serving.system_prompts import check_fits
 from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates, RateState
@@ -308,6 +309,12 @@ class Service:
                 self._end_at(deadline, stream)
         self._sketching.begin(tenant, generations)
         return streams
+
+    async def check_system_prompt(self, text: str) -> None:
+        """Raises InvalidRequest if a chat with this system prompt does not fit the context, if that is known, or cannot
+        show it."""
+        info = self.supervisor.info
+        await check_fits(text, self.chat, self.pool, None if info is None else info.context_tokens)
 
     def cancel(self, request_id: str) -> bool:
         """Cancel a live request for an administrator; generated tokens are billed. False if there is no such

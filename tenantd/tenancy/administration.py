@@ -31,6 +31,7 @@ from tenantd.tenancy.audit_keys import Forgotten, forget_key
 from tenantd.tenancy.keys import KeyInfo
 from tenantd.tenancy.recorded import administered, forgetting
 from tenantd.text.excerpt import excerpt
+from tenantd.text.system_prompt import checked_system_prompt
 
 T = TypeVar("T", Tenant, KeyInfo)
 NO_KEY: Final = ", but its key cannot be shown, so create another"
@@ -72,6 +73,9 @@ class Running(Protocol):
     def cancel(self, request_id: str) -> bool:
         """Cancel a live request. False if there is none with this id."""
 
+    async def check_system_prompt(self, text: str) -> None:
+        """Raises InvalidRequest if a chat with this system prompt does not fit the context, or cannot show it."""
+
 
 class Administration:
     """The use cases. All raise LedgerUnavailable; those that name a tenant or key raise NotFound."""
@@ -104,6 +108,7 @@ class Administration:
         Raises InvalidRequest, and Conflict if the name is in use, even if only by requests of a removed tenant.
         """
         await _check_adapter(tenant.adapter)
+        await self._check_system_prompt(tenant.system_prompt)
         created_micros = clock.now_micros()
 
         def add(conn: Connection) -> tuple[Change[Tenant], str]:
@@ -129,6 +134,7 @@ class Administration:
     ) -> Change[Tenant]:
         """Change only the given settings and own limits. Raises InvalidRequest, Conflict."""
         await _check_adapter(changes.get("adapter") or "")
+        await self._check_system_prompt(changes.get("system_prompt") or "")
 
         def work(conn: Connection) -> Change[Tenant]:
             before = store.get_tenant(conn, name)
@@ -370,6 +376,10 @@ class Administration:
             raise LedgerUnavailable(
                 f"the change is committed, and takes effect as soon as the ledger can be read{lost}: {e.message}"
             ) from e
+
+    async def _check_system_prompt(self, text: str) -> None:
+        if text := checked_system_prompt(text):
+            await self._running.check_system_prompt(text)
 
     def _announce_tenant(self, actor: Actor, action: Action, change: Change[Tenant]) -> None:
         tenant = change.after or change.before

@@ -18,6 +18,7 @@ from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Tenant, 
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.limits import LIMITS
 from tenantd.text.excerpt import excerpt
+from tenantd.text.system_prompt import checked_system_prompt
 
 MIN_WEIGHT: Final = 1e-6  # usage is divided by it
 MAX_WEIGHT: Final = 1_000_000
@@ -149,7 +150,10 @@ def remove_tenant(conn: Connection, name: str, now_micros: int | None = None) ->
 
 
 def checked(tenant: Tenant) -> Tenant:
-    """The tenant as stored, without duplicate uids. Raises InvalidRequest, which names the field."""
+    """The tenant as stored, without duplicate uids and without whitespace around its system prompt.
+
+    Raises InvalidRequest, which names the field.
+    """
     if TENANT_NAME.fullmatch(tenant.name) is None:
         raise InvalidRequest(
             "name: must be 1–63 characters of a–z, 0–9, _ and -, starting with a letter or digit "
@@ -171,6 +175,7 @@ def checked(tenant: Tenant) -> Tenant:
         priority=Priority(tenant.priority),
         uids=tuple(dict.fromkeys(tenant.uids)),
         own_limits=_checked_limits(tenant.own_limits),
+        system_prompt=checked_system_prompt(tenant.system_prompt),
     )
 
 

@@ -7,21 +7,31 @@
    splits contents. So the template is also rendered with sentinels for whole contents, which shows the special tokens
    that it intends. If those of (1) differ, the second rendering is used, and contents are tokenised separately.
    (So contents can only affect which special tokens appear by markers that the template looks for; see Guard.)
+
+The template never sees a tenant's system prompt: in both renderings it is a sentinel, and replaced by the text, without
+special tokens, afterwards. So whatever the template does to contents, and whatever else is in them, it is there whole;
+and no error of the template quotes it.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, Final
 
 import jinja2
 
+from tenantd.errors import InvalidRequest
 from tenantd.text.chat_messages import Message, read_messages
 from tenantd.text.guard import Guard, GuardedTokens
+from tenantd.text.system_prompt import BLANK_LINE, arrangements, joined
 from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
+
+LEADS_KEPT: Final = 32
+"""System prompts whose tokens are kept."""
 
 
 class ChatFormatter:
@@ -46,54 +56,101 @@ class ChatFormatter:
             self.warning = f'{vocabulary.name}: {reason}; chats are sent as plain "User: …" text'
             self.stops = ("\nUser:",)
         self._guard = Guard(vocabulary, self._template)
+        self.lead = functools.lru_cache(LEADS_KEPT)(self._lead)
 
     def render(
         self,
         messages: Sequence[dict[str, Any]],
         context_tokens: int | None = None,
         *,
+        system_prompt: str = "",
         add_generation_prompt: bool = True,
     ) -> list[int]:
-        """The prompt, with a BOS if the model wants one.
+        """The prompt, with a BOS if the model wants one, and the system prompt of the tenant before all messages.
 
         Raises InvalidRequest (`messages`), ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
         conversation = read_messages(messages)
         if self._template is None:
-            return self._plain(conversation, context_tokens, add_generation_prompt)
+            return self._plain(conversation, context_tokens, system_prompt, add_generation_prompt)
 
         whole = _Sentinels()
-        whole_text = self._render(conversation, lambda text, _: whole.hide_all(text), add_generation_prompt)
+        conversation, whole_text = self._whole(whole, conversation, system_prompt, add_generation_prompt)
         structure = GuardedTokens(self._guard, context_tokens)
         for template_text, _ in whole.split(whole_text):
             structure.add_template(template_text)
 
         marked = _Sentinels()
-        marked_text = self._render(conversation, self._hide_spellings_in(marked), add_generation_prompt)
-        tokens = self._tokens(marked, marked_text, context_tokens)
+        hide, lead = self._hide_spellings_in(marked), marked.hide_apart(system_prompt)
+        marked_text = self._render(conversation, hide, lead, add_generation_prompt)
+        is_complete = not system_prompt or lead in marked_text
+        tokens = self._tokens(marked, marked_text.replace(lead, hide(system_prompt, "system")), context_tokens)
         ignored = self._ignored_marks(conversation)
-        if _without(tokens.trail, ignored) == _without(structure.trail, ignored):
+        if is_complete and _without(tokens.trail, ignored) == _without(structure.trail, ignored):
             return tokens.ids
         return self._tokens(whole, whole_text, context_tokens).ids
 
-    def prompt(self, text: str, context_tokens: int | None = None, *, parse_special: bool = False) -> list[int]:
-        """A plain-text prompt, with a BOS if the model wants one.
+    def prompt(
+        self,
+        text: str,
+        context_tokens: int | None = None,
+        *,
+        parse_special: bool = False,
+        system_prompt: str = "",
+    ) -> list[int]:
+        """A plain-text prompt, with a BOS if the model wants one, and after a system prompt if there is one.
 
         `parse_special` lets it contain any special token; otherwise it never yields one that structures a conversation.
         Raises ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
-        tokens = GuardedTokens(self._guard, context_tokens)
+        tokens = GuardedTokens(self._guard, context_tokens, self.lead(system_prompt) if system_prompt else None)
         if parse_special:
             tokens.add_template(text)
         else:
             tokens.add_message(text)
         return tokens.ids
 
-    def _render(self, conversation: list[Message], hide: Callable[[str, str], str], add_generation_prompt: bool) -> str:
+    def _lead(self, system_prompt: str) -> tuple[int, ...]:
+        """The tokens of a system prompt and a blank line, before those of a plain prompt; with a BOS if the model wants
+        one. No token reaches over its end."""
+        tokens = GuardedTokens(self._guard)
+        tokens.add_message(system_prompt + BLANK_LINE)
+        return tuple(tokens.ids)
+
+    def _whole(
+        self, sentinels: _Sentinels, conversation: list[Message], system_prompt: str, add_generation_prompt: bool
+    ) -> tuple[list[Message], str]:
+        """The conversation with the system prompt, and its rendering with sentinels for whole contents.
+
+        Raises InvalidRequest if the template shows the system prompt nowhere.
+        """
+        assert self._template
+
+        def hide(text: str, _: str) -> str:
+            return sentinels.hide_all(text)
+
+        if not system_prompt:
+            return conversation, self._render(conversation, hide, "", add_generation_prompt)
+        lead = sentinels.hide_apart(system_prompt)
+        for arranged in arrangements(conversation, has_system_role=self._template.has_system_role):
+            text = self._render(arranged, hide, lead, add_generation_prompt)
+            if lead in text:
+                return arranged, text
+        raise InvalidRequest(
+            "messages: the model's chat template leaves out the first message of this conversation, which this server "
+            "requires",
+            param="messages",
+        )
+
+    def _render(
+        self, conversation: list[Message], hide: Callable[[str, str], str], lead: str, add_generation_prompt: bool
+    ) -> str:
+        """Render with hidden contents. `lead` is what stands for the system prompt, in the message that it leads."""
         assert self._template
         shown: list[dict[str, str]] = []
         for message in conversation:
-            shown.append({"role": message.role, "content": hide(message.content, message.role)})
+            content = hide(message.content, message.role)
+            shown.append({"role": message.role, "content": joined(lead, content) if message.leads else content})
             if message.name:
                 shown[-1]["name"] = hide(message.name, "user")
         return self._template.render(shown, add_generation_prompt=add_generation_prompt)
@@ -119,8 +176,17 @@ class ChatFormatter:
                 return self._guard.inspected_ids
         return frozenset()
 
-    def _plain(self, conversation: list[Message], context_tokens: int | None, add_generation_prompt: bool) -> list[int]:
-        lines = [f"{message.role.capitalize()}: {message.content.strip()}\n" for message in conversation]
+    def _plain(
+        self,
+        conversation: list[Message],
+        context_tokens: int | None,
+        system_prompt: str,
+        add_generation_prompt: bool,
+    ) -> list[int]:
+        if system_prompt:
+            conversation = next(arrangements(conversation, has_system_role=True))
+        contents = [joined(system_prompt, m.content) if m.leads else m.content for m in conversation]
+        lines = [f"{m.role.capitalize()}: {text.strip()}\n" for m, text in zip(conversation, contents, strict=True)]
         if add_generation_prompt:
             lines.append("Assistant:")
         tokens = GuardedTokens(self._guard, context_tokens)
@@ -133,10 +199,18 @@ class _Sentinels:
 
     def __init__(self) -> None:
         self._mark = f"{secrets.randbits(128):039d}"
-        self._numbers: dict[str, int] = {}
+        self._texts: list[str] = []
+        self._known: dict[str, str] = {}
 
     def hide(self, text: str) -> str:
-        return f"{self._mark}{self._numbers.setdefault(text, len(self._numbers)):09d}"
+        if (sentinel := self._known.get(text)) is None:
+            sentinel = self._known[text] = self.hide_apart(text)
+        return sentinel
+
+    def hide_apart(self, text: str) -> str:
+        """Hide a text behind a sentinel that no other text has, even if it is the same."""
+        self._texts.append(text)
+        return f"{self._mark}{len(self._texts) - 1:09d}"
 
     def hide_all(self, text: str) -> str:
         """Hide a text without the whitespace around it, which the template may trim."""
@@ -146,10 +220,9 @@ class _Sentinels:
 
     def split(self, rendered: str) -> Iterator[tuple[str, str]]:
         """Pairs of template text and the hidden text after it; the last pair hides nothing."""
-        texts = list(self._numbers)
         template_text, *rest = re.split(rf"{self._mark}(\d{{9}})", rendered)
         for number, after in zip(rest[::2], rest[1::2], strict=True):
-            yield template_text, texts[int(number)]
+            yield template_text, self._texts[int(number)]
             template_text = after
         yield template_text, ""
 

@@ -20,11 +20,13 @@ PART_KINDS: Final = ("text", "refusal")
 
 
 class Message(NamedTuple):
-    """`role` is system, user, assistant or tool. `name` is "" if there is none."""
+    """`role` is system, user, assistant or tool. `name` is "" if there is none. If it `leads`, the system prompt of its
+    tenant stands before its content."""
 
     role: str
     content: str
     name: str = ""
+    leads: bool = False
 
 
 def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:

@@ -8,7 +8,7 @@ HTML with a vocabulary of 6,000 control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Set
+from collections.abc import Sequence, Set
 from typing import Final
 
 from tenantd.errors import ContextLengthExceeded
@@ -17,6 +17,14 @@ from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
 
 _TURN_MARK: Final = re.compile(r"<[|｜].*[|｜]>", re.DOTALL)
+_BRACKETED: Final = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_HTML: Final = re.compile(
+    "</?(a|abbr|address|article|aside|b|big|blockquote|body|br|button|caption|center|cite|code|col|colgroup|dd|del|div|"
+    "dl|dt|em|fieldset|figcaption|figure|font|footer|form|h[1-6]|head|header|hr|html|i|iframe|img|input|ins|kbd|label|"
+    "legend|li|link|main|mark|meta|nav|ol|option|p|pre|q|s|samp|script|section|select|small|span|strong|style|sub|sup|"
+    "table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|var|video)/?>"
+)
+"""Elements of HTML as vocabularies spell them. They are in many texts, and structure no conversation."""
 _WHITESPACE: Final = " \t\n\v\f\r"
 """Whitespace according to C's isspace(), which llama.cpp uses."""
 
@@ -24,9 +32,10 @@ _WHITESPACE: Final = " \t\n\v\f\r"
 class Guard:
     """The special tokens of one vocabulary, as its chat template uses them.
 
-    Forbidden in messages: CONTROL and UNKNOWN tokens, and USER_DEFINED tokens that structure a conversation: written
-    like <|this|>, or part of the template's text. Of the latter, those that the template looks for in contents (for
-    example to remove a <think> block) are allowed in an assistant's own turn.
+    Forbidden in messages: CONTROL and UNKNOWN tokens, and USER_DEFINED tokens other than those of ordinary text (runs
+    of spaces and newlines, letters, words, HTML's elements), and other than any that the template's text contains. Of
+    the forbidden ones, those that the template looks for in contents (for example to remove a <think> block) are
+    allowed in an assistant's own turn.
     """
 
     def __init__(self, vocabulary: Vocabulary, template: ChatTemplate | None) -> None:
@@ -56,8 +65,8 @@ class Guard:
 
 
 def _is_mark(text: str, template: ChatTemplate | None) -> bool:
-    """Whether a USER_DEFINED token structures conversations, unlike runs of spaces, words and HTML tags."""
-    if _TURN_MARK.fullmatch(text):
+    """Whether a USER_DEFINED token may structure conversations, unlike runs of spaces, words and HTML tags."""
+    if _BRACKETED.fullmatch(text.strip()) and not _HTML.fullmatch(text.strip()):
         return True
     looks_like_markup = any(map(str.isalpha, text)) and not text.strip().isalnum()
     return looks_like_markup and template is not None and any(text in literal for literal in template.literals)
@@ -75,12 +84,15 @@ class GuardedTokens:
     `trail` lists the special tokens of the template text, in order: the structure of the conversation.
     """
 
-    def __init__(self, guard: Guard, context_tokens: int | None = None) -> None:
-        """Adding text raises ContextLengthExceeded as soon as the prompt cannot fit the context."""
+    def __init__(self, guard: Guard, context_tokens: int | None = None, start: Sequence[int] | None = None) -> None:
+        """`start` are tokens that stand first, instead of a BOS if the model wants one.
+
+        Adding text raises ContextLengthExceeded as soon as the prompt cannot fit the context.
+        """
         self._guard = guard
         self._context_tokens = context_tokens
         self._bos = guard.vocabulary.tokenize("", add_bos=True)
-        self.ids = list(self._bos)
+        self.ids = list(self._bos if start is None else start)
         self.trail: list[int] = []
 
     def add_template(self, text: str) -> None:

@@ -20,6 +20,8 @@ MOST_WAITING: Final = 4096
 """Maximum waiting jobs of one tenant. Their memory is limited separately."""
 MOST_WAITING_BYTES: Final = 64 * 1024 * 1024
 """Maximum memory of one tenant's waiting jobs, unless there is only one."""
+ADMINISTRATORS: Final = "(administrators)"
+"""Whose turn the jobs of administrators take. No tenant can have this name."""
 
 T = TypeVar("T")
 

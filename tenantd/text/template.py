@@ -18,6 +18,7 @@ from tenantd.text.excerpt import clean
 
 MOST_REASON_CHARACTERS: Final = 300
 """Maximum length of a template's error message, which could quote all messages."""
+_PROBE: Final = "314159265358979"
 
 
 class TemplateRefused(Exception):
@@ -38,6 +39,7 @@ class ChatTemplate:
     """One compiled template.
 
     `literals` are the texts that it consists of; `inspected` those that it compares contents with or searches for.
+    `has_system_role` tells whether it shows a system message before the user's first.
     """
 
     def __init__(self, source: str, bos_text: str, eos_text: str) -> None:
@@ -56,6 +58,7 @@ class ChatTemplate:
         self.literals = _constants([tree])
         self.inspected = _constants(tree.find_all((jinja2.nodes.Compare, jinja2.nodes.Call)))
         self._wants_parts = self._finds_only_parts()
+        self.has_system_role = self._shows_system()
 
     def render(self, messages: Sequence[dict[str, str]], *, add_generation_prompt: bool = True) -> str:
         """Render `messages` (role, content, optional name). Raises InvalidRequest with the template's message."""
@@ -79,13 +82,17 @@ class ChatTemplate:
 
     def _finds_only_parts(self) -> bool:
         """Whether the template ignores contents unless they are lists of parts (as for some vision models)."""
-        shown = [self._shows_probe(as_parts) for as_parts in (False, True)]
-        return shown == [False, True]
+        messages = [{"role": "user", "content": _PROBE}]
+        return not self._shows_probe(messages, as_parts=False) and self._shows_probe(messages, as_parts=True)
 
-    def _shows_probe(self, as_parts: bool) -> bool:
-        probe = "314159265358979"
+    def _shows_system(self) -> bool:
+        """Whether the template shows a system message; some refuse one, and some leave it out."""
+        messages = [{"role": "system", "content": _PROBE}, {"role": "user", "content": "a"}]
+        return self._shows_probe(messages, self._wants_parts)
+
+    def _shows_probe(self, messages: Sequence[dict[str, str]], as_parts: bool) -> bool:
         try:
-            return probe in self._render([{"role": "user", "content": probe}], as_parts, True)
+            return _PROBE in self._render(messages, as_parts, True)
         except Exception:  # render() will report the error for real messages
             return False
 

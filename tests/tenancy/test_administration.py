@@ -28,6 +28,7 @@ class Running:
         self.heard: list[Administered] = []
         self.busy: set[str] = set()
         self.is_readable = True
+        self.checked: list[str] = []
         self._ledger = ledger
 
     async def tenants_changed(self) -> None:
@@ -49,6 +50,11 @@ class Running:
 
     def cancel(self, request_id: str) -> bool:
         return request_id == "req_live"
+
+    async def check_system_prompt(self, text: str) -> None:
+        self.checked.append(text)
+        if text == "too long":
+            raise InvalidRequest("system_prompt: too long", param="system_prompt")
 
     def hear(self, event: Event) -> None:
         assert isinstance(event, Administered)
@@ -266,3 +272,22 @@ def test_what_cannot_be_read_after_its_commit_is_said_to_be_committed(tmp_path: 
         Action.TENANT_SUSPENDED,
         Action.TENANT_REMOVED,
     ], "what is committed is announced"
+
+
+def test_a_system_prompt_is_checked_before_it_is_set_and_announced_by_name_only(tmp_path: Path) -> None:
+    async def work(admin: Administration, running: Running) -> None:
+        await admin.add_tenant(ACTOR, Tenant(name="acme", system_prompt=" Be kind.\n"))
+        for bad in ("too long", "a\0", "a\ud800", "a" * 65_537):
+            with pytest.raises(InvalidRequest, match="system_prompt: "):
+                await admin.add_tenant(ACTOR, Tenant(name="globex", system_prompt=bad))
+            with pytest.raises(InvalidRequest, match="system_prompt: "):
+                await admin.change_tenant(ACTOR, "acme", {"system_prompt": bad}, {})
+        assert running.checked == ["Be kind.", "too long", "too long"]
+        assert running.directory.tenants["acme"].system_prompt == "Be kind.", "what was refused changed nothing"
+        changes = {"system_prompt": "", "system_in_completions": True}
+        changed = (await admin.change_tenant(ACTOR, "acme", changes, {})).after
+        assert changed is not None and (changed.system_prompt, changed.system_in_completions) == ("", True)
+
+    heard = administer(tmp_path, work)
+    assert heard[1].fields == ("system_prompt", "system_in_completions")
+    assert "kind" not in repr(heard)

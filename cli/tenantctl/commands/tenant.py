@@ -9,10 +9,12 @@ from typing import Annotated, Any, Final
 
 import typer
 
+from tenantctl import system_prompt_options
 from tenantctl.client import url
 from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
 from tenantctl.render import message, print_fields, print_json, print_table
+from tenantctl.system_prompt_options import System, SystemCompletions
 from tenantctl.units import NOTHING, moment
 from tenantd.errors import TenantdError
 from tenantd.limits import LIMITS
@@ -103,12 +105,15 @@ def add(
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
     on_anomaly: OnAnomalyOption = None,
+    system: System = None,
+    system_completions: SystemCompletions = None,
     *,
     limits: dict[str, int | str | None],
     json: Json = False,
 ) -> None:
     """Add a tenant and print its key, which is shown only once."""
     body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)}
+    body |= system_prompt_options.changes(system, system_completions)
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -148,6 +153,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
         "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
         "tenantctl tenant set acme --adapter acme-lora.gguf",
+        "tenantctl tenant set acme --system @policy.txt --system-completions",
     ),
 )
 @with_limits
@@ -161,6 +167,8 @@ def set_(
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
     on_anomaly: OnAnomalyOption = None,
+    system: System = None,
+    system_completions: SystemCompletions = None,
     *,
     limits: dict[str, int | str | None],
     json: Json = False,
@@ -169,9 +177,10 @@ def set_(
 
     Changes only the options you pass; takes effect with the next request. A limit of `none` is no limit, and `default`
     takes the limit for all tenants from the configuration. 0 blocks all requests; for --max-queued it only removes the
-    queue. `none` also removes all uids or the adapter.
+    queue. `none` also removes all uids, the adapter or the system prompt.
     """
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)
+    changes |= system_prompt_options.changes(system, system_completions)
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
@@ -320,6 +329,7 @@ def _print(answer: Any, json: bool) -> None:
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
             "billed": "no" if tenant["unbilled"] else "yes",
+            **system_prompt_options.shown(tenant),
             "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",
             "on anomaly": tenant.get("on_anomaly", "log"),
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},

@@ -37,12 +37,11 @@ from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration, Change
 from tenantd.tenancy.reporting import Reporting
 from tenantd.text.excerpt import excerpt
+from tenantd.text.pool import ADMINISTRATORS
 from tenantd.watching.metrics import Meter
 from tenantd.watching.scores import explain
 
 MOST_LISTED = 10_000
-ADMINISTRATORS = "(administrators)"
-"""Takes the administrators' turn in the text pool. No tenant can have this name."""
 
 
 class Admin:
@@ -139,6 +138,8 @@ class Admin:
             unbilled=body.unbilled,
             allow_special=body.allow_special,
             on_anomaly=body.on_anomaly,
+            system_prompt=body.system_prompt,
+            system_in_completions=body.system_in_completions,
             own_limits=body.own_limits(),
         )
         change, secret = await self._administration.add_tenant(actor_of(request.scope), tenant)

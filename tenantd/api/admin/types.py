@@ -64,6 +64,8 @@ class NewTenant(Body):
     unbilled: bool = False
     allow_special: bool = False
     on_anomaly: OnAnomaly = OnAnomaly.LOG
+    system_prompt: str = ""  # put before its chats by the server
+    system_in_completions: bool = False  # and before its plain prompts
     limits: LimitsBody = LimitsBody()
 
     def own_limits(self) -> OwnLimits:
@@ -80,6 +82,8 @@ class TenantChange(Body):
     unbilled: bool | None = None
     allow_special: bool | None = None
     on_anomaly: OnAnomaly | None = None
+    system_prompt: str | None = None  # "" for none
+    system_in_completions: bool | None = None
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -99,6 +103,10 @@ class TenantChange(Body):
             given["allow_special"] = self.allow_special
         if self.on_anomaly is not None:
             given["on_anomaly"] = self.on_anomaly
+        if self.system_prompt is not None:
+            given["system_prompt"] = self.system_prompt
+        if self.system_in_completions is not None:
+            given["system_in_completions"] = self.system_in_completions
         return given
 
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeVar
 
 from tenantd.api.names import Names, read_request
 from tenantd.api.openai.types import MAX_PROMPTS, ChatRequest, CompletionRequest
-from tenantd.errors import ContextLengthExceeded, InvalidRequest
+from tenantd.domain import Tenant
+from tenantd.errors import ContextLengthExceeded, InvalidRequest, SystemPromptTooLong
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.chat_messages import PART_KINDS
 from tenantd.text.excerpt import excerpt
@@ -16,7 +17,8 @@ from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import Vocabulary
 
 INLINE_BYTES: Final = 4096
-"""Bodies up to this size are processed in the event loop, in a few milliseconds at most."""
+"""Bodies up to this size, with the tenant's system prompt, are processed in the event loop, in a few milliseconds at
+most."""
 INLINE_MESSAGES: Final = 8
 """So are chats with up to this many messages; the cost of a message depends on the template."""
 LONG_CHARACTERS: Final = 8
@@ -35,91 +37,120 @@ class PromptReader:
         self._pool = pool
 
     async def completion(
-        self, tenant: str, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
+        self, tenant: Tenant, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
     ) -> tuple[CompletionRequest, list[list[int]]]:
         """The request without its prompt text, and its prompts, at least one.
 
         `names` reads its field names, and `check` returns how many tokens a context holds. Both may run in a thread.
         Raises InvalidRequest, ContextLengthExceeded, QueueFull, and what `check` raises.
         """
+        system_prompt = tenant.system_prompt if tenant.system_in_completions else ""
 
         def read() -> tuple[CompletionRequest, list[list[int]]]:
             request = read_request(CompletionRequest, body, names)
-            prompts = self.prompts(request.prompt, check(request), parse_special=bool(request.parse_special))
+            context_tokens = check(request)
+            self._check_room(tenant, system_prompt, context_tokens)
+            special = bool(request.parse_special)
+            prompts = self.prompts(request.prompt, context_tokens, parse_special=special, system_prompt=system_prompt)
             return request.model_copy(update={"prompt": None}), prompts  # free the text, possibly megabytes
 
-        return await self._off_loop_if(len(body) > INLINE_BYTES, tenant, read, len(body))
+        is_large = len(body) + len(system_prompt) > INLINE_BYTES
+        return await self._off_loop_if(is_large, tenant.name, read, len(body))
 
     async def chat(
-        self, tenant: str, body: bytes, names: Names, check: Callable[[ChatRequest], int]
+        self, tenant: Tenant, body: bytes, names: Names, check: Callable[[ChatRequest], int]
     ) -> tuple[ChatRequest, list[int]]:
         """The request and the rendered conversation. See `completion`."""
+        system_prompt = tenant.system_prompt
 
         def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
             request = request or read_request(ChatRequest, body, names)
-            prompt = self.conversation(request, check(request))
+            context_tokens = check(request)
+            self._check_room(tenant, system_prompt, context_tokens)
+            prompt = self.conversation(request, context_tokens, system_prompt=system_prompt)
             return request.model_copy(update={"messages": []}), prompt
 
-        if len(body) > INLINE_BYTES:
-            return await self._pool.run(tenant, read, len(body))
+        if len(body) + len(system_prompt) > INLINE_BYTES:
+            return await self._pool.run(tenant.name, read, len(body))
         request = read_request(ChatRequest, body, names)
         is_long = len(request.messages) > INLINE_MESSAGES
-        return await self._off_loop_if(is_long, tenant, functools.partial(read, request), len(body))
+        return await self._off_loop_if(is_long, tenant.name, functools.partial(read, request), len(body))
 
     async def _off_loop_if(self, large: bool, tenant: str, work: Callable[[], T], size_bytes: int) -> T:
         return await self._pool.run(tenant, work, size_bytes) if large else work()
 
-    def prompts(self, prompt: Any, context_tokens: int, *, parse_special: bool = False) -> list[list[int]]:
-        """The prompts of a completion request, at least one. Raises InvalidRequest, ContextLengthExceeded."""
+    def prompts(
+        self, prompt: Any, context_tokens: int, *, parse_special: bool = False, system_prompt: str = ""
+    ) -> list[list[int]]:
+        """The prompts of a completion request, at least one, each after the system prompt.
+
+        Raises InvalidRequest, ContextLengthExceeded.
+        """
+
+        def text(text: str) -> list[int]:
+            if not text:
+                raise _bad_prompt("must not be empty")
+            self._check_length([text], context_tokens, len(lead))
+            return self._chat.prompt(text, context_tokens, parse_special=parse_special, system_prompt=system_prompt)
+
+        lead = self._chat.lead(system_prompt) if system_prompt else ()
         if isinstance(prompt, str):
-            return [self._text(prompt, context_tokens, parse_special)]
+            return [text(prompt)]
         if not isinstance(prompt, list) or not prompt:
             raise _bad_prompt("must be a string, a list of token ids, or a list of either, and not empty")
         if isinstance(prompt[0], int):
-            return [self._tokens(prompt, context_tokens)]
+            return [self._tokens(prompt, context_tokens, lead)]
         if len(prompt) > MAX_PROMPTS:
             raise _bad_prompt(f"at most {MAX_PROMPTS} prompts are allowed in one request")
         result: list[list[int]] = []
         for one in prompt:
             if isinstance(one, str):
-                result.append(self._text(one, context_tokens, parse_special))
+                result.append(text(one))
             elif isinstance(one, list):
-                result.append(self._tokens(one, context_tokens))
+                result.append(self._tokens(one, context_tokens, lead))
             else:
                 raise _bad_prompt("a list of prompts must hold strings or lists of token ids")
         return result
 
-    def conversation(self, request: ChatRequest, context_tokens: int) -> list[int]:
+    def conversation(self, request: ChatRequest, context_tokens: int, *, system_prompt: str = "") -> list[int]:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
         texts = [
             text for message in request.messages for key in ("content", "refusal") for text in _texts(message.get(key))
         ]
-        self._check_length(texts, context_tokens)
-        return self._chat.render(request.messages, context_tokens)
+        self._check_length([system_prompt, *texts], context_tokens)
+        return self._chat.render(request.messages, context_tokens, system_prompt=system_prompt)
 
-    def _text(self, text: str, context_tokens: int, parse_special: bool) -> list[int]:
-        if not text:
-            raise _bad_prompt("must not be empty")
-        self._check_length([text], context_tokens)
-        return self._chat.prompt(text, context_tokens, parse_special=parse_special)
+    def _check_room(self, tenant: Tenant, system_prompt: str, context_tokens: int) -> None:
+        """Raises SystemPromptTooLong if the system prompt alone fills the context, or the tenant's limit on it."""
+        limit = tenant.limits.max_context_tokens
+        holds_tokens = min(context_tokens, limit) if limit else context_tokens
+        if system_prompt and (count := len(self._chat.lead(system_prompt))) >= holds_tokens:
+            raise SystemPromptTooLong(
+                f"no request of tenant {tenant.name} fits: its system prompt has {count} tokens, and the context holds "
+                f"{holds_tokens}; an administrator can shorten it: tenantctl tenant set {tenant.name} --system @FILE"
+            )
 
-    def _tokens(self, tokens: list[Any], context_tokens: int) -> list[int]:
+    def _tokens(self, tokens: list[Any], context_tokens: int, lead: Sequence[int]) -> list[int]:
+        """`lead` are the tokens of the system prompt; they have the BOS, with which the others then do not begin."""
         if not tokens:
             raise _bad_prompt("must not be empty")
-        if len(tokens) > context_tokens:
-            raise ContextLengthExceeded.of(len(tokens), context_tokens)
+        if len(lead) + len(tokens) > context_tokens:
+            raise ContextLengthExceeded.of(len(lead) + len(tokens), context_tokens)
         limit = self._vocabulary.n_tokens
         for token in tokens:
             if type(token) is not int or not 0 <= token < limit:
                 raise _bad_prompt(f"{excerpt(token)} is not a token id of this model (0 to {limit - 1})")
-        return tokens
+        if not lead:
+            return tokens
+        return [*lead, *(tokens[1:] if tokens[0] == lead[0] == self._vocabulary.bos else tokens)]
 
-    def _check_length(self, texts: list[str], context_tokens: int) -> None:
+    def _check_length(self, texts: list[str], context_tokens: int, lead_tokens: int = 0) -> None:
         """Refuse a prompt that is far too long, at no more cost than one that just fits. No token is longer than the
         longest piece."""
-        at_least = sum(map(_utf8_bytes, texts)) // self._vocabulary.longest_piece_bytes
+        at_least = lead_tokens + sum(map(_utf8_bytes, texts)) // self._vocabulary.longest_piece_bytes
         if at_least <= context_tokens and sum(map(len, texts)) > LONG_CHARACTERS * context_tokens:
-            at_least = self._count(texts, 2 * context_tokens + 2) // 2  # slicing a text adds a few tokens
+            # slicing a text adds a few tokens
+            at_least = lead_tokens + self._count(texts, 2 * context_tokens + 2) // 2
         if at_least > context_tokens:
             raise ContextLengthExceeded.of(at_least, context_tokens, at_least=True)
 

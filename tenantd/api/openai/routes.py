@@ -68,10 +68,11 @@ class OpenAI:
         """Continue one prompt or several."""
         tenant = tenant_of(request)
         raw = await self._body(request)
+        tenant = self._by_now(tenant)
         names = Names(lenient=self._service.config.server.lenient)
         with names.as_sent():
             check = functools.partial(self._check_completion, tenant)
-            body, prompts = await while_connected(request, self._prompts.completion(tenant.name, raw, names, check))
+            body, prompts = await while_connected(request, self._prompts.completion(tenant, raw, names, check))
             del raw
             give_back_body(request.scope)  # compiling a grammar may have to wait
             grammar = await while_connected(request, self._grammar(tenant, body))
@@ -82,9 +83,10 @@ class OpenAI:
         """Answer a conversation."""
         tenant = tenant_of(request)
         raw = await self._body(request)
+        tenant = self._by_now(tenant)
         names = Names(lenient=self._service.config.server.lenient)
         with names.as_sent():
-            reading = self._prompts.chat(tenant.name, raw, names, self._check)
+            reading = self._prompts.chat(tenant, raw, names, self._check)
             body, prompt = await while_connected(request, reading)
             del raw
             give_back_body(request.scope)
@@ -112,6 +114,11 @@ class OpenAI:
         body = await read_body(request, self._service.config.server.max_body_bytes)
         require_live_key(request.scope, self._service.directory)
         return body
+
+    def _by_now(self, tenant: Tenant) -> Tenant:
+        """A tenant after the body has arrived, which may take minutes: its system prompt may have changed meanwhile."""
+        found = self._service.directory.tenants.get(tenant.name)
+        return found if found is not None and found.id == tenant.id else tenant
 
     def _check(self, body: GenerationRequest) -> int:
         """Validate everything but the prompt. Returns how many tokens a slot holds."""

@@ -1,0 +1,79 @@
+"""The options of `tenantctl tenant add` and `set` for a tenant's system prompt, and how `show` shows it."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Final
+
+import typer
+
+from tenantctl.prompt_input import checked
+from tenantctl.units import NOTHING
+from tenantd.printable import one_line
+
+PANEL: Final = "System prompt"
+SHOWN_CHARACTERS: Final = 40
+
+System = Annotated[
+    str | None,
+    typer.Option(
+        "--system",
+        metavar="TEXT|@FILE|none",
+        help="Text that the server puts before all its chats; @FILE reads a file.",
+        rich_help_panel=PANEL,
+    ),
+]
+SystemCompletions = Annotated[
+    bool | None,
+    typer.Option(
+        "--system-completions/--no-system-completions",
+        help="Put it before plain prompts, too, or only before chats.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+def changes(system: str | None, system_completions: bool | None) -> dict[str, Any]:
+    """The fields for the options that were passed. Raises BadParameter, InvalidRequest."""
+    given: dict[str, Any] = {}
+    if system is not None:
+        given["system_prompt"] = _text(system)
+    if system_completions is not None:
+        given["system_in_completions"] = system_completions
+    return given
+
+
+def _text(value: str) -> str:
+    if value == "none":
+        return ""
+    return _file(value[1:]) if value.startswith("@") else checked(value, "--system")
+
+
+def _file(path: str) -> str:
+    from tenantd.text.system_prompt import MOST_BYTES
+
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MOST_BYTES + 1)
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise typer.BadParameter(
+            f"cannot read {path or 'a file without a name'}: {reason}", param_hint="--system"
+        ) from None
+    if len(data) > MOST_BYTES:
+        raise typer.BadParameter(f"{path} has more than {MOST_BYTES} bytes", param_hint="--system")
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError as e:
+        where = f"byte 0x{data[e.start]:02x} at offset {e.start}"
+        raise typer.BadParameter(f"{path} is not UTF-8: {where}", param_hint="--system") from None
+
+
+def shown(tenant: dict[str, Any]) -> dict[str, object]:
+    """The length and the beginning of a tenant's system prompt, and what it goes before."""
+    text = tenant.get("system_prompt", "")
+    if not text:
+        return {"system prompt": NOTHING}
+    line = " ".join(text[: 8 * SHOWN_CHARACTERS].split())
+    beginning = one_line(line, SHOWN_CHARACTERS) + ("…" if len(line) > SHOWN_CHARACTERS else "")
+    before = "chats and plain prompts" if tenant.get("system_in_completions") else "chats"
+    return {"system prompt": f"{len(text.encode())} bytes: {beginning}", "goes before": before}
