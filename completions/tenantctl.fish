@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --system --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -83,6 +83,9 @@ complete -c tenantctl -n '__tenantctl_in tenant add' -l billed -d 'Leave its req
 complete -c tenantctl -n '__tenantctl_in tenant add' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l no-allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l on-anomaly -x -a 'log throttle suspend' -d 'If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l system -x -d 'Text that the server puts before all its chats. @FILE reads it from a file, none removes it.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l system-completions -d 'Put it before plain prompts, too, or only before chats.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l no-system-completions -d 'Put it before plain prompts, too, or only before chats.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-concurrent -x -a 'none default' -d 'Maximum requests running at once.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-queued -x -a 'none default' -d 'Maximum queued requests; more get 429. 0: run at once or be refused.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l max-tokens-per-request -x -a 'none default' -d 'Maximum output tokens per request.'
@@ -109,6 +112,9 @@ complete -c tenantctl -n '__tenantctl_in tenant set' -l billed -d 'Leave its req
 complete -c tenantctl -n '__tenantctl_in tenant set' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l no-allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l on-anomaly -x -a 'log throttle suspend' -d 'If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l system -x -d 'Text that the server puts before all its chats. @FILE reads it from a file, none removes it.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l system-completions -d 'Put it before plain prompts, too, or only before chats.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l no-system-completions -d 'Put it before plain prompts, too, or only before chats.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-concurrent -x -a 'none default' -d 'Maximum requests running at once.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-queued -x -a 'none default' -d 'Maximum queued requests; more get 429. 0: run at once or be refused.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l max-tokens-per-request -x -a 'none default' -d 'Maximum output tokens per request.'

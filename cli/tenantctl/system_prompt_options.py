@@ -17,8 +17,8 @@ System = Annotated[
     str | None,
     typer.Option(
         "--system",
-        metavar="TEXT|@FILE|none",
-        help="Text that the server puts before all its chats; @FILE reads a file.",
+        metavar="TEXT",
+        help="Text that the server puts before all its chats. @FILE reads it from a file, none removes it.",
         rich_help_panel=PANEL,
     ),
 ]
