@@ -36,8 +36,8 @@ from tenantd.serving.rows import RequestRows, admission
 from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
-from tenantd.tenancy.administration import Administration
 from tenantd.serving.system_prompts import check_fits
+from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates, RateState
