@@ -13,7 +13,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from sqlite3 import Connection
-from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Final, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -30,6 +30,7 @@ from tenantd.tenancy import tenants as store
 from tenantd.tenancy.audit_keys import Forgotten, forget_key
 from tenantd.tenancy.keys import KeyInfo
 from tenantd.tenancy.recorded import administered, forgetting
+from tenantd.tenancy.running import Running
 from tenantd.text.excerpt import excerpt
 from tenantd.text.system_prompt import checked_system_prompt
 
@@ -50,31 +51,6 @@ class Change(NamedTuple, Generic[T]):
             return ()
         names = type(self.after).__struct_fields__
         return tuple(name for name in names if getattr(self.before, name) != getattr(self.after, name))
-
-
-class Running(Protocol):
-    """The running daemon, in which changes take effect."""
-
-    async def tenants_changed(self) -> None:
-        """Reload tenants and keys. Raises LedgerUnavailable or QueueFull, and then does it as soon as it can."""
-
-    def tenant_removed(self, tenant_id: int | None) -> None:
-        """Forget this tenant and its keys, and end its requests."""
-
-    def tenant_suspended(self, tenant_id: int | None) -> None:
-        """Admit no more requests of this tenant."""
-
-    def key_revoked(self, key_id: str) -> None:
-        """Admit no more requests of this key, and end its running ones."""
-
-    def has_requests(self, tenant: str) -> bool:
-        """Whether requests under this name are live, wait for its limits per minute, or are not settled yet."""
-
-    def cancel(self, request_id: str) -> bool:
-        """Cancel a live request. False if there is none with this id."""
-
-    async def check_system_prompt(self, text: str) -> None:
-        """Raises InvalidRequest if a chat with this system prompt does not fit the context, or cannot show it."""
 
 
 class Administration:
