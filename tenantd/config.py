@@ -259,6 +259,13 @@ class SecurityConfig(Section):
     anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often the anchor gets it.")
     anomalies: bool = Field(True, description="Watch for tenants whose requests look like copying the model.")
 
+    @field_validator("anchor")
+    @classmethod
+    def _absolute(cls, value: str) -> str:
+        if value not in ("", "journal") and not value.startswith("/"):
+            raise ValueError('must be an absolute path, "journal", or empty')
+        return value
+
 
 class LogConfig(Section):
     """The log, written to standard error."""

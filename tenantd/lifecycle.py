@@ -15,6 +15,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 from tenantd import signals
 from tenantd.api.listener import FileLock, check_state_folder, listen, make_private_folder
@@ -27,6 +28,7 @@ from tenantd.events import CLOSE_TIMEOUT_S as EVENTS_TIMEOUT_S
 from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
+from tenantd.ledger.retention import keep_for_days
 from tenantd.serving.service import Service
 from tenantd.serving.stopping import Stage, StopClock
 from tenantd.systemd import Notifier
@@ -65,6 +67,7 @@ RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "limits": tuple(LimitsConfig.model_fields),
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),
+    "security": ("audit_keep_days", "anchor", "anchor_every_s"),
     "log": ("level",),
 }
 """Settings that SIGHUP can change. Others need a restart, and the log says so."""
@@ -183,6 +186,7 @@ class Daemon:
         has_trail = config.security.audit == "required"
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros, audits=has_trail)
         stack.push_async_callback(self._close_ledger, ledger)
+        ledger.anchor(lambda: self._config.security)
         if has_trail:
             self._recorder = Recorder(ledger, self._events)
         # Not earlier: an upgrade of the ledger may take minutes, and may be killed at any time.
@@ -199,6 +203,7 @@ class Daemon:
             asyncio.create_task(server.ended()),
             asyncio.create_task(self._meter.watch_loop()),
             asyncio.create_task(self._events.watch()),
+            asyncio.create_task(self._prune_audit(service.ledger)),
         ]
         if self._recorder is not None:
             background.append(asyncio.create_task(self._recorder.run()))
@@ -221,6 +226,15 @@ class Daemon:
             done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
             for task in done:
                 task.result()
+
+    async def _prune_audit(self, ledger: Ledger) -> None:
+        """Keep the audit trail as long as configured, until cancelled."""
+        await keep_for_days(
+            ledger,
+            lambda: self._config.security.audit_keep_days,
+            lambda: ZoneInfo(self._config.billing.timezone),
+            now_micros,
+        )
 
     async def _drain(self, service: Service) -> None:
         drain = asyncio.create_task(service.drain(service.config.server.drain_timeout_s, self._clock))

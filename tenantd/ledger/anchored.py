@@ -19,6 +19,7 @@ from tenantd.ledger.diagnosis import Finding, Kind
 PREFIX: Final = "tenantd-audit-head "
 """Before each anchor in a log or journal."""
 EXAMPLE: Final = '{"at": "2026-11-29T15:00:00Z", "number": 41, "hash": "…"}'
+START: Final = b'{"at"'
 MOST_HEADS: Final = 2_000_000
 LONGEST_LINE: Final = 4096
 
@@ -36,7 +37,7 @@ _decode = msgspec.json.Decoder(Anchored).decode
 
 def parse(line: bytes) -> Anchored | None:
     """One line; None if it is not an anchor."""
-    start = line.find(b'{"at"')
+    start = line.find(START)
     if start < 0:
         return None
     try:

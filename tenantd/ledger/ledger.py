@@ -10,11 +10,12 @@ import logging
 import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Any, Final, TypeVar
 
-from tenantd.config import BillingConfig
+from tenantd.config import BillingConfig, SecurityConfig
 from tenantd.domain import Usage
 from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
+from tenantd.ledger.anchor import Anchor
 from tenantd.ledger.audit import INTERRUPTED, Entry, MakeEntry, about_request, append, columns, made
 from tenantd.ledger.check import BackgroundCheck, find_damage
 from tenantd.ledger.database import connect_writer, unusable
@@ -38,6 +39,8 @@ BUSY_TIMEOUT_MS: Final = 1000
 CLOSE_TIMEOUT_S: Final = 5.0
 CLOSE_GRACE_S: Final = 1.2
 """Additional time for a write in progress when the ledger is closed; waiting for a lock takes up to a second."""
+ANCHOR_TIMEOUT_S: Final = 0.5
+"""How long the close waits for the last anchor."""
 STUCK_S: Final = 1.0
 """If nothing could be written for this long before the close, writing may no longer be possible."""
 HUNG_S: Final = 10.0
@@ -76,6 +79,7 @@ class Ledger:
         self._writer = Writer(conn, path, busy_timeout_ms)
         self._readers = Readers(path, busy_timeout_ms, self._writer.check_files)
         self._check: BackgroundCheck | None = None
+        self._anchor: Anchor | None = None
 
     @classmethod
     def open(
@@ -135,6 +139,15 @@ class Ledger:
         """
         if self.path.stat().st_size > CHECKED_AT_ONCE_BYTES and self._check is None:
             self._check = BackgroundCheck(self.path, self._busy_timeout_ms, self._on_damage)
+
+    def anchor(self, security: Callable[[], SecurityConfig]) -> None:
+        """Start anchoring the head of the audit trail as `security` says at the time, until the ledger is closed."""
+        self._anchor = Anchor(self.path, security, self._now_micros, busy_timeout_ms=self._busy_timeout_ms)
+
+    @property
+    def anchor_status(self) -> dict[str, Any] | None:
+        """How the anchor does; None without one."""
+        return None if self._anchor is None else self._anchor.status()
 
     def _on_damage(self, damage: str) -> None:
         log.error("%s", damage)
@@ -277,6 +290,8 @@ class Ledger:
             await asyncio.to_thread(self._check.stop)
         await asyncio.to_thread(self._readers.close)
         await asyncio.to_thread(self._writer.join, timeout_s + CLOSE_GRACE_S)
+        if self._anchor is not None:
+            await asyncio.to_thread(self._anchor.close, ANCHOR_TIMEOUT_S)
 
 
 def _check_for_log(path: Path) -> None:

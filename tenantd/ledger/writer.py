@@ -110,6 +110,8 @@ class Writer:
             if self._close_by_s is None:
                 room = max(0, MOST_ENTRIES - self._entries)
                 taken = list(entries[:room])
+                if len(taken) < len(entries) and not self._missed:
+                    log.error("%d entries of the audit trail wait; further ones are only counted", MOST_ENTRIES)
                 self._entries += len(taken)
                 self._missed += len(entries) - len(taken)
                 if self._jobs and self._jobs[-1].entries:

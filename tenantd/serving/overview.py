@@ -30,13 +30,14 @@ def engine_status(supervisor: Supervisor, *, is_draining: bool) -> dict[str, Any
 
 
 def ledger_status(ledger: Ledger, *, is_paused: bool) -> dict[str, Any]:
-    """Whether usage can be written, why not, the size of the write-ahead log, and whether requests are paused because
-    nothing can be billed."""
+    """Whether usage can be written, why not, the size of the write-ahead log, whether requests are paused because
+    nothing can be billed, and how the anchor of the audit trail does."""
     return {
         "healthy": ledger.healthy,
         "trouble": ledger.trouble,
         "wal_bytes": ledger.wal_bytes,
         "requests_paused": is_paused,
+        "anchor": ledger.anchor_status,
     }
 
 

@@ -159,6 +159,7 @@ class _ServiceState(Collector):
             status["ledger"]["requests_paused"],
         )
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
+        yield from _anchor_metrics(status["ledger"]["anchor"])
         for name, text in (
             ("running", "Requests being generated."),
             ("paused", "Requests that have started but gave up their slot."),
@@ -180,6 +181,20 @@ class _ServiceState(Collector):
             failed.add_metric([name], float(account.failed))
             dropped.add_metric([name], float(account.dropped))
         yield from (failed, dropped)
+
+
+def _anchor_metrics(anchor: dict[str, Any] | None) -> Iterator[Metric]:
+    """Nothing without an anchor."""
+    if anchor is None:
+        return
+    yield _count("tenantd_audit_anchor_failures", "Failed attempts to anchor the audit trail.", anchor["failures"])
+    yield _count(
+        "tenantd_audit_anchor_mismatches",
+        "Times that the audit trail, or the anchor's file, did not hold what had been anchored.",
+        anchor["mismatches"],
+    )
+    if anchor["age_s"] is not None:
+        yield _gauge("tenantd_audit_anchor_age_seconds", "Time since the last anchor.", anchor["age_s"])
 
 
 def _count(name: str, text: str, value: float) -> Metric:

@@ -182,7 +182,7 @@ class FakeService:
             "running": 0,
             "paused": 0,
             "waiting": 0,
-            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False},
+            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
             "tenants": [
                 {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants
             ],

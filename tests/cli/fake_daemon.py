@@ -299,7 +299,7 @@ class FakeDaemon:
             "paused": 3,
             "waiting": 2,
             "queue": self.queue,
-            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False},
+            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
             "tenants": [
                 {**tenant, **counts, "max_queued": tenant["effective_limits"]["max_queued"]}
                 for tenant in self.tenants.values()

@@ -18,6 +18,7 @@ class MemoryLedger:
         self.trouble = ""
         self.wal_bytes = 0
         self.stuck_s = 0.0
+        self.anchor_status = None
         self.admissions: dict[str, Any] = {}
         self.settlements: dict[str, Any] = {}
         self.checkpoints: list[dict[str, Usage]] = []

@@ -218,7 +218,8 @@ def test_status_counts_what_runs_and_who_waits(tmp_path: Path) -> None:
             assert (status["state"], status["waiting"], status["running"]) == ("ready", 0, 1)
             assert (acme["name"], acme["running"], acme["waiting"], acme["priority"]) == ("acme", 1, 0, "high")
             assert 0 < acme["usage"] <= 3.0 and status["engine"]["model"] == "scripted"
-            assert status["ledger"] == {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False}
+            is_well = {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None}
+            assert status["ledger"] == is_well
             pid = status["engine_pid"]
             assert os.path.exists(f"/proc/{pid}")
             await read(stream)

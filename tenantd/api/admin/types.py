@@ -158,13 +158,25 @@ class Index(TypedDict):
     routes: list[str]
 
 
+class AnchorStatus(TypedDict):
+    """`age_s`: since the last anchor, None if this process has written none. `trouble` is why the last attempt failed,
+    "" if it did not. `mismatches`: how often something was wrong with what had been anchored before."""
+
+    age_s: float | None
+    failures: int
+    mismatches: int
+    trouble: str
+
+
 class LedgerStatus(TypedDict):
-    """`trouble` is why usage cannot be written. While requests are paused, nothing is computed that nobody can bill."""
+    """`trouble` is why usage cannot be written. While requests are paused, nothing is computed that nobody can bill.
+    `anchor` is None unless the audit trail is anchored (`security.anchor`)."""
 
     healthy: bool
     trouble: str
     wal_bytes: int
     requests_paused: bool
+    anchor: AnchorStatus | None
 
 
 class TenantStatus(TypedDict):
