@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Iterable
 from enum import StrEnum
 from typing import Any, Final
 
@@ -54,6 +55,30 @@ class Scope(StrEnum):
     RUN = "run"  # send requests, see and cancel those of its tenant
     READ = "read"  # see its tenant's usage, limits and requests
     ADMIN = "admin"  # administer; only for keys without a tenant
+
+
+class IsolationCheck(StrEnum):
+    """The checks of the isolation between tenants, in the order in which they are shown."""
+
+    LOGITS = "logits"  # what others' requests contain does not change a request's logits
+    CANARIES = "canaries"  # planted text does not surface in others' answers
+    RELEASED = "released"  # a sequence that was released holds nothing
+    TIMING = "timing"  # what others have sent does not show in the time to the first token
+    IDENTITY = "identity"  # calls under a false identity are refused
+
+
+class Verdict(StrEnum):
+    """The result of a check."""
+
+    HELD = "held"
+    FAILED = "failed"
+    INCONCLUSIVE = "inconclusive"  # nothing was found, but something might have been missed
+
+    @classmethod
+    def of(cls, verdicts: Iterable[Verdict]) -> Verdict:
+        """The result of several together: the worst of theirs."""
+        found = set(verdicts)
+        return next((each for each in (cls.FAILED, cls.INCONCLUSIVE) if each in found), cls.HELD)
 
 
 class RequestKind(StrEnum):

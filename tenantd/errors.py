@@ -234,6 +234,13 @@ class Conflict(TenantdError):
     http_status = 409
 
 
+class CheckRunning(Conflict):
+    """Isolation is being checked, by one check at a time."""
+
+    code = "check_running"
+    exit_code = 75
+
+
 class QueueFull(TenantdError):
     """The tenant already has `max_queued` requests waiting; a place should be free after `retry_after_s`."""
 

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tenantd.clock import now_micros
-from tenantd.domain import FinishReason, OnAnomaly, Part, Sketch, Usage
+from tenantd.domain import FinishReason, IsolationCheck, OnAnomaly, Part, Sketch, Usage, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -274,6 +274,19 @@ class EngineLost(Event, frozen=True, kw_only=True):
     reason: Loss
     status: int | None
     live: int
+
+
+class IsolationChecked(Event, frozen=True, kw_only=True):
+    """The isolation between tenants was checked by an administrator. Checks that are not named held."""
+
+    result: Verdict
+    failed: tuple[IsolationCheck, ...]
+    inconclusive: tuple[IsolationCheck, ...]
+    quick: bool
+    duration_micros: int
+    actor_uid: int | None
+    actor_pid: int | None
+    actor_key_id: str | None
 
 
 Listener = Callable[[Event], None]

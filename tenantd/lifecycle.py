@@ -29,6 +29,7 @@ from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.ledger.retention import keep_for_days
+from tenantd.serving.isolation import FILE_NAME as ISOLATION_FILE
 from tenantd.serving.service import Service
 from tenantd.serving.stopping import Stage, StopClock
 from tenantd.systemd import Notifier
@@ -150,6 +151,7 @@ class Daemon:
             stack.push_async_callback(reactions.close)
             self._watch = AnomalyWatch(habits, key, known, reactions.found)
             self._events.queue("anomalies", self._watch.hear)
+        service.isolation.keep_in(config.state_dir / ISOLATION_FILE)
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
         service.remember(
             await ledger.read(lambda conn: recent_usage(conn, now_micros(), period_s)),

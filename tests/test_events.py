@@ -58,6 +58,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "engine_lost",
         "sketched",
         "anomaly_found",
+        "isolation_checked",
     }
 
 

@@ -11,6 +11,7 @@ from tenantd.api.identity import is_admin, is_known
 from tenantd.api.operations import Access, Operation
 from tenantd.api.replies import reply
 from tenantd.printable import without_paths
+from tenantd.serving.overview import CHECKING
 from tenantd.serving.service import Service
 
 
@@ -21,7 +22,8 @@ class Alive(TypedDict):
 
 
 class Readiness(TypedDict):
-    """`status` (ready, loading, restarting, failed or draining), `progress` of loading (0 to 1), `reason` if not ready.
+    """`status` (ready, loading, restarting, checking, failed or draining), `progress` of loading or of a check of
+    isolation (0 to 1), `reason` if not ready.
 
     Unknown users see only the status.
     """
@@ -36,6 +38,8 @@ def readiness(service: Service) -> Readiness:
     supervisor = service.supervisor
     if service.draining:
         return {"status": "draining", "progress": 1.0, "reason": "the daemon is shutting down"}
+    if (check := service.checking) is not None:
+        return {"status": CHECKING, "progress": check.progress, "reason": check.doing}
     return {"status": str(supervisor.state), "progress": supervisor.progress, "reason": supervisor.reason}
 
 

@@ -60,13 +60,13 @@ def _serve(pipe: Pipe) -> int:
         pipe.send(LoadFailed(e.message, may_pass=isinstance(e, NotEnoughMemory)))
         return EXIT_MODEL
     pipe.send(Ready(compute.info))
-    loop = Loop(_scheduler(load, compute), compute)
+    loop = Loop(_scheduler(load, compute), compute, batch_tokens=load.batch_tokens)
     try:
         keep_going = loop.apply(rest)
         while keep_going:
             keep_going = loop.apply(pipe.receive(loop.patience_s()))
-            if loop.patience_s() is not None:
-                pipe.send(loop.step())
+            for event in loop.turn():
+                pipe.send(event)
     finally:
         compute.close()
     return 0

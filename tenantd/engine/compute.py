@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
@@ -79,10 +80,19 @@ class Swapped(Protocol):
         """Free the memory, if the request ends while it is swapped out."""
 
 
+OnLogits = Callable[[int, "memoryview[float]"], None]
+"""Gets a sequence, and the 32-bit floats of shape (vocabulary,) from which its next token is chosen. They are only
+valid during the call."""
+
+
 class Compute(Protocol):
-    """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first."""
+    """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first.
+
+    `on_logits`, if set, is called by `run` for every chunk with `sample`, before its token is chosen.
+    """
 
     info: EngineInfo
+    on_logits: OnLogits | None
 
     def bind(
         self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""

@@ -7,14 +7,16 @@ Tokens are bytes, as in `ByteVocabulary`; 257 ends a text.
 
 from __future__ import annotations
 
+import random
 import time
 import zlib
+from array import array
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
 from tenantd.domain import Sampling, TokenLogprobs
-from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled, Swapped
+from tenantd.engine.compute import Chunk, EngineBroken, OnLogits, PassResult, RequestRejected, Sampled, Swapped
 from tenantd.wire.messages import EngineInfo, Load
 
 END_TOKEN: Final = 257
@@ -66,6 +68,7 @@ class FakeCompute:
             threads=1,
             llama_version="none",
         )
+        self.on_logits: OnLogits | None = None
         self._step_micros = load.fake_step_micros
         self._token_micros = load.fake_token_micros
         self._sleep = sleep
@@ -107,6 +110,8 @@ class FakeCompute:
                 raise EngineBroken(f"sequence {sequence} is over its context")
             if sample:
                 sampled[sequence] = self._choose(state, sampling)
+                if self.on_logits is not None:
+                    self.on_logits(sequence, _logits(state, sampled[sequence].token))
         if micros := self._step_micros + self._token_micros * sum(len(chunk.tokens) for chunk in chunks):
             self._sleep(micros / 1e6)
             return PassResult(sampled, micros)
@@ -157,3 +162,11 @@ class FakeCompute:
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _logits(state: int, token: int) -> memoryview[float]:
+    """What a model would have computed: the same for the same state, and the chosen token is the likeliest."""
+    numbers = random.Random(state)
+    logits = array("f", [numbers.random() for _ in range(VOCABULARY)])
+    logits[token] = 1.0
+    return memoryview(logits)

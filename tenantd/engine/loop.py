@@ -7,20 +7,25 @@ scheduler and the engine hold state.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final
 
 import msgspec
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Compute, RequestRejected
+from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
 from tenantd.engine.scheduler import Plan, Scheduler
 from tenantd.wire.messages import (
     Backlog,
     Cancel,
+    Check,
+    Checked,
     Command,
     DropSampling,
+    EndCheck,
+    Event,
     Forget,
     Load,
     Pause,
@@ -36,6 +41,8 @@ NEWS_INTERVAL_S: Final = 1.0
 MOST_ORDERED: Final = 256
 """The order reported to the daemon covers at most this many waiting requests."""
 HEARTBEAT_S: Final = 1.0
+LEAST_BATCH_TOKENS: Final = 32
+"""What every engine can compute in one pass."""
 MOST_BINDING_MICROS: Final = 20_000
 """A step starts no further binding after this; a single binding (grammar, adapter) may take longer."""
 
@@ -48,10 +55,14 @@ class Loop:
         scheduler: Scheduler,
         compute: Compute,
         clock_s: Callable[[], float] = time.monotonic,
+        *,
+        batch_tokens: int = LEAST_BATCH_TOKENS,
     ) -> None:
+        """`batch_tokens` is the most that a pass may have."""
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
+        self._interlude = Interlude(compute, batch_tokens)
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._news_due_s = 0.0
         self._order: list[int] = []  # as last reported
@@ -64,6 +75,8 @@ class Loop:
         If all requests are held back by their tenants' limits, an empty step is made now and then, as a heartbeat.
         """
         now_s = self._clock_s()
+        if self._interlude.is_asked and not self._scheduler.has_bound:
+            return 0.0
         if self._scheduler.has_work(now_s) and not self._is_stuck:
             return 0.0
         if self._scheduler.is_idle:
@@ -71,16 +84,31 @@ class Loop:
         wake_s = None if self._is_paused else self._scheduler.wake_s(now_s)
         return HEARTBEAT_S if wake_s is None else min(HEARTBEAT_S, max(0.0, wake_s - now_s))
 
+    def turn(self) -> Iterator[Event]:
+        """A step, or a part of a check, and what it did; nothing if there is nothing to do.
+
+        While a check runs, steps compute nothing, but tell which requests were cancelled. Raises EngineBroken.
+        """
+        if self.patience_s() is None:
+            return
+        yield self.step()
+        if self._interlude.is_asked and not self._scheduler.has_bound:
+            yield (event := self._interlude.go_on())
+            if isinstance(event, Checked):
+                self._interlude.forget()
+
     def step(self) -> Step:
         """Make one step: at most one token for each bound request. Raises EngineBroken if the process must restart."""
         self._clear_released()
+        if self._interlude.is_overdue(self._clock_s()):
+            self._give_way()
         plan = Plan([], []) if self._is_paused else self._plan()
         for source, target in plan.moves:
             self._compute.move(source, target)
         results = [self._compute.run(chunks) for chunks in plan.passes]
         step = self._scheduler.commit(plan, results, self._clock_s())
         self._clear_released()
-        if self._scheduler.is_idle:
+        if self._scheduler.is_idle and not self._interlude.has_begun:
             self._check_idle()
         self._is_stuck = not (step.progress or step.finishes)
         return self._with_news(step)
@@ -109,6 +137,10 @@ class Loop:
                     self._scheduler.remember(command, self._clock_s())
                 case Pause(is_paused):
                     self._is_paused = is_paused
+                case Check():
+                    self._interlude.ask(command, self._clock_s())
+                case EndCheck(nonce):
+                    self._interlude.end(nonce)
                 case Stop():
                     return False
                 case Load():
@@ -116,13 +148,20 @@ class Loop:
         return True
 
     def _plan(self) -> Plan:
-        self._make_room()
-        self._bind()
+        if not self._interlude.is_asked:
+            self._make_room()
+            self._bind()
         return self._scheduler.plan(self._clock_s())
 
     def _make_room(self) -> None:
         """Swap out requests to free slots for needier tenants that wait."""
         while (victim := self._scheduler.next_victim(self._clock_s())) is not None:
+            job, room_bytes = victim
+            self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
+
+    def _give_way(self) -> None:
+        """Swap out every request, the newest first, so that they come back in their order."""
+        while (victim := self._scheduler.newest_bound()) is not None:
             job, room_bytes = victim
             self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
 

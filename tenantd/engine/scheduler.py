@@ -143,6 +143,17 @@ class Scheduler:
         job, self._promised = found
         return job, self._states.room_bytes
 
+    @property
+    def has_bound(self) -> bool:
+        """Whether any request has a sequence."""
+        return bool(self._active) or bool(self._released)
+
+    def newest_bound(self) -> tuple[Job, int] | None:
+        """The newest request that has a sequence, and how many bytes its state may take; None if none has one."""
+        if not self._active:
+            return None
+        return max(self._active.values(), key=lambda job: job.arrival), self._states.room_bytes
+
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """Record that the victim was swapped out. It waits at the head of its tenant's queue."""
         self._unbind(job)

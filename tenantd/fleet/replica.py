@@ -23,6 +23,7 @@ from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, Ten
 from tenantd.events import EngineLost, EngineStarted, Events, FirstToken, Started
 from tenantd.fleet.backlog import Backlog
 from tenantd.fleet.board import UsageBoard
+from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.process import Ending
 from tenantd.fleet.supervisor import Supervisor, load_command
 from tenantd.fleet.suspects import Suspects
@@ -33,7 +34,22 @@ from tenantd.live.registry import LiveRegistry
 from tenantd.live.streams import LiveStream
 from tenantd.tenancy.rates import Rates
 from tenantd.wire.messages import Backlog as BacklogNews
-from tenantd.wire.messages import Cancel, Command, DropSampling, Finish, Forget, Pause, Remember, Step, TenantPolicy
+from tenantd.wire.messages import (
+    Cancel,
+    Check,
+    Checked,
+    Checking,
+    CheckResult,
+    Command,
+    DropSampling,
+    EndCheck,
+    Finish,
+    Forget,
+    Pause,
+    Remember,
+    Step,
+    TenantPolicy,
+)
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +80,7 @@ class Replica:
         self.throughput = Throughput()
         self.board = UsageBoard()
         self.tally = Tally()
+        self.checkup = Checkup()
         self.bound: frozenset[int] = frozenset()  # numbers of requests with a slot, as last reported by the engine
         self.order: list[int] = []  # numbers of the first waiting requests, in the engine's order
         self.on_order: Callable[[], None] = lambda: None  # called when that has changed
@@ -137,6 +154,20 @@ class Replica:
         self._is_paused = is_paused
         self.supervisor.send(Pause(is_paused))
 
+    async def check_isolation(self, *, quick: bool, adapters: Sequence[str]) -> list[CheckResult]:
+        """Make the engine check itself; requests wait meanwhile. Cancel this to end it early.
+
+        There must be a ready engine and no other check.
+        """
+        nonce, answer = self.checkup.begin()
+        self.supervisor.send(Check(nonce=nonce, quick=quick, adapters=list(adapters)))
+        try:
+            return await answer
+        finally:
+            self.supervisor.send(EndCheck(nonce))
+            self.checkup.finish()
+            self._send_soon()
+
     def finish_all(self, reason: FinishReason, error: TenantdError) -> None:
         """End everything now, without waiting for the engine."""
         for stream in self.live:
@@ -190,7 +221,7 @@ class Replica:
 
     @property
     def has_live(self) -> bool:
-        return bool(self.live)
+        return bool(self.live) or self.checkup.is_on
 
     def on_ready(self) -> list[Command]:
         """Send policies and usage, then every live request in its original order, from its current position."""
@@ -229,7 +260,8 @@ class Replica:
     def on_room(self) -> None:
         """Send what the engine has places for, while there is room, and which tenants have more."""
         self._is_sending_soon = False
-        while self.supervisor.has_room and (stream := self.backlog.take()) is not None:
+        may_send = not self.checkup.is_on
+        while may_send and self.supervisor.has_room and (stream := self.backlog.take()) is not None:
             for command in self._start(stream):
                 self.supervisor.send(command)
         for tenant, exists in self.backlog.news():
@@ -286,6 +318,12 @@ class Replica:
             for command in self._next_try():
                 self.supervisor.send(command)
 
+    def on_check(self, message: Checking | Checked) -> None:
+        """Nobody is charged for the time of a check."""
+        self.tally.busy_micros += message.busy_micros
+        self.tally.unbilled_micros += message.busy_micros
+        self.checkup.hear(message)
+
     def _on_bound(self, numbers: list[int]) -> None:
         """Record which requests have slots now."""
         self.bound = frozenset(numbers)
@@ -335,7 +373,8 @@ class Replica:
         """Finish what was about to end, fail requests that took part in too many crashes, and keep the rest."""
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
         self.bound, self.order = frozenset(), []
-        has_found_cause = False
+        has_found_cause, was_checking = False, self.checkup.has_begun
+        self.checkup.lose(f"the engine ended during this check, and is restarted: {ending.reason}")
         for stream in self.live:
             if stream.phase in (Phase.DECIDED, Phase.REFUSED):
                 self._finish(stream, FinishReason.FAILED)
@@ -343,6 +382,8 @@ class Replica:
             if stream.phase is not Phase.IN_ENGINE:
                 continue
             stream.lost()
+            if was_checking:
+                continue  # it did not run
             if (crashes := self._suspects.crashed(stream)) >= self._max_crashes:
                 message = f"the engine crashed {crashes} times in a row while running this request: {ending.reason}"
                 self._finish(stream, FinishReason.FAILED, EngineUnavailable(message))

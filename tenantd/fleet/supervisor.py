@@ -25,6 +25,8 @@ from tenantd.events import Loss
 from tenantd.fleet.process import Ending, EngineProcess
 from tenantd.fleet.reloads import FailingLoads, is_same_model
 from tenantd.wire.messages import (
+    Checked,
+    Checking,
     Command,
     EngineInfo,
     Event,
@@ -79,6 +81,9 @@ class EngineClient(Protocol):
 
     def on_step(self, step: Step) -> None:
         """A step was made."""
+
+    def on_check(self, message: Checking | Checked) -> None:
+        """A self-check goes on, or has ended."""
 
     def on_crash(self, ending: Ending) -> bool:
         """The engine ended and its contents are lost. True if a request was found to be the cause, and failed."""
@@ -329,13 +334,16 @@ class Supervisor:
                 if event.progress:
                     self._crashes = 0
                 self._client.on_step(event)
+            case Checking() | Checked() if self._is_up:
+                self._crashes = 0
+                self._client.on_check(event)
             case Loading(progress):
                 self.progress = progress
             case Ready(info):
                 self._become_ready(info)
             case LoadFailed():
                 self._load_failure = event
-            case Step():
+            case Step() | Checking() | Checked():
                 self.kill("it reported a step before it was ready")
 
     def _become_ready(self, info: EngineInfo) -> None:

@@ -9,20 +9,30 @@ from typing import Any
 import msgspec
 
 from tenantd.domain import Tenant
+from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
 from tenantd.fleet.supervisor import Supervisor
 from tenantd.fleet.tally import Tally
 from tenantd.ledger.ledger import Ledger
 from tenantd.live.registry import Count
 
+CHECKING = "checking"
+"""The state of an engine that checks isolation; requests wait."""
 
-def engine_status(supervisor: Supervisor, *, is_draining: bool) -> dict[str, Any]:
-    """State of the engine process; `engine` is what is loaded, None before the first time."""
+
+def engine_status(supervisor: Supervisor, checking: Checkup | None, *, is_draining: bool) -> dict[str, Any]:
+    """State of the engine process; `engine` is what is loaded, None before the first time.
+
+    `checking` is the check of isolation in progress, if any.
+    """
     info = supervisor.info
+    state, progress, reason = supervisor.state.value, supervisor.progress, supervisor.reason
+    if checking is not None:
+        state, progress, reason = CHECKING, checking.progress, checking.doing
     return {
-        "state": "draining" if is_draining else supervisor.state.value,
-        "progress": supervisor.progress,
-        "reason": supervisor.reason,
+        "state": "draining" if is_draining else state,
+        "progress": progress,
+        "reason": reason,
         "engine": None if info is None else msgspec.structs.asdict(info),
         "engine_pid": supervisor.pid,
         "engine_restarts": supervisor.restarts,

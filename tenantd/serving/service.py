@@ -17,8 +17,9 @@ from typing import Any, Final
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, FinishReason, Tenant
-from tenantd.errors import CancelledByShutdown, LedgerUnavailable, QueueFull, RequestCancelled, TenantdError
+from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull, RequestCancelled, TenantdError
 from tenantd.events import Events
+from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
 from tenantd.fleet.supervisor import ENGINE_COMMAND, SLOWEST_RESTART_S, STOP_TIMEOUT_S, Supervisor
 from tenantd.ledger.ledger import Ledger
@@ -29,6 +30,7 @@ from tenantd.serving.admission import as_it_is, changed_hands, renamed
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.gate import Deadline, Gate
+from tenantd.serving.isolation import Isolation, IsolationReport
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
 from tenantd.serving.policies import shares
 from tenantd.serving.positions import Positions
@@ -46,7 +48,7 @@ from tenantd.text.grammar import GrammarCompiler
 from tenantd.text.pool import TextPool
 from tenantd.text.sketches import Sketcher
 from tenantd.text.vocabulary import Vocabulary
-from tenantd.wire.messages import TenantPolicy
+from tenantd.wire.messages import CheckResult, TenantPolicy
 
 log = logging.getLogger(__name__)
 
@@ -116,6 +118,7 @@ class Service:
         self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         self._sketching = Sketching(sketcher, self.pool, self.events)
+        self.isolation = Isolation(self._replica, self.events, directory)
         self._background: list[asyncio.Task[None]] = []
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
 
@@ -134,6 +137,11 @@ class Service:
     def draining(self) -> bool:
         """Whether new requests are refused."""
         return self._entrance.is_closed
+
+    @property
+    def checking(self) -> Checkup | None:
+        """The check of isolation that is in progress, for which requests wait."""
+        return self._replica.checkup if self._replica.checkup.is_on else None
 
     # ---- the life of the service --------------------------------------------------------------------------------
 
@@ -156,6 +164,7 @@ class Service:
     async def drain(self, timeout_s: float, clock: StopClock = UNHURRIED) -> None:
         """Refuse new requests, let live ones finish for `timeout_s`, cancel the rest, and settle everything."""
         self._entrance.is_closed = True
+        self.isolation.end("the daemon is shutting down")
         self._gate.wake()
         timeout_s = clock.most(timeout_s, Stage.DRAIN)
         if not await self._live.wait_until_empty(timeout_s):
@@ -169,6 +178,7 @@ class Service:
     async def stop(self, clock: StopClock = UNHURRIED) -> None:
         """Stop the engine and end all live requests. Safe to call twice, and without `drain`."""
         self._entrance.is_closed = True
+        self.isolation.end("the daemon is shutting down")
         self.ledger.end_reports()
         self._gate.wake()
         self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
@@ -342,15 +352,23 @@ class Service:
     def _shares(self) -> list[TenantPolicy]:
         return shares(self.directory.tenants.values(), self.config.engine.slots)
 
+    async def check_isolation(self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult]) -> IsolationReport:
+        """Let the engine check the isolation between tenants, while requests wait; see Isolation.check. Raises
+        Draining, CheckRunning, EngineUnavailable."""
+        if self.draining:
+            raise Draining("the daemon is shutting down")
+        return await self.isolation.check(actor, quick=quick, outside=outside)
+
     # ---- status --------------------------------------------------------------------------------------
 
     def status(self) -> dict[str, Any]:
         """Current state of engine, ledger and tenants."""
         replicas = [self._replica]
         return {
-            **engine_status(self.supervisor, is_draining=self.draining),
+            **engine_status(self.supervisor, self.checking, is_draining=self.draining),
             **work_status(replicas, self._gate.total_waiting),
             "ledger": ledger_status(self.ledger, is_paused=self._standstill.is_paused),
+            "isolation": self.isolation.status(),
             "tenants": tenants_status(self.directory.tenants.values(), replicas, self._gate.waiting),
         }
 

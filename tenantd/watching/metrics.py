@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram, generate_la
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tenantd.domain import Verdict
 from tenantd.events import MALFORMED, Account, AnomalyFound, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
 
@@ -160,6 +161,7 @@ class _ServiceState(Collector):
         )
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         yield from _anchor_metrics(status["ledger"]["anchor"])
+        yield from _isolation(status["isolation"])
         for name, text in (
             ("running", "Requests being generated."),
             ("paused", "Requests that have started but gave up their slot."),
@@ -195,6 +197,15 @@ def _anchor_metrics(anchor: dict[str, Any] | None) -> Iterator[Metric]:
     )
     if anchor["age_s"] is not None:
         yield _gauge("tenantd_audit_anchor_age_seconds", "Time since the last anchor.", anchor["age_s"])
+
+
+def _isolation(last: dict[str, Any] | None) -> Iterator[Metric]:
+    checked_s = 0.0 if last is None else last["checked_micros"] / 1e6
+    yield _gauge("tenantd_isolation_checked_timestamp_seconds", "When isolation was last checked; 0: never.", checked_s)
+    family = GaugeMetricFamily("tenantd_isolation", "1 for the result of the last check.", labels=["result"])
+    for verdict in Verdict:
+        family.add_metric([verdict], float(last is not None and last["result"] is verdict))
+    yield family
 
 
 def _count(name: str, text: str, value: float) -> Metric:

@@ -26,6 +26,7 @@ from tenantd.events import (
     EngineStarted,
     Event,
     Events,
+    IsolationChecked,
     KeyFirstUsed,
     Refused,
     Started,
@@ -46,6 +47,7 @@ _NAMES: Final[dict[type[Event], str]] = {
     EngineLost: "engine_lost",
     KeyFirstUsed: "key_first_used",
     AnomalyFound: "anomaly_found",
+    IsolationChecked: "isolation_checked",
 }
 """Events that are recorded as they are, and under which name."""
 REFUSED: Final = "refused"

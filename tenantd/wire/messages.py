@@ -1,14 +1,14 @@
 """The messages between the daemon and the engine process.
 
 The daemon sends `Inbox` frames; the engine sends `Loading` while it loads, then one `Ready` or `LoadFailed`, then one
-`Step` per step of its loop. frames.py encodes them.
+`Step` per step of its loop, and `Checking` and `Checked` when asked to check itself. frames.py encodes them.
 """
 
 from __future__ import annotations
 
 import msgspec
 
-from tenantd.domain import FinishReason, Sampling, TokenLogprobs
+from tenantd.domain import FinishReason, IsolationCheck, Sampling, TokenLogprobs, Verdict
 from tenantd.wire.settings import Settings
 
 # ---- daemon to engine -------------------------------------------------------------------------------------------
@@ -113,12 +113,42 @@ class Pause(msgspec.Struct, tag="pause", frozen=True):
     is_paused: bool
 
 
+class Check(msgspec.Struct, tag="check", frozen=True, kw_only=True):
+    """Check the isolation between sequences, once no request has one. Answered by `Checking`, and by one `Checked`.
+
+    Requests that run have a few seconds to finish; then they give their sequences up until the check has ended.
+    `adapters` are paths of LoRA adapters to use in it. At most one check at a time.
+    """
+
+    nonce: int  # unique while the daemon runs
+    quick: bool = False
+    adapters: list[str] = []
+
+
+class EndCheck(msgspec.Struct, tag="end_check", frozen=True):
+    """End a check, without an answer. Ignored if it has ended, because messages may cross."""
+
+    nonce: int
+
+
 class Stop(msgspec.Struct, tag="stop", frozen=True):
     """Free the model and exit with 0."""
 
 
 Command = (
-    Load | SetSampling | DropSampling | Submit | Cancel | Backlog | TenantPolicy | Forget | Remember | Pause | Stop
+    Load
+    | SetSampling
+    | DropSampling
+    | Submit
+    | Cancel
+    | Backlog
+    | TenantPolicy
+    | Forget
+    | Remember
+    | Pause
+    | Check
+    | EndCheck
+    | Stop
 )
 
 
@@ -226,4 +256,36 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     order: list[int] | None = None
 
 
-Event = Loading | LoadFailed | Ready | Step
+class CheckResult(msgspec.Struct, frozen=True, kw_only=True):
+    """What one check found. `n` is how many things it compared or tried, `p` the probability of a statistical test.
+
+    `detail` tells administrators why it is not held.
+    """
+
+    name: IsolationCheck
+    result: Verdict
+    n: int
+    p: float | None = None
+    detail: str = ""
+
+
+class Checking(msgspec.Struct, tag="checking", frozen=True, kw_only=True):
+    """Progress of a check, 0.0 to 1.0, several times a second. `check` is the one that runs, `results` are those of the
+    ones before it, and `busy_micros` is the engine time since the last message."""
+
+    nonce: int
+    check: IsolationCheck
+    progress: float
+    results: list[CheckResult]
+    busy_micros: int
+
+
+class Checked(msgspec.Struct, tag="checked", frozen=True, kw_only=True):
+    """A check has ended, and its sequences are empty again."""
+
+    nonce: int
+    results: list[CheckResult]
+    busy_micros: int
+
+
+Event = Loading | LoadFailed | Ready | Step | Checking | Checked

@@ -94,6 +94,7 @@ class FakeService:
         self.events = Events()
         self.administration: Any = None
         self.draining = False
+        self.checking: Any = None
         self.started_micros = 1_700_000_000_000_000
         self.answer = "Hello, wörld!"
         self.refusal: TenantdError | None = None  # raised by submit
@@ -183,6 +184,7 @@ class FakeService:
             "paused": 0,
             "waiting": 0,
             "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
+            "isolation": None,
             "tenants": [
                 {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0} for n in self.directory.tenants
             ],

@@ -97,6 +97,22 @@ def test_sequences_side_by_side_keep_to_themselves(engine: Compute) -> None:
     assert run_alone(engine, 0) == alone
 
 
+def test_the_logits_that_a_token_is_chosen_from_can_be_read(engine: Compute) -> None:
+    seen: list[tuple[int, list[float]]] = []
+    engine.on_logits = lambda sequence, logits: seen.append((sequence, logits.tolist()))
+    for sequence, prompt in enumerate([PROMPT, PROMPT[:2], PROMPT, PROMPT[::-1]]):
+        engine.bind(sequence, GREEDY, prompt, [])
+    chunks = [Chunk(0, 0, PROMPT, True), Chunk(1, 0, PROMPT[:2], False), Chunk(2, 0, PROMPT, True)]
+    sampled = engine.run([*chunks, Chunk(3, 0, PROMPT[::-1], True)]).sampled
+    assert [sequence for sequence, _ in seen] == [0, 2, 3]
+    for sequence, row in seen:
+        assert len(row) == engine.info.vocabulary and row.index(max(row)) == sampled[sequence].token
+    assert seen[0][1] == seen[1][1] != seen[2][1]
+    engine.on_logits = None
+    engine.run([Chunk(0, len(PROMPT), [5], True)])
+    assert len(seen) == 3
+
+
 def test_a_cleared_sequence_holds_nothing_and_can_be_bound_again(engine: Compute) -> None:
     first = run_alone(engine, 2)
     assert engine.is_empty()

@@ -11,7 +11,7 @@ from tenantd.domain import Sampling
 from tenantd.events import Loss
 from tenantd.fleet.process import Ending
 from tenantd.fleet.supervisor import Supervisor, load_command
-from tenantd.wire.messages import Command, SetSampling, Step, Submit, TenantPolicy
+from tenantd.wire.messages import Checked, Checking, Command, SetSampling, Step, Submit, TenantPolicy
 from tests.fleet.scripted_engine import token_at
 from tests.serving.daemon_kit import config, is_gone, scripted
 
@@ -57,6 +57,9 @@ class Client:
         self.steps += 1
         self.tokens += [p.token for p in step.progress]
         self.is_finished = self.is_finished or bool(step.finishes)
+
+    def on_check(self, message: Checking | Checked) -> None:
+        pass
 
     def on_crash(self, ending: Ending) -> bool:
         self.crashes.append(ending.reason)

@@ -2,7 +2,7 @@
 
 The script is a JSON list with one object per life of the process, and a last one for all lives after that:
 `start` and `on_submit`: what to do instead; `vocabulary`: that of another model; `after_tokens` and `then`: what to do
-once so many tokens were sent in that life.
+once so many tokens were sent in that life; `on_check`: what to do in the middle of a self-check, `wait` for its end.
 Token i of a request is a letter that depends on its prompt and i only. A prompt that begins with `POISON` kills it.
 """
 
@@ -18,10 +18,15 @@ from pathlib import Path
 
 import msgspec
 
-from tenantd.domain import FinishReason
+from tenantd.domain import FinishReason, IsolationCheck, Verdict
 from tenantd.wire.frames import MAX_FRAME_BYTES, decode_inbox, frame, split_frames
 from tenantd.wire.messages import (
     Cancel,
+    Check,
+    Checked,
+    Checking,
+    CheckResult,
+    EndCheck,
     EngineInfo,
     Event,
     Finish,
@@ -119,9 +124,25 @@ class Engine:
                         case TenantPolicy():
                             rates = (command.reserved_slots, command.tokens_per_minute)
                             print("share", command.tenant, command.weight, command.max_concurrent, *rates, flush=True)
+                        case Check(nonce=nonce):
+                            self.check(nonce)
+                        case EndCheck():
+                            print("check ended", flush=True)
                         case Stop():
                             if self.life.get("then") != "ignore_stop":
                                 sys.exit(0)
+
+    def check(self, nonce: int) -> None:
+        name, *rest = (name for name in IsolationCheck if name is not IsolationCheck.IDENTITY)
+        first = CheckResult(name=name, result=Verdict.HELD, n=10)
+        self.send(Checking(nonce=nonce, check=rest[0], progress=0.25, results=[first], busy_micros=STEP_MICROS))
+        how = self.life.get("on_check")
+        if how == "wait":
+            return
+        if how:
+            self.misbehave(str(how))
+        results = [first, *(CheckResult(name=name, result=Verdict.HELD, n=10) for name in rest)]
+        self.send(Checked(nonce=nonce, results=results, busy_micros=STEP_MICROS))
 
     def submit(self, submit: Submit) -> None:
         if submit.prompt[0] == POISON:

@@ -20,6 +20,7 @@ from starlette.responses import Response
 from tenantd import __version__, clock
 from tenantd.api.admin import types
 from tenantd.api.admin.audit_routes import AuditTrail
+from tenantd.api.admin.examination import examination_operations
 from tenantd.api.admin.parameters import whole_number
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import actor_of, require_live_key
@@ -82,6 +83,7 @@ class Admin:
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
             Operation("GET", "/admin/v1/invoices/{month}", self.invoice, Invoice),
             *self._audit_trail.operations(),
+            *examination_operations(self._service),
             Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
         ]
 

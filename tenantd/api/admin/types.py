@@ -16,6 +16,7 @@ from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.ledger.trail import AuditRecord
 from tenantd.limits import LIMITS, MOST, Limit
+from tenantd.serving.isolation import IsolationStatus
 from tenantd.tenancy.keys import (
     DEFAULT_GRACE_S,
     MAX_GRACE_S,
@@ -211,6 +212,7 @@ class Status(TypedDict):
     paused: int
     waiting: int
     ledger: LedgerStatus
+    isolation: IsolationStatus | None
     tenants: list[TenantStatus]
     version: str
     pid: int

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, EngineBroken, PassResult, RequestRejected, Sampled, Swapped
+from tenantd.engine.compute import Chunk, EngineBroken, OnLogits, PassResult, RequestRejected, Sampled, Swapped
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch
 from tenantd.engine.llama.loading import load_model
@@ -30,6 +30,7 @@ class LlamaCompute:
     def __init__(self, load: Load, progress: Callable[[float], None]) -> None:
         loaded = load_model(load, progress)
         self.info = loaded.info
+        self.on_logits: OnLogits | None = None
         self._model, self._context = loaded.model, loaded.context
         self._memory = llama_cpp.llama_get_memory(self._context)
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
@@ -164,7 +165,10 @@ class LlamaCompute:
             raise EngineBroken(f"no logits for output {index}")
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         assert address is not None
-        logits: NDArray[np.float32] = np.frombuffer(memoryview(self._row.from_address(address)), np.float32)
+        row = memoryview(self._row.from_address(address))
+        if self.on_logits is not None:
+            self.on_logits(sequence, row.cast("B").cast("f"))
+        logits: NDArray[np.float32] = np.frombuffer(row, np.float32)
         return sampler.sample(self._context, index, logits)
 
     def _is_clear(self, sequence: int) -> bool:

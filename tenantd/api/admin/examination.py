@@ -1,0 +1,67 @@
+"""The routes of the check of isolation, their bodies and answers."""
+
+from __future__ import annotations
+
+from typing import Final, Literal, TypedDict
+
+from fastapi import Request
+from pydantic import Field
+from starlette.responses import Response
+
+from tenantd.api.body import Body, parse, read_body
+from tenantd.api.identity import actor_of
+from tenantd.api.operations import Operation
+from tenantd.api.presence import while_connected
+from tenantd.api.replies import reply
+from tenantd.domain import IsolationCheck, Verdict
+from tenantd.serving.isolation import IsolationReport
+from tenantd.serving.service import Service
+from tenantd.wire.messages import CheckResult
+
+PATH: Final = "/admin/v1/isolation"
+MOST_BYTES: Final = 16_384
+
+
+class OutsideResult(Body):
+    """What a client found over the socket."""
+
+    name: Literal[IsolationCheck.CANARIES, IsolationCheck.IDENTITY]
+    result: Verdict
+    n: int = Field(ge=0, le=1_000_000)
+    detail: str = Field("", max_length=1000)
+
+
+class IsolationRequest(Body):
+    """POST /admin/v1/isolation. `outside` are checks that the client has made itself, which complete the report."""
+
+    quick: bool = False
+    outside: list[OutsideResult] = Field(default_factory=list, max_length=len(IsolationCheck))
+
+    def results(self) -> list[CheckResult]:
+        """Those of the client."""
+        return [CheckResult(name=r.name, result=r.result, n=r.n, detail=r.detail) for r in self.outside]
+
+
+class LastIsolation(TypedDict):
+    """The last report, null before the first."""
+
+    last: IsolationReport | None
+
+
+def examination_operations(service: Service) -> list[Operation]:
+    """Show the last check of isolation, and make one."""
+
+    async def show_isolation() -> Response:
+        """Show the last check of isolation."""
+        return reply({"last": service.isolation.last})
+
+    async def check_isolation(request: Request) -> Response:
+        """Check the isolation between tenants, for up to some minutes; requests wait. Ends when its client leaves."""
+        body = parse(IsolationRequest, await read_body(request, MOST_BYTES))
+        check = service.check_isolation(actor_of(request.scope), quick=body.quick, outside=body.results())
+        return reply(await while_connected(request, check))
+
+    return [
+        Operation("GET", PATH, show_isolation, LastIsolation),
+        Operation("POST", PATH, check_isolation, IsolationReport, IsolationRequest),
+    ]

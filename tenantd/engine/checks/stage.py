@@ -1,0 +1,165 @@
+"""What the checks of isolation have in common: sequences of a Compute, what they hold, and what they are fed.
+
+A stage knows everything that a check has bound or kept, so that it can be cleared at any point.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
+from random import Random
+from typing import Final, NamedTuple
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, Compute, PassResult, RequestRejected, Sampled, Swapped
+from tenantd.wire.messages import CheckResult
+
+FIRST_ORDINARY_TOKEN: Final = 1000
+LAST_ORDINARY_TOKEN: Final = 100_000
+PRINTABLE_BYTES: Final = range(32, 127)
+"""Ids of ordinary tokens in a vocabulary that is too small to have `FIRST_ORDINARY_TOKEN`."""
+MOST_STATE_BYTES: Final = 256 << 20
+"""Room for the state of a swapped-out sequence; one that does not fit is computed again."""
+LEAST_CONTEXT_TOKENS: Final = 96
+"""What a sequence must have room for."""
+GREEDY: Final = Sampling(temperature=0, ignore_eos=True)
+
+Course = Generator[float, None, CheckResult]
+"""A check that runs: yields its progress from 0.0 to 1.0 between its passes, and returns its result."""
+
+
+class Clock(NamedTuple):
+    """The time in nanoseconds, and how to let some pass while nothing is computed."""
+
+    now_ns: Callable[[], int]
+    spend_ns: Callable[[int], None]
+
+
+def _spin(duration_ns: int) -> None:
+    """A sleep would be too coarse."""
+    end_ns = time.perf_counter_ns() + duration_ns
+    while time.perf_counter_ns() < end_ns:
+        pass
+
+
+REAL_CLOCK: Final = Clock(time.perf_counter_ns, _spin)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """How much to check. `seed` is secret and new each time; `adapters` are paths. Times are limits of each check."""
+
+    seed: str
+    quick: bool
+    most_pass_tokens: int
+    adapters: Sequence[str] = ()
+
+    def random(self, *names: object) -> Random:
+        """Random numbers that depend only on the seed and these names."""
+        return Random("/".join([self.seed, *map(str, names)]))
+
+
+class Stage:
+    """The sequences of a Compute, all empty at first and at the end."""
+
+    def __init__(self, compute: Compute, plan: Plan, clock: Clock = REAL_CLOCK) -> None:
+        self.compute = compute
+        self.plan = plan
+        self.clock = clock
+        self.slots = compute.info.slots
+        size = compute.info.vocabulary
+        is_large = size > 2 * FIRST_ORDINARY_TOKEN
+        self._ordinary = range(FIRST_ORDINARY_TOKEN, min(LAST_ORDINARY_TOKEN, size)) if is_large else PRINTABLE_BYTES
+        self.has_large_vocabulary = is_large
+        self._computed: dict[int, int] = {}  # tokens in each bound sequence
+        self._kept: dict[int, tuple[Swapped, int]] = {}  # states, by a name of the check's own, with their tokens
+
+    def tokens(self, random: Random, count: int) -> list[int]:
+        """Ordinary tokens, never the same twice in a row."""
+        found: list[int] = []
+        while len(found) < count:
+            token = random.choice(self._ordinary)
+            if not found or token != found[-1]:
+                found.append(token)
+        return found
+
+    def usable_adapters(self) -> list[str]:
+        """Those of the plan that fit the model. Sequence 0 must be empty."""
+        usable: list[str] = []
+        for adapter in self.plan.adapters:
+            try:
+                self.bind(0, GREEDY, [], adapter)
+            except RequestRejected:
+                continue
+            self.clear(0)
+            usable.append(adapter)
+        return usable
+
+    # ---- sequences ------------------------------------------------------------------------------------------
+
+    def free(self) -> list[int]:
+        """Sequences that are not bound."""
+        return [sequence for sequence in range(self.slots) if sequence not in self._computed]
+
+    def computed(self, sequence: int) -> int:
+        """Tokens that a bound sequence holds."""
+        return self._computed[sequence]
+
+    def bind(self, sequence: int, sampling: Sampling, prompt: list[int], adapter: str = "") -> None:
+        """Raises RequestRejected."""
+        self.compute.bind(sequence, sampling, prompt, [], adapter)
+        self._computed[sequence] = 0
+
+    def feed(self, tokens: dict[int, list[int]]) -> dict[int, Sampled]:
+        """One pass that computes these tokens, by sequence. Returns the token that each chooses next."""
+        return self.run(tokens).sampled
+
+    def prefill(self, sequence: int, tokens: list[int]) -> Sampled:
+        """Compute tokens of one sequence, in as many passes as it takes. Returns the token after them."""
+        most = self.plan.most_pass_tokens
+        for start in range(0, len(tokens), most):
+            sampled = self.feed({sequence: tokens[start : start + most]})
+        return sampled[sequence]
+
+    def run(self, tokens: dict[int, list[int]]) -> PassResult:
+        """Like `feed`, with the time that it took."""
+        chunks = [Chunk(sequence, self._computed[sequence], tokens[sequence], True) for sequence in sorted(tokens)]
+        result = self.compute.run(chunks)
+        for chunk in chunks:
+            self._computed[chunk.sequence] += len(chunk.tokens)
+        return result
+
+    def move(self, source: int, target: int) -> None:
+        self.compute.move(source, target)
+        self._computed[target] = self._computed.pop(source)
+
+    def clear(self, sequence: int) -> None:
+        self.compute.clear(sequence)
+        self._computed.pop(sequence, None)
+
+    def swap_out(self, sequence: int, name: int) -> None:
+        """Keep the state of a sequence under this name. The sequence is then empty."""
+        state = self.compute.swap_out(sequence, MOST_STATE_BYTES)
+        self._kept[name] = state, self._computed.pop(sequence)
+
+    def swap_in(self, sequence: int, name: int) -> bool:
+        """Put a kept state on an empty sequence. False if the sequence's tokens must be computed again."""
+        state, computed = self._kept.pop(name)
+        self._computed[sequence] = 0
+        is_whole = self.compute.swap_in(sequence, state)
+        self._computed[sequence] = computed if is_whole else 0
+        return is_whole
+
+    def drop(self, name: int) -> None:
+        """Free a kept state, as for a request that ends while it is swapped out."""
+        state, _ = self._kept.pop(name)
+        state.free()
+
+    def clear_all(self) -> None:
+        """Release everything, wherever a check was. Raises what the Compute raises."""
+        self.compute.on_logits = None
+        while self._kept:
+            self.drop(next(iter(self._kept)))
+        while self._computed:
+            self.clear(next(iter(self._computed)))

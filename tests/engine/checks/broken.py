@@ -1,0 +1,146 @@
+"""Engines without a model whose isolation is broken, each in one way."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from typing import Any
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk, PassResult, Swapped
+from tenantd.engine.fake import FakeCompute, FakeSwapped
+
+
+class Mixing(FakeCompute):
+    """In a pass of several sequences, each is computed with something of the one before it."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        for before, chunk in itertools.pairwise(chunks):
+            self._hash[chunk.sequence] ^= self._hash[before.sequence]
+        return super().run(chunks)
+
+
+class Echoing(FakeCompute):
+    """Attends to what every other sequence holds: goes on as any text does that it has seen in one of them."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._texts: dict[int, list[int]] = {}
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        for chunk in chunks:
+            self._texts[chunk.sequence] = self._texts.get(chunk.sequence, []) + chunk.tokens
+        for sequence, sampled in result.sampled.items():
+            last = self._texts[sequence][-3:]
+            for other, text in self._texts.items():
+                starts = range(len(text) - 3) if other != sequence else ()
+                if found := next((text[at + 3] for at in starts if text[at : at + 3] == last), None):
+                    result.sampled[sequence] = sampled._replace(token=found)
+        return result
+
+    def clear(self, sequence: int) -> None:
+        super().clear(sequence)
+        self._texts.pop(sequence, None)
+
+
+class NotClearing(FakeCompute):
+    """Says that a sequence is empty, but the next request on it begins with what was left of the one before."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._own: dict[int, list[int]] = {}
+        self._left: dict[int, int] = {}
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        for chunk in chunks:
+            self._own.setdefault(chunk.sequence, []).extend(chunk.tokens)
+        return super().run(chunks)
+
+    def clear(self, sequence: int) -> None:
+        self._left[sequence] = hash(tuple(self._own.pop(sequence, [])))
+        super().clear(sequence)
+
+    def bind(self, sequence: int, sampling: Sampling, *rest: Any) -> int:
+        micros = super().bind(sequence, sampling, *rest)
+        self._hash[sequence] ^= self._left.pop(sequence, 0)
+        return micros
+
+
+class Accumulating(FakeCompute):
+    """Never clears anything: each request begins with what was left of all those before it."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left: dict[int, int] = {}
+
+    def clear(self, sequence: int) -> None:
+        self._left[sequence] = self._hash[sequence]
+        super().clear(sequence)
+
+    def bind(self, sequence: int, sampling: Sampling, *rest: Any) -> int:
+        micros = super().bind(sequence, sampling, *rest)
+        self._hash[sequence] ^= self._left.pop(sequence, 0)
+        return micros
+
+
+class Holding(FakeCompute):
+    """Does not free the cells of a request that is swapped out, until its sequence is used again."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._held: set[int] = set()
+
+    def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
+        self._held.add(sequence)
+        return super().swap_out(sequence, room_bytes)
+
+    def bind(self, sequence: int, sampling: Sampling, *rest: Any) -> int:
+        self._held.discard(sequence)
+        return super().bind(sequence, sampling, *rest)
+
+    def is_empty(self) -> bool:
+        return not self._held and super().is_empty()
+
+
+class Confusing(FakeCompute):
+    """Restores the state that was swapped out last, whoever's it is."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._last = 0
+
+    def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
+        self._last = self._hash[sequence]
+        return super().swap_out(sequence, room_bytes)
+
+    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+        is_whole = super().swap_in(sequence, swapped)
+        self._hash[sequence] = self._last
+        return is_whole
+
+
+class Remembering(FakeCompute):
+    """Takes 5% longer for a prompt that another sequence has had."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._seen: dict[tuple[int, ...], int] = {}
+        self._usual_sleep = self._sleep
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        prompts = [(tuple(chunk.tokens), chunk.sequence) for chunk in chunks if chunk.position == 0]
+        factor = 1.05 if any(self._seen.get(prompt, its) != its for prompt, its in prompts) else 1.0
+        for prompt, sequence in prompts:
+            self._seen.setdefault(prompt, sequence)
+        self._sleep = lambda duration_s: self._usual_sleep(duration_s * factor)
+        return super().run(chunks)
+
+
+class Inexact(FakeCompute):
+    """Computes a little differently each time, as some GPU kernels do."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        for chunk in chunks:
+            self._hash[chunk.sequence] ^= random.getrandbits(8)
+        return super().run(chunks)
