@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -213,6 +213,7 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this mes
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a verify -d 'Check that no entry was edited, deleted, moved or inserted'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a export -d 'Print all entries, or those that match, oldest first'
+complete -c tenantctl -n '__tenantctl_at 0 audit' -a prune -d 'Delete the oldest entries, except those of a month that is not over'
 complete -c tenantctl -n '__tenantctl_in audit' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
@@ -234,6 +235,10 @@ complete -c tenantctl -n '__tenantctl_in audit export' -l until -x -d 'Before th
 complete -c tenantctl -n '__tenantctl_in audit export' -l event -x -d 'Only these: entered, response, refused, administered and others.'
 complete -c tenantctl -n '__tenantctl_in audit export' -l request -x -d 'Only entries of this request.'
 complete -c tenantctl -n '__tenantctl_in audit export' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in audit prune' -l before -x -d 'Delete entries from before this time, or 52w ago.'
+complete -c tenantctl -n '__tenantctl_in audit prune' -l yes -d 'Do not ask for confirmation.'
+complete -c tenantctl -n '__tenantctl_in audit prune' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in audit prune' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 bench' -a 'solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift'
 complete -c tenantctl -n '__tenantctl_in bench' -l duration -x -d 'Run for SECONDS.'
 complete -c tenantctl -n '__tenantctl_in bench' -l seed -x -d 'Random seed; same seed, same arrivals.'

@@ -74,6 +74,7 @@ class Action(StrEnum):
     KEY_CREATED = "key_created"
     KEY_REVOKED = "key_revoked"
     KEY_ROTATED = "key_rotated"
+    AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
     REQUEST_CANCELLED = "request_cancelled"
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
 

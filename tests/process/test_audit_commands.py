@@ -174,3 +174,43 @@ def test_a_tenant_is_forgotten_only_when_that_is_confirmed_and_the_trail_still_h
             assert done.returncode == 0 and words in done.stderr and "new key" not in done.stderr
         done = tenantctl(daemon, "tenant", "forget", "acme", "--id", "7", "--yes")
         assert done.returncode == 1 and "no tenant with id 7 is or was called 'acme'" in done.stderr
+
+
+SIXTY_DAYS_AGO = """
+import time
+real = time.time_ns
+time.time_ns = lambda: real() - 60 * 86_400 * 10**9
+"""
+
+
+def test_old_entries_are_pruned_by_whoever_asks_and_the_rest_still_holds(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(SIXTY_DAYS_AGO)
+    daemon = Daemon(tmp_path)
+    try:
+        daemon.start(PYTHONPATH=os.pathsep.join(filter(None, (str(tmp_path), os.environ.get("PYTHONPATH", "")))))
+        daemon.add_tenant("acme")
+        daemon.complete("acme")
+        assert daemon.stop() == 0
+        daemon.start()
+        daemon.add_tenant("globex")
+        unconfirmed = tenantctl(daemon, "audit", "prune", "--before", "5w", TERMINAL_WIDTH="200")
+        assert unconfirmed.returncode == 2 and "pass --yes to confirm" in unconfirmed.stderr
+        too_new = tenantctl(daemon, "audit", "prune", "--before", "0s", "--yes")
+        assert too_new.returncode == 2 and "a month stays until it is over" in too_new.stderr
+        before = said(daemon, "log")["entries"]
+        done = tenantctl(daemon, "audit", "prune", "--before", "5w", "--yes", "--json")
+        assert done.returncode == 0, done.stderr
+        pruned = json.loads(done.stdout)
+        assert pruned["entries"] == pruned["through"] >= 6
+        entries = said(daemon, "log")["entries"]
+        assert entries[0]["number"] == pruned["through"] + 1 and entries[0]["event"] == "engine_started"
+        assert [entry["tenant"] for entry in said(daemon, "log", "--event", "administered")["entries"]] == [
+            "globex"
+        ] * 2
+        [recorded] = said(daemon, "log", "--event", "pruned")["entries"]
+        assert recorded["detail"]["by"]["uid"] == os.geteuid()
+        assert recorded["detail"]["hash"] == pruned["hash"] == before[pruned["through"] - 1]["hash"]
+        verdict = said(daemon, "verify")
+        assert (verdict["finding"], verdict["pruned"]) == (None, pruned["through"])
+    finally:
+        daemon.kill()

@@ -20,6 +20,7 @@ from tenantctl.client import Client, configured_state_dir, url
 from tenantctl.options import Json, TenantFilter, connect, examples
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.times import Since, Until, moment_of
+from tenantctl.units import moment
 from tenantd.errors import TenantdError
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ POLL_S: Final = 1.0
 PAGE: Final = 1000
 SIGINT_EXIT: Final = 128 + 2
 LEDGER_NAME: Final = "ledger.db"
+PRUNING_TIMEOUT_S: Final = 3600.0
 Filters = dict[str, Any]
 Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these: entered, response, refused, administered and others.")
@@ -275,3 +277,30 @@ def _print_csv(entries: Iterator[dict[str, Any]]) -> None:
         detail = json_lines.dumps(entry["detail"], sort_keys=True)
         columns = [entry[name] for name in ("event", "tenant_id", "tenant", "request_id")]
         writer.writerow([entry["number"], at, *columns, detail, entry["hash"]])
+
+
+@app.command(epilog=examples("tenantctl audit prune --before 2026-01-01", "tenantctl audit prune --before 52w --yes"))
+def prune(
+    ctx: typer.Context,
+    before: Annotated[
+        str, typer.Option("--before", metavar="TIME", help="Delete entries from before this time, or 52w ago.")
+    ],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
+    json: Json = False,
+) -> None:
+    """Delete the oldest entries, except those of a month that is not over.
+
+    The rest still verifies: an entry records what was pruned, and by whom. See also security.audit_keep_days.
+    """
+    before_micros = moment_of(before)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("not a terminal; pass --yes to confirm")
+        if not typer.confirm(f"Delete the audit trail from before {moment(before_micros)}?", err=True):
+            raise TenantdError("nothing was pruned")
+    with connect(ctx) as client, client.another(PRUNING_TIMEOUT_S) as patient:
+        answer = patient.post(url("audit", "prune"), {"before_micros": before_micros})
+    if json:
+        print_json(answer)
+    else:
+        message(f"pruned {answer['entries']} entries; the trail now begins after entry {answer['through']}")

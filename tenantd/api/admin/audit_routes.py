@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 from fastapi import Request
@@ -10,15 +11,19 @@ from starlette.responses import Response
 
 from tenantd.api.admin import types
 from tenantd.api.admin.parameters import whole_number
+from tenantd.api.body import parse, read_body
 from tenantd.api.identity import actor_of
 from tenantd.api.operations import Operation
+from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.errors import InvalidRequest
 from tenantd.ledger import audit
 from tenantd.ledger.trail import MOST_ENTRIES_READ, Wanted
 from tenantd.request_ids import request_id_in
 from tenantd.serving.entries import ENTERED, RESPONSE
+from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration
+from tenantd.tenancy.pruning import prune_audit
 from tenantd.tenancy.recorded import ADMINISTERED
 from tenantd.tenancy.reporting import Reporting
 from tenantd.text.excerpt import excerpt
@@ -48,13 +53,15 @@ EVENTS: Final = frozenset(
 class AuditTrail:
     """The route handlers."""
 
-    def __init__(self, administration: Administration, reporting: Reporting) -> None:
+    def __init__(self, service: Service, administration: Administration, reporting: Reporting) -> None:
+        self._service = service
         self._administration = administration
         self._reporting = reporting
 
     def operations(self) -> list[Operation]:
         return [
             Operation("GET", "/admin/v1/audit", self.read, types.AuditPage),
+            Operation("POST", "/admin/v1/audit/prune", self.prune, types.PrunedAudit, types.AuditPruning),
             Operation("POST", "/admin/v1/tenants/{name}/forget", self.forget, types.ForgottenTenant),
         ]
 
@@ -93,6 +100,15 @@ class AuditTrail:
             before=None if before is None else whole_number("before", before),
         )
         return reply({**msgspec.structs.asdict(found), "head": head})
+
+    async def prune(self, request: Request) -> Response:
+        """Delete the entries from before a time, except of months that are not over. They are verified as they go."""
+        config = self._service.config
+        body = parse(types.AuditPruning, await read_body(request, config.server.max_body_bytes))
+        timezone = ZoneInfo(config.billing.timezone)
+        actor, events = actor_of(request.scope), self._service.events
+        work = prune_audit(self._service.ledger, events, actor, body.before_micros, timezone)
+        return reply(await while_connected(request, work))
 
     async def forget(self, request: Request, name: str, id: str | None = None) -> Response:
         """Delete the key for the hashes of a tenant in the audit trail, which then match nothing any more.

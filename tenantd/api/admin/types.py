@@ -153,6 +153,12 @@ class KeyRotation(_KeyEnd):
     grace_s: int = Field(DEFAULT_GRACE_S, ge=0, le=MAX_GRACE_S)
 
 
+class AuditPruning(Body):
+    """POST /admin/v1/audit/prune. `before_micros`: microseconds since 1970."""
+
+    before_micros: int = Field(ge=0, le=2**60)
+
+
 class Index(TypedDict):
     """Each as "METHOD /path"."""
 
@@ -256,6 +262,14 @@ class ForgottenTenant(TypedDict):
     name: str
     had_key: bool
     is_removed: bool
+
+
+class PrunedAudit(TypedDict):
+    """How many entries were deleted, and number and hash of the last one that is gone, in all."""
+
+    entries: int
+    through: int
+    hash: str
 
 
 class AuditPage(TypedDict):
