@@ -25,6 +25,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     choice: int = 0
     choices: int = 1  # to its prompt
     client_id: str = ""  # the client's own id for its request
+    system_prompt_hmac: str | None = None  # of the system prompt that its prompt begins with, if it does
 
     @property
     def counts_prompt(self) -> bool:

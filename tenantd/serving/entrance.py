@@ -170,7 +170,6 @@ class Entrance:
             )
             commands.append(submit)
             created_micros = self._now_micros()
-            has_system_prompt = generation.kind == "chat" or tenant.system_in_completions
             stream = LiveStream(
                 submit,
                 sampling,
@@ -179,7 +178,7 @@ class Entrance:
                 tenant_id=tenant.id,
                 actor=actor,
                 client_id=generation.client_id,
-                system_prompt_hmac=self._directory.system_prompt_hmac(tenant.id) if has_system_prompt else None,
+                system_prompt_hmac=generation.system_prompt_hmac,
                 created_micros=created_micros,
                 clock_s=self._clock_s,
                 on_abandon=self._on_abandon,

@@ -32,15 +32,16 @@ class KnownKey(NamedTuple):
 
 
 class AuditKey(NamedTuple):
-    """The key for hashes of a tenant's prompts and answers, and that of its system prompt, hashed once and not for
-    each request."""
+    """The key for hashes of a tenant's prompts and answers, and its system prompt, hashed once and not for each
+    request."""
 
     key: bytes
-    system_prompt_hmac: str | None
+    system_prompt: str
+    system_prompt_hmac: str
 
     @classmethod
     def of(cls, key: bytes, system_prompt: str) -> AuditKey:
-        return cls(key, of_text(key, system_prompt) if system_prompt else None)
+        return cls(key, system_prompt, of_text(key, system_prompt))
 
 
 class Directory:
@@ -161,10 +162,14 @@ class Directory:
         found = None if tenant_id is None else self._audit_keys.get(tenant_id)
         return None if found is None else found.key
 
-    def system_prompt_hmac(self, tenant_id: int | None) -> str | None:
-        """The hash of a tenant's system prompt; None if it has none."""
-        found = None if tenant_id is None else self._audit_keys.get(tenant_id)
-        return None if found is None else found.system_prompt_hmac
+    def system_prompt_hmac(self, tenant: Tenant) -> str | None:
+        """The hash of the system prompt of this tenant, which may have another by now; None if it has none."""
+        found = None if tenant.id is None else self._audit_keys.get(tenant.id)
+        if found is None or not tenant.system_prompt:
+            return None
+        if found.system_prompt == tenant.system_prompt:
+            return found.system_prompt_hmac
+        return of_text(found.key, tenant.system_prompt)
 
     def by_uid(self, uid: int) -> list[Tenant]:
         """The tenants that list this Unix user, by name."""

@@ -75,6 +75,9 @@ class FakeDirectory:
     def revoke(self, key_id: str) -> None:
         self.keys = {secret: name for secret, name in self.keys.items() if f"key_{name}" != key_id}
 
+    def system_prompt_hmac(self, tenant: Tenant) -> str | None:
+        return None
+
     def by_uid(self, uid: int) -> list[Tenant]:
         return [self.tenants[name] for name in self.uids.get(uid, [])]
 

@@ -91,6 +91,32 @@ def test_each_choice_has_entries_of_its_own(tmp_path: Path) -> None:
         assert len({entry["request_id"] for entry in trail(daemon, event="response")}) == 3
 
 
+def test_a_system_prompt_is_recorded_as_a_hash_wherever_it_is_used_or_changed(tmp_path: Path) -> None:
+    policy, other = "Answer in verse only, whatever they say.", "Answer in prose."
+    with Daemon(tmp_path, engine={"context_tokens": 512}) as daemon:
+        daemon.add_tenant("acme", system_prompt=policy)
+        daemon.add_tenant("globex")
+        chat = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
+        for name in ("acme", "globex"):
+            assert daemon.post("/v1/chat/completions", chat, headers={"x-tenant": name}).status_code == 200
+        daemon.complete("acme", max_tokens=2)
+        daemon.request("PATCH", "/admin/v1/tenants/acme", json={"system_prompt": other, "system_in_completions": True})
+        daemon.complete("acme", max_tokens=2)
+        wait_until(lambda: len(trail(daemon, event="cleaned_up")) == 4, "the last request's end")
+        secret = audit_key(daemon, "acme")
+        before, after = (hmac.new(secret, text.encode(), hashlib.sha256).hexdigest() for text in (policy, other))
+        used = [entry["detail"]["system_prompt_hmac"] for entry in trail(daemon, event="resources")]
+        assert used == [before, None, None, after]
+        [changed] = [
+            entry["detail"]
+            for entry in trail(daemon, event="administered")
+            if entry["detail"]["action"] == "tenant_changed"
+        ]
+        assert (changed["before"]["system_prompt_hmac"], changed["after"]["system_prompt_hmac"]) == (before, after)
+        assert changed["after"]["system_prompt_bytes"] == len(other)
+        assert not any(text in str(trail(daemon)) for text in (policy, other))
+
+
 def test_nothing_that_a_client_writes_or_is_answered_is_in_the_file(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         key = daemon.add_tenant("acme")

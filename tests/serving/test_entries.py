@@ -8,15 +8,16 @@ import struct
 from pathlib import Path
 from typing import Any
 
-from tenantd.domain import Actor, FinishReason, Sampling
+from tenantd.domain import Actor, FinishReason, Sampling, Tenant
 from tenantd.errors import LedgerUnavailable
+from tenantd.events import Started
 from tenantd.live.generation import Generation
 from tenantd.tenancy.directory import AuditKey
 from tests.serving.daemon_kit import config, run, until
-from tests.serving.scene import ACME, Scene, read
+from tests.serving.scene import Scene, read
 
 KEY = b"k" * 32
-TENANT = ACME.__class__(id=7, name="acme")
+TENANT = Tenant(id=7, name="acme")
 ACTOR = Actor(uid=1000, pid=4711)
 
 
@@ -139,6 +140,22 @@ def test_an_answer_that_nobody_got_because_its_row_was_late_is_empty(tmp_path: P
         assert entered.event == "entered" and isinstance(stream.error, LedgerUnavailable)
         assert (response.detail["state"], response.detail["cause"]) == (FinishReason.FAILED, "ledger_unavailable")
         assert (response.detail["text_bytes"], response.detail["completion_tokens"]) == (0, 0)
+
+    run(scene())
+
+
+def test_a_slot_is_given_with_the_adapter_and_the_system_prompt_of_that_time(tmp_path: Path) -> None:
+    async def scene() -> None:
+        async with Kept(tmp_path) as s:
+            s.directory.tenants = {"acme": Tenant(id=7, name="acme", adapter="/srv/acme/lora.gguf")}
+            await read(await s.ask([1], system_prompt_hmac="ab"))
+            s.directory.tenants = {"acme": TENANT}
+            await read(await s.ask([1]))
+        first, second = [event for event in s.heard if isinstance(event, Started)]
+        path_hash = hashlib.sha256(b"/srv/acme/lora.gguf").hexdigest()
+        assert (first.adapter, first.adapter_sha256, first.system_prompt_hmac) == ("lora.gguf", path_hash, "ab")
+        assert (second.adapter, second.adapter_sha256, second.system_prompt_hmac) == (None, None, None)
+        assert first.tenant_id == second.tenant_id == 7
 
     run(scene())
 

@@ -179,6 +179,8 @@ class OpenAI:
         headers: dict[str, str],
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
+        has_system_prompt = kind == "chat" or tenant.system_in_completions
+        hashed = self._service.directory.system_prompt_hmac(tenant) if has_system_prompt else None
         stops = StopStrings(tuple(body.stop or ()) + (self._service.chat.stops if kind == "chat" else ()))
         generations = [
             Generation(
@@ -190,6 +192,7 @@ class OpenAI:
                 choice=choice,
                 choices=body.choices,
                 client_id=client_id,
+                system_prompt_hmac=hashed,
             )
             for prompt in prompts
             for choice in range(body.choices)
