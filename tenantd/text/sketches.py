@@ -84,7 +84,7 @@ def count_distinct(hashes: npt.NDArray[np.uint64]) -> Counts:
     """The registers of a HyperLogLog (Flajolet et al., 2007) that has seen these hashes."""
     registers = np.zeros(REGISTERS, np.uint8)
     rest = (hashes >> _REGISTER_BITS).astype(np.float64)  # 57 bits
-    ranks = np.clip(58 - np.frexp(rest)[1], 1, 58).astype(np.uint8)  # leading zeros, and one
+    ranks = np.maximum(58 - np.frexp(rest)[1], 1).astype(np.uint8)  # leading zeros, and one
     np.maximum.at(registers, (hashes & np.uint64(REGISTERS - 1)).astype(np.int64), ranks)
     return registers
 

@@ -42,7 +42,7 @@ class HabitFile:
         """The key and the habits; new ones if there is no file, or none of this format. Blocks."""
         habits = Habits()
         try:
-            with np.load(self._path, allow_pickle=False) as file:
+            with open(self._path, "rb") as opened, np.load(opened, allow_pickle=False) as file:
                 rows, key = file["habits"], file["key"].tobytes()
                 if int(file["format"]) != FORMAT or rows.dtype != HABIT or len(key) != KEY_BYTES:
                     raise ValueError("it is of another version")

@@ -80,13 +80,11 @@ class Measures(NamedTuple):
 
 
 def turn_to(row: Row, at_micros: int) -> None:
-    """Let time pass. The past learns from a window when its second pane ends. Time that goes back is ignored."""
-    row["seen_micros"] = max(int(row["seen_micros"]), at_micros)
+    """Let time pass. The past learns from a window when its second pane ends. When the clock is set back, time goes on
+    from there."""
+    row["seen_micros"] = at_micros
     pane = at_micros // PANE_MICROS
-    passed = pane - int(row["pane"])
-    if passed <= 0:
-        return
-    for _ in range(min(passed, 3)):  # after three, nothing is left in the window
+    for _ in range(min(pane - int(row["pane"]), 3)):  # after three, nothing is left in the window
         _learn(row)
         _fold(row)
     row["pane"] = pane
@@ -193,7 +191,7 @@ def _distance(row: Row, now: Row, before: Row, prompts: int) -> float:
         return 0.0
     mean = (now["features"] + before["features"]) / prompts
     past_mean = row["past_features"] / past_prompts
-    noise = (1.0 - float(np.mean(mean**2))) * (1 / prompts + 1 / past_prompts)
+    noise = max(0.0, 1.0 - float(np.mean(mean**2))) * (1 / prompts + 1 / past_prompts)
     return float(np.sqrt(max(0.0, float(np.mean((mean - past_mean) ** 2)) - noise)))
 
 
@@ -265,7 +263,7 @@ class Habits:
     def forget(self, tenant_id: int) -> None:
         """Forget a tenant, which was removed or is not seen any more."""
         if (place := self._places.pop(tenant_id, None)) is not None:
-            self._at(place)[()] = np.zeros((), HABIT)
+            self._set(place, np.zeros((), HABIT))
             self._free.append(place)
 
     def rows(self) -> npt.NDArray[Any]:
@@ -275,10 +273,14 @@ class Habits:
     def restore(self, rows: npt.NDArray[Any]) -> None:
         """Take over what `rows` returned."""
         for row in rows[-self._most_tenants :]:
-            self._new(int(row["tenant_id"]))[()] = row
+            self._new(int(row["tenant_id"]))
+            self._set(self._places[int(row["tenant_id"])], row)
 
     def _at(self, place: int) -> Row:
         return self._chunks[place // _ROWS][place % _ROWS]
+
+    def _set(self, place: int, row: Any) -> None:
+        self._chunks[place // _ROWS][place % _ROWS] = row
 
     def _new(self, tenant_id: int) -> Row:
         self.forget(tenant_id)
