@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --anchor | --state-dir | --format | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --prompt | --response | --anchor | --state-dir | --format | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -32,7 +32,7 @@ _tenantctl() {
 
     case $prev in
         --socket | --config | --model | --adapter | --grammar | --schema | --anchor | --png) _tenantctl_files "$cur"; return ;;
-        --wait | --weight | --system | --id | --label | --expires | --grace | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
+        --wait | --weight | --system | --id | --label | --expires | --grace | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --prompt | --response | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
         --priority) _tenantctl_words "high standard low" "$cur"; return ;;
         --uid) _tenantctl_words "none" "$cur"; return ;;
         --on-anomaly) _tenantctl_words "log throttle suspend" "$cur"; return ;;
@@ -74,6 +74,7 @@ _tenantctl() {
             " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
             " audit log") _tenantctl_words "--tenant --since --until --event --request --limit --follow -f --json --help -h" "$cur" ;;
+            " audit match") _tenantctl_words "--tenant --prompt --response --since --until --id --json --help -h" "$cur" ;;
             " audit verify") _tenantctl_words "--anchor --state-dir --json --help -h" "$cur" ;;
             " audit export") _tenantctl_words "--format --tenant --since --until --event --request --help -h" "$cur" ;;
             " audit prune") _tenantctl_words "--before --yes --json --help -h" "$cur" ;;
@@ -97,7 +98,7 @@ _tenantctl() {
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
-        " audit 0") _tenantctl_words "log verify export prune" "$cur" ;;
+        " audit 0") _tenantctl_words "log match verify export prune" "$cur" ;;
         " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
         " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;
     esac

@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --anchor --state-dir --format --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --prompt --response --anchor --state-dir --format --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -211,6 +211,7 @@ complete -c tenantctl -n '__tenantctl_in invoice' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l csv -d 'Print CSV, one row per invoice line.'
 complete -c tenantctl -n '__tenantctl_in invoice' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
+complete -c tenantctl -n '__tenantctl_at 0 audit' -a match -d 'Find out whether a text was asked or answered, by its hash'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a verify -d 'Check that no entry was edited, deleted, moved or inserted'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a export -d 'Print all entries, or those that match, oldest first'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a prune -d 'Delete the oldest entries, except those of a month that is not over'
@@ -224,6 +225,14 @@ complete -c tenantctl -n '__tenantctl_in audit log' -l limit -x -d 'Show the new
 complete -c tenantctl -n '__tenantctl_in audit log' -l follow -s f -d 'Keep printing new entries as they come.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Whose requests.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l prompt -x -d 'Find requests with this prompt. @FILE reads it from a file.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l response -x -d 'Find requests with this whole answer, or @FILE.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l since -x -d 'From this time on: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l until -x -d 'Before this time: a date, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l id -x -d 'A removed tenant of this name, by its id.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in audit match' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in audit verify' -l anchor -r -F -d 'Heads kept elsewhere (security.anchor) to compare with.'
 complete -c tenantctl -n '__tenantctl_in audit verify' -l state-dir -x -d 'Folder with the ledger. Default: that of the daemon.'
 complete -c tenantctl -n '__tenantctl_in audit verify' -l json -d 'Print JSON.'

@@ -35,6 +35,28 @@ def read_prompt(argument: str | None) -> str:
     return "\n".join(filter(None, [prompt, _standard_input()]))
 
 
+def text_or_file(value: str, option: str) -> str:
+    """The text itself, or for @FILE the content of a file. Raises InvalidRequest if it is not UTF-8 or too large,
+    BadParameter if the file cannot be read."""
+    if not value.startswith("@"):
+        return checked(value, option)
+    path = value[1:]
+    try:
+        with open(path, "rb") as file:
+            data = file.read(MAX_PROMPT_BYTES + 1)
+    except (OSError, ValueError) as e:
+        reason = e.strerror if isinstance(e, OSError) else e
+        raise typer.BadParameter(
+            f"cannot read {path or 'a file without a name'}: {reason}", param_hint=option
+        ) from None
+    if len(data) > MAX_PROMPT_BYTES:
+        raise InvalidRequest(f"{path} is larger than {MAX_PROMPT_BYTES} bytes")
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidRequest(f"{path} is not UTF-8") from None
+
+
 def checked(text: str, what: str) -> str:
     """`text`, if it is UTF-8. Python keeps other argument bytes as lone surrogates: raises InvalidRequest."""
     try:

@@ -6,7 +6,7 @@ or answer would hold up the event loop. They hold hashes and lengths, never a pr
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
 from tenantd.clock import now_micros
 from tenantd.ledger.audit import Entry, MakeEntry
@@ -14,10 +14,7 @@ from tenantd.live.generation import Generation
 from tenantd.live.phases import Phase
 from tenantd.live.streams import LiveStream
 from tenantd.tenancy.fingerprints import of_bytes, of_tokens
-from tenantd.tenancy.recorded import who
-
-ENTERED: Final = "entered"
-RESPONSE: Final = "response"
+from tenantd.tenancy.recorded import ENTERED, RESPONSE, who
 
 
 class RequestEntries:

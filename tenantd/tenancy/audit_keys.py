@@ -42,20 +42,30 @@ def owner_of(conn: Connection, key_id: str) -> int | None:
     return None if row is None else row[0]
 
 
-def forget_key(conn: Connection, name: str, tenant_id: int | None = None) -> Forgotten:
-    """Delete the key of a tenant; nothing can be matched with its hashes any more. Raises NotFound.
+def tenant_of_name(conn: Connection, name: str, tenant_id: int | None) -> int:
+    """The id of the tenant of this name, or else of the last removed one that had it, or `tenant_id` if that tenant has
+    or had the name. Raises NotFound."""
+    if tenant_id is None:
+        return tenant_meant(conn, name)
+    row = None
+    if 0 < tenant_id < MAX_ID:
+        row = conn.execute("SELECT 1 FROM tenants WHERE id = ? AND name = ?", (tenant_id, name)).fetchone()
+    if row is None:
+        raise NotFound(f"no tenant with id {tenant_id} is or was called {excerpt(name, 80)}", param="id")
+    return tenant_id
 
-    It is the tenant of this name, or else the last removed one that had it, or the one with `tenant_id`, which must
-    have the name. Unless it was removed, it gets a new key for its next requests.
+
+def forget_key(conn: Connection, name: str, tenant_id: int | None = None) -> Forgotten:
+    """Delete the key of a tenant, as `tenant_of_name` finds it: nothing can be matched with its hashes any more.
+
+    Unless it was removed, it gets a new key for its next requests. Raises NotFound.
     """
-    number = tenant_meant(conn, name) if tenant_id is None else tenant_id
-    query = "SELECT name, state, audit_key IS NOT NULL FROM tenants WHERE id = ?"
-    row = conn.execute(query, (number,)).fetchone() if 0 < number < MAX_ID else None
-    if row is None or row[0] != name:
-        raise NotFound(f"no tenant with id {number} is or was called {excerpt(name, 80)}", param="id")
-    is_removed = row[1] == REMOVED
+    number = tenant_of_name(conn, name, tenant_id)
+    query = "SELECT state, audit_key IS NOT NULL FROM tenants WHERE id = ?"
+    state, had_key = conn.execute(query, (number,)).fetchone()
+    is_removed = state == REMOVED
     key = None if is_removed else secrets.token_bytes(AUDIT_KEY_BYTES)
     # First of the same length, which overwrites the old key where it is.
     conn.execute("UPDATE tenants SET audit_key = zeroblob(length(audit_key)) WHERE id = ?", (number,))
     conn.execute("UPDATE tenants SET audit_key = ? WHERE id = ?", (key, number))
-    return Forgotten(id=number, name=name, had_key=bool(row[2]), is_removed=is_removed)
+    return Forgotten(id=number, name=name, had_key=bool(had_key), is_removed=is_removed)

@@ -18,6 +18,8 @@ from tenantd.tenancy.fingerprints import of_text
 from tenantd.tenancy.keys import KeyInfo
 
 ADMINISTERED: Final = "administered"
+ENTERED: Final = "entered"
+RESPONSE: Final = "response"
 _LEFT_OUT: Final = {"effective_limits", "prefix"}
 """The limits of all tenants are no part of a tenant, and nothing of a key's secret is recorded."""
 

@@ -4,20 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from sqlite3 import Connection
-from typing import TypeVar
+from typing import Final, TypeVar
 
 import msgspec
 
+from tenantd.errors import NotFound
 from tenantd.ledger.audit import read_head
 from tenantd.ledger.findings import Finding, recent_findings
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
-from tenantd.ledger.trail import Portion, Wanted, select
+from tenantd.ledger.trail import MOST_ENTRIES_READ, AuditRecord, Portion, Wanted, select
+from tenantd.tenancy.audit_keys import audit_key, tenant_of_name
+from tenantd.tenancy.fingerprints import of_text, of_tokens
+from tenantd.tenancy.recorded import ENTERED, RESPONSE
 from tenantd.tenancy.tenants import tenant_meant
 
 T = TypeVar("T")
+
+
+MOST_MATCHES: Final = 1000
+
+
+class Matches(msgspec.Struct, frozen=True, kw_only=True):
+    """Entries that have a hash, oldest first. Unless `is_complete` there may be more."""
+
+    tenant: str
+    tenant_id: int
+    entries: list[AuditRecord]
+    is_complete: bool
 
 
 class Reporting:
@@ -64,6 +80,32 @@ class Reporting:
             return found, 0 if head is None else head.number
 
         return await self._read(read, tenant)
+
+    async def matches(
+        self, wanted: Wanted, tenant: str, tenant_id: int | None, prompts: list[list[int]], texts: list[str]
+    ) -> Matches:
+        """Entries of a tenant with the hash of one of these prompts, or of one of these answers.
+
+        It is the tenant of this name, or the last removed one, or that with `tenant_id`. Raises NotFound, also if it
+        was forgotten. May take long.
+        """
+
+        def read(conn: Connection) -> Matches:
+            number = tenant_of_name(conn, tenant, tenant_id)
+            if (key := audit_key(conn, number)) is None:
+                raise NotFound(f"tenant {tenant} (id {number}) was forgotten: its hashes match nothing any more")
+            hashes = {of_tokens(key, prompt) for prompt in prompts} | {of_text(key, text) for text in texts}
+            field, event = ("text_hmac", RESPONSE) if texts else ("prompt_hmac", ENTERED)
+            of_tenant = msgspec.structs.replace(wanted, tenant_id=number, event=event)
+            found: list[AuditRecord] = []
+            place: int | None = 0
+            while place is not None and len(found) < MOST_MATCHES:
+                portion = select(conn, of_tenant, limit=MOST_ENTRIES_READ, after=place)
+                found += [entry for entry in portion.entries if entry.detail.get(field) in hashes]
+                place = portion.next
+            return Matches(tenant=tenant, tenant_id=number, entries=found[:MOST_MATCHES], is_complete=place is None)
+
+        return await self._ledger.read(read, Lane.REPORTS)
 
     async def _read(
         self, work: Callable[[Connection, int | None], T], tenant: str | None, lane: Lane = Lane.LOOKUPS

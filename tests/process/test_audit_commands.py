@@ -214,3 +214,44 @@ def test_old_entries_are_pruned_by_whoever_asks_and_the_rest_still_holds(tmp_pat
         assert (verdict["finding"], verdict["pruned"]) == (None, pruned["through"])
     finally:
         daemon.kill()
+
+
+def matched(daemon: Daemon, *arguments: str) -> list[str]:
+    """The requests that match."""
+    done = tenantctl(daemon, "audit", "match", "--json", *arguments)
+    assert done.returncode == 0, done.stderr
+    return [entry["request_id"] for entry in json.loads(done.stdout)["entries"]]
+
+
+def test_a_text_that_was_asked_or_answered_is_found_and_no_other(tmp_path: Path) -> None:
+    file = tmp_path / "text"
+    with Daemon(tmp_path) as daemon:
+        for name in ("acme", "globex"):
+            daemon.add_tenant(name, system_prompt="Be brief.")
+        plain = daemon.complete("acme", "What is it?", max_tokens=30, ignore_eos=True)
+        message = {"messages": [{"role": "user", "content": "What is it?"}], "max_tokens": 2}
+        chat = daemon.post("/v1/chat/completions", message, headers={"x-tenant": "acme"})
+        ids = [answer.headers["x-request-id"] for answer in (plain, chat)]
+        said_plain = plain.json()["choices"][0]["text"]
+        wait_until(lambda: len(said(daemon, "log", "--event", "cleaned_up")["entries"]) == 2, "their ends")
+
+        assert matched(daemon, "--tenant", "acme", "--prompt", "What is it?") == ids
+        assert matched(daemon, "--tenant", "acme", "--prompt", "What is it") == []
+        assert matched(daemon, "--tenant", "globex", "--prompt", "What is it?") == []
+        assert matched(daemon, "--tenant", "acme", "--response", said_plain) == ids[:1]
+        assert matched(daemon, "--tenant", "acme", "--response", said_plain[:-1]) == []
+        file.write_text(f"{said_plain}\n")
+        assert matched(daemon, "--tenant", "acme", "--response", f"@{file}") == ids[:1]
+        assert matched(daemon, "--tenant", "acme", "--response", f"@{file}", "--until", "1h") == []
+        done = tenantctl(daemon, "audit", "match", "--tenant", "acme", "--prompt", "What else?")
+        assert done.returncode == 0 and "no request of acme (id 1) matches" in done.stderr
+        for arguments in ([], ["--prompt", "x", "--response", "x"], ["--prompt", ""], ["--prompt", "@/nowhere"]):
+            assert tenantctl(daemon, "audit", "match", "--tenant", "acme", *arguments).returncode == 2
+        assert tenantctl(daemon, "audit", "match", "--tenant", "nobody", "--prompt", "x").returncode == 1
+
+        assert tenantctl(daemon, "tenant", "forget", "acme", "--yes").returncode == 0
+        assert matched(daemon, "--tenant", "acme", "--prompt", "What is it?") == []
+        daemon.request("DELETE", "/admin/v1/tenants/acme")
+        assert tenantctl(daemon, "tenant", "forget", "acme", "--id", "1", "--yes").returncode == 0
+        done = tenantctl(daemon, "audit", "match", "--tenant", "acme", "--id", "1", "--prompt", "What is it?")
+        assert done.returncode == 1 and "was forgotten" in done.stderr

@@ -17,7 +17,8 @@ import typer
 
 from tenantctl.audit_lines import COLUMNS, line, rows
 from tenantctl.client import Client, configured_state_dir, url
-from tenantctl.options import Json, TenantFilter, connect, examples
+from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
+from tenantctl.prompt_input import text_or_file
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.times import Since, Until, moment_of
 from tenantctl.units import moment
@@ -32,13 +33,16 @@ POLL_S: Final = 1.0
 PAGE: Final = 1000
 SIGINT_EXIT: Final = 128 + 2
 LEDGER_NAME: Final = "ledger.db"
-PRUNING_TIMEOUT_S: Final = 3600.0
+REPORT_TIMEOUT_S: Final = 3600.0
 Filters = dict[str, Any]
 Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these: entered, response, refused, administered and others.")
 ]
 RequestFilter = Annotated[
     str | None, typer.Option("--request", metavar="REQUEST", help="Only entries of this request.")
+]
+RequiredTenant = Annotated[
+    str, typer.Option("--tenant", metavar="NAME", help="Whose requests.", callback=optional_tenant)
 ]
 StateDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
@@ -142,6 +146,64 @@ def _print(entries: list[dict[str, Any]], json: bool) -> None:
 
 def _print_one(entry: dict[str, Any], json: bool) -> None:
     print(json_lines.dumps(entry) if json else line(entry), flush=True)
+
+
+@app.command(
+    epilog=examples(
+        "tenantctl audit match --tenant acme --response @answer.txt",
+        "tenantctl audit match --tenant acme --prompt 'What is our password?' --since 30d",
+    )
+)
+def match(
+    ctx: typer.Context,
+    tenant: RequiredTenant,
+    prompt: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Find requests with this prompt. @FILE reads it from a file.")
+    ] = None,
+    response: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Find requests with this whole answer, or @FILE.")
+    ] = None,
+    since: Since = None,
+    until: Until = None,
+    id: Annotated[
+        int | None, typer.Option(metavar="N", min=1, help="A removed tenant of this name, by its id.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Find out whether a text was asked or answered, by its hash.
+
+    A prompt is looked for as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
+    without one. An answer must be whole. A line end at the end of a file is tried with and without. Nothing is found
+    from before the tenant was forgotten.
+    """
+    if (prompt is None) == (response is None):
+        raise typer.BadParameter("pass either --prompt or --response", param_hint="--prompt")
+    body = {
+        "tenant": tenant,
+        "id": id,
+        "prompts": [] if prompt is None else _ways_to_write(prompt, "--prompt"),
+        "responses": [] if response is None else _ways_to_write(response, "--response"),
+        "since_micros": None if since is None else moment_of(since),
+        "until_micros": None if until is None else moment_of(until),
+    }
+    with connect(ctx) as client, client.another(REPORT_TIMEOUT_S) as patient:
+        answer = patient.post(url("audit", "match"), body)
+    if json:
+        print_json(answer)
+        return
+    print_table(COLUMNS, rows(answer["entries"]))
+    if not answer["entries"]:
+        message(f"no request of {tenant} (id {answer['tenant_id']}) matches")
+    elif not answer["is_complete"]:
+        message("these are the oldest; to see more, pass --since")
+
+
+def _ways_to_write(value: str, option: str) -> list[str]:
+    """The text, and without the line end that editors add to a file. Raises BadParameter if it is empty."""
+    text = text_or_file(value, option)
+    if not text:
+        raise typer.BadParameter("must not be empty", param_hint=option)
+    return list(dict.fromkeys(way for way in (text, text.removesuffix("\n")) if way))
 
 
 # ---- verify -------------------------------------------------------------------------------------------------------
@@ -298,7 +360,7 @@ def prune(
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
         if not typer.confirm(f"Delete the audit trail from before {moment(before_micros)}?", err=True):
             raise TenantdError("nothing was pruned")
-    with connect(ctx) as client, client.another(PRUNING_TIMEOUT_S) as patient:
+    with connect(ctx) as client, client.another(REPORT_TIMEOUT_S) as patient:
         answer = patient.post(url("audit", "prune"), {"before_micros": before_micros})
     if json:
         print_json(answer)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Final
+import functools
+from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -11,22 +12,24 @@ from starlette.responses import Response
 
 from tenantd.api.admin import types
 from tenantd.api.admin.parameters import whole_number
-from tenantd.api.body import parse, read_body
+from tenantd.api.body import B
 from tenantd.api.identity import actor_of
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
+from tenantd.domain import Tenant
 from tenantd.errors import InvalidRequest
 from tenantd.ledger import audit
 from tenantd.ledger.trail import MOST_ENTRIES_READ, Wanted
 from tenantd.request_ids import request_id_in
-from tenantd.serving.entries import ENTERED, RESPONSE
+from tenantd.serving.matching import possible_prompts
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.pruning import prune_audit
-from tenantd.tenancy.recorded import ADMINISTERED
-from tenantd.tenancy.reporting import Reporting
+from tenantd.tenancy.recorded import ADMINISTERED, ENTERED, RESPONSE
+from tenantd.tenancy.reporting import Matches, Reporting
 from tenantd.text.excerpt import excerpt
+from tenantd.text.pool import ADMINISTRATORS
 from tenantd.watching.recorder import RECORDED
 
 EVENTS: Final = frozenset(
@@ -50,17 +53,27 @@ EVENTS: Final = frozenset(
 """Everything that is recorded."""
 
 
+class Parse(Protocol):
+    """Reads and checks the body of a request."""
+
+    async def __call__(self, request: Request, model: type[B]) -> B:
+        """Raises InvalidRequest."""
+
+
 class AuditTrail:
     """The route handlers."""
 
-    def __init__(self, service: Service, administration: Administration, reporting: Reporting) -> None:
+    def __init__(self, service: Service, administration: Administration, reporting: Reporting, parse: Parse) -> None:
+        """`parse` reads and checks the body of a request."""
         self._service = service
+        self._parse = parse
         self._administration = administration
         self._reporting = reporting
 
     def operations(self) -> list[Operation]:
         return [
             Operation("GET", "/admin/v1/audit", self.read, types.AuditPage),
+            Operation("POST", "/admin/v1/audit/match", self.match, Matches, types.AuditMatch),
             Operation("POST", "/admin/v1/audit/prune", self.prune, types.PrunedAudit, types.AuditPruning),
             Operation("POST", "/admin/v1/tenants/{name}/forget", self.forget, types.ForgottenTenant),
         ]
@@ -101,10 +114,27 @@ class AuditTrail:
         )
         return reply({**msgspec.structs.asdict(found), "head": head})
 
+    async def match(self, request: Request) -> Response:
+        """Find requests of a tenant by what was asked, or by what was answered.
+
+        A prompt is tried as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
+        without one. A text must be the whole answer.
+        """
+        body = await self._parse(request, types.AuditMatch)
+        if bool(body.prompts) == bool(body.responses):
+            raise InvalidRequest("use either prompts or responses", param="prompts")
+        tenant = self._service.directory.tenants.get(body.tenant) or Tenant(name=body.tenant)
+        work = functools.partial(possible_prompts, self._service.chat, tenant, body.prompts)
+        size_bytes = sum(map(len, body.prompts))
+        prompts = await while_connected(request, self._service.pool.run(ADMINISTRATORS, work, size_bytes))
+        wanted = Wanted(since_micros=body.since_micros, until_micros=body.until_micros)
+        found = self._reporting.matches(wanted, body.tenant, body.id, prompts, body.responses)
+        return reply(await while_connected(request, found))
+
     async def prune(self, request: Request) -> Response:
         """Delete the entries from before a time, except of months that are not over. They are verified as they go."""
         config = self._service.config
-        body = parse(types.AuditPruning, await read_body(request, config.server.max_body_bytes))
+        body = await self._parse(request, types.AuditPruning)
         timezone = ZoneInfo(config.billing.timezone)
         actor, events = actor_of(request.scope), self._service.events
         work = prune_audit(self._service.ledger, events, actor, body.before_micros, timezone)

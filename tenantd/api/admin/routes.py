@@ -52,7 +52,7 @@ class Admin:
         self._service = service
         self._administration: Administration = service.administration
         self._reporting = Reporting(service.ledger)
-        self._audit_trail = AuditTrail(service, self._administration, self._reporting)
+        self._audit_trail = AuditTrail(service, self._administration, self._reporting, self._parse)
         self._meter = meter
         self._began_s = time.monotonic()
 

@@ -159,6 +159,18 @@ class AuditPruning(Body):
     before_micros: int = Field(ge=0, le=2**60)
 
 
+class AuditMatch(Body):
+    """POST /admin/v1/audit/match. Either prompts or responses, up to four ways in which the text may be written. With
+    `id`, a removed tenant of this name. Times are microseconds since 1970."""
+
+    tenant: str
+    id: int | None = Field(None, ge=1)
+    prompts: list[Annotated[str, Field(min_length=1)]] = Field(default_factory=list, max_length=4)
+    responses: list[str] = Field(default_factory=list, max_length=4)
+    since_micros: int | None = Field(None, ge=0, le=2**60)
+    until_micros: int | None = Field(None, ge=0, le=2**60)
+
+
 class Index(TypedDict):
     """Each as "METHOD /path"."""
 
