@@ -256,7 +256,7 @@ class Daemon:
     def _close_events(self) -> None:
         """The last of them are announced, and nothing else needs the loop any more."""
         if self._recorder is not None:
-            self._recorder.flush()
+            self._recorder.flush(is_last=True)
         self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
         if self._watch is not None:
             self._watch.save()

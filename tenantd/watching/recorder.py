@@ -123,9 +123,9 @@ class Recorder:
             await asyncio.sleep(INTERVAL_S)
             self.flush()
 
-    def flush(self) -> None:
-        """Record the refusals so far, unless nothing can be written: then they wait, and more are added."""
-        if self._refusals and self._ledger.healthy:
+    def flush(self, *, is_last: bool = False) -> None:
+        """Record the refusals so far. Unless it `is_last`, they wait and grow while nothing can be written."""
+        if self._refusals and (is_last or self._ledger.healthy):
             counted, self._refusals = self._refusals, {}
             self._ledger.audit([refusals.entry(*what) for what, refusals in counted.items()])
 

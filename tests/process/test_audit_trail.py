@@ -9,10 +9,13 @@ import signal
 import sqlite3
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
-from tests.process.test_events import CANARY, send_canaries
+from tenantd.ledger.verify import verify_file
+from tests.process.test_events import CANARY, refusals, send_canaries
+from tests.process.test_stuck_ledger import locked
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import command_environment
 
@@ -163,6 +166,28 @@ def test_a_flood_of_refusals_is_one_entry_a_second(tmp_path: Path) -> None:
         assert counted("not_found")[0]["detail"]["uids"] == [os.geteuid()]
 
 
+def test_refusals_of_an_outage_are_one_entry_and_none_is_forgotten(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        daemon.add_tenant("acme")
+        with locked(daemon):
+            wait_until(lambda: daemon.complete("acme").status_code == 503, "the trouble")
+            wait_until(lambda: not daemon.status()["ledger"]["healthy"], "the trouble to be known")
+            before = time.time()
+            wait_until(lambda: daemon.get("/nowhere").status_code == 404 and time.time() > before + 3, "three seconds")
+            counted = refusals(daemon)
+        wait_until(lambda: daemon.status()["ledger"]["healthy"], "the end of the trouble")
+        wait_until(lambda: trail(daemon, event="refused"), "the entries")
+        daemon.signal(signal.SIGTERM)
+        assert daemon.wait() == 0
+        daemon.start()
+        recorded: dict[tuple[str, str], list[int]] = {}
+        for entry in trail(daemon, event="refused"):
+            of_cause = recorded.setdefault((entry["detail"]["cause"], entry["tenant"] or ""), [])
+            of_cause.append(entry["detail"]["count"])
+        assert {cause: sum(counts) for cause, counts in recorded.items()} == counted
+        assert len(recorded["not_found", ""]) == 1 and counted["not_found", ""] > 10
+
+
 def test_what_administrators_do_has_its_actor_and_what_was_before_and_after(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         key = daemon.add_tenant("acme", weight=2.0)
@@ -242,6 +267,8 @@ def test_after_a_kill_no_row_is_without_its_entry(tmp_path: Path) -> None:
         assert {state == "interrupted" for state in rows.values()} == {True, False}, "both kinds were there"
         for request_id, state in rows.items():
             assert (ends[request_id] == "interrupted") == (state == "interrupted")
+        verdict = verify_file(tmp_path / "state" / "ledger.db")
+        assert verdict.finding is None and verdict.entries >= len(entries)
 
 
 def test_who_is_forgotten_cannot_be_matched_and_the_key_is_nowhere(tmp_path: Path) -> None:

@@ -144,6 +144,10 @@ def test_refusals_wait_while_nothing_can_be_written_and_none_is_forgotten() -> N
     listener.flush()
     [entry] = ledger.entries
     assert (entry.detail["count"], entry.at_micros, entry.detail["until_micros"]) == (5, 0, 4)
+    ledger.healthy = False
+    announced.announce(refused(9))
+    listener.flush(is_last=True)
+    assert ledger.entries[1].detail["count"] == 1, "the ledger sets it aside for the next start"
 
 
 def test_the_counts_are_bounded_and_their_sum_is_right() -> None:
