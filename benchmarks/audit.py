@@ -1,4 +1,4 @@
-"""What the audit trail costs: short requests settled a second with `security.audit` on and off; and how fast it verifies.
+"""What the audit trail costs: short requests settled a second with it on and off; and how fast it verifies.
 
     python benchmarks/audit.py [--clients 16] [--requests 600] [--rounds 9] [--entries 300000] [--json FILE]
 

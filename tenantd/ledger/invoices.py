@@ -16,6 +16,7 @@ import msgspec
 
 from tenantd.config import NANOS
 from tenantd.errors import InvalidRequest
+from tenantd.ledger.audit import read_head
 from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
 from tenantd.ledger.prices import all_prices, latest_prices
 from tenantd.ledger.records import PriceList
@@ -62,8 +63,18 @@ class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
     total_nanos: int
 
 
+class AuditHead(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest entry of the audit trail, `hash` in hex. Who keeps it can later show whether it was rewritten."""
+
+    number: int
+    hash: str
+
+
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A month's settled requests. `open`: it can still grow, because the month is not over or a request still runs."""
+    """A month's settled requests. `open`: it can still grow, because the month is not over or a request still runs.
+
+    `audit_head` is that of the moment; None if it was deleted.
+    """
 
     month: str
     timezone: str
@@ -73,6 +84,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
     open: bool
     tenants: list[TenantInvoice]
     total_nanos: int
+    audit_head: AuditHead | None = None
 
 
 def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
@@ -126,6 +138,7 @@ def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Inv
         groups.setdefault(row["tenant_id"], []).append(row)
     prices, latest = all_prices(conn), latest_prices(conn)
     assert latest is not None, "a ledger has a price list from when it is opened"
+    head = read_head(conn)
     names = {number: name_in(conn, number, month.since_micros, month.until_micros) for number in groups}
     tenants = [
         _tenant_invoice(names[number], number, rows, prices)
@@ -140,6 +153,7 @@ def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Inv
         open=not month.is_over or running > 0,
         tenants=tenants,
         total_nanos=sum(part.total_nanos for part in tenants),
+        audit_head=None if head is None else AuditHead(number=head.number, hash=head.hash.hex()),
     )
 
 

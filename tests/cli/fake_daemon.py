@@ -19,7 +19,7 @@ from starlette.types import Receive, Scope, Send
 from tenantd import errors
 from tenantd.domain import Limits, OwnLimits
 from tenantd.errors import TenantdError
-from tenantd.ledger.invoices import Invoice, InvoiceLine, TenantInvoice
+from tenantd.ledger.invoices import AuditHead, Invoice, InvoiceLine, TenantInvoice
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.wire.messages import EngineInfo
@@ -121,6 +121,7 @@ INVOICE = Invoice(
         ),
     ],
     total_nanos=9_000_000_000_122_801,
+    audit_head=AuditHead(number=1234, hash="5a" * 32),
 )
 
 

@@ -85,6 +85,7 @@ input tokens         3  tokens  9000000.000000001
 total                -  -       9000000.000000001
 
 Total: USD 9000000.000122801
+audit head: 1234, 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
 """
     )
 

@@ -14,12 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
-from tenantd.ledger.invoices import Invoice, Month, invoice
+from tenantd.ledger.audit import append
+from tenantd.ledger.invoices import AuditHead, Invoice, Month, invoice
 from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up, latest_prices
 from tenantd.ledger.records import PriceList
 from tenantd.ledger.reports import Booked, last_minute, recent_requests, recent_usage, usage_report
 from tenantd.ledger.requests import checkpoint_request, insert_request, interrupt_running, settle_request
 from tests.ledger.books import BILLING, admission, memory_ledger, settlement
+from tests.ledger.trails import entry
 
 MONTH = Month(name="2026-11", timezone="UTC", since_micros=1_000, until_micros=2_000, is_over=True)
 ENDS = list(FinishReason)
@@ -84,7 +86,10 @@ def test_an_unbilled_request_is_on_no_invoice_and_costs_nothing_and_is_still_cou
     for name in ("billed", "free", "bench"):
         settle_request(conn, settlement(name))
 
+    append(conn, [entry("e1"), entry("e2")])
     bill = invoice(conn, MONTH)
+    (digest,) = conn.execute("SELECT hash FROM audit WHERE number = 2").fetchone()
+    assert bill.audit_head == AuditHead(number=2, hash=digest.hex())
     [part] = bill.tenants
     assert (part.tenant, part.requests, part.completion_tokens, part.total_nanos) == ("acme", 1, 30, 29_867)
     assert (bill.total_nanos, bill.open) == (29_867, False)

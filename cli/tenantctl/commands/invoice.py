@@ -58,6 +58,8 @@ def _print(bill: dict[str, Any]) -> None:
     if bill["tenants"]:
         print()
     heading(f"Total: {bill['currency']} {money(bill['total_nanos'], places)}")
+    if (head := bill.get("audit_head")) is not None:
+        print(f"audit head: {head['number']}, {head['hash']}")
     if not bill["tenants"]:
         message(f"nothing to bill for {bill['month']}")
 
