@@ -100,6 +100,7 @@ def connect_writer(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute(f"PRAGMA journal_size_limit = {LOG_BYTES_KEPT}")
         conn.execute("PRAGMA trusted_schema = OFF")
+        conn.execute("PRAGMA secure_delete = ON")  # what is deleted, such as a tenant's key for hashes, is overwritten
     except sqlite3.Error as e:
         conn.close()
         raise unusable(e, path) from e
