@@ -99,6 +99,13 @@ class FinishReason(StrEnum):
     INTERRUPTED = "interrupted"  # the daemon died while it ran; settled at the next start
 
 
+class Breach(StrEnum):
+    """Where an answer was found to be another request's."""
+
+    ENGINE = "engine"  # it reported a binding that is not the request's
+    CONNECTION = "connection"  # it was about to be written to somebody else
+
+
 RUNNING: Final = "running"
 """The `state` of a ledger row between admission and settlement."""
 

@@ -24,7 +24,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tenantd.clock import now_micros
-from tenantd.domain import FinishReason, IsolationCheck, OnAnomaly, Part, Sketch, Usage, Verdict
+from tenantd.domain import Breach, FinishReason, IsolationCheck, OnAnomaly, Part, Sketch, Usage, Verdict
 
 log = logging.getLogger(__name__)
 
@@ -257,6 +257,22 @@ class AnomalyFound(Event, frozen=True, kw_only=True):
     threshold: float
     deviations: tuple[Deviation, ...]
     action: OnAnomaly
+
+
+class BindingBroken(Event, frozen=True, kw_only=True):
+    """What came for a request was not its own. The request was ended before anything was delivered, and the engine is
+    restarted.
+
+    `binding` is the request's, `reported` what the engine said; `other` is the tenant of the connection.
+    """
+
+    breach: Breach
+    request_id: str
+    tenant: str
+    tenant_id: int | None
+    binding: int | None
+    reported: int | None = None
+    other: str | None = None
 
 
 class EngineStarted(Event, frozen=True, kw_only=True):

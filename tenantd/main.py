@@ -18,7 +18,7 @@ from tenantd.config import Config, default_config_path, load_config, with_enviro
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.lifecycle import Daemon
 from tenantd.logs import StderrHandler, keep_standard_descriptors
-from tenantd.process_limits import allow_many_connections, give_back_large_blocks, write_no_core
+from tenantd.process_limits import allow_many_connections, give_back_large_blocks, hide_memory
 from tenantd.serving.stopping import StopClock
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
@@ -41,6 +41,7 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
     Call it last: once it has returned, the process exits, if necessary without waiting for threads.
     """
     keep_standard_descriptors()
+    hide_memory()
     load = _loader(config_path, model)
     errors = StderrHandler()
     clock = StopClock()
@@ -49,7 +50,6 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
         set_up_logging(config, errors)
         environment = dict(os.environ)
         hide_gpus()
-        write_no_core()
         give_back_large_blocks()
         allow_many_connections()
         daemon = Daemon(config, load, environment, clock)

@@ -12,6 +12,7 @@ MOST_DESCRIPTORS: Final = 16_384
 LARGE_BLOCK_BYTES: Final = 64 * 1024
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
+_PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
 
 
 def allow_many_connections() -> None:
@@ -22,9 +23,22 @@ def allow_many_connections() -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def write_no_core() -> None:
-    """Disable core files, which would contain prompts, answers and keys. Children inherit this."""
+def hide_memory() -> None:
+    """Keep what is in memory, such as prompts, answers and keys, out of core files and debuggers.
+
+    No core file is written, and only root may attach or read the memory: the kernel gives the files of /proc/PID to
+    root. A program started from here has to do this again. Raises OSError.
+    """
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+def lock_much_memory() -> None:
+    """Raise the soft limit on locked memory as far as allowed."""
+    _, hard = resource.getrlimit(resource.RLIMIT_MEMLOCK)
+    resource.setrlimit(resource.RLIMIT_MEMLOCK, (hard, hard))
 
 
 def give_back_large_blocks() -> None:

@@ -17,7 +17,7 @@ from tenantd.events import Account, Action, Administered, CleanedUp, Event, Even
 
 TEXTS = {
     *("request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"),
-    *("adapter", "adapter_sha256", "system_prompt_hmac"),
+    *("adapter", "adapter_sha256", "system_prompt_hmac", "other"),
 }
 """The fields of events that hold text. All of it is the daemon's own words: ids that it made, names of tenants that
 exist and of their adapters, codes of errors, names of fields, hashes. Nothing that a client has written may become one
@@ -59,6 +59,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "sketched",
         "anomaly_found",
         "isolation_checked",
+        "binding_broken",
     }
 
 

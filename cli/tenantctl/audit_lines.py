@@ -97,6 +97,10 @@ def _anomaly_found(detail: dict[str, Any]) -> str:
     return f"{detail['action']}: " + ", ".join(one["signal"] for one in detail["deviations"])
 
 
+def _binding_broken(detail: dict[str, Any]) -> str:
+    return f"found in the {detail['breach']}, stopped; the engine is restarted"
+
+
 def _plain(detail: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in detail.items() if isinstance(value, str | int | float))
 
@@ -110,4 +114,5 @@ _DESCRIBED: Final = {
     "engine_started": _engine_started,
     "engine_lost": _engine_lost,
     "anomaly_found": _anomaly_found,
+    "binding_broken": _binding_broken,
 }

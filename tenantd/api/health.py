@@ -58,6 +58,8 @@ def health_operations(service: Service) -> list[Operation]:
             state = {"status": state["status"]}
         elif not is_admin(request):
             state["reason"] = without_paths(state["reason"])
+        elif not service.draining:
+            state["reason"] = service.supervisor.explained
         return reply(state, status=status)
 
     return [

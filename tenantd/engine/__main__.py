@@ -24,7 +24,7 @@ from tenantd.engine.pipe import Closed, Pipe
 from tenantd.engine.scheduler import Scheduler
 from tenantd.errors import ModelError, NotEnoughMemory
 from tenantd.llamacpp.gguf import model_file
-from tenantd.process_limits import write_no_core
+from tenantd.process_limits import hide_memory, lock_much_memory
 from tenantd.wire.messages import Command, Load, LoadFailed, Loading, Ready
 
 EXIT_BROKEN: Final = 70
@@ -38,7 +38,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="tenantd.engine", description="Engine process of tenantd.")
     parser.add_argument("--fd", type=int, required=True, help="inherited socket to the daemon")
     pipe = Pipe(socket.socket(fileno=parser.parse_args().fd))
-    write_no_core()
+    hide_memory()
+    lock_much_memory()
     _die_with_parent()
     try:
         return _serve(pipe)

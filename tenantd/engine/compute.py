@@ -32,12 +32,16 @@ class EngineBroken(Exception):
 
 
 class Chunk(NamedTuple):
-    """Consecutive tokens of one sequence in a forward pass. With `sample`, choose the token after the last one."""
+    """Consecutive tokens of one sequence in a forward pass. With `sample`, choose the token after the last one.
+
+    `request` is the number of the request that they belong to, as in `bind`.
+    """
 
     sequence: int
     position: int  # of the first token
     tokens: list[int]
     sample: bool
+    request: int = 0
 
 
 class Sampled(NamedTuple):
@@ -73,11 +77,15 @@ class Swapped(Protocol):
     """A swapped-out request: its sampler, and its KV state if it was kept."""
 
     @property
+    def request(self) -> int:
+        """The number of the request that it belongs to."""
+
+    @property
     def size_bytes(self) -> int:
         """Host memory of the state; 0 if it was not kept and must be recomputed."""
 
     def free(self) -> None:
-        """Free the memory, if the request ends while it is swapped out."""
+        """Overwrite the state and free its memory, if the request ends while it is swapped out."""
 
 
 OnLogits = Callable[[int, "memoryview[float]"], None]
@@ -88,6 +96,9 @@ valid during the call."""
 class Compute(Protocol):
     """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first.
 
+    A sequence belongs to the request it was bound to, also where it is moved. Whatever is asked for another request
+    raises EngineBroken, and nothing is computed.
+
     `on_logits`, if set, is called by `run` for every chunk with `sample`, before its token is chosen.
     """
 
@@ -95,25 +106,39 @@ class Compute(Protocol):
     on_logits: OnLogits | None
 
     def bind(
-        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+        self,
+        sequence: int,
+        sampling: Sampling,
+        history: list[int],
+        generated: list[int],
+        adapter: str = "",
+        request: int = 0,
     ) -> int:
         """Prepare an empty sequence for a request, as if it had already sampled `generated`.
 
-        `history` is the prompt, for the penalties; `adapter` is the path of a LoRA adapter, "" for none.
-        Returns the engine time in microseconds. Raises RequestRejected, which leaves the sequence unbound.
+        `history` is the prompt, for the penalties; `adapter` is the path of a LoRA adapter, "" for none; `request` is
+        the number that chunks and states of this request carry. Returns the engine time in microseconds. Raises
+        RequestRejected, which leaves the sequence unbound.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         """Run one forward pass over bound sequences of one adapter, each at most once, in ascending order.
 
-        Raises EngineBroken. A chunk that cannot be computed by itself gets `failed`.
+        Checks first that each chunk belongs to the request of its sequence, and that the sequence holds exactly the
+        tokens before it. Raises EngineBroken. A chunk that cannot be computed by itself gets `failed`.
         """
 
     def move(self, source: int, target: int) -> None:
-        """Move a bound sequence, with its sampler, to an unbound one."""
+        """Move a bound sequence, with its sampler, to an unbound one.
+
+        Its cells may be copied as late as in the next `run`; a swap before that can take as long as a pass.
+        """
 
     def clear(self, sequence: int) -> None:
-        """Unbind a sequence and check that nothing of it remains in the KV cache. Raises EngineBroken."""
+        """Unbind a sequence and check that nothing of it remains in the KV cache. Raises EngineBroken.
+
+        With `Load.scrub`, what it held is overwritten before anything else is computed or restored.
+        """
 
     def swap_out(self, sequence: int, room_bytes: int) -> Swapped:
         """Take a request off its sequence, which is then unbound and empty.
@@ -121,9 +146,11 @@ class Compute(Protocol):
         Its state is kept if it fits `room_bytes`.
         """
 
-    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
-        """Put a request on an empty sequence. True if its state was restored, False if its tokens must be
-        recomputed."""
+    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
+        """Put a request on an empty sequence. True if its state was restored, False if its tokens must be recomputed.
+
+        The state must be that of `request`; it is used up and overwritten.
+        """
 
     def is_empty(self) -> bool:
         """Whether no sequence is bound and the KV cache is empty."""

@@ -39,6 +39,7 @@ class FakeSwapped:
     is_whole: bool
     size_bytes: int
     adapter: str
+    request: int
 
     def free(self) -> None:
         """Nothing to free."""
@@ -76,14 +77,22 @@ class FakeCompute:
         self._length = [0] * load.slots
         self._hash = [0] * load.slots
         self._adapter = [""] * load.slots
+        self._request: list[int | None] = [None] * load.slots
 
     def bind(
-        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+        self,
+        sequence: int,
+        sampling: Sampling,
+        history: list[int],
+        generated: list[int],
+        adapter: str = "",
+        request: int = 0,
     ) -> int:
-        assert self._sampling[sequence] is None and self._length[sequence] == 0, "a sequence is empty when bound"
+        self._check_empty(sequence)
         if sampling.grammar == BROKEN_GRAMMAR:
             raise RequestRejected("cannot use the grammar", param="grammar")
         self._sampling[sequence] = sampling
+        self._request[sequence] = request
         self._set_adapter(sequence, adapter)
         return 0
 
@@ -96,10 +105,12 @@ class FakeCompute:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
         assert len({self._adapter[chunk.sequence] for chunk in chunks}) <= 1, "a pass has one adapter"
-        for sequence, position, tokens, sample in chunks:
+        for sequence, position, tokens, sample, request in chunks:
             sampling = self._sampling[sequence]
             if sampling is None or self._length[sequence] != position:
                 raise EngineBroken(f"sequence {sequence} holds {self._length[sequence]} tokens, not {position}")
+            if self._request[sequence] != request:
+                raise EngineBroken(f"sequence {sequence} belongs to request {self._request[sequence]}, not {request}")
             state = self._hash[sequence]
             for token in tokens:
                 state = (state ^ token) * 0x9E3779B97F4A7C15 & _MASK
@@ -126,11 +137,12 @@ class FakeCompute:
         return Sampled(token, False, TokenLogprobs(-0.5, ((token, -0.5),) if sampling.logprobs else ()))
 
     def move(self, source: int, target: int) -> None:
-        assert self._sampling[source] is not None and self._sampling[target] is None and self._length[target] == 0
+        self._check_empty(target)
         self._sampling[target] = self._sampling[source]
         self._length[target] = self._length[source]
         self._hash[target] = self._hash[source]
         self._adapter[target] = self._adapter[source]
+        self._request[target] = self._request[source]
         self.clear(source)
 
     def clear(self, sequence: int) -> None:
@@ -138,20 +150,30 @@ class FakeCompute:
         self._length[sequence] = 0
         self._hash[sequence] = 0
         self._adapter[sequence] = ""
+        self._request[sequence] = None
+
+    def _check_empty(self, sequence: int) -> None:
+        if self._sampling[sequence] is not None or self._length[sequence]:
+            raise EngineBroken(f"sequence {sequence} is not empty")
 
     def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
-        sampling, length = self._sampling[sequence], self._length[sequence]
-        assert sampling is not None, "only bound sequences are swapped out"
+        sampling, length, request = self._sampling[sequence], self._length[sequence], self._request[sequence]
+        assert sampling is not None and request is not None, "only bound sequences are swapped out"
         size_bytes = length * STATE_BYTES_PER_TOKEN
         fits = size_bytes <= room_bytes
         size_bytes = size_bytes if fits else 0
-        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes, self._adapter[sequence])
+        adapter = self._adapter[sequence]
+        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes, adapter, request)
         self.clear(sequence)
         return swapped
 
-    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
-        assert isinstance(swapped, FakeSwapped) and self._sampling[sequence] is None
+    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
+        assert isinstance(swapped, FakeSwapped)
+        self._check_empty(sequence)
+        if swapped.request != request:
+            raise EngineBroken(f"the state of request {swapped.request} was to be restored for request {request}")
         self._sampling[sequence] = swapped.sampling
+        self._request[sequence] = request
         self._set_adapter(sequence, swapped.adapter)
         if swapped.is_whole:
             self._length[sequence], self._hash[sequence] = swapped.length, swapped.hash

@@ -26,6 +26,7 @@ class Job:
     charged_prompt: int  # prompt tokens charged so far, here or before a crash
     computed: int = 0
     sequence: int = -1
+    binding: int | None = None  # of the sequence it has or had last; None if it never had any
     is_queued: bool = False
     run_tokens: int = 0  # computed since it was last bound
     decoded_s: float = 0.0  # when it last got a token, or was bound

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Compute, RequestRejected
+from tenantd.engine.compute import Compute, EngineBroken, RequestRejected
 from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
 from tenantd.engine.scheduler import Plan, Scheduler
@@ -105,6 +105,7 @@ class Loop:
         plan = Plan([], []) if self._is_paused else self._plan()
         for source, target in plan.moves:
             self._compute.move(source, target)
+        self._scheduler.check_plan(plan)
         results = [self._compute.run(chunks) for chunks in plan.passes]
         step = self._scheduler.commit(plan, results, self._clock_s())
         self._clear_released()
@@ -178,12 +179,14 @@ class Loop:
     def _bind_one(self, job: Job) -> int:
         """Bind one request. Returns the engine time in microseconds."""
         if (state := self._scheduler.take_state(job)) is not None:
-            if not self._compute.swap_in(job.sequence, state):
+            if not self._compute.swap_in(job.sequence, state, job.submit.request):
                 self._scheduler.lost_state(job)
             return 0
         submit = job.submit
         try:
-            micros = self._compute.bind(job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter)
+            micros = self._compute.bind(
+                job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter, submit.request
+            )
         except RequestRejected as e:
             micros = e.micros
             self._scheduler.bound(job, micros)
@@ -201,7 +204,8 @@ class Loop:
     def _check_idle(self) -> None:
         """Invariant of an idle engine: every slot is free and the KV cache is empty."""
         self._scheduler.check()
-        assert self._compute.is_empty(), "an idle engine holds nothing"
+        if not self._compute.is_empty():
+            raise EngineBroken("the engine is idle but still holds tokens")
 
     def _with_news(self, step: Step) -> Step:
         """Adds usage and order at intervals, and when idle, since an idle engine sends no further steps."""

@@ -177,4 +177,4 @@ def _affordable(job: Job, allowance: int | None) -> int:
 def _chunk(job: Job, count: int) -> Chunk:
     start = job.computed
     tokens = job.tokens[start : start + count] if count > 1 else [job.tokens[start]]
-    return Chunk(job.sequence, start, tokens, start + count == len(job.tokens))
+    return Chunk(job.sequence, start, tokens, start + count == len(job.tokens), job.submit.request)

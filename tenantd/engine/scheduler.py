@@ -14,7 +14,7 @@ import msgspec
 
 from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.charges import Charges
-from tenantd.engine.compute import Chunk, PassResult, Swapped
+from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.kv.slots import Slots
@@ -66,6 +66,7 @@ class Scheduler:
         self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swaps = self._recomputes = 0  # since the last commit
+        self._taken: list[tuple[int, int]] = []  # requests that got a sequence since the last commit, with its binding
         self._bound_changed = False
 
     # ---- commands ------------------------------------------------------------------------------------------
@@ -176,6 +177,8 @@ class Scheduler:
         job.run_tokens = 0
         job.decoded_s = now_s
         job.sequence = self._slots.take(job.submit.request)
+        job.binding = self._slots.bindings[job.sequence]
+        self._taken.append((job.submit.request, job.binding))
         tenant.active += 1
         self._active[job.sequence] = job
         self._bound_changed = True
@@ -189,7 +192,7 @@ class Scheduler:
         return self._sharing.neediest(self._active.values(), now_s)
 
     def take_state(self, job: Job) -> Swapped | None:
-        """The state kept of a job that was just bound; None if it had no sequence before."""
+        """The state kept of a job that was just bound; None if it had no sequence before. Raises EngineBroken."""
         return self._states.take(job.submit.request)
 
     def lost_state(self, job: Job) -> None:
@@ -226,12 +229,6 @@ class Scheduler:
     def plan(self, now_s: float) -> Plan:
         """Decide one step for the bound requests: a decoding pass or a prefill pass."""
         self._now_s = now_s
-        moves: list[tuple[int, int]] = []
-        if self._packs:
-            moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
-            for source, target in moves:
-                job = self._active[target] = self._active.pop(source)
-                job.sequence = target
         credit = self._settings.burst_credit
         usage = {
             # the credit buys one quick answer; with several requests it is divided among them
@@ -240,7 +237,39 @@ class Scheduler:
             if tenant.active
         }
         chunks = self._passes.choose(list(self._active.values()), self._tenants, usage, now_s)
-        return Plan(moves, [sorted(chunks)] if chunks else [])
+        if not chunks:
+            return Plan([], [])  # no moves, either: their copies are made by a pass
+        moves = self._compact() if self._packs else []
+        if moves:
+            chunks = [chunk._replace(sequence=self._jobs[chunk.request].sequence) for chunk in chunks]
+        return Plan(moves, [sorted(chunks)])
+
+    def _compact(self) -> list[tuple[int, int]]:
+        moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
+        for source, target in moves:
+            job = self._active[target] = self._active.pop(source)
+            job.sequence = target
+        return moves
+
+    def check_plan(self, plan: Plan) -> None:
+        """Check that each chunk holds the next tokens of the request that its sequence is bound to.
+
+        Call it before the passes are run. Raises EngineBroken: rather no answer than another's.
+        """
+        owners, jobs = self._slots.owners, self._jobs
+        for chunks in plan.passes:
+            for sequence, position, tokens, _, request in chunks:
+                job = jobs.get(request)
+                if (
+                    job is None
+                    or owners[sequence] != request
+                    or job.computed != position
+                    or job.tokens[position : position + len(tokens)] != tokens
+                ):
+                    raise EngineBroken(
+                        f"sequence {sequence} of request {owners[sequence]} was to compute {len(tokens)} tokens at "
+                        f"{position} for request {request}, which are not its next ones"
+                    )
 
     def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
         """Book what was computed: tokens, charges, engine time and ends. The only place that charges."""
@@ -252,6 +281,8 @@ class Scheduler:
             self._passes.learn(chunks, result.micros)
             for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
                 job = self._active[chunk.sequence]
+                if job.submit.request != chunk.request:
+                    raise EngineBroken(f"sequence {chunk.sequence} computed for request {chunk.request} is another's")
                 micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
                 made[job.submit.request] = self._advance(job, chunk, result, micros, now_s)
         for job, micros in self._bindings:
@@ -264,8 +295,8 @@ class Scheduler:
         unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
         finishes, self._finishes = self._finishes, []
-        bound = [job.submit.request for job in self._active.values()] if self._bound_changed else None
-        self._bound_changed = False
+        bound = self._bound() if self._bound_changed else None
+        self._taken, self._bound_changed = [], False
         swaps, self._swaps = self._swaps, 0
         recomputes, self._recomputes = self._recomputes, 0
         return Step(
@@ -281,15 +312,21 @@ class Scheduler:
             bound=bound,
         )
 
+    def _bound(self) -> list[tuple[int, int]]:
+        """The requests that have a sequence or had one in this step, with its binding."""
+        bound = dict(self._taken)
+        bound.update((job.submit.request, self._slots.bindings[s]) for s, job in self._active.items())
+        return list(bound.items())
+
     def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
         """Book one chunk of one job: advance, charge, take the sampled token, and finish it if it has ended."""
-        submit = job.submit
+        submit, binding = job.submit, self._slots.bindings[chunk.sequence]
         sampled = result.sampled.get(chunk.sequence)
         if sampled is not None and sampled.grammar_micros:
             self._charges.time(submit.tenant, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
             self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
-            return Progress(submit.request, 0, -1, micros)
+            return Progress(submit.request, binding, 0, -1, micros)
         job.computed = chunk.position + len(chunk.tokens)
         job.run_tokens += len(chunk.tokens)
         fresh_prompt = 0
@@ -310,13 +347,14 @@ class Scheduler:
         elif job.generated >= submit.max_tokens or len(job.tokens) >= self._context_tokens:
             self._finish(job, FinishReason.LENGTH)
         is_recompute = fresh_prompt == 0 and not chunk.sample
-        return Progress(submit.request, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
+        return Progress(submit.request, binding, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
 
     def _book_binding(self, job: Job, micros: int, made: dict[int, Progress], now_s: float) -> None:
         if job.submit.generated:
             return  # resumed after a crash
         self._charges.time(job.submit.tenant, micros, now_s)
-        before = made.get(job.submit.request) or Progress(job.submit.request, 0, -1, 0)
+        assert job.binding is not None, "it was bound"
+        before = made.get(job.submit.request) or Progress(job.submit.request, job.binding, 0, -1, 0)
         made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
 
     # ---- endings ------------------------------------------------------------------------------------------------
@@ -331,7 +369,7 @@ class Scheduler:
             self._tenants[job.submit.tenant].queue.remove(job)
         self._states.discard(job.submit.request)
         self._roster.leave_if_idle(job.submit.tenant, self._now_s)
-        self._finishes.append(Finish(job.submit.request, reason, message, param, detail))
+        self._finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail))
 
     def _unbind(self, job: Job) -> None:
         self._slots.release(job.sequence, job.submit.request)

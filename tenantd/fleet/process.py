@@ -30,12 +30,19 @@ WRONG_CPU: Final = (
 class Ending(NamedTuple):
     """How a process ended. `status` is like `Popen.returncode` (negative for a signal), or None if it never started.
 
-    `reason` may contain output of the process.
+    `words` are output of the process, if they explain it. They may contain anything that was in its memory, so only
+    administrators may see them.
     """
 
     status: int | None
     reason: str
     loss: Loss
+    words: str = ""
+
+    @property
+    def explained(self) -> str:
+        """The reason and the words, for administrators."""
+        return f"{self.reason}: {self.words}" if self.words else self.reason
 
 
 class EngineProcess:
@@ -140,6 +147,5 @@ class EngineProcess:
             return Ending(status, "killed by signal 9 from outside", Loss.SIGNAL)
         if status == -signal.SIGILL:
             return Ending(status, f"killed by signal 4: {WRONG_CPU}", Loss.SIGNAL)
-        words = self._output.last_words
         how = f"killed by signal {-status}" if status < 0 else f"exited with status {status}"
-        return Ending(status, f"{how}: {words}" if words else how, Loss.SIGNAL if status < 0 else Loss.EXITED)
+        return Ending(status, how, Loss.SIGNAL if status < 0 else Loss.EXITED, self._output.last_words)

@@ -8,20 +8,19 @@ is told, and its Finish completes the decision. After a crash everything is subm
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import math
-import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 from tenantd.config import Config
-from tenantd.domain import FinishReason
+from tenantd.domain import Breach, FinishReason
 from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
-from tenantd.events import EngineLost, EngineStarted, Events, FirstToken, Started
+from tenantd.events import EngineLost, EngineStarted, Events, FirstToken
+from tenantd.fleet.announced import binding_broken, started
 from tenantd.fleet.backlog import Backlog
+from tenantd.fleet.bindings import Bindings, Misbound
 from tenantd.fleet.board import UsageBoard
 from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.process import Ending
@@ -31,7 +30,7 @@ from tenantd.fleet.tally import Tally
 from tenantd.fleet.throughput import Throughput
 from tenantd.live.phases import Phase
 from tenantd.live.registry import LiveRegistry
-from tenantd.live.streams import LiveStream
+from tenantd.live.streams import MIXED_UP, LiveStream
 from tenantd.tenancy.rates import Rates
 from tenantd.wire.messages import Backlog as BacklogNews
 from tenantd.wire.messages import (
@@ -101,6 +100,7 @@ class Replica:
         self._booked_micros = 0  # of requests that have ended
         self._is_paused = False
         self._suspects = Suspects()
+        self._bindings = Bindings()
         self._is_sending_soon = False
         self._logged_s: dict[str, float] = {}  # when a failure of each tenant was last logged
 
@@ -236,6 +236,7 @@ class Replica:
             )
         )
         self.backlog = Backlog(info.slots)
+        self._bindings = Bindings()
         busy: set[str] = set()
         suspects: list[LiveStream] = []
         for stream in self.live:
@@ -288,12 +289,16 @@ class Replica:
         return [] if (stream := self._suspects.next()) is None else self._start(stream)
 
     def on_step(self, step: Step) -> None:
-        """The hot path: book what each request got, then handle the ones that ended."""
+        """The hot path: check whose it all is, book what each request got, then handle the ones that ended."""
         live = self.live.by_number
+        try:
+            streams = self._bindings.streams(step, live)
+        except Misbound as e:
+            self.break_off(e.stream, Breach.ENGINE, reported=e.binding)
+            return
         self.tally.add(step)
         delivered: dict[str, int] = {}
-        for progress in step.progress:
-            stream = live.get(progress.request)
+        for stream, progress in zip(streams, step.progress, strict=True):
             if stream is None:
                 self.tally.unbilled_micros += progress.micros  # finished here before the engine knew
                 continue
@@ -308,7 +313,7 @@ class Replica:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
         if step.bound is not None:
-            self._on_bound(step.bound)
+            self._on_bound([number for number, _ in step.bound])
         if step.order is not None:
             self.order = step.order
             self.on_order()
@@ -335,7 +340,7 @@ class Replica:
         """Record that a request has, or had, a slot; it may have ended in the step in which it got one."""
         if not stream.has_started:
             stream.has_started = True
-            self._events.announce(_started(stream))
+            self._events.announce(started(stream))
 
     def _on_milestone(self, stream: LiveStream) -> None:
         """Handle a first token, a stop string, or both."""
@@ -361,6 +366,19 @@ class Replica:
         if finish.detail:
             self._log_detail(stream.tenant, finish.detail)
         self._finish(stream, finish.reason, error)
+
+    def break_off(
+        self, stream: LiveStream, breach: Breach, *, reported: int | None = None, other: str | None = None
+    ) -> None:
+        """What came for a request is not its own: end it, and replace the engine. Nothing of the step was booked.
+
+        The other requests are resumed by the next engine, as after a crash.
+        """
+        log.error("an answer to request %s was not its own (%s); the engine is restarted", stream.id, breach)
+        self._events.announce(binding_broken(stream, breach, reported, other))
+        self.supervisor.distrust("it mixed up its requests")
+        if stream.number in self.live.by_number:
+            self._finish(stream, FinishReason.FAILED, EngineFailure(MIXED_UP))
 
     def _log_detail(self, tenant: str, detail: str) -> None:
         """Log what only administrators may know about a failure, at most once a minute per tenant."""
@@ -392,16 +410,3 @@ class Replica:
 
     def on_given_up(self, reason: str) -> None:
         self.finish_all(FinishReason.FAILED, EngineUnavailable(reason))
-
-
-def _started(stream: LiveStream) -> Started:
-    """The event for a request that has a slot."""
-    return Started(
-        request_id=stream.id,
-        tenant=stream.tenant,
-        tenant_id=stream.tenant_id,
-        waited_micros=round(stream.age_s * 1e6),
-        adapter=Path(stream.adapter).name or None,
-        adapter_sha256=hashlib.sha256(os.fsencode(stream.adapter)).hexdigest() if stream.adapter else None,
-        system_prompt_hmac=stream.system_prompt_hmac,
-    )

@@ -95,8 +95,9 @@ class EngineClient(Protocol):
 class Supervisor:
     """Runs the engine process, one at a time.
 
-    `reason` tells why the state is not ready, `info` what was loaded last (None before the first load), `restarts`
-    how often a process was replaced. `is_hopeless`: the model cannot be served, so loading is not retried.
+    `reason` tells why the state is not ready, `explained` the same for administrators, with the engine's own words.
+    `info` is what was loaded last (None before the first load), `restarts` how often a process was replaced.
+    `is_hopeless`: the model cannot be served, so loading is not retried.
     """
 
     def __init__(
@@ -113,7 +114,7 @@ class Supervisor:
         """`environment` is that of the engine (default: this process's)."""
         self.state = EngineState.LOADING
         self.progress = 0.0
-        self.reason = ""
+        self.reason = self.explained = ""
         self.info: EngineInfo | None = None
         self.restarts = 0
         self.is_hopeless = False
@@ -200,6 +201,11 @@ class Supervisor:
         if self._engine is not None:
             self._engine.kill(reason)
 
+    def distrust(self, reason: str) -> None:
+        """Kill the engine now, and take nothing more from it."""
+        self._is_up = False
+        self.kill(reason)
+
     # ---- the life of processes ----------------------------------------------------------------------------------
 
     async def _run(self) -> None:
@@ -241,7 +247,8 @@ class Supervisor:
             self._is_up = False
 
     def _reason_of(self, ending: Ending) -> str:
-        return ending.reason if self._load_failure is None else self._load_failure.message
+        """Why it did not load. It had no requests yet, so everybody may see its words."""
+        return ending.explained if self._load_failure is None else self._load_failure.message
 
     def _is_hopeless_end(self, ending: Ending) -> bool:
         """Whether retrying is pointless: the model was never loaded, and not just because memory is short."""
@@ -280,13 +287,14 @@ class Supervisor:
         reason = ending.reason
         self._crashes += 1
         self.restarts += 1
-        log.error("the engine crashed: %s (%d in a row)", reason, self._crashes)
+        log.error("the engine crashed: %s (%d in a row)", ending.explained, self._crashes)
         has_found_cause = self._client.on_crash(ending)
         if self._crashes >= self._config.max_crashes and not has_found_cause:
-            self._become(EngineState.FAILED, f"the engine crashed {self._crashes} times in a row: {reason}")
+            times = f"the engine crashed {self._crashes} times in a row"
+            self._become(EngineState.FAILED, f"{times}: {reason}", f"{times}: {ending.explained}")
             self._client.on_given_up(self.reason)
             return self._slowest_restart_s
-        self._become(EngineState.LOADING if self.info is None else EngineState.RESTARTING, reason)
+        self._become(EngineState.LOADING if self.info is None else EngineState.RESTARTING, reason, ending.explained)
         delay_s: float = self._config.restart_delay_s * 2 ** min(self._crashes - 1, 32)
         return min(delay_s, self._slowest_restart_s)
 
@@ -331,9 +339,9 @@ class Supervisor:
         self._heard_s = self._clock_s()
         match event:
             case Step() if self._is_up:
-                if event.progress:
-                    self._crashes = 0
                 self._client.on_step(event)
+                if event.progress and self._is_up:
+                    self._crashes = 0
             case Checking() | Checked() if self._is_up:
                 self._crashes = 0
                 self._client.on_check(event)
@@ -365,11 +373,11 @@ class Supervisor:
         if self._is_up:
             self._client.on_room()
 
-    def _become(self, state: EngineState, reason: str) -> None:
+    def _become(self, state: EngineState, reason: str, explained: str = "") -> None:
         if state is not EngineState.STOPPED:
             self.progress = 1.0 if state is EngineState.READY else 0.0
         self.state = state
-        self.reason = reason
+        self.reason, self.explained = reason, explained or reason
         self._changed.set()
 
 
@@ -387,6 +395,7 @@ def load_command(config: Config) -> Load:
         gpu_layers=engine.gpu_layers,
         flash_attention=engine.flash_attention,
         swap_bytes=engine.swap_bytes,
+        scrub=config.security.scrub,
         grammar_budget_ms=engine.grammar_budget_ms,
         fake_step_micros=engine.fake_step_micros,
         fake_token_micros=engine.fake_token_micros,

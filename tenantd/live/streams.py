@@ -20,6 +20,7 @@ from tenantd.live.phases import NEXT, OVER, Phase
 from tenantd.text.detokenize import TextStream
 from tenantd.wire.messages import Progress, Submit
 
+MIXED_UP: Final = "the answer was mixed up with another request's and was stopped; send the request again"
 MOST_TAKEN: Final = 256
 """Maximum tokens that a reader takes at once; processing them takes a few milliseconds, including logprobs."""
 
@@ -65,6 +66,8 @@ class LiveStream:
         self.number = submit.request  # its name in the engine's protocol
         self.tenant = submit.tenant
         self.tenant_id, self.actor = tenant_id, actor
+        self.asker = (tenant_id, actor)  # whose connection may get the answer
+        self.binding: int | None = None  # of its sequence, or its last; as the engine that has it told
         self.prompt_tokens = len(submit.prompt)
         self.max_tokens = submit.max_tokens
         self.adapter = submit.adapter  # the path of its adapter; "" for none
@@ -176,6 +179,7 @@ class LiveStream:
     def lost(self) -> None:
         """The engine that ran it is gone; it waits for the next one."""
         self._become(Phase.WAITING)
+        self.binding = None
 
     def decide(self, reason: FinishReason, error: TenantdError | None) -> None:
         """Decide how it will end, whatever the engine says."""

@@ -26,7 +26,7 @@ def engine_status(supervisor: Supervisor, checking: Checkup | None, *, is_draini
     `checking` is the check of isolation in progress, if any.
     """
     info = supervisor.info
-    state, progress, reason = supervisor.state.value, supervisor.progress, supervisor.reason
+    state, progress, reason = supervisor.state.value, supervisor.progress, supervisor.explained
     if checking is not None:
         state, progress, reason = CHECKING, checking.progress, checking.doing
     return {

@@ -16,7 +16,7 @@ from typing import Any, Final
 
 from tenantd.clock import now_micros
 from tenantd.config import Config
-from tenantd.domain import NOBODY, Actor, FinishReason, Tenant
+from tenantd.domain import NOBODY, Actor, Breach, FinishReason, Tenant
 from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull, RequestCancelled, TenantdError
 from tenantd.events import Events
 from tenantd.fleet.checkup import Checkup
@@ -333,6 +333,10 @@ class Service:
             error = RequestCancelled("an administrator cancelled the request")
             self._replica.end(stream, FinishReason.CANCELLED, error)
         return stream is not None
+
+    def misdirected(self, stream: LiveStream, other: str) -> None:
+        """A stream was about to be written to a connection of tenant `other`, which it does not belong to."""
+        self._replica.break_off(stream, Breach.CONNECTION, other=other)
 
     def queue(self, tenant: str | None = None) -> list[dict[str, Any]]:
         """The first requests without a token, of all tenants or of one, in the order in which they should get one."""

@@ -24,6 +24,7 @@ import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers, readable
+from tenantd.process_limits import hide_memory
 from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
@@ -85,7 +86,7 @@ def _schema_to_lark(text: str) -> str:
 def main() -> None:
     """Serve until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    hide_memory()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.stack_size(STACK_BYTES)

@@ -16,7 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from tenantd.domain import Verdict
-from tenantd.events import MALFORMED, Account, AnomalyFound, Event, Events, Refused, Settled
+from tenantd.events import MALFORMED, Account, AnomalyFound, BindingBroken, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
 
 M = TypeVar("M", Counter, Histogram)
@@ -48,6 +48,9 @@ class Meter:
             "Times that a tenant seemed to copy the model, by what was done about it.",
             ["tenant", "action"],
             registry=self.registry,
+        )
+        self._broken_bindings = Counter(
+            "tenantd_broken_bindings", "Answers that were another request's and were stopped.", registry=self.registry
         )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
@@ -99,6 +102,8 @@ class Meter:
             self._refuse(event)
         elif isinstance(event, AnomalyFound) and self._is_there(event.tenant):
             self._of(self._anomalies, event.tenant, event.action.value).inc()
+        elif isinstance(event, BindingBroken):
+            self._broken_bindings.inc()
 
     def _refuse(self, event: Refused) -> None:
         if event.cause == MALFORMED:

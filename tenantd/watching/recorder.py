@@ -21,6 +21,7 @@ from tenantd.events import (
     Action,
     Administered,
     AnomalyFound,
+    BindingBroken,
     CleanedUp,
     EngineLost,
     EngineStarted,
@@ -48,6 +49,7 @@ _NAMES: Final[dict[type[Event], str]] = {
     KeyFirstUsed: "key_first_used",
     AnomalyFound: "anomaly_found",
     IsolationChecked: "isolation_checked",
+    BindingBroken: "binding_broken",
 }
 """Events that are recorded as they are, and under which name."""
 REFUSED: Final = "refused"

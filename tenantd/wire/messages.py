@@ -27,6 +27,7 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     gpu_layers: int  # negative: all
     flash_attention: str  # "auto", "on" or "off"
     swap_bytes: int  # host memory for the state of swapped-out requests
+    scrub: bool = False  # overwrite KV cells before another request gets them
     grammar_budget_ms: int  # total CPU time of one request's grammar
     fake_step_micros: int
     fake_token_micros: int
@@ -206,11 +207,13 @@ class Ready(msgspec.Struct, tag="ready", frozen=True):
 class Progress(msgspec.Struct, frozen=True, array_like=True):
     """What one step did for one request. At most one per request and step.
 
+    `binding` is that of the sequence that did it, which must be the one that `Step.bound` told for this request.
     `prefilled` prompt tokens computed for the first time (charged), `token` the one generated or -1, `micros` the
     request's part of the step's engine time.
     """
 
     request: int
+    binding: int
     prefilled: int
     token: int
     micros: int
@@ -221,10 +224,11 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
     """A request has ended and its slot is free. The last message about it.
 
     `message` explains `failed`; `param` names the field at fault if the request caused the failure. `detail`
-    is for the daemon's log; the tenant must not see it.
+    is for the daemon's log; the tenant must not see it. `binding` is the last that it had, None if it never had a slot.
     """
 
     request: int
+    binding: int | None
     reason: FinishReason
     message: str = ""
     param: str = ""
@@ -235,10 +239,11 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     """The result of one step.
 
     `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
-    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls idle;
-    `level`, at the same times, where newcomers start. `bound` are the requests that have a slot, when those are others
-    than in the step before. `order` are the first of those that wait for one, in the order in which they should get it,
-    once a second when it is another than before.
+    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls
+    idle; `level`, at the same times, where newcomers start. `bound` are the requests that have a slot or had one in
+    this step, when those are others than in the step before, each with its binding: a number that grows with each slot
+    that is given and never repeats in the life of the engine. `order` are the first of those that wait for one, in the
+    order in which they should get it, once a second when it is another than before.
     """
 
     number: int
@@ -252,7 +257,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     recomputes: int = 0  # preempted requests whose tokens must be recomputed
     usage: dict[str, float] | None = None
     level: float = 0.0
-    bound: list[int] | None = None
+    bound: list[tuple[int, int]] | None = None
     order: list[int] | None = None
 
 

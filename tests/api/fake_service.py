@@ -50,6 +50,10 @@ class FakeSupervisor:
         self.info: EngineInfo | None = INFO
         self.restarts = 0
 
+    @property
+    def explained(self) -> str:
+        return self.reason
+
 
 class FakeDirectory:
     """acme and globex have keys, and there is one that administers; uids and scopes are for the test to give."""
@@ -112,10 +116,11 @@ class FakeService:
         self.timeouts_s: list[float | None] = []
         self.streams: list[LiveStream] = []
         self.keys_used: list[tuple[str, Actor]] = []
+        self.misdirections: list[tuple[str, str]] = []
         self.generations: list[Generation] = []
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def submit(self, tenant: Tenant, generation: Generation) -> LiveStream:
+    async def submit(self, tenant: Tenant, generation: Generation, actor: Actor = NOBODY) -> LiveStream:
         if self.draining:
             raise Draining("shutting down")
         if tenant.state is TenantState.SUSPENDED:
@@ -135,6 +140,8 @@ class FakeService:
             SharedSampling(number, generation.sampling),
             TextStream(self.vocabulary, generation.stops),
             request_id=f"req_{number:032x}",
+            tenant_id=tenant.id,
+            actor=actor,
             created_micros=1_700_000_000_000_000,
             clock_s=time.monotonic,
             on_abandon=lambda stream: self._end(stream, FinishReason.DISCONNECTED),
@@ -156,7 +163,11 @@ class FakeService:
                 await asyncio.Event().wait()
             finally:
                 self.held -= 1
-        return [await self.submit(tenant, generation) for generation in generations]
+        return [await self.submit(tenant, generation, actor) for generation in generations]
+
+    def misdirected(self, stream: LiveStream, other: str) -> None:
+        self.misdirections.append((stream.id, other))
+        self._end(stream, FinishReason.FAILED)
 
     def key_used(self, key: KnownKey, actor: Actor) -> None:
         self.keys_used.append((key.id, actor))
@@ -208,7 +219,8 @@ class FakeService:
             if stream.finish_reason is not None:
                 return
             top = None if logprobs is None else TokenLogprobs(-0.5, ((token, -0.5), (33, -2.0))[:logprobs])
-            stream.advance(Progress(stream.number, len(generation.prompt) if number == 0 else 0, token, 10, top))
+            prefilled = len(generation.prompt) if number == 0 else 0
+            stream.advance(Progress(stream.number, 1, prefilled, token, 10, top))
             if stream.is_stopped:
                 self._end(stream, FinishReason.STOP)
             elif number + 1 == stream.max_tokens:

@@ -22,6 +22,7 @@ from tenantd.api.connection import MAX_HEAD_BYTES
 from tests.attacks.kit import unharmed
 from tests.attacks.raw import allow_descriptors, connect, error_code, head, open_folder, read_answer, strangers
 from tests.support.daemon import Daemon, wait_until
+from tests.support.program import show_to_own_user
 
 USUAL = 1024
 REQUEST = b"GET /healthz HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -37,6 +38,7 @@ def crowded() -> Iterator[Daemon]:
     """With the usual number of descriptors, and a socket that every user may connect to."""
     with open_folder() as folder:
         daemon = Daemon(folder, server={"socket_mode": "0666"}, engine={"fake_step_micros": 5000})
+        show_to_own_user(daemon)
         try:
             daemon.start(before_exec=few_descriptors)
             yield daemon
@@ -138,7 +140,9 @@ def ended_after(sock: socket.socket) -> float:
 @pytest.fixture(scope="module")
 def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """A daemon with little patience."""
-    with Daemon(tmp_path_factory.mktemp("quick"), **SLOW) as daemon:
+    daemon = Daemon(tmp_path_factory.mktemp("quick"), **SLOW)
+    show_to_own_user(daemon)
+    with daemon:
         yield daemon
 
 
@@ -201,7 +205,9 @@ def ended_after_all(sock: socket.socket) -> float:
 
 def test_a_client_that_reads_no_answer_is_let_go(tmp_path: Path) -> None:
     """Its answers fill the kernel's buffer and then ours, which would hold them for ever."""
-    with Daemon(tmp_path, server={"write_timeout_s": 1, "idle_timeout_s": 3600}) as daemon:
+    daemon = Daemon(tmp_path, server={"write_timeout_s": 1, "idle_timeout_s": 3600})
+    show_to_own_user(daemon)
+    with daemon:
         before = descriptors(daemon)
         with connect(daemon) as sock:
             unread = -1

@@ -24,15 +24,16 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
 
 
-@pytest.fixture(params=["fake", "llama-streams", "llama-unified"])
+@pytest.fixture(params=["fake", "llama-streams", "llama-unified", "llama-streams-scrub", "llama-unified-scrub"])
 def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Compute]:
     if request.param == "fake":
         compute: Compute = FakeCompute(fake_load())
     else:
         from tenantd.engine.llama import LlamaCompute
 
-        kv = request.param.removeprefix("llama-")
-        compute = LlamaCompute(make_load(backend="llama", model_path=str(tiny_model), kv=kv), lambda _: None)
+        _, kv, *scrub = request.param.split("-")
+        load = make_load(backend="llama", model_path=str(tiny_model), kv=kv, scrub=bool(scrub))
+        compute = LlamaCompute(load, lambda _: None)
     yield compute
     compute.close()
 
@@ -187,6 +188,53 @@ def test_a_position_that_does_not_follow_breaks_the_engine(engine: Compute) -> N
     engine.run([Chunk(0, 0, PROMPT, True)])
     with pytest.raises(EngineBroken):
         engine.run([Chunk(0, len(PROMPT) + 3, [1], True)])
+
+
+def test_a_sequence_computes_for_its_own_request_only(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [], request=7)
+    engine.bind(1, GREEDY, PROMPT, [], request=8)
+    engine.run([Chunk(0, 0, PROMPT, True, 7), Chunk(1, 0, PROMPT, True, 8)])
+    with pytest.raises(EngineBroken, match="belongs to request 8, not 7"):
+        engine.run([Chunk(1, len(PROMPT), [1], True, 7)])
+    engine.move(1, 3)
+    for sequence, request in ((1, 8), (3, 7), (2, 8)):
+        with pytest.raises(EngineBroken):
+            engine.run([Chunk(sequence, len(PROMPT), [1], True, request)])
+    assert engine.run([Chunk(3, len(PROMPT), [1], True, 8)]).sampled.keys() == {3}
+
+
+def test_nothing_is_computed_of_a_pass_with_one_chunk_of_another_request(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [], request=7)
+    engine.bind(1, GREEDY, PROMPT, [], request=8)
+    with pytest.raises(EngineBroken):
+        engine.run([Chunk(0, 0, PROMPT, True, 7), Chunk(1, 0, PROMPT, True, 9)])
+    assert engine.run([Chunk(1, 0, PROMPT, True, 8)]).sampled.keys() == {1}
+
+
+def test_a_sequence_in_use_takes_nobody_else(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [], request=7)
+    engine.bind(1, GREEDY, PROMPT, [], request=8)
+    engine.run([Chunk(0, 0, PROMPT, True, 7), Chunk(1, 0, PROMPT, True, 8)])
+    swapped = engine.swap_out(1, 1 << 30)
+    for take in (
+        lambda: engine.bind(0, GREEDY, PROMPT, [], request=9),
+        lambda: engine.swap_in(0, swapped, 8),
+        lambda: engine.move(2, 0),
+    ):
+        with pytest.raises(EngineBroken):
+            take()
+
+
+def test_a_state_goes_back_to_its_own_request_only(engine: Compute) -> None:
+    engine.bind(0, GREEDY, PROMPT, [], request=7)
+    engine.run([Chunk(0, 0, PROMPT, True, 7)])
+    swapped = engine.swap_out(0, 1 << 30)
+    assert swapped.request == 7
+    with pytest.raises(EngineBroken, match="state of request 7 was to be restored for request 8"):
+        engine.swap_in(0, swapped, 8)
+    assert engine.is_empty()
+    assert engine.swap_in(1, swapped, 7)
+    assert engine.run([Chunk(1, len(PROMPT), [1], True, 7)]).sampled.keys() == {1}
 
 
 @pytest.mark.parametrize("room_bytes", [1 << 30, 0], ids=["kept", "computed-again"])

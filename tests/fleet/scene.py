@@ -62,7 +62,7 @@ class Client:
         pass
 
     def on_crash(self, ending: Ending) -> bool:
-        self.crashes.append(ending.reason)
+        self.crashes.append(ending.explained)
         self.losses.append(ending.loss)
         return False
 

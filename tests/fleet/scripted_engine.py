@@ -2,7 +2,8 @@
 
 The script is a JSON list with one object per life of the process, and a last one for all lives after that:
 `start` and `on_submit`: what to do instead; `vocabulary`: that of another model; `after_tokens` and `then`: what to do
-once so many tokens were sent in that life; `on_check`: what to do in the middle of a self-check, `wait` for its end.
+once so many tokens were sent in that life; `on_check`: what to do in the middle of a self-check, `wait` for its end;
+`mix` and `mix_after`: how it mixes up two requests, and after how many tokens.
 Token i of a request is a letter that depends on its prompt and i only. A prompt that begins with `POISON` kills it.
 """
 
@@ -67,6 +68,33 @@ def token_at(prompt: list[int], index: int) -> int:
     return ord("a") + (sum(prompt) + 7 * index + index * index) % 26
 
 
+def mixed(step: Step, how: str) -> Step:
+    """The step with something of its second request under the number of the first."""
+    change = msgspec.structs.replace
+    first, second, *rest = step.progress
+    match how:
+        case "number":
+            return change(step, progress=[first, change(second, request=first.request), *rest])
+        case "binding":
+            bindings = change(first, binding=second.binding), change(second, binding=first.binding)
+            return change(step, progress=[second, bindings[0], *rest])
+        case "no_binding":
+            return change(step, progress=[change(first, binding=0), second, *rest])
+        case "finish":
+            return change(step, finishes=[Finish(first.request, second.binding, FinishReason.STOP)])
+        case "finish_without":
+            return change(step, finishes=[Finish(first.request, None, FinishReason.STOP)])
+        case "bound":
+            return change(step, bound=[(first.request, second.binding)])
+        case "bound_both":
+            new = first.binding + second.binding
+            return change(step, bound=[(second.request, new), (first.request, new)])
+    raise ValueError(how)
+
+
+MIXES = ("number", "binding", "no_binding", "finish", "finish_without", "bound", "bound_both")
+
+
 def main() -> None:
     script_path = Path(sys.argv[1])
     sock = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
@@ -91,6 +119,8 @@ class Engine:
         self.finishes: list[Finish] = []
         self.sent_tokens = 0
         self.steps = 0
+        self.bindings: dict[int, int] = {}
+        self.taken = 0
 
     def send(self, event: Event) -> None:
         self.sock.sendall(frame(event))
@@ -152,6 +182,8 @@ class Engine:
         if how := self.life.get("on_submit"):
             self.misbehave(str(how))
         self.jobs[submit.request] = submit
+        self.taken += 1
+        self.bindings[submit.request] = self.taken
         self.generated[submit.request] = len(submit.generated)
         self.charged[submit.request] = submit.billed_prompt_tokens
         if submit.prompt[0] == REFUSED:
@@ -159,7 +191,7 @@ class Engine:
 
     def finish(self, request: int, reason: FinishReason, message: str = "") -> None:
         del self.jobs[request]
-        self.finishes.append(Finish(request, reason, message))
+        self.finishes.append(Finish(request, self.bindings[request], reason, message))
 
     def step(self) -> None:
         progress = []
@@ -169,24 +201,26 @@ class Engine:
             token = token_at(submit.prompt, self.generated[request])
             self.generated[request] += 1
             self.sent_tokens += 1
-            progress.append(Progress(request, prefilled, token, STEP_MICROS))
+            progress.append(Progress(request, self.bindings[request], prefilled, token, STEP_MICROS))
             if self.generated[request] >= submit.max_tokens:
                 self.finish(request, FinishReason.LENGTH)
         self.steps += 1
         finishes, self.finishes = self.finishes, []
-        self.send(
-            Step(
-                number=self.steps,
-                busy_micros=STEP_MICROS * (len(progress) + 1),
-                unbilled_micros=STEP_MICROS,
-                progress=progress,
-                finishes=finishes,
-                running=len(self.jobs),
-                waiting=0,
-                bound=list(self.jobs),
-                usage={submit.tenant: 3.0 for submit in self.jobs.values()},
-            )
+        step = Step(
+            number=self.steps,
+            busy_micros=STEP_MICROS * (len(progress) + 1),
+            unbilled_micros=STEP_MICROS,
+            progress=progress,
+            finishes=finishes,
+            running=len(self.jobs),
+            waiting=0,
+            bound=[(request, self.bindings[request]) for request in [*self.jobs, *(f.request for f in finishes)]],
+            usage={submit.tenant: 3.0 for submit in self.jobs.values()},
         )
+        mix_after = self.life.get("mix_after")
+        if isinstance(mix_after, int) and self.sent_tokens >= mix_after and len(progress) > 1:
+            step = mixed(step, str(self.life["mix"]))
+        self.send(step)
         limit = self.life.get("after_tokens")
         if isinstance(limit, int) and self.sent_tokens >= limit:
             self.misbehave(str(self.life["then"]))

@@ -169,11 +169,13 @@ def test_progress_in_between_keeps_crashes_from_being_in_a_row(tmp_path: Path) -
     run(scene())
 
 
-def test_the_reason_of_a_crash_names_the_assertion_that_failed(tmp_path: Path) -> None:
+def test_administrators_see_which_assertion_failed_and_tenants_nothing_that_the_engine_wrote(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path, prompt=[POISON]) as s:
             await until(lambda: s.client.given_up)
-            assert "killed by signal 6: ggml.c:42: GGML_ASSERT(poison) failed" in s.client.given_up[0]
+            assert "killed by signal 6: ggml.c:42: GGML_ASSERT(poison) failed" in s.supervisor.explained
+            assert s.client.given_up[0] == s.supervisor.reason
+            assert s.client.given_up[0] == "the engine crashed 3 times in a row: killed by signal 6"
 
     run(scene())
 

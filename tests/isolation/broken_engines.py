@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 from typing import Any
 
@@ -10,6 +11,7 @@ import llama_cpp
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, PassResult, Swapped
 from tenantd.engine.llama.decode import LlamaSwapped
+from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler
 from tests.isolation.interleaving import SteadyLlama
 
@@ -24,24 +26,22 @@ class SkipsClearing(SteadyLlama):
         super().__init__(*arguments)
         self._left = [0] * self.info.slots  # tokens in front of the request's own
         self._left_of: dict[int, int] = {}  # by state kept outside
+        self._cells.check_empty = lambda sequence: None  # type: ignore[method-assign]  # it does not look
 
-    def _is_clear(self, sequence: int) -> bool:
-        return self._length(sequence) == self._left[sequence]
-
-    def _length(self, sequence: int) -> int:
-        return int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
+    def is_empty(self) -> bool:
+        return all(sampler is None for sampler in self._samplers)
 
     def _wipe(self, sequence: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
+        self._cells.clear(sequence)
         self._left[sequence] = 0
 
     def clear(self, sequence: int) -> None:
-        length = self._length(sequence)
+        length = self._cells.length(sequence)
         if length > MOST_LEFT_TOKENS or self._samplers[sequence] is None:  # None: it was swapped out
             self._wipe(sequence)
         else:
             self._left[sequence] = length
-        self._versions[sequence] = None
+        self._requests[sequence] = self._versions[sequence] = None
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
@@ -61,9 +61,9 @@ class SkipsClearing(SteadyLlama):
         self._left_of[id(swapped)] = left
         return swapped
 
-    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
         self._wipe(sequence)
-        is_restored = super().swap_in(sequence, swapped)
+        is_restored = super().swap_in(sequence, swapped, request)
         if swapped.size_bytes and is_restored:
             self._left[sequence] = self._left_of[id(swapped)]
         return is_restored
@@ -74,23 +74,31 @@ class SwapsStates(SteadyLlama):
 
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
-        self._kept: list[tuple[LlamaSwapped, int]] = []  # with the number of tokens
+        self._kept: list[tuple[int, LockedMemory, int]] = []  # request, a copy of its state, and its length
 
     def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
-        length = int(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence)) + 1
         swapped = super().swap_out(sequence, room_bytes)
-        self._kept.append((swapped, length))
+        if swapped.state is not None:
+            self._kept.append((swapped.request, copied(swapped.state), swapped.length))
         return swapped
 
-    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
         assert isinstance(swapped, LlamaSwapped)
-        [length] = [length for kept, length in self._kept if kept is swapped]
-        others = [kept for kept, n in self._kept if kept.state is not None and n >= length and kept is not swapped]
+        length = swapped.length
+        others = [(state, n) for other, state, n in self._kept if n >= length and other != request]
         if swapped.state is None or not others:
-            return super().swap_in(sequence, swapped)
-        is_restored = super().swap_in(sequence, dataclasses.replace(swapped, state=others[-1].state))
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, length, -1)
+            return super().swap_in(sequence, swapped, request)
+        state, n = others[-1]
+        is_restored = super().swap_in(sequence, dataclasses.replace(swapped, state=copied(state), length=n), request)
+        llama_cpp.llama_memory_seq_rm(self._cells._memory, sequence, length, -1)
         return is_restored
+
+
+def copied(state: LockedMemory) -> LockedMemory:
+    """Another with the same bytes."""
+    copy = LockedMemory(state.size_bytes)
+    ctypes.memmove(copy.address, state.address, state.size_bytes)
+    return copy
 
 
 class MixesAnswers(SteadyLlama):
@@ -114,7 +122,7 @@ class SharesACell(SteadyLlama):
         if self.info.kv == "unified" and len(chunks) > 1:
             source, target = chunks[0], chunks[1]
             if source.position > 2 and target.position > 2:
-                llama_cpp.llama_memory_seq_cp(self._memory, source.sequence, target.sequence, 1, 2)
+                llama_cpp.llama_memory_seq_cp(self._cells._memory, source.sequence, target.sequence, 1, 2)
         return result
 
 
@@ -135,9 +143,15 @@ class KeepsTheSampler(SteadyLlama):
         self._last: dict[int, tuple[Sampling, list[int]]] = {}
 
     def bind(
-        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+        self,
+        sequence: int,
+        sampling: Sampling,
+        history: list[int],
+        generated: list[int],
+        adapter: str = "",
+        request: int = 0,
     ) -> int:
-        super().bind(sequence, sampling, history, generated, adapter)
+        super().bind(sequence, sampling, history, generated, adapter, request)
         last = self._last.get(sequence)
         self._last[sequence] = sampling, history
         if last is not None:

@@ -42,9 +42,15 @@ class SteadyLlama(LlamaCompute):
         self.done: Counter[str] = Counter()
 
     def bind(
-        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+        self,
+        sequence: int,
+        sampling: Sampling,
+        history: list[int],
+        generated: list[int],
+        adapter: str = "",
+        request: int = 0,
     ) -> int:
-        super().bind(sequence, sampling, history, generated, adapter)
+        super().bind(sequence, sampling, history, generated, adapter, request)
         return 0
 
     def run(self, chunks: list[Chunk]) -> PassResult:

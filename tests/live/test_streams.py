@@ -32,7 +32,7 @@ def stream(*stops: str) -> LiveStream:
 
 
 def feed(live: LiveStream, text: bytes) -> list[bool]:
-    return [live.advance(Progress(1, 0, token, 10)) for token in text]
+    return [live.advance(Progress(1, 1, 0, token, 10)) for token in text]
 
 
 async def waits(work: Coroutine[object, object, object]) -> asyncio.Task[object]:
@@ -171,8 +171,8 @@ def test_a_stop_string_ends_text_and_billing_but_not_the_count_of_time() -> None
 def test_usage_counts_prompt_tokens_tokens_and_time() -> None:
     async def scene() -> None:
         live = stream()
-        assert not live.advance(Progress(1, 2, -1, 7))
-        assert live.advance(Progress(1, 1, 65, 8, TokenLogprobs(-0.5, ((65, -0.5),))))
+        assert not live.advance(Progress(1, 1, 2, -1, 7))
+        assert live.advance(Progress(1, 1, 1, 65, 8, TokenLogprobs(-0.5, ((65, -0.5),))))
         assert live.usage == Usage(prompt_tokens=3, completion_tokens=1, engine_micros=15)
         live.make_durable()
         assert (await live.take())[0].logprobs == TokenLogprobs(-0.5, ((65, -0.5),))
@@ -263,7 +263,7 @@ def test_what_is_sent_again_goes_on_from_where_it_stands() -> None:
     async def scene() -> None:
         live = stream()
         assert (live.sent().generated, live.sampling.number) == ([], 1)
-        live.advance(Progress(1, 3, 97, 10))
+        live.advance(Progress(1, 1, 3, 97, 10))
         live.lost()
         again = live.sent()
         assert (again.generated, again.billed_prompt_tokens, again.prompt) == ([97], 3, [1, 2, 3])

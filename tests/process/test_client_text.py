@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
-import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-import psutil
 import pytest
 
 from tests.attacks.raw import connect, read_answer
@@ -69,21 +66,3 @@ def test_an_unknown_route_names_what_was_asked_and_nothing_of_ours(daemon: Daemo
         status, body = read_answer(sock)
     assert status == 404 and b"no such route: /nowhere" in body
     assert b".sock" not in body and str(daemon.folder).encode() not in body
-
-
-def unlimited_cores() -> None:
-    for limits in ((resource.RLIM_INFINITY, resource.RLIM_INFINITY), (1 << 20, 1 << 20)):
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_CORE, limits)
-            return
-
-
-def test_neither_process_writes_a_core_file(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path)
-    try:
-        daemon.start(before_exec=unlimited_cores)
-        assert daemon.process is not None
-        for pid in (daemon.process.pid, daemon.engine_pid()):
-            assert psutil.Process(pid).rlimit(resource.RLIMIT_CORE) == (0, 0)
-    finally:
-        daemon.kill()

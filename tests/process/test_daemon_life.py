@@ -24,6 +24,7 @@ from tenantd.serving.stopping import StopClock
 from tests.ledger.old.kit import ledger_of
 from tests.ledger.test_old_ledgers import GROW
 from tests.support.daemon import Daemon, wait_until
+from tests.support.program import show_to_own_user
 from tests.support.unreadable import UNREADABLE
 
 
@@ -145,6 +146,7 @@ def test_systemd_is_told_that_it_is_ready_and_that_it_stops(tmp_path: Path) -> N
 
 def test_the_daemon_hides_gpus_from_itself_and_not_from_the_engine(tmp_path: Path) -> None:
     daemon = Daemon(tmp_path)
+    show_to_own_user(daemon)
     try:
         daemon.start(CUDA_VISIBLE_DEVICES="0,1")
         environment = Path(f"/proc/{daemon.engine_pid()}/environ").read_bytes().split(b"\0")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from tests.support.daemon import Daemon, wait_until
-from tests.support.program import command_environment
+from tests.support.program import command_environment, show_to_own_user
 
 PROGRAMS = {"tenantd": ["-m", "tenantd"], "tenantctl serve": ["-m", "tenantctl", "serve"]}
 IMPORTS = {"tenantd": "uvicorn", "tenantctl serve": "typer"}
@@ -201,6 +201,7 @@ def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_re
 
 
 def test_without_standard_error_its_lines_go_into_no_other_file(daemon: Daemon) -> None:
+    show_to_own_user(daemon)
     daemon.launch(lambda: [os.close(fd) for fd in (0, 1, 2)])
     wait_until(lambda: is_ready(daemon), "a daemon that serves")
     daemon.add_tenant("acme")

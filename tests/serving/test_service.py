@@ -194,8 +194,8 @@ def test_engine_time_of_a_request_that_has_ended_here_already_is_nobodys(tmp_pat
                 number=1,
                 busy_micros=30,
                 unbilled_micros=10,
-                progress=[Progress(99, 0, 65, 20)],
-                finishes=[Finish(99, FinishReason.STOP)],
+                progress=[Progress(99, 1, 0, 65, 20)],
+                finishes=[Finish(99, 1, FinishReason.STOP)],
                 running=0,
                 waiting=0,
             )

@@ -61,6 +61,15 @@ def estrange(daemon: Daemon) -> None:
         daemon.start(PYTHONPATH=str(daemon.folder))
 
 
+def show_to_own_user(daemon: Daemon) -> None:
+    """From its next start on, /proc shows a daemon's descriptors and environment to its own user, who is not root but
+    runs the tests. Root sees them in any case."""
+    if os.geteuid() != 0:
+        hidden = "import tenantd.process_limits\ntenantd.process_limits.hide_memory = lambda: None\n"
+        (daemon.folder / "sitecustomize.py").write_text(hidden)
+        daemon.environment["PYTHONPATH"] = str(daemon.folder)
+
+
 def without_power_over_files() -> None:
     """Root obeys permissions like everybody else in what it execs from here; anybody else does anyway."""
     if os.geteuid() == 0:

@@ -18,12 +18,13 @@ from starlette.types import Receive, Scope, Send
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import actor_of, for_asker
 from tenantd.api.openai.answers import Answer, usage_json
+from tenantd.api.openai.recipient import Recipient
 from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
 from tenantd.api.openai.whole import collect
 from tenantd.api.refusals import announce_refusal
 from tenantd.api.replies import error_reply, reply
 from tenantd.domain import FinishReason, Tenant
-from tenantd.errors import RequestCancelled, TenantdError
+from tenantd.errors import EngineFailure, RequestCancelled, TenantdError
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.serving.service import Service
@@ -63,6 +64,7 @@ class Exchange(Response):
         self._streams: list[LiveStream] = []
         self._submitting: asyncio.Task[list[LiveStream]] | None = None
         self._client_gone = False
+        self._mixed_up: EngineFailure | None = None  # a stream was not the recipient's
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         watch = asyncio.create_task(self._abandon_when_gone(receive))
@@ -132,6 +134,7 @@ class Exchange(Response):
 
     async def _whole(self, answer: Answer, scope: Scope) -> Response:
         wholes = [await collect(answer, stream) for stream in self._streams]
+        self._check(Recipient(scope, self._service))
         if failed := self._failure():
             return self._refuse(scope, failed)
         choices = [
@@ -150,13 +153,16 @@ class Exchange(Response):
         start = Response(headers=headers, media_type="text/event-stream")
         del start.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": start.raw_headers})
-        writer = EventWriter(connection_of(scope), scope, self._service.config.server.write_timeout_s)
+        recipient = Recipient(scope, self._service)
+        timeout_s = self._service.config.server.write_timeout_s
+        writer = EventWriter(connection_of(scope), scope, timeout_s, recipient)
         if len(self._streams) == 1:
             await self._stream_choice(answer, 0, writer)
         else:
             async with asyncio.TaskGroup() as group:
                 for index in range(len(self._streams)):
                     group.create_task(self._stream_choice(answer, index, writer))
+        self._check(recipient)
         if failed := self._failure():
             await writer.fail(for_asker(failed, scope))
         else:
@@ -165,9 +171,20 @@ class Exchange(Response):
 
     async def _stream_choice(self, answer: Answer, index: int, writer: EventWriter) -> None:
         stream = self._streams[index]
-        await pump(answer, index, stream, writer)
-        if _is_complete(stream):
-            await writer.write(answer.finish_event(index, _reason(stream)))
+        try:
+            await pump(answer, index, stream, writer)
+            if _is_complete(stream):
+                await writer.write(answer.finish_event(index, _reason(stream)), stream)
+        except EngineFailure as e:
+            self._mixed_up = e
+
+    def _check(self, recipient: Recipient) -> None:
+        """Check that every stream is the recipient's before usage or whole answers are sent."""
+        try:
+            for stream in self._streams:
+                recipient.check(stream)
+        except EngineFailure as e:
+            self._mixed_up = self._mixed_up or e
 
     def _queue_header(self) -> dict[str, str]:
         """The position of the last choice in the queue when the request arrived."""
@@ -175,6 +192,8 @@ class Exchange(Response):
 
     def _failure(self) -> TenantdError | None:
         """Why the finished streams are not a complete answer; None if they are."""
+        if self._mixed_up is not None:
+            return self._mixed_up
         for stream in self._streams:
             if not _is_complete(stream):
                 return stream.error or RequestCancelled(f"the request ended before it was complete: {_reason(stream)}")

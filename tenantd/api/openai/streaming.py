@@ -15,6 +15,7 @@ from starlette.types import Message, Scope, Send
 from tenantd.api.connection import Connection
 from tenantd.api.openai.answers import DONE, Answer, encode_line
 from tenantd.api.openai.logprobs import LogprobEvents
+from tenantd.api.openai.recipient import Recipient
 from tenantd.api.replies import encode_error
 from tenantd.errors import TenantdError
 from tenantd.live.streams import LiveStream
@@ -31,13 +32,15 @@ class ClientStalled(Exception):
 class EventWriter:
     """Writes server-sent events after the response has started. Raises ClientStalled."""
 
-    def __init__(self, connection: Connection, scope: Scope, timeout_s: float) -> None:
+    def __init__(self, connection: Connection, scope: Scope, timeout_s: float, recipient: Recipient) -> None:
         self._connection = connection
+        self._recipient = recipient
         self._send: Send = scope["extensions"][SEND]
         self._timeout_s = timeout_s
 
-    async def write(self, events: bytes) -> None:
-        """Write one chunk of complete events."""
+    async def write(self, events: bytes, stream: LiveStream) -> None:
+        """Write one chunk of complete events of a stream. Raises EngineFailure if it is not the recipient's."""
+        self._recipient.check(stream)
         message: Message = {"type": "http.response.body", "body": events, "more_body": True}
         if self._connection.write_paused:
             await self._patiently(message)
@@ -63,7 +66,7 @@ class EventWriter:
 
 
 async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWriter) -> None:
-    """Write the text of one choice as it arrives, until the stream is finished. Raises ClientStalled."""
+    """Write the text of one choice as it arrives, until the stream is finished. Raises ClientStalled, EngineFailure."""
     before, after = answer.text_frame(index)
     opening = answer.opening_event(index)
     logprobs = LogprobEvents(answer, index)
@@ -73,8 +76,8 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
         else:
             body = logprobs.take(deltas)
         if body:
-            await writer.write(opening + body)
+            await writer.write(opening + body, stream)
             opening = b""
     # Tokens that still wait have no text: they belong to a stop string and are not part of the answer.
     if opening:
-        await writer.write(opening)
+        await writer.write(opening, stream)

@@ -5,7 +5,7 @@ The engine copies the bytes; this module decides how many there may be, and know
 
 from __future__ import annotations
 
-from tenantd.engine.compute import Swapped
+from tenantd.engine.compute import EngineBroken, Swapped
 
 
 class States:
@@ -28,7 +28,11 @@ class States:
         return tokens * self._bytes_per_token <= self.room_bytes
 
     def keep(self, request: int, state: Swapped, tokens: int) -> None:
-        """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit."""
+        """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit.
+
+        Raises EngineBroken if it is another request's.
+        """
+        _check(state, request)
         assert request not in self._kept, "a request has one state"
         self._kept[request] = state
         self._kept_bytes += state.size_bytes
@@ -38,8 +42,10 @@ class States:
             self._bytes_per_token = max(self._bytes_per_token, (self.room_bytes + 1) / tokens)
 
     def take(self, request: int) -> Swapped | None:
-        """Remove and return a request's state, to swap it in; None if there is none."""
+        """Remove and return a request's state, to swap it in; None if there is none. Raises EngineBroken if it is
+        another's."""
         if (state := self._kept.pop(request, None)) is not None:
+            _check(state, request)
             self._kept_bytes -= state.size_bytes
         return state
 
@@ -61,3 +67,8 @@ class States:
         """Check invariants: the bytes add up and are within the budget."""
         kept_bytes = sum(state.size_bytes for state in self._kept.values())
         assert kept_bytes == self._kept_bytes <= self._budget_bytes, "kept bytes add up within their budget"
+
+
+def _check(state: Swapped, request: int) -> None:
+    if state.request != request:
+        raise EngineBroken(f"the state of request {state.request} was taken for that of request {request}")

@@ -6,7 +6,7 @@ import ctypes
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Final
 
 import llama_cpp
 import numpy as np
@@ -16,7 +16,9 @@ from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, EngineBroken, OnLogits, PassResult, RequestRejected, Sampled, Swapped
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch
+from tenantd.engine.llama.cells import Cells
 from tenantd.engine.llama.loading import load_model
+from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.wire.messages import Load
 
@@ -32,8 +34,9 @@ class LlamaCompute:
         self.info = loaded.info
         self.on_logits: OnLogits | None = None
         self._model, self._context = loaded.model, loaded.context
-        self._memory = llama_cpp.llama_get_memory(self._context)
+        self._cells = Cells(self._context, self.info.slots, scrub=load.scrub, spare=loaded.spare)
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
+        self._requests: list[int | None] = [None] * self.info.slots  # whose each sequence is
         self._samplers: list[Sampler | None] = [None] * self.info.slots
         self._adapters = Adapters(self._model, self._context)
         self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each bound sequence
@@ -41,9 +44,15 @@ class LlamaCompute:
         self._row = ctypes.c_float * self._vocabulary.size
 
     def bind(
-        self, sequence: int, sampling: Sampling, history: list[int], generated: list[int], adapter: str = ""
+        self,
+        sequence: int,
+        sampling: Sampling,
+        history: list[int],
+        generated: list[int],
+        adapter: str = "",
+        request: int = 0,
     ) -> int:
-        assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
+        self._check_unbound(sequence)
         started_ns = time.perf_counter_ns()
         try:
             version = self._adapters.version(adapter)
@@ -51,11 +60,12 @@ class LlamaCompute:
         except RequestRejected as e:
             e.micros = _micros_since(started_ns)
             raise
-        self._versions[sequence] = version
+        self._requests[sequence], self._versions[sequence] = request, version
         return _micros_since(started_ns)
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
+        self._check(chunks)
         sampled: dict[int, Sampled] = {}
         own_micros: dict[int, int] = {}
         for version in dict.fromkeys(
@@ -66,55 +76,44 @@ class LlamaCompute:
         return PassResult(sampled, _micros_since(started_ns) - sum(own_micros.values()), own_micros)
 
     def move(self, source: int, target: int) -> None:
-        assert self._samplers[source] is not None and self._samplers[target] is None and self._is_clear(target)
-        length = llama_cpp.llama_memory_seq_pos_max(self._memory, source)
-        if length >= 0:
-            llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
-            llama_cpp.llama_memory_seq_rm(self._memory, source, -1, -1)
-        if llama_cpp.llama_memory_seq_pos_max(self._memory, target) != length or not self._is_clear(source):
-            raise EngineBroken(f"sequence {source} was not moved completely to {target}")
+        self._check_unbound(target)
+        self._cells.move(source, target)
+        self._requests[target], self._requests[source] = self._requests[source], None
         self._samplers[target], self._samplers[source] = self._samplers[source], None
         self._versions[target], self._versions[source] = self._versions[source], None
 
     def clear(self, sequence: int) -> None:
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
-        if not self._is_clear(sequence):
-            raise EngineBroken(f"sequence {sequence} still holds tokens after it was cleared")
-        self._versions[sequence] = None
+        self._cells.clear(sequence)
+        self._requests[sequence] = self._versions[sequence] = None
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
 
     def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
-        sampler = self._samplers[sequence]
-        assert sampler is not None, "only bound sequences are swapped out"
-        state = None
-        size = int(llama_cpp.llama_state_seq_get_size(self._context, sequence))
-        is_unused = self._is_clear(sequence)
-        if not is_unused and size <= room_bytes:
-            state = np.empty(size, np.uint8)
-            if llama_cpp.llama_state_seq_get_data(self._context, _bytes_at(state), size, sequence) != size:
-                raise EngineBroken(f"the state of sequence {sequence} could not be saved")
-        swapped = LlamaSwapped(sampler, state, is_unused, self._versions[sequence])
+        request, sampler = self._requests[sequence], self._samplers[sequence]
+        if request is None or sampler is None:
+            raise EngineBroken(f"sequence {sequence} was to be swapped out and is not bound")
+        length = self._cells.length(sequence)
+        state = self._cells.save(sequence, room_bytes) if length else None
+        swapped = LlamaSwapped(request, sampler, state, length, self._versions[sequence])
         self._samplers[sequence] = None  # kept with the state, so that clearing does not free it
         self.clear(sequence)
         return swapped
 
-    def swap_in(self, sequence: int, swapped: Swapped) -> bool:
+    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
         assert isinstance(swapped, LlamaSwapped)
-        assert self._samplers[sequence] is None and self._is_clear(sequence), "a sequence is empty when bound"
+        if swapped.request != request:
+            raise EngineBroken(f"the state of request {swapped.request} was to be restored for request {request}")
+        self._check_unbound(sequence)
+        self._requests[sequence] = request
         self._samplers[sequence] = swapped.sampler
         self._versions[sequence] = swapped.version
         if swapped.state is None:
-            return swapped.is_unused
-        size = swapped.size_bytes
-        if llama_cpp.llama_state_seq_set_data(self._context, _bytes_at(swapped.state), size, sequence) > 0:
-            return True
-        llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)  # set_data may leave parts behind
-        return False
+            return swapped.length == 0
+        return self._cells.restore(sequence, swapped.state, swapped.length)
 
     def is_empty(self) -> bool:
-        return all(s is None for s in self._samplers) and all(map(self._is_clear, range(self.info.slots)))
+        return all(s is None for s in self._samplers) and self._cells.are_empty()
 
     def close(self) -> None:
         for sampler in self._samplers:
@@ -123,10 +122,23 @@ class LlamaCompute:
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
+    def _check(self, chunks: list[Chunk]) -> None:
+        """Check that each sequence is its chunk's request's, and holds exactly the tokens before the chunk."""
+        for sequence, position, _, _, request in chunks:
+            if self._requests[sequence] != request:
+                raise EngineBroken(f"sequence {sequence} belongs to request {self._requests[sequence]}, not {request}")
+            if (length := self._cells.length(sequence)) != position:
+                raise EngineBroken(f"sequence {sequence} holds {length} tokens, not {position}")
+
+    def _check_unbound(self, sequence: int) -> None:
+        if self._samplers[sequence] is not None:
+            raise EngineBroken(f"sequence {sequence} already belongs to request {self._requests[sequence]}")
+        self._cells.check_empty(sequence)
+
     def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
         """Decode and sample. If the KV cache lacks room, retry in halves, until a single token fails alone."""
         outputs = self._batch.fill(chunks)
-        code = llama_cpp.llama_decode(self._context, self._batch.struct)
+        code = self._cells.decode(self._batch)
         if code == 0:
             # A GPU may still be working: count its time for this pass, not for the sequence sampled first.
             llama_cpp.llama_synchronize(self._context)
@@ -171,30 +183,27 @@ class LlamaCompute:
         logits: NDArray[np.float32] = np.frombuffer(row, np.float32)
         return sampler.sample(self._context, index, logits)
 
-    def _is_clear(self, sequence: int) -> bool:
-        return bool(llama_cpp.llama_memory_seq_pos_max(self._memory, sequence) == -1)
-
 
 @dataclass(slots=True)
 class LlamaSwapped:
-    """A sampler, and the KV state of its sequence in host memory, unless there was no room or nothing to keep."""
+    """A request's sampler, and the state of its sequence in host memory, unless there was no room or nothing to
+    keep."""
 
+    request: int
     sampler: Sampler
-    state: NDArray[np.uint8] | None
-    is_unused: bool  # no token was computed yet, so no state is needed
+    state: LockedMemory | None
+    length: int  # tokens computed
     version: Version | None  # of its adapter
 
     @property
     def size_bytes(self) -> int:
-        return 0 if self.state is None else self.state.nbytes
+        return 0 if self.state is None else self.state.size_bytes
 
     def free(self) -> None:
+        if self.state is not None:
+            self.state.wipe()
         self.sampler.free()
 
 
 def _micros_since(started_ns: int) -> int:
     return (time.perf_counter_ns() - started_ns) // 1000
-
-
-def _bytes_at(array: NDArray[np.uint8]) -> Any:
-    return array.ctypes.data_as(ctypes.POINTER(ctypes.c_uint8))

@@ -34,10 +34,14 @@ MIB: Final = 1 << 20
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Handles of llama.cpp. Free the context first, then the model."""
+    """Handles of llama.cpp. Free the context first, then the model.
+
+    `spare` is the sequence of a stream beyond the slots, which no request uses; see cells.py.
+    """
 
     model: Any
     context: Any
+    spare: int | None
     info: EngineInfo
 
 
@@ -50,7 +54,8 @@ def load_model(load: Load, progress: Callable[[float], None]) -> Loaded:
     context_tokens = _dry_run(load, path)
     model = _open(load, path, no_alloc=False, progress=progress)
     context = _make_context(load, model, context_tokens)
-    return Loaded(model, context, _info(load, model, context))
+    spare = load.slots if _spare_streams(load, model) else None
+    return Loaded(model, context, spare, _info(load, model, context))
 
 
 def _dry_run(load: Load, path: Path) -> int:
@@ -115,7 +120,7 @@ def _context_tokens(load: Load, model: Any) -> int:
             f"trained for; lower it to at most {trained}"
         )
     context_tokens = load.context_tokens or min(trained or DEFAULT_CONTEXT_TOKENS, DEFAULT_CONTEXT_TOKENS)
-    if load.slots * context_tokens > MAX_CELLS:
+    if (load.slots + _spare_streams(load, model)) * context_tokens > MAX_CELLS:
         raise ModelError(
             f"{load.slots} slots of {context_tokens} tokens are more than the {MAX_CELLS} tokens that llama.cpp can "
             "hold; lower engine.slots or engine.context_tokens"
@@ -150,17 +155,20 @@ def _open(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[float],
 
 def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
     params = llama_cpp.llama_context_default_params()
-    params.n_ctx = context_tokens * load.slots
-    params.n_seq_max = load.slots
-    params.n_batch = params.n_ubatch = max(load.batch_tokens, load.slots)
-    params.n_outputs_max = load.slots  # one token is sampled per sequence; the default reserves memory for every token
+    sequences = load.slots + _spare_streams(load, model)
+    params.n_ctx = context_tokens * sequences
+    params.n_seq_max = sequences
+    params.n_batch = params.n_ubatch = max(load.batch_tokens, sequences)
+    params.n_outputs_max = sequences  # one token is sampled per sequence; the default reserves memory for every token
     params.n_threads = params.n_threads_batch = load.threads or devices.default_threads()
     params.flash_attn_type = FLASH_ATTENTION[load.flash_attention]
     params.kv_unified = load.kv == "unified"
     params.swa_full = False  # sliding-window layers keep only their window
     params.no_perf = True
-    if load.slots > MAX_SEQUENCES:
-        raise ModelError(f"engine.slots = {load.slots}: llama.cpp supports at most {MAX_SEQUENCES} sequences")
+    if sequences > MAX_SEQUENCES:
+        most = MAX_SEQUENCES - _spare_streams(load, model)
+        why = " (one is kept for security.scrub)" if most < MAX_SEQUENCES else ""
+        raise ModelError(f"engine.slots = {load.slots}: llama.cpp supports at most {most} sequences{why}")
     context = llama_cpp.llama_init_from_model(model, params)
     if not context:
         reason = log.reason("no reason given")
@@ -169,6 +177,12 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
         )
         raise _kind(reason)(message)
     return context
+
+
+def _spare_streams(load: Load, model: Any) -> int:
+    """Streams beyond the slots: one to scrub with, if a copy of it overwrites all that a request left."""
+    has_recurrent_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
+    return int(load.scrub and load.kv == "streams" and not has_recurrent_state)
 
 
 def _kind(reason: str) -> type[ModelError]:
@@ -190,7 +204,7 @@ def _info(load: Load, model: Any, context: Any) -> EngineInfo:
         train_context_tokens=int(llama_cpp.llama_model_n_ctx_train(model)),
         # llama.cpp rounds the context up; do not offer more than was configured
         context_tokens=min(_context_tokens(load, model), int(llama_cpp.llama_n_ctx_seq(context))),
-        slots=int(llama_cpp.llama_n_seq_max(context)),
+        slots=int(llama_cpp.llama_n_seq_max(context)) - _spare_streams(load, model),
         vocabulary=int(llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model))),
         kv=load.kv,
         kv_bytes=int(sum(float(size) for size in KV_SIZE.findall(text)) * MIB),

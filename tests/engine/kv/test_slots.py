@@ -4,13 +4,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantd.engine.compute import EngineBroken
 from tenantd.engine.kv.slots import Slots
 
 
 def test_a_sequence_is_released_only_by_its_own_request():
     slots = Slots(2)
     sequence = slots.take(7)
-    with pytest.raises(AssertionError):
+    with pytest.raises(EngineBroken):
         slots.release(sequence, 8)
 
 

@@ -6,12 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tenantd.engine.compute import EngineBroken
 from tenantd.engine.kv.states import States
 
 
 @dataclass(frozen=True)
 class State:
     size_bytes: int
+    request: int = 1
 
     def free(self) -> None:
         """Nothing to free."""
@@ -19,7 +21,7 @@ class State:
 
 def test_what_goes_back_or_ends_gives_its_bytes_back() -> None:
     states = States(100)
-    first, second = State(60), State(30)
+    first, second = State(60, 1), State(30, 2)
     states.keep(1, first, 6)
     states.keep(2, second, 3)
     assert states.room_bytes == 10
@@ -36,12 +38,35 @@ def test_a_request_has_one_state() -> None:
         states.keep(1, State(10), 1)
 
 
+@dataclass
+class Changing:
+    """It says that it is another's once it is kept."""
+
+    request: int
+    size_bytes: int = 10
+
+    def free(self) -> None:
+        """Nothing to free."""
+
+
+def test_a_state_of_another_request_is_neither_kept_nor_given_back() -> None:
+    states = States(100)
+    with pytest.raises(EngineBroken):
+        states.keep(1, State(10, 2), 1)
+    assert states.room_bytes == 100
+    state = Changing(1)
+    states.keep(1, state, 1)
+    state.request = 2
+    with pytest.raises(EngineBroken):
+        states.take(1)
+
+
 def test_what_fits_is_told_from_the_last_state_that_was_kept_or_had_no_room() -> None:
     states = States(100)
     assert states.fits(10**9), "nobody knows yet"
     states.keep(1, State(40), 4)
     assert states.fits(6) and not states.fits(7)
-    states.keep(2, State(0), 5)  # it had no room, so each of its tokens takes more than 12 bytes
+    states.keep(2, State(0, 2), 5)  # it had no room, so each of its tokens takes more than 12 bytes
     assert states.fits(4) and not states.fits(5)
 
 
@@ -51,7 +76,7 @@ def test_bytes_add_up_whatever_happens(events: list[tuple[str, int, int]]) -> No
     kept: dict[int, State] = {}
     for event, request, size_bytes in events:
         if event == "keep" and request not in kept:
-            kept[request] = State(size_bytes if size_bytes <= states.room_bytes else 0)
+            kept[request] = State(size_bytes if size_bytes <= states.room_bytes else 0, request)
             states.keep(request, kept[request], 5)
         elif event == "take":
             assert states.take(request) is kept.pop(request, None)

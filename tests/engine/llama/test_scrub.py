@@ -1,0 +1,297 @@
+"""With `scrub`, the bytes of a released sequence are gone from the memory where they were; without, they stay there."""
+
+from __future__ import annotations
+
+import ctypes
+import itertools
+import mmap
+from typing import Any
+
+import llama_cpp
+import pytest
+
+from tenantd.engine.compute import Chunk
+from tenantd.engine.llama import LlamaCompute, locked
+from tenantd.engine.llama.locked import LockedMemory
+from tests.engine.llama.kit import CAREFUL, GREEDY, LAYOUTS, Engines, logits, prompt
+
+PIECE_BYTES = 96
+PIECES = 6
+_memmem = ctypes.CDLL(None).memmem
+_memmem.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_char_p, ctypes.c_size_t]
+_memmem.restype = ctypes.c_void_p
+
+
+def writable() -> list[tuple[int, int]]:
+    """First and last address of this process's own memory."""
+    found = []
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            addresses, permissions, *_, name = [*line.split(maxsplit=5), ""][:6]
+            if permissions.startswith("rw") and not name.startswith(("[v", "/dev")):
+                start, _, end = addresses.partition("-")
+                found.append((int(start, 16), int(end, 16)))
+    return found
+
+
+def places(piece: bytes) -> set[int]:
+    """Where these bytes are in memory."""
+    found: set[int] = set()
+    for start, end in writable():
+        while (at := _memmem(start, end - start, piece, len(piece))) is not None:
+            found.add(at)
+            start = at + 1
+    return found
+
+
+class Traces:
+    """Where the cells of a sequence are, and whether they still hold what they held."""
+
+    def __init__(self, engine: LlamaCompute, sequence: int) -> None:
+        size = llama_cpp.llama_state_seq_get_size(engine._context, sequence)
+        state = (ctypes.c_uint8 * size)()
+        assert llama_cpp.llama_state_seq_get_data(engine._context, state, size, sequence) == size
+        step = (size * 3 // 4) // PIECES  # what comes first are positions
+        pieces = [ctypes.string_at(ctypes.addressof(state) + size // 4 + n * step, PIECE_BYTES) for n in range(PIECES)]
+        ctypes.memset(state, 0, size)
+        everywhere = [(piece, places(piece) - own(piece)) for piece in pieces]
+        cache = cache_of(engine, [found for _, found in everywhere])
+        self.found = [(piece, {at for at in found if at in cache}) for piece, found in everywhere]
+        assert sum(bool(at) for _, at in self.found) >= PIECES - 2, "rows of cells that follow each other are found"
+
+    def left(self) -> int:
+        """How many of the places still hold what they held."""
+        return sum(ctypes.string_at(at, len(piece)) == piece for piece, found in self.found for at in found)
+
+
+def cache_of(engine: LlamaCompute, found: list[set[int]]) -> range:
+    """The addresses of the KV cache, where most of the pieces are; the last pass may have left others elsewhere."""
+    caches = [range(at, at + engine.info.kv_bytes) for places in found for at in places]
+    return max(caches, key=lambda cache: sum(any(at in cache for at in places) for places in found))
+
+
+def own(piece: bytes) -> set[int]:
+    """Where the object itself has the bytes."""
+    return {id(piece) + bytes.__basicsize__ - 1}
+
+
+def fill(engine: LlamaCompute, sequence: int, seed: int, tokens: int = 40) -> list[int]:
+    """Bind it and compute a prompt."""
+    text = prompt(tokens, seed)
+    engine.bind(sequence, CAREFUL, text, [], request=sequence)
+    for start in range(0, tokens, 20):
+        engine.run([Chunk(sequence, start, text[start : start + 20], start + 20 >= tokens, sequence)])
+    return text
+
+
+_seeds = itertools.count(1000)
+
+
+def unlike_before() -> int:
+    """A seed that no engine had: the freed caches of earlier ones hold the same bytes for the same prompts."""
+    return next(_seeds)
+
+
+def release(engine: LlamaCompute, how: str) -> None:
+    """Take request 1 off its sequence."""
+    if how == "clear":
+        engine.clear(1)
+    elif how == "swap_out":
+        engine.swap_out(1, 0)
+    else:
+        engine.move(1, 3)
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+@pytest.mark.parametrize("how", ["clear", "swap_out", "move"])
+@pytest.mark.parametrize("scrub", [True, False])
+def test_what_a_sequence_held_is_overwritten_while_others_run_on(make: Engines, kv: str, how: str, scrub: bool) -> None:
+    engine = make(kv=kv, scrub=scrub)
+    for sequence in range(3):
+        fill(engine, sequence, unlike_before())
+    traces = Traces(engine, 1)
+    release(engine, how)
+    engine.run([Chunk(0, 40, [5], True, 0), Chunk(2, 40, [5], True, 2)])
+    stays = how == "move" and kv == "unified"  # nothing is copied there: the cells only change hands
+    assert (traces.left() == 0) == (scrub and not stays)
+    if how == "move":
+        engine.clear(3)
+        engine.run([Chunk(0, 41, [5], True, 0)])
+        assert (traces.left() == 0) == scrub
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+def test_an_idle_engine_has_overwritten_everything(make: Engines, kv: str) -> None:
+    engine = make(kv=kv, scrub=True)
+    for sequence in range(4):
+        fill(engine, sequence, unlike_before())
+    traces = [Traces(engine, sequence) for sequence in range(4)]
+    for sequence in range(4):
+        engine.clear(sequence)
+    assert engine.is_empty()
+    assert [trace.left() for trace in traces] == [0] * 4
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+def test_a_state_that_comes_back_is_whole_whatever_was_overwritten_before(make: Engines, kv: str) -> None:
+    """A pending copy over the cells of a sequence would destroy what is restored there."""
+    rows = []
+    for scrub in (False, True):
+        engine = make(kv=kv, scrub=scrub)
+        fill(engine, 0, seed=1)
+        fill(engine, 1, seed=2)
+        swapped = engine.swap_out(0, 1 << 30)
+        fill(engine, 0, seed=3)
+        engine.clear(0)
+        assert engine.swap_in(0, swapped, 0)
+        engine.run([Chunk(0, 40, [7], True, 0), Chunk(1, 40, [7], True, 1)])
+        rows.append((logits(engine, 0).tobytes(), logits(engine, 1).tobytes()))
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+def test_scrubbing_changes_no_bit_of_what_others_get(make: Engines, kv: str) -> None:
+    results = []
+    for scrub in (False, True):
+        engine = make(kv=kv, scrub=scrub)
+        fill(engine, 0, seed=1)
+        rows = []
+        for position in range(40, 46):
+            fill(engine, 1, seed=position)
+            engine.clear(1)
+            engine.run([Chunk(0, position, [position], True, 0)])
+            rows.append(logits(engine, 0).tobytes())
+        results.append(rows)
+    assert results[0] == results[1]
+
+
+def test_a_slot_is_not_given_up_for_scrubbing(make: Engines) -> None:
+    for kv in LAYOUTS:
+        for slots in (1, 3):
+            engine = make(kv=kv, slots=slots, scrub=True)
+            assert engine.info.slots == slots and engine.info.context_tokens == 256
+            fill(engine, slots - 1, seed=0)
+            engine.clear(slots - 1)
+            assert engine.is_empty()
+
+
+# ---- moves that no pass has made yet -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scrub", [True, False])
+@pytest.mark.parametrize("kv", LAYOUTS)
+def test_what_is_restored_where_a_request_has_just_moved_away_is_not_overwritten(
+    make: Engines, kv: str, scrub: bool
+) -> None:
+    """llama.cpp copies the stream later, and then it would be the restored one."""
+    rows = []
+    for moves in (False, True):
+        engine = make(kv=kv, scrub=scrub)
+        fill(engine, 1, seed=1)
+        swapped = engine.swap_out(1, 1 << 30)
+        fill(engine, 2, seed=2)
+        if moves:
+            engine.move(2, 0)
+            assert engine.swap_in(2, swapped, 1)
+            engine.run([Chunk(0, 40, [5], True, 2), Chunk(2, 40, [6], True, 1)])
+            rows.append([logits(engine, 0).tobytes(), logits(engine, 1).tobytes()])
+        else:
+            assert engine.swap_in(0, swapped, 1)
+            engine.run([Chunk(0, 40, [6], True, 1), Chunk(2, 40, [5], True, 2)])
+            rows.append([logits(engine, 1).tobytes(), logits(engine, 0).tobytes()])
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("scrub", [True, False])
+def test_a_moved_request_that_gives_way_comes_back_with_its_own_state(make: Engines, scrub: bool) -> None:
+    rows = []
+    for moves in (False, True):
+        engine = make(scrub=scrub)
+        fill(engine, 1, seed=9)
+        engine.clear(1)
+        fill(engine, 3, seed=1)
+        place = 3
+        if moves:
+            engine.move(3, 1)
+            place = 1
+        if moves:
+            swapped = engine.swap_out(1, 1 << 30)
+            assert engine.swap_in(2, swapped, 3)
+            place = 2
+        engine.run([Chunk(place, 40, [5], True, 3)])
+        rows.append(logits(engine, 0).tobytes())
+    assert rows[0] == rows[1]
+
+
+# ---- memory outside the cache ------------------------------------------------------------------------------------
+
+
+class Watched(mmap.mmap):
+    """Remembers what it held when it was given back."""
+
+    closed_with: list[bytes] = []  # noqa: RUF012
+
+    def close(self) -> None:
+        self.closed_with.append(self[:])
+        super().close()
+
+
+@pytest.fixture
+def watched(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    monkeypatch.setattr(locked.mmap, "mmap", Watched)
+    Watched.closed_with.clear()
+    return Watched.closed_with
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+@pytest.mark.parametrize("end", ["used", "dropped"])
+def test_a_kept_state_is_overwritten_when_it_is_used_or_dropped(
+    make: Engines, watched: list[bytes], kv: str, end: str
+) -> None:
+    engine = make(kv=kv)
+    fill(engine, 0, seed=1)
+    swapped = engine.swap_out(0, 1 << 30)
+    assert swapped.size_bytes > 0 and not watched
+    if end == "used":
+        assert engine.swap_in(0, swapped, 0)
+    else:
+        swapped.free()
+    assert watched == [bytes(swapped.size_bytes)]
+
+
+def test_locked_memory_is_locked_as_far_as_the_limit_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = LockedMemory(1 << 16)
+    ctypes.memset(memory.address, 7, 1 << 16)
+    assert memory.is_locked, "64 KiB are within every usual limit"
+    memory.wipe()
+    refused: Any = lambda address, size: -1  # noqa: E731
+    monkeypatch.setattr(locked._libc, "mlock", refused)
+    memory = LockedMemory(1 << 16)
+    assert not memory.is_locked
+    memory.wipe()
+
+
+def test_without_memory_a_state_is_not_kept_and_the_request_goes_on(
+    make: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = make()
+    text = fill(engine, 0, seed=1)
+
+    def none(size_bytes: int) -> LockedMemory:
+        raise OSError(12, "no memory")
+
+    monkeypatch.setattr("tenantd.engine.llama.cells.LockedMemory", none)
+    swapped = engine.swap_out(0, 1 << 30)
+    assert swapped.size_bytes == 0 and engine.is_empty()
+    assert not engine.swap_in(1, swapped, 0)
+    engine.run([Chunk(1, 0, text[:20], False, 0)])
+
+
+def test_greedy_is_what_it_was(make: Engines) -> None:
+    engines = [make(scrub=scrub) for scrub in (False, True)]
+    tokens = []
+    for engine in engines:
+        text = prompt(20, 4)
+        engine.bind(0, GREEDY, text, [])
+        tokens.append(engine.run([Chunk(0, 0, text, True)]).sampled[0].token)
+    assert tokens[0] == tokens[1]
