@@ -20,6 +20,8 @@ BLANK_LINE: Final = "\n\n"
 
 def checked_system_prompt(text: str) -> str:
     """A system prompt without the whitespace around it. Raises InvalidRequest (`system_prompt`)."""
+    if len(text) > MOST_BYTES:  # without encoding it
+        raise _refused(f"has {len(text)} characters; at most {MOST_BYTES} bytes are allowed")
     try:
         size = len(text.encode())
     except UnicodeEncodeError as e:

@@ -92,6 +92,18 @@ def test_no_text_keeps_the_loop_busy_or_a_neighbour_waiting(daemon: Daemon) -> N
     assert answers["as long stop strings as are allowed"] == {200}
 
 
+def test_a_long_system_prompt_before_many_short_prompts_keeps_nobody_waiting(daemon: Daemon) -> None:
+    """`daemon` watches that the loop is not kept busy."""
+    for name, size, most in (("inline", 790, 10), ("threaded", 1900, 100)):
+        key = daemon.add_tenant(name, system_prompt="word " * size, system_in_completions=True)
+        headers = {"Authorization": f"Bearer {key}"}
+        whole = daemon.post(COMPLETION, {"prompt": ["a"] * most, "max_tokens": 1}, headers=headers)
+        assert whole.status_code == 200, whole.text
+        assert whole.json()["usage"]["prompt_tokens"] > most * size
+        chat = daemon.post(CHAT, {"messages": user("a"), "max_tokens": 1}, headers=headers)
+        assert chat.json()["usage"]["prompt_tokens"] > size
+
+
 def test_a_refusal_shows_little_of_a_text_and_no_control_characters(daemon: Daemon) -> None:
     key = daemon.add_tenant("trent")
     escape = "\x1b]0;mine\x07" + "x" * 500
