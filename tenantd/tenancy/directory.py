@@ -44,6 +44,16 @@ class AuditKey(NamedTuple):
         return cls(key, system_prompt, of_text(key, system_prompt))
 
 
+class Snapshot(NamedTuple):
+    """What the ledger holds at one moment. Keys by their hash, and the hashes by key id; audit keys by tenant id."""
+
+    tenants: list[Tenant]
+    keys: dict[str, LiveKey]
+    digests: dict[str, str]
+    ends: KeyEnds
+    audit_keys: dict[int, AuditKey]
+
+
 class Directory:
     """All tenants and live keys, including suspended tenants but not removed ones.
 
@@ -79,20 +89,19 @@ class Directory:
         while True:
             self._loads_begun += 1
             load, stopped, defaults = self._loads_begun, self._stopped, self._defaults
-            tenants, keys, audit_keys = await ledger.read(functools.partial(_read, defaults=defaults), Lane.DIRECTORY)
+            read = functools.partial(_read, defaults=defaults, ends=self._ends)
+            snapshot = await ledger.read(read, Lane.DIRECTORY)
             if load < self._load_shown:
                 return self.tenants  # a later reload has overtaken this one
             if stopped == self._stopped:
                 break
         before = self.tenants
         self._load_shown = load
-        self._keys = keys
-        self._audit_keys = audit_keys
-        self._digests = {key.id: digest for digest, key in keys.items()}
-        self._ends.replace({key.id: key.expires_micros for key in keys.values() if key.expires_micros is not None})
+        self._keys, self._digests, self._ends = snapshot.keys, snapshot.digests, snapshot.ends
+        self._audit_keys = snapshot.audit_keys
         for key_id in self._revoked:
             self._drop(key_id)
-        self._show(tenants if defaults is self._defaults else map(self.in_force, tenants))
+        self._show(snapshot.tenants if defaults is self._defaults else map(self.in_force, snapshot.tenants))
         return before
 
     def use_defaults(self, defaults: Limits) -> None:
@@ -180,8 +189,13 @@ def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
     return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(defaults))
 
 
-def _read(conn: Connection, defaults: Limits) -> tuple[list[Tenant], dict[str, LiveKey], dict[int, AuditKey]]:
-    """Read one consistent snapshot. Runs in a reading thread, to spare the event loop."""
-    tenants, secrets = list_tenants(conn), audit_keys(conn)
-    hashed = {one.id: AuditKey.of(secrets[one.id], one.system_prompt) for one in tenants if one.id in secrets}
-    return [_in_force(tenant, defaults) for tenant in tenants], live_keys(conn), hashed
+def _read(conn: Connection, defaults: Limits, ends: KeyEnds) -> Snapshot:
+    """Read everything. Runs in a reading thread, to spare the event loop."""
+    tenants, secrets, keys = list_tenants(conn), audit_keys(conn), live_keys(conn)
+    return Snapshot(
+        tenants=[_in_force(tenant, defaults) for tenant in tenants],
+        keys=keys,
+        digests={key.id: digest for digest, key in keys.items()},
+        ends=ends.next({key.id: key.expires_micros for key in keys.values() if key.expires_micros is not None}),
+        audit_keys={one.id: AuditKey.of(secrets[one.id], one.system_prompt) for one in tenants if one.id in secrets},
+    )

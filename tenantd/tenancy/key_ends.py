@@ -18,28 +18,31 @@ class _End(NamedTuple):
 
 
 class KeyEnds:
-    """The ends of those keys that have one."""
+    """The ends of those keys that have one. Immutable, so that a thread can make the `next` ones."""
 
-    def __init__(self, now_micros: Callable[[], int], clock_s: Callable[[], float]) -> None:
-        """`now_micros` is the wall clock, `clock_s` a monotonic one."""
+    def __init__(
+        self,
+        now_micros: Callable[[], int],
+        clock_s: Callable[[], float],
+        expires_micros: Mapping[str, int] | None = None,
+        before: Mapping[str, _End] | None = None,
+    ) -> None:
+        """`now_micros` is the wall clock, `clock_s` a monotonic one. `expires_micros` by key id."""
         self._now_micros = now_micros
         self._clock_s = clock_s
         self._ends: dict[str, _End] = {}
-        self._sorted_micros: list[int] = []
-        self._sorted_s: list[float] = []
-
-    def replace(self, expires_micros: Mapping[str, int]) -> None:
-        """Take these ends, by key id, instead of those until now. One that is still the same keeps its time by the
-        monotonic clock."""
-        now_micros, now_s = self._now_micros(), self._clock_s()
-        before, self._ends = self._ends, {}
-        for key_id, at_micros in expires_micros.items():
-            known = before.get(key_id)
-            if known is None or known.at_micros != at_micros:
-                known = _End(at_micros, now_s + (at_micros - now_micros) / 1e6)
-            self._ends[key_id] = known
+        known, now = before or {}, _End(now_micros(), clock_s())
+        for key_id, at_micros in (expires_micros or {}).items():
+            end = known.get(key_id)
+            if end is None or end.at_micros != at_micros:
+                end = _End(at_micros, now.at_s + (at_micros - now.at_micros) / 1e6)
+            self._ends[key_id] = end
         self._sorted_micros = sorted(end.at_micros for end in self._ends.values())
         self._sorted_s = sorted(end.at_s for end in self._ends.values())
+
+    def next(self, expires_micros: Mapping[str, int]) -> KeyEnds:
+        """With these ends, by key id, instead. One that is still the same keeps its time by the monotonic clock."""
+        return KeyEnds(self._now_micros, self._clock_s, expires_micros, self._ends)
 
     def has_come(self, key_id: str) -> bool:
         """Whether this key has ended. One without an end never has."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.daemon import Daemon
-from tests.support.program import as_stranger, estrange, stranger_uid
+from tests.support.program import as_stranger, estrange, stranger_uid, tenantctl
 
 
 @pytest.fixture
@@ -58,4 +59,29 @@ def test_a_user_whom_a_tenant_lists_acts_for_it_and_for_no_other(open_folder: Pa
         daemon.socket.chmod(0o666)
         assert as_stranger(daemon, "run", "hi").returncode == 0
         assert [row["tenant"] for row in daemon.rows()] == ["acme"] * 2
+        assert daemon.stop() == 0
+
+
+def test_a_key_that_administers_does_so_for_any_user_until_it_is_revoked(open_folder: Path) -> None:
+    with Daemon(open_folder, server={"socket_mode": "0666"}) as daemon:
+        daemon.add_tenant("acme")
+        made = tenantctl(daemon, "key", "create", "--admin", "--label", "deploy", "--expires", "1h")
+        assert made.returncode == 0, made.stderr
+        admin = made.stdout.strip()
+        estrange(daemon)
+        added = as_stranger(daemon, "key", "create", "acme", "--scope", "read", TENANTD_API_KEY=admin)
+        assert added.returncode == 0, added.stderr
+        listed = as_stranger(daemon, "key", "list", "--admin", TENANTD_API_KEY=admin).stdout.splitlines()
+        assert re.search(r" admin +in 59 min +\d+ s ago +deploy$", listed[1]), listed
+        assert as_stranger(daemon, "run", "--tenant", "acme", "hi", TENANTD_API_KEY=admin).returncode == 0
+        nameless = as_stranger(daemon, "run", "hi", TENANTD_API_KEY=admin)
+        assert (nameless.returncode, "which tenant? pass --tenant NAME" in nameless.stderr) == (2, True)
+        reads = as_stranger(daemon, "run", "hi", TENANTD_API_KEY=added.stdout.strip())
+        assert (reads.returncode, reads.stdout) == (77, "")
+        assert "this needs an API key with the scope run; this one has only: read" in reads.stderr
+        rotated = as_stranger(daemon, "key", "rotate", listed[1].split()[0], "--grace", "0", TENANTD_API_KEY=admin)
+        assert rotated.returncode == 0 and "is revoked; created key" in rotated.stderr
+        for key, code in ((admin, 77), (rotated.stdout.strip(), 0)):
+            assert as_stranger(daemon, "tenant", "list", TENANTD_API_KEY=key).returncode == code
+        assert [row["tenant"] for row in daemon.rows()] == ["acme"]
         assert daemon.stop() == 0

@@ -14,7 +14,8 @@ from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.ledger import Lane
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
-from tenantd.tenancy.directory import Directory
+from tenantd.tenancy.directory import Directory, Snapshot
+from tenantd.tenancy.key_ends import KeyEnds
 from tests.ledger.books import ledger_in
 
 
@@ -112,12 +113,17 @@ def test_defaults_that_change_during_a_reading_hold_after_it(tmp_path: Path) -> 
     asyncio.run(main())
 
 
+def only(tenant: Tenant) -> Snapshot:
+    """What a ledger with this tenant and no key holds."""
+    return Snapshot([tenant], {}, {}, KeyEnds(lambda: 0, lambda: 0.0), {})
+
+
 def test_a_reading_that_is_overtaken_is_not_shown(tmp_path: Path) -> None:
     class Slow:
         """A ledger whose first reading comes back last."""
 
         def __init__(self) -> None:
-            self.readings: list[Any] = [([Tenant(name="old")], {}, {}), ([Tenant(name="new")], {}, {})]
+            self.readings: list[Any] = [only(Tenant(name="old")), only(Tenant(name="new"))]
             self.second_done = asyncio.Event()
 
         async def read(self, work: Any, lane: Lane) -> Any:

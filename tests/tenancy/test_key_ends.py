@@ -37,9 +37,7 @@ class Clocks:
         self.micros += round(seconds * 1e6)
 
     def ends(self, **expires_micros: int) -> KeyEnds:
-        ends = KeyEnds(lambda: self.micros, lambda: self.s)
-        ends.replace(expires_micros)
-        return ends
+        return KeyEnds(lambda: self.micros, lambda: self.s).next(expires_micros)
 
 
 def test_a_key_ends_at_its_time_and_one_without_an_end_never() -> None:
@@ -69,7 +67,7 @@ def test_a_clock_set_back_prolongs_nothing() -> None:
     clocks.passes(1800)
     clocks.micros -= 100 * HOUR
     assert not ends.has_come("a")
-    ends.replace({"a": NOW + HOUR, "b": clocks.micros + HOUR})  # as after any change
+    ends = ends.next({"a": NOW + HOUR, "b": clocks.micros + HOUR})  # as after any change
     clocks.passes(1800)
     assert ends.has_come("a") and not ends.has_come("b")
     clocks.passes(1800)
@@ -86,10 +84,10 @@ def test_a_machine_that_slept_ends_keys_by_their_date() -> None:
 def test_an_end_that_changed_counts_from_now() -> None:
     clocks = Clocks()
     ends = clocks.ends(a=NOW + 900 * HOUR)
-    ends.replace({"a": NOW + HOUR})
+    ends = ends.next({"a": NOW + HOUR})
     clocks.passes(3600)
     assert ends.has_come("a")
-    ends.replace({})
+    ends = ends.next({})
     assert not ends.has_come("a") and ends.count() == (0, 0)
 
 
