@@ -26,7 +26,7 @@ from tenantd.api.listener import Listener
 from tenantd.api.openai.routes import OpenAI
 from tenantd.api.openai.streaming import SEND
 from tenantd.api.openapi import Description
-from tenantd.api.operations import serve
+from tenantd.api.operations import Operation, serve
 from tenantd.api.refusals import on_disconnect, on_error, on_http_exception, on_unexpected
 from tenantd.api.replies import rate_headers
 from tenantd.config import ServerConfig
@@ -57,13 +57,18 @@ def make_routes(service: Service, meter: Meter) -> FastAPI:
             Exception: on_unexpected,
         },
     )
-    operations = [
+    serve(app, operations(service, meter), service)
+    return app
+
+
+def operations(service: Service, meter: Meter) -> list[Operation]:
+    """All that is served, and its description."""
+    own = [
         *OpenAI(service).operations(),
         *Admin(service, meter).operations(),
         *health_operations(service),
     ]
-    serve(app, Description(operations).operations, service)
-    return app
+    return Description(own).operations
 
 
 def make_app(service: Service, meter: Meter) -> ASGIApp:

@@ -7,11 +7,9 @@ from typing import Any
 import httpx
 import pytest
 
-from tenantd.api.admin.routes import Admin
 from tenantd.api.connection import Peer
-from tenantd.api.health import health_operations
-from tenantd.api.openai.routes import OpenAI
 from tenantd.api.operations import Access, Operation
+from tenantd.api.server import operations
 from tenantd.domain import Actor, Scope, Tenant
 from tenantd.watching.metrics import Meter
 from tests.api.conftest import Api
@@ -40,8 +38,7 @@ def error(answer: httpx.Response) -> tuple[int, str]:
 
 def declared(api: Api) -> list[Operation]:
     service: Any = api.service
-    meter = Meter(service.events)
-    return [*OpenAI(service).operations(), *Admin(service, meter).operations(), *health_operations(service)]
+    return operations(service, Meter(service.events))
 
 
 def test_every_operation_declares_who_may_use_it_and_with_which_scope(api: Api) -> None:

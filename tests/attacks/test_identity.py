@@ -83,6 +83,19 @@ def test_a_key_revoked_while_its_body_comes_is_refused(daemon: Daemon) -> None:
     assert not [found for found in daemon.rows() if found["tenant"] == "late"]
 
 
+def test_a_key_that_administers_and_is_revoked_while_its_body_comes_changes_nothing(daemon: Daemon) -> None:
+    made = daemon.post("/admin/v1/keys", {}).json()
+    body = json.dumps({"name": "too-late"}).encode()
+    with connect(daemon) as sock:
+        sock.sendall(head(made["secret"], len(body), "/admin/v1/tenants") + body[:5])
+        wait_until(lambda: daemon.get("/healthz").status_code == 200, "the head to be read")
+        revoke(daemon, made["key"]["id"])
+        sock.sendall(body[5:])
+        status, answer = read_answer(sock)
+    assert (status, error_code(answer)) == (401, "key_revoked")
+    assert "too-late" not in [found["name"] for found in daemon.get("/admin/v1/tenants").json()["tenants"]]
+
+
 @pytest.mark.parametrize("stream", [True, False])
 def test_a_revoked_key_ends_what_runs_with_it_and_bills_what_came(daemon: Daemon, stream: bool) -> None:
     tenant = f"running-{stream}".lower()
