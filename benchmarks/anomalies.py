@@ -1,8 +1,8 @@
 """How well the anomaly watch tells copying the model from harmless work, on made-up traffic (benchmarks/traffic.py).
 
-    python benchmarks/anomalies.py collect [--seeds 0-199] [--to FOLDER]     run the watch over the traffic: minutes
+    python benchmarks/anomalies.py collect FOLDER [--seeds 0-199]             run the watch over the traffic: minutes
     python benchmarks/anomalies.py freeze FOLDER                             weights and threshold from seeds 0-99
-    python benchmarks/anomalies.py report FOLDER [--json FILE]               figures from seeds 100-199
+    python benchmarks/anomalies.py report FOLDER [--json FILE]               figures from seeds 100-199, and the cost
 
 Every tenant works harmlessly for 21 days. On the day after, five copies of it each try to copy the model in their own
 way, beside the tenant's work. The code that sees the traffic is the daemon's.
@@ -11,11 +11,14 @@ way, beside the tenant's work. The code that sees the traffic is the daemon's.
 from __future__ import annotations
 
 import argparse
+import asyncio
 import json
 import math
 import multiprocessing
 import os
-from collections.abc import Sequence
+import statistics
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -23,19 +26,28 @@ import numpy as np
 import numpy.typing as npt
 
 from common import machine
+from tenantd.domain import FinishReason, Tenant, Usage
+from tenantd.events import Admitted, Events, PathKind, Settled, Signal, Sketched
+from tenantd.live.generation import Generation
+from tenantd.serving.sketching import Sketching
+from tenantd.text.pool import TextPool
 from tenantd.text.sketches import Sketcher
 from tenantd.watching import habits, scores
-from tenantd.watching.anomalies import JUDGED_EVERY
+from tenantd.watching.anomalies import JUDGED_EVERY, AnomalyWatch, HabitFile
 from tenantd.watching.habits import SIGNALS, Row
-from traffic import ATTACKS, KINDS, MIXED, PURE, Request, Work, harmless, spread
+from traffic import ATTACKS, KINDS, MIXED, PURE, VOCABULARY, Request, Work, harmless, spread
 
 DAYS: Final = 21
 DAY_MICROS: Final = 2 * habits.PANE_MICROS
 BEGIN_MICROS: Final = 20_000 * DAY_MICROS  # a Monday or not: the kinds count their own days
 TRAINING: Final = range(100)
 TESTED: Final = range(100, 200)
-FALSE_ALARMS: Final = 0.005
+FALSE_ALARMS: Final = 0.007
 """Share of harmless tenant-days of the training seeds that the threshold lets through."""
+THRESHOLD: Final = 10.0
+MOST_WEIGHT: Final = np.array([1.6 if signal is Signal.VOLUME else 3.3 for signal in SIGNALS])
+"""So that no signal makes an anomaly by itself unless it is 3 standard deviations off, and a high volume never does."""
+LEAST_WEIGHT: Final = 0.3
 FROZEN: Final = Path(scores.__file__).with_name("frozen.json")
 Vectors = npt.NDArray[np.float32]
 """One row for each time that a window is judged: the surprise of each signal."""
@@ -85,8 +97,6 @@ def tenant(kind: str, seed: int) -> dict[str, Any]:
     for day in range(DAYS):
         vectors = feed(row, work.day(day), day, sketcher)
         found["days"].append(vectors)
-        if not len(vectors):
-            found["blind"] = day + 1
     for attack in ATTACKS:
         copy = rows.copy()
         requests, size = attacked(work, attack)
@@ -121,8 +131,8 @@ def harmless_scores(tenants: list[dict[str, Any]], weights: npt.NDArray[np.float
 
 
 def fit(tenants: list[dict[str, Any]]) -> tuple[npt.NDArray[np.float64], float]:
-    """Weights by logistic regression, none negative, over the most surprising moment of each day; and a threshold
-    that leaves `FALSE_ALARMS`."""
+    """Weights by logistic regression over the most surprising moment of each day, within bounds, and scaled so that the
+    threshold leaves `FALSE_ALARMS`."""
     weights = np.full(len(SIGNALS), 1 / len(SIGNALS))
     for _ in range(4):  # which moment is the most surprising depends on the weights
         good = [day[np.argmax(day @ weights)] for one in tenants for day in one["days"] if len(day)]
@@ -133,8 +143,10 @@ def fit(tenants: list[dict[str, Any]]) -> tuple[npt.NDArray[np.float64], float]:
             if len(a["vectors"])
         ]
         weights = regress(np.array(good, np.float64), np.array(bad, np.float64))
-    threshold = float(np.quantile(harmless_scores(tenants, weights), 1 - FALSE_ALARMS))
-    return weights / threshold * 10, 10.0
+    for _ in range(50):
+        weights = np.clip(weights, LEAST_WEIGHT, MOST_WEIGHT)
+        weights *= THRESHOLD / np.quantile(harmless_scores(tenants, weights), 1 - FALSE_ALARMS)
+    return np.minimum(weights, MOST_WEIGHT), THRESHOLD
 
 
 def regress(good: npt.NDArray[np.float64], bad: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -201,7 +213,10 @@ def report(folder: Path) -> dict[str, Any]:
             if name != MIXED and low <= a["queries"] < high
         ]
         small[f"{low}-{high - 1}"] = wilson(sum(hits), len(hits))
-    blind = [one.get("blind", 0) for one in tested]
+    blind = {
+        kind: [next((i for i, d in enumerate(o["days"]) if len(d)), DAYS) for o in tested if o["kind"] == kind]
+        for kind in KINDS
+    }
     return {
         "machine": machine(),
         "seeds": {"training": [TRAINING[0], TRAINING[-1]], "tested": [TESTED[0], TESTED[-1]]},
@@ -210,8 +225,71 @@ def report(folder: Path) -> dict[str, Any]:
         "left_out": left_out,
         "mixed_by_cover": by_size,
         "pure_by_queries": small,
-        "blind_days": {"median": float(np.median(blind)), "most": max(blind)},
+        "blind_days": {kind: {"median": float(np.median(b)), "most": max(b)} for kind, b in blind.items()},
+        "cpu_micros_per_request": cost(),
     }
+
+
+# -- the cost of a request
+
+
+async def loop_micros(requests: int = 2000) -> float:
+    """CPU time of the event loop's thread for one request, without the sketch, which is made in another."""
+    pool, events = TextPool(), Events()
+    sketching = Sketching(Sketcher(bytes(32)), pool, events)
+    events.queue("watch", lambda event: None)
+    tenant, generation = Tenant(id=1, name="acme"), Generation(kind="completion", prompt=[1, 2, 3])
+    began = time.thread_time()
+    for i in range(requests):
+        sketching.begin(tenant, [generation])
+        if i % 16 == 0:
+            await asyncio.sleep(0.001)
+    while sketching.waiting:
+        await asyncio.sleep(0.001)
+    spent = time.thread_time() - began
+    pool.close()
+    events.close()
+    return spent / requests * 1e6
+
+
+def cost() -> dict[str, Any]:
+    """CPU microseconds of each thread for one request."""
+    sketcher, rng = Sketcher(bytes(32)), np.random.default_rng(1)
+    sketches = {}
+    for tokens in (10, 100, 1000, 100_000):
+        prompt = rng.integers(0, VOCABULARY, tokens).tolist()
+        sketches[str(tokens)] = round(timed(lambda prompt=prompt: sketcher.sketch(prompt)), 1)
+    watch = AnomalyWatch(HabitFile(Path("/nonexistent/habits")), bytes(32), habits.Habits(), lambda *_: None)
+    sketched = Sketched(tenant="acme", tenant_id=1, sketch=sketcher.sketch(prompt))
+    who: dict[str, Any] = {"request_id": "req_1", "tenant": "acme", "tenant_id": 1, "key_id": None}
+    settled = Settled(
+        **who, state=FinishReason.STOP, usage=Usage(), first_token_micros=1, duration_micros=2, cause=None
+    )
+    more: dict[str, Any] = {"logprobs": None, "logit_biases": 0, "choice": 0, "queue_position": 0}
+    admitted = Admitted(**who, **more, uid=0, path=PathKind.CHAT, prompt_tokens=9, max_tokens=9)
+    watch.habits.of(1, sketched.at_micros)["windows"] = habits.LEARNING_WINDOWS
+
+    def hear() -> None:
+        for event in (admitted, sketched, settled):
+            watch.hear(event)
+
+    return {
+        "sketch_by_prompt_tokens": sketches,
+        "watch": round(timed(hear), 1),
+        "event_loop": round(asyncio.run(loop_micros()), 1),
+        "bytes_per_tenant": habits.HABIT.itemsize,
+    }
+
+
+def timed(work: Callable[[], object], times: int = 500) -> float:
+    """CPU microseconds of one call, the median of seven rounds."""
+    rounds = []
+    for _ in range(7):
+        began = time.thread_time()
+        for _ in range(times):
+            work()
+        rounds.append((time.thread_time() - began) / times * 1e6)
+    return statistics.median(rounds)
 
 
 def main() -> None:

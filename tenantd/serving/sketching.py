@@ -32,6 +32,11 @@ class Sketching:
         self._waiting: Counter[str] = Counter()
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def waiting(self) -> int:
+        """Prompts that are not sketched yet."""
+        return self._waiting.total()
+
     def begin(self, tenant: Tenant, generations: Sequence[Generation]) -> None:
         """Sketch the prompts some time, and announce each sketch. Returns at once."""
         if self._sketcher is None or tenant.id is None:

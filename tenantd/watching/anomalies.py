@@ -68,24 +68,24 @@ class AnomalyWatch:
     def __init__(self, file: HabitFile, key: bytes, habits: Habits, on_found: OnFound) -> None:
         self._file = file
         self._key = key
-        self._habits = habits
+        self.habits = habits
         self._on_found = on_found
         self._saved_micros: int | None = None
 
     def hear(self, event: Event) -> None:
         """Takes tens of microseconds."""
         if isinstance(event, Sketched):
-            row = self._habits.of(event.tenant_id, event.at_micros)
+            row = self.habits.of(event.tenant_id, event.at_micros)
             add_prompt(row, event.sketch)
             if int(row["recent_prompts"]) % JUDGED_EVERY == 0:
                 self._judge(event.tenant_id, row, event.at_micros)
         elif isinstance(event, Admitted):
             if event.tenant_id is not None and event.choice == 0:
                 is_probing = event.logprobs is not None or event.logit_biases > 0
-                add_request(self._habits.of(event.tenant_id, event.at_micros), is_probing=is_probing)
+                add_request(self.habits.of(event.tenant_id, event.at_micros), is_probing=is_probing)
         elif isinstance(event, Settled):
             if event.tenant_id is not None:
-                row = self._habits.of(event.tenant_id, event.at_micros)
+                row = self.habits.of(event.tenant_id, event.at_micros)
                 add_answer(row, event.usage.prompt_tokens, event.usage.completion_tokens)
         elif isinstance(event, Administered) and event.tenant_id is not None:
             self._administered(event.action, event.tenant_id)
@@ -100,21 +100,21 @@ class AnomalyWatch:
             self._on_found(tenant_id, anomaly)
 
     def _administered(self, action: Action, tenant_id: int) -> None:
-        if action is Action.TENANT_REMOVED:
-            self._habits.forget(tenant_id)
-        elif action is Action.ANOMALIES_CLEARED and (row := self._habits.get(tenant_id)) is not None:
+        if action in (Action.TENANT_REMOVED, Action.TENANT_FORGOTTEN):
+            self.habits.forget(tenant_id)
+        elif action is Action.ANOMALIES_CLEARED and (row := self.habits.get(tenant_id)) is not None:
             accept(row)
 
     def _save_sometimes(self, at_micros: int) -> None:
         if self._saved_micros is None:
             self._saved_micros = at_micros
-        if not 0 <= at_micros - self._saved_micros < SAVE_MICROS:
+        if abs(at_micros - self._saved_micros) >= SAVE_MICROS:
             self._saved_micros = at_micros
             self.save()
 
     def save(self) -> None:
         """Write what is known to its file. A failure is logged: the watch goes on, and tries again later."""
         try:
-            self._file.save(self._key, self._habits)
+            self._file.save(self._key, self.habits)
         except OSError as e:
             log.warning("cannot save what the anomaly watch knows: %s", e)

@@ -124,6 +124,20 @@ INVOICE = Invoice(
     audit_head=AuditHead(number=1234, hash="5a" * 32),
 )
 
+ANOMALY: dict[str, Any] = {
+    "number": 1,
+    "at_micros": 1_795_000_000_000_000,
+    "tenant_id": 1,
+    "tenant": "acme",
+    "action": "throttle",
+    "requests": 70,
+    "score": 12.5,
+    "threshold": 10.0,
+    "deviations": [{"signal": "logprobs", "value": 0.9, "usual": 0.1, "weight": 8.0}],
+    "reasons": ["90% of the requests ask for logprobs or bias logits (usually 10%)"],
+    "cleared_micros": None,
+}
+
 
 def queued(request_id: str, client_id: str) -> dict[str, Any]:
     """An entry of the queue, third in it."""
@@ -207,6 +221,8 @@ class FakeDaemon:
                 return JSONResponse({"tenant": self.add(**body), "key": "td_secret"}, 201)
             case _, [*_, "keys"] | ["keys", *_]:
                 return self._keys(method, path, body)
+            case "GET", ["anomalies"]:
+                return JSONResponse({"anomalies": [ANOMALY]})
             case _, ["tenants", name, *action]:
                 return self._one_tenant(method, self._tenant(name), action, body)
             case "GET", ["usage"]:
@@ -229,7 +245,7 @@ class FakeDaemon:
             tenant.update({**body, **self._limits(tenant["limits"] | body.get("limits", {}))})
         if action == ["rename"]:
             self.tenants[body["name"]] = self.tenants.pop(tenant["name"]) | body
-        elif action:
+        elif action and action != ["anomalies", "clear"]:
             tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
         return JSONResponse({"tenant": tenant})
 

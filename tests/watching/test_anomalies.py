@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import stat
 from collections.abc import Iterable
@@ -9,11 +10,18 @@ from pathlib import Path
 
 import pytest
 
-from tenantd.events import Action, Administered, Event, Signal
+from tenantd.events import Action, Administered, Deviation, Event, Signal
 from tenantd.text.sketches import Sketcher
+from tenantd.watching import anomalies
 from tenantd.watching.anomalies import AnomalyWatch, HabitFile
 from tenantd.watching.scores import Anomaly, explain
 from tests.support.little_traffic import day, extraction, harmless
+
+
+@pytest.fixture(autouse=True)
+def _always_the_same_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = itertools.count()
+    monkeypatch.setattr(anomalies.secrets, "token_bytes", lambda size: next(keys).to_bytes(size, "big"))
 
 
 class Watched:
@@ -48,9 +56,9 @@ def test_a_tenant_that_begins_to_copy_the_model_is_found_once_a_day_and_the_reas
     [(tenant_id, anomaly)] = watched.found
     assert tenant_id == 1 and anomaly.score >= 10
     signals = {one.signal for one in anomaly.deviations}
-    assert {Signal.LOGPROBS, Signal.SHIFT} <= signals
+    assert {Signal.LOGPROBS, Signal.OUTPUT} <= signals
     text = "\n".join(explain(anomaly.deviations))
-    assert "ask for logprobs or bias logits (usually 0%)" in text and "as far from those of the past" in text
+    assert "ask for logprobs or bias logits (usually 0%)" in text and "output tokens per prompt token" in text
     watched.copies(15)
     assert len(watched.found) == 2
 
@@ -124,3 +132,8 @@ def test_nothing_that_was_asked_is_in_the_file(tmp_path: Path) -> None:
     for width in (2, 4, 8):
         for order in ("little", "big"):
             assert b"".join(t.to_bytes(width, order) for t in prompt[:2]) not in content  # type: ignore[arg-type]
+
+
+def test_every_signal_is_put_in_words_that_fit_a_terminal() -> None:
+    reasons = explain(Deviation(signal=signal, value=12345.0, usual=0.25, weight=1.0) for signal in Signal)
+    assert len(set(reasons)) == len(Signal) and max(map(len, reasons)) <= 76
