@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
+from typing import Any, cast
 
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, FinishReason, Scope, Tenant, TenantState, TokenLogprobs
@@ -13,6 +13,7 @@ from tenantd.events import Events
 from tenantd.live.generation import Generation, SharedSampling
 from tenantd.live.streams import LiveStream
 from tenantd.serving.rows import settled
+from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import KnownKey
 from tenantd.tenancy.keys import TENANT_SCOPES
 from tenantd.tenancy.rates import RateState
@@ -99,7 +100,7 @@ class FakeService:
         self.grammars = GrammarCompiler()
         self.supervisor = FakeSupervisor()
         self.events = Events()
-        self.administration: Any = None
+        self.administration = Administration(self.ledger, cast(Any, self), self.events, slots=4, records=False)
         self.draining = False
         self.checking: Any = None
         self.started_micros = 1_700_000_000_000_000
