@@ -259,12 +259,12 @@ class Scheduler:
         owners, jobs = self._slots.owners, self._jobs
         for chunks in plan.passes:
             for sequence, position, tokens, _, request in chunks:
-                job = jobs.get(request)
                 if (
-                    job is None
-                    or owners[sequence] != request
+                    owners[sequence] != request
+                    or (job := jobs.get(request)) is None
                     or job.computed != position
-                    or job.tokens[position : position + len(tokens)] != tokens
+                    or job.tokens[position] != tokens[0]
+                    or (len(tokens) > 1 and job.tokens[position : position + len(tokens)] != tokens)
                 ):
                     raise EngineBroken(
                         f"sequence {sequence} of request {owners[sequence]} was to compute {len(tokens)} tokens at "
@@ -275,16 +275,19 @@ class Scheduler:
         """Book what was computed: tokens, charges, engine time and ends. The only place that charges."""
         self._now_s = now_s
         made: dict[int, Progress] = {}
+        bindings = self._slots.bindings
         busy_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.busy_micros
             self._passes.learn(chunks, result.micros)
             for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
                 job = self._active[chunk.sequence]
-                if job.submit.request != chunk.request:
+                request = chunk.request
+                if job.submit.request != request:
                     raise EngineBroken(f"sequence {chunk.sequence} computed for request {chunk.request} is another's")
+                binding = bindings[chunk.sequence]
                 micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
-                made[job.submit.request] = self._advance(job, chunk, result, micros, now_s)
+                made[request] = self._advance(job, chunk, binding, result, micros, now_s)
         for job, micros in self._bindings:
             busy_micros += micros
             self._book_binding(job, micros, made, now_s)
@@ -318,9 +321,9 @@ class Scheduler:
         bound.update((job.submit.request, self._slots.bindings[s]) for s, job in self._active.items())
         return list(bound.items())
 
-    def _advance(self, job: Job, chunk: Chunk, result: PassResult, micros: int, now_s: float) -> Progress:
+    def _advance(self, job: Job, chunk: Chunk, binding: int, result: PassResult, micros: int, now_s: float) -> Progress:
         """Book one chunk of one job: advance, charge, take the sampled token, and finish it if it has ended."""
-        submit, binding = job.submit, self._slots.bindings[chunk.sequence]
+        submit = job.submit
         sampled = result.sampled.get(chunk.sequence)
         if sampled is not None and sampled.grammar_micros:
             self._charges.time(submit.tenant, sampled.grammar_micros, now_s)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -10,6 +12,7 @@ from tenantd.engine.compute import Chunk, EngineBroken, PassResult
 from tenantd.engine.scheduler import Plan
 from tenantd.wire.messages import Finish, Step
 from tests.engine.world import World, world
+from tests.support.copies import ROOT
 
 
 def two_running() -> World:
@@ -62,6 +65,45 @@ def test_a_plan_that_mixes_up_requests_is_not_run(mix_up: Callable[[Chunk, Chunk
     with pytest.raises(EngineBroken):
         w.loop.step()
     assert not passes
+
+
+WITHOUT_ASSERTIONS = """
+from tenantd.engine.compute import EngineBroken
+from tenantd.engine.kv.slots import Slots
+from tenantd.engine.scheduler import Plan
+from tests.engine.test_bindings import MIXED_UP, two_running
+
+if __debug__:
+    raise SystemExit("assertions are on")
+
+def is_caught(action):
+    try:
+        action()
+    except EngineBroken:
+        return True
+    return False
+
+slots = Slots(2)
+sequence = slots.take(7)
+print(is_caught(lambda: slots.release(sequence, 8)))
+w = two_running()
+[first, second] = w.scheduler.plan(w.now_s).passes[0]
+for mix_up in MIXED_UP:
+    print(is_caught(lambda: w.scheduler.check_plan(Plan([], [[mix_up(first, second), second]]))))
+print(is_caught(lambda: w.compute.run([first._replace(request=second.request)])))
+w.scheduler._slots.owners[0] = None
+w.compute.clear(0)
+w.compute.clear(1)
+w.compute._length[3] = 1
+print(is_caught(lambda: w.compute.bind(3, w.samplings[0], [], [])))
+"""
+
+
+def test_the_checks_need_no_assertions() -> None:
+    command = [sys.executable, "-O", "-c", WITHOUT_ASSERTIONS]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, check=False)
+    assert (done.returncode, set(done.stdout.split())) == (0, {"True"}), done.stderr
+    assert len(done.stdout.split()) == len(MIXED_UP) + 3
 
 
 def test_what_was_computed_for_another_request_is_not_booked() -> None:
