@@ -191,13 +191,10 @@ class Ledger:
 
         If cancelled before the writer starts, nothing is written; later, the row stays.
         """
-
-        def work(conn: sqlite3.Connection) -> None:
-            insert_request(conn, admission)
-            if entry is not None and self._audits:
-                append(conn, [made(entry, admission.id, self._now_micros())])
-
-        await self.write(work)
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        adds = self._made(entry, admission.id)
+        self._writer.submit(lambda conn: insert_request(conn, admission), future, keep=False, adds=adds)
+        await future
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
         """Record what running requests have used so far. Queued; only the latest usage of each is written."""
@@ -215,21 +212,19 @@ class Ledger:
         """
         future: asyncio.Future[RequestRecord] = asyncio.get_running_loop().create_future()
 
-        def described() -> Entry | None:
-            has_entry = entry is not None and self._audits
-            return made(entry, settlement.id, self._now_micros()) if entry is not None and has_entry else None
-
-        def work(conn: sqlite3.Connection) -> RequestRecord:
-            row = settle_request(conn, settlement)
-            if (found := described()) is not None:
-                append(conn, [found])
-            return row
+        adds = self._made(entry, settlement.id)
 
         def record() -> Unsettled:
-            return Unsettled(settlement=settlement, admission=admission, entry=described())
+            return Unsettled(settlement=settlement, admission=admission, entry=None if adds is None else adds()[0])
 
-        self._writer.submit(work, future, keep=True, record=record)
+        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True, record=record, adds=adds)
         return await future  # cancelling this does not remove the job from the queue
+
+    def _made(self, entry: MakeEntry | None, request_id: str) -> Callable[[], list[Entry]] | None:
+        """What makes the entry that goes with a row; None if there is none."""
+        if entry is None or not self._audits:
+            return None
+        return lambda: [made(entry, request_id, self._now_micros())]
 
     def audit(self, entries: Iterable[Entry]) -> None:
         """Append entries to the audit trail in the writer's next transaction. Any thread may call it.

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from typing import Any
 
 from tenantd.errors import LedgerUnavailable
-from tenantd.ledger.audit import Entry, append
+from tenantd.ledger.audit import Entry
 from tenantd.ledger.unsettled import Unsettled
 
 log = logging.getLogger(__name__)
@@ -19,10 +19,12 @@ log = logging.getLogger(__name__)
 class Job:
     """One job. `is_kept`: retry it until it succeeds. `future` belongs to whoever waits for it, if anyone.
 
-    `record` makes what is set aside if it never succeeds; any thread calls it.
+    `record` makes what is set aside if it never succeeds; any thread calls it. `adds` makes the entries of the audit
+    trail that go with it, and does not fail. They are appended together with those of other jobs, in order; a job
+    without it may append entries by itself.
     """
 
-    __slots__ = ("entries", "error", "future", "is_kept", "record", "result", "work")
+    __slots__ = ("adds", "entries", "error", "future", "is_kept", "record", "result", "work")
 
     def __init__(
         self,
@@ -31,8 +33,10 @@ class Job:
         *,
         is_kept: bool,
         record: Callable[[], Unsettled] | None = None,
+        adds: Callable[[], list[Entry]] | None = None,
     ) -> None:
         self.entries: list[Entry] = []  # what it appends to the audit trail and nothing else; see `appending`
+        self.adds = adds
         self.record = record
         self.work = work
         self.future = future
@@ -57,7 +61,7 @@ class Job:
 
 def appending(entries: list[Entry]) -> Job:
     """A job that appends entries to the audit trail. More may be added until it is run."""
-    job = Job(lambda conn: append(conn, entries), None, is_kept=True)
+    job = Job(lambda conn: None, None, is_kept=True, adds=lambda: entries)
     job.entries = entries
     return job
 

@@ -76,10 +76,12 @@ class Writer:
         *,
         keep: bool,
         record: Callable[[], Unsettled] | None = None,
+        adds: Callable[[], list[Entry]] | None = None,
     ) -> None:
         """Queue a job. Raises LedgerUnavailable if closed, or (unless the job is kept) in trouble or overrun.
 
-        What `record` returns is set aside for the next start if the job has not succeeded by the end.
+        What `record` returns is set aside for the next start if the job has not succeeded by the end. What `adds`
+        returns once it has succeeded is appended to the audit trail in the same transaction.
         """
         with self._changed:
             if self._close_by_s is not None:
@@ -91,7 +93,7 @@ class Writer:
                     raise LedgerUnavailable(f"cannot write the ledger: {trouble}")
                 if len(self._jobs) >= MAX_WAITING:
                     raise LedgerUnavailable(f"the ledger is behind: {len(self._jobs)} writes are waiting")
-            self._jobs.append(Job(work, future, is_kept=keep, record=record))
+            self._jobs.append(Job(work, future, is_kept=keep, record=record, adds=adds))
             self._changed.notify()
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:
@@ -260,9 +262,15 @@ class Writer:
         conn.execute("BEGIN IMMEDIATE")
         if not (jobs or checkpoints or entries):
             self._probe()
+        added: list[Entry] = []  # appended together, because the head of the trail is then read and written only once
         for job in jobs:
+            if added and job.adds is None:
+                append(conn, added)
+                added = []
             self._run_job(job)
-        append(conn, entries)
+            if job.adds is not None and job.error is None:
+                added += job.adds()
+        append(conn, [*added, *entries])
         # Last, so that rows admitted in this batch exist; settled rows are ignored.
         for request_id, usage in checkpoints.items():
             try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import os
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 
 from tenantd.domain import Usage
 from tests.ledger.books import admission, open_ledger, settlement
+from tests.ledger.trails import entry
 
 CONCURRENT = 16
 
@@ -26,14 +28,17 @@ async def main(folder: Path) -> None:
         while True:
             number += 1
             name, tokens = f"r{lane}-{number}", 0
-            await ledger.admit(admission(name))
+            about = functools.partial(entry, request_id=name)
+            await ledger.admit(admission(name), functools.partial(about, "entered"))
+            ledger.audit([about("resources")])
             say("admitted", name, 0)
             for _ in range(number % 3):
                 tokens += 1 + lane
                 ledger.checkpoint({name: Usage(completion_tokens=tokens)})
                 await ledger.write(lambda conn: None)  # in the same commit, or in one after it
                 say("checkpointed", name, tokens)
-            await ledger.settle(settlement(name, Usage(completion_tokens=tokens + 1)))
+            ended = settlement(name, Usage(completion_tokens=tokens + 1))
+            await ledger.settle(ended, None, functools.partial(about, "response"))
             say("settled", name, tokens + 1)
 
     await asyncio.gather(*(one_after_another(lane) for lane in range(CONCURRENT)))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from tenantd.domain import Usage
 from tenantd.ledger.ledger import RequestRecord
 from tenantd.ledger.prices import all_prices, cost_of
 from tenantd.ledger.reports import recent_requests
+from tenantd.ledger.verify import verify
 from tests.ledger.books import ledger_in
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +37,18 @@ def lines_until_killed(folder: Path, count: int) -> Iterator[tuple[str, str, int
     assert process.returncode == -9
 
 
+def check_trail(conn: sqlite3.Connection, rows: list[RequestRecord]) -> None:
+    """It is whole, and every row has its entries: one as it was admitted, one as it ended."""
+    assert verify(conn).finding is None
+    by_event: dict[str, list[str]] = {}
+    for event, request_id in conn.execute("SELECT event, request_id FROM audit ORDER BY number"):
+        by_event.setdefault(event, []).append(request_id)
+    assert sorted(by_event["entered"]) == sorted(row.id for row in rows)
+    ends = {"stop": "response", "interrupted": "interrupted"}
+    for state, event in ends.items():
+        assert sorted(by_event.get(event, [])) == sorted(row.id for row in rows if row.state == state)
+
+
 @pytest.mark.parametrize("count", [1, 150, 1111])
 def test_all_that_was_acknowledged_before_a_kill_is_in_the_ledger(tmp_path: Path, count: int) -> None:
     said = list(lines_until_killed(tmp_path, count))
@@ -53,6 +67,7 @@ def test_all_that_was_acknowledged_before_a_kill_is_in_the_ledger(tmp_path: Path
                 usage = Usage(completion_tokens=row.completion_tokens)
                 assert row.output_nanos == cost_of(usage, prices).output_nanos
             assert len({row.id for row in rows}) == len(rows)
+            await ledger.read(lambda conn: check_trail(conn, rows))
             return ledger.interrupted, {row.id: row for row in rows}
 
     interrupted, rows = asyncio.run(reopen())
