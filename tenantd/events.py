@@ -137,6 +137,7 @@ MALFORMED: Final = "malformed_http"
 class Started(Event, frozen=True, kw_only=True):
     """A request got a sequence in the engine and starts to run, `waited_micros` after its creation.
 
+    `binding` is the number of this use of the sequence; a sequence may be moved later, and a binding stays.
     `adapter` is the name of the file of its adapter, and `adapter_sha256` the hash of its whole path, None without one.
     `system_prompt_hmac` is the keyed hash of the system prompt put before its own, None if there is none.
     """
@@ -145,6 +146,8 @@ class Started(Event, frozen=True, kw_only=True):
     tenant: str
     waited_micros: int
     tenant_id: int | None = None
+    sequence: int | None = None
+    binding: int | None = None
     adapter: str | None = None
     adapter_sha256: str | None = None
     system_prompt_hmac: str | None = None

@@ -66,7 +66,9 @@ class Scheduler:
         self._steps = 0
         self._now_s = 0.0  # of the last submit, plan or commit
         self._swaps = self._recomputes = 0  # since the last commit
-        self._taken: list[tuple[int, int]] = []  # requests that got a sequence since the last commit, with its binding
+        self._taken: list[
+            tuple[int, int, int]
+        ] = []  # requests that got a sequence since the last commit, binding, sequence
         self._bound_changed = False
 
     # ---- commands ------------------------------------------------------------------------------------------
@@ -178,7 +180,7 @@ class Scheduler:
         job.decoded_s = now_s
         job.sequence = self._slots.take(job.submit.request)
         job.binding = self._slots.bindings[job.sequence]
-        self._taken.append((job.submit.request, job.binding))
+        self._taken.append((job.submit.request, job.binding, job.sequence))
         tenant.active += 1
         self._active[job.sequence] = job
         self._bound_changed = True
@@ -299,6 +301,7 @@ class Scheduler:
         self._steps += 1
         finishes, self._finishes = self._finishes, []
         bound = self._bound() if self._bound_changed else None
+        sequences = {request: sequence for request, _, sequence in self._taken} or None
         self._taken, self._bound_changed = [], False
         swaps, self._swaps = self._swaps, 0
         recomputes, self._recomputes = self._recomputes, 0
@@ -313,11 +316,12 @@ class Scheduler:
             swaps=swaps,
             recomputes=recomputes,
             bound=bound,
+            sequences=sequences,
         )
 
     def _bound(self) -> list[tuple[int, int]]:
         """The requests that have a sequence or had one in this step, with its binding."""
-        bound = dict(self._taken)
+        bound = {request: binding for request, binding, _ in self._taken}
         bound.update((job.submit.request, self._slots.bindings[s]) for s, job in self._active.items())
         return list(bound.items())
 

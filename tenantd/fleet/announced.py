@@ -18,6 +18,8 @@ def started(stream: LiveStream) -> Started:
         tenant=stream.tenant,
         tenant_id=stream.tenant_id,
         waited_micros=round(stream.age_s * 1e6),
+        sequence=stream.sequence,
+        binding=stream.binding,
         adapter=Path(stream.adapter).name or None,
         adapter_sha256=hashlib.sha256(os.fsencode(stream.adapter)).hexdigest() if stream.adapter else None,
         system_prompt_hmac=stream.system_prompt_hmac,

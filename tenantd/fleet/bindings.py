@@ -41,6 +41,9 @@ class Bindings:
             stream = live.get(finish.request)
             if stream is not None and stream.binding != finish.binding:
                 raise Misbound(stream, finish.binding)
+        for request, sequence in (step.sequences or {}).items():
+            if (stream := live.get(request)) is not None:
+                stream.sequence = sequence
         return streams
 
     def _learn(self, bound: Iterable[tuple[int, int]], live: Mapping[int, LiveStream]) -> None:

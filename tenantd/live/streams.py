@@ -68,6 +68,7 @@ class LiveStream:
         self.tenant_id, self.actor = tenant_id, actor
         self.asker = (tenant_id, actor)  # whose connection may get the answer
         self.binding: int | None = None  # of its sequence, or its last; as the engine that has it told
+        self.sequence: int | None = None  # the one that it was given last; it may have been moved since
         self.prompt_tokens = len(submit.prompt)
         self.max_tokens = submit.max_tokens
         self.adapter = submit.adapter  # the path of its adapter; "" for none

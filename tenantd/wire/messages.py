@@ -258,6 +258,9 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     usage: dict[str, float] | None = None
     level: float = 0.0
     bound: list[tuple[int, int]] | None = None
+    sequences: dict[int, int] | None = (
+        None  # by request, the sequences that were given in this step, for the audit trail
+    )
     order: list[int] | None = None
 
 

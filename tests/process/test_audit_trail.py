@@ -57,10 +57,11 @@ def test_a_request_leaves_its_entries_in_order(tmp_path: Path) -> None:
         key = daemon.add_tenant("acme")
         by_key = {"authorization": f"Bearer {key}"}
         body = {"prompt": "Once", "max_tokens": 5, "temperature": 0.25, "logprobs": 2, "ignore_eos": True}
-        for _ in range(20):
+        for number in range(20):
             answer = daemon.post("/v1/completions", body, headers=by_key)
             entries = of_request(daemon, answer.headers["x-request-id"])
             assert [entry["event"] for entry in entries] == ["entered", "resources", "response", "cleaned_up"]
+            assert (entries[1]["detail"]["sequence"], entries[1]["detail"]["binding"]) == (0, number + 1)
         [row] = [row for row in daemon.rows() if row["id"] == answer.headers["x-request-id"]]
         assert {entry["tenant"] for entry in entries} == {"acme"}
         assert {entry["tenant_id"] for entry in entries} == {row["tenant_id"]}
