@@ -176,6 +176,7 @@ class FakeDaemon:
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
         self.queue: list[dict[str, Any]] = []
+        self.anchor: dict[str, Any] | None = None
         self.request: dict[str, Any] = {}  # what is different with the one in the ledger
         self.looked = asyncio.Event()  # somebody asked where its request stands
 
@@ -316,7 +317,7 @@ class FakeDaemon:
             "paused": 3,
             "waiting": 2,
             "queue": self.queue,
-            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
+            "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": self.anchor},
             "tenants": [
                 {**tenant, **counts, "max_queued": tenant["effective_limits"]["max_queued"]}
                 for tenant in self.tenants.values()

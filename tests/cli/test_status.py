@@ -27,6 +27,23 @@ def test_status_shows_the_daemon_its_engine_and_its_tenants(cli: Cli, daemon: Fa
     assert result.stdout.splitlines()[-1].split() == ["acme", "active", "2", "standard", "1", "3", "2", "12.3"]
 
 
+@pytest.mark.parametrize(
+    ("anchor", "text"),
+    [
+        ({"age_s": None}, "not written yet"),
+        ({"age_s": 125.0}, "written 2 min ago"),
+        ({"age_s": 5.0, "mismatches": 1}, "differs from what was anchored before: run tenantctl audit verify"),
+        ({"trouble": "/a: No such file or directory"}, "failing: /a: No such file or directory"),
+    ],
+)
+def test_status_says_how_the_anchor_of_the_audit_trail_does(
+    cli: Cli, daemon: FakeDaemon, anchor: dict[str, object], text: str
+) -> None:
+    assert "audit anchor" not in cli("status").stdout
+    daemon.anchor = {"age_s": None, "failures": 0, "mismatches": 0, "trouble": "", **anchor}
+    assert text in " ".join(cli("status").stdout.split())
+
+
 def test_status_says_who_has_no_queue(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme", limits={"max_queued": 0})
     assert "2 (no queue)" in cli("status").stdout.splitlines()[-1]

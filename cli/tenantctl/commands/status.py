@@ -106,6 +106,15 @@ def _waiting_text(state: str, progress: float, reason: str) -> str:
     return state + (f" {progress:.0%}" if progress else "") + (f": {reason}" if reason else "")
 
 
+def _anchor_text(anchor: dict[str, Any]) -> str:
+    """When the head of the audit trail was last anchored, or why that fails."""
+    if anchor["trouble"]:
+        return f"failing: {anchor['trouble']}"
+    if anchor["mismatches"]:
+        return "differs from what was anchored before: run tenantctl audit verify --anchor FILE"
+    return "not written yet" if anchor["age_s"] is None else f"written {duration(anchor['age_s'])} ago"
+
+
 def _print(state: dict[str, Any]) -> None:
     engine = state["engine"]
     fields: dict[str, object] = {"state": state["state"]}
@@ -124,8 +133,10 @@ def _print(state: dict[str, Any]) -> None:
         "engine restarts": state["engine_restarts"],
         "preempted": _preempted(state.get("swaps", 0), state.get("recomputes", 0)),
         "ledger": "healthy" if state["ledger"]["healthy"] else f"not writable: {state['ledger']['trouble']}",
-        "requests": f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting",
     }
+    if (anchor := state["ledger"].get("anchor")) is not None:
+        fields["audit anchor"] = _anchor_text(anchor)
+    fields["requests"] = f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting"
     print_fields(fields)
     if state["tenants"]:
         print()
