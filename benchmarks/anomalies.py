@@ -5,7 +5,8 @@
     python benchmarks/anomalies.py report FOLDER [--json FILE]               figures from seeds 100-199, and the cost
 
 Every tenant works harmlessly for 21 days. On the day after, five copies of it each try to copy the model in their own
-way, beside the tenant's work. The code that sees the traffic is the daemon's.
+way, beside the tenant's work; with --instead in its place, in as many requests as usual. The code that sees the traffic
+is the daemon's.
 """
 
 from __future__ import annotations
@@ -70,9 +71,13 @@ def feed(row: Row, requests: Sequence[Request], day: int, sketcher: Sketcher) ->
     return np.array(seen, np.float32).reshape(-1, len(SIGNALS))
 
 
-def attacked(work: Work, attack: str) -> tuple[list[Request], dict[str, float]]:
+def attacked(work: Work, attack: str, *, instead: bool) -> tuple[list[Request], dict[str, float]]:
     """A day's requests with an attempt to copy the model, and how large it is."""
-    if attack == MIXED:
+    if instead:
+        times, cover = 0.0, list[Request]()
+        number = len(work.day(DAYS))
+        queries = PURE[attack](work)
+    elif attack == MIXED:
         times = float(np.exp(work.rng.uniform(0, np.log(8))))
         cover = work.day(DAYS, times)
         queries = list(PURE.values())[work.between(0, len(PURE))](work)
@@ -86,7 +91,7 @@ def attacked(work: Work, attack: str) -> tuple[list[Request], dict[str, float]]:
     return requests, {"queries": number, "times": times}
 
 
-def tenant(kind: str, seed: int) -> dict[str, Any]:
+def tenant(kind: str, seed: int, *, instead: bool = False) -> dict[str, Any]:
     """One tenant: its harmless days, and the day on which it copies the model in each of the ways."""
     sketcher = Sketcher(seed.to_bytes(32, "big"))
     work = harmless(kind, 1000 * seed + list(KINDS).index(kind))
@@ -97,19 +102,19 @@ def tenant(kind: str, seed: int) -> dict[str, Any]:
     for day in range(DAYS):
         vectors = feed(row, work.day(day), day, sketcher)
         found["days"].append(vectors)
-    for attack in ATTACKS:
+    for attack in PURE if instead else ATTACKS:
         copy = rows.copy()
-        requests, size = attacked(work, attack)
+        requests, size = attacked(work, attack, instead=instead)
         found["attacks"][attack] = {**size, "vectors": feed(copy[0], requests, DAYS, sketcher)}
     return found
 
 
-def collect_seed(arguments: tuple[int, Path]) -> None:
-    seed, folder = arguments
+def collect_seed(arguments: tuple[int, Path, bool]) -> None:
+    seed, folder, instead = arguments
     for kind in KINDS:
         name = folder / f"{seed:03}-{kind.replace(' ', '-')}.npy"
         if not name.exists():
-            np.save(name, np.array(tenant(kind, seed), object), allow_pickle=True)
+            np.save(name, np.array(tenant(kind, seed, instead=instead), object), allow_pickle=True)
 
 
 def load(folder: Path, seeds: range) -> list[dict[str, Any]]:
@@ -183,11 +188,15 @@ def figures(tenants: list[dict[str, Any]], weights: npt.NDArray[np.float64], thr
     for kind in sorted({one["kind"] for one in tenants}):
         own = harmless_scores([one for one in tenants if one["kind"] == kind], weights)
         result["false_alarms_by_kind"][kind] = wilson(sum(score >= threshold for score in own), len(own))
-    every = []
+    every, pure = [], []
     for attack in ATTACKS:
+        if attack not in tenants[0]["attacks"]:
+            continue
         hits = [highest(one["attacks"][attack]["vectors"], weights) >= threshold for one in tenants]
         result["found"][attack] = wilson(sum(hits), len(hits))
         every += hits
+        pure += hits if attack in PURE else []
+    result["found"]["all but mixed"] = wilson(sum(pure), len(pure))
     result["found"]["all"] = wilson(sum(every), len(every))
     return result
 
@@ -297,13 +306,16 @@ def main() -> None:
     parser.add_argument("what", choices=["collect", "freeze", "report"])
     parser.add_argument("folder", type=Path)
     parser.add_argument("--seeds", default="0-199", help="of the tenants to collect")
+    parser.add_argument("--instead", help="copy instead of working, not beside it", action="store_true")
+    parser.add_argument("--other", type=Path, help="with report: a folder collected with --instead")
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     if arguments.what == "collect":
         arguments.folder.mkdir(parents=True, exist_ok=True)
         first, last = map(int, arguments.seeds.split("-"))
         with multiprocessing.Pool(os.cpu_count()) as pool:
-            for _ in pool.imap_unordered(collect_seed, [(seed, arguments.folder) for seed in range(first, last + 1)]):
+            work = [(seed, arguments.folder, arguments.instead) for seed in range(first, last + 1)]
+            for _ in pool.imap_unordered(collect_seed, work):
                 print(".", end="", flush=True)
         print()
     elif arguments.what == "freeze":
@@ -316,6 +328,8 @@ def main() -> None:
         print(json.dumps(frozen, indent=2))
     else:
         result = report(arguments.folder)
+        if arguments.other:
+            result["instead"] = figures(load(arguments.other, TESTED), scores.WEIGHTS, scores.THRESHOLD)
         print(json.dumps(result, indent=2))
         if arguments.json:
             arguments.json.write_text(json.dumps(result, indent=2) + "\n")

@@ -6,6 +6,7 @@ Time is cut into panes of half a day. The window that is looked at is the pane t
 
 from __future__ import annotations
 
+from heapq import nsmallest
 from typing import Any, Final, NamedTuple
 
 import numpy as np
@@ -268,7 +269,10 @@ class Habits:
 
     def rows(self) -> npt.NDArray[Any]:
         """A copy of everything."""
-        return np.array([self._at(place) for place in self._places.values()], HABIT)
+        copy = np.zeros(len(self._places), HABIT)
+        for i, place in enumerate(self._places.values()):  # not at once, because that would stop all other threads
+            copy[i] = self._at(place)
+        return copy
 
     def restore(self, rows: npt.NDArray[Any]) -> None:
         """Take over what `rows` returned."""
@@ -298,6 +302,6 @@ class Habits:
     def _forget_oldest(self) -> None:
         """A hundredth at once, because looking for them takes a while."""
         seen = np.concatenate([chunk["seen_micros"] for chunk in self._chunks])
-        oldest = sorted(self._places, key=lambda tenant_id: int(seen[self._places[tenant_id]]))
-        for tenant_id in oldest[: max(1, self._most_tenants // 100)]:
+        number = max(1, self._most_tenants // 100)
+        for tenant_id in nsmallest(number, self._places, key=lambda tenant_id: int(seen[self._places[tenant_id]])):
             self.forget(tenant_id)
