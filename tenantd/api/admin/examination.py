@@ -9,7 +9,7 @@ from pydantic import Field
 from starlette.responses import Response
 
 from tenantd.api.body import Body, parse, read_body
-from tenantd.api.identity import actor_of
+from tenantd.api.identity import actor_of, require_live_key
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
@@ -57,7 +57,9 @@ def examination_operations(service: Service) -> list[Operation]:
 
     async def check_isolation(request: Request) -> Response:
         """Check the isolation between tenants, for up to some minutes; requests wait. Ends when its client leaves."""
-        body = parse(IsolationRequest, await read_body(request, MOST_BYTES))
+        raw = await read_body(request, MOST_BYTES)
+        require_live_key(request.scope, service.directory)
+        body = parse(IsolationRequest, raw)
         check = service.check_isolation(actor_of(request.scope), quick=body.quick, outside=body.results())
         return reply(await while_connected(request, check))
 
