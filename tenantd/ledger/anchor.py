@@ -120,10 +120,10 @@ class Anchor:
             return False
         if self.trouble:
             log.warning("the audit trail is anchored again")
-        self.trouble, self._anchored_s = "", time.monotonic()
         if mismatch:
             log.warning("%s", mismatch)
             self.mismatches += 1
+        self.trouble, self._anchored_s = "", time.monotonic()  # last, so that whoever waits for it sees all
         return True
 
     def _read_head(self) -> Head:
