@@ -62,6 +62,7 @@ HABIT: Final = np.dtype(
         ("recent", "u8", (RECENT,)),
         ("recent_prompts", "u4"),
         ("windows", "u4"),
+        ("adopting", "u1"),  # windows that are taken as usual whatever they are
         ("mean", "f4", (len(SIGNALS),)),
         ("variance", "f4", (len(SIGNALS),)),
     ]
@@ -124,7 +125,8 @@ def add_prompt(row: Row, sketch: Sketch) -> None:
 
 def is_known(row: Row) -> bool:
     """Whether enough is known of the tenant's past to judge it, and there is enough to judge."""
-    return int(row["windows"]) >= LEARNING_WINDOWS and _prompts(row) >= LEAST_PROMPTS
+    learned = int(row["windows"]) >= LEARNING_WINDOWS and not row["adopting"]
+    return learned and _prompts(row) >= LEAST_PROMPTS
 
 
 def measure(row: Row) -> Measures:
@@ -169,16 +171,19 @@ def deviations(row: Row, measures: Measures) -> npt.NDArray[np.float64]:
 
 
 def accept(row: Row) -> None:
-    """What is in the window is usual from now on: an administrator says that it is harmless."""
+    """What the tenant does now is usual from now on: an administrator says that it is harmless.
+
+    It is not judged until two panes have ended, so that there is a whole window of it to learn from.
+    """
     row["told_micros"] = 0
-    if _prompts(row) < LEAST_PROMPTS:
-        return
-    values = measure(row).values
+    row["adopting"] = 2
+
+
+def _adopt(row: Row, values: npt.NDArray[np.float64]) -> None:
+    """Let the past be like the window, however unlike it was."""
     difference = values - row["mean"]
-    row["mean"] += difference / 2
+    row["mean"] += difference
     row["variance"] += difference**2 / 4
-    for pane in row["panes"]:
-        _remember(row, pane)
 
 
 def _prompts(row: Row) -> int:
@@ -201,6 +206,9 @@ def _learn(row: Row) -> None:
     if _prompts(row) < LEAST_PROMPTS:
         return
     measures = measure(row)
+    if row["adopting"]:
+        row["adopting"] -= 1
+        _adopt(row, measures.values)
     windows = int(row["windows"])
     difference = measures.values - row["mean"]
     if windows >= LEARNING_WINDOWS // 2:

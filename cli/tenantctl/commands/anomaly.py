@@ -58,8 +58,8 @@ def _line(one: dict[str, Any]) -> str:
 def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
     """Call a tenant's anomalies harmless.
 
-    Gives it back its whole weight if it is throttled, and takes what it does now as usual. A suspended tenant stays
-    suspended.
+    Gives it back its whole weight if it is throttled, and takes what it does in the next 12 to 24 hours as usual. It is
+    not judged meanwhile. A suspended tenant stays suspended.
     """
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "anomalies", "clear"))
