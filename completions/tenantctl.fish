@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --prompt --response --anchor --state-dir --format --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --until --event --request --prompt --response --anchor --state-dir --format --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -37,6 +37,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a init -d 'Write a commented config
 complete -c tenantctl -n '__tenantctl_at 0' -a serve -d 'Run the daemon in the foreground'
 complete -c tenantctl -n '__tenantctl_at 0' -a demo -d 'Run a self-contained demo: two tenants share a model'
 complete -c tenantctl -n '__tenantctl_at 0' -a status -d 'Show the state of the daemon, its engine and its tenants'
+complete -c tenantctl -n '__tenantctl_at 0' -a doctor -d 'Check, on the running daemon, that tenants are isolated from one another'
 complete -c tenantctl -n '__tenantctl_at 0' -a tenant -d 'Manage tenants and their limits'
 complete -c tenantctl -n '__tenantctl_at 0' -a key -d 'Manage API keys'
 complete -c tenantctl -n '__tenantctl_at 0' -a run -d 'Complete a prompt and print the text as it is generated'
@@ -64,6 +65,11 @@ complete -c tenantctl -n '__tenantctl_in demo' -l help -s h -d 'Show this messag
 complete -c tenantctl -n '__tenantctl_in status' -l wait -x -d 'Wait up to SECONDS for the model to load.'
 complete -c tenantctl -n '__tenantctl_in status' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in status' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l isolation -d 'Check the isolation between tenants.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l quick -d 'Try less of everything, in about 30 seconds.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l if-older -x -d 'Do nothing if the last check held and is younger than this, for example 7d.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a add -d 'Add a tenant and print its key, which is shown only once'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a list -d 'List all tenants'
 complete -c tenantctl -n '__tenantctl_at 0 tenant' -a show -d 'Show one tenant'

@@ -18,6 +18,7 @@ from tenantctl.commands import (
     bench,
     completion,
     demo,
+    doctor,
     init,
     invoice,
     key,
@@ -97,6 +98,7 @@ ORDER = (
     "serve",
     "demo",
     "status",
+    "doctor",
     "tenant",
     "key",
     "run",
@@ -114,6 +116,7 @@ app.command(epilog=init.EXAMPLES, rich_help_panel=DAEMON)(init.init)
 app.command(epilog=serve.EXAMPLES, rich_help_panel=DAEMON)(serve.serve)
 app.command(epilog=demo.EXAMPLES, rich_help_panel=DAEMON)(demo.demo)
 app.command(epilog=status.EXAMPLES, rich_help_panel=DAEMON)(status.status)
+app.command(epilog=doctor.EXAMPLES, rich_help_panel=DAEMON)(doctor.doctor)
 app.add_typer(tenant.app, rich_help_panel=TENANTS)
 app.add_typer(key.app, rich_help_panel=TENANTS)
 app.add_typer(anomaly.app, rich_help_panel=TENANTS)

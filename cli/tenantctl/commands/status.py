@@ -118,7 +118,7 @@ def _anchor_text(anchor: dict[str, Any]) -> str:
 def _print(state: dict[str, Any]) -> None:
     engine = state["engine"]
     fields: dict[str, object] = {"state": state["state"]}
-    if state["state"] == "loading":
+    if state["state"] in ("loading", "checking"):
         fields["progress"] = f"{state['progress']:.0%}"
     if state["reason"]:
         fields["reason"] = state["reason"]
@@ -136,6 +136,7 @@ def _print(state: dict[str, Any]) -> None:
     }
     if (anchor := state["ledger"].get("anchor")) is not None:
         fields["audit anchor"] = _anchor_text(anchor)
+    fields["isolation"] = _isolation(state.get("isolation"))
     fields["requests"] = f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting"
     print_fields(fields)
     if state["tenants"]:
@@ -164,6 +165,13 @@ def _print(state: dict[str, Any]) -> None:
         print_table(columns, [_queue_row(entry) for entry in queue[:MOST_QUEUED]])
         if state["waiting"] > MOST_QUEUED:
             message(f"and {state['waiting'] - MOST_QUEUED} more")
+
+
+def _isolation(last: dict[str, Any] | None) -> str:
+    if last is None:
+        return "never checked (tenantctl doctor --isolation)"
+    age = duration(max(0.0, time.time() - last["checked_micros"] / 1e6))
+    return f"{last['result']}, checked {age} ago" + (", quickly" if last["quick"] else "")
 
 
 def _preempted(swaps: int, recomputes: int) -> str:

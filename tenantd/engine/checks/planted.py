@@ -15,7 +15,7 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import IsolationCheck, Sampling, Verdict
-from tenantd.engine.checks.stage import GREEDY, Course, Stage
+from tenantd.engine.checks.stage import GREEDY, OUT_OF_TIME, Course, Stage
 from tenantd.engine.compute import RequestRejected
 from tenantd.wire.messages import CheckResult
 
@@ -29,6 +29,8 @@ LEAST_FOUND: Final = {True: 4, False: 8}
 """How many tokens of a canary in a row are a find, in a large and in a small vocabulary: fewer may be chance."""
 ROUNDS: Final = {True: 1, False: 8}
 """How often each place is tried, if quick and if not."""
+MOST_S: Final = {True: 12.0, False: 60.0}
+"""After this, the round that has begun is the last, and not completed. One must be."""
 KEPT: Final = 0
 SAMPLED: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
 PLACES: Final = ("beside", "kept", "moved", "before", "grammar")
@@ -38,10 +40,13 @@ PLACES: Final = ("beside", "kept", "moved", "before", "grammar")
 
 def check(stage: Stage) -> Course:
     """Run it. Yields its progress."""
-    rounds, answers = ROUNDS[stage.plan.quick], 0
+    rounds, answers, deadline = ROUNDS[stage.plan.quick], 0, stage.deadline(MOST_S)
     for number in range(rounds):
         for at, place in enumerate(PLACES):
             for greedy in (True, False):
+                if deadline.is_over:
+                    verdict = Verdict.HELD if number else Verdict.INCONCLUSIVE
+                    return _result(verdict, answers, "" if number else OUT_OF_TIME.format(f"{answers} answers"))
                 planting = _Planting(stage, stage.plan.random("canary", number, place, greedy), place)
                 found = planting.is_found_by(greedy=greedy)
                 stage.clear_all()

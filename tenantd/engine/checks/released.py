@@ -12,7 +12,7 @@ from random import Random
 from typing import Final
 
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.engine.checks.stage import GREEDY, Course, Stage
+from tenantd.engine.checks.stage import GREEDY, OUT_OF_TIME, Course, Stage
 from tenantd.wire.messages import CheckResult
 
 PROMPT_TOKENS: Final = 48
@@ -21,6 +21,8 @@ OWN_TOKENS: Final = (24, 1, 1)
 """Of A's passes."""
 ROUNDS: Final = {True: 1, False: 6}
 """How often each way is tried, if quick and if not."""
+MOST_S: Final = {True: 10.0, False: 40.0}
+"""After this, the round that has begun is the last, and not completed. One must be."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
 """What B has in each try of a round. The first brings every way to the same start; see sameness.py."""
 KEPT: Final = 0
@@ -78,10 +80,12 @@ WAYS: Final[dict[str, Leave]] = {
 
 def check(stage: Stage) -> Course:
     """Run it. Yields its progress."""
-    rounds = ROUNDS[stage.plan.quick]
-    compared = 0
+    rounds, compared, deadline = ROUNDS[stage.plan.quick], 0, stage.deadline(MOST_S)
     for number in range(rounds):
         for at, (name, leave) in enumerate(WAYS.items()):
+            if deadline.is_over:
+                verdict = Verdict.HELD if number else Verdict.INCONCLUSIVE
+                return _result(verdict, compared, "" if number else OUT_OF_TIME.format(f"{at} of {len(WAYS)} ways"))
             rows: list[list[bytes]] = []
             for content in CONTENTS:
                 found = _follow(stage, leave, stage.plan.random("released", number, name), content)

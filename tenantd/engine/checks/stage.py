@@ -6,7 +6,7 @@ A stage knows everything that a check has bound or kept, so that it can be clear
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
@@ -23,6 +23,7 @@ MOST_STATE_BYTES: Final = 256 << 20
 """Room for the state of a swapped-out sequence; one that does not fit is computed again."""
 LEAST_CONTEXT_TOKENS: Final = 96
 """What a sequence must have room for."""
+OUT_OF_TIME: Final = "this machine is too slow or too busy: only {} in the time"
 GREEDY: Final = Sampling(temperature=0, ignore_eos=True)
 
 Course = Generator[float, None, CheckResult]
@@ -46,9 +47,26 @@ def _spin(duration_ns: int) -> None:
 REAL_CLOCK: Final = Clock(time.perf_counter_ns, _spin)
 
 
+class Deadline(NamedTuple):
+    """The time that a check may take."""
+
+    clock: Clock
+    began_ns: int
+    limit_ns: int
+
+    @property
+    def part(self) -> float:
+        """How much of it has passed; 1.0 and more when it is over."""
+        return (self.clock.now_ns() - self.began_ns) / self.limit_ns
+
+    @property
+    def is_over(self) -> bool:
+        return self.part >= 1
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """How much to check. `seed` is secret and new each time; `adapters` are paths. Times are limits of each check."""
+    """How much to check. `seed` is secret and new each time; `adapters` are paths."""
 
     seed: str
     quick: bool
@@ -74,6 +92,10 @@ class Stage:
         self.has_large_vocabulary = is_large
         self._computed: dict[int, int] = {}  # tokens in each bound sequence
         self._kept: dict[int, tuple[Swapped, int]] = {}  # states, by a name of the check's own, with their tokens
+
+    def deadline(self, limits_s: Mapping[bool, float]) -> Deadline:
+        """Begin the time of a check; the limits are those of a quick check and of a full one."""
+        return Deadline(self.clock, self.clock.now_ns(), int(limits_s[self.plan.quick] * 1e9))
 
     def tokens(self, random: Random, count: int) -> list[int]:
         """Ordinary tokens, never the same twice in a row."""

@@ -74,12 +74,11 @@ def _result(verdict: Verdict, pairs: int, p: float | None, detail: str = "") -> 
 
 def _measure(stage: Stage, random: Random, attempt: int) -> Generator[float, None, Times]:
     """Enough rounds for the control to be certain, or as many as there is time for."""
-    limit_ns = int(TIME_S[stage.plan.quick] * 1e9)
-    length = _prefix_tokens(stage, random, limit_ns)
-    began_ns = stage.clock.now_ns()
+    deadline = stage.deadline(TIME_S)
+    length = _prefix_tokens(stage, random, deadline.limit_ns)
     times, enough, delay_ns = Times(), LEAST_PAIRS, 0
     warm_up = WARM_UP_PAIRS
-    while stage.clock.now_ns() - began_ns < limit_ns:
+    while not deadline.is_over:
         _round(stage, random, length, delay_ns, times)
         if warm_up:
             warm_up -= 1

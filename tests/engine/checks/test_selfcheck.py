@@ -113,9 +113,26 @@ def test_times_are_inconclusive_where_a_planted_delay_is_not_seen_either() -> No
         assert result.result is INCONCLUSIVE and "too noisy" in result.detail
 
 
-def test_an_engine_that_is_too_slow_for_enough_pairs_is_inconclusive() -> None:
-    result = checked(FakeCompute, fake_step_micros=500_000)[TIMING]
-    assert result.result is INCONCLUSIVE and result.n < LEAST_PAIRS and result.p is None
+def test_a_check_ends_in_time_on_an_engine_that_is_too_slow_and_is_inconclusive() -> None:
+    time = SimulatedClock()
+    check = SelfCheck(engine(FakeCompute, time, fake_step_micros=1_000_000), plan(), time.clock)
+    for _ in check.run():
+        pass
+    assert time.now_ns < 90e9, "a whole answer of 24 s may be begun just before the end"
+    assert {result.result for result in check.results} == {INCONCLUSIVE}
+    assert all("too slow" in result.detail or "pairs" in result.detail for result in check.results)
+    assert check.results[3].n < LEAST_PAIRS and check.results[3].p is None
+
+
+def test_a_full_check_takes_less_than_five_minutes_whatever_the_speed() -> None:
+    for step_micros in (1000, 20_000, 100_000):
+        time = SimulatedClock()
+        check = SelfCheck(engine(FakeCompute, time, fake_step_micros=step_micros), plan(quick=False), time.clock)
+        for _ in check.run():
+            pass
+        assert time.now_ns < 290e9
+        if step_micros < 100_000:
+            assert {result.result for result in check.results} == {HELD}
 
 
 def test_an_engine_that_stops_itself_has_failed_and_runs_nothing_more() -> None:

@@ -1,0 +1,179 @@
+"""`tenantctl doctor`: check what the daemon promises, on this machine."""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Annotated, Any, Final
+
+import typer
+
+from tenantctl.client import Client, url
+from tenantctl.options import Json, connect, examples
+from tenantctl.render import complain, message, print_json, print_table
+from tenantctl.times import duration_s
+from tenantctl.units import NOTHING, duration
+from tenantd.errors import EngineUnavailable, TenantdError
+
+EXAMPLES = examples(
+    "tenantctl doctor --isolation",
+    "tenantctl doctor --isolation --quick",
+    "tenantctl doctor --isolation --if-older 7d    [dim]# for a timer[/]",
+)
+LONGEST_S: Final = 1200.0
+"""How long to wait for the daemon's answer. The check itself takes less than five minutes, once requests have ended."""
+POLL_S: Final = 0.5
+HELD, FAILED, INCONCLUSIVE = "held", "failed", "inconclusive"
+EXIT_CODES: Final = {HELD: 0, FAILED: 1, INCONCLUSIVE: 75}
+ABOUT: Final = {
+    "logits": "others' contents change no logits",
+    "canaries": "planted text never surfaces",
+    "released": "released sequences hold nothing",
+    "timing": "others' prompts do not show in times",
+    "identity": "false identities are refused",
+}
+
+
+def _age(text: str | None) -> str | None:
+    if text is not None:
+        duration_s(text)
+    return text
+
+
+def doctor(
+    ctx: typer.Context,
+    isolation: Annotated[bool, typer.Option("--isolation", help="Check the isolation between tenants.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Try less of everything, in about 30 seconds.")] = False,
+    if_older: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DURATION",
+            help="Do nothing if the last check held and is younger than this, for example 7d.",
+            callback=_age,
+        ),
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Check, on the running daemon, that tenants are isolated from one another.
+
+    Takes up to five minutes. Running requests get ten seconds to finish and are then paused; new ones wait; nobody is
+    refused. Creates two temporary tenants and removes them; their requests stay in the ledger and appear on no
+    invoice.
+
+    Exits with 0 if everything held, 1 if a check failed, and 75 if a check is inconclusive or could not be made.
+    """
+    if not isolation:
+        raise typer.BadParameter("pass --isolation; nothing else can be checked yet", param_hint="--isolation")
+    try:
+        with connect(ctx) as client:
+            report = None if if_older is None else _young(client, duration_s(if_older), quick)
+            if report is None:
+                report = _checked(client, quick)
+            else:
+                message("the last check is young enough")
+    except TenantdError as e:
+        if e.exit_code != EXIT_CODES[FAILED]:
+            raise
+        complain(e.message)  # what is no finding must not look like one
+        raise typer.Exit(EXIT_CODES[INCONCLUSIVE]) from e
+    _print(report, as_json=json)
+    raise typer.Exit(EXIT_CODES[report["result"]])
+
+
+def _young(client: Client, most_s: int, quick: bool) -> dict[str, Any] | None:
+    """The last report, if it held, is younger than this, and was not quicker than what is wanted now."""
+    last: dict[str, Any] | None = client.get(url("isolation"))["last"]
+    if last is None or last["result"] != HELD or (last["quick"] and not quick):
+        return None
+    return last if 0 <= time.time() - last["checked_micros"] / 1e6 < most_s else None
+
+
+def _checked(client: Client, quick: bool) -> dict[str, Any]:
+    """Check from outside, then let the daemon check and make a report of both."""
+    from tenantctl.outside.eavesdropper import check_canaries
+    from tenantctl.outside.impostor import check_identity
+    from tenantctl.outside.visitors import visitors
+
+    state = client.get(url("status"))
+    if state["state"] != "ready":
+        why = f": {state['reason']}" if state["reason"] else ""
+        raise EngineUnavailable(f"cannot check now, the daemon is {state['state']}{why}")
+    with _progress() as show:
+        show("canaries and identity, over the socket", 0.0)
+        with visitors(client) as pair:
+            outside = [check_canaries(client, pair, quick=quick).result(), check_identity(client, pair).result()]
+        with _watching(client, show):
+            body = {"quick": quick, "outside": outside}
+            report: dict[str, Any] = client.another(LONGEST_S).post(url("isolation"), body)
+    return report
+
+
+def _print(report: dict[str, Any], *, as_json: bool) -> None:
+    checks = report["checks"]
+    if as_json:
+        print_json({"checks": [{key: check[key] for key in ("name", "result", "n", "p")} for check in checks]})
+    else:
+        rows = [
+            (
+                check["name"],
+                check["result"],
+                check["n"],
+                NOTHING if check["p"] is None else f"{check['p']:.2g}",
+                ABOUT[check["name"]],
+            )
+            for check in checks
+        ]
+        print_table(["check", "result", "n>", "p>", "what"], rows)
+    for check in checks:
+        if check["result"] != HELD:
+            message(f"{check['name']}: {check['detail'] or check['result']}")
+    how = "quick check" if report["quick"] else "full check"
+    age = duration(max(0.0, time.time() - report["checked_micros"] / 1e6))
+    took_s = report["duration_micros"] / 1e6
+    message(f"isolation: {report['result']} ({how} of {took_s:.0f} s, {age} ago)")
+
+
+# ---- progress -----------------------------------------------------------------------------------------------
+
+
+Show = Callable[[str, float], None]
+"""Shows what is being checked, and the progress from 0 to 1."""
+
+
+@contextmanager
+def _progress() -> Iterator[Show]:
+    """Updates one line on a terminal; prints nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda what, progress: None
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    with Console(stderr=True).status("checking") as line:
+        yield lambda what, progress: line.update(Text(what + (f" {progress:.0%}" if progress else "")))
+
+
+@contextmanager
+def _watching(client: Client, show: Show) -> Iterator[None]:
+    """Show the progress of the daemon meanwhile."""
+    is_over = threading.Event()
+
+    def watch() -> None:
+        with client.another(POLL_S * 10) as own:
+            while not is_over.wait(POLL_S):
+                try:
+                    state = own.readiness()
+                except TenantdError:
+                    continue  # whoever waits for the answer says what is wrong
+                show(state.get("reason") or state["status"], state.get("progress", 0.0))
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
