@@ -15,13 +15,14 @@ demo: $(VENV)/demo.stamp ## install, then serve two tenants on a small model and
 test: $(VENV)/dev.stamp ## install, then run the whole test suite
 	@$(BIN)/python -m pytest
 
-night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants beside each other, requests, grammars, JSON
+night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants beside each other, requests, grammars, broken lines
 	@TENANTD_SCENARIOS=$${TENANTD_SCENARIOS:-10000} TENANTD_GRAMMARS=$${TENANTD_GRAMMARS:-10000} \
 	  TENANTD_SEEDS=$${TENANTD_SEEDS:-300} TENANTD_INTERLEAVINGS=$${TENANTD_INTERLEAVINGS:-1000} \
 	  TENANTD_REQUESTS_MINUTES=$${TENANTD_REQUESTS_MINUTES:-10} TENANTD_TEXTS=$${TENANTD_TEXTS:-500} \
+	  TENANTD_MUTATIONS=$${TENANTD_MUTATIONS:-all} \
 	  $(BIN)/python -m pytest -s --timeout 7200 tests/engine/test_simulation.py tests/model/test_grammar_costs.py \
 	  tests/model/test_constraints.py tests/isolation/test_interleavings.py tests/process/test_described_requests.py \
-	  tests/text/test_guard.py
+	  tests/text/test_guard.py tests/mutations
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@$(BIN)/ruff format --check .

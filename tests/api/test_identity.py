@@ -94,6 +94,16 @@ def test_health_is_for_everybody(api: Api) -> None:
     assert known == {"status": "ready", "progress": 1.0, "reason": "<path>: gone"}
 
 
+def test_a_wrong_key_of_the_daemons_own_user_is_not_shown_what_administrators_see(api: Api) -> None:
+    api.service.supervisor.reason = "/models/tiny.gguf: gone"
+    assert api.client.get("/readyz").json()["reason"] == "/models/tiny.gguf: gone"
+    assert "/admin/v1/status" in api.client.get("/openapi.json").json()["paths"]
+    for wrong in ("Bearer td_wrong", "Bearer", ""):
+        headers = {"authorization": wrong}
+        assert api.client.get("/readyz", headers=headers).json() == {"status": "ready"}
+        assert "/admin/v1/status" not in api.client.get("/openapi.json", headers=headers).json()["paths"]
+
+
 def test_a_suspended_tenant_is_refused(api: Api) -> None:
     assert error(ask(api, authorization="Bearer td_closed")) == (403, "tenant_suspended")
 

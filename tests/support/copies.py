@@ -15,14 +15,19 @@ FOLDERS: Final = ("tenantd", "cli", "examples", "docs", "completions", "tests")
 
 
 class Copy:
-    """The sources in `root`. Nothing in it is imported by the test's own process."""
+    """The sources in `root`. Nothing in it is imported by the test's own process.
 
-    def __init__(self, root: Path) -> None:
+    `is_compiled`: with what Python has compiled of them so far, for a quick start. Files keep their times in the copy,
+    so what is edited there is compiled anew.
+    """
+
+    def __init__(self, root: Path, *, is_compiled: bool = False) -> None:
         self.root = root
         root.mkdir()
         shutil.copy2(ROOT / "pyproject.toml", root)  # pytest's settings are in it
         for folder in FOLDERS:
-            shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+            left_out = shutil.ignore_patterns(*(() if is_compiled else ("__pycache__",)))
+            shutil.copytree(ROOT / folder, root / folder, ignore=left_out)
 
     def edit(self, path: str, old: str, new: str) -> None:
         """Replace the one place in a file that has `old`."""
@@ -42,10 +47,17 @@ class Copy:
         return printed
 
     def outcome(self, *arguments: str) -> tuple[int, str]:
-        """The exit code of `python ARGUMENTS` with the copy's modules, and what it printed."""
-        environment = {**os.environ, "PYTHONPATH": f"{self.root}:{self.root / 'cli'}", "PYTHONDONTWRITEBYTECODE": "1"}
+        """The exit code of `python ARGUMENTS` with the copy's modules, and what it printed. Settings of this run
+        (TENANTD_…) do not count in it."""
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith("TENANTD_")}
+        own = {"PYTHONPATH": f"{self.root}:{self.root / 'cli'}", "PYTHONDONTWRITEBYTECODE": "1"}
         done = subprocess.run(
-            [sys.executable, *arguments], cwd=self.root, env=environment, capture_output=True, text=True, check=False
+            [sys.executable, *arguments],
+            cwd=self.root,
+            env={**inherited, **own},
+            capture_output=True,
+            text=True,
+            check=False,
         )
         return done.returncode, done.stdout if done.returncode == 0 else done.stdout + done.stderr
 
