@@ -29,7 +29,7 @@ LEAST_FOUND: Final = {True: 4, False: 8}
 """How many tokens of a canary in a row are a find, in a large and in a small vocabulary: fewer may be chance."""
 ROUNDS: Final = {True: 1, False: 8}
 """How often each place is tried, if quick and if not."""
-MOST_S: Final = {True: 12.0, False: 60.0}
+MOST_S: Final = {True: 12.0, False: 50.0}
 """After this, the round that has begun is the last, and not completed. One must be."""
 KEPT: Final = 0
 SAMPLED: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)

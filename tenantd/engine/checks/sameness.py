@@ -30,7 +30,7 @@ whether the engine is exact at all: some GPU kernels are not."""
 TIME_S: Final = {True: 2.0, False: 40.0}
 """How long to draw new schedules, if quick and if not. At least one is completed, unless that takes longer than
 `MOST_S`."""
-MOST_S: Final = {True: 12.0, False: 60.0}
+MOST_S: Final = {True: 12.0, False: 50.0}
 
 
 class Operation(NamedTuple):

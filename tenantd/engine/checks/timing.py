@@ -25,7 +25,7 @@ MORE_PAIRS: Final = 100
 WARM_UP_PAIRS: Final = 5
 PREFIX_TOKENS: Final = {True: 8, False: 48}
 """If quick and if not; fewer if `LEAST_PAIRS` of them would take too long."""
-TIME_S: Final = {True: 15.0, False: 70.0}
+TIME_S: Final = {True: 20.0, False: 70.0}
 """For one set of data, of which there may be two."""
 DELAY: Final = 0.05
 CERTAIN_P: Final = 0.001

@@ -118,7 +118,7 @@ def test_a_check_ends_in_time_on_an_engine_that_is_too_slow_and_is_inconclusive(
     check = SelfCheck(engine(FakeCompute, time, fake_step_micros=1_000_000), plan(), time.clock)
     for _ in check.run():
         pass
-    assert time.now_ns < 90e9, "a whole answer of 24 s may be begun just before the end"
+    assert time.now_ns < 100e9, "a whole answer of 24 s may be begun just before the end"
     assert {result.result for result in check.results} == {INCONCLUSIVE}
     assert all("too slow" in result.detail or "pairs" in result.detail for result in check.results)
     assert check.results[3].n < LEAST_PAIRS and check.results[3].p is None
@@ -130,7 +130,7 @@ def test_a_full_check_takes_less_than_five_minutes_whatever_the_speed() -> None:
         check = SelfCheck(engine(FakeCompute, time, fake_step_micros=step_micros), plan(quick=False), time.clock)
         for _ in check.run():
             pass
-        assert time.now_ns < 290e9
+        assert time.now_ns < 285e9
         if step_micros < 100_000:
             assert {result.result for result in check.results} == {HELD}
 
