@@ -23,7 +23,7 @@ MOST_PAIRS: Final = 800
 """On a noisy machine, rounds are added until the control is certain, up to this many."""
 MORE_PAIRS: Final = 100
 WARM_UP_PAIRS: Final = 5
-PREFIX_TOKENS: Final = {True: 8, False: 48}
+PREFIX_TOKENS: Final = {True: 4, False: 48}
 """If quick and if not; fewer if `LEAST_PAIRS` of them would take too long."""
 TIME_S: Final = {True: 20.0, False: 70.0}
 """For one set of data, of which there may be two."""
