@@ -7,7 +7,6 @@ how likely everything was. The logits of a pass depend on its shape in their las
 
 from __future__ import annotations
 
-import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,7 +22,7 @@ from tests.support.loads import make_load
 NOISE = {"off": 0.01, "auto": 0.06}
 """Of logits, in nats, by the setting of flash attention, which on a CPU adds up in 16 bits. One token of 130 that is
 another's makes 0.1 or more."""
-TRIES = 40
+TRIES = 20
 
 
 class Alone:
@@ -65,7 +64,7 @@ class Alone:
         while at < len(tokens):
             for own in self._said(submit, sampling, tokens, at):
                 if own.token != tokens[at]:
-                    if not self._is_undecided(submit, sampling, tokens[:at], tokens[at]):
+                    if not self._is_undecided(submit, sampling, tokens[:at], own.token, tokens[at]):
                         return f"token {at} is {tokens[at]} instead of {own.token}"
                 elif (far := _apart(own.logprobs, logprobs[at])) > self.noise:
                     return f"logprobs of token {at} are {far:.4f} apart"
@@ -87,17 +86,34 @@ class Alone:
                 pending = [token]
         return said
 
-    def _is_undecided(self, submit: Submit, sampling: Sampling, before: list[int], token: int) -> bool:
-        """Whether a change of the logits within the noise can make it this token."""
-        for i in range(TRIES):
-            draw = random.Random(i)
-            bias = {
-                one: sampling.logit_bias.get(one, 0.0) + draw.uniform(-self.noise, self.noise)
-                for one in range(self._engine.info.vocabulary)
-            }
+    def _is_undecided(self, submit: Submit, sampling: Sampling, before: list[int], own: int, token: int) -> bool:
+        """Whether a change of the logits within the noise makes it `token` instead of `own`.
+
+        A draw goes through the tokens by id, so making all from one id on likelier moves it to the next ones.
+        """
+
+        def drawn(change: dict[int, float]) -> int:
+            bias = {**sampling.logit_bias}
+            for one, more in change.items():
+                bias[one] = bias.get(one, 0.0) + more
             with self._bound(submit, msgspec.structs.replace(sampling, logit_bias=bias), before):
-                if self._run(0, submit.prompt + before).token == token:
-                    return True
+                return self._run(0, submit.prompt + before).token
+
+        if drawn({own: -self.noise, token: self.noise}) == token:
+            return True
+        upwards = 1 if token > own else -1
+        least, most = 0.0, self.noise
+        for _ in range(TRIES):
+            size = (least + most) / 2
+            from_id = max(own, token)
+            ids = range(self._engine.info.vocabulary)
+            found = drawn({one: upwards * (size if one >= from_id else -size) for one in ids})
+            if found == token:
+                return True
+            if (found < token) == (upwards > 0):
+                least = size
+            else:
+                most = size
         return False
 
     @contextmanager

@@ -119,6 +119,7 @@ def interleaving(seed: int, files: Files, engine: type[SteadyLlama] = SteadyLlam
         kv=draw.choice(["streams", "unified"]),
         flash_attention=draw.choice(sorted(NOISE)),
         swap_bytes=draw.choice(SWAP_BYTES),
+        scrub=draw.random() < 0.5,
     )
     settings = Settings(min_run_tokens=draw.randint(1, 4), **LIVELY)
     w = Tenants(load, chunk=draw.choice([8, 16, 64]), settings=settings, engine=engine, seed=seed)
