@@ -244,7 +244,7 @@ class LedgerConfig(Section):
 class SecurityConfig(Section):
     """Isolation and the audit trail."""
 
-    scrub: bool = Field(False, description="Overwrite KV cells before another request gets them (costs time).")
+    scrub: bool = Field(False, description="Overwrite the KV cells of released sequences (costs time).")
     audit: Literal["required", "off"] = Field(
         "required", description="Record who did what; if that cannot be written, admit no requests."
     )
@@ -253,11 +253,11 @@ class SecurityConfig(Section):
     )
     anchor: Line = Field(
         "",
-        description='File on another disk, or "journal", that gets the head of the audit trail; empty for none.',
+        description='Where to copy the head of the audit trail: a file on another disk, or "journal"; empty: nowhere.',
         examples=["/mnt/other-disk/tenantd.anchor"],
     )
-    anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often the anchor gets it.")
-    anomalies: bool = Field(True, description="Watch for tenants whose requests look like copying the model.")
+    anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often to copy it.")
+    anomalies: bool = Field(True, description="Watch for tenants that seem to be copying the model.")
 
     @field_validator("anchor")
     @classmethod

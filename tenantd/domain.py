@@ -52,8 +52,8 @@ class OnAnomaly(StrEnum):
 class Scope(StrEnum):
     """What an API key may be used for."""
 
-    RUN = "run"  # send requests, see and cancel those of its tenant
-    READ = "read"  # see its tenant's usage, limits and requests
+    RUN = "run"  # send requests, and what READ allows
+    READ = "read"  # see the model and its tenant's queue
     ADMIN = "admin"  # administer; only for keys without a tenant
 
 

@@ -67,7 +67,7 @@ class Action(StrEnum):
     TENANT_SUSPENDED = "tenant_suspended"
     TENANT_RESUMED = "tenant_resumed"
     TENANT_THROTTLED = "tenant_throttled"
-    ANOMALIES_CLEARED = "anomalies_cleared"  # a tenant is throttled no more, and its recent requests are usual now
+    ANOMALIES_CLEARED = "anomalies_cleared"  # a tenant is no longer throttled, and what it does next counts as usual
     TENANT_RENAMED = "tenant_renamed"
     TENANT_REMOVED = "tenant_removed"
     TENANT_FORGOTTEN = "tenant_forgotten"  # the key for hashes of its prompts and answers was deleted

@@ -18,7 +18,7 @@ from tenantd.ledger.audit import COLUMNS, Head, link
 from tenantd.ledger.pieces import let_go
 
 MOST_SHIFTED: Final = 100_000
-"""So many deleted entries in a row are noticed although the numbers were closed up."""
+"""Maximum deleted entries in a row that are noticed although the numbers were closed up."""
 PIECE_ENTRIES: Final = 20_000
 Row = tuple[Any, ...]  # of COLUMNS
 _FROM: Final = f"SELECT {COLUMNS} FROM audit WHERE number > ? ORDER BY number LIMIT ?"

@@ -244,7 +244,7 @@ def _remember(row: Row, pane: Row) -> None:
 
 
 class Habits:
-    """The habits of all tenants. Once there are `most_tenants`, the one not seen for the longest time is forgotten."""
+    """The habits of all tenants. Once there are `most_tenants`, those not seen for the longest time are forgotten."""
 
     def __init__(self, most_tenants: int = MOST_TENANTS) -> None:
         self._most_tenants = most_tenants

@@ -19,7 +19,7 @@ EXAMPLES: Final = examples(
     "tenantctl anomalies clear acme     [dim]# these requests are harmless[/]",
 )
 _DONE: Final = {"log": "only logged", "throttle": "throttled", "suspend": "suspended"}
-app = typer.Typer(name="anomalies", help="Show tenants whose requests look like copying the model.", epilog=EXAMPLES)
+app = typer.Typer(name="anomalies", help="Show tenants that may be copying the model.", epilog=EXAMPLES)
 
 
 @app.callback(invoke_without_command=True)
@@ -29,7 +29,7 @@ def show(
     since: Since = None,
     json: Json = False,
 ) -> None:
-    """Show tenants whose requests look like copying the model, newest first.
+    """Show tenants that may be copying the model, newest first.
 
     A tenant is compared with its own past, so it can only be judged after it has sent requests on 7 days. What happens
     to it is set with `tenant set --on-anomaly`.
@@ -56,10 +56,10 @@ def _line(one: dict[str, Any]) -> str:
 
 @app.command(epilog=examples("tenantctl anomalies clear acme"))
 def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
-    """Call a tenant's anomalies harmless.
+    """Mark a tenant's anomalies as harmless.
 
-    Gives it back its whole weight if it is throttled, and takes what it does in the next 12 to 24 hours as usual. It is
-    not judged meanwhile. A suspended tenant stays suspended.
+    Ends its throttling, and treats what it does in the next 12 to 24 hours as usual. It is not judged during that time.
+    A suspended tenant stays suspended.
     """
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "anomalies", "clear"))

@@ -36,13 +36,13 @@ LEDGER_NAME: Final = "ledger.db"
 REPORT_TIMEOUT_S: Final = 3600.0
 Filters = dict[str, Any]
 Event = Annotated[
-    str | None, typer.Option(metavar="EVENT", help="Only these: entered, response, refused, administered and others.")
+    str | None, typer.Option(metavar="EVENT", help="Only these, such as entered, response, refused or administered.")
 ]
 RequestFilter = Annotated[
     str | None, typer.Option("--request", metavar="REQUEST", help="Only entries of this request.")
 ]
 RequiredTenant = Annotated[
-    str, typer.Option("--tenant", metavar="NAME", help="Whose requests.", callback=optional_tenant)
+    str, typer.Option("--tenant", metavar="NAME", help="Tenant whose requests to search.", callback=optional_tenant)
 ]
 StateDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
@@ -170,11 +170,11 @@ def match(
     ] = None,
     json: Json = False,
 ) -> None:
-    """Find out whether a text was asked or answered, by its hash.
+    """Find requests by the text of their prompt or answer.
 
     A prompt is looked for as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
-    without one. An answer must be whole. A line end at the end of a file is tried with and without. Nothing is found
-    from before the tenant was forgotten.
+    without one. An answer must be complete. A trailing newline is tried with and without. Only hashes are
+    compared, so nothing is found from before the tenant was forgotten.
     """
     if (prompt is None) == (response is None):
         raise typer.BadParameter("pass either --prompt or --response", param_hint="--prompt")
@@ -210,7 +210,7 @@ def _ways_to_write(value: str, option: str) -> list[str]:
 
 WHAT_NOW: Final = (
     "keep a copy of the ledger's files as they are now, and compare the entry with a backup or an earlier export; "
-    "who could write these files is who may have done it"
+    "anybody who can write these files may have altered them"
 )
 
 

@@ -46,7 +46,7 @@ def _age(text: str | None) -> str | None:
 def doctor(
     ctx: typer.Context,
     isolation: Annotated[bool, typer.Option("--isolation", help="Check the isolation between tenants.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Try less of everything, in about 30 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Make a shorter check, of about 30 seconds.")] = False,
     if_older: Annotated[
         str | None,
         typer.Option(
@@ -73,7 +73,7 @@ def doctor(
             if report is None:
                 report = _checked(client, quick)
             else:
-                message("the last check is young enough")
+                message("the last check held and is recent enough")
     except TenantdError as e:
         if e.exit_code != EXIT_CODES[FAILED]:
             raise

@@ -26,7 +26,7 @@ Tenant = Annotated[
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`.")]
 Expires = Annotated[
     str | None,
-    typer.Option(metavar="DURATION|DATE", help="Let the key end after 90d, 12h or 30m, or when this day begins."),
+    typer.Option(metavar="DURATION|DATE", help="Expire the key after 90d, 12h or 30m, or at the start of this day."),
 ]
 
 

@@ -81,7 +81,7 @@ OnAnomalyOption = Annotated[
     typer.Option(
         "--on-anomaly",
         metavar="log|throttle|suspend",
-        help="If its requests look like copying the model: only log that, give it 1/8 of its weight, or suspend it.",
+        help="If it seems to be copying the model: only log that, give it 1/8 of its weight, or suspend it.",
         rich_help_panel=_RIGHTS_PANEL,
     ),
 ]
@@ -254,7 +254,9 @@ def forget(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
-        if not typer.confirm(f"Make the hashes of {tenant} in the audit trail unmatchable for ever?", err=True):
+        if not typer.confirm(
+            f"Make the hashes of {tenant} in the audit trail unmatchable? This cannot be undone.", err=True
+        ):
             raise TenantdError(f"{tenant} was not forgotten")
     path = url("tenants", tenant, "forget")
     with connect(ctx) as client:

@@ -89,10 +89,10 @@ class AuditTrail:
         before: str | None = None,
         limit: str = "100",
     ) -> Response:
-        """Read the audit trail: the newest entries first, or with `after` the oldest after that number first.
+        """Read the audit trail, newest entries first; with `after`, those after that number, oldest first.
 
-        `since` and `until` are microseconds since 1970. To go on, pass `next` as `after` or `before`, as this request
-        does; null is the end. To follow the trail, pass `after` again, as `head` was.
+        `since` and `until` are microseconds since 1970. To get more, pass `next` as `after` if this request has
+        `after`, otherwise as `before`; null is the end. To follow the trail, pass `head` as `after`.
         """
         if after is not None and before is not None:
             raise InvalidRequest("use either after or before, not both", param="after")

@@ -168,7 +168,7 @@ class Admin:
         return self._changed(await self._administration.resume(actor_of(request.scope), name))
 
     async def clear_anomalies(self, request: Request, name: str) -> Response:
-        """Call the anomalies of a tenant harmless: give it its whole weight, and take its recent requests as usual."""
+        """Mark the anomalies of a tenant as harmless: end its throttling, and treat what it does next as usual."""
         return self._changed(await self._administration.clear_anomalies(actor_of(request.scope), name))
 
     async def rename(self, request: Request, name: str) -> Response:
