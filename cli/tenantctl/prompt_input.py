@@ -35,26 +35,27 @@ def read_prompt(argument: str | None) -> str:
     return "\n".join(filter(None, [prompt, _standard_input()]))
 
 
-def text_or_file(value: str, option: str) -> str:
-    """The text itself, or for @FILE the content of a file. Raises InvalidRequest if it is not UTF-8 or too large,
-    BadParameter if the file cannot be read."""
+def text_or_file(value: str, option: str, most_bytes: int = MAX_PROMPT_BYTES) -> str:
+    """The text itself, or for @FILE the content of a file. Raises BadParameter if the file cannot be read, is not UTF-8
+    or has more than `most_bytes`, and InvalidRequest if the text is not UTF-8."""
     if not value.startswith("@"):
         return checked(value, option)
     path = value[1:]
     try:
         with open(path, "rb") as file:
-            data = file.read(MAX_PROMPT_BYTES + 1)
+            data = file.read(most_bytes + 1)
     except (OSError, ValueError) as e:
         reason = e.strerror if isinstance(e, OSError) else e
         raise typer.BadParameter(
             f"cannot read {path or 'a file without a name'}: {reason}", param_hint=option
         ) from None
-    if len(data) > MAX_PROMPT_BYTES:
-        raise InvalidRequest(f"{path} is larger than {MAX_PROMPT_BYTES} bytes")
+    if len(data) > most_bytes:
+        raise typer.BadParameter(f"{path} has more than {most_bytes} bytes", param_hint=option)
     try:
         return data.decode()
-    except UnicodeDecodeError:
-        raise InvalidRequest(f"{path} is not UTF-8") from None
+    except UnicodeDecodeError as e:
+        where = f"byte 0x{data[e.start]:02x} at offset {e.start}"
+        raise typer.BadParameter(f"{path} is not UTF-8: {where}", param_hint=option) from None
 
 
 def checked(text: str, what: str) -> str:

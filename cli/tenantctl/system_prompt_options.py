@@ -6,7 +6,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantctl.prompt_input import checked
+from tenantctl.prompt_input import text_or_file
 from tenantctl.units import NOTHING
 from tenantd.printable import one_line
 
@@ -43,29 +43,9 @@ def changes(system: str | None, system_completions: bool | None) -> dict[str, An
 
 
 def _text(value: str) -> str:
-    if value == "none":
-        return ""
-    return _file(value[1:]) if value.startswith("@") else checked(value, "--system")
-
-
-def _file(path: str) -> str:
     from tenantd.text.system_prompt import MOST_BYTES
 
-    try:
-        with open(path, "rb") as file:
-            data = file.read(MOST_BYTES + 1)
-    except (OSError, ValueError) as e:
-        reason = e.strerror if isinstance(e, OSError) else e
-        raise typer.BadParameter(
-            f"cannot read {path or 'a file without a name'}: {reason}", param_hint="--system"
-        ) from None
-    if len(data) > MOST_BYTES:
-        raise typer.BadParameter(f"{path} has more than {MOST_BYTES} bytes", param_hint="--system")
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError as e:
-        where = f"byte 0x{data[e.start]:02x} at offset {e.start}"
-        raise typer.BadParameter(f"{path} is not UTF-8: {where}", param_hint="--system") from None
+    return "" if value == "none" else text_or_file(value, "--system", MOST_BYTES)
 
 
 def shown(tenant: dict[str, Any]) -> dict[str, object]:

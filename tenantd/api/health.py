@@ -58,7 +58,7 @@ def health_operations(service: Service) -> list[Operation]:
             state = {"status": state["status"]}
         elif not is_admin(request):
             state["reason"] = without_paths(state["reason"])
-        elif not service.draining:
+        elif state["reason"] == service.supervisor.reason:
             state["reason"] = service.supervisor.explained
         return reply(state, status=status)
 

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from tenantd.errors import ConfigError
-from tenantd.ledger.audit import HASH_BYTES
+from tenantd.ledger.audit import HASH_BYTES, LARGEST_NUMBER
 from tenantd.ledger.diagnosis import Finding, Kind
 
 PREFIX: Final = "tenantd-audit-head "
@@ -42,7 +42,8 @@ def parse(line: bytes) -> Anchored | None:
         return None
     try:
         found = _decode(line[start:])
-        return found if len(bytes.fromhex(found.hash)) == HASH_BYTES and found.number >= 0 else None
+        is_one = len(bytes.fromhex(found.hash)) == HASH_BYTES and 0 <= found.number < LARGEST_NUMBER
+        return found if is_one else None
     except ValueError:
         return None
 
@@ -81,7 +82,7 @@ class Anchors:
                 went_back = number if found.number < newest else went_back
                 newest = found.number
                 self._add(found, number)
-            elif line.endswith(b"\n"):
+            elif line.endswith(b"\n") or len(line) == LONGEST_LINE:
                 others += bool(line.strip())
             else:
                 self._notes.append(f"the last line, {number}, is cut off and was ignored")

@@ -76,7 +76,7 @@ def select(
     """
     given = {name: value for name, value in msgspec.structs.asdict(wanted).items() if value is not None}
     where = "".join(f" AND {_CONDITIONS[name]}" for name in given)
-    low, high = max(after or 0, 0), min(before or LARGEST_NUMBER, LARGEST_NUMBER)
+    low, high = max(after or 0, 0), LARGEST_NUMBER if before is None else min(before, LARGEST_NUMBER)
     limit = min(limit, MOST_ENTRIES_READ)
     entries: list[AuditRecord] = []
     size = PIECE_ENTRIES if wanted.request_id is None else LARGEST_NUMBER  # an index finds those of a request

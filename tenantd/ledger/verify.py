@@ -172,7 +172,10 @@ class _Walk:
     def _hear(self, row: tuple[Any, ...]) -> Finding | None:
         """Take in an entry about the trail itself."""
         if row[2] == PRUNED:
-            self._announced = decode_pruned(row[6]).through
+            try:
+                self._announced = decode_pruned(row[6]).through
+            except msgspec.DecodeError:  # of a whole chain, which somebody has computed anew
+                return Finding(number=row[0], kind=Kind.EDITED, message="it does not say what was pruned")
             return None
         return Finding(
             number=row[0],

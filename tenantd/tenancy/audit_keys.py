@@ -9,7 +9,8 @@ from typing import Final
 import msgspec
 
 from tenantd.errors import NotFound
-from tenantd.tenancy.tenants import AUDIT_KEY_BYTES, REMOVED, tenant_meant
+from tenantd.ledger.audited import AUDIT_KEY_BYTES
+from tenantd.tenancy.tenants import REMOVED, tenant_meant
 from tenantd.text.excerpt import excerpt
 
 MAX_ID: Final = 2**63

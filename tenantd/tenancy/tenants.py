@@ -16,6 +16,7 @@ import msgspec
 from tenantd import clock
 from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.ledger.audited import AUDIT_KEY_BYTES
 from tenantd.limits import LIMITS
 from tenantd.text.excerpt import excerpt
 from tenantd.text.system_prompt import checked_system_prompt
@@ -39,24 +40,11 @@ CHANGEABLE: Final = (
     "on_anomaly",
     "throttled_micros",
 )
-_CHANGED: Final = (
-    "weight",
-    "priority",
-    "uids",
-    "limits",
-    "adapter",
-    "unbilled",
-    "allow_special",
-    "system_prompt",
-    "system_in_completions",
-    "on_anomaly",
-    "throttled_micros",
-)
+_CHANGED: Final = tuple("limits" if name == "own_limits" else name for name in CHANGEABLE)
 """The columns of what is changeable."""
 _READ: Final = ("id", "name", "state", "created_micros", *_CHANGED)
 _SELECTED: Final = ", ".join(_READ)
 _UPDATE: Final = f"UPDATE tenants SET {', '.join(f'{column} = ?' for column in _CHANGED)} WHERE id = ?"
-AUDIT_KEY_BYTES: Final = 32
 
 
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -38,6 +39,14 @@ def test_while_loading_it_is_alive_not_ready_and_says_how_far(api: Api) -> None:
     refused = api.completion(prompt="Hi")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
     assert int(refused.headers["retry-after"]) > 0
+
+
+def test_while_isolation_is_checked_it_says_so_and_how_far(api: Api) -> None:
+    api.service.checking = SimpleNamespace(progress=0.5, doing="isolation is being checked: logits")
+    expected = {"status": "checking", "progress": 0.5, "reason": "isolation is being checked: logits"}
+    answer = api.client.get("/readyz")
+    assert (answer.status_code, answer.json()) == (503, expected)
+    assert api.client.get("/readyz", headers={"authorization": "Bearer td_acme"}).json() == expected
 
 
 def test_while_draining_new_requests_get_503(api: Api) -> None:

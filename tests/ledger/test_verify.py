@@ -18,7 +18,7 @@ from tenantd.errors import ConfigError
 from tenantd.ledger import diagnosis
 from tenantd.ledger import verify as verification
 from tenantd.ledger.anchored import Anchors
-from tenantd.ledger.audit import append, encode_row, link
+from tenantd.ledger.audit import PRUNED, append, encode_row, link
 from tenantd.ledger.diagnosis import Kind
 from tenantd.ledger.verify import verify, verify_file
 from tests.ledger.books import NOW_MICROS, open_ledger
@@ -353,7 +353,16 @@ def test_a_restored_backup_that_went_on_differs_from_later_anchors_and_the_file_
         assert "line 3: the numbers go back" in verdict.notes[0]
 
 
-@pytest.mark.parametrize("content", [b"", b"nothing\n", b'{"at": "x", "number": 1, "hash": "12"}\n'])
+def test_an_entry_about_pruning_that_says_nothing_of_it_is_found() -> None:
+    with trail(3) as conn:
+        append(conn, [entry(PRUNED, detail={"through": "all"})])
+        assert found(conn) == (Kind.EDITED, 4)
+
+
+HUGE = b'{"at": "x", "number": 9223372036854775808, "hash": "' + b"0" * 64 + b'"}\n'
+
+
+@pytest.mark.parametrize("content", [b"", b"nothing\n", b'{"at": "x", "number": 1, "hash": "12"}\n', HUGE])
 def test_a_file_without_anchors_is_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "anchor").write_bytes(content)
     with pytest.raises(ConfigError, match="no anchor"):

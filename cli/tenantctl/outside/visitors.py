@@ -38,7 +38,9 @@ class Tally:
         if self.failures or self.obstacles or not self.tried:
             verdict = Verdict.FAILED if self.failures else Verdict.INCONCLUSIVE
         reasons = [*self.failures, *self.obstacles]
-        detail = "; ".join(reasons[:MOST_REASONS]) + (f"; and {more} more" if (more := len(reasons) - 3) > 0 else "")
+        detail = "; ".join(reasons[:MOST_REASONS]) + (
+            f"; and {more} more" if (more := len(reasons) - MOST_REASONS) > 0 else ""
+        )
         return {"name": self.name.value, "result": verdict.value, "n": self.tried, "detail": detail[:1000]}
 
 
