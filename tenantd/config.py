@@ -259,6 +259,11 @@ class SecurityConfig(Section):
     anchor_every_s: float = Field(3600, ge=1, le=86_400, description="How often to copy it.")
     anomalies: bool = Field(True, description="Watch for tenants that seem to be copying the model.")
 
+    @property
+    def is_audited(self) -> bool:
+        """Whether there is an audit trail."""
+        return self.audit == "required"
+
     @field_validator("anchor")
     @classmethod
     def _absolute(cls, value: str) -> str:

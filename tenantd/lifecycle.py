@@ -185,7 +185,7 @@ class Daemon:
         has_run_before = lock_path.exists()
         lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
         stack.callback(lock.release)
-        has_trail = config.security.audit == "required"
+        has_trail = config.security.is_audited
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros, audits=has_trail)
         stack.push_async_callback(self._close_ledger, ledger)
         ledger.anchor(lambda: self._config.security)

@@ -16,6 +16,7 @@ import msgspec
 from tenantd.ledger.audit import (
     BEGUN,
     CONTINUED,
+    DAMAGED,
     LARGEST_NUMBER,
     NO_HASH,
     PRUNED,
@@ -32,7 +33,7 @@ log = logging.getLogger(__name__)
 
 _NEWEST: Final = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1"
 # Compared in SQL, because an altered event may not even be text.
-_IS_OFF: Final = "SELECT event = ? FROM audit WHERE event <> ? ORDER BY number DESC LIMIT 1"
+_IS_OFF: Final = "SELECT event = ? FROM audit WHERE event NOT IN (?, ?) ORDER BY number DESC LIMIT 1"
 _LAST_PRUNED: Final = "SELECT detail FROM audit WHERE event = ? ORDER BY number DESC LIMIT 1"
 _NEW_HEAD: Final = """INSERT INTO audit_head (one, number, hash, pruned_number, pruned_hash, prunable_number)
     VALUES (1, ?1, ?2, ?3, ?4, ?3)"""
@@ -41,7 +42,7 @@ _NEW_HEAD: Final = """INSERT INTO audit_head (one, number, hash, pruned_number, 
 def resume(conn: Connection, now_micros: int, *, is_on: bool) -> None:
     """Continue the trail, and record if it was switched off or on since the last start. Raises like `append`."""
     _mend(conn, now_micros)
-    row = conn.execute(_IS_OFF, (SWITCHED_OFF, PRUNED)).fetchone()
+    row = conn.execute(_IS_OFF, (SWITCHED_OFF, PRUNED, DAMAGED)).fetchone()  # pruning goes on while it is off
     was_off = row is not None and bool(row[0])
     if is_on and row is None:
         (requests,) = conn.execute("SELECT coalesce(max(number), 0) FROM requests").fetchone()

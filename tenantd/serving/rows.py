@@ -44,7 +44,7 @@ class RequestRows:
         self._ledger = ledger
         self._events = events
         self._audit_key = audit_key
-        self._is_audited = config().security.audit == "required"
+        self._is_audited = config().security.is_audited
         self._config = config
         self._open: dict[asyncio.Task[None], LiveStream] = {}
         self._is_held = False

@@ -125,7 +125,7 @@ class Service:
     @functools.cached_property
     def administration(self) -> Administration:
         """What administrators, and parts of the daemon like them, can do."""
-        records = self.config.security.audit == "required"
+        records = self.config.security.is_audited
         return Administration(self.ledger, self, self.events, self.config.engine.slots, records=records)
 
     @property

@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from tenantd.domain import FinishReason
 from tenantd.errors import Conflict, LedgerUnavailable
 from tenantd.ledger import writer
-from tenantd.ledger.audit import Entry, append, columns, link
+from tenantd.ledger.audit import DAMAGED, PRUNED, Entry, append, columns, link
 from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.resumption import resume
 from tenantd.ledger.trail import Wanted, select
 from tenantd.ledger.unsettled import FILE_NAME, Unsettled, set_aside
 from tests.ledger.books import (
@@ -240,6 +241,18 @@ def test_what_a_start_settles_is_in_the_trail(tmp_path: Path) -> None:
             assert ledger.rejected == 1, "a line that holds nothing"
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("event", [PRUNED, DAMAGED])
+def test_what_pruning_records_while_the_trail_is_off_does_not_switch_it_on(event: str) -> None:
+    conn = memory_ledger()
+    for is_on in (True, False):
+        resume(conn, NOW_MICROS, is_on=is_on)
+    append(conn, [entry(event)])
+    for is_on in (False, True):
+        resume(conn, NOW_MICROS, is_on=is_on)
+    assert [each.event for each in trail_of(conn)] == ["begun", "switched_off", event, "switched_on"]
+    conn.close()
 
 
 def test_switched_off_nothing_is_recorded_but_that(tmp_path: Path) -> None:
