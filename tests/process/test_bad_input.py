@@ -218,8 +218,8 @@ def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
     for code, says, options, key in (
         (1, "no tenant named 'nobody'", ["--tenant", "nobody"], ""),
         (2, "--tenant NAME", [], ""),
-        (77, "is unknown or was revoked", [], second),
-        (77, "is unknown or was revoked", ["--tenant", "acme"], "td_" + "x" * 40),
+        (77, "is unknown, was revoked or has expired", [], second),
+        (77, "is unknown, was revoked or has expired", ["--tenant", "acme"], "td_" + "x" * 40),
         (77, "may not act for tenant 'acme'", ["--tenant", "acme"], first),
     ):
         done = tenantctl(daemon, "run", *options, "hi", TENANTD_API_KEY=key)
