@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import logging
 import sqlite3
+from collections import Counter
 from collections.abc import Callable, Iterable
 from hashlib import sha256
 from typing import Any, Final
@@ -100,6 +101,9 @@ decode_pruned = msgspec.json.Decoder(PrunedDetail).decode
 COLUMNS: Final = "number, at_micros, event, tenant_id, tenant, request_id, detail, hash"
 _HEAD: Final = "SELECT number, hash, pruned_number, pruned_hash, prunable_number FROM audit_head WHERE one = 1"
 _INSERT: Final = f"INSERT INTO audit ({COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_NEWEST: Final = (
+    "SELECT at_micros, event, tenant_id, tenant, request_id, detail FROM audit ORDER BY number DESC LIMIT ?"
+)
 _CONTINUE_FROM: Final = """SELECT head.number, head.hash, newest.hash, head.number = head.pruned_number
     FROM audit_head AS head LEFT JOIN audit AS newest ON newest.number = head.number"""
 
@@ -163,6 +167,16 @@ def append(conn: sqlite3.Connection, entries: Iterable[Entry], after: tuple[int,
         raise AuditBroken(f"nothing can be appended to the audit trail, which somebody has altered: {e}") from e
     except OverflowError as e:
         raise AuditBroken("the number in audit_head is not one that tenantd has written") from e
+
+
+def newest(conn: sqlite3.Connection, most: int) -> Counter[Columns]:
+    """The columns of the newest entries, at most that many, and how often each is there."""
+    usual = conn.text_factory
+    conn.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # what was altered may not be text
+    try:
+        return Counter(conn.execute(_NEWEST, (most,)))
+    finally:
+        conn.text_factory = usual
 
 
 def made(make: MakeEntry, request_id: str, now_micros: int) -> Entry:

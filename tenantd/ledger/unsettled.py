@@ -4,8 +4,9 @@ The next start reads them. A line contains everything in a row, so it also works
 from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing. But a
 line is better than the checkpoint that an interrupted request was settled from, so it replaces that.
 
-Entries of the audit trail that could not be written are lines of the same file. If a start is killed after it has
-taken them in and before it has deleted the file, the next one records them again.
+Entries of the audit trail that could not be written are lines of the same file. They may be in the trail already: the
+writer goes on trying after they were set aside, and a start may be killed before it has deleted the file. So an entry
+that is among the newest ones, all its columns alike, is skipped.
 
 The disk may be full by then, so some room on it is kept in reserve while the daemon runs.
 """
@@ -13,9 +14,11 @@ The disk may be full by then, so some room on it is kept in reserve while the da
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import os
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
@@ -24,7 +27,7 @@ import msgspec
 
 from tenantd.domain import FinishReason
 from tenantd.errors import TenantdError
-from tenantd.ledger.audit import SETTLED_LATE, AuditBroken, Entry, about_request, append
+from tenantd.ledger.audit import SETTLED_LATE, AuditBroken, Columns, Entry, about_request, append, columns, newest
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
 from tenantd.ledger.requests import get_request, insert_request, reopen_interrupted, settle_request, state_of
@@ -39,6 +42,8 @@ RESERVE_BYTES: Final = 1024 * 1024
 """Enough for about two thousand lines."""
 LARGEST_ID: Final = 2**53
 """No line may use up the ids, which only ever grow."""
+RECENT_ENTRIES: Final = 100_000
+"""An entry that was set aside and written after all is among this many newest ones: far fewer can wait at a stop."""
 
 
 class Unsettled(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,7 +75,7 @@ def keep_reserve(folder: Path) -> None:
 
 def set_aside(folder: Path, records: Iterable[Unsettled]) -> int:
     """Append settlements to the file. If that fails, log the lines instead, and return how many these are."""
-    lines = [msgspec.json.encode(record) for record in records]
+    lines = [_line(record) for record in records]
     if not _is_appended(folder, lines):
         return len(lines)
     if lines:
@@ -82,13 +87,20 @@ def set_aside(folder: Path, records: Iterable[Unsettled]) -> int:
 
 def set_entries_aside(folder: Path, entries: Iterable[Entry]) -> None:
     """Append entries of the audit trail to the file. If that fails, log the lines instead."""
-    lines = [msgspec.json.encode(Unsettled(entry=entry)) for entry in entries]
+    lines = [_line(Unsettled(entry=entry)) for entry in entries]
     if _is_appended(folder, lines) and lines:
         log.warning(
             "%d entries of the audit trail could not be written; the next start writes them from %s",
             len(lines),
             folder / FILE_NAME,
         )
+
+
+def _line(record: Unsettled) -> bytes:
+    try:
+        return msgspec.json.encode(record)
+    except UnicodeEncodeError:  # a lone surrogate, which would not be read again: it becomes "?"
+        return json.dumps(msgspec.to_builtins(record), ensure_ascii=False).encode("utf-8", "replace")
 
 
 def _is_appended(folder: Path, lines: list[bytes]) -> bool:
@@ -118,6 +130,7 @@ class TakenIn:
         self.rejected: list[bytes] = []
         self._path = folder / FILE_NAME
         self._owners: dict[int, int] = {}  # ids in lines to those of the tenants made for them
+        self._recent: Counter[Columns] | None = None  # newest entries of the trail, once they were needed
         try:
             self._lines = [line for line in self._path.read_bytes().splitlines() if line]
         except FileNotFoundError:
@@ -142,6 +155,8 @@ class TakenIn:
         if record.settlement is None:
             if entry is None:
                 raise ValueError("it holds neither a settlement nor an entry")
+            if self._is_written(conn, entry):
+                return
         elif not self._settle(conn, record.settlement, record.admission):
             return
         else:
@@ -150,6 +165,18 @@ class TakenIn:
         if self._audits:
             append(conn, [entry])
         self.settled += record.settlement is not None
+
+    def _is_written(self, conn: sqlite3.Connection, entry: Entry) -> bool:
+        """Whether the trail has held this entry since before this start. Each entry there stands for one line."""
+        if not self._audits:
+            return False
+        if self._recent is None:
+            self._recent = newest(conn, RECENT_ENTRIES)
+        row = columns(entry)
+        if not self._recent[row]:
+            return False
+        self._recent[row] -= 1
+        return True
 
     def _settle(self, conn: sqlite3.Connection, settlement: Settlement, admission: Admitted | None) -> bool:
         """Settle one line. False if its request is already settled."""

@@ -144,7 +144,7 @@ class Writer:
         return 0.0 if since_s is None else time.monotonic() - since_s
 
     def set_aside(self) -> None:
-        """Set aside unwritten settlements. If some are still written, the next start finds them settled."""
+        """Set aside unwritten settlements and entries. If some are still written, the next start finds them written."""
         with self._changed:
             jobs = [*self._taken, *self._jobs]
         self._set_aside(jobs)

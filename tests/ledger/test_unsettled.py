@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from decimal import Decimal
@@ -26,9 +27,11 @@ from tenantd.ledger.unsettled import (
     Unsettled,
     keep_reserve,
     set_aside,
+    set_entries_aside,
 )
 from tenantd.tenancy.tenants import add_tenant, list_tenants, tenant_meant
 from tests.ledger.books import BILLING, admission, ledger_in, open_ledger, record_of, settlement, until, writer_held
+from tests.ledger.trails import entry, trail_of
 
 ROOT = Path(__file__).parents[2]
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
@@ -46,6 +49,11 @@ def leave(folder: Path) -> None:
 
     asyncio.run(main())
     set_aside(folder, RECORDS)
+
+
+def lines_of(folder: Path) -> int:
+    path = folder / FILE_NAME
+    return sum(bool(line) for line in path.read_bytes().splitlines()) if path.exists() else 0
 
 
 def rows_after_start(folder: Path) -> tuple[Ledger, list[RequestRecord]]:
@@ -293,3 +301,40 @@ def test_a_write_that_hangs_does_not_keep_the_close_waiting_and_is_settled_once(
                 assert (await record_of(again, "r1")).state == "stop"
 
     asyncio.run(main())
+
+
+def test_an_entry_that_was_set_aside_and_then_written_after_all_is_in_the_trail_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantd.ledger.ledger.STUCK_S", 0.0)
+    twice = entry("refused", tenant="acme", detail={"count": 7, "share": 0.1})  # two alike are two
+
+    async def main() -> None:
+        ledger = open_ledger(tmp_path / "ledger.db", busy_timeout_ms=10)
+        async with writer_held(ledger):
+            ledger.audit([twice, twice, entry("missed")])
+            closing = asyncio.create_task(ledger.close(5))
+            await until(lambda: lines_of(tmp_path) == 3)
+            left = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-left"))  # had the process ended here
+        await closing
+        for folder in (tmp_path, left):
+            async with ledger_in(folder) as again:
+                events = [each.event for each in await again.read(trail_of)]
+                assert sorted(events) == ["begun", "missed", "refused", "refused"]
+                assert again.rejected == 0 and lines_of(folder) == 0
+
+    asyncio.run(main())
+
+
+def test_a_start_killed_before_it_deletes_the_file_leaves_each_entry_once(tmp_path: Path) -> None:
+    leave(tmp_path)
+    odd = entry("odd", detail={"text": "\ud800"})  # JSON has no such character
+    set_entries_aside(tmp_path, [entry("refused"), entry("refused"), odd])
+    lines = (tmp_path / FILE_NAME).read_bytes()
+    for _ in range(3):
+        (tmp_path / FILE_NAME).write_bytes(lines)
+        rows_after_start(tmp_path)
+    with sqlite3.connect(tmp_path / "ledger.db") as conn:
+        events = [each.event for each in trail_of(conn)]
+    conn.close()
+    assert (events.count("refused"), events.count("odd")) == (2, 1)
