@@ -10,6 +10,7 @@ entry for each tenant and cause, once a second. While nothing can be written, it
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from typing import Any, Final
 
 import msgspec
@@ -41,6 +42,8 @@ MOST_COUNTED: Final = 10_000
 """Maximum tenants and causes counted apart; the rest count as those of an unknown tenant."""
 MOST_NAMED: Final = 8
 """Maximum keys and users that an entry on refusals names."""
+PORTION: Final = 100
+"""Refusals recorded in one turn of the event loop, about a millisecond."""
 _NAMES: Final[dict[type[Event], str]] = {
     Started: "resources",
     CleanedUp: "cleaned_up",
@@ -120,16 +123,19 @@ class Recorder:
         self._ledger.audit([_entry(now_micros(), ADMINISTERED, detail)])
 
     async def run(self) -> None:
-        """Record refusals once a second, until cancelled."""
+        """Record refusals once a second, in portions, until cancelled."""
         while True:
             await asyncio.sleep(INTERVAL_S)
-            self.flush()
+            for _ in range(0, len(self._refusals), PORTION):
+                self.flush(PORTION)
+                await asyncio.sleep(0)
 
-    def flush(self, *, is_last: bool = False) -> None:
-        """Record the refusals so far. Unless it `is_last`, they wait and grow while nothing can be written."""
+    def flush(self, most: int | None = None, *, is_last: bool = False) -> None:
+        """Record the refusals so far, or the `most` oldest counts of them. Unless it `is_last`, they wait and grow
+        while nothing can be written."""
         if self._refusals and (is_last or self._ledger.healthy):
-            counted, self._refusals = self._refusals, {}
-            self._ledger.audit([refusals.entry(*what) for what, refusals in counted.items()])
+            counted = [(what, self._refusals.pop(what)) for what in list(islice(self._refusals, most))]
+            self._ledger.audit([refusals.entry(*what) for what, refusals in counted])
 
     def _count(self, event: Refused) -> None:
         what = ((event.tenant_id, event.tenant), event.cause)

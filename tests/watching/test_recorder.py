@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any, cast
 
 import msgspec
@@ -23,7 +24,9 @@ from tenantd.events import (
     Started,
 )
 from tenantd.ledger.audit import Entry, columns
-from tenantd.watching.recorder import _NAMES, MOST_COUNTED, MOST_NAMED, Recorder
+from tenantd.watching import recorder as recording
+from tenantd.watching.recorder import _NAMES, MOST_COUNTED, MOST_NAMED, PORTION, Recorder
+from tests.serving.daemon_kit import run
 
 
 class Ledger:
@@ -158,6 +161,27 @@ def test_the_counts_are_bounded_and_their_sum_is_right() -> None:
     assert len(ledger.entries) == MOST_COUNTED + 1
     assert sum(entry.detail["count"] for entry in ledger.entries) == 2 * MOST_COUNTED
     assert ledger.entries[-1].tenant_id is None
+
+
+def test_many_counts_are_recorded_in_portions_between_which_the_loop_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recording, "INTERVAL_S", 0.001)
+    listener, ledger, announced = recorder()
+    for number in range(5 * PORTION // 2):
+        announced.announce(refused(number, tenant_id=number))
+    sizes: list[int] = []
+
+    async def scene() -> None:
+        running = asyncio.create_task(listener.run())
+        while len(ledger.entries) < 5 * PORTION // 2:
+            await asyncio.sleep(0)
+            if not sizes or len(ledger.entries) > sizes[-1]:
+                sizes.append(len(ledger.entries))
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+    run(scene())
+    assert [size for size in sizes if size] == [PORTION, 2 * PORTION, 5 * PORTION // 2]
+    assert [entry.tenant_id for entry in ledger.entries] == list(range(5 * PORTION // 2))
 
 
 def test_every_kind_of_event_is_recorded_or_is_known_not_to_be() -> None:
