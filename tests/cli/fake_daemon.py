@@ -145,6 +145,12 @@ def queued(request_id: str, client_id: str) -> dict[str, Any]:
     return {**entry, "position": 3, "waited_ms": 1500, "estimated_wait_ms": 12_345}
 
 
+def _listed(tenant: dict[str, Any]) -> dict[str, Any]:
+    """As the list of tenants shows it."""
+    shown = {name: value for name, value in tenant.items() if name != "system_prompt"}
+    return {**shown, "system_prompt_bytes": len(tenant.get("system_prompt", "").encode())}
+
+
 class FakeDaemon:
     """`tenants` and `seen` (method, path, headers, body of every request) can be looked at; `failure` makes the admin
     API fail; `readiness` is taken one after the other, the last for ever."""
@@ -217,7 +223,7 @@ class FakeDaemon:
             case "GET", ["status"]:
                 return JSONResponse(self._status())
             case "GET", ["tenants"]:
-                return JSONResponse({"tenants": list(self.tenants.values())})
+                return JSONResponse({"tenants": [_listed(tenant) for tenant in self.tenants.values()]})
             case "POST", ["tenants"]:
                 return JSONResponse({"tenant": self.add(**body), "key": "td_secret"}, 201)
             case _, [*_, "keys"] | ["keys", *_]:

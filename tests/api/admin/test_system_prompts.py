@@ -49,6 +49,14 @@ def test_it_takes_effect_with_the_next_request_and_is_billed(daemon: Daemon) -> 
     assert billed == [without, chat, without + 10, without, chat - with_prompt]
 
 
+def test_the_list_of_tenants_tells_its_length_and_not_its_text(daemon: Daemon) -> None:
+    daemon.add_tenant("listed", system_prompt="Grüße ☃")
+    answer = daemon.get("/admin/v1/tenants")
+    [tenant] = [tenant for tenant in answer.json()["tenants"] if tenant["name"] == "listed"]
+    assert tenant["system_prompt_bytes"] == len("Grüße ☃".encode()) and "system_prompt" not in tenant
+    assert "Grüße" not in answer.text
+
+
 def test_one_that_leaves_no_room_in_the_context_is_refused_when_it_is_set(daemon: Daemon) -> None:
     daemon.add_tenant("long")
     shortest = len("System: \nUser: a\nAssistant:") + 1  # with the BOS
