@@ -356,8 +356,10 @@ class _Lane(_Direct):
     def end(self) -> None:
         self._queue.put(None)
 
-    def join(self, timeout_s: float) -> None:
+    def join(self, timeout_s: float) -> bool:
+        """Whether it has ended."""
         self._thread.join(timeout_s)
+        return not self._thread.is_alive()
 
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
@@ -407,12 +409,12 @@ class Events:
             if failed := now.failed - then.failed:
                 log.warning("listener %s failed on %d events: %s", each.name, failed, each.error)
 
-    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
-        """Let queued listeners finish, for at most this long together. Blocks."""
+    def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> bool:
+        """Let queued listeners finish, for at most this long together. Returns whether all have ended. Blocks."""
         lanes = [each for each in self._listeners if isinstance(each, _Lane)]
         end_s = time.monotonic() + timeout_s
         for lane in lanes:
             lane.end()
-        for lane in lanes:
-            lane.join(max(0.0, end_s - time.monotonic()))
+        have_ended = [lane.join(max(0.0, end_s - time.monotonic())) for lane in lanes]
         self.report()
+        return all(have_ended)

@@ -37,6 +37,7 @@ from tenantd.tenancy.directory import Directory
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.sketches import Sketcher
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+from tenantd.watching.anomalies import CLOSE_TIMEOUT_S as WATCH_TIMEOUT_S
 from tenantd.watching.anomalies import AnomalyWatch, HabitFile
 from tenantd.watching.metrics import Meter
 from tenantd.watching.reactions import Reactions
@@ -134,7 +135,7 @@ class Daemon:
         directory = Directory(config.limits.as_limits())
         await directory.reload(ledger)
         habits = HabitFile(config.state_dir / "habits.npz")
-        key, known = await asyncio.to_thread(habits.load)
+        loaded = await asyncio.to_thread(habits.load) if config.security.anomalies else None
         service = Service(
             config,
             ledger,
@@ -144,12 +145,12 @@ class Daemon:
             events=self._events,
             environment=self._environment,
             on_tenants=self._meter.keep,
-            sketcher=Sketcher(key) if config.security.anomalies else None,
+            sketcher=None if loaded is None else Sketcher(loaded[0]),
         )
-        if config.security.anomalies:
+        if loaded is not None:
             reactions = Reactions(self._events, directory, service.administration)
             stack.push_async_callback(reactions.close)
-            self._watch = AnomalyWatch(habits, key, known, reactions.found)
+            self._watch = AnomalyWatch(habits, *loaded, reactions.found)
             self._events.queue("anomalies", self._watch.hear)
         service.isolation.keep_in(config.state_dir / ISOLATION_FILE)
         period_s = REMEMBERED_HALF_LIVES * config.scheduler.half_life_s
@@ -187,6 +188,7 @@ class Daemon:
         stack.callback(lock.release)
         has_trail = config.security.is_audited
         ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros, audits=has_trail)
+        stack.callback(self._close_watch)
         stack.push_async_callback(self._close_ledger, ledger)
         ledger.anchor(lambda: self._config.security)
         if has_trail:
@@ -257,9 +259,13 @@ class Daemon:
         """The last of them are announced, and nothing else needs the loop any more."""
         if self._recorder is not None:
             self._recorder.flush(is_last=True)
-        self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
+        if not self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER)):
+            self._watch = None  # it may still hear or save
+
+    def _close_watch(self) -> None:
+        """After the ledger, because its disk may hang."""
         if self._watch is not None:
-            self._watch.save()
+            self._watch.close(self._clock.most(WATCH_TIMEOUT_S, Stage.CUT_OFF))
 
     async def _close_ledger(self, ledger: Ledger) -> None:
         """Close the ledger, but do not wait for a disk that hangs: the next start settles what is not written."""

@@ -142,14 +142,14 @@ def test_a_listener_that_blocks_keeps_nobody_waiting_and_misses_what_its_queue_c
     began_s = time.monotonic()
     for number in range(1, 101):
         announcer.announce(cleaned_up(number))
-    announcer.close(0.1)  # nor does it keep the daemon from stopping
+    assert not announcer.close(0.1)  # nor does it keep the daemon from stopping
     assert time.monotonic() - began_s < 5
     assert len(heard) == 101
     assert announcer.accounts()["slow"] == Account(dropped=92)
     announcer.report()
     assert [record.getMessage() for record in caplog.records] == ["listener slow was too slow and missed 92 events"]
     let_go.set()
-    announcer.close()
+    assert announcer.close()
     assert slow == heard[:9]
 
 

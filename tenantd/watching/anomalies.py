@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Final
@@ -24,6 +25,8 @@ log = logging.getLogger(__name__)
 FORMAT: Final = 1
 """Of the file. It changes whenever sketches or habits mean something else."""
 SAVE_MICROS: Final = 15 * 60 * 1_000_000
+CLOSE_TIMEOUT_S: Final = 1.0
+"""How long to wait for the last save."""
 JUDGED_EVERY: Final = 8
 """Prompts of a tenant."""
 QUIET_MICROS: Final = 24 * 3600 * 1_000_000
@@ -118,3 +121,12 @@ class AnomalyWatch:
             self._file.save(self._key, self.habits)
         except OSError as e:
             log.warning("cannot save what the anomaly watch knows: %s", e)
+
+    def close(self, timeout_s: float) -> None:
+        """Save once more, and wait for that for at most `timeout_s`, because the disk may hang. Call it once nothing
+        is heard any more. Blocks."""
+        saving = threading.Thread(target=self.save, name="habits", daemon=True)
+        saving.start()
+        saving.join(timeout_s)
+        if saving.is_alive():
+            log.warning("what the anomaly watch has learned of late is not saved: the write takes too long")

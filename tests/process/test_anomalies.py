@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import time
 from pathlib import Path
@@ -116,3 +117,22 @@ def test_without_the_watch_nothing_is_sketched_and_nothing_found(tmp_path: Path)
         assert anomalies(running, "watched") == []
         assert running.stop() == 0
     assert (tmp_path / "state" / "habits.npz").read_bytes() == before
+
+
+def test_without_the_watch_its_file_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "habits.npz").write_bytes(b"not what it was")
+    with Daemon(tmp_path, security={"anomalies": False}) as running:
+        assert running.stop() == 0
+    assert "anomaly watch" not in running.log.read_text()
+
+
+def test_a_disk_that_hangs_as_the_daemon_stops_loses_no_row(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as running:
+        running.add_tenant("acme")
+        assert send(running, "acme", ([1, 2, 3], 2, False)) == 200
+        os.mkfifo(tmp_path / "state" / "habits.npz.new")  # opening it hangs
+        assert running.stop() == 0
+    log = running.log.read_text()
+    assert "what the anomaly watch has learned of late is not saved" in log and "not everything stopped" not in log
+    assert not (tmp_path / "state" / "ledger.db-wal").exists(), "the ledger was closed"
