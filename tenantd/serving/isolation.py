@@ -7,7 +7,9 @@ kept in a small file beside the ledger.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
+import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -27,6 +29,7 @@ from tenantd.wire.messages import CheckResult
 log = logging.getLogger(__name__)
 
 FILE_NAME: Final = "isolation.json"
+FILE_MODE: Final = 0o600
 RETRY_S: Final = 10
 MOST_ADAPTERS: Final = 2
 """Adapters that a check uses, of those that tenants have."""
@@ -165,7 +168,11 @@ def _write(file: Path, report: IsolationReport) -> None:
     """Replace the file as a whole. If that fails, the report is only remembered by this daemon."""
     new = file.with_suffix(".new")
     try:
-        new.write_bytes(msgspec.json.encode(report) + b"\n")
+        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, FILE_MODE), "wb") as opened:
+            os.fchmod(opened.fileno(), FILE_MODE)  # one that was left behind may have another
+            opened.write(msgspec.json.encode(report) + b"\n")
         new.replace(file)
     except OSError as e:
+        with contextlib.suppress(OSError):
+            new.unlink()
         log.warning("cannot keep the result of the check of isolation in %s: %s", file, e)

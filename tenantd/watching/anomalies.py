@@ -5,6 +5,7 @@ It compares a tenant with its own past. What it knows survives a restart, in a f
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import secrets
@@ -60,9 +61,14 @@ class HabitFile:
     def save(self, key: bytes, habits: Habits) -> None:
         """Replace the file. Blocks. Raises OSError."""
         new = self._path.with_name(self._path.name + ".new")
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            np.savez(file, format=np.array(FORMAT), key=np.frombuffer(key, np.uint8), habits=habits.rows())
-        new.replace(self._path)
+        try:
+            with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                np.savez(file, format=np.array(FORMAT), key=np.frombuffer(key, np.uint8), habits=habits.rows())
+            new.replace(self._path)
+        except OSError:
+            with contextlib.suppress(OSError):
+                new.unlink()  # half a file takes room on a disk that may be full
+            raise
 
 
 class AnomalyWatch:

@@ -7,6 +7,7 @@ import logging
 import stat
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -137,3 +138,18 @@ def test_nothing_that_was_asked_is_in_the_file(tmp_path: Path) -> None:
 def test_every_signal_is_put_in_words_that_fit_a_terminal() -> None:
     reasons = explain(Deviation(signal=signal, value=12345.0, usual=0.25, weight=1.0) for signal in Signal)
     assert len(set(reasons)) == len(Signal) and max(map(len, reasons)) <= 76
+
+
+def test_a_disk_too_full_for_the_file_keeps_the_old_one_and_no_half_of_a_new_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(file: Any, **_: Any) -> None:
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    watched = Watched(tmp_path)
+    watched.watch.save()
+    before = watched.path.read_bytes()
+    monkeypatch.setattr("tenantd.watching.anomalies.np.savez", full)
+    watched.watch.save()
+    assert [path.name for path in tmp_path.iterdir()] == ["habits.npz"] and watched.path.read_bytes() == before
