@@ -162,7 +162,7 @@ def test_every_refusal_is_counted_with_its_cause_and_strangers_add_none(tmp_path
             ("body_too_large", "acme"): 1,
             ("invalid_api_key", ""): 1,
             ("not_found", ""): 2,
-            ("forbidden", ""): 1,
+            ("forbidden", "acme"): 1,
             ("method_not_allowed", ""): 1,
             ("requests_per_minute_exceeded", "slow"): 1,
             ("tenant_suspended", "closed"): 1,
