@@ -16,11 +16,13 @@ import pytest
 
 from tenantctl.client import Client
 from tenantctl.commands.doctor import ABOUT, EXIT_CODES, _young
+from tenantctl.outside.visitors import KEY_LABEL, remove_leftovers
 from tenantd.domain import IsolationCheck, Verdict
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import command_environment, tenantctl
 
 DOCTOR = ("doctor", "--isolation", "--quick")
+USERS = ["acme", "doctor-a-0123abcd", "doctor-a-of-user", "doctor-b-11112222"]  # no check's, although they look like it
 NAMES = ["logits", "canaries", "released", "timing", "identity"]
 
 
@@ -31,15 +33,19 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield running
 
 
-def begun(daemon: Daemon) -> subprocess.Popen[str]:
-    """A doctor whose check is in progress in the engine, and takes most of a minute."""
-    doctor = subprocess.Popen(
+def started(daemon: Daemon) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [sys.executable, "-m", "tenantctl.main", "doctor", "--isolation"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env=command_environment(daemon),
     )
+
+
+def begun(daemon: Daemon) -> subprocess.Popen[str]:
+    """A doctor whose check is in progress in the engine, and takes most of a minute."""
+    doctor = started(daemon)
     wait_until(lambda: state(daemon)["status"] == "checking" and state(daemon)["progress"] > 0, "a check")
     return doctor
 
@@ -81,6 +87,7 @@ def test_a_check_is_reported_and_remembered_and_leaves_no_tenants_and_no_bill(da
     assert verdict in recorded and "doctor" not in recorded
 
     last = daemon.get("/admin/v1/isolation").json()["last"]
+    assert (daemon.folder / "state" / "isolation.json").stat().st_mode & 0o777 == 0o600
     assert last["quick"] and last["result"] == verdict and [check["name"] for check in last["checks"]] == NAMES
     assert daemon.stop() == 0
     daemon.start()
@@ -141,6 +148,42 @@ def test_a_check_ends_soon_when_its_client_leaves(daemon: Daemon) -> None:
     wait_until(lambda: state(daemon)["status"] == "ready", "the end of the check", timeout_s=3)
     assert daemon.complete("acme", max_tokens=2).status_code == 200
     assert daemon.get("/admin/v1/isolation").json()["last"] is None
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_a_check_and_its_tenants(daemon: Daemon, number: signal.Signals) -> None:
+    doctor = started(daemon)
+    wait_until(lambda: len(names_of(daemon)) == 3, "both tenants")
+    doctor.send_signal(number)
+    _, err = doctor.communicate(timeout=60)
+    assert (doctor.returncode, err) == (128 + number, "")
+    assert names_of(daemon) == ["acme"]
+
+
+def test_what_a_killed_check_left_behind_ends_by_itself_and_a_later_check_removes_it(daemon: Daemon) -> None:
+    for name in USERS[1:]:
+        daemon.add_tenant(name, unbilled=name != "doctor-b-11112222")
+    daemon.post("/admin/v1/tenants/doctor-b-11112222/keys", {"label": KEY_LABEL})
+    doctor = started(daemon)
+    wait_until(lambda: len(names_of(daemon)) == 6 and len(lasting(daemon)) >= 2, "both tenants and their keys")
+    doctor.kill()
+    doctor.communicate()
+    left = lasting(daemon)
+    assert all(0 < key["expires_micros"] - key["created_micros"] <= 3600 * 1_000_000 for key in left)
+    with Client(daemon.socket) as client:
+        remove_leftovers(client, time.time() + 3500)
+        assert len(names_of(daemon)) == 6, "a check may still use them"
+        wait_until(lambda: not daemon.status()["running"], "the end of their requests")
+        remove_leftovers(client, time.time() + 3700)
+    assert sorted(names_of(daemon)) == USERS
+
+
+def lasting(daemon: Daemon) -> list[dict[str, Any]]:
+    """The keys of the check's tenants that work, once those without an end are revoked."""
+    own = [name for name in names_of(daemon) if name.startswith("doctor-") and name not in USERS]
+    keys = [key for name in own for key in daemon.get(f"/admin/v1/tenants/{name}/keys").json()["keys"]]
+    works = [key for key in keys if key["revoked_micros"] is None]
+    return works if all(key["expires_micros"] for key in works) else []
 
 
 def test_an_engine_that_dies_is_restarted_and_the_doctor_says_so(daemon: Daemon) -> None:

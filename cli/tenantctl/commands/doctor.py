@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 import threading
 import time
@@ -103,12 +104,33 @@ def _checked(client: Client, quick: bool) -> dict[str, Any]:
         raise EngineUnavailable(f"cannot check now, the daemon is {state['state']}{why}")
     with _progress() as show:
         show("canaries and identity, over the socket", 0.0)
-        with visitors(client) as pair:
+        with _ended_by_signals(), visitors(client) as pair:
             outside = [check_canaries(client, pair, quick=quick).result(), check_identity(client, pair).result()]
         with _watching(client, show):
             body = {"quick": quick, "outside": outside}
             report: dict[str, Any] = client.another(LONGEST_S).post(url("isolation"), body)
     return report
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Let SIGTERM and SIGHUP end the check as Ctrl-C does, so that it cleans up: the first one, because a second one
+    would end the cleaning."""
+    is_ending = False
+
+    def end(number: int, _: object) -> None:
+        nonlocal is_ending
+        if not is_ending:
+            is_ending = True
+            raise typer.Exit(128 + number)
+
+    heeded = [each for each in (signal.SIGTERM, signal.SIGHUP) if signal.getsignal(each) is signal.SIG_DFL]  # not nohup
+    before = [(each, signal.signal(each, end)) for each in heeded]
+    try:
+        yield
+    finally:
+        for each, handler in before:
+            signal.signal(each, handler)
 
 
 def _print(report: dict[str, Any], *, as_json: bool) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -13,7 +15,7 @@ from tenantctl.bench.subjects import NO_LIMITS, wait_idle
 from tenantctl.client import Client, url
 from tenantctl.render import complain
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.errors import DaemonNotRunning, NotFound, TenantdError
+from tenantd.errors import Conflict, DaemonNotRunning, NotFound, TenantdError
 
 if TYPE_CHECKING:
     import httpx
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 ANSWER_TIMEOUT_S: Final = 120.0
 BUSY: Final = (408, 429, 503)
 MOST_REASONS: Final = 3
+END_DIGITS: Final = 8
+NAME: Final = re.compile(f"doctor-[ab]-[0-9a-f]{{{END_DIGITS}}}")
+KEY_LABEL: Final = "doctor --isolation"
+KEYS_LAST_S: Final = 3600
+"""A check takes a few minutes."""
 
 
 @dataclass
@@ -79,31 +86,64 @@ class Visitors:
 
 @contextmanager
 def visitors(client: Client) -> Iterator[Visitors]:
-    """Create the tenants, unbilled and without limits; remove them at the end, if they are still there."""
-    end = secrets.token_hex(4)
+    """Create the tenants, unbilled and without limits; remove them at the end, if they are still there.
+
+    A check that was killed left its own behind, and the next one removes them. Until then their keys end by themselves.
+    """
+    remove_leftovers(client, time.time())
+    end = secrets.token_hex(END_DIGITS // 2)
     made: list[str] = []
-    keys: list[str] = []
+    keys: list[dict[str, Any]] = []
     try:
         for letter in "ab":
             name = f"doctor-{letter}-{end}"
-            answer = client.post(url("tenants"), {"name": name, "unbilled": True, "limits": NO_LIMITS})
-            made.append(name)
-            keys.append(answer["key"])
-        looking = client.post(url("tenants", made[1], "keys"), {"scopes": ["read"]})
-        revoked = client.post(url("tenants", made[1], "keys"), {})
+            made.append(name)  # first, because a signal may end this at any moment
+            try:
+                client.post(url("tenants"), {"name": name, "unbilled": True, "limits": NO_LIMITS})
+            except TenantdError:
+                made.pop()
+                raise
+            (first,) = client.get(url("tenants", name, "keys"))["keys"]  # it has no end
+            keys.append(_key(client, name))
+            client.delete(url("keys", first["id"]))
+        looking = _key(client, made[1], scopes=["read"])
+        revoked = _key(client, made[1])
         client.delete(url("keys", revoked["key"]["id"]))
         yield Visitors(
             socket=client.socket,
             a=made[0],
             b=made[1],
-            a_key=keys[0],
-            b_key=keys[1],
+            a_key=keys[0]["secret"],
+            b_key=keys[1]["secret"],
             b_key_id=looking["key"]["id"],
             looking=looking["secret"],
             revoked=revoked["secret"],
         )
     finally:
         _remove(client, made)
+
+
+def _key(client: Client, name: str, **more: Any) -> dict[str, Any]:
+    body = {"label": KEY_LABEL, "expires_in_s": KEYS_LAST_S, **more}
+    made: dict[str, Any] = client.post(url("tenants", name, "keys"), body)
+    return made
+
+
+def remove_leftovers(client: Client, now_s: float) -> None:
+    """Remove the tenants of checks that were killed.
+
+    They are told from users' tenants by name, by being unbilled and without users, and by the label of all keys that
+    still work. A younger tenant may be that of a check in progress.
+    """
+    for tenant in client.get(url("tenants"))["tenants"]:
+        name, age_s = tenant["name"], now_s - tenant["created_micros"] / 1e6
+        if not NAME.fullmatch(name) or not tenant["unbilled"] or tenant["uids"] or age_s < KEYS_LAST_S:
+            continue
+        with suppress(NotFound, Conflict):  # another check removes it, or its requests still run
+            keys = client.get(url("tenants", name, "keys"))["keys"]
+            is_own = any(key["label"] == KEY_LABEL for key in keys)
+            if is_own and all(key["label"] == KEY_LABEL or key["revoked_micros"] is not None for key in keys):
+                client.delete(url("tenants", name))
 
 
 def _remove(client: Client, names: list[str]) -> None:
