@@ -6,7 +6,12 @@ before the object on its line is ignored, so lines of a log or journal are ancho
 
 from __future__ import annotations
 
+import contextlib
+import stat
+from bisect import bisect_left
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 from typing import Final
 
@@ -15,6 +20,7 @@ import msgspec
 from tenantd.errors import ConfigError
 from tenantd.ledger.audit import HASH_BYTES, LARGEST_NUMBER
 from tenantd.ledger.diagnosis import Finding, Kind
+from tenantd.ledger.prunings import Announced
 
 PREFIX: Final = "tenantd-audit-head "
 """Before each anchor in a log or journal."""
@@ -22,6 +28,8 @@ EXAMPLE: Final = '{"at": "2026-11-29T15:00:00Z", "number": 41, "hash": "…"}'
 START: Final = b'{"at"'
 MOST_HEADS: Final = 2_000_000
 LONGEST_LINE: Final = 4096
+SLACK_MICROS: Final = 60_000_000
+"""An anchor is written a little later than its head is read."""
 
 
 class Anchored(msgspec.Struct, frozen=True, kw_only=True):
@@ -44,7 +52,7 @@ def parse(line: bytes) -> Anchored | None:
         found = _decode(line[start:])
         is_one = len(bytes.fromhex(found.hash)) == HASH_BYTES and 0 <= found.number < LARGEST_NUMBER
         return found if is_one else None
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -53,6 +61,10 @@ class Anchors:
 
     def __init__(self) -> None:
         self.heads: dict[int, tuple[tuple[bytes, int], ...]] = {}  # hash, and the line it stands in
+        self._times: list[tuple[int, int]] = []  # number and time of those that have a time
+        self._numbers: list[int] | None = None  # of `_times`, in order; None until `_put_in_order`
+        self._earliest: list[int] = []  # the earliest time of this number and all later ones
+        self._latest: list[int] = []  # the latest time of this number and all earlier ones
         self.agreed = 0
         self._last_agreed = 0
         self._notes: list[str] = []
@@ -62,6 +74,8 @@ class Anchors:
         """Raises ConfigError if the file cannot be read, has no anchor, or too many."""
         anchors = cls()
         try:
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise ConfigError(f"{path} is not a regular file; save the anchors in one")
             with path.open("rb") as file:
                 anchors._read(iter(lambda: file.readline(LONGEST_LINE), b""))
         except OSError as e:
@@ -98,6 +112,8 @@ class Anchors:
         if len(self.heads) >= MOST_HEADS:
             raise OverflowError
         self.heads[found.number] = (*known, (digest, line))
+        with contextlib.suppress(ValueError, OverflowError):
+            self._times.append((found.number, round(datetime.fromisoformat(found.at).timestamp() * 1e6)))
 
     def compare(self, number: int, digest: bytes) -> Finding | None:
         """Compare an entry of the trail with what was anchored with its number, if anything was."""
@@ -116,6 +132,36 @@ class Anchors:
         self.agreed += 1
         self._last_agreed = number
         return None
+
+    def known_micros(self, number: int) -> int | None:
+        """A time at which the entry was there, from the first anchor of it or of a later one; None if there is none.
+
+        It is not earlier than that of any anchor before, as it may be if a clock was set back.
+        """
+        self._put_in_order()
+        assert self._numbers is not None
+        i = bisect_left(self._numbers, number)
+        return self._latest[i] if i < len(self._numbers) else None
+
+    def contradict(self, announced: Announced) -> int | None:
+        """The number of an anchored head that shows that later entries are too young to be pruned; None if none does.
+
+        What follows a head was written after it was anchored. Of anchors that disagree because a clock was wrong, the
+        earliest time counts.
+        """
+        self._put_in_order()
+        assert self._numbers is not None
+        i = bisect_left(self._numbers, announced.through) - 1
+        is_younger = i >= 0 and self._earliest[i] >= announced.before_micros + SLACK_MICROS
+        return self._numbers[i] if is_younger else None
+
+    def _put_in_order(self) -> None:
+        if self._numbers is None:
+            self._times.sort()
+            moments = [at_micros for _, at_micros in self._times]
+            self._numbers = [number for number, _ in self._times]
+            self._latest = list(accumulate(moments, max))
+            self._earliest = list(accumulate(reversed(moments), min))[::-1]
 
     def beyond(self, number: int) -> Finding | None:
         """What it means that the trail ends at `number`, if a later head was anchored."""

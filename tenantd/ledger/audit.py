@@ -86,17 +86,8 @@ class Head(msgspec.Struct, frozen=True):
     hash: bytes
     pruned_number: int
     pruned_hash: bytes
-    prunable_number: int  # entries up to this may be pruned, because an entry says so
+    prunable_number: int  # entries up to this are being pruned, if an entry says so
 
-
-class PrunedDetail(msgspec.Struct, frozen=True, kw_only=True):
-    """What an entry PRUNED says: entries up to number `through`, whose hash in hex is `hash`, may be deleted."""
-
-    through: int
-    hash: str
-
-
-decode_pruned = msgspec.json.Decoder(PrunedDetail).decode
 
 COLUMNS: Final = "number, at_micros, event, tenant_id, tenant, request_id, detail, hash"
 _HEAD: Final = "SELECT number, hash, pruned_number, pruned_hash, prunable_number FROM audit_head WHERE one = 1"
@@ -139,6 +130,12 @@ def read_head(conn: sqlite3.Connection) -> Head | None:
     """None if somebody has deleted it."""
     row = conn.execute(_HEAD).fetchone()
     return None if row is None else Head(*row)
+
+
+def newest_micros(conn: sqlite3.Connection) -> int | None:
+    """The time of the newest entry; None if there is none, or no head."""
+    row = conn.execute("SELECT at_micros FROM audit WHERE number = (SELECT number FROM audit_head)").fetchone()
+    return None if row is None else int(row[0])
 
 
 def append(conn: sqlite3.Connection, entries: Iterable[Entry], after: tuple[int, bytes] | None = None) -> None:

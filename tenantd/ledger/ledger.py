@@ -25,7 +25,7 @@ from tenantd.ledger.prices import add_prices, latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
 from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
-from tenantd.ledger.resumption import resume
+from tenantd.ledger.resumption import before_start_micros, resume
 from tenantd.ledger.unsettled import TakenIn, Unsettled, keep_reserve
 from tenantd.ledger.writer import Writer
 
@@ -61,6 +61,7 @@ class Ledger:
         is_new: bool,
         interrupted: int,
         taken: TakenIn,
+        resumed_micros: int | None,
         now_micros: Callable[[], int],
         busy_timeout_ms: int,
         audits: bool,
@@ -72,6 +73,7 @@ class Ledger:
         self.interrupted = interrupted  # rows that a killed daemon left running, settled by `open`
         self.taken_in = taken.settled  # rows that the last daemon could not settle, settled by `open`
         self.rejected = len(taken.rejected)  # lines that could not be used
+        self.resumed_micros = resumed_micros  # the time of the newest entry of the audit trail before this start
         self._currency = currency
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
@@ -108,6 +110,7 @@ class Ledger:
                 raise LedgerDamaged(f"cannot use the ledger: {damage}")
             migrate(conn, str(path))
             taken = TakenIn(path.parent, audits=audits)
+            resumed_micros = before_start_micros(conn)
             interrupted = _begin(conn, path, billing, now_micros(), last_write_micros, taken, audits=audits)
             taken.discard()
             keep_reserve(path.parent)
@@ -118,6 +121,7 @@ class Ledger:
                 is_new=is_new,
                 interrupted=interrupted,
                 taken=taken,
+                resumed_micros=resumed_micros,
                 now_micros=now_micros,
                 busy_timeout_ms=busy_timeout_ms,
                 audits=audits,

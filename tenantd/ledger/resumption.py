@@ -11,8 +11,7 @@ import logging
 from sqlite3 import Connection
 from typing import Final
 
-import msgspec
-
+from tenantd.errors import ConfigError
 from tenantd.ledger.audit import (
     BEGUN,
     CONTINUED,
@@ -24,23 +23,39 @@ from tenantd.ledger.audit import (
     SWITCHED_ON,
     Entry,
     append,
-    decode_pruned,
+    newest_micros,
     read_head,
 )
+from tenantd.ledger.prunings import read_announced
 
 log = logging.getLogger(__name__)
 
 
-_NEWEST: Final = "SELECT number, hash FROM audit ORDER BY number DESC LIMIT 1"
+FAR: Final = 2**32
+"""An entry that is further from the head is not continued from, because the numbers might run out."""
+_TABLES: Final = "SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name IN ('audit', 'audit_head')"
+_NEWEST: Final = "SELECT number, hash FROM audit WHERE number <= ? ORDER BY number DESC LIMIT 1"
 # Compared in SQL, because an altered event may not even be text.
 _IS_OFF: Final = "SELECT event = ? FROM audit WHERE event NOT IN (?, ?) ORDER BY number DESC LIMIT 1"
-_LAST_PRUNED: Final = "SELECT detail FROM audit WHERE event = ? ORDER BY number DESC LIMIT 1"
+_LAST_PRUNED: Final = (
+    "SELECT number, at_micros, CAST(detail AS BLOB) FROM audit WHERE event = ? ORDER BY number DESC LIMIT 1"
+)
 _NEW_HEAD: Final = """INSERT INTO audit_head (one, number, hash, pruned_number, pruned_hash, prunable_number)
     VALUES (1, ?1, ?2, ?3, ?4, ?3)"""
 
 
+def before_start_micros(conn: Connection) -> int | None:
+    """The time of the newest entry. Raises ConfigError if the tables of the trail are missing."""
+    if conn.execute(_TABLES).fetchone() != (2,):
+        raise ConfigError("somebody has deleted the tables of the audit trail from the ledger; restore a backup")
+    return newest_micros(conn)
+
+
 def resume(conn: Connection, now_micros: int, *, is_on: bool) -> None:
-    """Continue the trail, and record if it was switched off or on since the last start. Raises like `append`."""
+    """Continue the trail, and record if it was switched off or on since the last start.
+
+    Raises like `append`.
+    """
     _mend(conn, now_micros)
     row = conn.execute(_IS_OFF, (SWITCHED_OFF, PRUNED, DAMAGED)).fetchone()  # pruning goes on while it is off
     was_off = row is not None and bool(row[0])
@@ -55,13 +70,15 @@ def resume(conn: Connection, now_micros: int, *, is_on: bool) -> None:
 
 def _mend(conn: Connection, now_micros: int) -> None:
     """Make sure that entries can be appended, and record it if they could not."""
-    head, newest = read_head(conn), conn.execute(_NEWEST).fetchone()
+    head = read_head(conn)
+    is_known = head is not None and head.number < LARGEST_NUMBER - FAR
+    newest = conn.execute(_NEWEST, ((head.number if head and is_known else LARGEST_NUMBER - 2 * FAR) + FAR,)).fetchone()
     number, last = newest or (0, NO_HASH)
     if head is not None:
         is_empty = newest is None and (head.number, head.hash) == (head.pruned_number, head.pruned_hash)
         if is_empty or (head.number, head.hash) == (number, last):
             return
-        if number < head.number < LARGEST_NUMBER:  # numbers are not used again
+        if is_known and number < head.number:  # numbers are not used again
             number, last = head.number, head.hash
     detail = {
         "head": None if head is None else [head.number, head.hash.hex()],
@@ -79,11 +96,11 @@ def _mend(conn: Connection, now_micros: int) -> None:
 
 def _oldest_kept(conn: Connection) -> tuple[int, bytes]:
     """Number and hash of the entry before the oldest, as far as that can be known without a head."""
-    (oldest,) = conn.execute("SELECT min(number) FROM audit").fetchone()
+    (oldest,) = conn.execute("SELECT min(number) FROM audit WHERE number > 0").fetchone()
     if oldest is None:
         return 0, NO_HASH
-    with contextlib.suppress(msgspec.DecodeError, ValueError):
-        row = conn.execute(_LAST_PRUNED, (PRUNED,)).fetchone()
-        if row is not None and (pruned := decode_pruned(row[0])).through == oldest - 1:
-            return oldest - 1, bytes.fromhex(pruned.hash)
+    row = conn.execute(_LAST_PRUNED, (PRUNED,)).fetchone()
+    with contextlib.suppress(ValueError):
+        if row is not None and (announced := read_announced(*row)).through == oldest - 1:
+            return oldest - 1, announced.hash
     return oldest - 1, NO_HASH

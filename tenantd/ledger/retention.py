@@ -21,10 +21,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenantd.errors import InvalidRequest, TenantdError
-from tenantd.ledger.audit import COLUMNS, DAMAGED, PRUNED, Entry, Head, append, link, read_head
+from tenantd.ledger.audit import COLUMNS, DAMAGED, PRUNED, Entry, Head, append, link, newest_micros, read_head
 from tenantd.ledger.invoices import EPOCH, parse_month
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.pieces import let_go
+from tenantd.ledger.prunings import Announced, newest_announced
 
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,7 @@ BATCH_ENTRIES: Final = 500
 PAUSE_S: Final = 0.05
 PIECE_ENTRIES: Final = 20_000
 DAY_S: Final = 86_400.0
+DAY_MICROS: Final = 86_400_000_000
 RETRY_S: Final = 3600.0
 
 _OLDEST_RUNNING: Final = "SELECT min(created_micros) FROM requests WHERE state = 'running'"
@@ -65,11 +67,13 @@ async def prune(
             param="before",
         )
     through = await ledger.read(lambda conn: last_prunable(conn, before_micros, now_micros()), Lane.REPORTS)
-    if through is not None:
+    announced = await ledger.read(left_over, Lane.REPORTS)
+    if through is not None and (announced is None or through > announced.through):
         said = {**detail, "before_micros": before_micros}
         await ledger.write(lambda conn: announce(conn, through, now_micros(), said))
+        announced = await ledger.read(left_over, Lane.REPORTS)
     entries = 0
-    while count := await ledger.write(lambda conn: delete_some(conn, now_micros())):
+    while announced is not None and (count := await ledger.write(_next_batch(announced, now_micros))):
         entries += count
         await asyncio.sleep(PAUSE_S)
     head = await ledger.read(read_head)
@@ -80,11 +84,21 @@ async def prune(
 async def keep_for_days(
     ledger: Ledger, keep_days: Callable[[], int], timezone: Callable[[], ZoneInfo], now_micros: Callable[[], int]
 ) -> None:
-    """At once and then every day, prune what is older, except of open months; 0 keeps all. Runs until cancelled."""
+    """At once and then every day, prune what is older, except of open months; 0 keeps all. Runs until cancelled.
+
+    Prunes by age only if the clock has not moved by more than half of that since the last round, or at start since the
+    newest entry before: otherwise it may be wrong, and it is believed in the next round.
+    """
+    seen_micros = ledger.resumed_micros
     while True:
         wait_s = DAY_S
         try:
-            await prune_older(ledger, keep_days(), timezone(), now_micros)
+            days, now = keep_days(), now_micros()
+            is_believed = seen_micros is not None and abs(now - seen_micros) <= days * DAY_MICROS // 2
+            if days and not is_believed and not ledger.is_new:
+                log.warning("the clock may be wrong: the audit trail is pruned by age a day from now, not before")
+            await prune_older(ledger, days if is_believed else 0, timezone(), now_micros)
+            seen_micros = now
         except TenantdError as e:
             log.warning("cannot prune the audit trail, and try again in an hour: %s", e.message)
             wait_s = RETRY_S
@@ -97,16 +111,19 @@ async def keep_for_days(
 async def prune_older(ledger: Ledger, days: int, timezone: ZoneInfo, now_micros: Callable[[], int]) -> None:
     """Prune what is older than `days`, if they are not 0, and finish what was begun. Raises like `prune`."""
     before_micros = await ledger.read(lambda conn: open_since_micros(conn, timezone, now_micros()))
-    before_micros = min(before_micros, now_micros() - days * 86_400_000_000) if days else -(2**62)
+    before_micros = min(before_micros, now_micros() - days * DAY_MICROS) if days else -(2**62)
     pruned = await prune(ledger, before_micros, timezone, now_micros, {"keep_days": days})
     if pruned.entries:
         log.info("pruned %d entries of the audit trail, up to number %d", pruned.entries, pruned.through)
 
 
 def open_since_micros(conn: sqlite3.Connection, timezone: ZoneInfo, now_micros: int) -> int:
-    """When the oldest month began whose invoice can still change."""
-    (oldest_micros,) = conn.execute(_OLDEST_RUNNING).fetchone()
-    moment_micros = now_micros if oldest_micros is None else min(now_micros, oldest_micros)
+    """When the oldest month began whose invoice can still change.
+
+    The month of the newest entry counts, too: a clock that is far ahead does not end it.
+    """
+    times = [conn.execute(_OLDEST_RUNNING).fetchone()[0], newest_micros(conn)]
+    moment_micros = min([now_micros, *(each for each in times if each is not None)])
     return parse_month("this", timezone, moment_micros).since_micros
 
 
@@ -124,27 +141,45 @@ def last_prunable(conn: sqlite3.Connection, before_micros: int, now_micros: int)
     return last
 
 
-def announce(conn: sqlite3.Connection, through: int, now_micros: int, detail: dict[str, Any]) -> None:
-    """Record that entries up to `through` are pruned, unless that is recorded. Raises like `append`."""
+def left_over(conn: sqlite3.Connection) -> Announced | None:
+    """What was announced and is not deleted yet. The head alone is not believed, only an entry that says so."""
     head = read_head(conn)
-    if head is not None and through <= head.prunable_number:
-        return
+    if head is None or head.prunable_number <= head.pruned_number:
+        return None
+    announced = newest_announced(conn, head.pruned_number, head.number)
+    if announced is None:
+        log.error("table audit_head says that entries up to %d may be pruned, but no entry does", head.prunable_number)
+    return announced
+
+
+def announce(conn: sqlite3.Connection, through: int, now_micros: int, detail: dict[str, Any]) -> None:
+    """Record that entries up to `through` are pruned. Raises like `append`."""
     (digest,) = conn.execute("SELECT hash FROM audit WHERE number = ?", (through,)).fetchone()
     said = {**detail, "hash": digest.hex(), "through": through}
     append(conn, [Entry(at_micros=now_micros, event=PRUNED, detail=said)])
     conn.execute("UPDATE audit_head SET prunable_number = ?", (through,))
 
 
-def delete_some(conn: sqlite3.Connection, now_micros: int) -> int:
-    """Delete a batch of what may be pruned, and move the checkpoint. Returns how many entries that were, 0 at the end.
+def _next_batch(announced: Announced, now_micros: Callable[[], int]) -> Callable[[sqlite3.Connection], int]:
+    return lambda conn: delete_some(conn, announced, now_micros())
+
+
+def delete_some(conn: sqlite3.Connection, announced: Announced, now_micros: int) -> int:
+    """Delete a batch of what was announced, and move the checkpoint. Returns how many entries that were, 0 at the end.
 
     Raises like `append`.
     """
     head = read_head(conn)
-    if head is None or head.pruned_number >= head.prunable_number:
+    if head is None or head.pruned_number >= announced.through:
         return 0
-    rows, bad = _read_batch(conn, head)
-    number, digest = (rows[-1][0], rows[-1][7]) if rows else (head.prunable_number, head.pruned_hash)
+    rows, bad = _read_batch(conn, head, announced.through)
+    old = next((i for i, row in enumerate(rows) if not announced.covers(row[1])), len(rows))
+    if old < len(rows):
+        log.error("entry %d of the audit trail stays: it is younger than an entry about pruning says", rows[old][0])
+        if old == 0:
+            return 0
+        rows, bad = rows[:old], bad if bad is not None and bad <= rows[old - 1][0] else None
+    number, digest = (rows[-1][0], rows[-1][7]) if rows else (announced.through, announced.hash)
     if bad is not None or not rows:
         log.error("the audit trail was altered at entry %s, which is now pruned", bad or number)
         append(conn, [Entry(at_micros=now_micros, event=DAMAGED, detail={"number": bad or number})])
@@ -153,12 +188,12 @@ def delete_some(conn: sqlite3.Connection, now_micros: int) -> int:
     return max(1, len(rows))
 
 
-def _read_batch(conn: sqlite3.Connection, head: Head) -> tuple[list[tuple[Any, ...]], int | None]:
+def _read_batch(conn: sqlite3.Connection, head: Head, through: int) -> tuple[list[tuple[Any, ...]], int | None]:
     """The next entries to prune, and the first number among them that is missing or does not follow."""
     usual = conn.text_factory
     conn.text_factory = lambda raw: raw.decode("utf-8", "surrogateescape")  # what was altered may not be text
     try:
-        rows = conn.execute(_BATCH, (head.pruned_number, head.prunable_number, BATCH_ENTRIES)).fetchall()
+        rows = conn.execute(_BATCH, (head.pruned_number, through, BATCH_ENTRIES)).fetchall()
     finally:
         conn.text_factory = usual
     number, last = head.pruned_number, head.pruned_hash

@@ -71,7 +71,7 @@ KEYS_BY_TENANT: Final = "CREATE INDEX keys_by_tenant ON keys (tenant_id, created
 
 # Entries are only appended; the oldest may be pruned. `hash` is over the entry before it and the other columns.
 # `audit_head` has one row, which shows whether the newest entries are missing. Number and hash of the newest pruned
-# entry are in `pruned_…`; entries up to `prunable_number` may be pruned, because an entry says so. The triggers prevent
+# entry are in `pruned_…`; entries up to `prunable_number` are being pruned, if an entry says so. The triggers prevent
 # mistakes. Whoever can write the file can also drop them, and is found out by verification.
 AUDIT: Final = (
     """CREATE TABLE audit (

@@ -117,7 +117,8 @@ def _record(row: tuple[Any, ...]) -> AuditRecord:
     number, at_micros, event, tenant_id, tenant, request_id, detail, digest = row
     try:
         decoded = msgspec.json.decode(detail, type=dict[str, Any])
-    except msgspec.DecodeError:  # somebody has edited it
+        msgspec.json.encode(decoded)
+    except (ValueError, RecursionError):  # somebody has edited it
         decoded = {"unreadable": detail}
     return AuditRecord(
         number=number,

@@ -142,7 +142,7 @@ class TakenIn:
             conn.execute("SAVEPOINT line")
             try:
                 self._take(conn, _decode(line), now_micros)
-            except (TenantdError, sqlite3.Error, OverflowError, ValueError) as e:
+            except (TenantdError, sqlite3.Error, OverflowError, ValueError, RecursionError) as e:
                 if isinstance(e, AuditBroken) or (isinstance(e, sqlite3.Error) and is_trouble(e)):
                     raise
                 log.error("%s: cannot settle a line: %s", self._path, e)

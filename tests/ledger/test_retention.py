@@ -18,7 +18,15 @@ from tenantd.ledger import retention
 from tenantd.ledger.audit import append, read_head
 from tenantd.ledger.diagnosis import Kind
 from tenantd.ledger.ledger import Ledger
-from tenantd.ledger.retention import announce, delete_some, last_prunable, open_since_micros, prune, prune_older
+from tenantd.ledger.retention import (
+    announce,
+    delete_some,
+    last_prunable,
+    left_over,
+    open_since_micros,
+    prune,
+    prune_older,
+)
 from tenantd.ledger.verify import verify, verify_file
 from tests.ledger.books import admission, ledger_in, memory_ledger, settlement
 from tests.ledger.trails import entry, tamper, trail_of
@@ -120,7 +128,9 @@ def test_a_pruning_that_was_interrupted_is_finished_and_verifies_meanwhile(tmp_p
             await fill(ledger, *(n * DAY for n in range(10)))
             await ledger.write(lambda conn: announce(conn, 8, NOW, {}))
             assert verify_file(ledger.path).finding is None
-            await ledger.write(lambda conn: delete_some(conn, NOW))
+            announced = await ledger.read(left_over)
+            assert announced is not None
+            await ledger.write(lambda conn: delete_some(conn, announced, NOW))
             assert verify_file(ledger.path).pruned == 3
             assert verify_file(ledger.path).finding is None
         async with ledger_in(tmp_path) as ledger:
@@ -152,7 +162,9 @@ def test_a_checkpoint_beyond_what_was_announced_is_found() -> None:
     conn = memory_ledger()
     append(conn, [entry(f"e{n}", at_micros=n) for n in range(10)])
     announce(conn, 4, NOW, {})
-    while delete_some(conn, NOW):
+    announced = left_over(conn)
+    assert announced is not None
+    while delete_some(conn, announced, NOW):
         pass
     conn.execute("BEGIN")
     assert verify(conn).finding is None
@@ -193,7 +205,9 @@ def test_only_what_is_pruned_can_be_deleted() -> None:
     conn = memory_ledger()
     append(conn, [entry(f"e{n}", at_micros=n) for n in range(6)])
     announce(conn, 3, NOW, {})
-    delete_some(conn, NOW)
+    announced = left_over(conn)
+    assert announced is not None
+    delete_some(conn, announced, NOW)
     head = read_head(conn)
     assert head is not None and head.pruned_number == 3
     with pytest.raises(sqlite3.IntegrityError, match="only pruned"):

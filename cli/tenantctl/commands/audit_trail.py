@@ -260,6 +260,8 @@ def _print_verdict(path: Path, verdict: Verdict, anchor: Path | None) -> None:
     else:
         fields["result"] = f"{finding.kind.value} at entry {finding.number}"
         fields["finding"] = finding.message
+    for later in verdict.later:
+        fields[f"and at {later.number}"] = f"{later.kind.value}: {later.message}"
     fields["entries"] = f"{verdict.entries} verified" + (f", {verdict.pruned} pruned" if verdict.pruned else "")
     fields["newest"] = f"{verdict.number} {verdict.hash}"
     if anchor is not None:
