@@ -132,8 +132,10 @@ def truncate_log(conn: sqlite3.Connection, wait_s: float, busy_timeout_ms: int) 
 
 def connect_reader(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
     """A connection for one report, which can only write to temporary tables. Raises sqlite3.Error."""
+    # SQLite would create files beside a ledger, which a read-only medium does not let it; there nobody writes, either.
+    is_copy = os.statvfs(path).f_flag & os.ST_RDONLY and not path.with_name(f"{path.name}-wal").exists()
     conn = sqlite3.connect(
-        f"file:{quote(str(path.absolute()))}?mode=ro",
+        f"file:{quote(str(path.absolute()))}?mode=ro{'&immutable=1' if is_copy else ''}",
         uri=True,
         isolation_level=None,
         check_same_thread=False,
