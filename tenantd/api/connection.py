@@ -47,6 +47,20 @@ class Peer(NamedTuple):
     gid: int
 
 
+class Outlet:
+    """What answers are written to. A client that has left is no error: what is written to it is dropped, until the
+    loop reports the loss."""
+
+    def __init__(self, transport: asyncio.Transport) -> None:
+        self._transport = transport
+        self.close = transport.close
+        self.is_closing = transport.is_closing
+
+    def write(self, data: bytes) -> None:
+        if not self._transport.is_closing():  # a closed transport raises
+            self._transport.write(data)
+
+
 class Phase(Enum):
     """What a connection is doing; each phase has its own timeout."""
 
@@ -89,6 +103,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.connections_table.remove(self)
+        self._leave_answer()  # which, in a pipeline, is not the last request, the one that uvicorn looks at
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -124,6 +139,7 @@ class Connection(HttpToolsProtocol):
             self.abort()
             raise ValueError("too many requests at once")
         super().on_headers_complete()
+        self.cycle.transport = Outlet(self.transport)  # type: ignore[assignment]
         if not self.pipeline:
             self._answering = self.cycle
         if self._phase is not Phase.BUSY:
@@ -168,9 +184,7 @@ class Connection(HttpToolsProtocol):
     def abort(self) -> None:
         """Close immediately and drop what is buffered. The request being answered sees a disconnected client."""
         self._is_cut = True
-        if self._answering is not None:
-            self._answering.disconnected = True  # so that it writes nothing before the loop reports the loss
-            self._answering.message_event.set()
+        self._leave_answer()  # so that it writes nothing before the loop reports the loss
         if self.transport is not None:
             self.transport.abort()
 
@@ -193,6 +207,11 @@ class Connection(HttpToolsProtocol):
             self.abort()
 
     # -- own
+
+    def _leave_answer(self) -> None:
+        if self._answering is not None and not self._answering.response_complete:
+            self._answering.disconnected = True
+            self._answering.message_event.set()
 
     def _enter(self, phase: Phase) -> None:
         self._phase = phase

@@ -41,8 +41,12 @@ IS_KNOWN: Final = "tenantd.known"
 def look_up_key(request: Request, directory: Directory) -> KnownKey | None:
     """The key that a request shows, remembered for what follows; None if it has no Authorization header.
 
-    Raises Unauthenticated, with the same words for every key that is not live; TooManyConnections.
+    Raises Unauthenticated, with the same words for every key that is not live; TooManyConnections; InvalidRequest if a
+    header that says who asks is there twice.
     """
+    for name in ("Authorization", "X-Tenant"):
+        if len(request.headers.getlist(name)) > 1:
+            raise InvalidRequest(f"this request has more than one {name} header", param=name.lower())
     secret = _bearer(request)
     if not secret:
         return None

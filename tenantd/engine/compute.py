@@ -116,9 +116,9 @@ class Compute(Protocol):
     ) -> int:
         """Prepare an empty sequence for a request, as if it had already sampled `generated`.
 
-        `history` is the prompt, for the penalties; `adapter` is the path of a LoRA adapter, "" for none; `request` is
-        the number that chunks and states of this request carry. Returns the engine time in microseconds. Raises
-        RequestRejected, which leaves the sequence unbound.
+        `history` is what penalties may see of the prompt: none of a system prompt. `adapter` is the path of a LoRA
+        adapter, "" for none; `request` is the number that chunks and states of this request carry. Returns the engine
+        time in microseconds. Raises RequestRejected, which leaves the sequence unbound.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:

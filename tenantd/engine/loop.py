@@ -183,9 +183,10 @@ class Loop:
                 self._scheduler.lost_state(job)
             return 0
         submit = job.submit
+        visible = submit.prompt[submit.hidden_tokens :]  # penalties for the rest would tell what it is
         try:
             micros = self._compute.bind(
-                job.sequence, job.sampling, submit.prompt, submit.generated, submit.adapter, submit.request
+                job.sequence, job.sampling, visible, submit.generated, submit.adapter, submit.request
             )
         except RequestRejected as e:
             micros = e.micros

@@ -162,6 +162,7 @@ class Entrance:
                 request=self._number,
                 tenant=tenant.name,
                 prompt=generation.prompt,
+                hidden_tokens=generation.hidden_tokens,
                 max_tokens=max_tokens,
                 sampling=sampling.number,
                 seed=generation.seed(),

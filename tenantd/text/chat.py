@@ -26,7 +26,7 @@ import jinja2
 from tenantd.errors import InvalidRequest
 from tenantd.text.chat_messages import Message, read_messages
 from tenantd.text.guard import Guard, GuardedTokens
-from tenantd.text.system_prompt import BLANK_LINE, arrangements, joined
+from tenantd.text.system_prompt import BLANK_LINE, Prompt, arrangements, joined
 from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
 
@@ -66,6 +66,19 @@ class ChatFormatter:
         system_prompt: str = "",
         add_generation_prompt: bool = True,
     ) -> list[int]:
+        """The tokens of `conversation`."""
+        return self.conversation(
+            messages, context_tokens, system_prompt=system_prompt, add_generation_prompt=add_generation_prompt
+        ).tokens
+
+    def conversation(
+        self,
+        messages: Sequence[dict[str, Any]],
+        context_tokens: int | None = None,
+        *,
+        system_prompt: str = "",
+        add_generation_prompt: bool = True,
+    ) -> Prompt:
         """The prompt, with a BOS if the model wants one, and the system prompt of the tenant before all messages.
 
         Raises InvalidRequest (`messages`), ContextLengthExceeded if the prompt is far too long for `context_tokens`.
@@ -75,20 +88,20 @@ class ChatFormatter:
             return self._plain(conversation, context_tokens, system_prompt, add_generation_prompt)
 
         whole = _Sentinels()
-        conversation, whole_text = self._whole(whole, conversation, system_prompt, add_generation_prompt)
+        conversation, whole_cut = self._whole(whole, conversation, system_prompt, add_generation_prompt)
         structure = GuardedTokens(self._guard, context_tokens)
-        for template_text, _ in whole.split(whole_text):
+        for template_text, _ in whole.split("".join(whole_cut)):
             structure.add_template(template_text)
 
         marked = _Sentinels()
         hide, lead = self._hide_spellings_in(marked), marked.hide_apart(system_prompt)
-        marked_text = self._render(conversation, hide, lead, add_generation_prompt)
-        is_complete = not system_prompt or lead in marked_text
-        tokens = self._tokens(marked, marked_text.replace(lead, hide(system_prompt, "system")), context_tokens)
+        first, rest = _cut(self._render(conversation, hide, lead, add_generation_prompt), lead)
+        is_complete = bool(first) or not system_prompt
+        tokens = self._tokens(marked, (first.replace(lead, hide(system_prompt, "system")), rest), context_tokens)
         ignored = self._ignored_marks(conversation)
-        if is_complete and _without(tokens.trail, ignored) == _without(structure.trail, ignored):
-            return tokens.ids
-        return self._tokens(whole, whole_text, context_tokens).ids
+        if not is_complete or _without(tokens.trail, ignored) != _without(structure.trail, ignored):
+            tokens = self._tokens(whole, whole_cut, context_tokens)
+        return Prompt(tokens.ids, tokens.hidden_tokens)
 
     def prompt(
         self,
@@ -119,8 +132,9 @@ class ChatFormatter:
 
     def _whole(
         self, sentinels: _Sentinels, conversation: list[Message], system_prompt: str, add_generation_prompt: bool
-    ) -> tuple[list[Message], str]:
-        """The conversation with the system prompt, and its rendering with sentinels for whole contents.
+    ) -> tuple[list[Message], tuple[str, str]]:
+        """The conversation with the system prompt, and its rendering with sentinels for whole contents, cut at the end
+        of the system prompt.
 
         Raises InvalidRequest if the template shows the system prompt nowhere.
         """
@@ -130,12 +144,12 @@ class ChatFormatter:
             return sentinels.hide_all(text)
 
         if not system_prompt:
-            return conversation, self._render(conversation, hide, "", add_generation_prompt)
+            return conversation, ("", self._render(conversation, hide, "", add_generation_prompt))
         lead = sentinels.hide_apart(system_prompt)
         for arranged in arrangements(conversation, has_system_role=self._template.has_system_role):
             text = self._render(arranged, hide, lead, add_generation_prompt)
             if lead in text:
-                return arranged, text
+                return arranged, _cut(text, lead)
         raise InvalidRequest(
             "messages: the model's chat template leaves out the first message of this conversation, which this server "
             "requires",
@@ -162,11 +176,15 @@ class ChatFormatter:
 
         return hide
 
-    def _tokens(self, sentinels: _Sentinels, rendered: str, context_tokens: int | None) -> GuardedTokens:
+    def _tokens(self, sentinels: _Sentinels, cut: tuple[str, str], context_tokens: int | None) -> GuardedTokens:
+        """`cut` is the rendering up to the end of the system prompt, "" without one, and the rest."""
         tokens = GuardedTokens(self._guard, context_tokens)
-        for template_text, message_text in sentinels.split(rendered):
-            tokens.add_template(template_text)
-            tokens.add_message(message_text)
+        for rendered, is_first in zip(cut, (True, False), strict=True):
+            for template_text, message_text in sentinels.split(rendered):
+                tokens.add_template(template_text)
+                tokens.add_message(message_text)
+            if is_first and rendered:
+                tokens.end_system_prompt()
         return tokens
 
     def _ignored_marks(self, conversation: list[Message]) -> frozenset[int]:
@@ -182,16 +200,19 @@ class ChatFormatter:
         context_tokens: int | None,
         system_prompt: str,
         add_generation_prompt: bool,
-    ) -> list[int]:
+    ) -> Prompt:
+        tokens = GuardedTokens(self._guard, context_tokens)
+        lines: list[str] = []
         if system_prompt:
-            conversation = next(arrangements(conversation, has_system_role=True))
-        contents = [joined(system_prompt, m.content) if m.leads else m.content for m in conversation]
-        lines = [f"{m.role.capitalize()}: {text.strip()}\n" for m, text in zip(conversation, contents, strict=True)]
+            own, *conversation = next(arrangements(conversation, has_system_role=True))
+            tokens.add_message(f"System: {system_prompt}")
+            tokens.end_system_prompt()
+            lines.append(f"{BLANK_LINE}{own.content.rstrip()}\n" if own.content.strip() else "\n")
+        lines += [f"{m.role.capitalize()}: {m.content.strip()}\n" for m in conversation]
         if add_generation_prompt:
             lines.append("Assistant:")
-        tokens = GuardedTokens(self._guard, context_tokens)
         tokens.add_message("".join(lines))
-        return tokens.ids
+        return Prompt(tokens.ids, tokens.hidden_tokens)
 
 
 class _Sentinels:
@@ -225,6 +246,12 @@ class _Sentinels:
             yield template_text, self._texts[int(number)]
             template_text = after
         yield template_text, ""
+
+
+def _cut(rendered: str, lead: str) -> tuple[str, str]:
+    """A rendering up to the end of the last `lead`, "" if there is none, and the rest."""
+    before, found, rest = rendered.rpartition(lead)
+    return before + found, rest
 
 
 def _without(trail: list[int], ignored: frozenset[int]) -> list[int]:

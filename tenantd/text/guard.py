@@ -81,11 +81,12 @@ def _is_inspected(text: str, template: ChatTemplate | None) -> bool:
 class GuardedTokens:
     """The token ids of one prompt, built from template text and message text.
 
-    `trail` lists the special tokens of the template text, in order: the structure of the conversation.
+    `trail` lists the special tokens of the template text, in order: the structure of the conversation. `hidden_tokens`
+    counts the tokens up to the end of a system prompt.
     """
 
     def __init__(self, guard: Guard, context_tokens: int | None = None, start: Sequence[int] | None = None) -> None:
-        """`start` are tokens that stand first, instead of a BOS if the model wants one.
+        """`start` are tokens of a system prompt that stand first, instead of a BOS if the model wants one.
 
         Adding text raises ContextLengthExceeded as soon as the prompt cannot fit the context.
         """
@@ -94,6 +95,7 @@ class GuardedTokens:
         self._bos = guard.vocabulary.tokenize("", add_bos=True)
         self.ids = list(self._bos if start is None else start)
         self.trail: list[int] = []
+        self.hidden_tokens = 0 if start is None else len(start)
 
     def add_template(self, text: str) -> None:
         """Add text that may contain special tokens."""
@@ -115,6 +117,10 @@ class GuardedTokens:
         for gap, spelling in self._guard.marks.split(text):
             self._add(gap, forbidden)
             self._add(spelling, forbidden)
+
+    def end_system_prompt(self) -> None:
+        """What was added so far is, or stands before, a system prompt. No token reaches over its end."""
+        self.hidden_tokens = len(self.ids)
 
     def _add_special(self, token: SpecialToken) -> None:
         self.trail.append(token.id)

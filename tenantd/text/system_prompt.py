@@ -7,7 +7,7 @@ the system prompt, a blank line, and the request's own text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantd.errors import InvalidRequest
 from tenantd.text.chat_messages import Message
@@ -16,6 +16,13 @@ MOST_BYTES: Final = 65_536
 """Every request with a system prompt tokenises it, so its length is bounded as that of any text is."""
 BLANK_LINE: Final = "\n\n"
 """Between a system prompt and the text after it."""
+
+
+class Prompt(NamedTuple):
+    """Token ids. The first `hidden_tokens` are those up to the end of the system prompt; 0 if there is none."""
+
+    tokens: list[int]
+    hidden_tokens: int = 0
 
 
 def checked_system_prompt(text: str) -> str:
@@ -36,19 +43,21 @@ def checked_system_prompt(text: str) -> str:
 def arrangements(conversation: Sequence[Message], *, has_system_role: bool) -> Iterator[list[Message]]:
     """Ways to put the system prompt first, the best one first: each has one message that `leads`.
 
-    It goes into a system message. For a template that has none, it goes into the first message of the user, and so does
-    the system message that the request begins with. A message that leads has no name: nothing stands before it.
+    It goes into the system message that the request begins with. For a template that shows only one, and not the first,
+    it goes into one with all system messages of the request. For a template that shows none, it goes into a message of
+    the user, with those, and with the user's message that comes first. A message that leads has no name: nothing of the
+    request stands before it.
     """
     own = [message for message in conversation[:1] if message.role == "system"]
     others = list(conversation[len(own) :])
-    if has_system_role:
-        yield [Message("system", own[0].content if own else "", leads=True), *others]
     texts = [message.content for message in own]
-    for place, message in enumerate(others):
-        if message.role == "user":
-            first = Message("user", joined(*texts, message.content), leads=True)
-            yield [*others[:place], first, *others[place + 1 :]]
-            return
+    if has_system_role:
+        yield [Message("system", joined(*texts), leads=True), *others]
+        texts += [message.content for message in others if message.role == "system"]
+        others = [message for message in others if message.role != "system"]
+        yield [Message("system", joined(*texts), leads=True), *others]
+    if others and others[0].role == "user":
+        texts.append(others.pop(0).content)
     yield [Message("user", joined(*texts), leads=True), *others]
 
 

@@ -53,6 +53,7 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     request: int  # unique while the daemon runs, and greater than that of any earlier request
     tenant: str
     prompt: list[int]
+    hidden_tokens: int = 0  # of the prompt, up to the end of a system prompt: nothing but the model reads them
     generated: list[int] = []
     max_tokens: int  # includes `generated`
     sampling: int  # number of a SetSampling

@@ -134,6 +134,7 @@ class FakeService:
                 request=number,
                 tenant=tenant.name,
                 prompt=generation.prompt,
+                hidden_tokens=generation.hidden_tokens,
                 max_tokens=generation.max_tokens or 100,
                 sampling=number,
                 counts_prompt=generation.counts_prompt,

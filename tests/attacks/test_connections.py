@@ -375,3 +375,19 @@ def test_a_pipeline_that_is_cut_leaves_nothing_in_the_log(tmp_path: Path) -> Non
         wait_until(lambda: not daemon.status()["running"] + daemon.status()["waiting"], "what was begun to end")
         assert daemon.log.read_bytes()[before:] == b""
         assert daemon.complete("acme", max_tokens=1).status_code == 200
+
+
+def test_clients_that_leave_amid_their_answers_leave_nothing_in_the_log(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        key = daemon.add_tenant("acme")
+        refused = json.dumps({"prompt": "", "max_tokens": 1}).encode()
+        right = json.dumps({"prompt": "a", "max_tokens": 1}).encode()
+        before = daemon.log.stat().st_size
+        for number in range(600):
+            body = (refused, right)[number % 2]
+            with connect(daemon) as sock:
+                sock.sendall((head(key, len(body)) + body) * 8)
+                time.sleep(number % 40 / 4000)  # when they leave, and not to wait for anything
+        wait_until(lambda: not daemon.status()["running"] + daemon.status()["waiting"], "what was begun to end")
+        assert daemon.log.read_bytes()[before:] == b""
+        assert 'cause="internal_error"' not in daemon.get("/metrics").text

@@ -156,6 +156,14 @@ def ask_raw(daemon: Daemon, request: str) -> int:
         return read_answer(sock)[0]
 
 
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/queue", "/admin/v1/status", "/metrics"])
+def test_who_says_twice_who_asks_is_refused(daemon: Daemon, path: str) -> None:
+    _, key = new_key(daemon, "twice")
+    for line in (f"authorization: Bearer {key}\r\n", "x-tenant: twice\r\n"):
+        assert ask_raw(daemon, f"GET {path} HTTP/1.1\r\nhost: x\r\n{line * 2}\r\n") == 400
+    assert ask_raw(daemon, f"GET /v1/models HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {key}\r\n\r\n") == 200
+
+
 ADMIN_PATHS = ["/admin", "/admin/v1/status", "/admin/v1/tenants", "/metrics"]
 
 

@@ -168,4 +168,5 @@ def test_harmless_text_is_tokenised_as_llama_cpp_does(name: str, data: st.DataOb
         expected = llama.tokenize(
             rendered.removeprefix(bos) if bos and llama.tokenize("") else rendered, parse_special=True
         )
-        assert chat.render(messages, system_prompt=system_prompt) == expected
+        tokens, hidden = chat.conversation(messages, system_prompt=system_prompt)
+        assert tokens == expected, hidden

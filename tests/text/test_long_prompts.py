@@ -11,6 +11,7 @@ from tenantd.api.openai.types import ChatRequest
 from tenantd.errors import ContextLengthExceeded
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.pool import TextPool
+from tenantd.text.system_prompt import Prompt
 from tenantd.text.vocabulary import LlamaVocabulary
 from tests.text.with_template import GEMMA, WithTemplate
 
@@ -47,5 +48,5 @@ def test_a_text_of_long_tokens_that_fits_is_taken_whole(gemma: LlamaVocabulary) 
     pool = TextPool()
     reader = PromptReader(gemma, ChatFormatter(gemma), pool)
     text = "\n" * 200_000  # 31 to a token
-    assert reader.prompts(text, CONTEXT_TOKENS) == [gemma.tokenize(text)]
+    assert reader.prompts(text, CONTEXT_TOKENS) == [Prompt(gemma.tokenize(text))]
     pool.close()

@@ -19,6 +19,9 @@ from tests.text.with_template import CHATML, WithTemplate, special_ids, spelled
 
 POLICY = "Be  kind.\nAlways."
 NO_SYSTEM = "{% for m in messages if m.role in ('user', 'assistant') %}<|user|>{{ m.content }}<|end|>{% endfor %}"
+LAST_SYSTEM = """\
+{% set ns = namespace(system='') %}{% for m in messages if m.role == 'system' %}{% set ns.system = m.content %}\
+{% endfor %}{{ ns.system }}{% for m in messages if m.role == 'user' %}<|user|>{{ m.content }}{% endfor %}"""
 LOOKING = """\
 {% for m in messages if 'quiet' not in m.content %}<|user|>\
 {{ m.content.split('</think>')[-1].replace('kind', 'rude')[:200] }}<|end|>{% endfor %}"""
@@ -68,7 +71,10 @@ def test_it_is_one_message_with_the_one_that_the_request_begins_with(
         ([user("hi"), user("more")], f"<|user|>{POLICY}\n\nhi<|end|><|user|>more<|end|>"),
         ([system("Be brief."), user("hi")], f"<|user|>{POLICY}\n\nBe brief.\n\nhi<|end|>"),
         ([system("Be brief."), user(" ")], f"<|user|>{POLICY}\n\nBe brief.<|end|>"),
-        ([{"role": "assistant", "content": "yes"}, user("hi")], f"<|user|>yes<|end|><|user|>{POLICY}\n\nhi<|end|>"),
+        (
+            [{"role": "assistant", "content": "yes"}, user("hi")],
+            f"<|user|>{POLICY}<|end|><|user|>yes<|end|><|user|>hi<|end|>",
+        ),
         ([system("Be brief.")], f"<|user|>{POLICY}\n\nBe brief.<|end|>"),
         ([{"role": "tool", "content": "1"}], f"<|user|>{POLICY}<|end|>"),
     ],
@@ -77,6 +83,23 @@ def test_a_template_without_a_system_role_gets_it_before_the_first_message_of_th
     messages: list[dict[str, Any]], expected: str, tiny_without_space: LlamaVocabulary
 ) -> None:
     assert shown(tiny_without_space, NO_SYSTEM, messages) == f"<s>{expected}"
+
+
+@pytest.mark.parametrize(
+    ("messages", "expected"),
+    [
+        ([user("hi")], f"{POLICY}<|user|>hi"),
+        ([system("Be brief."), user("hi")], f"{POLICY}\n\nBe brief.<|user|>hi"),
+        ([system("a"), system("b"), user("hi")], f"{POLICY}\n\na\n\nb<|user|>hi"),
+        ([system(""), {**system("b"), "role": "developer"}, user("hi")], f"{POLICY}\n\nb<|user|>hi"),
+        ([user("hi"), system("b")], f"{POLICY}\n\nb<|user|>hi"),
+        ([user("hi"), system("")], f"{POLICY}<|user|>hi"),
+    ],
+)
+def test_a_template_that_shows_the_last_system_message_gets_one(
+    messages: list[dict[str, Any]], expected: str, tiny_without_space: LlamaVocabulary
+) -> None:
+    assert shown(tiny_without_space, LAST_SYSTEM, messages) == f"<s>{expected}"
 
 
 def test_a_template_that_shows_no_message_cannot_answer(tiny: LlamaVocabulary) -> None:
@@ -127,7 +150,7 @@ def test_a_template_that_looks_into_contents_leaves_it_alone(
 
 def test_a_message_that_repeats_it_does_not_stand_for_it(tiny_without_space: LlamaVocabulary) -> None:
     text = shown(tiny_without_space, NO_SYSTEM, [{"role": "assistant", "content": POLICY}, user(POLICY)])
-    assert text == f"<s><|user|>{POLICY}<|end|><|user|>{POLICY}\n\n{POLICY}<|end|>"
+    assert text == f"<s><|user|>{POLICY}<|end|><|user|>{POLICY}<|end|><|user|>{POLICY}<|end|>"
 
 
 def test_no_message_of_a_template_quotes_it(tiny: LlamaVocabulary) -> None:

@@ -14,6 +14,7 @@ from tenantd.text.chat import ChatFormatter
 from tenantd.text.chat_messages import PART_KINDS
 from tenantd.text.excerpt import excerpt
 from tenantd.text.pool import TextPool
+from tenantd.text.system_prompt import Prompt
 from tenantd.text.vocabulary import Vocabulary
 
 INLINE_BYTES: Final = 4096
@@ -38,7 +39,7 @@ class PromptReader:
 
     async def completion(
         self, tenant: Tenant, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
-    ) -> tuple[CompletionRequest, list[list[int]]]:
+    ) -> tuple[CompletionRequest, list[Prompt]]:
         """The request without its prompt text, and its prompts, at least one.
 
         `names` reads its field names, and `check` returns how many tokens a context holds. Both may run in a thread.
@@ -46,7 +47,7 @@ class PromptReader:
         """
         system_prompt = tenant.system_prompt if tenant.system_in_completions else ""
 
-        def read() -> tuple[CompletionRequest, list[list[int]]]:
+        def read() -> tuple[CompletionRequest, list[Prompt]]:
             request = read_request(CompletionRequest, body, names)
             context_tokens = check(request)
             self._check_room(tenant, system_prompt, context_tokens)
@@ -59,11 +60,11 @@ class PromptReader:
 
     async def chat(
         self, tenant: Tenant, body: bytes, names: Names, check: Callable[[ChatRequest], int]
-    ) -> tuple[ChatRequest, list[int]]:
+    ) -> tuple[ChatRequest, Prompt]:
         """The request and the rendered conversation. See `completion`."""
         system_prompt = tenant.system_prompt
 
-        def read(request: ChatRequest | None = None) -> tuple[ChatRequest, list[int]]:
+        def read(request: ChatRequest | None = None) -> tuple[ChatRequest, Prompt]:
             request = request or read_request(ChatRequest, body, names)
             context_tokens = check(request)
             self._check_room(tenant, system_prompt, context_tokens)
@@ -81,17 +82,18 @@ class PromptReader:
 
     def prompts(
         self, prompt: Any, context_tokens: int, *, parse_special: bool = False, system_prompt: str = ""
-    ) -> list[list[int]]:
+    ) -> list[Prompt]:
         """The prompts of a completion request, at least one, each after the system prompt.
 
         Raises InvalidRequest, ContextLengthExceeded.
         """
 
-        def text(text: str) -> list[int]:
+        def text(text: str) -> Prompt:
             if not text:
                 raise _bad_prompt("must not be empty")
             self._check_length([text], context_tokens, len(lead))
-            return self._chat.prompt(text, context_tokens, parse_special=parse_special, system_prompt=system_prompt)
+            tokens = self._chat.prompt(text, context_tokens, parse_special=parse_special, system_prompt=system_prompt)
+            return Prompt(tokens, len(lead))
 
         lead = self._chat.lead(system_prompt) if system_prompt else ()
         if isinstance(prompt, str):
@@ -102,7 +104,7 @@ class PromptReader:
             return [self._tokens(prompt, context_tokens, lead)]
         if len(prompt) > MAX_PROMPTS:
             raise _bad_prompt(f"at most {MAX_PROMPTS} prompts are allowed in one request")
-        result: list[list[int]] = []
+        result: list[Prompt] = []
         for one in prompt:
             if isinstance(one, str):
                 result.append(text(one))
@@ -112,13 +114,13 @@ class PromptReader:
                 raise _bad_prompt("a list of prompts must hold strings or lists of token ids")
         return result
 
-    def conversation(self, request: ChatRequest, context_tokens: int, *, system_prompt: str = "") -> list[int]:
+    def conversation(self, request: ChatRequest, context_tokens: int, *, system_prompt: str = "") -> Prompt:
         """The rendered conversation. Raises InvalidRequest, ContextLengthExceeded."""
         texts = [
             text for message in request.messages for key in ("content", "refusal") for text in _texts(message.get(key))
         ]
         self._check_length([system_prompt, *texts], context_tokens)
-        return self._chat.render(request.messages, context_tokens, system_prompt=system_prompt)
+        return self._chat.conversation(request.messages, context_tokens, system_prompt=system_prompt)
 
     def _check_room(self, tenant: Tenant, system_prompt: str, context_tokens: int) -> None:
         """Raises SystemPromptTooLong if the system prompt alone fills the context, or the tenant's limit on it."""
@@ -130,7 +132,7 @@ class PromptReader:
                 f"{holds_tokens}; an administrator can shorten it: tenantctl tenant set {tenant.name} --system @FILE"
             )
 
-    def _tokens(self, tokens: list[Any], context_tokens: int, lead: Sequence[int]) -> list[int]:
+    def _tokens(self, tokens: list[Any], context_tokens: int, lead: Sequence[int]) -> Prompt:
         """`lead` are the tokens of the system prompt; they have the BOS, with which the others then do not begin."""
         if not tokens:
             raise _bad_prompt("must not be empty")
@@ -141,8 +143,9 @@ class PromptReader:
             if type(token) is not int or not 0 <= token < limit:
                 raise _bad_prompt(f"{excerpt(token)} is not a token id of this model (0 to {limit - 1})")
         if not lead:
-            return tokens
-        return [*lead, *(tokens[1:] if tokens[0] == lead[0] == self._vocabulary.bos else tokens)]
+            return Prompt(tokens)
+        rest = tokens[1:] if tokens[0] == lead[0] == self._vocabulary.bos else tokens
+        return Prompt([*lead, *rest], len(lead))
 
     def _check_length(self, texts: list[str], context_tokens: int, lead_tokens: int = 0) -> None:
         """Refuse a prompt that is far too long, at no more cost than one that just fits. No token is longer than the

@@ -29,6 +29,7 @@ from tenantd.live.generation import Generation
 from tenantd.printable import one_line
 from tenantd.serving.service import Service
 from tenantd.text.stops import StopStrings, check_stops
+from tenantd.text.system_prompt import Prompt
 
 Kind = Literal["completion", "chat"]
 CLIENT_ID_HEADER: Final = "x-client-request-id"
@@ -173,7 +174,7 @@ class OpenAI:
         body: GenerationRequest,
         kind: Kind,
         answer: type[Answer],
-        prompts: list[list[int]],
+        prompts: list[Prompt],
         grammar: str,
         client_id: str,
         headers: dict[str, str],
@@ -185,7 +186,8 @@ class OpenAI:
         generations = [
             Generation(
                 kind=kind,
-                prompt=prompt,
+                prompt=prompt.tokens,
+                hidden_tokens=prompt.hidden_tokens,
                 max_tokens=body.output_limit_tokens(),
                 sampling=sampling,
                 stops=stops,

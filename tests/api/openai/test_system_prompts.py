@@ -51,6 +51,26 @@ def test_its_tokens_go_before_token_ids_with_one_bos(api: Api) -> None:
     assert [g.prompt.count(BOS) for g in api.service.generations] == [1, 1, 1, 1, 2], "only the first is left out"
 
 
+@pytest.mark.parametrize(
+    ("body", "hidden"),
+    [
+        ({"messages": [{"role": "user", "content": "hi"}]}, "System: Zulu."),
+        ({"messages": [{"role": "system", "content": "a"}, {"role": "user", "content": "hi"}]}, "System: Zulu."),
+        ({"prompt": "hi"}, "Zulu.\n\n"),
+        ({"prompt": ["hi", [104, 105]], "n": 2}, "Zulu.\n\n"),
+    ],
+)
+def test_every_request_says_how_many_there_are(body: dict[str, Any], hidden: str, api: Api) -> None:
+    send = api.chat if "messages" in body else api.completion
+    assert send(**body).status_code == 200
+    assert {g.hidden_tokens for g in api.service.generations} == {0}
+    api.service.generations.clear()
+    give(api, policy="Zulu.", before_prompts=True)
+    assert send(**body).status_code == 200
+    for generation in api.service.generations:
+        assert bytes(t for t in generation.prompt[: generation.hidden_tokens] if t < 256).decode() == hidden
+
+
 def test_it_is_counted(api: Api) -> None:
     body = {"messages": [{"role": "user", "content": "hi"}]}
     before = api.chat(**body).json()["usage"]["prompt_tokens"]
