@@ -26,7 +26,8 @@ class Remembering(FakeCompute):
 @pytest.mark.parametrize("hidden", [0, 5, 8])
 def test_only_what_stands_after_the_system_prompt_is_history(hidden: int, generated: list[int]) -> None:
     seen.clear()
-    w = world(slots=1, engine=Remembering)
+    w = world(slots=1)
+    w.loop._compute = Remembering(w.load, w._sleep)
     prompt = list(range(8))
     submit = Submit(
         request=1, tenant="a", prompt=prompt, hidden_tokens=hidden, generated=generated, max_tokens=9, sampling=1
