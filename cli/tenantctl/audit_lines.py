@@ -2,43 +2,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import shutil
+import sys
+import textwrap
+from collections.abc import Callable, Iterable
 from typing import Any, Final
 
 from tenantctl.units import moment
 from tenantd.printable import one_line
 
 COLUMNS: Final = ["number>", "time", "event", "tenant", "what"]
-MOST_COLUMNS: Final = 80
 LEAST_FOR_WHAT: Final = 16
+"""With less room than this beside the other columns, a line is not wrapped under its last column."""
 TAIL_CHARACTERS: Final = 8
-_BETWEEN: Final = 2 * (len(COLUMNS) - 1)
+MOST_OF_A_VALUE: Final = 200
 _USUAL_WIDTHS: Final = (7, 19, 14, 10)
 """Of lines that are printed one by one, before it is known what comes."""
+LabelOf = Callable[[str], str]
+"""What a key is for, by its id; "" if it has no label."""
 
 
-def rows(entries: Iterable[dict[str, Any]]) -> list[tuple[str, ...]]:
-    """A table of `COLUMNS` that fits MOST_COLUMNS, unless a tenant's name is long."""
-    cells = [(*_fixed(entry), what(entry)) for entry in entries]
-    widths = [max([len(name.rstrip(">")), *(len(row[i]) for row in cells)]) for i, name in enumerate(COLUMNS[:-1])]
-    room = max(LEAST_FOR_WHAT, MOST_COLUMNS - sum(widths) - _BETWEEN)
-    return [(*row[:-1], _cut(row[-1], room)) for row in cells]
+def _no_label(key_id: str) -> str:
+    return ""
 
 
-def line(entry: dict[str, Any]) -> str:
-    """One entry, for a table that is never complete."""
+def rows(entries: Iterable[dict[str, Any]], label_of: LabelOf = _no_label) -> list[tuple[str, ...]]:
+    """A table of `COLUMNS`. Nothing is cut: a terminal folds the last column, and a pipe has no width."""
+    return [(*_fixed(entry), what(entry, label_of)) for entry in entries]
+
+
+def line(entry: dict[str, Any], label_of: LabelOf = _no_label) -> str:
+    """One entry, for a table that is never complete; wrapped on a terminal, under its last column."""
     number, *others = _fixed(entry)
     width, *widths = _USUAL_WIDTHS
-    start = "  ".join([number.rjust(width), *(cell.ljust(w) for cell, w in zip(others, widths, strict=True))])
-    return f"{start}  {_cut(what(entry), max(LEAST_FOR_WHAT, MOST_COLUMNS - len(start) - 2))}".rstrip()
+    start = "  ".join([number.rjust(width), *(cell.ljust(w) for cell, w in zip(others, widths, strict=True))]) + "  "
+    text = start + what(entry, label_of)
+    if not sys.stdout.isatty():
+        return text.rstrip()
+    columns = shutil.get_terminal_size().columns
+    if columns - len(start) < LEAST_FOR_WHAT:
+        return text.rstrip()
+    wrapped = textwrap.wrap(text[len(start) :], columns - len(start)) or [""]
+    return f"\n{' ' * len(start)}".join([start + wrapped[0], *wrapped[1:]]).rstrip()
 
 
-def what(entry: dict[str, Any]) -> str:
+def what(entry: dict[str, Any], label_of: LabelOf = _no_label) -> str:
     """The most important of an entry's detail; requests by the end of their ids."""
     detail = entry["detail"]
-    describe = _DESCRIBED.get(entry["event"], _plain)
     try:
-        said = describe(detail)
+        if entry["event"] == "administered":
+            said = _administered(detail, label_of)
+        else:
+            said = _DESCRIBED.get(entry["event"], _plain)(detail)
     except (KeyError, TypeError, AttributeError):  # somebody has edited it, or an earlier version wrote it
         said = _plain(detail)
     tail = entry["request_id"][-TAIL_CHARACTERS:] if entry["request_id"] else ""
@@ -48,10 +63,6 @@ def what(entry: dict[str, Any]) -> str:
 def _fixed(entry: dict[str, Any]) -> tuple[str, str, str, str]:
     tenant = entry["tenant"] or ("unknown" if entry["event"] == "refused" else "-")
     return str(entry["number"]), moment(entry["at_micros"]), entry["event"], tenant
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _entered(detail: dict[str, Any]) -> str:
@@ -69,12 +80,44 @@ def _resources(detail: dict[str, Any]) -> str:
 
 
 def _refused(detail: dict[str, Any]) -> str:
-    return f"{detail['count']} × {detail['cause']}"
+    by = [*detail.get("keys", ()), *(f"uid {uid}" for uid in detail.get("uids", ()))]
+    return f"{detail['count']} × {detail['cause']}" + (f" by {', '.join(by)}" if by else "")
 
 
-def _administered(detail: dict[str, Any]) -> str:
-    changed = ", ".join(detail["after"]) if detail.get("before") and detail.get("after") else ""
-    return f"{detail['action']} by {_who(detail['by'])}" + (f": {changed}" if changed else "")
+def _administered(detail: dict[str, Any], label_of: LabelOf) -> str:
+    by = _who(detail["by"])
+    if label := label_of(detail["by"].get("key_id") or ""):
+        by += f" ({label})"
+    subject = " ".join(filter(None, (detail["action"], detail.get("key_id"))))
+    changed = changes(detail.get("before"), detail.get("after"))
+    return f"{subject}: {', '.join(changed)}, by {by}" if changed else f"{subject} by {by}"
+
+
+def changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
+    """The fields that differ, as `name 60 → 30`; none if something was added or removed. Limits by their own names."""
+    if before is None or after is None:
+        return []
+    old, new = _fields(before), _fields(after)
+    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    return [f"{name} {_value(name, old.get(name))} → {_value(name, new.get(name))}" for name in names]
+
+
+def _fields(shown: dict[str, Any]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in shown.items():
+        fields |= value if isinstance(value, dict) else {name: value}
+    return fields
+
+
+def _value(name: str, value: Any) -> str:
+    if value is None or value in ([], ""):
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int) and name.endswith("_micros") and "." not in name:
+        return moment(value)
+    text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return text if len(text) <= MOST_OF_A_VALUE else text[: MOST_OF_A_VALUE - 1] + "…"
 
 
 def _engine_started(detail: dict[str, Any]) -> str:
@@ -110,7 +153,6 @@ _DESCRIBED: Final = {
     "response": _response,
     "resources": _resources,
     "refused": _refused,
-    "administered": _administered,
     "engine_started": _engine_started,
     "engine_lost": _engine_lost,
     "anomaly_found": _anomaly_found,

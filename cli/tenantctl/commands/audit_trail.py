@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_lines
 import sys
-import time
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -15,8 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from tenantctl.audit_lines import COLUMNS, line, rows
-from tenantctl.client import Client, configured_state_dir, url
+from tenantctl.audit_lines import COLUMNS, LabelOf, line, rows
+from tenantctl.audit_reading import KeyLabels, entries_after, following, newest_entries, time_range, wanted
+from tenantctl.client import configured_state_dir, url
 from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
 from tenantctl.prompt_input import text_or_file
 from tenantctl.render import message, print_fields, print_json, print_table
@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 app = typer.Typer(name="audit", help="Read and check the audit trail: who did what, and when.", no_args_is_help=True)
 
-POLL_S: Final = 1.0
-PAGE: Final = 1000
+USUALLY_SHOWN: Final = 50
+MOST_SHOWN: Final = 100_000
 SIGINT_EXIT: Final = 128 + 2
 LEDGER_NAME: Final = "ledger.db"
 REPORT_TIMEOUT_S: Final = 3600.0
-Filters = dict[str, Any]
 Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these, such as entered, response, refused or administered.")
 ]
@@ -64,88 +63,55 @@ def log(
     until: Until = None,
     event: Event = None,
     request: RequestFilter = None,
-    limit: Annotated[int, typer.Option(metavar="N", min=1, max=100_000, help="Show the newest N entries.")] = 50,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=MOST_SHOWN,
+            help="Show the newest N entries. Default: 50, or all with --since or --until.",
+            show_default=False,
+        ),
+    ] = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new entries as they come.")] = False,
     json: Json = False,
 ) -> None:
     """Show the newest entries of the audit trail, oldest first.
 
-    With --follow, --json prints one object per line.
+    With --since or --until it shows all in that range, up to 100,000. With --follow, --json prints one object per line.
     """
     if follow and until is not None:
         raise typer.BadParameter("cannot be used with --follow", param_hint="--until")
-    filters = _filters(tenant, since, until, event, request)
+    filters = wanted(tenant, since, until, event, request)
+    most = limit or (USUALLY_SHOWN if since is until is None else MOST_SHOWN)
     with connect(ctx) as client:
-        entries, head = _newest(client, filters, limit)
+        label_of = KeyLabels(client)
+        entries, head, is_complete = newest_entries(client, filters, most)
+        if not is_complete and (limit is None or since is not None or until is not None):
+            message(f"showing the newest {most} of more; to see others, pass --limit N or --until")
         if not follow:
-            _print(entries, json)
+            _print(entries, label_of, is_complete=is_complete, json=json)
             return
         try:
             for entry in entries:
-                _print_one(entry, json)
-            for entry in _following(client, filters, head):
-                _print_one(entry, json)
+                _print_one(entry, label_of, json)
+            for entry in following(client, filters, head):
+                _print_one(entry, label_of, json)
         except KeyboardInterrupt:
             raise typer.Exit(SIGINT_EXIT) from None
 
 
-def _filters(
-    tenant: str | None, since: str | None, until: str | None, event: str | None, request: str | None
-) -> Filters:
-    return {
-        "tenant": tenant,
-        "since": None if since is None else moment_of(since),
-        "until": None if until is None else moment_of(until),
-        "event": event,
-        "request": request,
-    }
+def _print_one(entry: dict[str, Any], label_of: LabelOf, json: bool) -> None:
+    print(json_lines.dumps(entry) if json else line(entry, label_of), flush=True)
 
 
-def _newest(client: Client, filters: Filters, limit: int) -> tuple[list[dict[str, Any]], int]:
-    """The newest entries, oldest first, and the number to follow the trail from."""
-    found: list[dict[str, Any]] = []
-    before, head = None, None
-    while len(found) < limit:
-        page = client.get(url("audit"), **filters, before=before, limit=min(PAGE, limit - len(found)))
-        found += page["entries"]
-        head = page["head"] if head is None else head
-        before = page["next"]
-        if before is None:
-            break
-    assert head is not None, "at least one page is read"
-    newer = [entry["number"] for entry in found]
-    return found[::-1], max([head, *newer])
-
-
-def entries_after(client: Client, filters: Filters, after: int) -> Generator[dict[str, Any], None, int]:
-    """All entries after a number that exist now, oldest first. Returns the number to go on from."""
-    while True:
-        page = client.get(url("audit"), **filters, after=after, limit=PAGE)
-        yield from page["entries"]
-        if page["next"] is None:
-            newest: int = max([after, page["head"], *(entry["number"] for entry in page["entries"])])
-            return newest
-        after = page["next"]
-
-
-def _following(client: Client, filters: Filters, after: int) -> Iterator[dict[str, Any]]:
-    """New entries, for ever."""
-    while True:
-        after = yield from entries_after(client, filters, after)
-        time.sleep(POLL_S)
-
-
-def _print(entries: list[dict[str, Any]], json: bool) -> None:
+def _print(entries: list[dict[str, Any]], label_of: LabelOf, *, is_complete: bool, json: bool) -> None:
     if json:
-        print_json({"entries": entries})
+        print_json({"entries": entries, "is_complete": is_complete})
         return
-    print_table(COLUMNS, rows(entries))
+    print_table(COLUMNS, rows(entries, label_of))
     if not entries:
         message("no such entries")
-
-
-def _print_one(entry: dict[str, Any], json: bool) -> None:
-    print(json_lines.dumps(entry) if json else line(entry), flush=True)
 
 
 @app.command(
@@ -178,13 +144,14 @@ def match(
     """
     if (prompt is None) == (response is None):
         raise typer.BadParameter("pass either --prompt or --response", param_hint="--prompt")
+    since_micros, until_micros = time_range(since, until)
     body = {
         "tenant": tenant,
         "id": id,
         "prompts": [] if prompt is None else _ways_to_write(prompt, "--prompt"),
         "responses": [] if response is None else _ways_to_write(response, "--response"),
-        "since_micros": None if since is None else moment_of(since),
-        "until_micros": None if until is None else moment_of(until),
+        "since_micros": since_micros,
+        "until_micros": until_micros,
     }
     with connect(ctx) as client, client.another(REPORT_TIMEOUT_S) as patient:
         answer = patient.post(url("audit", "match"), body)
@@ -323,7 +290,7 @@ def export(
 
     An export of everything has all that is needed to check the chain of hashes (docs/isolation.md).
     """
-    filters = _filters(tenant, since, until, event, request)
+    filters = wanted(tenant, since, until, event, request)
     with connect(ctx) as client:
         entries = entries_after(client, filters, 0)
         if format is Format.JSONL:
