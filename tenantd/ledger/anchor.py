@@ -111,8 +111,10 @@ class Anchor:
                 self._to_journal(line, head)
             else:
                 mismatch = self._file.append(Path(where), line, self._compare)
-        except (AnchorFailed, OSError) as e:
-            trouble = f"{where}: {e.strerror}" if isinstance(e, OSError) and e.strerror else str(e)
+        except Exception as e:  # such as a ledger that somebody has altered; the thread goes on
+            if not isinstance(e, AnchorFailed | OSError):
+                log.exception("cannot anchor the audit trail, for a reason that nobody foresaw")
+            trouble = f"{where}: {e.strerror}" if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
             if trouble != self.trouble:
                 log.warning("cannot anchor the audit trail: %s", trouble)
             self.failures += 1

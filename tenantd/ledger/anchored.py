@@ -103,7 +103,8 @@ class Anchors:
         if went_back:
             self._notes.append(f"line {went_back}: the numbers go back, as they do when a backup is restored")
         if others:
-            self._notes.append(f"{others} lines are not anchors and were ignored")
+            what = "1 line is not an anchor and was" if others == 1 else f"{others} lines are not anchors and were"
+            self._notes.append(f"{what} ignored")
 
     def _add(self, found: Anchored, line: int) -> None:
         digest, known = bytes.fromhex(found.hash), self.heads.get(found.number, ())

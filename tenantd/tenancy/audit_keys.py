@@ -44,8 +44,11 @@ def owner_of(conn: Connection, key_id: str) -> int | None:
 
 
 def tenant_of_name(conn: Connection, name: str, tenant_id: int | None) -> int:
-    """The id of the tenant of this name, or else of the last removed one that had it, or `tenant_id` if that tenant has
-    or had the name. Raises NotFound."""
+    """The id of the tenant of this name, or else of the last removed one that had it.
+
+    With `tenant_id`, that of the tenant with this id, if its name is this one now, or was when it was removed. Raises
+    NotFound.
+    """
     if tenant_id is None:
         return tenant_meant(conn, name)
     row = None

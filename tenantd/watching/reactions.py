@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from tenantd.domain import WATCH, OnAnomaly, Tenant
-from tenantd.errors import NotFound, TenantdError
+from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.events import AnomalyFound, Events
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory
@@ -18,6 +18,8 @@ from tenantd.watching.scores import THRESHOLD, Anomaly, explain
 log = logging.getLogger(__name__)
 
 RETRY_S: Final = 5.0
+MOST_NOT_FOUND: Final = 12
+"""How often a tenant that the daemon knows may be missing in the ledger: the daemon reads it again within seconds."""
 _DONE: Final[Mapping[OnAnomaly, str]] = {
     OnAnomaly.LOG: "nothing is done about it",
     OnAnomaly.THROTTLE: "it gets an eighth of its weight, until: tenantctl anomalies clear {tenant}",
@@ -76,7 +78,8 @@ class Reactions:
             await self._at_last(event, event.action)
 
     async def _at_last(self, event: AnomalyFound, action: OnAnomaly) -> None:
-        """Do it, again and again while the ledger cannot be written."""
+        """Do it, again and again while the ledger cannot be written. What can never be done is logged and given up."""
+        not_found = 0
         while (tenant := self._find(event.tenant_id)) is not None:
             try:
                 if action is OnAnomaly.LOG:
@@ -86,8 +89,11 @@ class Reactions:
                 else:
                     await self._administration.suspend(WATCH, tenant.name)
                 return
-            except NotFound:
-                pass  # it was removed or renamed meanwhile
+            except (NotFound, InvalidRequest) as e:
+                not_found += isinstance(e, NotFound)  # it was removed or renamed, and that is not read again yet
+                if isinstance(e, InvalidRequest) or not_found >= MOST_NOT_FOUND:
+                    log.error("cannot act on an anomaly of tenant %s, and give up: %s", tenant.name, e.message)
+                    return
             except TenantdError as e:
                 log.error("cannot act on an anomaly of tenant %s yet: %s", tenant.name, e.message)
             await asyncio.sleep(RETRY_S)

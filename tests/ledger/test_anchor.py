@@ -115,6 +115,25 @@ def test_a_missing_folder_is_a_warning_and_it_goes_on_when_it_is_there(
     assert "is anchored again" in caplog.text
 
 
+def test_what_nobody_foresaw_is_logged_and_it_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, usual = tmp_path / "anchor", anchoring.read_head
+
+    def broken(conn: Any) -> Any:
+        monkeypatch.setattr(anchoring, "read_head", usual)
+        raise TypeError("somebody has put text into a number")
+
+    async def scene() -> None:
+        monkeypatch.setattr(anchoring, "read_head", broken)
+        async with anchored(tmp_path, lambda: security(path)) as ledger:
+            await until(path.exists)
+            assert status(ledger)["failures"] == 1
+
+    asyncio.run(scene())
+    assert "somebody has put text into a number" in caplog.text and "Traceback" in caplog.text
+
+
 def test_a_full_disk_leaves_a_cut_off_line_and_the_next_begins_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,7 +159,7 @@ def test_a_full_disk_leaves_a_cut_off_line_and_the_next_begins_a_new_one(
     asyncio.run(main())
     assert [line["number"] for line in lines(path)] == [1, 1]
     verdict = verify_file(tmp_path / "ledger.db", Anchors.read(path))
-    assert (verdict.finding, verdict.notes) == (None, ["1 lines are not anchors and were ignored"])
+    assert (verdict.finding, verdict.notes) == (None, ["1 line is not an anchor and was ignored"])
 
 
 @pytest.mark.parametrize("kind", ["fifo", "folder", "ledger", "link"])

@@ -320,7 +320,7 @@ def test_anchors_of_a_whole_trail_agree_and_a_line_that_is_cut_off_is_no_tamperi
         assert (verdict.finding, verdict.anchors) == (None, 3)
         assert verdict.notes == [
             "the last line, 7, is cut off and was ignored",
-            "1 lines are not anchors and were ignored",
+            "1 line is not an anchor and was ignored",
         ]
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 import pytest
 
 from tenantd.domain import WATCH, OnAnomaly, Tenant
-from tenantd.errors import LedgerUnavailable
+from tenantd.errors import InvalidRequest, LedgerUnavailable, NotFound, TenantdError
 from tenantd.events import AnomalyFound, Deviation, Event, Events, Signal
 from tenantd.watching import reactions
 from tenantd.watching.reactions import Reactions
@@ -27,14 +27,15 @@ class Directory:
 class Administration:
     """Fails as often as it is told to, then notes what it is asked for."""
 
-    def __init__(self, failures: int = 0) -> None:
+    def __init__(self, failures: int = 0, error: TenantdError | None = None) -> None:
         self.failures = failures
+        self.error = error or LedgerUnavailable("the disk is full")
         self.done: list[Any] = []
 
     async def _do(self, *what: Any) -> None:
         if self.failures:
             self.failures -= 1
-            raise LedgerUnavailable("the disk is full")
+            raise self.error
         self.done.append(what)
 
     async def record_anomaly(self, found: AnomalyFound) -> None:
@@ -82,3 +83,25 @@ def test_it_is_tried_until_the_ledger_can_be_written(monkeypatch: pytest.MonkeyP
 
 def test_of_a_tenant_that_is_gone_nothing_is_said() -> None:
     assert react(OnAnomaly.SUSPEND, tenant_id=2) == ([], [])
+
+
+@pytest.mark.parametrize(
+    ("error", "tries"),
+    [(InvalidRequest("no such weight"), 1), (NotFound("no such tenant"), reactions.MOST_NOT_FOUND)],
+    ids=["invalid", "not found"],
+)
+def test_what_can_never_be_done_is_given_up_and_said(
+    error: TenantdError, tries: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reactions, "RETRY_S", 0.001)
+    administration = Administration(1000, error)
+
+    async def scene() -> None:
+        reacting = Reactions(Events(), cast(Any, Directory(OnAnomaly.LOG)), cast(Any, administration))
+        reacting.found(1, ANOMALY)
+        await until(lambda: "give up" in caplog.text and not reacting._tasks)
+        await reacting.close()
+
+    run(scene())
+    assert administration.failures == 1000 - tries
+    assert f"cannot act on an anomaly of tenant acme, and give up: {error.message}" in caplog.text
