@@ -213,19 +213,16 @@ class Writer:
             self._taken = jobs
             checkpoints, self._checkpoints = self._checkpoints, {}
             self._entries = 0
-            missed, self._missed = self._missed, 0
+            missed = self._missed
         is_idle = not (jobs or checkpoints or missed or self.trouble)
         if not is_idle and self._stuck_since_s is None:
             self._stuck_since_s = time.monotonic()
         try:
             self._check_files()
             if not is_idle:
-                noted = [Entry(at_micros=now_micros(), event=MISSED, detail={"count": missed})] if missed else []
-                self._transact(jobs, checkpoints, noted)
+                self._transact(jobs, checkpoints, _noted(missed))
         except (sqlite3.Error, MissingFile, AuditBroken) as e:
             self._undo()
-            with self._changed:
-                self._missed += missed
             self._put_back(jobs, checkpoints, explain(e, self._path) if isinstance(e, sqlite3.Error) else str(e))
             return False
         except Exception:  # a bug: the thread ends, and `_give_up_rest` tells all waiters
@@ -236,6 +233,7 @@ class Writer:
         with self._changed:
             was_in_trouble, self.trouble = bool(self.trouble), ""
             self._taken, self._stuck_since_s = [], None
+            self._missed = max(0, self._missed - missed)  # by now they may have been set aside
         if was_in_trouble:
             log.warning("the ledger can be written again")
         tell(jobs)
@@ -334,13 +332,14 @@ class Writer:
             trouble = self.trouble or "it was closed"
         if jobs:
             log.error("gave up %d writes: %s", len(jobs), trouble)
-            self._set_aside(jobs)
+        self._set_aside(jobs)
         refuse(jobs, f"cannot write the ledger: {trouble}")
 
     def _set_aside(self, jobs: list[Job]) -> None:
         with self._changed:  # two threads may come here
             records = [job.record for job in jobs if job.record is not None]
-            entries = [entry for job in jobs for entry in job.entries]
+            entries = [entry for job in jobs for entry in job.entries] + _noted(self._missed)
+            self._missed = 0
             for job in jobs:
                 job.record, job.entries = None, []
         self.only_logged += set_aside(self._path.parent, [record() for record in records])
@@ -349,3 +348,8 @@ class Writer:
     def _close_file(self) -> None:
         self._undo()
         self._upkeep.close(self._conn)
+
+
+def _noted(missed: int) -> list[Entry]:
+    """What says in the trail that so many entries are missing from it."""
+    return [Entry(at_micros=now_micros(), event=MISSED, detail={"count": missed})] if missed else []

@@ -17,14 +17,31 @@ from tenantd.tenancy.fingerprints import of_bytes, of_tokens
 from tenantd.tenancy.recorded import ENTERED, RESPONSE, who
 
 
+class PromptHashes:
+    """The hashes of the prompts of one client's request. Each is made once, whatever the number of choices."""
+
+    def __init__(self) -> None:
+        self._made: dict[tuple[bytes, int], tuple[list[int], str]] = {}  # with the prompt, so that its id stays its own
+
+    def of(self, key: bytes, prompt: list[int]) -> str:
+        """The hash of a prompt, which is not changed any more."""
+        found = self._made.get((key, id(prompt)))
+        if found is None:
+            found = self._made[key, id(prompt)] = (prompt, of_tokens(key, prompt))
+        return found[1]
+
+
 class RequestEntries:
     """The entries of one request. Both hash with the key that its tenant had when it entered."""
 
-    def __init__(self, stream: LiveStream, generation: Generation, key: bytes | None, *, is_kept: bool) -> None:
+    def __init__(
+        self, stream: LiveStream, generation: Generation, key: bytes | None, hashes: PromptHashes, *, is_kept: bool
+    ) -> None:
         """Without a `key` nothing is hashed; unless `is_kept` there are no entries."""
         self._stream = stream
         self._generation = generation
         self._key = key
+        self._hashes = hashes
         self._is_kept = is_kept
 
     @property
@@ -44,7 +61,7 @@ class RequestEntries:
                 "choice": generation.choice,
                 "n": generation.choices,
                 "prompt_tokens": len(prompt),
-                "prompt_hmac": None if key is None else of_tokens(key, prompt),
+                "prompt_hmac": None if key is None else self._hashes.of(key, prompt),
                 "max_tokens": stream.max_tokens,
                 "temperature": sampling.temperature,
                 "logprobs": sampling.logprobs,

@@ -18,7 +18,7 @@ from tenantd.ledger.ledger import Ledger, Settlement
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.printable import one_line
-from tenantd.serving.entries import RequestEntries
+from tenantd.serving.entries import PromptHashes, RequestEntries
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +65,15 @@ class RequestRows:
         generation: Generation,
         admission: AdmittedRow,
         on_refused: Callable[[LiveStream, TenantdError], None],
+        hashes: PromptHashes,
     ) -> None:
-        """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails."""
+        """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails.
+
+        `hashes` are shared by the rows of one client's request.
+        """
         self._events.announce(admitted(stream, generation))
-        entries = RequestEntries(stream, generation, self._audit_key(stream.tenant_id), is_kept=self._is_audited)
+        key = self._audit_key(stream.tenant_id)
+        entries = RequestEntries(stream, generation, key, hashes, is_kept=self._is_audited)
         task = asyncio.create_task(self._keep(stream, entries, admission, on_refused))
         task.add_done_callback(functools.partial(self._forget, stream, on_refused))
         self._open[task] = stream

@@ -29,6 +29,7 @@ from tenantd.live.streams import LiveStream
 from tenantd.serving.admission import as_it_is, changed_hands, renamed
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
+from tenantd.serving.entries import PromptHashes
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
@@ -311,10 +312,11 @@ class Service:
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
         tenant, streams = await self._entrance.let_in(tenant, generations, deadline, actor)
         self._positions.assign(tenant, streams)
+        hashes = PromptHashes()
         for stream, generation in zip(streams, generations, strict=True):
             self._replica.run(stream)
             row = admission(stream, generation.kind, self.config.model_name, unbilled=tenant.unbilled)
-            self._rows.open(stream, generation, row, self._replica.refuse)
+            self._rows.open(stream, generation, row, self._replica.refuse, hashes)
             if deadline is not None:
                 self._end_at(deadline, stream)
         self._sketching.begin(tenant, generations)
@@ -373,6 +375,7 @@ class Service:
             **work_status(replicas, self._gate.total_waiting),
             "ledger": ledger_status(self.ledger, is_paused=self._standstill.is_paused),
             "isolation": self.isolation.status(),
+            "unwatched_prompts": self._sketching.left_out,
             "tenants": tenants_status(self.directory.tenants.values(), replicas, self._gate.waiting),
         }
 

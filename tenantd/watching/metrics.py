@@ -167,6 +167,11 @@ class _ServiceState(Collector):
         yield _gauge("tenantd_ledger_wal_bytes", "Size of the write-ahead log.", status["ledger"]["wal_bytes"])
         yield from _anchor_metrics(status["ledger"]["anchor"])
         yield from _isolation(status["isolation"])
+        yield _count(
+            "tenantd_unwatched_prompts",
+            "Prompts that the anomaly watch did not see, because too many of their tenant waited.",
+            status["unwatched_prompts"],
+        )
         for name, text in (
             ("running", "Requests being generated."),
             ("paused", "Requests that have started but gave up their slot."),

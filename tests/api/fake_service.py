@@ -201,6 +201,7 @@ class FakeService:
             "waiting": 0,
             "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
             "isolation": None,
+            "unwatched_prompts": 0,
             "tenants": [
                 {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0, "throttled": False}
                 for n in self.directory.tenants

@@ -224,6 +224,28 @@ def test_entries_that_a_stop_cannot_write_are_written_by_the_next_start(tmp_path
     asyncio.run(main())
 
 
+def test_what_is_missed_until_the_stop_is_counted_by_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MOST_ENTRIES", 2)
+
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(stop_appending)
+            ledger.audit([entry("e1")])
+            await until(lambda: not ledger.healthy)
+            ledger.audit([entry(f"e{n}") for n in range(2, 6)])
+            await ledger.close(0.1)
+        with sqlite3.connect(tmp_path / "ledger.db") as conn:
+            conn.execute("DROP TRIGGER refuse")
+        conn.close()
+        async with ledger_in(tmp_path) as ledger:
+            last = (await ledger.read(trail_of))[-1]
+            assert (last.event, last.detail) == ("missed", {"count": 3})
+
+    asyncio.run(main())
+
+
 def test_what_a_start_settles_is_in_the_trail(tmp_path: Path) -> None:
     async def main() -> None:
         async with ledger_in(tmp_path) as ledger:

@@ -84,6 +84,7 @@ def test_a_copy_is_found_and_answered_as_each_tenant_has_it(daemon: Daemon) -> N
     metrics = daemon.get("/metrics").text
     assert 'tenantd_anomalies_total{action="throttle",tenant="slowed"} 1.0' in metrics
     assert 'tenantd_throttled{tenant="slowed"} 1.0' in metrics
+    assert "tenantd_unwatched_prompts_total 0.0" in metrics and daemon.status()["unwatched_prompts"] == 0
     assert "tenant stopped may be copying the model: " in daemon.log.read_text()
     trail = daemon.get("/admin/v1/audit", params={"tenant": "stopped"}).raise_for_status().json()["entries"]
     assert [entry for entry in trail if entry["event"] == "anomaly_found"]

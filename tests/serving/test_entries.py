@@ -8,10 +8,14 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tenantd.domain import Actor, FinishReason, Sampling, Tenant
 from tenantd.errors import LedgerUnavailable
 from tenantd.events import Started
 from tenantd.live.generation import Generation
+from tenantd.serving import entries
+from tenantd.tenancy import fingerprints
 from tenantd.tenancy.directory import AuditKey
 from tests.serving.daemon_kit import config, run, until
 from tests.serving.scene import Scene, read
@@ -85,6 +89,34 @@ def test_equal_prompts_of_a_tenant_have_equal_hashes_and_those_of_another_differ
             await read(await s.ask([1, 2]))
             hashes = [e.detail["prompt_hmac"] for e in s.ledger.entries if e.event == "entered"]
         assert hashes[0] == hashes[1] and len(set(hashes)) == 3
+
+    run(scene())
+
+
+def test_a_prompt_is_hashed_once_whatever_the_number_of_choices(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hashed: list[list[int]] = []
+
+    def of_tokens(key: bytes, prompt: list[int]) -> str:
+        hashed.append(prompt)
+        return fingerprints.of_tokens(key, prompt)
+
+    monkeypatch.setattr(entries, "of_tokens", of_tokens)
+
+    async def scene() -> None:
+        async with Kept(tmp_path) as s:
+            prompts = [[1, 2], [2, 1]]
+            generations = [
+                Generation(kind="completion", prompt=prompt, max_tokens=2, choice=choice, choices=2)
+                for prompt in prompts
+                for choice in range(2)
+            ]
+            for stream in await s.service.submit_all(TENANT, generations, actor=ACTOR):
+                await read(stream)
+            found = [e.detail["prompt_hmac"] for e in s.ledger.entries if e.event == "entered"]
+        assert found == [fingerprints.of_tokens(KEY, prompt) for prompt in ([1, 2], [1, 2], [2, 1], [2, 1])]
+        assert hashed == prompts
 
     run(scene())
 

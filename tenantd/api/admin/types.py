@@ -214,7 +214,8 @@ class TenantStatus(TypedDict):
 
 
 class Status(TypedDict):
-    """The daemon at this moment. `engine` is what is loaded, null before the first time."""
+    """The daemon at this moment. `engine` is what is loaded, null before the first time. `unwatched_prompts`: how many
+    the anomaly watch did not see, because too many of their tenant waited."""
 
     state: str
     progress: float
@@ -231,6 +232,7 @@ class Status(TypedDict):
     waiting: int
     ledger: LedgerStatus
     isolation: IsolationStatus | None
+    unwatched_prompts: int
     tenants: list[TenantStatus]
     version: str
     pid: int
