@@ -59,7 +59,7 @@ class Interlude:
             self._finish()
 
     def go_on(self) -> Checking | Checked:
-        """Make a slice of the check. When it begins, no request may have a sequence."""
+        """Make a slice of the check. When it begins, no request may have a sequence: then it raises EngineBroken."""
         assert self._asked is not None
         if self._check is None or self._course is None:
             self._check = SelfCheck(self._compute, self._plan(self._asked))

@@ -27,7 +27,9 @@ class SelfCheck:
     of all from 0.0 to 1.0. `is_broken`: the Compute can no longer be used."""
 
     def __init__(self, compute: Compute, plan: Plan, clock: Clock = REAL_CLOCK) -> None:
-        assert compute.is_empty(), "nothing else uses the sequences"
+        """Raises EngineBroken if something uses the sequences."""
+        if not compute.is_empty():
+            raise EngineBroken("a check of isolation began while a sequence was in use")
         self.results: list[CheckResult] = []
         self.current = IsolationCheck.LOGITS
         self.progress = 0.0

@@ -21,7 +21,18 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenantd.errors import InvalidRequest, TenantdError
-from tenantd.ledger.audit import COLUMNS, DAMAGED, PRUNED, Entry, Head, append, link, newest_micros, read_head
+from tenantd.ledger.audit import (
+    COLUMNS,
+    DAMAGED,
+    PRUNED,
+    AuditBroken,
+    Entry,
+    Head,
+    append,
+    link,
+    newest_micros,
+    read_head,
+)
 from tenantd.ledger.invoices import EPOCH, parse_month
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.pieces import let_go
@@ -55,7 +66,8 @@ async def prune(
 ) -> Pruned:
     """Delete all entries from before a time, and tell in `detail` of the entry who wanted that.
 
-    Raises InvalidRequest for a time after the beginning of the oldest open month, LedgerUnavailable, Draining. If it
+    Raises InvalidRequest for a time after the beginning of the oldest open month, LedgerUnavailable, AuditBroken if
+    somebody deletes the head of the trail meanwhile, Draining. If it
     is cancelled or fails, the next one finishes it.
     """
     since_micros = await ledger.read(lambda conn: open_since_micros(conn, timezone, now_micros()))
@@ -77,7 +89,8 @@ async def prune(
         entries += count
         await asyncio.sleep(PAUSE_S)
     head = await ledger.read(read_head)
-    assert head is not None, "it was there when the last batch was deleted"
+    if head is None:
+        raise AuditBroken("the head of the audit trail (table audit_head) was deleted while old entries were pruned")
     return Pruned(entries=entries, through=head.pruned_number, hash=head.pruned_hash.hex())
 
 

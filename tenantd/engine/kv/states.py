@@ -30,10 +30,11 @@ class States:
     def keep(self, request: int, state: Swapped, tokens: int) -> None:
         """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit.
 
-        Raises EngineBroken if it is another request's.
+        Raises EngineBroken if it is another request's, or the request has one already.
         """
         _check(state, request)
-        assert request not in self._kept, "a request has one state"
+        if request in self._kept:
+            raise EngineBroken(f"request {request} has two states")
         self._kept[request] = state
         self._kept_bytes += state.size_bytes
         if state.size_bytes:

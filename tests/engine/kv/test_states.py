@@ -34,7 +34,7 @@ def test_what_goes_back_or_ends_gives_its_bytes_back() -> None:
 def test_a_request_has_one_state() -> None:
     states = States(100)
     states.keep(1, State(10), 1)
-    with pytest.raises(AssertionError):
+    with pytest.raises(EngineBroken):
         states.keep(1, State(10), 1)
 
 
