@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import secrets
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -31,6 +32,8 @@ log = logging.getLogger(__name__)
 FILE_NAME: Final = "isolation.json"
 FILE_MODE: Final = 0o600
 RETRY_S: Final = 10
+TURN_S: Final = 60
+"""How long a turn lasts unless its client renews it."""
 MOST_ADAPTERS: Final = 2
 """Adapters that a check uses, of those that tenants have."""
 
@@ -67,22 +70,49 @@ class Isolation:
         self._events = events
         self._directory = directory
         self._file: Path | None = None
+        self._turn = ""
+        self._turn_ends_s = 0.0  # by the monotonic clock
 
     def keep_in(self, file: Path) -> None:
         """From now on keep the last report in a file. Reads the one that is there."""
         self._file = file
         self.last = _read(file)
 
-    async def check(self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult]) -> IsolationReport:
+    @property
+    def is_on(self) -> bool:
+        """Whether a client checks over the socket, or the engine checks."""
+        return self._replica.checkup.is_on or time.monotonic() < self._turn_ends_s
+
+    def take_turn(self, turn: str = "") -> str:
+        """The turn to check, for a client that begins over the socket; with the turn that it has, renew it.
+
+        It ends after `TURN_S`. Raises CheckRunning: it is somebody else's.
+        """
+        self._refuse_another(turn)
+        self._turn = turn or secrets.token_hex(8)
+        self._turn_ends_s = time.monotonic() + TURN_S
+        return self._turn
+
+    def end_turn(self, turn: str) -> None:
+        """End a turn; one that is over already is nothing."""
+        if turn == self._turn:
+            self._turn_ends_s = 0.0
+
+    def _refuse_another(self, turn: str) -> None:
+        checkup = self._replica.checkup
+        what = f"{checkup.doing} ({checkup.progress:.0%})" if checkup.is_on else "a client is checking over the socket"
+        if self.is_on and (not turn or turn != self._turn):
+            raise CheckRunning(f"another check is running: {what}; wait until it has ended", retry_after_s=RETRY_S)
+
+    async def check(
+        self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult], turn: str = ""
+    ) -> IsolationReport:
         """Check everything. `outside` are results of the caller's; what it has nothing on is inconclusive.
 
         Requests wait meanwhile. Cancel this to end it early, without a report. Raises CheckRunning, EngineUnavailable.
         """
         checkup, supervisor = self._replica.checkup, self._replica.supervisor
-        if checkup.is_on:
-            raise CheckRunning(
-                f"{checkup.doing} ({checkup.progress:.0%}); wait until that has ended", retry_after_s=RETRY_S
-            )
+        self._refuse_another("" if checkup.is_on else turn)
         if supervisor.state is not EngineState.READY:
             why = f": {supervisor.reason}" if supervisor.reason else ""
             raise EngineUnavailable(f"cannot check the engine while it is {supervisor.state}{why}", retry_after_s=2)

@@ -358,12 +358,14 @@ class Service:
     def _shares(self) -> list[TenantPolicy]:
         return shares(self.directory.tenants.values(), self.config.engine.slots)
 
-    async def check_isolation(self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult]) -> IsolationReport:
+    async def check_isolation(
+        self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult], turn: str = ""
+    ) -> IsolationReport:
         """Let the engine check the isolation between tenants, while requests wait; see Isolation.check. Raises
         Draining, CheckRunning, EngineUnavailable."""
         if self.draining:
             raise Draining("the daemon is shutting down")
-        return await self.isolation.check(actor, quick=quick, outside=outside)
+        return await self.isolation.check(actor, quick=quick, outside=outside, turn=turn)
 
     # ---- status --------------------------------------------------------------------------------------
 
@@ -376,6 +378,7 @@ class Service:
             "ledger": ledger_status(self.ledger, is_paused=self._standstill.is_paused),
             "isolation": self.isolation.status(),
             "unwatched_prompts": self._sketching.left_out,
+            "is_checking_isolation": self.isolation.is_on,
             "tenants": tenants_status(self.directory.tenants.values(), replicas, self._gate.waiting),
         }
 

@@ -202,6 +202,7 @@ class FakeService:
             "ledger": {"healthy": True, "trouble": "", "wal_bytes": 0, "requests_paused": False, "anchor": None},
             "isolation": None,
             "unwatched_prompts": 0,
+            "is_checking_isolation": False,
             "tenants": [
                 {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0, "throttled": False}
                 for n in self.directory.tenants

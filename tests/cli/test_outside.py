@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,6 +14,7 @@ from tenantctl.client import Client
 from tenantctl.outside.eavesdropper import check_canaries, is_part_in
 from tenantctl.outside.impostor import check_identity
 from tenantctl.outside.visitors import Visitors
+from tenantd.errors import EngineUnavailable
 from tests.support.daemon import Daemon
 
 DESCRIBED = {
@@ -151,6 +154,20 @@ def test_text_of_another_tenant_in_an_answer_is_a_failure() -> None:
     leaking = AtDoor.of(answer=lambda: administrator.system_prompt)
     result = check_canaries(client, leaking, quick=True).result()
     assert result["result"] == "failed" and "what another tenant sent" in result["detail"]
+
+
+def test_a_daemon_that_does_not_answer_in_time_is_busy_and_not_away(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantctl.outside.visitors.ANSWER_TIMEOUT_S", 0.05)
+    path = tmp_path / "s"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen()
+        visitors = replace(AtDoor.of(), socket=path)
+        with pytest.raises(EngineUnavailable, match="too busy") as caught:
+            Visitors.call(visitors, "GET", "/healthz")
+    assert caught.value.exit_code == 75
 
 
 def test_a_part_of_the_secret_is_enough() -> None:

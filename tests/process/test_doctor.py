@@ -73,6 +73,7 @@ def test_a_check_is_reported_and_remembered_and_leaves_no_tenants_and_no_bill(da
     assert done.returncode == {"held": 0, "inconclusive": 75}[timing["result"]]
 
     after = daemon.status()
+    assert not after["is_checking_isolation"], "its turn has ended"
     assert names_of(daemon) == ["acme"]
     rows = daemon.rows()
     assert rows and all(row["unbilled"] and row["tenant"].startswith("doctor-") for row in rows)
@@ -82,7 +83,7 @@ def test_a_check_is_reported_and_remembered_and_leaves_no_tenants_and_no_bill(da
     assert "doctor" not in daemon.get("/metrics").text
     verdict = "held" if done.returncode == 0 else "inconclusive"
     assert f'tenantd_isolation{{result="{verdict}"}} 1.0' in daemon.get("/metrics").text
-    assert f"isolation        {verdict}, checked" in tenantctl(daemon, "status").stdout
+    assert f"isolation        {verdict} (quick check, " in tenantctl(daemon, "status").stdout
     recorded = tenantctl(daemon, "audit", "log", "--event", "isolation_checked", "--json").stdout
     assert verdict in recorded and "doctor" not in recorded
 
@@ -131,7 +132,7 @@ def test_requests_wait_for_the_check_and_a_second_check_is_refused(daemon: Daemo
     stream = daemon.stream("acme", max_tokens=5)
     assert tenantctl(daemon, "status").stdout.startswith("state            checking")
     second = tenantctl(daemon, *DOCTOR)
-    assert second.returncode == 75 and "daemon is checking" in second.stderr
+    assert second.returncode == 75 and "another check is running: isolation is being checked" in second.stderr
     refused = daemon.post("/admin/v1/isolation", {})
     assert refused.status_code == 409 and refused.json()["error"]["code"] == "check_running"
     assert names_of(daemon) == ["acme"], "the first one's are gone, and the second one made none"
@@ -139,6 +140,17 @@ def test_requests_wait_for_the_check_and_a_second_check_is_refused(daemon: Daemo
     doctor.kill()
     doctor.communicate()
     assert stream.join().tokens == 5
+
+
+def test_a_second_check_is_refused_at_once_while_the_first_is_at_the_socket(daemon: Daemon) -> None:
+    turn = daemon.post("/admin/v1/isolation/turn", {}).json()["turn"]
+    assert state(daemon)["status"] == "ready", "requests are served"
+    assert "isolation        being checked now" in tenantctl(daemon, "status").stdout
+    second = tenantctl(daemon, *DOCTOR)
+    assert second.returncode == 75 and "another check is running" in second.stderr
+    assert not daemon.rows(), "it made no tenants and sent nothing"
+    daemon.post("/admin/v1/isolation/turn", {"turn": turn, "end": True})
+    assert not daemon.status()["is_checking_isolation"]
 
 
 def test_a_check_ends_soon_when_its_client_leaves(daemon: Daemon) -> None:
@@ -211,4 +223,5 @@ def test_every_check_and_result_has_its_words() -> None:
 def test_without_a_choice_of_what_to_check_it_is_wrong_usage(daemon: Daemon) -> None:
     done = tenantctl(daemon, "doctor")
     assert done.returncode == 2 and "--isolation" in done.stderr
+    assert "add --isolation" in tenantctl(daemon, "doctor", "--quick").stderr
     assert tenantctl(daemon, *DOCTOR, "--if-older", "soon").returncode == 2

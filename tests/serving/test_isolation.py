@@ -61,7 +61,7 @@ def test_requests_wait_and_nobody_is_refused_until_the_check_ends(tmp_path: Path
             }
             assert s.service.status()["state"] == "checking"
             reading = asyncio.create_task(read(stream))
-            with pytest.raises(CheckRunning, match=r"canaries.*wait until that has ended"):
+            with pytest.raises(CheckRunning, match=r"canaries.*wait until it has ended"):
                 await check(s)
             assert not stream.generated and s.service.queue()[0]["id"] == stream.id
             checking.cancel()
@@ -70,6 +70,33 @@ def test_requests_wait_and_nobody_is_refused_until_the_check_ends(tmp_path: Path
             assert readiness(s.service)["status"] == "ready"
             assert s.service.isolation.last is None
             assert not [event for event in s.heard if isinstance(event, IsolationChecked)]
+
+    run(scene())
+
+
+def test_one_client_at_a_time_has_the_turn_and_one_that_is_silent_loses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def scene() -> None:
+        async with Scene(tmp_path) as s:
+            isolation = s.service.isolation
+            turn = isolation.take_turn()
+            assert isolation.is_on and s.service.checking is None, "requests are served"
+            for taking in (isolation.take_turn, lambda: isolation.take_turn("another")):
+                with pytest.raises(CheckRunning, match="over the socket"):
+                    taking()
+            with pytest.raises(CheckRunning, match="over the socket"):
+                await check(s)
+            assert isolation.take_turn(turn) == turn
+            report = await s.service.check_isolation(ROOT, quick=True, outside=OUTSIDE, turn=turn)
+            assert report.result is HELD
+            isolation.end_turn("another")
+            assert isolation.is_on
+            isolation.end_turn(turn)
+            assert not isolation.is_on
+            monkeypatch.setattr("tenantd.serving.isolation.TURN_S", 0)
+            assert isolation.take_turn() != turn and not isolation.is_on
+            assert (await check(s)).result is HELD
 
     run(scene())
 

@@ -27,14 +27,16 @@ EXAMPLES = examples(
 LONGEST_S: Final = 1200.0
 """How long to wait for the daemon's answer. The check itself takes less than five minutes, once requests have ended."""
 POLL_S: Final = 0.5
+RECENT_S: Final = 10.0
+"""A report that is younger was made now."""
 HELD, FAILED, INCONCLUSIVE = "held", "failed", "inconclusive"
 EXIT_CODES: Final = {HELD: 0, FAILED: 1, INCONCLUSIVE: 75}
 ABOUT: Final = {
-    "logits": "others' contents change no logits",
-    "canaries": "planted text never surfaces",
+    "logits": "others' text does not change logits",
+    "canaries": "planted text does not leak",
     "released": "released sequences hold nothing",
-    "timing": "others' prompts do not show in times",
-    "identity": "false identities are refused",
+    "timing": "times do not reveal others' prompts",
+    "identity": "forged identities are refused",
 }
 
 
@@ -47,7 +49,7 @@ def _age(text: str | None) -> str | None:
 def doctor(
     ctx: typer.Context,
     isolation: Annotated[bool, typer.Option("--isolation", help="Check the isolation between tenants.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Make a shorter check, of about 30 seconds.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Make a shorter check, of less than a minute.")] = False,
     if_older: Annotated[
         str | None,
         typer.Option(
@@ -66,6 +68,8 @@ def doctor(
 
     Exits with 0 if everything held, 1 if a check failed, and 75 if a check is inconclusive or could not be made.
     """
+    if not isolation and (quick or if_older is not None):
+        raise typer.BadParameter("add --isolation: this option is for that check", param_hint="--isolation")
     if not isolation:
         raise typer.BadParameter("pass --isolation; nothing else can be checked yet", param_hint="--isolation")
     try:
@@ -96,18 +100,19 @@ def _checked(client: Client, quick: bool) -> dict[str, Any]:
     """Check from outside, then let the daemon check and make a report of both."""
     from tenantctl.outside.eavesdropper import check_canaries
     from tenantctl.outside.impostor import check_identity
+    from tenantctl.outside.turn import own_turn
     from tenantctl.outside.visitors import visitors
 
     state = client.get(url("status"))
-    if state["state"] != "ready":
+    if state["state"] not in ("ready", "checking"):  # the daemon refuses a second check itself
         why = f": {state['reason']}" if state["reason"] else ""
         raise EngineUnavailable(f"cannot check now, the daemon is {state['state']}{why}")
-    with _progress() as show:
+    with own_turn(client) as turn, _progress() as show:
         show("canaries and identity, over the socket", 0.0)
         with _ended_by_signals(), visitors(client) as pair:
             outside = [check_canaries(client, pair, quick=quick).result(), check_identity(client, pair).result()]
         with _watching(client, show):
-            body = {"quick": quick, "outside": outside}
+            body = {"quick": quick, "outside": outside, "turn": turn}
             report: dict[str, Any] = client.another(LONGEST_S).post(url("isolation"), body)
     return report
 
@@ -152,10 +157,17 @@ def _print(report: dict[str, Any], *, as_json: bool) -> None:
     for check in checks:
         if check["result"] != HELD:
             message(f"{check['name']}: {check['detail'] or check['result']}")
+    message(_in_short(report))
+
+
+def _in_short(report: dict[str, Any]) -> str:
+    """The result, how thorough the check was, and when, unless it was just now."""
+    verb = "is " if report["result"] == INCONCLUSIVE else ""
     how = "quick check" if report["quick"] else "full check"
-    age = duration(max(0.0, time.time() - report["checked_micros"] / 1e6))
     took_s = report["duration_micros"] / 1e6
-    message(f"isolation: {report['result']} ({how} of {took_s:.0f} s, {age} ago)")
+    age_s = time.time() - report["checked_micros"] / 1e6
+    when = f", {duration(age_s)} ago" if age_s >= RECENT_S else ""
+    return f"isolation {verb}{report['result']} ({how}, took {took_s:.0f} s{when})"
 
 
 # ---- progress -----------------------------------------------------------------------------------------------

@@ -136,7 +136,7 @@ def _print(state: dict[str, Any]) -> None:
     }
     if (anchor := state["ledger"].get("anchor")) is not None:
         fields["audit anchor"] = _anchor_text(anchor)
-    fields["isolation"] = _isolation(state.get("isolation"))
+    fields["isolation"] = _isolation(state.get("isolation"), state.get("is_checking_isolation", False))
     fields["requests"] = f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting"
     print_fields(fields)
     if state["tenants"]:
@@ -167,11 +167,12 @@ def _print(state: dict[str, Any]) -> None:
             message(f"and {state['waiting'] - MOST_QUEUED} more")
 
 
-def _isolation(last: dict[str, Any] | None) -> str:
+def _isolation(last: dict[str, Any] | None, is_checking: bool) -> str:
+    now = "being checked now; " if is_checking else ""
     if last is None:
-        return "never checked (tenantctl doctor --isolation)"
+        return now + ("never checked before" if is_checking else "never checked (tenantctl doctor --isolation)")
     age = duration(max(0.0, time.time() - last["checked_micros"] / 1e6))
-    return f"{last['result']}, checked {age} ago" + (", quickly" if last["quick"] else "")
+    return f"{now}{last['result']} ({'quick' if last['quick'] else 'full'} check, {age} ago)"
 
 
 def _preempted(swaps: int, recomputes: int) -> str:

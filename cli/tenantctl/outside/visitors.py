@@ -15,7 +15,7 @@ from tenantctl.bench.subjects import NO_LIMITS, wait_idle
 from tenantctl.client import Client, url
 from tenantctl.render import complain
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.errors import Conflict, DaemonNotRunning, NotFound, TenantdError
+from tenantd.errors import Conflict, DaemonNotRunning, EngineUnavailable, NotFound, TenantdError
 
 if TYPE_CHECKING:
     import httpx
@@ -68,7 +68,8 @@ class Visitors:
     def call(
         self, method: str, path: str, *, key: str | None = None, body: Any = None, **headers: str
     ) -> httpx.Response:
-        """The daemon's answer, whatever it is. A header's name has "_" for "-". Raises DaemonNotRunning."""
+        """The daemon's answer, whatever it is. A header's name has "_" for "-". Raises DaemonNotRunning,
+        EngineUnavailable."""
         import httpx
 
         named = {name.replace("_", "-"): value for name, value in headers.items()}
@@ -80,6 +81,10 @@ class Visitors:
                 transport=transport, base_url="http://tenantd", timeout=ANSWER_TIMEOUT_S, trust_env=False
             ) as client:
                 return client.request(method, path, json=body, headers=named)
+        except httpx.TimeoutException as e:
+            raise EngineUnavailable(
+                f"the daemon did not answer within {ANSWER_TIMEOUT_S:.0f} s; this machine is too busy to be checked"
+            ) from e
         except httpx.TransportError as e:
             raise DaemonNotRunning(f"the daemon at {self.socket} went away during the check: {e}") from e
 

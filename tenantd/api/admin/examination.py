@@ -14,11 +14,12 @@ from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.serving.isolation import IsolationReport
+from tenantd.serving.isolation import TURN_S, IsolationReport
 from tenantd.serving.service import Service
 from tenantd.wire.messages import CheckResult
 
 PATH: Final = "/admin/v1/isolation"
+MOST_TURN_CHARACTERS: Final = 64
 MOST_BYTES: Final = 16_384
 
 
@@ -32,14 +33,30 @@ class OutsideResult(Body):
 
 
 class IsolationRequest(Body):
-    """POST /admin/v1/isolation. `outside` are checks that the client has made itself, which complete the report."""
+    """POST /admin/v1/isolation. `outside` are checks that the client has made itself, which complete the report, in
+    its `turn` if it took one."""
 
     quick: bool = False
+    turn: str = Field("", max_length=MOST_TURN_CHARACTERS)
     outside: list[OutsideResult] = Field(default_factory=list, max_length=len(IsolationCheck))
 
     def results(self) -> list[CheckResult]:
         """Those of the client."""
         return [CheckResult(name=r.name, result=r.result, n=r.n, detail=r.detail) for r in self.outside]
+
+
+class TurnRequest(Body):
+    """POST /admin/v1/isolation/turn. Without `turn`: take one. With it: renew it, or `end` it."""
+
+    turn: str = Field("", max_length=MOST_TURN_CHARACTERS)
+    end: bool = False
+
+
+class Turn(TypedDict):
+    """The turn to check isolation, which nobody else gets within `expires_in_s` unless it is ended."""
+
+    turn: str
+    expires_in_s: int
 
 
 class LastIsolation(TypedDict):
@@ -60,10 +77,23 @@ def examination_operations(service: Service) -> list[Operation]:
         raw = await read_body(request, MOST_BYTES)
         require_live_key(request.scope, service.directory)
         body = parse(IsolationRequest, raw)
-        check = service.check_isolation(actor_of(request.scope), quick=body.quick, outside=body.results())
+        check = service.check_isolation(
+            actor_of(request.scope), quick=body.quick, outside=body.results(), turn=body.turn
+        )
         return reply(await while_connected(request, check))
+
+    async def take_turn(request: Request) -> Response:
+        """Take the turn to check isolation, before the checks that a client makes itself; renew it; or end it."""
+        raw = await read_body(request, MOST_BYTES)
+        require_live_key(request.scope, service.directory)
+        body = parse(TurnRequest, raw)
+        if body.end:
+            service.isolation.end_turn(body.turn)
+            return reply(Turn(turn=body.turn, expires_in_s=0))
+        return reply(Turn(turn=service.isolation.take_turn(body.turn), expires_in_s=TURN_S))
 
     return [
         Operation("GET", PATH, show_isolation, LastIsolation),
+        Operation("POST", f"{PATH}/turn", take_turn, Turn, TurnRequest),
         Operation("POST", PATH, check_isolation, IsolationReport, IsolationRequest),
     ]

@@ -85,7 +85,7 @@ def check(stage: Stage) -> Course:
         for at, (name, leave) in enumerate(WAYS.items()):
             if deadline.is_over:
                 verdict = Verdict.HELD if number else Verdict.INCONCLUSIVE
-                return _result(verdict, compared, "" if number else OUT_OF_TIME.format(f"{at} of {len(WAYS)} ways"))
+                return _result(verdict, compared, "" if number else OUT_OF_TIME.format(f"{at} of {len(WAYS)} cases"))
             rows: list[list[bytes]] = []
             for content in CONTENTS:
                 found = _follow(stage, leave, stage.plan.random("released", number, name), content)

@@ -23,7 +23,7 @@ MOST_STATE_BYTES: Final = 256 << 20
 """Room for the state of a swapped-out sequence; one that does not fit is computed again."""
 LEAST_CONTEXT_TOKENS: Final = 96
 """What a sequence must have room for."""
-OUT_OF_TIME: Final = "this machine is too slow or too busy: only {} in the time"
+OUT_OF_TIME: Final = "this machine is too slow or too busy: only {} finished in time"
 GREEDY: Final = Sampling(temperature=0, ignore_eos=True)
 
 Course = Generator[float, None, CheckResult]

@@ -56,7 +56,7 @@ def check(stage: Stage) -> Course:
         times = yield from _measure(stage, random, attempt)
         pairs = len(times.same)
         if pairs < LEAST_PAIRS:
-            return _result(Verdict.INCONCLUSIVE, pairs, None, f"only {pairs} of {LEAST_PAIRS} pairs in the time")
+            return _result(Verdict.INCONCLUSIVE, pairs, None, f"only {pairs} of {LEAST_PAIRS} pairs finished in time")
         control_p, p = times.control_p(), times.test_p()
         if control_p >= CERTAIN_P:
             why = f"this machine is too noisy: a delay of {DELAY:.0%} was not seen either (p = {control_p:.2g})"
