@@ -41,13 +41,16 @@ def harmless(text: str) -> str:
     return printable(text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """A header and its rows. A column whose name ends with ">" is aligned to the right."""
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()) -> None:
+    """A header and its rows. A column whose name ends with ">" is aligned to the right.
+
+    `spare` are columns to leave out, the first ones first, while a row is wider than the terminal.
+    """
     names = [column.removesuffix(">") for column in columns]
     right = [column.endswith(">") for column in columns]
     cells = [[_cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich_table(names, right, cells)
+        _print_rich_table(names, right, cells, spare)
     else:
         print("\n".join(aligned([names, *cells], right)))
 
@@ -104,15 +107,31 @@ def _console() -> Any:
     return Console(file=sys.stdout, highlight=False)  # knows NO_COLOR, TERM and the width
 
 
-def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]]) -> None:
+def _fitting(names: list[str], widths: list[int], spare: Sequence[str], width: int) -> list[int]:
+    """Which columns to show."""
+    kept = list(range(len(names)))
+    for name in spare:
+        if sum(widths[i] for i in kept) + _BETWEEN * len(kept) <= width:
+            break
+        kept.remove(names.index(name))
+    return kept
+
+
+def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]], spare: Sequence[str]) -> None:
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     console = _console()
     widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
+    kept = _fitting(names, widths, spare, console.width)
+    if len(kept) < len(names):
+        message("this terminal is too narrow for all columns; --json has everything")
+        names, right = [names[i] for i in kept], [right[i] for i in kept]
+        widths = [widths[i] for i in kept]
+        cells = [[row[i] for i in kept] for row in cells]
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
     widest = widths.index(max(widths))
     # Only the widest column is folded, so that ids stay whole; on a very narrow terminal all are.
     is_one_folded = sum(widths) - widths[widest] + _BETWEEN * len(names) + _NARROWEST <= console.width

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated, Any, Final
 
 import typer
 
 from tenantctl.prompt_input import text_or_file
+from tenantctl.render import message
 from tenantctl.units import NOTHING
 from tenantd.printable import one_line
 
@@ -45,7 +47,22 @@ def changes(system: str | None, system_completions: bool | None) -> dict[str, An
 def _text(value: str) -> str:
     from tenantd.text.system_prompt import MOST_BYTES
 
-    return "" if value == "none" else text_or_file(value, "--system", MOST_BYTES)
+    if value == "none":
+        return ""
+    text = text_or_file(value, "--system", MOST_BYTES)
+    if not text.strip():
+        # an empty variable or file must not remove what protects a tenant's chats
+        raise typer.BadParameter("is empty; pass none to remove the system prompt", param_hint="--system")
+    if _is_file(value):
+        message(f"the system prompt is now the text {value!r}; did you mean --system @{value}?")
+    return text
+
+
+def _is_file(name: str) -> bool:
+    try:
+        return os.path.isfile(name)
+    except ValueError:  # a null byte
+        return False
 
 
 def shown(tenant: dict[str, Any]) -> dict[str, object]:

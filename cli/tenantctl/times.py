@@ -13,6 +13,8 @@ _DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _DATE: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
+MOST_YEARS: Final = 100
+"""How far away an end may be, as the daemon has it."""
 WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, or 30m, 2h, 7d ago"
 LASTING: Final = "a duration such as 90d, 12h or 30m"
 
@@ -32,11 +34,27 @@ def end_fields(text: str) -> dict[str, int]:
 
     Raises BadParameter.
     """
+    now_micros = datetime.now().timestamp() * 1_000_000
     if _DURATION.fullmatch(text):
-        return {"expires_in_s": duration_s(text)}
+        if not (lasting_s := duration_s(text)):
+            raise _wrong_end("must be longer than 0")
+        _check_far(now_micros + lasting_s * 1_000_000, now_micros)
+        return {"expires_in_s": lasting_s}
     if (date_micros := _date_micros(text)) is not None:
+        if date_micros <= now_micros:
+            raise _wrong_end(f"{text} has passed")
+        _check_far(date_micros, now_micros)
         return {"expires_micros": date_micros}
     raise typer.BadParameter(f"must be {LASTING}, or a date such as 2027-01-31 or 2027-01-31T18:00 (got {text[:40]!r})")
+
+
+def _check_far(end_micros: float, now_micros: float) -> None:
+    if end_micros - now_micros > MOST_YEARS * 365 * 86_400 * 1_000_000:
+        raise _wrong_end(f"must be within {MOST_YEARS} years; leave it out for a key that does not expire")
+
+
+def _wrong_end(reason: str) -> typer.BadParameter:
+    return typer.BadParameter(reason, param_hint="--expires")
 
 
 def duration_s(text: str) -> int:

@@ -53,12 +53,12 @@ def add_finding(conn: Connection, found: AnomalyFound) -> None:
     )
 
 
-def clear_findings(conn: Connection, tenant_id: int | None, now_micros: int) -> None:
-    """Mark all anomalies of a tenant as seen by an administrator."""
-    conn.execute(
+def clear_findings(conn: Connection, tenant_id: int | None, now_micros: int) -> int:
+    """Mark all anomalies of a tenant as seen by an administrator. Returns how many were not yet."""
+    return conn.execute(
         "UPDATE anomalies SET cleared_micros = ? WHERE tenant_id = ? AND cleared_micros IS NULL",
         (now_micros, tenant_id),
-    )
+    ).rowcount
 
 
 def recent_findings(conn: Connection, tenant_id: int | None, since_micros: int, most: int) -> list[Finding]:

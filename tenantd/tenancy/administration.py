@@ -149,16 +149,20 @@ class Administration:
 
         return await self._change_tenant(actor, Action.TENANT_THROTTLED, work)
 
-    async def clear_anomalies(self, actor: Actor, name: str) -> Change[Tenant]:
-        """Give a tenant its whole weight again, and mark its anomalies as seen. It stays suspended if it is."""
-        now_micros = clock.now_micros()
+    async def clear_anomalies(self, actor: Actor, name: str) -> tuple[Change[Tenant], int]:
+        """Give a tenant its whole weight again, and mark its anomalies as seen. It stays suspended if it is.
+
+        Also returns how many anomalies were marked.
+        """
+        now_micros, cleared = clock.now_micros(), 0
 
         def work(conn: Connection) -> Change[Tenant]:
+            nonlocal cleared
             before = store.get_tenant(conn, name)
-            clear_findings(conn, before.id, now_micros)
+            cleared = clear_findings(conn, before.id, now_micros)
             return Change(before, store.update_tenant(conn, name, throttled_micros=None))
 
-        return await self._change_tenant(actor, Action.ANOMALIES_CLEARED, work)
+        return await self._change_tenant(actor, Action.ANOMALIES_CLEARED, work), cleared
 
     async def record_anomaly(self, found: AnomalyFound) -> None:
         """Keep an anomaly for reports."""

@@ -227,7 +227,10 @@ def _check_rotatable(key: KeyInfo, now_micros: int) -> None:
     """Raises Conflict."""
     another = "tenantctl key create " + ("--admin" if key.tenant is None else key.tenant)
     if key.replaced_by is not None:
-        raise Conflict(f"key {key.id} was already rotated, to {key.replaced_by}; rotate that one")
+        raise Conflict(
+            f"key {key.id} was already rotated, to {key.replaced_by}; rotate that one; "
+            f"to end the old one now: tenantctl key revoke {key.id}"
+        )
     if key.revoked_micros is not None:
         raise Conflict(f"key {key.id} was revoked; to create another, run: {another}")
     if key.expires_micros is not None and key.expires_micros <= now_micros:

@@ -93,7 +93,7 @@ class Reporting:
         def read(conn: Connection) -> Matches:
             number = tenant_of_name(conn, tenant, tenant_id)
             if (key := audit_key(conn, number)) is None:
-                raise NotFound(f"tenant {tenant} (id {number}) was forgotten: its hashes match nothing any more")
+                raise NotFound(f"tenant {tenant} (id {number}) was forgotten: its past hashes can no longer be matched")
             hashes = {of_tokens(key, prompt) for prompt in prompts} | {of_text(key, text) for text in texts}
             field, event = ("text_hmac", RESPONSE) if texts else ("prompt_hmac", ENTERED)
             of_tenant = msgspec.structs.replace(wanted, tenant_id=number, event=event)

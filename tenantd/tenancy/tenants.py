@@ -69,7 +69,7 @@ def get_tenant(conn: Connection, name: str) -> Tenant:
     query = f"SELECT {_SELECTED} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
-        raise NotFound(f"no tenant named {name!r}", param="name")
+        raise NotFound(f"no tenant named {name!r}; to list them: tenantctl tenant list", param="name")
     return _tenant(row)
 
 

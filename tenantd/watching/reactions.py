@@ -22,8 +22,8 @@ MOST_NOT_FOUND: Final = 12
 """How often a tenant that the daemon knows may be missing in the ledger: the daemon reads it again within seconds."""
 _DONE: Final[Mapping[OnAnomaly, str]] = {
     OnAnomaly.LOG: "nothing is done about it",
-    OnAnomaly.THROTTLE: "it gets an eighth of its weight, until: tenantctl anomalies clear {tenant}",
-    OnAnomaly.SUSPEND: "it is suspended, until: tenantctl tenant resume {tenant}",
+    OnAnomaly.THROTTLE: "it gets an eighth of its weight until you run: tenantctl anomalies clear {tenant}",
+    OnAnomaly.SUSPEND: "it is suspended until you run: tenantctl tenant resume {tenant}",
 }
 
 

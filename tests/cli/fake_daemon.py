@@ -182,6 +182,7 @@ class FakeDaemon:
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
         self.queue: list[dict[str, Any]] = []
+        self.anomalies: dict[str, int] = {}  # how many of a tenant were not cleared yet
         self.anchor: dict[str, Any] | None = None
         self.request: dict[str, Any] = {}  # what is different with the one in the ledger
         self.looked = asyncio.Event()  # somebody asked where its request stands
@@ -254,6 +255,8 @@ class FakeDaemon:
             self.tenants[body["name"]] = self.tenants.pop(tenant["name"]) | body
         elif action and action != ["anomalies", "clear"]:
             tenant["state"] = {"suspend": "suspended", "resume": "active"}[action[0]]
+        if action == ["anomalies", "clear"]:
+            return JSONResponse({"tenant": tenant, "cleared": self.anomalies.get(tenant["name"], 0)})
         return JSONResponse({"tenant": tenant})
 
     def _tenant(self, name: str) -> dict[str, Any]:

@@ -34,10 +34,14 @@ def test_a_time_that_is_none_is_refused(cli: Cli, daemon: FakeDaemon) -> None:
 
 def test_clearing_says_what_stays(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme")
-    assert "it has its whole weight" in cli("anomalies", "clear", "acme").stderr
+    none = cli("anomalies", "clear", "acme").stderr
+    assert "had no anomalies to clear" in none and "not judged" in none
+    daemon.anomalies["acme"] = 2
+    assert "cleared 2 anomalies of acme; it has its whole weight" in cli("anomalies", "clear", "acme").stderr
     assert daemon.seen[-1][:2] == ("POST", "tenants/acme/anomalies/clear")
     daemon.tenants["acme"]["state"] = "suspended"
-    assert "tenant resume acme" in cli("anomalies", "clear", "acme").stderr
+    still = cli("anomalies", "clear", "acme").stderr
+    assert "tenant resume acme" in still and "whole weight" not in still
 
 
 def test_what_is_done_about_anomalies_is_set_per_tenant(cli: Cli, daemon: FakeDaemon) -> None:

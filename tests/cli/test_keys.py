@@ -12,8 +12,10 @@ from typing import Any
 import pytest
 import typer
 
+from tenantctl.commands.key import MOST_GRACE_S
 from tenantctl.main import app
-from tenantctl.times import duration_s, end_fields
+from tenantctl.times import MOST_YEARS, duration_s, end_fields
+from tenantd.tenancy.keys import MAX_GRACE_S, MAX_LIFETIME_S
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
@@ -42,7 +44,7 @@ def test_a_key_gets_the_scopes_and_the_end_that_were_asked_for(cli: Cli, daemon:
 
 def test_keys_that_administer_belong_to_no_tenant(cli: Cli, daemon: FakeDaemon) -> None:
     made = cli("key", "create", "--admin", "--label", "deploy", "--expires", "12h")
-    assert made.stdout == "td_another\n" and "that administers" in made.stderr
+    assert made.stdout == "td_another\n" and "created administrator key k1; " in made.stderr
     listed = cli("key", "list", "--admin")
     assert [seen[1] for seen in daemon.seen] == ["keys", "keys"]
     assert daemon.seen[0][3] == {"label": "deploy", "expires_in_s": 12 * 3600}
@@ -102,6 +104,30 @@ def test_what_makes_no_sense_is_a_mistake_in_usage_and_nothing_is_sent(
     result = cli("key", *arguments)
     assert (result.exit_code, result.stdout) == (2, "")
     assert daemon.seen == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["create", "acme", "--expires", "2020-01-01"], "2020-01-01 has passed"),
+        (["create", "acme", "--expires", "0d"], "must be longer than 0"),
+        (["create", "--admin", "--expires", "100000d"], "must be within 100 years"),
+        (["create", "acme", "--expires", "2999-01-01"], "must be within 100 years"),
+        (["rotate", "k1", "--expires", "2020-01-01"], "2020-01-01 has passed"),
+        (["rotate", "k1", "--grace", "366d"], "must be at most 365d"),
+    ],
+)
+def test_an_end_that_cannot_be_is_refused_in_words_of_the_option(
+    cli: Cli, daemon: FakeDaemon, arguments: list[str], reason: str
+) -> None:
+    result = cli("key", *arguments, env={"COLUMNS": "200"})
+    assert result.exit_code == 2 and reason in result.stderr and arguments[-2] in result.stderr
+    assert daemon.seen == []
+
+
+def test_the_bounds_of_ends_are_the_daemons() -> None:
+    assert MOST_YEARS * 365 * DAY_S == MAX_LIFETIME_S
+    assert MOST_GRACE_S == MAX_GRACE_S
 
 
 def key(**fields: Any) -> dict[str, Any]:

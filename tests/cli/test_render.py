@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import functools
 import io
+import re
 from collections.abc import Callable
 from contextlib import redirect_stdout
 
 import pytest
 
+from tenantctl.main import app
 from tenantctl.render import aligned, harmless, print_fields, print_json, print_table
+from tests.cli.fake_daemon import FakeDaemon
 
 
 class Terminal(io.StringIO):
@@ -24,6 +27,11 @@ def on_terminal(show: Callable[[], None], monkeypatch: pytest.MonkeyPatch, **env
     with redirect_stdout(Terminal()) as screen:
         show()
     return screen.getvalue()
+
+
+def plain(screen: str) -> str:
+    """Without the escape sequences of colours."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", screen)
 
 
 def test_columns_are_as_wide_as_their_widest_cell() -> None:
@@ -47,6 +55,20 @@ def test_a_table_without_rows_is_its_header(capsys: pytest.CaptureFixture[str]) 
 
 def test_a_terminal_gets_colours(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "\x1b[" in on_terminal(lambda: print_table(["tenant"], [("acme",)]), monkeypatch)
+
+
+def test_a_narrow_terminal_gets_fewer_columns_and_whole_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def show() -> None:
+        print_table(["id", "a>", "b", "c"], [("r" * 36, 1, "x" * 20, "y" * 15)] * 2, ["c", "a"])
+
+    shown = plain(on_terminal(show, monkeypatch)).splitlines()
+    rows = [line.split() for line in shown if "r" * 36 in line]
+    assert rows == [["r" * 36, "1", "x" * 20]] * 2 and max(map(len, shown)) <= 80
+    assert "--json has everything" in capsys.readouterr().err
+    assert "y" * 15 in on_terminal(show, monkeypatch, COLUMNS="100")
+    assert not capsys.readouterr().err
 
 
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,3 +107,24 @@ def test_json_is_one_line_in_a_pipe(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_is_indented_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     assert on_terminal(lambda: print_json({"a": 1}), monkeypatch) == '{\n  "a": 1\n}\n'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "first", "columns"),
+    [
+        (["tenant", "list"], "a-tenant-of-20-chars", {"state", "weight", "priority", "requests/min", "tokens/min"}),
+        (["requests"], "req_" + "f" * 32, {"tenant", "state", "time"}),
+    ],
+)
+def test_a_row_of_the_long_tables_is_a_line_of_80_columns(
+    arguments: list[str], first: str, columns: set[str], daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.add("a-tenant-of-20-chars", throttled_micros=1, uids=[1001, 1002], limits={"tokens_per_minute": 600_000})
+    daemon.request = {"id": "req_" + "f" * 32, "tenant": "initech", "state": "interrupted", "error": "engine_failure"}
+    shown = plain(on_terminal(lambda: app(arguments, standalone_mode=False), monkeypatch)).splitlines()
+    assert max(map(len, shown)) <= 80
+    [header] = [line for line in shown if "state" in line]
+    assert columns < set(header.split())
+    rows = [line for line in shown if first in line]
+    assert len(rows) == 1 and any(word in rows[0] for word in ("throttled", "interrupted"))
+    assert len([line for line in shown if line.strip(" ─")]) == 2, "a header and one line"

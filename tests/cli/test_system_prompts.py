@@ -19,13 +19,32 @@ def test_text_is_sent_as_it_is_and_a_file_as_it_is_read(cli: Cli, daemon: FakeDa
     assert cli("tenant", "add", "acme", "--system", POLICY).exit_code == 0
     assert cli("tenant", "set", "acme", "--system", f"@{path}", "--system-completions").exit_code == 0
     assert cli("tenant", "set", "acme", "--system", "none", "--no-system-completions").exit_code == 0
-    assert cli("tenant", "set", "acme", "--system", "").exit_code == 0
     assert [seen[3] for seen in daemon.seen] == [
         {"name": "acme", "system_prompt": POLICY},
         {"system_prompt": POLICY, "system_in_completions": True},
         {"system_prompt": "", "system_in_completions": False},
-        {"system_prompt": ""},
     ]
+
+
+@pytest.mark.parametrize("value", ["", " ", "\n", "@/dev/null"])
+@pytest.mark.parametrize("command", ["add", "set"])
+def test_an_empty_one_is_refused_so_that_a_missing_file_does_not_remove_it(
+    command: str, value: str, cli: Cli, daemon: FakeDaemon
+) -> None:
+    result = cli("tenant", command, "acme", "--system", value)
+    assert result.exit_code == 2 and "pass none to remove" in result.stderr
+    assert daemon.seen == []
+
+
+def test_text_that_names_a_file_is_sent_with_a_hint(
+    cli: Cli, daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("policy.txt").write_text(POLICY)
+    result = cli("tenant", "add", "acme", "--system", "policy.txt")
+    assert result.exit_code == 0 and "did you mean --system @policy.txt?" in result.stderr
+    assert daemon.seen[-1][3]["system_prompt"] == "policy.txt"
+    assert "did you mean" not in cli("tenant", "add", "other", "--system", "policy.md").stderr
 
 
 def test_show_has_its_length_and_beginning_and_json_has_all(cli: Cli, daemon: FakeDaemon) -> None:

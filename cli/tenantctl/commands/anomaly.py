@@ -31,8 +31,8 @@ def show(
 ) -> None:
     """Show tenants that may be copying the model, newest first.
 
-    A tenant is compared with its own past, so it can only be judged after it has sent requests on 7 days. What happens
-    to it is set with `tenant set --on-anomaly`.
+    A tenant is compared with its own past, so it can only be judged after 14 half-days with at least 10 prompts in
+    each. What happens to it is set with `tenant set --on-anomaly`.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -54,6 +54,12 @@ def _line(one: dict[str, Any]) -> str:
     return f"{moment(one['at_micros'])}  {one['tenant']}  {done}  (score {one['score']:.1f} ≥ {one['threshold']:.1f})"
 
 
+def _cleared(tenant: str, count: int) -> str:
+    if not count:
+        return f"{tenant} had no anomalies to clear"
+    return f"cleared {count} {'anomaly' if count == 1 else 'anomalies'} of {tenant}"
+
+
 @app.command(epilog=examples("tenantctl anomalies clear acme"))
 def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
     """Mark a tenant's anomalies as harmless.
@@ -66,6 +72,8 @@ def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> Non
     if json:
         print_json(answer)
         return
-    message(f"the anomalies of {tenant} are cleared; it has its whole weight")
-    if answer["tenant"]["state"] == "suspended":
+    is_suspended = answer["tenant"]["state"] == "suspended"
+    message(_cleared(tenant, answer["cleared"]) + ("" if is_suspended else "; it has its whole weight"))
+    message("what it sends in the next 12 to 24 hours counts as usual; until then it is not judged")
+    if is_suspended:
         message(f"it is still suspended; let it send requests: {words(ctx)} tenant resume {tenant}")

@@ -16,6 +16,7 @@ from tenantctl.units import NOTHING, duration, moment
 app = typer.Typer(name="key", help="Manage API keys.", no_args_is_help=True)
 
 SCOPES: Final = ("run", "read")
+MOST_GRACE_S: Final = 365 * 86_400
 RECENT_S: Final = 2 * 86_400
 """What is nearer than this is shown by how long it is away, and the rest by its date."""
 
@@ -26,7 +27,10 @@ Tenant = Annotated[
 KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`.")]
 Expires = Annotated[
     str | None,
-    typer.Option(metavar="DURATION|DATE", help="Expire the key after 90d, 12h or 30m, or at the start of this day."),
+    typer.Option(
+        metavar="DURATION|DATE",
+        help="When the key expires: a duration such as 90d, or a date (at the start of that day).",
+    ),
 ]
 
 
@@ -34,7 +38,7 @@ def _scopes(value: str | None) -> str | None:
     """Refuses what a tenant's key cannot have."""
     for scope in () if value is None else value.split(","):
         if scope == "admin":
-            raise typer.BadParameter("for a key that administers, use: tenantctl key create --admin")
+            raise typer.BadParameter("for an administrator key, use: tenantctl key create --admin")
         if scope not in SCOPES:
             raise typer.BadParameter(f"unknown scope {scope!r}; choose from {', '.join(SCOPES)}")
     return value
@@ -62,14 +66,14 @@ def create(
     ] = None,
     expires: Expires = None,
     admin: Annotated[
-        bool, typer.Option("--admin", help="Create a key that administers and belongs to no tenant.")
+        bool, typer.Option("--admin", help="Create an administrator key, which belongs to no tenant.")
     ] = False,
     json: Json = False,
 ) -> None:
     """Create a key; it is shown only once."""
     _check_whose(tenant, admin)
     if admin and scope is not None:
-        raise typer.BadParameter("a key that administers has the scope admin; leave out --scope")
+        raise typer.BadParameter("an administrator key has the scope admin; leave out --scope")
     body: dict[str, Any] = {"label": label} | ({} if expires is None else end_fields(expires))
     if scope is not None:
         body["scopes"] = scope.split(",")
@@ -78,7 +82,7 @@ def create(
     if json:
         print_json(answer)
         return
-    message(f"created key {answer['key']['id']} {_whose(answer['key'])}; it is shown only once:")
+    message(f"created {_called(answer['key'])}; it is shown only once:")
     print(answer["secret"], flush=True)
 
 
@@ -86,10 +90,10 @@ def create(
 def list_(
     ctx: typer.Context,
     tenant: Tenant = None,
-    admin: Annotated[bool, typer.Option("--admin", help="List the keys that administer.")] = False,
+    admin: Annotated[bool, typer.Option("--admin", help="List administrator keys.")] = False,
     json: Json = False,
 ) -> None:
-    """List the keys of a tenant, or those that administer (prefixes only)."""
+    """List the keys of a tenant, or administrator keys (prefixes only)."""
     _check_whose(tenant, admin)
     with connect(ctx) as client:
         answer = client.get(_keys_of(tenant))
@@ -120,7 +124,10 @@ def rotate(
 
     The new key lasts as long as the old one was meant to, unless you pass --expires.
     """
-    body = {"grace_s": duration_s(grace)} | ({} if expires is None else end_fields(expires))
+    grace_s = duration_s(grace)
+    if grace_s > MOST_GRACE_S:
+        raise typer.BadParameter("must be at most 365d", param_hint="--grace")
+    body = {"grace_s": grace_s} | ({} if expires is None else end_fields(expires))
     with connect(ctx) as client:
         answer = client.post(url("keys", key, "rotate"), body)
     if json:
@@ -128,7 +135,7 @@ def rotate(
         return
     old, new = answer["replaced"], answer["key"]
     end = "is revoked" if old["revoked_micros"] is not None else f"works until {moment(old['expires_micros'])}"
-    message(f"key {old['id']} {end}; created key {new['id']} {_whose(new)}, shown only once:")
+    message(f"key {old['id']} {end}; created {_called(new)}, shown only once:")
     print(answer["secret"], flush=True)
 
 
@@ -140,22 +147,22 @@ def revoke(ctx: typer.Context, key: KeyArgument, json: Json = False) -> None:
     if json:
         print_json(answer)
     else:
-        message(f"key {answer['key']['id']} {_whose(answer['key'])} is revoked")
+        message(f"{_called(answer['key'])} is revoked")
 
 
 def _check_whose(tenant: str | None, admin: bool) -> None:
     if admin and tenant is not None:
-        raise typer.BadParameter("a key that administers belongs to no tenant; pass either TENANT or --admin")
+        raise typer.BadParameter("an administrator key belongs to no tenant; pass either TENANT or --admin")
     if not admin and tenant is None:
-        raise typer.BadParameter("name a tenant, or pass --admin for keys that administer")
+        raise typer.BadParameter("name a tenant, or pass --admin for administrator keys")
 
 
 def _keys_of(tenant: str | None) -> str:
     return url("keys") if tenant is None else url("tenants", tenant, "keys")
 
 
-def _whose(key: dict[str, Any]) -> str:
-    return "that administers" if key["tenant"] is None else f"of {key['tenant']}"
+def _called(key: dict[str, Any]) -> str:
+    return f"administrator key {key['id']}" if key["tenant"] is None else f"key {key['id']} of {key['tenant']}"
 
 
 def _end(key: dict[str, Any], now_s: float) -> str:

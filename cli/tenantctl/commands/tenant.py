@@ -132,7 +132,7 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json(answer)
         return
-    print_table(COLUMNS, [_row(tenant) for tenant in answer["tenants"]])
+    print_table(COLUMNS, [_row(tenant) for tenant in answer["tenants"]], SPARE)
     if not answer["tenants"]:
         message(f"no tenants yet; add one: {words(ctx)} tenant add NAME")
 
@@ -261,7 +261,7 @@ def forget(
     path = url("tenants", tenant, "forget")
     with connect(ctx) as client:
         answer = client.post(path if id is None else f"{path}?id={id}")
-    done = f"the hashes of {tenant} (id {answer['id']}) match nothing any more"
+    done = f"{tenant}'s past hashes can no longer be matched (id {answer['id']})"
     if not answer["had_key"]:
         done = f"{tenant} (id {answer['id']}) was already forgotten"
     _report(answer, json, done if answer["is_removed"] else f"{done}; its next requests use a new key")
@@ -354,13 +354,26 @@ COLUMNS: Final = [
     *("requests/min>", "tokens/min>", "on-limit", "uids"),
 ]
 
+SPARE: Final = (
+    "uids",
+    "on-limit",
+    "context",
+    "tokens",
+    "reserved",
+    "queued",
+    "concurrent",
+    "tokens/min",
+    "requests/min",
+)
+"""Columns that are left out first on a narrow terminal."""
+
 
 def _row(tenant: dict[str, Any]) -> list[object]:
     limits = tenant["effective_limits"]
     names = ("reserved_slots", "max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
     return [
         tenant["name"],
-        tenant["state"],
+        "throttled" if tenant.get("throttled_micros") and tenant["state"] == "active" else tenant["state"],
         f"{tenant['weight']:g}",
         tenant["priority"],
         *[limits[name] for name in names],

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+import sys
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -10,9 +11,12 @@ from tenantctl.client import url
 from tenantctl.options import Json, Month, TenantFilter, connect, examples
 from tenantctl.render import message, print_json, print_table, tenant_names
 from tenantctl.units import decimals, milliseconds, moment, money, seconds
+from tenantd.clock import now_micros
 
 USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
 REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
+SPARE: Final = ("kind", "engine ms", "first ms", "cost", "took s", "prompt", "output", "error", "time")
+"""Columns of `requests` that are left out first on a narrow terminal."""
 NAMED_MONTHS = {"this": "this month", "last": "last month"}
 CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef0123456789abcdef")
 
@@ -65,9 +69,18 @@ def requests(
     places = decimals(r["cost_nanos"] for r in rows)
     columns = ["request", "tenant", "kind", "state", "time", "prompt>", "output>"]
     columns += ["engine ms>", "first ms>", "took s>", "cost>", "error"]
-    print_table(columns, [_request_row(r, places) for r in rows])
+    print_table(columns, [_request_row(r, places) for r in rows], SPARE)
     if not rows:
         message("no requests yet")
+
+
+def _when(micros: int) -> str:
+    """On a terminal, the time of today or the date of another day, so that a row fits into a line."""
+    whole = moment(micros)
+    if not sys.stdout.isatty():
+        return whole
+    day, _, time_of_day = whole.partition(" ")
+    return time_of_day if day == moment(now_micros())[:10] else day
 
 
 def _request_row(r: dict[str, Any], places: int) -> list[object]:
@@ -76,7 +89,7 @@ def _request_row(r: dict[str, Any], places: int) -> list[object]:
         r["tenant"],
         r["kind"],
         r["live_state"] or r["state"],
-        moment(r["created_micros"]),
+        _when(r["created_micros"]),
         r["prompt_tokens"],
         r["completion_tokens"],
         milliseconds(r["engine_micros"]),

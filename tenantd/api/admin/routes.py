@@ -70,7 +70,7 @@ class Admin:
             Operation("POST", f"{tenant}/suspend", self.suspend, types.OneTenant),
             Operation("POST", f"{tenant}/resume", self.resume, types.OneTenant),
             Operation("POST", f"{tenant}/rename", self.rename, types.OneTenant, types.NewName),
-            Operation("POST", f"{tenant}/anomalies/clear", self.clear_anomalies, types.OneTenant),
+            Operation("POST", f"{tenant}/anomalies/clear", self.clear_anomalies, types.ClearedAnomalies),
             Operation("GET", f"{tenant}/keys", self.list_keys, types.Keys),
             Operation("POST", f"{tenant}/keys", self.create_key, types.CreatedKey, types.NewKey, 201),
             Operation("GET", keys, self.list_admin_keys, types.Keys),
@@ -174,7 +174,8 @@ class Admin:
 
     async def clear_anomalies(self, request: Request, name: str) -> Response:
         """Mark the anomalies of a tenant as harmless: end its throttling, and treat what it does next as usual."""
-        return self._changed(await self._administration.clear_anomalies(actor_of(request.scope), name))
+        change, cleared = await self._administration.clear_anomalies(actor_of(request.scope), name)
+        return self._changed(change, cleared=cleared)
 
     async def rename(self, request: Request, name: str) -> Response:
         """Rename a suspended tenant that has no requests. Invoices show its name at its last request of the month."""
@@ -276,7 +277,7 @@ class Admin:
         work = self._service.pool.run(ADMINISTRATORS, functools.partial(parse, model, body), len(body))
         return await while_connected(request, work)
 
-    def _changed(self, change: Change[Tenant], status: int = 200, **more: str) -> Response:
+    def _changed(self, change: Change[Tenant], status: int = 200, **more: str | int) -> Response:
         assert change.after is not None, "it is there"
         return reply({"tenant": self._service.directory.in_force(change.after), **more}, status=status)
 

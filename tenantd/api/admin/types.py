@@ -233,6 +233,7 @@ class Status(TypedDict):
     ledger: LedgerStatus
     isolation: IsolationStatus | None
     unwatched_prompts: int
+    is_checking_isolation: bool
     tenants: list[TenantStatus]
     version: str
     pid: int
@@ -247,6 +248,12 @@ class OneTenant(TypedDict):
     """`limits` are the tenant's own, `effective_limits` those in effect."""
 
     tenant: Tenant
+
+
+class ClearedAnomalies(OneTenant):
+    """The tenant, and how many of its anomalies were not cleared before."""
+
+    cleared: int
 
 
 ListedTenant = msgspec.defstruct(
