@@ -227,7 +227,7 @@ complete -c tenantctl -n '__tenantctl_in audit log' -l since -x -d 'From this ti
 complete -c tenantctl -n '__tenantctl_in audit log' -l until -x -d 'Before this time: a date, a date and time, or 30m, 2h, 7d ago.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l event -x -d 'Only these, such as entered, response, refused or administered.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l request -x -d 'Only entries of this request.'
-complete -c tenantctl -n '__tenantctl_in audit log' -l limit -x -d 'Show the newest N entries.'
+complete -c tenantctl -n '__tenantctl_in audit log' -l limit -x -d 'Show the newest N entries. Default: 50, or all with --since or --until.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l follow -s f -d 'Keep printing new entries as they come.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in audit log' -l help -s h -d 'Show this message and exit.'

@@ -112,14 +112,14 @@ def test_json_is_indented_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
 @pytest.mark.parametrize(
     ("arguments", "first", "columns"),
     [
-        (["tenant", "list"], "a-tenant-of-20-chars", {"state", "weight", "priority", "requests/min", "tokens/min"}),
+        (["tenant", "list"], "a-16-char-tenant", {"state", "weight", "priority", "requests/min", "tokens/min"}),
         (["requests"], "req_" + "f" * 32, {"tenant", "state", "time"}),
     ],
 )
 def test_a_row_of_the_long_tables_is_a_line_of_80_columns(
     arguments: list[str], first: str, columns: set[str], daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon.add("a-tenant-of-20-chars", throttled_micros=1, uids=[1001, 1002], limits={"tokens_per_minute": 600_000})
+    daemon.add("a-16-char-tenant", throttled_micros=1, uids=[1001, 1002], limits={"tokens_per_minute": 600_000})
     daemon.request = {"id": "req_" + "f" * 32, "tenant": "initech", "state": "interrupted", "error": "engine_failure"}
     shown = plain(on_terminal(lambda: app(arguments, standalone_mode=False), monkeypatch)).splitlines()
     assert max(map(len, shown)) <= 80
