@@ -15,6 +15,8 @@ from tenantd import clock
 PREFIX: Final = "req_"
 COMPLETION_PREFIX: Final = "cmpl-"
 CHAT_PREFIX: Final = "chatcmpl-"
+_LEAST_OF_AN_END: Final = 8
+_END: Final = re.compile(rf"[0-9a-f]{{{_LEAST_OF_AN_END},31}}")
 _FORMS: Final = re.compile(rf"(?:{PREFIX}|{COMPLETION_PREFIX}|{CHAT_PREFIX})?([0-9a-f]{{32}})")
 
 
@@ -33,3 +35,9 @@ def request_id_in(text: str) -> str | None:
     """The request id for `text`, which may be a request id or the `id` of an answer; None for anything else."""
     found = _FORMS.fullmatch(text.strip())
     return PREFIX + found[1] if found else None
+
+
+def end_of_request_id_in(text: str) -> str | None:
+    """The end of a request id, as tables show it: at least 8 hexadecimal digits; None for anything else."""
+    found = _END.fullmatch(text.strip())
+    return found[0] if found else None

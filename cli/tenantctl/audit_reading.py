@@ -27,10 +27,26 @@ def time_range(since: str | None, until: str | None) -> tuple[int | None, int | 
     return since_micros, until_micros
 
 
-def wanted(tenant: str | None, since: str | None, until: str | None, event: str | None, request: str | None) -> Filters:
+def wanted(
+    tenant: str | None,
+    since: str | None,
+    until: str | None,
+    event: str | None,
+    request: str | None,
+    tenant_id: int | None,
+) -> Filters:
     """The query for entries that match all of these; None matches any. Raises BadParameter."""
+    if tenant_id is not None and tenant is None:
+        raise typer.BadParameter("needs --tenant, the name that it had", param_hint="--id")
     since_micros, until_micros = time_range(since, until)
-    return {"tenant": tenant, "since": since_micros, "until": until_micros, "event": event, "request": request}
+    return {
+        "tenant": tenant,
+        "id": tenant_id,
+        "since": since_micros,
+        "until": until_micros,
+        "event": event,
+        "request": request,
+    }
 
 
 def newest_entries(client: Client, filters: Filters, limit: int) -> tuple[list[dict[str, Any]], int, bool]:

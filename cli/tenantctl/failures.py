@@ -23,6 +23,9 @@ _OPTIONS: Final = {
     ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
     "this API key has none; send the header X-Tenant": "pass --tenant NAME",
+    "choose one with the parameter id": "pass --id N",
+    "event: must be one of": "--event must be one of",
+    "request: must be the id": "--request must be the id",
     "choose one with X-Tenant": "choose one with --tenant NAME",
     "send an API key as `Authorization: Bearer td_...`": "set TENANTD_API_KEY to an API key",
 }

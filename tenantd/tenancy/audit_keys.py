@@ -8,12 +8,13 @@ from typing import Final
 
 import msgspec
 
-from tenantd.errors import NotFound
+from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.audited import AUDIT_KEY_BYTES
 from tenantd.tenancy.tenants import REMOVED, tenant_meant
 from tenantd.text.excerpt import excerpt
 
 MAX_ID: Final = 2**63
+MOST_IDS_SHOWN: Final = 10
 
 
 class Forgotten(msgspec.Struct, frozen=True, kw_only=True):
@@ -62,8 +63,18 @@ def tenant_of_name(conn: Connection, name: str, tenant_id: int | None) -> int:
 def forget_key(conn: Connection, name: str, tenant_id: int | None = None) -> Forgotten:
     """Delete the key of a tenant, as `tenant_of_name` finds it: nothing can be matched with its hashes any more.
 
-    Unless it was removed, it gets a new key for its next requests. Raises NotFound.
+    Unless it was removed, it gets a new key for its next requests. Raises NotFound, and InvalidRequest if several
+    tenants have or had the name and none is chosen by its id: nothing brings a key back.
     """
+    if tenant_id is None:
+        query = "SELECT id FROM tenants WHERE name = ? ORDER BY id DESC LIMIT ?"
+        ids = [str(row[0]) for row in conn.execute(query, (name, MOST_IDS_SHOWN))]
+        if len(ids) > 1:
+            raise InvalidRequest(
+                f"several tenants have or had the name {excerpt(name, 80)}, newest first: id {', '.join(ids)}; "
+                "choose one with the parameter id",
+                param="id",
+            )
     number = tenant_of_name(conn, name, tenant_id)
     query = "SELECT state, audit_key IS NOT NULL FROM tenants WHERE id = ?"
     state, had_key = conn.execute(query, (number,)).fetchone()

@@ -64,22 +64,31 @@ class Reporting:
         return await self._read(lambda conn, number: invoice(conn, month, number), tenant)
 
     async def audit(
-        self, wanted: Wanted, tenant: str | None, *, limit: int, after: int | None, before: int | None
+        self,
+        wanted: Wanted,
+        tenant: str | None,
+        tenant_id: int | None = None,
+        *,
+        limit: int,
+        after: int | None,
+        before: int | None,
     ) -> tuple[Portion, int]:
         """Entries of the audit trail after `after`, oldest first, or else those before `before`, newest first; without
-        either, from the newest. Also the number of the newest when it began to look.
+        either, from the newest. Also the number of the newest when it began to look. With `tenant_id`, of that tenant,
+        which has or had the name.
 
         Takes a fraction of a second; if it takes longer to find `limit` entries, the portion says where to go on.
         """
 
-        def read(conn: Connection, number: int | None) -> tuple[Portion, int]:
+        def read(conn: Connection) -> tuple[Portion, int]:
+            number = None if tenant is None else tenant_of_name(conn, tenant, tenant_id)
             head = read_head(conn)
             of_tenant = msgspec.structs.replace(wanted, tenant_id=number)
             is_newest_first = after is None
             found = select(conn, of_tenant, limit=limit, after=after, before=before, is_newest_first=is_newest_first)
             return found, 0 if head is None else head.number
 
-        return await self._read(read, tenant)
+        return await self._ledger.read(read, Lane.LOOKUPS)
 
     async def matches(
         self, wanted: Wanted, tenant: str, tenant_id: int | None, prompts: list[list[int]], texts: list[str]

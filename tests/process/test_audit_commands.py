@@ -79,6 +79,10 @@ def test_the_log_shows_what_is_asked_for(daemon: Daemon) -> None:
     of_request = said(daemon, "log", "--request", row["id"])["entries"]
     assert [entry["event"] for entry in of_request] == ["entered", "resources", "response", "cleaned_up"]
     assert said(daemon, "log", "--request", f"cmpl-{row['id'].removeprefix('req_')}")["entries"] == of_request
+    assert said(daemon, "log", "--request", row["id"][-8:])["entries"] == of_request
+    assert said(daemon, "log", "--request", "0" * 8)["entries"] == []
+    assert said(daemon, "log", "--tenant", "acme", "--id", "1") == said(daemon, "log", "--tenant", "acme")
+    assert tenantctl(daemon, "audit", "export", "--tenant", "acme", "--id", "7").returncode == 1
     assert said(daemon, "log", "--limit", "2")["entries"] == everything[-2:]
     assert said(daemon, "log", "--since", "1h")["entries"] == everything
     assert (
@@ -95,8 +99,10 @@ def test_the_log_shows_what_is_asked_for(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--event", "adminstered"], "must be one of administered, "),
-        (["--request", "x"], "must be the id of a request or of an answer"),
+        (["--event", "adminstered"], "--event must be one of administered, "),
+        (["--event", "adminstered"], "did you mean administered?"),
+        (["--id", "1"], "needs --tenant"),
+        (["--request", "x"], "--request must be the id of a request or of an answer"),
         (["--since", "yesterday"], "must be a time such as"),
         (["--follow", "--until", "1h"], "cannot be used with --follow"),
         (["--since", "1h", "--until", "2h"], "the range ends before it begins"),
@@ -133,7 +139,7 @@ def test_an_export_has_all_that_is_needed_to_check_the_chain(daemon: Daemon) -> 
 
 def test_verify_holds_while_the_daemon_runs(daemon: Daemon) -> None:
     done = tenantctl(daemon, "audit", "verify")
-    assert done.returncode == 0 and "result   held" in done.stdout
+    assert done.returncode == 0 and "result   intact" in done.stdout
     verdict = said(daemon, "verify")
     assert verdict["finding"] is None and verdict["entries"] == verdict["number"] > 8
     assert verdict["ledger"] == str(daemon.folder / "state" / "ledger.db")
@@ -148,7 +154,7 @@ def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(t
     for where in ({"TENANTD_STATE_DIR": str(state)}, {}):
         arguments = [] if where else ["--state-dir", str(state)]
         done = tenantctl(daemon, "audit", "verify", *arguments, **where)
-        assert (done.returncode, "held" in done.stdout) == (0, True), done.stderr
+        assert (done.returncode, "intact" in done.stdout) == (0, True), done.stderr
     with sqlite3.connect(state / "ledger.db") as connection:
         for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'trigger'").fetchall():
             connection.execute(f"DROP TRIGGER {name}")
@@ -156,7 +162,8 @@ def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(t
     connection.close()
     done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state))
     assert done.returncode == 1
-    assert "edited at entry 3" in done.stdout and "keep a copy of the ledger's files" in done.stderr
+    assert "edited at entry 3" in done.stdout and "intact   up to entry 2 " in done.stdout
+    assert "newest" not in done.stdout and "keep a copy of the ledger's files" in done.stderr
     done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state), "--json")
     finding = json.loads(done.stdout)["finding"]
     assert (done.returncode, finding["number"], finding["kind"]) == (1, 3, "edited")
@@ -165,7 +172,7 @@ def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(t
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
-        (["--state-dir", "/nowhere"], 78, "/nowhere/ledger.db: no such file"),
+        (["--state-dir", "/nowhere"], 78, "/nowhere/ledger.db: no such file; tenantd has not run with this"),
         (["--anchor", "/nowhere/anchor"], 78, "cannot read the anchors in /nowhere/anchor"),
     ],
 )
@@ -189,6 +196,11 @@ def test_a_tenant_is_forgotten_only_when_that_is_confirmed_and_the_trail_still_h
             assert done.returncode == 0 and words in done.stderr and "new key" not in done.stderr
         done = tenantctl(daemon, "tenant", "forget", "acme", "--id", "7", "--yes")
         assert done.returncode == 1 and "no tenant with id 7 is or was called 'acme'" in done.stderr
+        daemon.add_tenant("acme")
+        done = tenantctl(daemon, "tenant", "forget", "acme", "--yes")
+        assert done.returncode == 2 and "newest first: id 2, 1; pass --id N" in done.stderr
+        assert {entry["tenant_id"] for entry in said(daemon, "log", "--tenant", "acme")["entries"]} == {2}
+        assert {e["tenant_id"] for e in said(daemon, "log", "--tenant", "acme", "--id", "1")["entries"]} == {1}
 
 
 SIXTY_DAYS_AGO = """
@@ -213,6 +225,8 @@ def test_old_entries_are_pruned_by_whoever_asks_and_the_rest_still_holds(tmp_pat
         too_new = tenantctl(daemon, "audit", "prune", "--before", "0s", "--yes")
         assert too_new.returncode == 2 and "a month stays until it is over" in too_new.stderr
         before = said(daemon, "log")["entries"]
+        nothing = tenantctl(daemon, "audit", "prune", "--before", "99w", "--yes")
+        assert nothing.returncode == 0 and "nothing is older than that" in nothing.stderr
         done = tenantctl(daemon, "audit", "prune", "--before", "5w", "--yes", "--json")
         assert done.returncode == 0, done.stderr
         pruned = json.loads(done.stdout)
@@ -234,8 +248,9 @@ def test_old_entries_are_pruned_by_whoever_asks_and_the_rest_still_holds(tmp_pat
 def matched(daemon: Daemon, *arguments: str) -> list[str]:
     """The requests that match."""
     done = tenantctl(daemon, "audit", "match", "--json", *arguments)
-    assert done.returncode == 0, done.stderr
-    return [entry["request_id"] for entry in json.loads(done.stdout)["entries"]]
+    found = json.loads(done.stdout)["entries"]
+    assert done.returncode == (0 if found else 1), done.stderr
+    return [entry["request_id"] for entry in found]
 
 
 def test_a_text_that_was_asked_or_answered_is_found_and_no_other(tmp_path: Path) -> None:
@@ -259,7 +274,10 @@ def test_a_text_that_was_asked_or_answered_is_found_and_no_other(tmp_path: Path)
         assert matched(daemon, "--tenant", "acme", "--response", f"@{file}") == ids[:1]
         assert matched(daemon, "--tenant", "acme", "--response", f"@{file}", "--until", "1h") == []
         done = tenantctl(daemon, "audit", "match", "--tenant", "acme", "--prompt", "What else?")
-        assert done.returncode == 0 and "no request of acme (id 1) matches" in done.stderr
+        assert (done.returncode, done.stdout) == (1, "") and "no request of acme (id 1) matches" in done.stderr
+        assert "did you mean" not in done.stderr
+        done = tenantctl(daemon, "audit", "match", "--tenant", "acme", "--response", str(file))
+        assert done.returncode == 1 and f"did you mean @{file}?" in done.stderr
         for arguments in ([], ["--prompt", "x", "--response", "x"], ["--prompt", ""], ["--prompt", "@/nowhere"]):
             assert tenantctl(daemon, "audit", "match", "--tenant", "acme", *arguments).returncode == 2
         assert tenantctl(daemon, "audit", "match", "--tenant", "nobody", "--prompt", "x").returncode == 1

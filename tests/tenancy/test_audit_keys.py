@@ -10,7 +10,7 @@ import msgspec
 import pytest
 
 from tenantd.domain import Tenant
-from tenantd.errors import NotFound
+from tenantd.errors import InvalidRequest, NotFound
 from tenantd.tenancy.audit_keys import audit_key, audit_keys, forget_key
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.tenants import add_tenant, get_tenant, remove_tenant, update_tenant
@@ -48,7 +48,9 @@ def test_of_several_tenants_of_a_name_the_one_that_has_it_is_meant_or_that_with_
         remove_tenant(conn, "acme")
     add_tenant(conn, Tenant(name="acme"))
     add_tenant(conn, Tenant(name="globex"))
-    assert (forget_key(conn, "acme").id, forget_key(conn, "acme", 1).id) == (3, 1)
+    with pytest.raises(InvalidRequest, match="newest first: id 3, 2, 1"):
+        forget_key(conn, "acme")
+    assert (forget_key(conn, "acme", 3).id, forget_key(conn, "acme", 1).id) == (3, 1)
     assert audit_key(conn, 1) is None and audit_key(conn, 2) is not None
     for wrong in (4, 5, 0, -1, 2**70):
         with pytest.raises(NotFound):

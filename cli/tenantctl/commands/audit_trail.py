@@ -22,7 +22,7 @@ from tenantctl.prompt_input import text_or_file
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.times import Since, Until, moment_of
 from tenantctl.units import moment
-from tenantd.errors import TenantdError
+from tenantd.errors import ConfigError, TenantdError
 
 if TYPE_CHECKING:
     from tenantd.ledger.verify import Verdict
@@ -38,10 +38,13 @@ Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these, such as entered, response, refused or administered.")
 ]
 RequestFilter = Annotated[
-    str | None, typer.Option("--request", metavar="REQUEST", help="Only entries of this request.")
+    str | None, typer.Option("--request", metavar="REQUEST", help="Only of this request; the end of its id will do.")
 ]
 RequiredTenant = Annotated[
     str, typer.Option("--tenant", metavar="NAME", help="Tenant whose requests to search.", callback=optional_tenant)
+]
+RemovedId = Annotated[
+    int | None, typer.Option("--id", metavar="N", min=1, help="A removed tenant of this name, by its id.")
 ]
 StateDir = Annotated[
     Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
@@ -63,6 +66,7 @@ def log(
     until: Until = None,
     event: Event = None,
     request: RequestFilter = None,
+    id: RemovedId = None,
     limit: Annotated[
         int | None,
         typer.Option(
@@ -82,7 +86,7 @@ def log(
     """
     if follow and until is not None:
         raise typer.BadParameter("cannot be used with --follow", param_hint="--until")
-    filters = wanted(tenant, since, until, event, request)
+    filters = wanted(tenant, since, until, event, request, id)
     most = limit or (USUALLY_SHOWN if since is until is None else MOST_SHOWN)
     with connect(ctx) as client:
         label_of = KeyLabels(client)
@@ -131,16 +135,14 @@ def match(
     ] = None,
     since: Since = None,
     until: Until = None,
-    id: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="A removed tenant of this name, by its id.")
-    ] = None,
+    id: RemovedId = None,
     json: Json = False,
 ) -> None:
     """Find requests by the text of their prompt or answer.
 
     A prompt is looked for as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
     without one. An answer must be complete. A trailing newline is tried with and without. Only hashes are
-    compared, so nothing is found from before the tenant was forgotten.
+    compared, so nothing is found from before the tenant was forgotten. Exits with 1 if nothing matches.
     """
     if (prompt is None) == (response is None):
         raise typer.BadParameter("pass either --prompt or --response", param_hint="--prompt")
@@ -157,12 +159,23 @@ def match(
         answer = patient.post(url("audit", "match"), body)
     if json:
         print_json(answer)
-        return
-    print_table(COLUMNS, rows(answer["entries"]))
+    elif answer["entries"]:
+        print_table(COLUMNS, rows(answer["entries"]))
     if not answer["entries"]:
         message(f"no request of {tenant} (id {answer['tenant_id']}) matches")
-    elif not answer["is_complete"]:
+        _hint_at_file(prompt if prompt is not None else response or "")
+        raise typer.Exit(1)
+    if not json and not answer["is_complete"]:
         message("these are the oldest; to see more, pass --since")
+
+
+def _hint_at_file(text: str) -> None:
+    try:
+        is_file = Path(text).is_file()
+    except (OSError, ValueError):  # too long for a name
+        is_file = False
+    if is_file:
+        message(f"{text} is the name of a file; did you mean @{text}?")
 
 
 def _ways_to_write(value: str, option: str) -> list[str]:
@@ -207,6 +220,10 @@ def verify(
     from tenantd.ledger.verify import verify_file
 
     path = _state_dir(ctx, state_dir) / LEDGER_NAME
+    if not path.exists():
+        raise ConfigError(
+            f"{path}: no such file; tenantd has not run with this state folder yet, or pass --state-dir DIR"
+        )
     anchors = None if anchor is None else Anchors.read(anchor)
     with _progress() as on_progress:
         verdict = verify_file(path, anchors, on_progress)
@@ -223,14 +240,17 @@ def _print_verdict(path: Path, verdict: Verdict, anchor: Path | None) -> None:
     finding = verdict.finding
     fields: dict[str, object] = {"ledger": path}
     if finding is None:
-        fields["result"] = "held"
+        fields["result"] = "intact"
     else:
         fields["result"] = f"{finding.kind.value} at entry {finding.number}"
         fields["finding"] = finding.message
     for later in verdict.later:
         fields[f"and at {later.number}"] = f"{later.kind.value}: {later.message}"
     fields["entries"] = f"{verdict.entries} verified" + (f", {verdict.pruned} pruned" if verdict.pruned else "")
-    fields["newest"] = f"{verdict.number} {verdict.hash}"
+    if finding is None:
+        fields["newest"] = f"{verdict.number} {verdict.hash}"
+    elif verdict.number:
+        fields["intact"] = f"up to entry {verdict.number} {verdict.hash}"
     if anchor is not None:
         fields["anchors"] = f"{verdict.anchors} agree"
     print_fields(fields)
@@ -285,12 +305,13 @@ def export(
     until: Until = None,
     event: Event = None,
     request: RequestFilter = None,
+    id: RemovedId = None,
 ) -> None:
     """Print all entries, or those that match, oldest first.
 
     An export of everything has all that is needed to check the chain of hashes (docs/isolation.md).
     """
-    filters = wanted(tenant, since, until, event, request)
+    filters = wanted(tenant, since, until, event, request, id)
     with connect(ctx) as client:
         entries = entries_after(client, filters, 0)
         if format is Format.JSONL:
@@ -333,5 +354,7 @@ def prune(
         answer = patient.post(url("audit", "prune"), {"before_micros": before_micros})
     if json:
         print_json(answer)
+    elif not answer["entries"]:
+        message("nothing was pruned: nothing is older than that")
     else:
         message(f"pruned {answer['entries']} entries; the trail now begins after entry {answer['through']}")

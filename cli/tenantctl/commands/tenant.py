@@ -16,7 +16,7 @@ from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, 
 from tenantctl.render import message, print_fields, print_json, print_table
 from tenantctl.system_prompt_options import System, SystemCompletions
 from tenantctl.units import NOTHING, moment
-from tenantd.errors import TenantdError
+from tenantd.errors import NotFound, TenantdError
 from tenantd.limits import LIMITS
 
 app = typer.Typer(name="tenant", help="Manage tenants and their limits.", no_args_is_help=True)
@@ -254,8 +254,10 @@ def forget(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
+        number = id or _id_of(ctx, tenant)
         if not typer.confirm(
-            f"Make the hashes of {tenant} in the audit trail unmatchable? This cannot be undone.", err=True
+            f"Make the hashes of {tenant} (id {number}) in the audit trail unmatchable? This cannot be undone.",
+            err=True,
         ):
             raise TenantdError(f"{tenant} was not forgotten")
     path = url("tenants", tenant, "forget")
@@ -265,6 +267,16 @@ def forget(
     if not answer["had_key"]:
         done = f"{tenant} (id {answer['id']}) was already forgotten"
     _report(answer, json, done if answer["is_removed"] else f"{done}; its next requests use a new key")
+
+
+def _id_of(ctx: typer.Context, tenant: str) -> str:
+    """The id of the tenant that has the name, or of the last removed one that the audit trail knows."""
+    with connect(ctx) as client:
+        try:
+            return str(client.get(url("tenants", tenant))["id"])
+        except NotFound:
+            entries = client.get(url("audit"), tenant=tenant, limit=1)["entries"]
+            return str(entries[0]["tenant_id"]) if entries else "unknown"
 
 
 # ---- request bodies -----------------------------------------------------------------------------------------------

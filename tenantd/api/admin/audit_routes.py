@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 from typing import Final, Protocol
 from zoneinfo import ZoneInfo
@@ -21,7 +22,7 @@ from tenantd.domain import Tenant
 from tenantd.errors import InvalidRequest
 from tenantd.ledger import audit
 from tenantd.ledger.trail import MOST_ENTRIES_READ, Wanted
-from tenantd.request_ids import request_id_in
+from tenantd.request_ids import end_of_request_id_in, request_id_in
 from tenantd.serving.matching import possible_prompts
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration
@@ -87,11 +88,15 @@ class AuditTrail:
         request: str | None = None,
         after: str | None = None,
         before: str | None = None,
+        id: str | None = None,
         limit: str = "100",
     ) -> Response:
         """Read the audit trail, newest entries first; with `after`, those after that number, oldest first.
 
-        `since` and `until` are microseconds since 1970. To get more, pass `next` as `after` if this request has
+        `since` and `until` are microseconds since 1970. `id` chooses a removed `tenant` whose name was taken again.
+        `request` is a request's id, an answer's id, or the last 8 digits or more of one.
+
+        To get more, pass `next` as `after` if this request has
         `after`, otherwise as `before`; null is the end. To follow the trail, pass `head` as `after`.
         """
         if after is not None and before is not None:
@@ -99,15 +104,20 @@ class AuditTrail:
         most = whole_number("limit", limit)
         if not 1 <= most <= MOST_ENTRIES_READ:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_ENTRIES_READ}", param="limit")
+        if id is not None and tenant is None:
+            raise InvalidRequest("id: needs tenant, the name that it has or had", param="id")
+        request_id, request_end = _request_id(request)
         wanted = Wanted(
             event=_event(event),
-            request_id=_request_id(request),
+            request_id=request_id,
+            request_end=request_end,
             since_micros=None if since is None else whole_number("since", since),
             until_micros=None if until is None else whole_number("until", until),
         )
         found, head = await self._reporting.audit(
             wanted,
             tenant,
+            None if id is None else whole_number("id", id),
             limit=most,
             after=None if after is None else whole_number("after", after),
             before=None if before is None else whole_number("before", before),
@@ -143,7 +153,8 @@ class AuditTrail:
     async def forget(self, request: Request, name: str, id: str | None = None) -> Response:
         """Delete the key for the hashes of a tenant in the audit trail, which then match nothing any more.
 
-        For a removed tenant too, the last of this name or the one with `id`. One that was not removed gets a new key.
+        For a removed tenant too. If several have or had the name, choose one with `id`. One that was not removed gets a
+        new key.
         """
         number = None if id is None else whole_number("id", id)
         return reply(await self._administration.forget(actor_of(request.scope), name, number))
@@ -152,18 +163,23 @@ class AuditTrail:
 def _event(name: str | None) -> str | None:
     """Raises InvalidRequest for an event that is never recorded: a typo would look like a quiet trail."""
     if name is not None and name not in EVENTS:
+        near = difflib.get_close_matches(name[:40], sorted(EVENTS), n=1)
+        meant = f"; did you mean {near[0]}?" if near else ""
         raise InvalidRequest(
-            f"event: must be one of {', '.join(sorted(EVENTS))} (got {excerpt(name, 40)})", param="event"
+            f"event: must be one of {', '.join(sorted(EVENTS))} (got {excerpt(name, 40)}){meant}", param="event"
         )
     return name
 
 
-def _request_id(text: str | None) -> str | None:
+def _request_id(text: str | None) -> tuple[str | None, str | None]:
+    """A request's id, or the end of one. Raises InvalidRequest."""
     if text is None:
-        return None
-    found = request_id_in(text)
-    if found is None:
+        return None, None
+    found, end = request_id_in(text), end_of_request_id_in(text)
+    if found is None and end is None:
         raise InvalidRequest(
-            f"request: must be the id of a request or of an answer (got {excerpt(text, 80)})", param="request"
+            "request: must be the id of a request or of an answer, or at least its last 8 digits "
+            f"(got {excerpt(text, 80)})",
+            param="request",
         )
-    return found
+    return found, end
