@@ -74,10 +74,10 @@ _tenantctl() {
             " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
             " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
-            " audit log") _tenantctl_words "--tenant --since --until --event --request --limit --follow -f --json --help -h" "$cur" ;;
+            " audit log") _tenantctl_words "--tenant --since --until --event --request --id --limit --follow -f --json --help -h" "$cur" ;;
             " audit match") _tenantctl_words "--tenant --prompt --response --since --until --id --json --help -h" "$cur" ;;
             " audit verify") _tenantctl_words "--anchor --state-dir --json --help -h" "$cur" ;;
-            " audit export") _tenantctl_words "--format --tenant --since --until --event --request --help -h" "$cur" ;;
+            " audit export") _tenantctl_words "--format --tenant --since --until --event --request --id --help -h" "$cur" ;;
             " audit prune") _tenantctl_words "--before --yes --json --help -h" "$cur" ;;
             " bench") _tenantctl_words "--duration --seed --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
             " completion") _tenantctl_words "--help -h" "$cur" ;;
