@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 import pytest
@@ -66,12 +65,12 @@ def test_nothing_is_cut_in_a_pipe() -> None:
 
 def test_a_line_on_a_terminal_is_wrapped_under_its_last_column(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((80, 24)))
+    monkeypatch.setenv("COLUMNS", "80")
     first, *others = line(LONG).splitlines()
     start = first.index("tenant_changed")
     assert others and max(map(len, [first, *others])) <= 80
     assert all(other[:start].strip() == "" and other[start] != " " for other in others)
     words = " ".join([first[start:], *(other.strip() for other in others)])
     assert words == what(LONG)
-    monkeypatch.setattr("shutil.get_terminal_size", lambda: os.terminal_size((40, 24)))
+    monkeypatch.setenv("COLUMNS", "40")
     assert "\n" not in line(LONG)
