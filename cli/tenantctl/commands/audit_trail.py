@@ -309,7 +309,7 @@ def export(
 ) -> None:
     """Print all entries, or those that match, oldest first.
 
-    An export of everything has all that is needed to check the chain of hashes (docs/isolation.md).
+    To check the chain of hashes, run `tenantctl audit verify`: an export is for reading.
     """
     filters = wanted(tenant, since, until, event, request, id)
     with connect(ctx) as client:
