@@ -62,8 +62,8 @@ def doctor(
 ) -> None:
     """Check, on the running daemon, that tenants are isolated from one another.
 
-    Takes up to five minutes. Running requests get ten seconds to finish and are then paused; new ones wait; nobody is
-    refused. Creates two temporary tenants and removes them; their requests stay in the ledger and appear on no
+    Takes up to five minutes. Running requests get ten seconds to finish and are then paused; new ones wait.
+    Creates two temporary tenants and removes them; their requests stay in the ledger and appear on no
     invoice.
 
     Exits with 0 if everything held, 1 if a check failed, and 75 if a check is inconclusive or could not be made.
