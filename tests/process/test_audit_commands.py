@@ -162,7 +162,7 @@ def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(t
     connection.close()
     done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state))
     assert done.returncode == 1
-    assert "edited at entry 3" in done.stdout and "intact   up to entry 2 " in done.stdout
+    assert "edited at entry 3" in done.stdout and "intact   up to entry 2\n" in done.stdout
     assert "newest" not in done.stdout and "keep a copy of the ledger's files" in done.stderr
     done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state), "--json")
     finding = json.loads(done.stdout)["finding"]

@@ -249,8 +249,8 @@ def _print_verdict(path: Path, verdict: Verdict, anchor: Path | None) -> None:
     fields["entries"] = f"{verdict.entries} verified" + (f", {verdict.pruned} pruned" if verdict.pruned else "")
     if finding is None:
         fields["newest"] = f"{verdict.number} {verdict.hash}"
-    elif verdict.number:
-        fields["intact"] = f"up to entry {verdict.number} {verdict.hash}"
+    elif finding.number > 1:
+        fields["intact"] = f"up to entry {finding.number - 1}"
     if anchor is not None:
         fields["anchors"] = f"{verdict.anchors} agree"
     print_fields(fields)
