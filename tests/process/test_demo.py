@@ -53,7 +53,8 @@ def test_ctrl_c_leaves_nothing_behind(model: Path, tmp_path: Path) -> None:
     out, err = program.communicate(timeout=120)
     assert program.returncode == 130
     assert "Traceback" not in out + err
-    assert not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in children)
+    left = [child for child in children if child.is_running() and child.status() != psutil.STATUS_ZOMBIE]
+    assert not psutil.wait_procs(left, timeout=30)[1], left
     assert list(tmp_path.iterdir()) == []
 
 

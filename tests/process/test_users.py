@@ -80,7 +80,7 @@ def test_a_key_that_administers_does_so_for_any_user_until_it_is_revoked(open_fo
         assert (reads.returncode, reads.stdout) == (77, "")
         assert "this needs an API key with the scope run; this one has only: read" in reads.stderr
         rotated = as_stranger(daemon, "key", "rotate", listed[1].split()[0], "--grace", "0", TENANTD_API_KEY=admin)
-        assert rotated.returncode == 0 and "is revoked; created key" in rotated.stderr
+        assert rotated.returncode == 0 and "is revoked; created administrator key" in rotated.stderr
         for key, code in ((admin, 77), (rotated.stdout.strip(), 0)):
             assert as_stranger(daemon, "tenant", "list", TENANTD_API_KEY=key).returncode == code
         assert [row["tenant"] for row in daemon.rows()] == ["acme"]
