@@ -8,6 +8,7 @@ are added, and a few tenants begin to ask for logprobs.
 
 from __future__ import annotations
 
+import abc
 from collections.abc import Callable, Iterator
 from typing import Final, NamedTuple
 
@@ -54,7 +55,7 @@ class Language:
         return words
 
 
-class Work:
+class Work(abc.ABC):
     """What the kinds of harmless work have in common: a volume that varies by day, and topics that come and go."""
 
     weekend: float = 0.5
@@ -72,6 +73,7 @@ class Work:
         self.wordiness = 1.0
         self.curious = 0.0
 
+    @abc.abstractmethod
     def begin(self) -> None:
         """Called once, after what all have in common is drawn."""
 
@@ -113,8 +115,9 @@ class Work:
     def any_topic(self) -> Tokens:
         return self.topics[int(self.rng.choice(len(self.topics), p=self.weights))]
 
+    @abc.abstractmethod
     def session(self, at: float) -> list[Request]:
-        raise NotImplementedError
+        """Requests of one sitting that begins at this part of the day."""
 
     def between(self, low: int, high: int) -> int:
         return int(self.rng.integers(low, high))
