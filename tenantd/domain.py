@@ -221,8 +221,10 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
-    """What a request has used so far. `prompt_tokens` counts each computed prompt token once."""
+    """What a request has used so far. `prompt_tokens` counts each computed prompt token once, `cached_tokens` those of
+    its prompt that need not be computed because they were cached."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     engine_micros: int = 0
+    cached_tokens: int = 0

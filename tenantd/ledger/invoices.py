@@ -1,12 +1,12 @@
 """What tenants owe for a month: the sum of the amounts in their rows, without recomputing any.
 
-A month is half-open and begins at local midnight in the billing time zone. Requests count by their creation time.
+A month is half-open and begins at local midnight in the billing time zone. Requests count by the time of their end.
 """
 
 from __future__ import annotations
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import date
 from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
@@ -20,8 +20,8 @@ from tenantd.ledger.audit import read_head
 from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
 from tenantd.ledger.prices import all_prices, latest_prices
 from tenantd.ledger.records import PriceList
+from tenantd.periods import local_date, midnight_micros
 
-EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 OLDEST_YEAR: Final = 1900
 NEWEST_YEAR: Final = 9998  # the next month must still have a valid date
 
@@ -89,7 +89,7 @@ class Invoice(msgspec.Struct, frozen=True, kw_only=True):
 
 def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
     """Parse "2026-11", "this" or "last". Raises InvalidRequest."""
-    now = (EPOCH + timedelta(microseconds=now_micros)).astimezone(timezone)
+    now = local_date(now_micros, timezone)
     if text == "this":
         year, month = now.year, now.month
     elif text == "last":
@@ -102,11 +102,11 @@ def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
         raise InvalidRequest(
             f"month: must be from {OLDEST_YEAR}-01 to {NEWEST_YEAR}-12 (got {text[:40]!r})", param="month"
         )
-    until_micros = _midnight_micros(*_shift(year, month, 1), timezone)
+    until_micros = midnight_micros(date(*_shift(year, month, 1), 1), timezone)
     return Month(
         name=f"{year:04}-{month:02}",
         timezone=str(timezone),
-        since_micros=_midnight_micros(year, month, timezone),
+        since_micros=midnight_micros(date(year, month, 1), timezone),
         until_micros=until_micros,
         is_over=now_micros >= until_micros,
     )
@@ -202,9 +202,3 @@ def _money(nanos: int) -> str:
 def _shift(year: int, month: int, months: int) -> tuple[int, int]:
     year, month = divmod(12 * year + month - 1 + months, 12)
     return year, month + 1
-
-
-def _midnight_micros(year: int, month: int, timezone: ZoneInfo) -> int:
-    """When the month begins. If clocks skip midnight, the moment when they do; if it occurs twice, the first."""
-    local = datetime(year, month, 1, tzinfo=timezone)
-    return (local.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)

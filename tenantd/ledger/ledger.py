@@ -11,6 +11,7 @@ import sqlite3
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, Final, TypeVar
+from zoneinfo import ZoneInfo
 
 from tenantd.config import BillingConfig, SecurityConfig
 from tenantd.domain import Usage
@@ -57,7 +58,7 @@ class Ledger:
         conn: sqlite3.Connection,
         path: Path,
         *,
-        currency: str,
+        billing: BillingConfig,
         is_new: bool,
         interrupted: int,
         taken: TakenIn,
@@ -74,7 +75,7 @@ class Ledger:
         self.taken_in = taken.settled  # rows that the last daemon could not settle, settled by `open`
         self.rejected = len(taken.rejected)  # lines that could not be used
         self.resumed_micros = resumed_micros  # the time of the newest entry of the audit trail before this start
-        self._currency = currency
+        self._billing = billing
         self._now_micros = now_micros
         self._busy_timeout_ms = busy_timeout_ms
         self._audits = audits
@@ -117,7 +118,7 @@ class Ledger:
             return cls(
                 conn,
                 path,
-                currency=billing.currency,
+                billing=billing,
                 is_new=is_new,
                 interrupted=interrupted,
                 taken=taken,
@@ -156,6 +157,11 @@ class Ledger:
     def _on_damage(self, damage: str) -> None:
         log.error("%s", damage)
         self._writer.damage = damage
+
+    @property
+    def timezone(self) -> ZoneInfo:
+        """Of billing periods."""
+        return ZoneInfo(self._billing.timezone)
 
     @property
     def healthy(self) -> bool:
@@ -207,8 +213,8 @@ class Ledger:
     async def settle(
         self, settlement: Settlement, admission: Admitted | None = None, entry: MakeEntry | None = None
     ) -> RequestRecord:
-        """Close a row at the current prices, and append its entry to the audit trail. Raises NotFound, Conflict
-        (already settled), AmountTooLarge.
+        """Close a row at the prices in force at its end, and append its entry to the audit trail. Raises NotFound,
+        Conflict (already settled), AmountTooLarge.
 
         While the ledger cannot be written, it stays queued, even if the caller stops waiting. Raises
         LedgerUnavailable only if the ledger is closed first. Then it is set aside for the next start, together with
@@ -221,7 +227,10 @@ class Ledger:
         def record() -> Unsettled:
             return Unsettled(settlement=settlement, admission=admission, entry=None if adds is None else adds()[0])
 
-        self._writer.submit(lambda conn: settle_request(conn, settlement), future, keep=True, record=record, adds=adds)
+        def settle(conn: sqlite3.Connection) -> RequestRecord:
+            return settle_request(conn, settlement, timezone=self.timezone)
+
+        self._writer.submit(settle, future, keep=True, record=record, adds=adds)
         return await future  # cancelling this does not remove the job from the queue
 
     def _made(self, entry: MakeEntry | None, request_id: str) -> Callable[[], list[Entry]] | None:
@@ -269,10 +278,11 @@ class Ledger:
 
         Raises ConfigError for another currency, because amounts of two currencies cannot be added.
         """
-        if billing.currency != self._currency:
+        if billing.currency != self._billing.currency:
             raise ConfigError(
-                f"billing.currency cannot change from {self._currency} to {billing.currency} while tenantd runs"
+                f"billing.currency cannot change from {self._billing.currency} to {billing.currency} while tenantd runs"
             )
+        self._billing = billing
         now_micros = self._now_micros()
         self._writer.submit(lambda conn: add_prices(conn, billing, now_micros), None, keep=True)
 
@@ -321,15 +331,16 @@ def _begin(
 ) -> int:
     """Settle what was set aside, then what was left running, then make `billing` effective, in one transaction.
 
-    What was left running is charged at the old prices, which applied at the time. Returns how many were left running.
+    What was left running is charged at the prices in force when it ended. Returns how many were left running.
     """
     conn.execute("BEGIN IMMEDIATE")
     try:
         resume(conn, now_micros, is_on=audits)
-        before = latest_prices(conn)
+        before, timezone = latest_prices(conn), ZoneInfo(billing.timezone)
         if before is not None:
-            taken.settle(conn, now_micros)
-        interrupted = [] if before is None else interrupt_running(conn, before, min(now_micros, last_write_micros))
+            taken.settle(conn, now_micros, timezone)
+        ended_micros = min(now_micros, last_write_micros)
+        interrupted = [] if before is None else interrupt_running(conn, ended_micros, timezone)
         if audits:
             append(conn, [about_request(INTERRUPTED, row, now_micros) for row in interrupted])
         if before is not None and before.currency != billing.currency and has_settled(conn):
@@ -339,7 +350,7 @@ def _begin(
             )
         add_prices(conn, billing, now_micros)
         if before is None:  # a new ledger has no other prices
-            taken.settle(conn, now_micros)
+            taken.settle(conn, now_micros, timezone)
         conn.execute("COMMIT")
     except BaseException:
         if conn.in_transaction:

@@ -14,6 +14,7 @@ from sqlite3 import Connection
 from typing import Final
 
 from tenantd.errors import ConfigError
+from tenantd.ledger.accounted import add_accounts
 from tenantd.ledger.audited import add_audit
 from tenantd.ledger.former import LAST_SCHEMA, check_columns
 from tenantd.ledger.schema import SCHEMA
@@ -38,6 +39,7 @@ UPGRADES: Final[tuple[Sequence[Step], ...]] = (
     ("ALTER TABLE requests ADD COLUMN interrupted_micros INTEGER",),
     (give_ids,),
     (add_audit,),
+    (add_accounts,),
 )
 VERSION: Final = len(UPGRADES) + 1
 """Version of `SCHEMA`, which all upgrades lead to."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sqlite3 import Connection
-from typing import Final
+from typing import Any, Final
 
 import msgspec
 
@@ -24,9 +24,10 @@ class AmountTooLarge(TenantdError):
 
 
 class Cost(msgspec.Struct, frozen=True, kw_only=True):
-    """The three amounts of one row."""
+    """The amounts of one row."""
 
     input_nanos: int
+    cached_nanos: int
     output_nanos: int
     engine_nanos: int
 
@@ -35,10 +36,11 @@ def cost_of(usage: Usage, prices: PriceList) -> Cost:
     """Raises AmountTooLarge."""
     cost = Cost(
         input_nanos=divide_half_up(usage.prompt_tokens * prices.input_nanos_per_million, MILLION),
+        cached_nanos=divide_half_up(usage.cached_tokens * prices.cached_nanos_per_million, MILLION),
         output_nanos=divide_half_up(usage.completion_tokens * prices.output_nanos_per_million, MILLION),
         engine_nanos=divide_half_up(usage.engine_micros * prices.engine_hour_nanos, HOUR_MICROS),
     )
-    if cost.input_nanos + cost.output_nanos + cost.engine_nanos > MAX_INTEGER:
+    if cost.input_nanos + cost.cached_nanos + cost.output_nanos + cost.engine_nanos > MAX_INTEGER:
         raise AmountTooLarge(f"{usage} costs more than the ledger can hold at price list {prices.id}")
     return cost
 
@@ -52,9 +54,26 @@ _COLUMNS = ", ".join(PriceList.__struct_fields__)
 
 
 def latest_prices(conn: Connection) -> PriceList | None:
-    """The current list: the one added last, whatever the wall clock said then."""
-    row = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id DESC LIMIT 1").fetchone()
+    """The list for all tenants that was added last."""
+    row = conn.execute(f"SELECT {_COLUMNS} FROM prices WHERE tenant_id IS NULL ORDER BY id DESC LIMIT 1").fetchone()
     return None if row is None else _price_list(row)
+
+
+_AT: Final = f"""SELECT {_COLUMNS} FROM prices WHERE tenant_id IS ? AND effective_micros <= ?
+    ORDER BY effective_micros DESC, id DESC LIMIT 1"""
+
+
+def prices_at(conn: Connection, at_micros: int, tenant_id: int | None = None) -> PriceList:
+    """The list in force for a tenant at a moment: its own, or else that for all; before the first, the first."""
+    if tenant_id is not None and (row := conn.execute(_AT, (tenant_id, at_micros)).fetchone()) is not None:
+        own = _price_list(row)
+        if not own.follows_general:
+            return own
+    row = conn.execute(_AT, (None, at_micros)).fetchone()
+    if row is None:
+        row = conn.execute(f"SELECT {_COLUMNS} FROM prices WHERE tenant_id IS NULL ORDER BY id LIMIT 1").fetchone()
+    assert row is not None, "a ledger has a price list from when it is opened"
+    return _price_list(row)
 
 
 def all_prices(conn: Connection) -> dict[int, PriceList]:
@@ -72,17 +91,29 @@ def add_prices(conn: Connection, billing: BillingConfig, now_micros: int) -> Pri
         output_nanos_per_million=price_nanos(billing.output_price_per_million),
         engine_hour_nanos=price_nanos(billing.engine_hour_price),
         effective_micros=now_micros,
+        is_configured=1,
+        set_micros=now_micros,
     )
     latest = latest_prices(conn)
     if latest is not None and latest == msgspec.structs.replace(
-        prices, id=latest.id, effective_micros=latest.effective_micros
+        prices,
+        id=latest.id,
+        effective_micros=latest.effective_micros,
+        is_configured=latest.is_configured,
+        set_micros=latest.set_micros,
     ):
         return latest
-    number = 1 if latest is None else latest.id + 1
+    return insert_prices(conn, prices)
+
+
+def insert_prices(conn: Connection, prices: PriceList) -> PriceList:
+    """Add a list, whose id is given here. Returns it with that."""
+    (number,) = conn.execute("SELECT coalesce(max(id), 0) + 1 FROM prices").fetchone()
     prices = msgspec.structs.replace(prices, id=number)
-    conn.execute(f"INSERT INTO prices ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", msgspec.structs.astuple(prices))
+    marks = ", ".join("?" * len(PriceList.__struct_fields__))
+    conn.execute(f"INSERT INTO prices ({_COLUMNS}) VALUES ({marks})", msgspec.structs.astuple(prices))
     return prices
 
 
-def _price_list(row: tuple[int, str, int, int, int, int]) -> PriceList:
-    return PriceList(**dict(zip(PriceList.__struct_fields__, row, strict=True)))  # type: ignore[arg-type]
+def _price_list(row: tuple[Any, ...]) -> PriceList:
+    return PriceList(**dict(zip(PriceList.__struct_fields__, row, strict=True)))

@@ -13,8 +13,8 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tenantd.ledger.audit import HASH_BYTES, PRUNED
-from tenantd.ledger.invoices import EPOCH
 from tenantd.ledger.pieces import let_go
+from tenantd.periods import EPOCH
 
 PIECE_ENTRIES: Final = 50_000
 _EASTERNMOST: Final = timedelta(hours=14)

@@ -21,6 +21,7 @@ class Admitted(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: int | None = None  # None only in records set aside under schema 5
     key_id: str | None = None  # None without a key
     uid: int | None = None  # of the process at the other end
+    adapter: str = ""  # path of its adapter; "" for none
 
 
 class Settlement(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,6 +33,11 @@ class Settlement(msgspec.Struct, frozen=True, kw_only=True):
     first_token_micros: int | None = None  # after its creation; None if there was no token
     duration_micros: int
     error: str = ""
+    cause: str = ""  # the code of the error
+    queue_micros: int | None = None  # from its creation until it had a slot; None if it never had one
+    prefill_micros: int | None = None  # from then until its first token
+    kv_token_micros: int = 0  # tokens in slots, times how long they were there
+    swaps: int = 0  # how often it gave its slot up
 
 
 class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,6 +46,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     `tenant` is the tenant's name at the time of the request, `tenant_id` identifies it.
 
     Durations are None while it runs, and stay None if the daemon died meanwhile, because nobody measured them.
+    `ended_micros` is None while it runs; month, price and budget are those of this moment.
     """
 
     id: str
@@ -64,15 +71,35 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     tenant_id: int
     key_id: str | None
     uid: int | None
+    adapter: str = ""
+    ended_micros: int | None = None
+    queue_micros: int | None = None
+    prefill_micros: int | None = None
+    cached_tokens: int = 0  # of its prompt, not computed because they were cached
+    kv_token_micros: int = 0
+    swaps: int = 0
+    cached_nanos: int = 0
+    free_nanos: int = 0
+    waived_nanos: int = 0
+    cause: str = ""
+
+    @property
+    def list_nanos(self) -> int:
+        """What the request would cost without a free quota or a budget."""
+        return self.input_nanos + self.cached_nanos + self.output_nanos + self.engine_nanos
 
     @property
     def cost_nanos(self) -> int:
-        """What the request is billed; its amounts tell what it would cost."""
-        return 0 if self.unbilled else self.input_nanos + self.output_nanos + self.engine_nanos
+        """What the request is billed."""
+        return 0 if self.unbilled else self.list_nanos - self.free_nanos - self.waived_nanos
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):
-    """Prices effective from `effective_micros` until those of the next list. Lists are ordered by id."""
+    """Prices effective from `effective_micros` until those of the next list, of one tenant or of all without their own.
+
+    `follows_general` ends a tenant's own prices. `minimum_nanos` and the free tokens are those of a month.
+    `is_configured`: it was made from the configuration file.
+    """
 
     id: int
     currency: str
@@ -80,3 +107,11 @@ class PriceList(msgspec.Struct, frozen=True, kw_only=True):
     output_nanos_per_million: int
     engine_hour_nanos: int
     effective_micros: int
+    cached_nanos_per_million: int = 0
+    minimum_nanos: int = 0
+    free_prompt_tokens: int = 0
+    free_completion_tokens: int = 0
+    tenant_id: int | None = None
+    follows_general: int = 0
+    is_configured: int = 0
+    set_micros: int = 0

@@ -7,21 +7,23 @@ from typing import Final
 
 import msgspec
 
-from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
-from tenantd.ledger.prices import divide_half_up
+from tenantd.ledger.prices import MAX_INTEGER, divide_half_up
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.requests import COLUMNS, as_record
+from tenantd.ledger.rollups import COUNTS, DURATION, FIRST_TOKEN, SUMS
+from tenantd.ledger.sums import Percentiles, sums, too_large
 
 MINUTE_MICROS: Final = 60_000_000
 DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS
 
 
 class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
-    """One tenant's requests created in a period, including running ones with their usage so far (without cost yet).
+    """One tenant's requests that ended in a period, and those created in it that still run, with their usage so far
+    (without cost yet).
 
     Unbilled requests count, but cost nothing. `completed` counts those that ended with stop or length. Percentiles are
-    nearest-rank: a measured value, None if there is none. `error_rate` is the fraction of ended requests that
-    failed or were interrupted. `tenant` is its last name in the period.
+    nearest-rank, None if nothing was measured; over more than an hour, within 2%. `error_rate` is the fraction of ended
+    requests that failed or were interrupted. `tenant` is its last name in the period.
     """
 
     tenant: str
@@ -45,60 +47,67 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     error_rate: float
 
 
-_TOTALS: Final = """SELECT tenant_id, count(*) AS requests,
-    count(*) FILTER (WHERE state = 'running') AS running,
-    count(*) FILTER (WHERE state IN ('stop', 'length')) AS completed,
-    count(*) FILTER (WHERE state = 'cancelled') AS cancelled,
-    count(*) FILTER (WHERE state = 'disconnected') AS disconnected,
-    count(*) FILTER (WHERE state = 'failed') AS failed,
-    count(*) FILTER (WHERE state = 'interrupted') AS interrupted,
-    sum(prompt_tokens) AS prompt_tokens, sum(completion_tokens) AS completion_tokens,
-    sum(engine_micros) AS engine_micros,
-    sum(iif(unbilled, 0, input_nanos + output_nanos + engine_nanos)) AS cost_nanos,
-    count(duration_micros) AS measured, sum(duration_micros) AS duration_micros
-    FROM requests WHERE {where} GROUP BY tenant_id"""
-
-# Sorting in SQLite is slower than in Python, but leaves the interpreter to running requests, and what is
-# too large for memory goes to a temporary file.
-_MEASURED: Final = """CREATE TEMP TABLE measured (
-    tenant_id INTEGER NOT NULL, duration_micros INTEGER, first_token_micros INTEGER)"""
-_COPY: Final = """INSERT INTO measured SELECT tenant_id, duration_micros, first_token_micros
-    FROM requests WHERE {where} AND (duration_micros IS NOT NULL OR first_token_micros IS NOT NULL)"""
+_RUNNING: Final = """SELECT tenant_id, count(*), sum(prompt_tokens), sum(completion_tokens), sum(engine_micros)
+    FROM requests WHERE state = 'running' AND created_micros >= :since AND created_micros < :until
+    AND tenant_id = coalesce(:tenant, tenant_id) GROUP BY tenant_id"""
 
 
 def usage_report(
     conn: Connection, since_micros: int, until_micros: int, tenant_id: int | None = None
 ) -> list[TenantUsage]:
-    """By tenant, requests created from `since_micros` until before `until_micros`. Raises AmountTooLarge."""
-    totals: Sums = {}
-    conn.execute(_MEASURED)
-    try:
-        for where, values in pieces(conn, since_micros, until_micros, tenant_id):
-            add_up(conn, _TOTALS, (where, values), ("tenant_id",), totals)
-            conn.execute(_COPY.format(where=where), values)
-        durations = _percentiles(conn, "duration_micros")
-        first_tokens = _percentiles(conn, "first_token_micros")
-    finally:
-        conn.execute("DROP TABLE measured")
+    """By tenant, requests that ended from `since_micros` until before `until_micros`, and those created then that still
+    run. Raises AmountTooLarge."""
+    ended = sums(conn, since_micros, until_micros, ("tenant_id",), tenant_id=tenant_id)
+    billed = sums(conn, since_micros, until_micros, ("tenant_id",), tenant_id=tenant_id, billed=True)
+    percentiles = Percentiles(conn, since_micros, until_micros, tenant_id=tenant_id)
+    values = {"since": since_micros, "until": until_micros, "tenant": tenant_id}
+    running = {number: tuple(more) for number, *more in conn.execute(_RUNNING, values)}
     report = []
-    for row in totals.values():
-        number, ended = row["tenant_id"], row["requests"] - row["running"]
-        measured, duration_micros = row.pop("measured"), row.pop("duration_micros")
-        p50_duration, p99_duration = durations.get(number, (None, None))
-        p50_first, p99_first = first_tokens.get(number, (None, None))
+    for number in {key[0] for key in ended} | running.keys():
+        total = ended.get((number,)) or dict.fromkeys((*COUNTS, *SUMS), 0)
+        now, prompt_tokens, completion_tokens, engine_micros = running.get(number, (0, 0, 0, 0))
+        measured = total["measured"]
         report.append(
             TenantUsage(
-                **row,
-                tenant=name_in(conn, number, since_micros, until_micros),
-                average_duration_micros=divide_half_up(duration_micros, measured) if measured else None,
-                p50_duration_micros=p50_duration,
-                p99_duration_micros=p99_duration,
-                p50_first_token_micros=p50_first,
-                p99_first_token_micros=p99_first,
-                error_rate=(row["failed"] + row["interrupted"]) / ended if ended else 0.0,
+                tenant=name_before(conn, number, until_micros),
+                tenant_id=number,
+                requests=total["requests"] + now,
+                running=now,
+                **{name: total[name] for name in ("completed", "cancelled", "disconnected", "failed", "interrupted")},
+                prompt_tokens=total["prompt_tokens"] + prompt_tokens,
+                completion_tokens=total["completion_tokens"] + completion_tokens,
+                engine_micros=total["engine_micros"] + engine_micros,
+                cost_nanos=cost_nanos(billed.get((number,))),
+                average_duration_micros=divide_half_up(total["duration_micros"], measured) if measured else None,
+                p50_duration_micros=percentiles.of(number, DURATION, 50),
+                p99_duration_micros=percentiles.of(number, DURATION, 99),
+                p50_first_token_micros=percentiles.of(number, FIRST_TOKEN, 50),
+                p99_first_token_micros=percentiles.of(number, FIRST_TOKEN, 99),
+                error_rate=(total["failed"] + total["interrupted"]) / total["requests"] if total["requests"] else 0.0,
             )
         )
     return sorted(report, key=lambda usage: (usage.tenant, usage.tenant_id))
+
+
+def cost_nanos(total: dict[str, int] | None) -> int:
+    """What is billed for sums of billed requests. Raises AmountTooLarge."""
+    if total is None:
+        return 0
+    listed = sum(total[name] for name in ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos"))
+    if listed > MAX_INTEGER:
+        raise too_large()
+    return listed - total["free_nanos"] - total["waived_nanos"]
+
+
+def name_before(conn: Connection, tenant_id: int, until_micros: int) -> str:
+    """The name of a tenant at its last request before a moment, or else its present or last name."""
+    row = conn.execute(
+        """SELECT tenant FROM requests WHERE tenant_id = ? AND created_micros < ?
+        ORDER BY created_micros DESC, number DESC LIMIT 1""",
+        (tenant_id, until_micros),
+    ).fetchone()
+    row = row or conn.execute("SELECT name FROM tenants WHERE id = ?", (tenant_id,)).fetchone()
+    return str(row[0]) if row is not None else f"tenant {tenant_id}"
 
 
 def recent_requests(conn: Connection, tenant_id: int | None, limit: int) -> list[RequestRecord]:
@@ -159,17 +168,3 @@ def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
         {"now": now_micros, "minute": MINUTE_MICROS, "day": DAY_MICROS},
     )
     return [Booked(number, max(0, age), tokens, requests) for number, age, tokens, requests in rows]
-
-
-def _percentiles(conn: Connection, column: str) -> dict[int, tuple[int, int]]:
-    """50th and 99th percentiles of the measured values, by tenant."""
-    conn.execute(f"CREATE INDEX measured_by_{column} ON measured (tenant_id, {column}) WHERE {column} IS NOT NULL")
-    where = f"measured WHERE {column} IS NOT NULL"
-    counts = conn.execute(f"SELECT tenant_id, count(*) FROM {where} GROUP BY tenant_id").fetchall()
-    query = f"SELECT {column} FROM {where} AND tenant_id = ? ORDER BY {column} LIMIT 1 OFFSET ?"
-    result = {}
-    for number, count in counts:
-        p50, p99 = (conn.execute(query, (number, (count * n + 99) // 100 - 1)).fetchone()[0] for n in (50, 99))
-        result[number] = (p50, p99)
-    conn.execute(f"DROP INDEX measured_by_{column}")
-    return result

@@ -4,29 +4,38 @@ from __future__ import annotations
 
 from sqlite3 import Connection, IntegrityError
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
-from tenantd.domain import FinishReason, RequestKind, Usage
+from tenantd.domain import RUNNING, FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
-from tenantd.ledger.prices import all_prices, cost_of, latest_prices
+from tenantd.ledger.charging import Charge, Customer, billed_until, charge, give_back
+from tenantd.ledger.prices import all_prices
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
+from tenantd.ledger.rollups import add_row
+from tenantd.periods import UTC_ZONE
 
 COLUMNS: Final = ", ".join(RequestRecord.__struct_fields__)
 INTERRUPTED_ERROR: Final = "the daemon stopped while the request ran"
+INTERRUPTED_CAUSE: Final = "interrupted"
 
 _INSERT = f"""INSERT INTO requests (state, {", ".join(Admitted.__struct_fields__)})
     VALUES ('running', {", ".join("?" * len(Admitted.__struct_fields__))})"""
-_CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, engine_micros = ?
+_CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, engine_micros = ?, cached_tokens = ?
     WHERE id = ? AND state = 'running'"""
+_FACTS = "SELECT state, tenant_id, key_id, unbilled, created_micros FROM requests WHERE id = ?"
+_CHARGED = """price_id = ?, input_nanos = ?, cached_nanos = ?, output_nanos = ?, engine_nanos = ?, free_nanos = ?,
+    waived_nanos = ?"""
 _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
-    first_token_micros = ?, duration_micros = ?, price_id = ?, input_nanos = ?, output_nanos = ?, engine_nanos = ?,
-    error = ?
-    WHERE id = ? AND state = 'running' RETURNING {COLUMNS}"""
-_INTERRUPT = f"""UPDATE requests SET state = 'interrupted', price_id = ?, input_nanos = ?, output_nanos = ?,
-    engine_nanos = ?, error = ?, interrupted_micros = max(created_micros, ?) WHERE id = ? RETURNING {COLUMNS}"""
-_REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, output_nanos = 0,
-    engine_nanos = 0, error = '', interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
+    cached_tokens = ?, first_token_micros = ?, duration_micros = ?, queue_micros = ?, prefill_micros = ?,
+    kv_token_micros = ?, swaps = ?, error = ?, cause = ?, ended_micros = ?, {_CHARGED}
+    WHERE id = ? RETURNING {COLUMNS}"""
+_INTERRUPT = f"""UPDATE requests SET state = 'interrupted', interrupted_micros = ?, ended_micros = ?, error = ?,
+    cause = ?, {_CHARGED} WHERE id = ? RETURNING {COLUMNS}"""
+_REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, cached_nanos = 0,
+    output_nanos = 0, engine_nanos = 0, free_nanos = 0, waived_nanos = 0, error = '', cause = '', ended_micros = NULL,
+    interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
@@ -42,63 +51,86 @@ def insert_request(conn: Connection, admission: Admitted) -> None:
 
 def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
     """Record what a running row has used so far. Ignores rows that are settled or missing."""
-    conn.execute(_CHECKPOINT, (usage.prompt_tokens, usage.completion_tokens, usage.engine_micros, request_id))
+    values = (usage.prompt_tokens, usage.completion_tokens, usage.engine_micros, usage.cached_tokens, request_id)
+    conn.execute(_CHECKPOINT, values)
 
 
-def settle_request(conn: Connection, settlement: Settlement, prices: PriceList | None = None) -> RequestRecord:
-    """Close a running row, by default at the current prices. Raises NotFound, Conflict (already settled),
-    AmountTooLarge."""
-    prices = prices or latest_prices(conn)
-    assert prices is not None, "a ledger has a price list from when it is opened"
-    usage, cost = settlement.usage, cost_of(settlement.usage, prices)
-    rows = conn.execute(
-        _SETTLE,
-        (
-            FinishReason(settlement.state).value,
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.engine_micros,
-            settlement.first_token_micros,
-            settlement.duration_micros,
-            prices.id,
-            cost.input_nanos,
-            cost.output_nanos,
-            cost.engine_nanos,
-            settlement.error.encode("utf-8", "replace").decode(),  # a lone surrogate must not keep a row open
-            settlement.id,
-        ),
-    ).fetchall()
-    if rows:
-        return as_record(rows[0])
-    state = state_of(conn, settlement.id)
-    if state is None:
+def settle_request(
+    conn: Connection, settlement: Settlement, prices: PriceList | None = None, timezone: ZoneInfo = UTC_ZONE
+) -> RequestRecord:
+    """Close a running row, by default at the prices in force when it ended, and add it to the sums of its hour.
+
+    `timezone` is that of billing periods. Raises NotFound, Conflict (already settled), AmountTooLarge.
+    """
+    facts = conn.execute(_FACTS, (settlement.id,)).fetchone()
+    if facts is None:
         raise NotFound(f"request {settlement.id!r} is not in the ledger")
-    raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
+    state, tenant_id, key_id, unbilled, created_micros = facts
+    if state != RUNNING:
+        raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
+    usage = settlement.usage
+    ended_micros = max(created_micros + settlement.duration_micros, billed_until(conn, tenant_id))
+    charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone, prices)
+    values = (
+        FinishReason(settlement.state).value,
+        usage.prompt_tokens,
+        usage.completion_tokens,
+        usage.engine_micros,
+        usage.cached_tokens,
+        settlement.first_token_micros,
+        settlement.duration_micros,
+        settlement.queue_micros,
+        settlement.prefill_micros,
+        settlement.kv_token_micros,
+        settlement.swaps,
+        settlement.error.encode("utf-8", "replace").decode(),  # a lone surrogate must not keep a row open
+        settlement.cause,
+        ended_micros,
+        *_columns(charged),
+        settlement.id,
+    )
+    row = as_record(conn.execute(_SETTLE, values).fetchall()[0])
+    add_row(conn, row)
+    return row
 
 
-def interrupt_running(conn: Connection, prices: PriceList, ended_micros: int) -> list[RequestRecord]:
+def interrupt_running(conn: Connection, ended_micros: int, timezone: ZoneInfo = UTC_ZONE) -> list[RequestRecord]:
     """Settle every row that a killed daemon left running, from its last checkpoint. Returns these rows.
 
     `ended_micros` is when that daemon last wrote. Durations stay empty, because they are unknown.
     """
     rows = conn.execute(
-        "SELECT id, prompt_tokens, completion_tokens, engine_micros FROM requests WHERE state = 'running'"
+        """SELECT id, tenant_id, key_id, unbilled, created_micros, prompt_tokens, completion_tokens, engine_micros,
+        cached_tokens FROM requests WHERE state = 'running' ORDER BY number"""
     ).fetchall()
     settled = []
-    for request_id, prompt_tokens, completion_tokens, engine_micros in rows:
-        usage = Usage(prompt_tokens=prompt_tokens, completion_tokens=completion_tokens, engine_micros=engine_micros)
-        cost = cost_of(usage, prices)
-        amounts = (cost.input_nanos, cost.output_nanos, cost.engine_nanos)
-        values = (prices.id, *amounts, INTERRUPTED_ERROR, ended_micros, request_id)
-        settled += [as_record(row) for row in conn.execute(_INTERRUPT, values).fetchall()]
+    for request_id, tenant_id, key_id, unbilled, created_micros, *used in rows:
+        usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
+        interrupted_micros = max(created_micros, ended_micros)
+        counted_micros = max(interrupted_micros, billed_until(conn, tenant_id))
+        charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, counted_micros, timezone)
+        values = (interrupted_micros, counted_micros, INTERRUPTED_ERROR, INTERRUPTED_CAUSE)
+        row = as_record(conn.execute(_INTERRUPT, (*values, *_columns(charged), request_id)).fetchall()[0])
+        add_row(conn, row)
+        settled.append(row)
     return settled
+
+
+def _columns(charged: Charge) -> tuple[int, ...]:
+    """The values for `_CHARGED`."""
+    cost = charged.cost
+    amounts = (cost.input_nanos, cost.cached_nanos, cost.output_nanos, cost.engine_nanos)
+    return (charged.price_id, *amounts, charged.free_nanos, charged.waived_nanos)
 
 
 def reopen_interrupted(conn: Connection, request_id: str) -> PriceList:
     """Make an interrupted row running again, to be settled after all. Returns the prices it was settled at."""
-    (price_id,) = conn.execute("SELECT price_id FROM requests WHERE id = ?", (request_id,)).fetchone()
+    row = get_request(conn, request_id)
+    assert row.price_id is not None, "it was settled"
+    add_row(conn, row, -1)
+    give_back(conn, row)
     conn.execute(_REOPEN, (request_id,))
-    return all_prices(conn)[price_id]
+    return all_prices(conn)[row.price_id]
 
 
 def has_settled(conn: Connection) -> bool:

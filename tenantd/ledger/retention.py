@@ -33,10 +33,11 @@ from tenantd.ledger.audit import (
     newest_micros,
     read_head,
 )
-from tenantd.ledger.invoices import EPOCH, parse_month
+from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.pieces import let_go
 from tenantd.ledger.prunings import Announced, newest_announced
+from tenantd.periods import EPOCH
 
 log = logging.getLogger(__name__)
 

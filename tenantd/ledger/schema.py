@@ -9,17 +9,29 @@ from __future__ import annotations
 
 from typing import Final
 
+# A list without a tenant is for all that have none of their own; `follows_general` ends a tenant's own. The minimum and
+# the free tokens are those of a month. `is_configured`: it was made from the configuration file.
 PRICES: Final = """CREATE TABLE prices (
     id                       INTEGER PRIMARY KEY,
     currency                 TEXT NOT NULL CHECK (currency <> ''),
     input_nanos_per_million  INTEGER NOT NULL CHECK (input_nanos_per_million >= 0),
     output_nanos_per_million INTEGER NOT NULL CHECK (output_nanos_per_million >= 0),
     engine_hour_nanos        INTEGER NOT NULL CHECK (engine_hour_nanos >= 0),
-    effective_micros         INTEGER NOT NULL CHECK (effective_micros >= 0)
+    effective_micros         INTEGER NOT NULL CHECK (effective_micros >= 0),
+    cached_nanos_per_million INTEGER NOT NULL DEFAULT 0,
+    minimum_nanos            INTEGER NOT NULL DEFAULT 0,
+    free_prompt_tokens       INTEGER NOT NULL DEFAULT 0,
+    free_completion_tokens   INTEGER NOT NULL DEFAULT 0,
+    tenant_id                INTEGER,
+    follows_general          INTEGER NOT NULL DEFAULT 0,
+    is_configured            INTEGER NOT NULL DEFAULT 0,
+    set_micros               INTEGER NOT NULL DEFAULT 0
 ) STRICT"""
 
-# Rows are in order of admission. `tenant` is the name at the time of the request; `tenant_id` identifies the
-# tenant. There is no foreign key, because a bill outlives its customer.
+# Rows are in order of admission. Month, price and budget are those of `ended_micros`, which is NULL while a request
+# runs. What is billed is the sum of the four amounts less `free_nanos` (a free quota) and `waived_nanos` (beyond a
+# budget). `kv_token_micros` adds up how long how many tokens were in a slot. `tenant` is the name at the time of the
+# request; `tenant_id` identifies the tenant. There is no foreign key, because a bill outlives its customer.
 REQUESTS: Final = """CREATE TABLE requests (
     number               INTEGER PRIMARY KEY,
     id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
@@ -45,10 +57,145 @@ REQUESTS: Final = """CREATE TABLE requests (
     tenant_id            INTEGER NOT NULL,
     key_id               TEXT,
     uid                  INTEGER,
+    adapter              TEXT NOT NULL DEFAULT '',
+    ended_micros         INTEGER,
+    queue_micros         INTEGER,
+    prefill_micros       INTEGER,
+    cached_tokens        INTEGER NOT NULL DEFAULT 0,
+    kv_token_micros      INTEGER NOT NULL DEFAULT 0,
+    swaps                INTEGER NOT NULL DEFAULT 0,
+    cached_nanos         INTEGER NOT NULL DEFAULT 0,
+    free_nanos           INTEGER NOT NULL DEFAULT 0,
+    waived_nanos         INTEGER NOT NULL DEFAULT 0,
+    cause                TEXT NOT NULL DEFAULT '',
     CHECK ((state = 'running') = (price_id IS NULL)),
     CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
 ) STRICT"""
 REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
+REQUESTS_BY_END: Final = "CREATE INDEX requests_by_end ON requests (ended_micros) WHERE ended_micros IS NOT NULL"
+
+# Sums of the ended requests of an hour, of UTC, made in the transaction of each row. "" is no key, or no adapter.
+# `measured` counts those whose duration is known, `started` those with a first token. Sums stop at the largest integer.
+# `latencies` counts durations and times to the first token by logarithmic bucket (`tenantd.ledger.buckets`), `causes`
+# the errors by code.
+ROLL_UPS: Final = (
+    """CREATE TABLE hours (
+    hour_micros        INTEGER NOT NULL,
+    tenant_id          INTEGER NOT NULL,
+    key_id             TEXT NOT NULL,
+    model              TEXT NOT NULL,
+    adapter            TEXT NOT NULL,
+    price_id           INTEGER NOT NULL REFERENCES prices (id),
+    unbilled           INTEGER NOT NULL,
+    requests           INTEGER NOT NULL,
+    completed          INTEGER NOT NULL,
+    cancelled          INTEGER NOT NULL,
+    disconnected       INTEGER NOT NULL,
+    failed             INTEGER NOT NULL,
+    interrupted        INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    cached_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    engine_micros      INTEGER NOT NULL,
+    input_nanos        INTEGER NOT NULL,
+    cached_nanos       INTEGER NOT NULL,
+    output_nanos       INTEGER NOT NULL,
+    engine_nanos       INTEGER NOT NULL,
+    free_nanos         INTEGER NOT NULL,
+    waived_nanos       INTEGER NOT NULL,
+    measured           INTEGER NOT NULL,
+    duration_micros    INTEGER NOT NULL,
+    started            INTEGER NOT NULL,
+    first_token_micros INTEGER NOT NULL,
+    queue_micros       INTEGER NOT NULL,
+    kv_token_micros    INTEGER NOT NULL,
+    swaps              INTEGER NOT NULL,
+    PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled)
+) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE latencies (
+    hour_micros INTEGER NOT NULL,
+    tenant_id   INTEGER NOT NULL,
+    metric      TEXT NOT NULL,
+    bucket      INTEGER NOT NULL,
+    requests    INTEGER NOT NULL,
+    PRIMARY KEY (hour_micros, tenant_id, metric, bucket)
+) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE causes (
+    hour_micros INTEGER NOT NULL,
+    tenant_id   INTEGER NOT NULL,
+    cause       TEXT NOT NULL,
+    requests    INTEGER NOT NULL,
+    PRIMARY KEY (hour_micros, tenant_id, cause)
+) STRICT, WITHOUT ROWID""",
+)
+
+# A budget is a tenant's, or one key's of it ("" is all keys). `amount` is in nano-units of money, tokens, or
+# microseconds of engine time. `warn` lists percentages. What was used of it in a period that began at `since_micros` is
+# added up in the transaction of each row, and so cannot pass it.
+BUDGETS: Final = (
+    """CREATE TABLE budgets (
+    id         INTEGER PRIMARY KEY AUTOINCREMENT,
+    tenant_id  INTEGER NOT NULL REFERENCES tenants (id),
+    key_id     TEXT NOT NULL DEFAULT '',
+    period     TEXT NOT NULL,
+    unit       TEXT NOT NULL,
+    amount     INTEGER NOT NULL CHECK (amount >= 0),
+    warn       TEXT NOT NULL,
+    set_micros INTEGER NOT NULL,
+    UNIQUE (tenant_id, key_id, period, unit)
+) STRICT""",
+    """CREATE TABLE budget_uses (
+    budget_id    INTEGER NOT NULL REFERENCES budgets (id) ON DELETE CASCADE,
+    since_micros INTEGER NOT NULL,
+    used         INTEGER NOT NULL DEFAULT 0 CHECK (used >= 0),
+    topped_up    INTEGER NOT NULL DEFAULT 0,
+    warned       INTEGER NOT NULL DEFAULT 0,
+    PRIMARY KEY (budget_id, since_micros)
+) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE budget_topups (
+    number       INTEGER PRIMARY KEY,
+    budget_id    INTEGER NOT NULL REFERENCES budgets (id) ON DELETE CASCADE,
+    since_micros INTEGER NOT NULL,
+    amount       INTEGER NOT NULL,
+    reason       TEXT NOT NULL,
+    actor        TEXT NOT NULL,
+    at_micros    INTEGER NOT NULL
+) STRICT""",
+)
+
+# Finalised invoices and credit notes, one for each tenant and month; numbers have no gaps. `document` is the canonical
+# JSON that `hash` (SHA-256) is of, `credits` the number of the invoice that a credit note corrects.
+INVOICES: Final = (
+    """CREATE TABLE invoices (
+    number       INTEGER PRIMARY KEY,
+    kind         TEXT NOT NULL,
+    tenant_id    INTEGER NOT NULL,
+    tenant       TEXT NOT NULL,
+    month        TEXT NOT NULL,
+    since_micros INTEGER NOT NULL,
+    until_micros INTEGER NOT NULL,
+    total_nanos  INTEGER NOT NULL,
+    document     TEXT NOT NULL,
+    hash         BLOB NOT NULL CHECK (length(hash) = 32),
+    credits      INTEGER REFERENCES invoices (number),
+    at_micros    INTEGER NOT NULL
+) STRICT""",
+    "CREATE INDEX invoices_by_tenant ON invoices (tenant_id, until_micros)",
+    """CREATE TRIGGER invoices_are_never_changed BEFORE UPDATE ON invoices
+    BEGIN SELECT raise(ABORT, 'a finalised invoice never changes: tenantctl invoice credit'); END""",
+    """CREATE TRIGGER invoices_are_never_deleted BEFORE DELETE ON invoices
+    BEGIN SELECT raise(ABORT, 'a finalised invoice is never deleted: tenantctl invoice credit'); END""",
+)
+
+# What a client's `Idempotency-Key` stood for: the hash of the body, and the ids of the requests it made, as JSON.
+IDEMPOTENCY: Final = """CREATE TABLE idempotency (
+    tenant_id      INTEGER NOT NULL,
+    key            TEXT NOT NULL,
+    body_hash      BLOB NOT NULL CHECK (length(body_hash) = 32),
+    requests       TEXT NOT NULL,
+    created_micros INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, key)
+) STRICT, WITHOUT ROWID"""
 
 # A key without a tenant administers. Tenant and name are those of its tenant. `scopes` are separated by commas. The end
 # of a key that was rotated is near, and `replaced_by` is the id of the new one.
@@ -137,7 +284,8 @@ TENANTS: Final = (
     system_in_completions INTEGER NOT NULL DEFAULT 0,
     on_anomaly     TEXT NOT NULL DEFAULT 'log',
     throttled_micros INTEGER,
-    audit_key      BLOB
+    audit_key      BLOB,
+    billing        TEXT NOT NULL DEFAULT '{}'
 ) STRICT""",
     "CREATE UNIQUE INDEX tenants_by_name ON tenants (name) WHERE state <> 'removed'",
     KEYS,
@@ -149,6 +297,7 @@ SCHEMA: Final = (
     REQUESTS,
     "CREATE INDEX requests_by_time ON requests (created_micros)",
     REQUESTS_BY_TENANT,
+    REQUESTS_BY_END,
     # Contains only running rows, so that start-up finds them at once in a ledger of any size.
     "CREATE INDEX requests_running ON requests (created_micros) WHERE state = 'running'",
     # Written and emptied to test whether the file can be written at all.
@@ -156,4 +305,8 @@ SCHEMA: Final = (
     *TENANTS,
     *AUDIT,
     *ANOMALIES,
+    *ROLL_UPS,
+    *BUDGETS,
+    *INVOICES,
+    IDEMPOTENCY,
 )

@@ -12,8 +12,6 @@ import time
 from sqlite3 import Connection
 from typing import Final
 
-from tenantd.ledger.schema import REQUESTS, REQUESTS_BY_TENANT
-
 log = logging.getLogger(__name__)
 
 BATCH_ROWS: Final = 20_000
@@ -22,6 +20,35 @@ CACHE_KIB: Final = 64 * 1024
 """For the time of the upgrade, so that a page goes to the write-ahead log once."""
 
 # As schema 6 had them; later upgrades lead on from here.
+_REQUESTS: Final = """CREATE TABLE requests (
+    number               INTEGER PRIMARY KEY,
+    id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
+    tenant               TEXT NOT NULL CHECK (tenant <> ''),
+    kind                 TEXT NOT NULL,
+    model                TEXT NOT NULL,
+    state                TEXT NOT NULL,
+    created_micros       INTEGER NOT NULL CHECK (created_micros >= 0),
+    prompt_length_tokens INTEGER NOT NULL CHECK (prompt_length_tokens >= 0),
+    max_tokens           INTEGER NOT NULL CHECK (max_tokens >= 0),
+    prompt_tokens        INTEGER NOT NULL DEFAULT 0 CHECK (prompt_tokens >= 0),
+    completion_tokens    INTEGER NOT NULL DEFAULT 0 CHECK (completion_tokens >= 0),
+    engine_micros        INTEGER NOT NULL DEFAULT 0 CHECK (engine_micros >= 0),
+    first_token_micros   INTEGER CHECK (first_token_micros >= 0),
+    duration_micros      INTEGER CHECK (duration_micros >= 0),
+    price_id             INTEGER REFERENCES prices (id),
+    input_nanos          INTEGER NOT NULL DEFAULT 0 CHECK (input_nanos >= 0),
+    output_nanos         INTEGER NOT NULL DEFAULT 0 CHECK (output_nanos >= 0),
+    engine_nanos         INTEGER NOT NULL DEFAULT 0 CHECK (engine_nanos >= 0),
+    error                TEXT NOT NULL DEFAULT '',
+    unbilled             INTEGER NOT NULL DEFAULT 0,
+    interrupted_micros   INTEGER,
+    tenant_id            INTEGER NOT NULL,
+    key_id               TEXT,
+    uid                  INTEGER,
+    CHECK ((state = 'running') = (price_id IS NULL)),
+    CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
+) STRICT"""
+_REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
 _TABLES: Final = (
     """CREATE TABLE tenants (
     id             INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -91,10 +118,10 @@ def give_ids(conn: Connection) -> None:
     conn.execute("DROP INDEX requests_by_tenant")
     _fill(conn)
     conn.execute("DROP TABLE temp.ids")
-    conn.execute(REQUESTS_BY_TENANT)
+    conn.execute(_REQUESTS_BY_TENANT)
     (version,) = conn.execute("PRAGMA schema_version").fetchone()
     conn.execute("PRAGMA writable_schema = ON")
-    conn.execute("UPDATE sqlite_schema SET sql = ? WHERE type = 'table' AND name = 'requests'", (REQUESTS,))
+    conn.execute("UPDATE sqlite_schema SET sql = ? WHERE type = 'table' AND name = 'requests'", (_REQUESTS,))
     conn.execute(f"PRAGMA schema_version = {version + 1}")  # other connections read it again
     conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
 

@@ -22,6 +22,7 @@ from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
@@ -32,6 +33,7 @@ from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
 from tenantd.ledger.requests import get_request, insert_request, reopen_interrupted, settle_request, state_of
 from tenantd.ledger.tenant_ids import add_unknown
+from tenantd.periods import UTC_ZONE
 
 log = logging.getLogger(__name__)
 
@@ -130,14 +132,17 @@ class TakenIn:
         self.rejected: list[bytes] = []
         self._path = folder / FILE_NAME
         self._owners: dict[int, int] = {}  # ids in lines to those of the tenants made for them
+        self._timezone = UTC_ZONE
         self._recent: Counter[Columns] | None = None  # newest entries of the trail, once they were needed
         try:
             self._lines = [line for line in self._path.read_bytes().splitlines() if line]
         except FileNotFoundError:
             self._lines = []
 
-    def settle(self, conn: sqlite3.Connection, now_micros: int) -> None:
-        """Settle what is not settled yet. Raises sqlite3.Error for trouble; keeps unusable lines separately."""
+    def settle(self, conn: sqlite3.Connection, now_micros: int, timezone: ZoneInfo = UTC_ZONE) -> None:
+        """Settle what is not settled yet; `timezone` is that of billing periods. Raises sqlite3.Error for trouble, and
+        keeps unusable lines separately."""
+        self._timezone = timezone
         for line in self._lines:
             conn.execute("SAVEPOINT line")
             try:
@@ -190,7 +195,7 @@ class TakenIn:
             prices = reopen_interrupted(conn, settlement.id)
         elif state not in (None, "running"):
             return False
-        settle_request(conn, settlement, prices)
+        settle_request(conn, settlement, prices, self._timezone)
         if owner is not None and admission is not None and admission.tenant_id is not None:
             self._owners[admission.tenant_id] = owner  # not earlier, because a line that fails is undone
         return True

@@ -231,6 +231,7 @@ def settlement(stream: LiveStream) -> Settlement:
         first_token_micros=stream.first_token_micros,
         duration_micros=stream.duration_micros,
         error="" if stream.error is None else one_line(stream.error.message, MAX_ERROR_CHARACTERS),
+        cause="" if stream.error is None else stream.error.code,
     )
 
 
@@ -248,4 +249,5 @@ def admission(stream: LiveStream, kind: str, model: str, *, unbilled: bool) -> A
         prompt_length_tokens=stream.prompt_tokens,
         max_tokens=stream.max_tokens,
         unbilled=unbilled,
+        adapter=stream.adapter,
     )

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import InvalidRequest
-from tenantd.ledger.invoices import EPOCH, Month, parse_month
+from tenantd.ledger.invoices import Month, parse_month
+from tenantd.periods import EPOCH
 
 HOUR_MICROS = 3_600_000_000
 zones = st.sampled_from(sorted(available_timezones())).map(ZoneInfo)

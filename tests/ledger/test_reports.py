@@ -271,7 +271,7 @@ def test_what_was_interrupted_in_the_last_minute_counts_from_when_its_daemon_las
     for name, age_s in (("long", 90), ("short", 30)):
         add(conn, name, created_micros=now_micros - age_s * second)
         checkpoint_request(conn, name, Usage(prompt_tokens=5, completion_tokens=2))
-    assert len(interrupt_running(conn, prices, now_micros - 20 * second)) == 2
+    assert len(interrupt_running(conn, now_micros - 20 * second)) == 2
     assert last_minute(conn, now_micros) == [
         Booked(1, 30 * second, 0, 1),
         Booked(1, 20 * second, 7, 0),

