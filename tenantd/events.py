@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 
 import msgspec
 
+from tenantd.actions import Action as Action
 from tenantd.clock import now_micros
 from tenantd.domain import Breach, FinishReason, IsolationCheck, OnAnomaly, Part, Sketch, Usage, Verdict
 
@@ -57,26 +58,6 @@ class Loss(StrEnum):
     HUNG = "hung"  # no heartbeat; killed by the daemon
     KILLED = "killed"  # by the daemon, because of its behaviour
     NOT_STARTED = "not_started"
-
-
-class Action(StrEnum):
-    """What an administrator did."""
-
-    TENANT_ADDED = "tenant_added"
-    TENANT_CHANGED = "tenant_changed"
-    TENANT_SUSPENDED = "tenant_suspended"
-    TENANT_RESUMED = "tenant_resumed"
-    TENANT_THROTTLED = "tenant_throttled"
-    ANOMALIES_CLEARED = "anomalies_cleared"  # a tenant is no longer throttled, and what it does next counts as usual
-    TENANT_RENAMED = "tenant_renamed"
-    TENANT_REMOVED = "tenant_removed"
-    TENANT_FORGOTTEN = "tenant_forgotten"  # the key for hashes of its prompts and answers was deleted
-    KEY_CREATED = "key_created"
-    KEY_REVOKED = "key_revoked"
-    KEY_ROTATED = "key_rotated"
-    AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
-    REQUEST_CANCELLED = "request_cancelled"
-    RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
 
 
 def _snake(name: str) -> str:

@@ -26,6 +26,7 @@ ROOMS = [
     "tenantd.mistakes",
     "tenantd.limits",
     "tenantd.domain",
+    "tenantd.actions",
     "tenantd.events",
     "tenantd.wire",
     "tenantd.costs",

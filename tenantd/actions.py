@@ -1,0 +1,27 @@
+"""What administrators do, as events and the audit trail name it."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class Action(StrEnum):
+    """What an administrator did."""
+
+    TENANT_ADDED = "tenant_added"
+    TENANT_CHANGED = "tenant_changed"
+    TENANT_SUSPENDED = "tenant_suspended"
+    TENANT_RESUMED = "tenant_resumed"
+    TENANT_THROTTLED = "tenant_throttled"
+    ANOMALIES_CLEARED = "anomalies_cleared"  # a tenant is no longer throttled, and what it does next counts as usual
+    TENANT_RENAMED = "tenant_renamed"
+    TENANT_REMOVED = "tenant_removed"
+    TENANT_FORGOTTEN = "tenant_forgotten"  # the key for hashes of its prompts and answers was deleted
+    KEY_CREATED = "key_created"
+    KEY_REVOKED = "key_revoked"
+    KEY_ROTATED = "key_rotated"
+    AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
+    REQUEST_CANCELLED = "request_cancelled"
+    RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
+    INVOICE_FINALIZED = "invoice_finalized"
+    INVOICE_CREDITED = "invoice_credited"
