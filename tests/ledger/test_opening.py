@@ -196,7 +196,7 @@ def test_what_was_left_running_is_settled_at_the_prices_it_ran_under(tmp_path: P
             used, unused = await record_of(ledger, "r2"), await record_of(ledger, "r3")
             assert (used.state, used.price_id) == ("interrupted", 1)
             assert used.duration_micros is None, "nobody measured it"
-            (usage,) = await ledger.read(lambda conn: usage_report(conn, 0, NOW_MICROS + 1))
+            (usage,) = await ledger.read(lambda conn: usage_report(conn, NOW_MICROS, NOW_MICROS + 90_001))
             assert (usage.interrupted, usage.average_duration_micros, usage.p99_duration_micros) == (2, 90_000, 90_000)
             assert (used.input_nanos, used.output_nanos, used.engine_nanos) == (1_000, 8_000, 1_500_000)
             assert (unused.state, unused.cost_nanos) == ("interrupted", 0)
