@@ -9,7 +9,6 @@ from __future__ import annotations
 import bisect
 import logging
 import os
-import re
 import tomllib
 from decimal import Decimal
 from pathlib import Path
@@ -17,9 +16,6 @@ from typing import Annotated, Any, Final, Literal
 from zoneinfo import ZoneInfo
 
 from pydantic import (
-    AfterValidator,
-    BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     ValidationError,
@@ -35,6 +31,7 @@ from tenantd.mistakes import in_words
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
+from tenantd.setting_kinds import File, Line, Price, Section
 from tenantd.wire.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -48,49 +45,6 @@ GONE_KEYS: Final = {
 
 MOST_SHOWN_CHARACTERS: Final = 200
 """Of a value in an error message."""
-_NUMBER: Final = re.compile(r"[-+]?[0-9]+(\.[0-9]+)?([eE][-+]?[0-9]+)?")
-
-
-class Section(BaseModel):
-    """A table of the TOML file. A setting without a default has an example, shown as a comment. Values are not
-    converted: `true` and "5" are not numbers, and 1.0 is not a whole one."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, strict=True)
-
-
-def _decimal(value: Any) -> Any:
-    """Convert a TOML float through its shortest text, so that 0.15 means exactly 0.15."""
-    if isinstance(value, float):
-        return Decimal(str(value))
-    if isinstance(value, int) and not isinstance(value, bool):
-        return Decimal(value)
-    if isinstance(value, str) and _NUMBER.fullmatch(value):
-        return Decimal(value)
-    if isinstance(value, Decimal):
-        return value
-    raise ValueError("must be a number")
-
-
-def _no_control_characters(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("must not contain control characters")
-    return value
-
-
-def _path(value: Any) -> Any:
-    """Convert TOML's string."""
-    if isinstance(value, str):
-        if "\0" in value:
-            raise ValueError("must not contain a NUL character")
-        return Path(value)
-    if value is None or isinstance(value, Path):
-        return value
-    raise ValueError("must be a string")
-
-
-Line = Annotated[str, AfterValidator(_no_control_characters)]
-File = Annotated[Path, BeforeValidator(_path)]
-Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
 
 
 class ServerConfig(Section):

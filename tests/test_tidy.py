@@ -30,6 +30,7 @@ ROOMS = [
     "tenantd.events",
     "tenantd.wire",
     "tenantd.costs",
+    "tenantd.setting_kinds",
     "tenantd.config",
     "tenantd.minute",
     "tenantd.logs",
