@@ -9,7 +9,7 @@ from typing import Final
 
 from tenantd.ledger.buckets import bucket_of
 from tenantd.ledger.prices import MAX_INTEGER
-from tenantd.ledger.schema import BUDGETS, IDEMPOTENCY, INVOICES, REQUESTS_BY_END, ROLL_UPS
+from tenantd.ledger.schema import BUDGETS, FREE_USES, IDEMPOTENCY, INVOICES, REQUESTS_BY_END, ROLL_UPS
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +30,8 @@ _COLUMNS: Final = {
         "free_nanos           INTEGER NOT NULL DEFAULT 0",
         "waived_nanos         INTEGER NOT NULL DEFAULT 0",
         "cause                TEXT NOT NULL DEFAULT ''",
+        "free_prompt_tokens   INTEGER NOT NULL DEFAULT 0",
+        "free_completion_tokens INTEGER NOT NULL DEFAULT 0",
     ),
     "prices": (
         "cached_nanos_per_million INTEGER NOT NULL DEFAULT 0",
@@ -50,12 +52,12 @@ _SUMMED: Final = ("prompt_tokens", "completion_tokens", "engine_micros", "input_
 _TIMES: Final = ("duration_micros", "first_token_micros")
 _HOURS: Final = """INSERT INTO hours (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled, requests,
     completed, cancelled, disconnected, failed, interrupted, measured, started, cached_tokens, cached_nanos, free_nanos,
-    waived_nanos, queue_micros, kv_token_micros, swaps, {names})
+    free_prompt_tokens, free_completion_tokens, waived_nanos, queue_micros, kv_token_micros, swaps, {names})
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, coalesce(key_id, ''), model, adapter, price_id,
     unbilled, count(*), count(*) FILTER (WHERE state IN ('stop', 'length')),
     count(*) FILTER (WHERE state = 'cancelled'), count(*) FILTER (WHERE state = 'disconnected'),
     count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'interrupted'),
-    count(duration_micros), count(first_token_micros), 0, 0, 0, 0, 0, 0, 0, {sums}
+    count(duration_micros), count(first_token_micros), 0, 0, 0, 0, 0, 0, 0, 0, 0, {sums}
     FROM requests WHERE ended_micros IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7"""
 _LATENCIES: Final = """INSERT INTO latencies
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, '{metric}', bucket_of({metric}_micros), count(*)
@@ -73,7 +75,7 @@ def add_accounts(conn: Connection) -> None:
             conn.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     conn.execute("UPDATE prices SET is_configured = 1, set_micros = effective_micros")
     _fill(conn)
-    for statement in (REQUESTS_BY_END, *ROLL_UPS, *BUDGETS, *INVOICES, IDEMPOTENCY):
+    for statement in (REQUESTS_BY_END, *ROLL_UPS, FREE_USES, *BUDGETS, *INVOICES, IDEMPOTENCY):
         conn.execute(statement)
     log.info("upgrading the ledger: adding up hours")
     conn.execute(_HOURS.format(names=", ".join((*_SUMMED, *_TIMES)), sums=_sums(conn)))

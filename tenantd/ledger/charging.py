@@ -11,7 +11,8 @@ from zoneinfo import ZoneInfo
 
 from tenantd.domain import Usage
 from tenantd.ledger.prices import Cost, cost_of, prices_at
-from tenantd.ledger.records import PriceList, RequestRecord
+from tenantd.ledger.quotas import Free, free_part, take_back
+from tenantd.ledger.records import RequestRecord
 
 
 class Customer(NamedTuple):
@@ -23,11 +24,11 @@ class Customer(NamedTuple):
 
 
 class Charge(NamedTuple):
-    """The amounts of a row. What is billed is their sum less `free_nanos` and `waived_nanos`."""
+    """The amounts of a row. What is billed is their sum less `free.nanos` and `waived_nanos`."""
 
     price_id: int
     cost: Cost
-    free_nanos: int
+    free: Free
     waived_nanos: int
 
 
@@ -37,16 +38,19 @@ def charge(
     usage: Usage,
     ended_micros: int,
     timezone: ZoneInfo,
-    prices: PriceList | None = None,
 ) -> Charge:
-    """By default at the prices in force at `ended_micros`. Raises AmountTooLarge."""
-    prices = prices or prices_at(conn, ended_micros, customer.tenant_id)
+    """At the prices in force at `ended_micros`. Raises AmountTooLarge."""
+    prices = prices_at(conn, ended_micros, customer.tenant_id)
     cost = cost_of(usage, prices)
-    return Charge(prices.id, cost, free_nanos=0, waived_nanos=0)
+    free = Free()
+    if not customer.unbilled:  # what nobody pays for uses up no quota
+        free = free_part(conn, customer.tenant_id, usage, prices, ended_micros, timezone)
+    return Charge(prices.id, cost, free, waived_nanos=0)
 
 
-def give_back(conn: Connection, row: RequestRecord) -> None:
+def give_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
     """Undo what `charge` counted for a row that will be charged anew."""
+    take_back(conn, row, timezone)
 
 
 def billed_until(conn: Connection, tenant_id: int) -> int:

@@ -76,6 +76,17 @@ def prices_at(conn: Connection, at_micros: int, tenant_id: int | None = None) ->
     return _price_list(row)
 
 
+def minimum_of(conn: Connection, tenant_id: int, until_micros: int) -> int:
+    """The least that a tenant pays for a month that ends before `until_micros`: the minimum in force at its end.
+
+    0 for a tenant that is unbilled, or was added later. The caller leaves out months in which it was already removed.
+    """
+    row = conn.execute("SELECT unbilled, created_micros FROM tenants WHERE id = ?", (tenant_id,)).fetchone()
+    if row is not None and (row[0] or row[1] >= until_micros):
+        return 0
+    return prices_at(conn, until_micros - 1, tenant_id).minimum_nanos
+
+
 def all_prices(conn: Connection) -> dict[int, PriceList]:
     """Every list so far, by id, oldest first."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id").fetchall()

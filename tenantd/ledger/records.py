@@ -82,6 +82,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     free_nanos: int = 0
     waived_nanos: int = 0
     cause: str = ""
+    free_prompt_tokens: int = 0  # of its tokens, those in the free quota
+    free_completion_tokens: int = 0
 
     @property
     def list_nanos(self) -> int:

@@ -11,8 +11,7 @@ import msgspec
 from tenantd.domain import RUNNING, FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
 from tenantd.ledger.charging import Charge, Customer, billed_until, charge, give_back
-from tenantd.ledger.prices import all_prices
-from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
+from tenantd.ledger.records import Admitted, RequestRecord, Settlement
 from tenantd.ledger.rollups import add_row
 from tenantd.periods import UTC_ZONE
 
@@ -26,7 +25,7 @@ _CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, e
     WHERE id = ? AND state = 'running'"""
 _FACTS = "SELECT state, tenant_id, key_id, unbilled, created_micros FROM requests WHERE id = ?"
 _CHARGED = """price_id = ?, input_nanos = ?, cached_nanos = ?, output_nanos = ?, engine_nanos = ?, free_nanos = ?,
-    waived_nanos = ?"""
+    free_prompt_tokens = ?, free_completion_tokens = ?, waived_nanos = ?"""
 _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
     cached_tokens = ?, first_token_micros = ?, duration_micros = ?, queue_micros = ?, prefill_micros = ?,
     kv_token_micros = ?, swaps = ?, error = ?, cause = ?, ended_micros = ?, {_CHARGED}
@@ -34,8 +33,9 @@ _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_token
 _INTERRUPT = f"""UPDATE requests SET state = 'interrupted', interrupted_micros = ?, ended_micros = ?, error = ?,
     cause = ?, {_CHARGED} WHERE id = ? RETURNING {COLUMNS}"""
 _REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, cached_nanos = 0,
-    output_nanos = 0, engine_nanos = 0, free_nanos = 0, waived_nanos = 0, error = '', cause = '', ended_micros = NULL,
-    interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
+    output_nanos = 0, engine_nanos = 0, free_nanos = 0, free_prompt_tokens = 0, free_completion_tokens = 0,
+    waived_nanos = 0, error = '', cause = '', ended_micros = NULL, interrupted_micros = NULL
+    WHERE id = ? AND state = 'interrupted'"""
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
@@ -55,10 +55,8 @@ def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
     conn.execute(_CHECKPOINT, values)
 
 
-def settle_request(
-    conn: Connection, settlement: Settlement, prices: PriceList | None = None, timezone: ZoneInfo = UTC_ZONE
-) -> RequestRecord:
-    """Close a running row, by default at the prices in force when it ended, and add it to the sums of its hour.
+def settle_request(conn: Connection, settlement: Settlement, timezone: ZoneInfo = UTC_ZONE) -> RequestRecord:
+    """Close a running row, at the prices in force when it ended, and add it to the sums of its hour.
 
     `timezone` is that of billing periods. Raises NotFound, Conflict (already settled), AmountTooLarge.
     """
@@ -70,7 +68,7 @@ def settle_request(
         raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
     usage = settlement.usage
     ended_micros = max(created_micros + settlement.duration_micros, billed_until(conn, tenant_id))
-    charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone, prices)
+    charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone)
     values = (
         FinishReason(settlement.state).value,
         usage.prompt_tokens,
@@ -120,17 +118,17 @@ def _columns(charged: Charge) -> tuple[int, ...]:
     """The values for `_CHARGED`."""
     cost = charged.cost
     amounts = (cost.input_nanos, cost.cached_nanos, cost.output_nanos, cost.engine_nanos)
-    return (charged.price_id, *amounts, charged.free_nanos, charged.waived_nanos)
+    free = charged.free
+    given = (free.nanos, free.prompt_tokens, free.completion_tokens)
+    return (charged.price_id, *amounts, *given, charged.waived_nanos)
 
 
-def reopen_interrupted(conn: Connection, request_id: str) -> PriceList:
-    """Make an interrupted row running again, to be settled after all. Returns the prices it was settled at."""
+def reopen_interrupted(conn: Connection, request_id: str, timezone: ZoneInfo = UTC_ZONE) -> None:
+    """Make an interrupted row running again, to be settled after all, at the prices of its real end."""
     row = get_request(conn, request_id)
-    assert row.price_id is not None, "it was settled"
     add_row(conn, row, -1)
-    give_back(conn, row)
+    give_back(conn, row, timezone)
     conn.execute(_REOPEN, (request_id,))
-    return all_prices(conn)[row.price_id]
 
 
 def has_settled(conn: Connection) -> bool:

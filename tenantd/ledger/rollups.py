@@ -29,6 +29,8 @@ SUMS: Final = (
     "output_nanos",
     "engine_nanos",
     "free_nanos",
+    "free_prompt_tokens",
+    "free_completion_tokens",
     "waived_nanos",
     "duration_micros",
     "first_token_micros",

@@ -68,6 +68,8 @@ REQUESTS: Final = """CREATE TABLE requests (
     free_nanos           INTEGER NOT NULL DEFAULT 0,
     waived_nanos         INTEGER NOT NULL DEFAULT 0,
     cause                TEXT NOT NULL DEFAULT '',
+    free_prompt_tokens   INTEGER NOT NULL DEFAULT 0,
+    free_completion_tokens INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'running') = (price_id IS NULL)),
     CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
 ) STRICT"""
@@ -102,6 +104,8 @@ ROLL_UPS: Final = (
     output_nanos       INTEGER NOT NULL,
     engine_nanos       INTEGER NOT NULL,
     free_nanos         INTEGER NOT NULL,
+    free_prompt_tokens INTEGER NOT NULL,
+    free_completion_tokens INTEGER NOT NULL,
     waived_nanos       INTEGER NOT NULL,
     measured           INTEGER NOT NULL,
     duration_micros    INTEGER NOT NULL,
@@ -128,6 +132,16 @@ ROLL_UPS: Final = (
     PRIMARY KEY (hour_micros, tenant_id, cause)
 ) STRICT, WITHOUT ROWID""",
 )
+
+# Tokens that a tenant's free quota has given away in a billing month ("2026-11"), added up in the transaction of each
+# row.
+FREE_USES: Final = """CREATE TABLE free_uses (
+    tenant_id         INTEGER NOT NULL,
+    month             TEXT NOT NULL,
+    prompt_tokens     INTEGER NOT NULL,
+    completion_tokens INTEGER NOT NULL,
+    PRIMARY KEY (tenant_id, month)
+) STRICT, WITHOUT ROWID"""
 
 # A budget is a tenant's, or one key's of it ("" is all keys). `amount` is in nano-units of money, tokens, or
 # microseconds of engine time. `warn` lists percentages. What was used of it in a period that began at `since_micros` is
@@ -306,6 +320,7 @@ SCHEMA: Final = (
     *AUDIT,
     *ANOMALIES,
     *ROLL_UPS,
+    FREE_USES,
     *BUDGETS,
     *INVOICES,
     IDEMPOTENCY,

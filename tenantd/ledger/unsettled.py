@@ -185,17 +185,16 @@ class TakenIn:
 
     def _settle(self, conn: sqlite3.Connection, settlement: Settlement, admission: Admitted | None) -> bool:
         """Settle one line. False if its request is already settled."""
-        prices = None
         state = state_of(conn, settlement.id)
         owner = None
         if state is None and admission is not None:
             owner = self._owner(conn, admission)
             insert_request(conn, msgspec.structs.replace(admission, tenant_id=owner))
         elif state == FinishReason.INTERRUPTED and settlement.state is not FinishReason.INTERRUPTED:
-            prices = reopen_interrupted(conn, settlement.id)
+            reopen_interrupted(conn, settlement.id, self._timezone)
         elif state not in (None, "running"):
             return False
-        settle_request(conn, settlement, prices, self._timezone)
+        settle_request(conn, settlement, self._timezone)
         if owner is not None and admission is not None and admission.tenant_id is not None:
             self._owners[admission.tenant_id] = owner  # not earlier, because a line that fails is undone
         return True

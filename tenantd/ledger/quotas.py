@@ -1,0 +1,74 @@
+"""Free quotas: the first input and output tokens of a tenant in a billing month cost nothing, as many as its price list
+says when a request ends.
+
+What a month has given away is counted in the transaction of each row, so that no order of ends, and no row that is
+charged anew, gives more. Cached tokens have their own price and are in no quota.
+"""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from tenantd.domain import Usage
+from tenantd.ledger.prices import cost_of
+from tenantd.ledger.records import PriceList, RequestRecord
+from tenantd.periods import local_date
+
+
+class Free(NamedTuple):
+    """What of a row costs nothing: tokens, and how much less it costs for them."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    nanos: int = 0
+
+
+_GIVEN: Final = "SELECT prompt_tokens, completion_tokens FROM free_uses WHERE tenant_id = ? AND month = ?"
+_GIVE: Final = """INSERT INTO free_uses (tenant_id, month, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?)
+    ON CONFLICT DO UPDATE SET prompt_tokens = prompt_tokens + excluded.prompt_tokens,
+    completion_tokens = completion_tokens + excluded.completion_tokens"""
+_TAKE: Final = """UPDATE free_uses SET prompt_tokens = max(0, prompt_tokens - ?),
+    completion_tokens = max(0, completion_tokens - ?) WHERE tenant_id = ? AND month = ?"""
+
+
+def month_of(at_micros: int, timezone: ZoneInfo) -> str:
+    """The billing month of a moment, such as "2026-11"."""
+    return local_date(at_micros, timezone).isoformat()[:7]
+
+
+def free_part(
+    conn: Connection, tenant_id: int, usage: Usage, prices: PriceList, ended_micros: int, timezone: ZoneInfo
+) -> Free:
+    """What is left of the quota for this usage, which then is used. The amount is exact: the cost of all tokens less
+    that of those beyond the quota."""
+    if not prices.free_prompt_tokens and not prices.free_completion_tokens:
+        return Free()
+    month = month_of(ended_micros, timezone)
+    prompt_given, completion_given = conn.execute(_GIVEN, (tenant_id, month)).fetchone() or (0, 0)
+    prompt_tokens = min(usage.prompt_tokens, max(0, prices.free_prompt_tokens - prompt_given))
+    completion_tokens = min(usage.completion_tokens, max(0, prices.free_completion_tokens - completion_given))
+    if not prompt_tokens and not completion_tokens:
+        return Free()
+    conn.execute(_GIVE, (tenant_id, month, prompt_tokens, completion_tokens))
+    charged = msgspec.structs.replace(
+        usage,
+        prompt_tokens=usage.prompt_tokens - prompt_tokens,
+        completion_tokens=usage.completion_tokens - completion_tokens,
+    )
+    whole, rest = cost_of(usage, prices), cost_of(charged, prices)
+    return Free(
+        prompt_tokens,
+        completion_tokens,
+        whole.input_nanos - rest.input_nanos + whole.output_nanos - rest.output_nanos,
+    )
+
+
+def take_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
+    """Undo `free_part` for a row that has ended."""
+    if row.ended_micros is not None and (row.free_prompt_tokens or row.free_completion_tokens):
+        month = month_of(row.ended_micros, timezone)
+        conn.execute(_TAKE, (row.free_prompt_tokens, row.free_completion_tokens, row.tenant_id, month))
