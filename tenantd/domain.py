@@ -81,6 +81,14 @@ class Verdict(StrEnum):
         return next((each for each in (cls.FAILED, cls.INCONCLUSIVE) if each in found), cls.HELD)
 
 
+class BudgetUnit(StrEnum):
+    """What a budget limits."""
+
+    MONEY = "money"  # in nano-units of the currency
+    TOKENS = "tokens"  # of prompts and answers, as in an answer's `usage.total_tokens`
+    ENGINE = "engine"  # microseconds of engine time
+
+
 class RequestKind(StrEnum):
     """What was asked for; the `kind` of a row in the ledger."""
 

@@ -12,15 +12,8 @@ from zoneinfo import ZoneInfo
 from tenantd.domain import Usage
 from tenantd.ledger.prices import Cost, cost_of, prices_at
 from tenantd.ledger.quotas import Free, free_part, take_back
-from tenantd.ledger.records import RequestRecord
-
-
-class Customer(NamedTuple):
-    """Who is charged."""
-
-    tenant_id: int
-    key_id: str | None
-    unbilled: bool
+from tenantd.ledger.records import Customer, RequestRecord
+from tenantd.ledger.spending import Use, spend, unspend
 
 
 class Charge(NamedTuple):
@@ -38,19 +31,22 @@ def charge(
     usage: Usage,
     ended_micros: int,
     timezone: ZoneInfo,
+    uses: list[Use] | None = None,
 ) -> Charge:
-    """At the prices in force at `ended_micros`. Raises AmountTooLarge."""
+    """At the prices in force at `ended_micros`. What it uses of budgets is appended to `uses`. Raises AmountTooLarge."""
     prices = prices_at(conn, ended_micros, customer.tenant_id)
     cost = cost_of(usage, prices)
     free = Free()
     if not customer.unbilled:  # what nobody pays for uses up no quota
         free = free_part(conn, customer.tenant_id, usage, prices, ended_micros, timezone)
-    return Charge(prices.id, cost, free, waived_nanos=0)
+    waived_nanos = spend(conn, customer, usage, cost, free.nanos, ended_micros, timezone, uses)
+    return Charge(prices.id, cost, free, waived_nanos)
 
 
 def give_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
     """Undo what `charge` counted for a row that will be charged anew."""
     take_back(conn, row, timezone)
+    unspend(conn, row, timezone)
 
 
 def billed_until(conn: Connection, tenant_id: int) -> int:

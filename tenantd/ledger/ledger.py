@@ -27,6 +27,7 @@ from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
 from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
 from tenantd.ledger.resumption import before_start_micros, resume
+from tenantd.ledger.spending import Use
 from tenantd.ledger.unsettled import TakenIn, Unsettled, keep_reserve
 from tenantd.ledger.writer import Writer
 
@@ -211,10 +212,14 @@ class Ledger:
         self._writer.checkpoint(usages)
 
     async def settle(
-        self, settlement: Settlement, admission: Admitted | None = None, entry: MakeEntry | None = None
+        self,
+        settlement: Settlement,
+        admission: Admitted | None = None,
+        entry: MakeEntry | None = None,
+        uses: list[Use] | None = None,
     ) -> RequestRecord:
-        """Close a row at the prices in force at its end, and append its entry to the audit trail. Raises NotFound,
-        Conflict (already settled), AmountTooLarge.
+        """Close a row at the prices in force at its end, and append its entry to the audit trail. What it uses of
+        budgets is put in `uses`. Raises NotFound, Conflict (already settled), AmountTooLarge.
 
         While the ledger cannot be written, it stays queued, even if the caller stops waiting. Raises
         LedgerUnavailable only if the ledger is closed first. Then it is set aside for the next start, together with
@@ -228,7 +233,9 @@ class Ledger:
             return Unsettled(settlement=settlement, admission=admission, entry=None if adds is None else adds()[0])
 
         def settle(conn: sqlite3.Connection) -> RequestRecord:
-            return settle_request(conn, settlement, timezone=self.timezone)
+            if uses is not None:
+                uses.clear()  # of a transaction that was undone
+            return settle_request(conn, settlement, timezone=self.timezone, uses=uses)
 
         self._writer.submit(settle, future, keep=True, record=record, adds=adds)
         return await future  # cancelling this does not remove the job from the queue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import msgspec
 
 from tenantd.domain import FinishReason, RequestKind, Usage
@@ -94,6 +96,14 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     def cost_nanos(self) -> int:
         """What the request is billed."""
         return 0 if self.unbilled else self.list_nanos - self.free_nanos - self.waived_nanos
+
+
+class Customer(NamedTuple):
+    """Who is charged for a request."""
+
+    tenant_id: int
+    key_id: str | None
+    unbilled: bool
 
 
 class PriceList(msgspec.Struct, frozen=True, kw_only=True):

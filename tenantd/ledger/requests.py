@@ -10,9 +10,10 @@ import msgspec
 
 from tenantd.domain import RUNNING, FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
-from tenantd.ledger.charging import Charge, Customer, billed_until, charge, give_back
-from tenantd.ledger.records import Admitted, RequestRecord, Settlement
+from tenantd.ledger.charging import Charge, billed_until, charge, give_back
+from tenantd.ledger.records import Admitted, Customer, RequestRecord, Settlement
 from tenantd.ledger.rollups import add_row
+from tenantd.ledger.spending import Use
 from tenantd.periods import UTC_ZONE
 
 COLUMNS: Final = ", ".join(RequestRecord.__struct_fields__)
@@ -55,10 +56,13 @@ def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
     conn.execute(_CHECKPOINT, values)
 
 
-def settle_request(conn: Connection, settlement: Settlement, timezone: ZoneInfo = UTC_ZONE) -> RequestRecord:
+def settle_request(
+    conn: Connection, settlement: Settlement, timezone: ZoneInfo = UTC_ZONE, uses: list[Use] | None = None
+) -> RequestRecord:
     """Close a running row, at the prices in force when it ended, and add it to the sums of its hour.
 
-    `timezone` is that of billing periods. Raises NotFound, Conflict (already settled), AmountTooLarge.
+    `timezone` is that of billing periods. What it uses of budgets is appended to `uses`. Raises NotFound, Conflict
+    (already settled), AmountTooLarge.
     """
     facts = conn.execute(_FACTS, (settlement.id,)).fetchone()
     if facts is None:
@@ -68,7 +72,7 @@ def settle_request(conn: Connection, settlement: Settlement, timezone: ZoneInfo 
         raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
     usage = settlement.usage
     ended_micros = max(created_micros + settlement.duration_micros, billed_until(conn, tenant_id))
-    charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone)
+    charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone, uses)
     values = (
         FinishReason(settlement.state).value,
         usage.prompt_tokens,
