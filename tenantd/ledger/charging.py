@@ -33,7 +33,10 @@ def charge(
     timezone: ZoneInfo,
     uses: list[Use] | None = None,
 ) -> Charge:
-    """At the prices in force at `ended_micros`. What it uses of budgets is appended to `uses`. Raises AmountTooLarge."""
+    """At the prices in force at `ended_micros`. What it uses of budgets is appended to `uses`.
+
+    Raises AmountTooLarge.
+    """
     prices = prices_at(conn, ended_micros, customer.tenant_id)
     cost = cost_of(usage, prices)
     free = Free()
