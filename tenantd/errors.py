@@ -274,6 +274,25 @@ class TokensPerMinuteExceeded(TenantdError):
     exit_code = 75
 
 
+class InsufficientQuota(TenantdError):
+    """A budget of the tenant or its key has no room for this request before its period ends."""
+
+    code = "insufficient_quota"
+    type = "insufficient_quota"
+    http_status = 429
+    exit_code = 75
+    should_retry = False  # until the period ends, or an administrator adds to the budget
+
+
+class BudgetBusy(TenantdError):
+    """Running requests hold what is left of a budget; some of it should be free after `retry_after_s`."""
+
+    code = "budget_busy"
+    type = "rate_limit_error"
+    http_status = 429
+    exit_code = 75
+
+
 class RequestTimeout(TenantdError):
     """The request was not complete within its `timeout_s`; generated tokens are billed."""
 

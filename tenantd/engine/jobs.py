@@ -30,6 +30,11 @@ class Job:
     is_queued: bool = False
     run_tokens: int = 0  # computed since it was last bound
     decoded_s: float = 0.0  # when it last got a token, or was bound
+    allowed: float = math.inf  # tokens that it may have generated for the time being
+
+    def __post_init__(self) -> None:
+        if self.submit.allowed_tokens is not None:
+            self.allowed = self.submit.allowed_tokens
 
     @property
     def arrival(self) -> int:
@@ -40,6 +45,10 @@ class Job:
     def counted_prompt(self) -> int:
         """Prompt tokens that no longer count towards tokens per minute, because they were counted or never will be."""
         return self.charged_prompt if self.submit.counts_prompt else len(self.submit.prompt)
+
+    def is_paced(self, tenant: TenantJobs, now_s: float) -> bool:
+        """Whether it has generated all that it may for the time being, or its tenant all of this minute."""
+        return self.generated >= self.allowed or tenant.window.allowance(now_s) == 0
 
     @property
     def remaining(self) -> int:

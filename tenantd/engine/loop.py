@@ -18,6 +18,7 @@ from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
 from tenantd.engine.scheduler import Plan, Scheduler
 from tenantd.wire.messages import (
+    Allow,
     Backlog,
     Cancel,
     Check,
@@ -126,6 +127,8 @@ class Loop:
                 case Submit():
                     sampling = msgspec.structs.replace(self._samplings[command.sampling], seed=command.seed)
                     self._scheduler.submit(command, sampling, self._clock_s())
+                case Allow(request, tokens):
+                    self._scheduler.allow(request, tokens)
                 case Cancel(request):
                     self._scheduler.cancel(request)
                 case Backlog():

@@ -37,11 +37,13 @@ class Passes:
     def choose(
         self, jobs: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float], now_s: float
     ) -> list[Chunk]:
-        """The chunks of the next pass over the bound `jobs`; empty if all of them are over their tokens per minute.
+        """The chunks of the next pass over the bound `jobs`; empty if all of them are over their tokens per minute, or
+        held.
 
         `usage` is the usage by weight of each tenant with bound requests.
         """
         allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
+        jobs = [job for job in jobs if job.generated < job.allowed]
         decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
         prefilling = [job for job in jobs if not job.is_decoding and _affordable(job, allowances[job.submit.tenant])]
         if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):

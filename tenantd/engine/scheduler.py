@@ -99,6 +99,11 @@ class Scheduler:
         self._now_s = now_s
         self._roster.set_backlog(backlog, now_s)
 
+    def allow(self, request: int, tokens: int) -> None:
+        """Let a request generate so many tokens in all. Ignores unknown ids."""
+        if (job := self._jobs.get(request)) is not None:
+            job.allowed = tokens
+
     def cancel(self, request: int) -> None:
         """End a request now; its sequence is free at the next plan. Ignores unknown ids."""
         if (job := self._jobs.get(request)) is not None:
@@ -212,7 +217,7 @@ class Scheduler:
         """Whether a step now would do anything. Requests held back by their tenant's limits do not count."""
         if self._finishes or self._released or self._states.discarded:
             return True
-        is_paced = [self._tenants[job.submit.tenant].window.allowance(now_s) == 0 for job in self._active.values()]
+        is_paced = [job.is_paced(self._tenants[job.submit.tenant], now_s) for job in self._active.values()]
         if not all(is_paced):
             return True
         has_place = self._slots.can_take() or (bool(is_paced) and self._settings.policy is Policy.USAGE)

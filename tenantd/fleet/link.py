@@ -14,7 +14,7 @@ from typing import Final, cast
 import msgspec
 
 from tenantd.wire.frames import FrameTooLarge, decode_event, frame, split_frames
-from tenantd.wire.messages import Cancel, Check, Command, DropSampling, Event, Inbox, SetSampling, Submit
+from tenantd.wire.messages import Allow, Cancel, Check, Command, DropSampling, Event, Inbox, SetSampling, Submit
 
 BATCH_BYTES: Final = 64 * 1024
 """A frame is closed when its commands reach this size; one large command may exceed it."""
@@ -39,7 +39,7 @@ def bytes_at_most(command: Command) -> int:
             return _BIAS_BYTES * len(sampling.logit_bias) + 4 * len(sampling.grammar) + 2 * _REST_BYTES
         case Check():
             return _REST_BYTES + sum(4 * len(adapter) for adapter in command.adapters)
-        case Cancel() | DropSampling():
+        case Allow() | Cancel() | DropSampling():
             return _SMALL_BYTES
     return _REST_BYTES
 

@@ -83,6 +83,7 @@ class Replica:
         self.bound: frozenset[int] = frozenset()  # numbers of requests with a slot, as last reported by the engine
         self.order: list[int] = []  # numbers of the first waiting requests, in the engine's order
         self.on_order: Callable[[], None] = lambda: None  # called when that has changed
+        self.on_short: Callable[[LiveStream], None] = lambda stream: None  # called when it needs to be allowed more
         self.supervisor = Supervisor(
             load_command(config),
             config.engine,
@@ -343,7 +344,7 @@ class Replica:
             self._events.announce(started(stream))
 
     def _on_milestone(self, stream: LiveStream) -> None:
-        """Handle a first token, a stop string, or both."""
+        """Handle a first token, a stop string, or a need to be allowed more."""
         if len(stream.generated) == 1:
             self.live.begin(stream)
             self._on_started(stream)
@@ -352,6 +353,8 @@ class Replica:
             self._events.announce(FirstToken(request_id=stream.id, tenant=stream.tenant, after_micros=after_micros))
         if stream.is_stopped:
             self.end(stream, FinishReason.STOP, None)
+        elif len(stream.generated) >= stream.ask_at_tokens:
+            self.on_short(stream)
 
     def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
         error: TenantdError | None = None

@@ -156,6 +156,17 @@ def uses_from(conn: Connection, since_micros: int) -> list[Use]:
     return [Use(budgets[number], *rest) for number, *rest in rows]
 
 
+def heirs(conn: Connection) -> dict[str, list[str]]:
+    """By key that was rotated, the keys in whose budgets it counts: itself, and those that replaced it."""
+    nexts = dict(conn.execute("SELECT id, replaced_by FROM keys WHERE replaced_by IS NOT NULL").fetchall())
+    found = {}
+    for key_id in nexts:
+        found[key_id] = [key_id]
+        while (after := nexts.get(found[key_id][-1])) is not None and after not in found[key_id]:
+            found[key_id].append(after)
+    return found
+
+
 def _waived(
     conn: Connection, budgets: list[Budget], since: dict[int, int], usage: Usage, cost: Cost, free_nanos: int
 ) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 from collections.abc import Callable
 from typing import Final, NamedTuple
 
@@ -41,6 +42,11 @@ class LiveStream:
 
     Readers get nothing before the row is durable, and see the end only after settlement.
     """
+
+    # Without a budget these stay as they are.
+    allowed_tokens: int | None = None  # to be generated for the time being
+    ask_at_tokens = sys.maxsize  # when this many are generated, it needs to be allowed more
+    is_out_of_budget = False  # it was ended for that
 
     def __init__(
         self,
@@ -174,7 +180,10 @@ class LiveStream:
         """Mark it as sent to an engine. Returns the command that makes the engine start it, or resume it."""
         self._become(Phase.IN_ENGINE)
         return msgspec.structs.replace(
-            self._submit, generated=list(self.generated), billed_prompt_tokens=self.prefilled_tokens
+            self._submit,
+            generated=list(self.generated),
+            billed_prompt_tokens=self.prefilled_tokens,
+            allowed_tokens=self.allowed_tokens,
         )
 
     def lost(self) -> None:
@@ -189,7 +198,8 @@ class LiveStream:
         self.error = self.error or error
 
     def advance(self, progress: Progress) -> bool:
-        """Book what a step did. True if the replica must act: at the first token and at a stop string.
+        """Book what a step did. True if the replica must act: at the first token, at a stop string, and when it
+        needs to be allowed more.
 
         Time counts until the end. Tokens computed after a stop string, before the engine knew of it, are discarded.
         """
@@ -208,7 +218,7 @@ class LiveStream:
         if self.first_token_micros is None:
             self.first_token_micros = self._elapsed_micros()
             return True
-        return self._text.stopped
+        return self._text.stopped or len(self.generated) >= self.ask_at_tokens
 
     @property
     def is_stopped(self) -> bool:

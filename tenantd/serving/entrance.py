@@ -27,6 +27,7 @@ from tenantd.live.generation import Generation, SharedSampling, counted_prompt_t
 from tenantd.live.streams import LiveStream
 from tenantd.request_ids import new_request_id
 from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.serving.allowances import Allowances
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.tenancy.directory import Directory
 from tenantd.text.detokenize import TextStream
@@ -46,6 +47,7 @@ class Entrance:
         directory: Directory,
         vocabulary: Vocabulary,
         gate: Gate,
+        allowances: Allowances,
         limits: Callable[[], LimitsConfig],
         *,
         now_micros: Callable[[], int],
@@ -59,6 +61,7 @@ class Entrance:
         self._directory = directory
         self._vocabulary = vocabulary
         self._gate = gate
+        self._allowances = allowances
         self._limits = limits
         self._now_micros = now_micros
         self._clock_s = clock_s
@@ -79,11 +82,14 @@ class Entrance:
         if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
             raise refusal
         self._check_queue(tenant, len(generations), refusal)
+        self._allowances.check(tenant, actor, generations, may_wait=refusal is not None)
         if refusal is not None:
             look_again = functools.partial(self._look_again, tenant, actor, generations)
             tenant = await self._gate.wait(tenant, prompt_tokens, len(generations), deadline, look_again)
             most_tokens = self._check(tenant, generations)
+            self._allowances.check(tenant, actor, generations)
         streams = self._new_streams(tenant, generations, most_tokens, actor)
+        self._allowances.begin(tenant, streams)
         self._gate.book(tenant)
         return tenant, streams
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import functools
 import logging
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from typing import Any, Final
 
 from tenantd.config import Config
@@ -15,6 +15,7 @@ from tenantd.errors import LedgerUnavailable, TenantdError
 from tenantd.events import Admitted, CleanedUp, Events, PathKind, Settled
 from tenantd.ledger.ledger import Admitted as AdmittedRow
 from tenantd.ledger.ledger import Ledger, Settlement
+from tenantd.ledger.spending import Use
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.printable import one_line
@@ -38,14 +39,17 @@ class RequestRows:
         events: Events,
         audit_key: Callable[[int | None], bytes | None],
         config: Callable[[], Config],
+        on_settled: Callable[[LiveStream, Sequence[Use]], None],
     ) -> None:
-        """`audit_key` returns the key for the hashes of a tenant, by its id. `config` is called each time, because the
-        configuration can be reloaded."""
+        """`on_settled` hears what a row has used of budgets, before the reader sees the end; and again, without any,
+        when the row is done with. `audit_key` returns the key for the hashes of a tenant, by its id. `config` is called
+        each time, because the configuration can be reloaded."""
         self._ledger = ledger
         self._events = events
         self._audit_key = audit_key
         self._is_audited = config().security.is_audited
         self._config = config
+        self._on_settled = on_settled
         self._open: dict[asyncio.Task[None], LiveStream] = {}
         self._is_held = False
         self._checkpointed: dict[str, Usage] = {}
@@ -87,6 +91,7 @@ class RequestRows:
             stream.settle(self._late("record the answer"))  # in case nothing else did
         else:
             on_refused(stream, self._late("record the request"))
+        self._on_settled(stream, ())
         self._events.announce(CleanedUp(request_id=stream.id, tenant=stream.tenant, tenant_id=stream.tenant_id))
 
     def hold(self, *, is_held: bool) -> None:
@@ -140,7 +145,8 @@ class RequestRows:
                 return
         stream.make_durable()
         await stream.finished
-        async with _task(self._ledger.settle(settlement(stream), admission, entries.response())) as settling:
+        uses: list[Use] = []
+        async with _task(self._ledger.settle(settlement(stream), admission, entries.response(), uses)) as settling:
             if not await self._in_time(settling):
                 log.error("%s is waiting to be settled: %s", stream.id, self._ledger.trouble)
                 stream.settle(self._late("record the answer"))
@@ -148,6 +154,7 @@ class RequestRows:
                 log.error("cannot settle %s: %s", stream.id, error.message)
             else:
                 self._events.announce(settled(stream))
+                self._on_settled(stream, uses)
             stream.settle(error)
 
     @property

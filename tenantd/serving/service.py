@@ -27,6 +27,7 @@ from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.serving.admission import as_it_is, changed_hands, renamed
+from tenantd.serving.allowances import Allowances
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.entries import PromptHashes
@@ -103,12 +104,22 @@ class Service:
         self.live_states = self._replica.states
         self._gate = Gate(rates, clock_s)
         self._positions = Positions(self._replica, clock_s)
+        self.budgets = Allowances(
+            ledger,
+            self._replica,
+            directory,
+            self.events,
+            currency=lambda: self.config.billing.currency,
+            now_micros=now_micros,
+            clock_s=clock_s,
+        )
         self._entrance = Entrance(
             self._replica,
             ledger,
             directory,
             vocabulary,
             self._gate,
+            self.budgets,
             lambda: self.config.limits,
             now_micros=now_micros,
             clock_s=clock_s,
@@ -116,7 +127,7 @@ class Service:
         )
         self._clock_s = clock_s
         self._key_uses = KeyUses(ledger, self.events, now_micros=now_micros, clock_s=clock_s)
-        self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config)
+        self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config, self.budgets.settled)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         self._sketching = Sketching(sketcher, self.pool, self.events)
         self.isolation = Isolation(self._replica, self.events, directory)
@@ -152,8 +163,10 @@ class Service:
         Raises LedgerUnavailable.
         """
         await self.directory.reload(self.ledger)
+        await self.budgets.reload()
         self.supervisor.start()
-        self._background = [asyncio.create_task(work) for work in (self._standstill.run(), self._watch_keys())]
+        works = (self._standstill.run(), self._watch_keys(), self.budgets.run())
+        self._background = [asyncio.create_task(work) for work in works]
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
         """Take over earlier usage. Call it before `start`. `booked` covers the last minute, oldest first."""
@@ -202,18 +215,26 @@ class Service:
         again every second until it works.
         """
         try:
-            self._tenants_are_new_since(await self.directory.reload(self.ledger))
+            await self._reload()
         except (LedgerUnavailable, QueueFull) as e:
             if self._reloading is None or self._reloading.done():
                 log.error("cannot read the tenants, and try again every second: %s", e.message)
                 self._reloading = asyncio.create_task(self._reload_at_last())
             raise
 
+    async def budgets_changed(self) -> None:
+        """Reload budgets and prices, and end what may not run. Raises as `tenants_changed` does."""
+        await self.tenants_changed()
+
+    async def _reload(self) -> None:
+        self._tenants_are_new_since(await self.directory.reload(self.ledger))
+        await self.budgets.reload()
+
     async def _reload_at_last(self) -> None:
         while True:
             await asyncio.sleep(RELOAD_INTERVAL_S)
             with contextlib.suppress(LedgerUnavailable, QueueFull):
-                self._tenants_are_new_since(await self.directory.reload(self.ledger))
+                await self._reload()
                 log.warning("the tenants are read again, and their changes are in force")
                 return
 
@@ -387,6 +408,7 @@ class Service:
         self._replica.idle_check()
         assert self._rows.open_rows == 0, "what has ended is settled"
         self._gate.idle_check()
+        self.budgets.idle_check()
 
 
 def _shutting_down() -> CancelledByShutdown:

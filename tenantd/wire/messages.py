@@ -56,11 +56,20 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     hidden_tokens: int = 0  # of the prompt, up to the end of a system prompt: nothing but the model reads them
     generated: list[int] = []
     max_tokens: int  # includes `generated`
+    allowed_tokens: int | None = None  # as in `Allow`; None: all of them
     sampling: int  # number of a SetSampling
     seed: int = 0
     adapter: str = ""  # path of a LoRA adapter; "" for none
     billed_prompt_tokens: int = 0  # computed and charged before a crash; recomputing them is free
     counts_prompt: bool = True  # towards tokens per minute; the choices of a prompt count it once
+
+
+class Allow(msgspec.Struct, tag="allow", frozen=True):
+    """How many tokens a request may have generated in all, for the time being. Once it has, it is not computed, and
+    keeps its place. Ignored like Cancel."""
+
+    request: int
+    tokens: int
 
 
 class Cancel(msgspec.Struct, tag="cancel", frozen=True):
@@ -142,6 +151,7 @@ Command = (
     | SetSampling
     | DropSampling
     | Submit
+    | Allow
     | Cancel
     | Backlog
     | TenantPolicy

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from tenantd.errors import ConfigError
-from tenantd.ledger import accounted, tenant_ids
+from tenantd.ledger import tenant_ids
 from tenantd.ledger.buckets import RELATIVE_ERROR
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import UPGRADES, VERSION, migrate

@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+import contextlib
+import sqlite3
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from tenantd.domain import Tenant, Usage
 from tenantd.ledger.audit import Entry, MakeEntry, columns
+from tenantd.ledger.readers import Lane
+from tenantd.ledger.schema import SCHEMA
+from tenantd.periods import UTC_ZONE
 from tenantd.tenancy.directory import Directory
+
+T = TypeVar("T")
 
 
 class MemoryLedger:
@@ -19,6 +27,7 @@ class MemoryLedger:
         self.wal_bytes = 0
         self.stuck_s = 0.0
         self.anchor_status = None
+        self.timezone = UTC_ZONE
         self.admissions: dict[str, Any] = {}
         self.settlements: dict[str, Any] = {}
         self.checkpoints: list[dict[str, Usage]] = []
@@ -45,7 +54,14 @@ class MemoryLedger:
         assert usages.keys() <= self.admissions.keys() - self.settlements.keys(), "only open rows are checkpointed"
         self.checkpoints.append(usages)
 
-    async def settle(self, settlement: Any, admission: Any, entry: MakeEntry | None = None) -> Any:
+    async def read(self, work: Callable[[sqlite3.Connection], T], lane: Lane = Lane.LOOKUPS) -> T:
+        """What a new ledger would answer."""
+        with contextlib.closing(sqlite3.connect(":memory:")) as conn:
+            for statement in SCHEMA:
+                conn.execute(statement)
+            return work(conn)
+
+    async def settle(self, settlement: Any, admission: Any, entry: MakeEntry | None = None, uses: Any = None) -> Any:
         await self.settle_gate.wait()
         if self.settle_error is not None:
             raise self.settle_error

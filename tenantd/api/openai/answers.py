@@ -20,6 +20,8 @@ from tenantd.text.vocabulary import Vocabulary
 LEAST_LOGPROB: Final = -9999.0
 """What OpenAI sends for an impossible token; JSON has no infinity."""
 DONE: Final = b"data: [DONE]\n\n"
+OUT_OF_BUDGET: Final = {"x_tenantd": {"reason": "budget"}}
+"""What an answer has besides OpenAI's fields if it is incomplete because a budget is used up."""
 _HOLE: Final = "\x00"
 """Placeholder for a frame's text. JSON escapes it, so it cannot occur elsewhere in the frame."""
 
@@ -67,9 +69,12 @@ class Answer:
 
     # -- whole
 
-    def whole(self, choices: list[dict[str, Any]], usage: TokenUsage) -> dict[str, Any]:
+    def whole(
+        self, choices: list[dict[str, Any]], usage: TokenUsage, *, is_out_of_budget: bool = False
+    ) -> dict[str, Any]:
         """The body of an answer that is not streamed."""
-        return {**self._head, "object": self.object, "choices": choices, "usage": usage}
+        body = {**self._head, "object": self.object, "choices": choices, "usage": usage}
+        return {**body, **OUT_OF_BUDGET} if is_out_of_budget else body
 
     def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         """One element of `choices`. Subclasses decide where the text goes."""
@@ -93,6 +98,11 @@ class Answer:
     def finish_event(self, index: int, reason: FinishReason) -> bytes:
         """A choice's last event."""
         return self._chunk(self._last_piece(index, reason.value))
+
+    def out_of_budget_event(self, index: int, usage: TokenUsage) -> bytes:
+        """The last event of a choice that was ended because a budget is used up, with what the choice has used."""
+        choice = self._last_piece(index, FinishReason.LENGTH.value)
+        return event({**self._head, "object": self.chunk_object, "choices": [choice], "usage": usage, **OUT_OF_BUDGET})
 
     def usage_event(self, usage: TokenUsage) -> bytes:
         """The stream's last event before [DONE], if the client asked for it."""

@@ -143,7 +143,7 @@ class Exchange(Response):
         ]
         usage = usage_json(stream.usage for stream in self._streams)
         return reply(
-            answer.whole(choices, usage),
+            answer.whole(choices, usage, is_out_of_budget=any(stream.is_out_of_budget for stream in self._streams)),
             request_id=self._streams[0].id,
             headers=self._more_headers | self._queue_header(),
         )
@@ -174,7 +174,7 @@ class Exchange(Response):
         try:
             await pump(answer, index, stream, writer)
             if _is_complete(stream):
-                await writer.write(answer.finish_event(index, _reason(stream)), stream)
+                await writer.write(_last_event(answer, index, stream), stream)
         except EngineFailure as e:
             self._mixed_up = e
 
@@ -198,6 +198,12 @@ class Exchange(Response):
             if not _is_complete(stream):
                 return stream.error or RequestCancelled(f"the request ended before it was complete: {_reason(stream)}")
         return None
+
+
+def _last_event(answer: Answer, index: int, stream: LiveStream) -> bytes:
+    if stream.is_out_of_budget:
+        return answer.out_of_budget_event(index, usage_json([stream.usage]))
+    return answer.finish_event(index, _reason(stream))
 
 
 def _is_complete(stream: LiveStream) -> bool:

@@ -15,6 +15,12 @@ class TokenUsage(TypedDict):
     total_tokens: int
 
 
+class Remark(TypedDict):
+    """Why an answer ended that is incomplete: a budget is used up."""
+
+    reason: Literal["budget"]
+
+
 class CompletionLogprobs(TypedDict):
     """Lists with one element for each token. Several tokens of one text are one entry of `top_logprobs`."""
 
@@ -35,7 +41,7 @@ class CompletionChoice(TypedDict):
 
 class Completion(TypedDict):
     """An answer of /v1/completions, or a chunk of one. A chunk has `usage` with `stream_options.include_usage`: null
-    but in the last one."""
+    but in the last one. `x_tenantd` tells that a budget ended it; then a choice's last chunk has its own usage."""
 
     id: str
     object: Literal["text_completion"]
@@ -43,6 +49,7 @@ class Completion(TypedDict):
     model: str
     choices: list[CompletionChoice]
     usage: NotRequired[TokenUsage | None]
+    x_tenantd: NotRequired[Remark]
 
 
 class ShownToken(TypedDict):
@@ -92,6 +99,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: TokenUsage
+    x_tenantd: NotRequired[Remark]
 
 
 class Delta(TypedDict, total=False):
@@ -111,7 +119,8 @@ class ChunkChoice(TypedDict):
 
 
 class ChatCompletionChunk(TypedDict):
-    """An event of a streamed chat. The last one has no choices and the usage, if the client asked for it."""
+    """An event of a streamed chat. The last one has no choices and the usage, if the client asked for it.
+    `x_tenantd` tells that a budget ended a choice; that chunk has the choice's own usage."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -119,6 +128,7 @@ class ChatCompletionChunk(TypedDict):
     model: str
     choices: list[ChunkChoice]
     usage: NotRequired[TokenUsage | None]
+    x_tenantd: NotRequired[Remark]
 
 
 class Model(TypedDict):

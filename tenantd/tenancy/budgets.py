@@ -1,0 +1,435 @@
+"""Budgets while requests run: what they have used, and what is held back for requests that are admitted. Pure.
+
+A request holds its prompt and a block of output, more as it goes on, and gives the rest back when it is settled. Blocks
+shrink as the rest of the budget does. What is held and what is used never pass the amount together, so tokens are
+refused before they are generated. Several budgets hold together: the tightest decides. Money is held at the dearest
+prices that may apply. Engine time cannot be held back: it counts as it is used.
+
+A period ends by the wall clock. What a request holds then counts in the next one, because its row will.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from sqlite3 import Connection
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+from tenantd import clock
+from tenantd.domain import BudgetUnit
+from tenantd.ledger.ledger import Lane, Ledger
+from tenantd.ledger.prices import all_prices
+from tenantd.ledger.records import PriceList
+from tenantd.ledger.spending import Budget, Use, all_budgets, heirs, uses_from
+from tenantd.periods import UTC_ZONE, bounds
+from tenantd.tenancy.price_book import PriceBook, Rates
+
+BLOCK_TOKENS: Final = 64
+"""The most output tokens that are held at a time."""
+ALL: Final = 100
+NEARLY_ALL_PER_MILLE: Final = 995
+LONGEST_PERIOD_MICROS: Final = 32 * 24 * 3_600_000_000
+NEVER: Final = sys.maxsize
+"""More tokens than any request generates."""
+
+
+class BudgetState(NamedTuple):
+    """A budget in its current period. `reserved` is held for requests that are admitted."""
+
+    budget: Budget
+    used: int
+    reserved: int
+    topped_up: int
+    since_micros: int
+    resets_micros: int
+
+    @property
+    def cap(self) -> int:
+        """All that may be used in the period."""
+        return self.budget.amount + self.topped_up
+
+    @property
+    def left(self) -> int:
+        """What is neither used nor held."""
+        return max(0, self.cap - self.used - self.reserved)
+
+
+class Draw(NamedTuple):
+    """What a request wants. `prompt_tokens` is 0 if another choice pays for the prompt."""
+
+    prompt_tokens: int
+    max_tokens: int
+
+
+class Shortage(NamedTuple):
+    """Why a request cannot start. `is_final`: not before the period ends, whatever running requests give back."""
+
+    state: BudgetState
+    needed: int
+    is_final: bool
+
+
+class Snapshot(NamedTuple):
+    """What the ledger holds at one moment. `heirs`: by key, those that it was rotated to."""
+
+    budgets: list[Budget]
+    uses: list[Use]
+    prices: list[PriceList]
+    heirs: dict[str, list[str]]
+
+
+class Hold:
+    """What one request may use: its prompt, and `allowed_tokens` of output. Belongs to `Budgets`."""
+
+    __slots__ = (
+        "accounts",
+        "allowed_tokens",
+        "ask_at_tokens",
+        "draw",
+        "engine_micros",
+        "is_billed",
+        "key_id",
+        "tenant_id",
+    )
+
+    def __init__(self, tenant_id: int, key_id: str | None, draw: Draw, *, is_billed: bool) -> None:
+        self.tenant_id, self.key_id, self.is_billed = tenant_id, key_id, is_billed
+        self.draw = draw
+        self.engine_micros = 0
+        self.allowed_tokens = 0
+        self.ask_at_tokens = NEVER  # extend it once this many are generated
+        self.accounts: dict[Account, int] = {}  # with what it holds of each
+
+
+class Account:
+    """One budget in its current period, and the requests that draw on it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.since_micros = self.until_micros = 0
+        self.used = self.topped_up = self.warned = 0
+        self.held = 0
+        self.holds: dict[Hold, None] = {}  # the newest last
+        self._later: dict[int, Use] = {}  # by when they begin: what rows with an end yet to come have used
+
+    @property
+    def rest(self) -> int:
+        """What is neither used nor held; negative after the amount was lowered."""
+        return self.budget.amount + self.topped_up - self.used - self.held
+
+    @property
+    def state(self) -> BudgetState:
+        return BudgetState(self.budget, self.used, self.held, self.topped_up, self.since_micros, self.until_micros)
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Engine time cannot be held back, so there it is too late when nothing is left."""
+        return self.rest < (1 if self.budget.unit is BudgetUnit.ENGINE else 0)
+
+    @property
+    def use(self) -> Use:
+        return Use(self.budget, self.since_micros, self.used, self.topped_up, self.warned)
+
+    def pass_time(self, now_micros: int, timezone: ZoneInfo) -> None:
+        """Begin a new period if it is time. What is held stays."""
+        if self.since_micros <= now_micros < self.until_micros:
+            return
+        self.since_micros, self.until_micros = bounds(self.budget.period, now_micros, timezone)
+        self.used = self.topped_up = self.warned = 0
+        if (use := self._later.pop(self.since_micros, None)) is not None:
+            self.note(use)
+
+    def note(self, use: Use) -> None:
+        """What the ledger has counted. It only grows, so what was read earlier and comes later changes nothing."""
+        if use.since_micros == self.since_micros:
+            self.used = max(self.used, use.used)
+            self.topped_up = max(self.topped_up, use.topped_up)
+            self.warned = max(self.warned, use.warned)
+        elif use.since_micros > self.since_micros:
+            before = self._later.get(use.since_micros)
+            self._later[use.since_micros] = use if before is None or before.used <= use.used else before
+
+    def put(self, hold: Hold, amount: int) -> None:
+        """Hold this much for a request, in place of what it held."""
+        self.held += amount - hold.accounts.get(self, 0)
+        hold.accounts[self] = amount
+        self.holds.setdefault(hold)
+
+    def drop(self, hold: Hold) -> None:
+        self.held -= hold.accounts.pop(self)
+        del self.holds[hold]
+
+
+class Budgets:
+    """The budgets of all tenants. Everything belongs to the event loop."""
+
+    def __init__(
+        self, timezone: Callable[[], ZoneInfo] = lambda: UTC_ZONE, now_micros: Callable[[], int] = clock.now_micros
+    ) -> None:
+        """`timezone` is that of billing periods, `now_micros` the wall clock."""
+        self._timezone = timezone
+        self._now_micros = now_micros
+        self._accounts: dict[int, list[Account]] = {}  # by tenant; no list is empty
+        self._prices = PriceBook()
+        self._heirs: Mapping[str, list[str]] = {}
+        self._loads_begun = self._load_shown = 0
+
+    # ---- what the ledger holds -----------------------------------------------------------------------------------
+
+    async def reload(self, ledger: Ledger) -> None:
+        """Read budgets, uses and prices. Raises LedgerUnavailable or QueueFull; then nothing changes."""
+        self._loads_begun += 1
+        load = self._loads_begun
+        read = functools.partial(_read, since_micros=self._now_micros() - LONGEST_PERIOD_MICROS)
+        snapshot = await ledger.read(read, Lane.DIRECTORY)
+        if load > self._load_shown:
+            self._load_shown = load
+            self.load(snapshot)
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot. Requests keep what they hold, also of budgets that are new."""
+        now_micros, timezone = self._now_micros(), self._timezone()
+        known = {account.budget.id: account for account in self._all()}
+        holds = dict.fromkeys(hold for account in known.values() for hold in account.holds)
+        self._prices, self._heirs = PriceBook(snapshot.prices), snapshot.heirs
+        self._accounts = {}
+        for budget in snapshot.budgets:
+            account = known.get(budget.id) or Account(budget)
+            if account.budget.period is not budget.period:
+                account = Account(budget)
+            account.budget = budget
+            account.pass_time(now_micros, timezone)
+            self._accounts.setdefault(budget.tenant_id, []).append(account)
+        self.note(snapshot.uses)
+        for hold in holds:
+            self._attach(hold)
+
+    def used_up(self, budget_id: int) -> Use | None:
+        """Note that requests are refused because a budget is used up. Returns what to announce: the last level, once.
+
+        What is too little for any request stays unused, so that the level is never reached by counting.
+        """
+        account = next((account for account in self._all() if account.budget.id == budget_id), None)
+        if account is None or ALL not in account.budget.warn or account.warned >= ALL:
+            return None
+        if account.used * 1000 < (account.budget.amount + account.topped_up) * NEARLY_ALL_PER_MILLE:
+            return None
+        account.warned = ALL
+        return account.use._replace(level=ALL)
+
+    def note(self, uses: Iterable[Use]) -> None:
+        """What the ledger has counted for a row."""
+        for use in uses:
+            if (account := self._account(use.budget)) is not None:
+                account.pass_time(self._now_micros(), self._timezone())
+                account.note(use)
+
+    def _account(self, budget: Budget) -> Account | None:
+        accounts = self._accounts.get(budget.tenant_id, ())
+        return next((account for account in accounts if account.budget.id == budget.id), None)
+
+    # ---- requests ------------------------------------------------------------------------------------------------
+
+    def shortage(
+        self, tenant_id: int | None, key_id: str | None, draws: Iterable[Draw], *, is_billed: bool
+    ) -> Shortage | None:
+        """Why requests cannot start together with at least one token of output each; None if they can."""
+        accounts = self._of(tenant_id, key_id, is_billed=is_billed)
+        if not accounts:
+            return None
+        assert tenant_id is not None, "a budget has a tenant"
+        wanted = list(draws)
+        busy: Shortage | None = None
+        for account in accounts:
+            cap = account.budget.amount + account.topped_up
+            needed = max(1, self._needed(account, tenant_id, wanted))
+            is_engine = account.budget.unit is BudgetUnit.ENGINE
+            if account.used + needed + (account.held if is_engine else 0) > cap:
+                return Shortage(account.state, needed, is_final=True)
+            if needed > account.rest:
+                busy = busy or Shortage(account.state, needed, is_final=False)
+        return busy
+
+    def reserve(
+        self, tenant_id: int | None, key_id: str | None, draws: Iterable[Draw], *, is_billed: bool
+    ) -> list[Hold]:
+        """Hold the prompt and a first block for each request; [] if the tenant has no budget. Check first."""
+        if not self._of(tenant_id, key_id, is_billed=is_billed):
+            return []
+        assert tenant_id is not None, "a budget has a tenant"
+        holds = [Hold(tenant_id, key_id, draw, is_billed=is_billed) for draw in draws]
+        for hold in holds:
+            hold.allowed_tokens = 1
+            self._attach(hold)
+        for hold in holds:
+            self.extend(hold, 0, 0)
+        return holds
+
+    def adopt(
+        self, tenant_id: int, key_id: str | None, draw: Draw, used: tuple[int, int], *, is_billed: bool
+    ) -> Hold | None:
+        """Hold what a request that runs already has used: tokens generated, and engine time in microseconds."""
+        if not self._of(tenant_id, key_id, is_billed=is_billed):
+            return None
+        hold = Hold(tenant_id, key_id, draw, is_billed=is_billed)
+        hold.allowed_tokens, hold.engine_micros = used
+        self._attach(hold)
+        return hold
+
+    def extend(self, hold: Hold, generated_tokens: int, engine_micros: int) -> bool:
+        """Hold another block of output, if there is room. False if the request may generate no more.
+
+        A request that no budget concerns any more may generate all that it wants.
+        """
+        self.meter(hold, engine_micros)
+        if generated_tokens > hold.allowed_tokens:
+            self._allow(hold, generated_tokens)
+        if not hold.accounts:
+            hold.allowed_tokens, hold.ask_at_tokens = hold.draw.max_tokens, NEVER
+            return True
+        if generated_tokens >= hold.draw.max_tokens:
+            return True  # the engine ends it
+        wanted = hold.draw.max_tokens - hold.allowed_tokens
+        if wanted > 0 and (granted := min(wanted, self._granted(hold))) > 0:
+            self._allow(hold, hold.allowed_tokens + granted)
+            wanted -= granted
+            hold.ask_at_tokens = hold.allowed_tokens - granted // 2 if wanted else NEVER
+        return hold.allowed_tokens > generated_tokens
+
+    def shrink(self, hold: Hold, generated_tokens: int) -> None:
+        """Hold no more than what was generated."""
+        self._allow(hold, generated_tokens)
+        hold.ask_at_tokens = generated_tokens
+
+    def meter(self, hold: Hold, engine_micros: int) -> None:
+        """The engine time that a request has used."""
+        if engine_micros != hold.engine_micros:
+            hold.engine_micros = engine_micros
+            self._allow(hold, hold.allowed_tokens)
+
+    def release(self, hold: Hold, uses: Iterable[Use] = ()) -> None:
+        """A request is settled, or costs nothing: give back what it holds, and count what it used."""
+        self.note(uses)
+        for account in list(hold.accounts):
+            account.drop(hold)
+
+    def overdrawn(self) -> list[Account]:
+        """Budgets of which requests hold more than there is: the amount was lowered, or engine time was used."""
+        return [account for account in self._all() if account.holds and account.is_overdrawn]
+
+    def metered(self) -> set[Hold]:
+        """The requests whose engine time counts in a budget."""
+        return {
+            hold
+            for account in self._all()
+            for hold in account.holds
+            if account.budget.unit is BudgetUnit.ENGINE
+            or (account.budget.unit is BudgetUnit.MONEY and self._rates(hold.tenant_id).has_engine_price)
+        }
+
+    # ---- for status ----------------------------------------------------------------------------------------------
+
+    def states(self, tenant_id: int | None = None, key_id: str | None = None) -> list[BudgetState]:
+        """All budgets, or a tenant's, or with a key those that a request of this key counts in."""
+        accounts = list(self._all())
+        if tenant_id is not None:
+            accounts = (
+                self._of(tenant_id, key_id, is_billed=True) if key_id else list(self._accounts.get(tenant_id, ()))
+            )
+        for account in accounts:
+            account.pass_time(self._now_micros(), self._timezone())
+        return [account.state for account in accounts]
+
+    def reserved(self, budget_id: int) -> int:
+        """What is held of one budget."""
+        return next((account.held for account in self._all() if account.budget.id == budget_id), 0)
+
+    def idle_check(self) -> None:
+        """Invariant while no request is left: nothing is held. Raises AssertionError."""
+        held = {account.budget.id: account.held for account in self._all() if account.held or account.holds}
+        assert not held, f"left over: {held}"
+
+    # ---- inside --------------------------------------------------------------------------------------------------
+
+    def _all(self) -> Iterable[Account]:
+        return (account for accounts in self._accounts.values() for account in accounts)
+
+    def _of(self, tenant_id: int | None, key_id: str | None, *, is_billed: bool) -> list[Account]:
+        """The accounts that a request draws on, in their current periods."""
+        if tenant_id is None or (accounts := self._accounts.get(tenant_id)) is None:
+            return []
+        keys = {"", *(self._heirs.get(key_id, (key_id,)) if key_id else ())}
+        now_micros, timezone = self._now_micros(), self._timezone()
+        found = []
+        for account in accounts:
+            if account.budget.key_id in keys and (is_billed or account.budget.unit is not BudgetUnit.MONEY):
+                account.pass_time(now_micros, timezone)
+                found.append(account)
+        return found
+
+    def _attach(self, hold: Hold) -> None:
+        """Let a request draw on its budgets, as they are now."""
+        hold.accounts = {account: amount for account, amount in hold.accounts.items() if self._is_live(account)}
+        for account in self._of(hold.tenant_id, hold.key_id, is_billed=hold.is_billed):
+            account.put(hold, self._amount(account, hold))
+
+    def _is_live(self, account: Account) -> bool:
+        return account in self._accounts.get(account.budget.tenant_id, ())
+
+    def _rates(self, tenant_id: int) -> Rates:
+        return self._prices.rates(tenant_id, self._now_micros())
+
+    def _needed(self, account: Account, tenant_id: int, draws: list[Draw]) -> int:
+        """The least that these requests need to start."""
+        if account.budget.unit is BudgetUnit.TOKENS:
+            return sum(draw.prompt_tokens + 1 for draw in draws)
+        if account.budget.unit is BudgetUnit.MONEY:
+            rates = self._rates(tenant_id)
+            return sum(rates.nanos(draw.prompt_tokens, 1, 0) for draw in draws)
+        return 1
+
+    def _amount(self, account: Account, hold: Hold) -> int:
+        """What a request holds of a budget."""
+        if account.budget.unit is BudgetUnit.TOKENS:
+            return hold.draw.prompt_tokens + hold.allowed_tokens
+        if account.budget.unit is BudgetUnit.MONEY:
+            rates = self._rates(hold.tenant_id)
+            return rates.nanos(hold.draw.prompt_tokens, hold.allowed_tokens, hold.engine_micros)
+        return hold.engine_micros
+
+    def _allow(self, hold: Hold, tokens: int) -> None:
+        hold.allowed_tokens = tokens
+        for account in hold.accounts:
+            account.put(hold, self._amount(account, hold))
+
+    def _granted(self, hold: Hold) -> int:
+        """How many more tokens every budget has room for; at most a block, and less as the rest shrinks."""
+        now_micros, timezone = self._now_micros(), self._timezone()
+        granted = BLOCK_TOKENS
+        for account, held in hold.accounts.items():
+            account.pass_time(now_micros, timezone)
+            rest = account.rest
+            if rest <= 0 and account.budget.unit is not BudgetUnit.MONEY:
+                return 0
+            fair = max(0, rest) // (2 * len(account.holds))
+            if account.budget.unit is BudgetUnit.TOKENS:
+                granted = min(granted, max(1, fair))
+            elif account.budget.unit is BudgetUnit.MONEY:
+                granted = min(granted, self._affordable(hold, held, max(0, rest), fair))
+        return granted
+
+    def _affordable(self, hold: Hold, held_nanos: int, rest_nanos: int, fair_nanos: int) -> int:
+        """How many more tokens the fair part of the rest pays for, but at least one if all of it pays for one."""
+        rates, prompt_tokens, micros = self._rates(hold.tenant_id), hold.draw.prompt_tokens, hold.engine_micros
+        for nanos in (fair_nanos, rest_nanos):
+            most = rates.most_output(held_nanos + nanos, prompt_tokens, micros) - hold.allowed_tokens
+            if most >= 1:
+                return int(min(most, BLOCK_TOKENS if nanos == fair_nanos else 1))
+        return 0
+
+
+def _read(conn: Connection, since_micros: int) -> Snapshot:
+    """Read everything. Runs in a reading thread."""
+    return Snapshot(all_budgets(conn), uses_from(conn, since_micros), list(all_prices(conn).values()), heirs(conn))
