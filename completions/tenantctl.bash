@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --until | --event | --request | --prompt | --response | --anchor | --state-dir | --format | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --format | --out | --reason | --amount | --until | --event | --request | --prompt | --response | --anchor | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -30,18 +30,20 @@ _tenantctl() {
         fi
     done
 
-    case $prev in
-        --socket | --config | --model | --adapter | --grammar | --schema | --anchor | --png) _tenantctl_files "$cur"; return ;;
-        --wait | --if-older | --weight | --system | --id | --label | --expires | --grace | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --limit | --since | --until | --event | --request | --prompt | --response | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary) return ;;
-        --priority) _tenantctl_words "high standard low" "$cur"; return ;;
-        --uid) _tenantctl_words "none" "$cur"; return ;;
-        --on-anomaly) _tenantctl_words "log throttle suspend" "$cur"; return ;;
-        --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --max-wait) _tenantctl_words "none default" "$cur"; return ;;
-        --on-limit) _tenantctl_words "reject queue default" "$cur"; return ;;
-        --scope) _tenantctl_words "run read" "$cur"; return ;;
-        --tenant) _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
-        --month) _tenantctl_words "this last" "$cur"; return ;;
-        --format) _tenantctl_words "jsonl csv" "$cur"; return ;;
+    case "$command $prev" in
+        *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --anchor" | *" --state-dir" | *" --png") _tenantctl_files "$cur"; return ;;
+        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --reason" | *" --amount" | *" --until" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --before" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
+        *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference") _tenantctl_words "none" "$cur"; return ;;
+        *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
+        *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --max-wait") _tenantctl_words "none default" "$cur"; return ;;
+        *" --on-limit") _tenantctl_words "reject queue default" "$cur"; return ;;
+        *" --scope") _tenantctl_words "run read" "$cur"; return ;;
+        *" --tenant") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
+        *" --month") _tenantctl_words "this last" "$cur"; return ;;
+        " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md" "$cur"; return ;;
+        " export --format") _tenantctl_words "focus" "$cur"; return ;;
+        " audit export --format") _tenantctl_words "jsonl csv" "$cur"; return ;;
     esac
     if [[ $cur == -* ]]; then
         case $command in
@@ -52,10 +54,10 @@ _tenantctl() {
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
             " doctor") _tenantctl_words "--isolation --quick --if-older --json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
-            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --on-anomaly --system --system-completions --no-system-completions --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant add") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --on-anomaly --system --system-completions --no-system-completions --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant show") _tenantctl_words "--json --help -h" "$cur" ;;
-            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --on-anomaly --system --system-completions --no-system-completions --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --json --help -h" "$cur" ;;
+            " tenant set") _tenantctl_words "--weight --priority --uid --adapter --unbilled --billed --allow-special --no-allow-special --on-anomaly --system --system-completions --no-system-completions --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --json --help -h" "$cur" ;;
             " tenant suspend") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant resume") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant rename") _tenantctl_words "--json --help -h" "$cur" ;;
@@ -72,7 +74,12 @@ _tenantctl() {
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;
             " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
-            " invoice") _tenantctl_words "--month --tenant --json --csv --help -h" "$cur" ;;
+            " invoice") _tenantctl_words "--month --tenant --format --out --finalize --json --csv --help -h" "$cur" ;;
+            " invoice list") _tenantctl_words "--tenant --month --json --help -h" "$cur" ;;
+            " invoice show") _tenantctl_words "--format --json --help -h" "$cur" ;;
+            " invoice credit") _tenantctl_words "--reason --amount --json --help -h" "$cur" ;;
+            " invoice verify") _tenantctl_words "--json --help -h" "$cur" ;;
+            " export") _tenantctl_words "--format --month --tenant --out --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
             " audit log") _tenantctl_words "--tenant --since --until --event --request --id --limit --follow -f --json --help -h" "$cur" ;;
             " audit match") _tenantctl_words "--tenant --prompt --response --since --until --id --json --help -h" "$cur" ;;
@@ -85,7 +92,7 @@ _tenantctl() {
         return
     fi
     case "$command $count" in
-        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies usage invoice audit bench completion" "$cur" ;;
+        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies usage invoice export audit bench completion" "$cur" ;;
         " tenant 0") _tenantctl_words "add list show set suspend resume rename remove forget" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
@@ -99,6 +106,7 @@ _tenantctl() {
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " invoice 0") _tenantctl_words "list show credit verify" "$cur" ;;
         " audit 0") _tenantctl_words "log match verify export prune" "$cur" ;;
         " bench 0") _tenantctl_words "solo flood flood-alone long-prompts long-alone overload weighted short-long on-off newcomer peak vtc-overload vtc-multi vtc-weighted vtc-proportional vtc-on-off-less vtc-on-off-overload vtc-poisson-short-long-1 vtc-poisson-short-long-2 vtc-increase vtc-dist-shift" "$cur" ;;
         " completion 0") _tenantctl_words "bash zsh fish" "$cur" ;;

@@ -31,7 +31,7 @@ from tenantd.mistakes import in_words
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
-from tenantd.setting_kinds import File, Line, Price, Section
+from tenantd.setting_kinds import File, Line, Lines, Percent, Price, Section
 from tenantd.wire.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -171,6 +171,15 @@ class BillingConfig(Section):
     output_price_per_million: Price = Field(Decimal("0.40"), description="Price of a million generated tokens.")
     engine_hour_price: Price = Field(Decimal("0"), description="Price of an hour of engine time.")
     timezone: str = Field("UTC", description="Time zone of billing months, for example Europe/Berlin.")
+    issuer: Line = Field("", max_length=200, description="Who issues invoices: your name, as printed on them.")
+    issuer_address: Lines = Field("", max_length=500, description="Your address, in one or more lines.")
+    issuer_tax_id: Line = Field("", max_length=100, description="Your tax number.")
+    terms: Lines = Field("", max_length=1000, description="Terms of payment, printed below the total.")
+    tax_name: Line = Field("Tax", max_length=40, description="Name of the tax, for example VAT.")
+    tax_percent: Percent = Field(Decimal("0"), description="Tax added to the total, in percent. 0: no tax line.")
+    invoice_prefix: str = Field(
+        "", pattern=r"^[A-Za-z0-9_.-]{0,16}$", description="Put before invoice numbers, for example INV-."
+    )
 
     @field_validator("timezone")
     @classmethod

@@ -133,6 +133,16 @@ class OwnLimits(_OwnFields):  # type: ignore[misc]  # its fields are those of `L
         return dataclasses.replace(defaults, **changes) if changes else defaults
 
 
+class BillingDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """Whom a tenant's invoices are addressed to. All may be empty; only the address has several lines."""
+
+    name: str = ""
+    address: str = ""
+    email: str = ""
+    tax_id: str = ""
+    reference: str = ""  # the customer's, such as a purchase order
+
+
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """A customer of the daemon. `uids` are the Unix users that may act for it over the socket.
 
@@ -155,6 +165,7 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     system_in_completions: bool = False  # put it before plain prompts, too
     on_anomaly: OnAnomaly = OnAnomaly.LOG
     throttled_micros: int | None = None  # since when it has an eighth of its weight; None if it has all of it
+    billing: BillingDetails = BillingDetails()
     created_micros: int = 0
 
 

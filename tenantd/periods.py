@@ -1,13 +1,15 @@
-"""Days, weeks and months in a time zone. Pure.
+"""Days, weeks, months and hours in a time zone. Pure.
 
-Each is half-open and begins at local midnight, weeks on Monday. If clocks skip midnight, it begins when they do; if
-midnight occurs twice, at the first.
+Each is half-open. Days, weeks (on Monday) and months begin at local midnight; if clocks skip midnight, when they do; if
+midnight occurs twice, at the first. An hour that clocks show twice is two hours.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from datetime import timezone as fixed
 from enum import StrEnum
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -34,7 +36,7 @@ class Bounds(NamedTuple):
 
 def local_date(at_micros: int, timezone: ZoneInfo) -> date:
     """The date in the time zone at a moment (microseconds since 1970)."""
-    return (EPOCH + timedelta(microseconds=at_micros)).astimezone(timezone).date()
+    return _local(at_micros, timezone).date()
 
 
 def bounds(period: Period, at_micros: int, timezone: ZoneInfo) -> Bounds:
@@ -59,3 +61,53 @@ def midnight_micros(day: date, timezone: ZoneInfo) -> int:
     """When a day begins, in microseconds since 1970."""
     local = datetime(day.year, day.month, day.day, tzinfo=timezone)
     return (local.astimezone(UTC) - EPOCH) // timedelta(microseconds=1)
+
+
+class Span(NamedTuple):
+    """A day, "2026-11-29", or an hour, "2026-11-29T14:00+01:00"; the part of it that was asked for."""
+
+    name: str
+    since_micros: int
+    until_micros: int
+
+
+def days(since_micros: int, until_micros: int, timezone: ZoneInfo) -> Iterator[Span]:
+    """The days from `since_micros` until just before `until_micros`. Raises OverflowError for moments beyond the
+    calendar."""
+    while since_micros < until_micros:
+        day = local_date(since_micros, timezone)
+        end_micros = midnight_micros(day + timedelta(days=1), timezone)
+        if end_micros <= since_micros:  # clocks that went back at midnight show the day before once more
+            day += timedelta(days=1)
+            end_micros = midnight_micros(day + timedelta(days=1), timezone)
+        yield Span(day.isoformat(), since_micros, min(end_micros, until_micros))
+        since_micros = end_micros
+
+
+def hours(since_micros: int, until_micros: int, timezone: ZoneInfo) -> Iterator[Span]:
+    """The hours, as clocks show them, from `since_micros` until just before `until_micros`. Raises OverflowError."""
+    while since_micros < until_micros:
+        local = _local(since_micros, timezone)
+        end_micros = since_micros + HOUR_MICROS - ((local.minute * 60 + local.second) * 1_000_000 + local.microsecond)
+        if (offset := local.utcoffset()) != _local(end_micros - 1, timezone).utcoffset():
+            end_micros = _changed_micros(since_micros, end_micros - 1, timezone)
+        assert offset is not None, "a time zone has one at any time"
+        begin = local.replace(minute=0, second=0, microsecond=0, tzinfo=fixed(offset))  # so that DST does not shift it
+        yield Span(begin.isoformat(timespec="minutes"), since_micros, min(end_micros, until_micros))
+        since_micros = end_micros
+
+
+def _changed_micros(before_micros: int, after_micros: int, timezone: ZoneInfo) -> int:
+    """When clocks changed between two moments: the first with the later offset."""
+    offset = _local(before_micros, timezone).utcoffset()
+    while after_micros - before_micros > 1:
+        middle = (before_micros + after_micros) // 2
+        if _local(middle, timezone).utcoffset() == offset:
+            before_micros = middle
+        else:
+            after_micros = middle
+    return after_micros
+
+
+def _local(at_micros: int, timezone: ZoneInfo) -> datetime:
+    return (EPOCH + timedelta(microseconds=at_micros)).astimezone(timezone)

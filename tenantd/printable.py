@@ -11,6 +11,8 @@ import re
 from typing import Any, Final
 
 REPLACEMENT: Final = "\ufffd"
+_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 HIDDEN_PATH: Final = "<path>"
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))  # C0, DEL and C1: 0x9b alone begins a sequence
 _LINE_ENDS: Final = (0x2028, 0x2029)
@@ -39,6 +41,12 @@ def printable(text: str) -> str:
 def escaped(text: str) -> str:
     """`text` with control characters escaped, as `\\x1b`: for a log line."""
     return text.translate(_ESCAPED)
+
+
+def for_spreadsheet(text: str) -> str:
+    """`text` for a cell of a CSV file. A spreadsheet would run what looks like a formula, unless it begins with "'"."""
+    is_formula = text.startswith(_FORMULAS) and not _NUMBER.fullmatch(text)
+    return f"'{text}" if is_formula else text
 
 
 def without_paths(text: str) -> str:

@@ -38,6 +38,12 @@ def _no_control_characters(value: str) -> str:
     return value
 
 
+def _no_control_characters_but_newlines(value: str) -> str:
+    if not value.replace("\n", "").isprintable():
+        raise ValueError("must not contain control characters, except newlines")
+    return value.strip("\n")
+
+
 def _path(value: Any) -> Any:
     """Convert TOML's string."""
     if isinstance(value, str):
@@ -50,5 +56,7 @@ def _path(value: Any) -> Any:
 
 
 Line = Annotated[str, AfterValidator(_no_control_characters)]
+Lines = Annotated[str, AfterValidator(_no_control_characters_but_newlines)]
 File = Annotated[Path, BeforeValidator(_path)]
 Price = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=1_000_000, max_digits=18, decimal_places=9)]
+Percent = Annotated[Decimal, BeforeValidator(_decimal), Field(ge=0, le=100, max_digits=9, decimal_places=6)]

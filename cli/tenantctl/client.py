@@ -96,6 +96,14 @@ class Client:
         """The JSON answer. Parameters that are None are left out."""
         return self._request("GET", path, params={k: v for k, v in query.items() if v is not None})
 
+    def get_text(self, path: str, **query: Any) -> str:
+        """An answer that is not JSON. Parameters that are None are left out."""
+        with self._explained() as http:
+            response = http.get(path, params={k: v for k, v in query.items() if v is not None})
+            if not response.is_success:
+                raise _refusal(response)
+            return response.text
+
     def post(self, path: str, body: Any = None) -> Any:
         return self._request("POST", path, json=body)
 

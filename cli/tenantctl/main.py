@@ -19,6 +19,7 @@ from tenantctl.commands import (
     completion,
     demo,
     doctor,
+    export,
     init,
     invoice,
     key,
@@ -107,6 +108,7 @@ ORDER = (
     "anomalies",
     "usage",
     "invoice",
+    "export",
     "audit",
     "bench",
     "completion",
@@ -124,7 +126,8 @@ app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
 app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
-app.command(epilog=invoice.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(invoice.invoice)
+app.add_typer(invoice.app, rich_help_panel=BILLING)
+app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)
 app.add_typer(audit_trail.app, rich_help_panel=AUDIT)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
@@ -137,7 +140,7 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app, anomaly.app, audit_trail.app):
+for group in (app, tenant.app, key.app, invoice.app, anomaly.app, audit_trail.app):
     _join_lines(group)
 
 

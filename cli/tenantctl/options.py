@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from tenantctl.client import Client, environment_key, find_socket
 from tenantctl.render import message
@@ -48,17 +48,28 @@ def words(ctx: typer.Context) -> str:
     return ctx.find_object(Globals).words  # type: ignore[union-attr]  # set by the root
 
 
+def _with_month(args: list[str]) -> list[str]:
+    """Fill in the value of `--month` if it is missing; words after `--` are not options."""
+    options = args[: args.index("--")] if "--" in args else args
+    if "--month" in options:
+        after = options.index("--month") + 1
+        if after == len(options) or options[after].startswith("-"):
+            return [*args[:after], "this", *args[after:]]
+    return args
+
+
 class MonthCommand(TyperCommand):
     """A command whose `--month` may be given without a value, which means the current month."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Fill in a missing value; words after `--` are not options."""
-        options = args[: args.index("--")] if "--" in args else args
-        if "--month" in options:
-            after = options.index("--month") + 1
-            if after == len(options) or options[after].startswith("-"):
-                args = [*args[:after], "this", *args[after:]]
-        return super().parse_args(ctx, args)
+        return super().parse_args(ctx, _with_month(args))
+
+
+class MonthGroup(TyperGroup):
+    """A group of commands that is itself such a command."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _with_month(args))
 
 
 def examples(*lines: str) -> str:

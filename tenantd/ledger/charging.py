@@ -52,6 +52,11 @@ def give_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
     unspend(conn, row, timezone)
 
 
+def is_invoiced(conn: Connection, row: RequestRecord) -> bool:
+    """Whether a row that has ended is on a finalised invoice, or would be if it were billed."""
+    return row.ended_micros is not None and row.ended_micros < billed_until(conn, row.tenant_id)
+
+
 def billed_until(conn: Connection, tenant_id: int) -> int:
     """The end of the last month that a tenant has a finalised invoice of; 0 without one.
 

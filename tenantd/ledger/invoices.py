@@ -1,25 +1,31 @@
 """What tenants owe for a month: the sum of the amounts in their rows, without recomputing any.
 
 A month is half-open and begins at local midnight in the billing time zone. Requests count by the time of their end.
+Invoices that are finalised are shown as they were then.
 """
 
 from __future__ import annotations
 
 import re
 from datetime import date
-from decimal import Decimal
 from sqlite3 import Connection
-from typing import Any, Final
+from typing import Final
 from zoneinfo import ZoneInfo
 
 import msgspec
 
-from tenantd.config import NANOS
+from tenantd.domain import BillingDetails
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.audit import read_head
-from tenantd.ledger.pieces import Sums, add_up, name_in, pieces
-from tenantd.ledger.prices import all_prices, latest_prices
+from tenantd.ledger.invoice_lines import Group, lines_of
+from tenantd.ledger.invoice_lines import InvoiceLine as InvoiceLine
+from tenantd.ledger.issued import finalised_of, other_starts
+from tenantd.ledger.paperwork import Paperwork, paid
+from tenantd.ledger.paperwork import TenantInvoice as TenantInvoice
+from tenantd.ledger.prices import MAX_INTEGER, all_prices, latest_prices, minimum_of
 from tenantd.ledger.records import PriceList
+from tenantd.ledger.reports import name_before
+from tenantd.ledger.sums import sums, too_large
 from tenantd.periods import local_date, midnight_micros
 
 OLDEST_YEAR: Final = 1900
@@ -38,31 +44,6 @@ class Month(msgspec.Struct, frozen=True, kw_only=True):
     is_over: bool
 
 
-class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
-    """`quantity` is an integer: tokens, or microseconds of engine time."""
-
-    description: str
-    quantity: int
-    unit: str
-    amount_nanos: int
-
-
-class TenantInvoice(msgspec.Struct, frozen=True, kw_only=True):
-    """The part of one tenant, under its name at its last request of the month.
-
-    `total_nanos` is the sum of its lines and of its requests' costs.
-    """
-
-    tenant: str
-    tenant_id: int
-    requests: int
-    prompt_tokens: int
-    completion_tokens: int
-    engine_micros: int
-    lines: list[InvoiceLine]
-    total_nanos: int
-
-
 class AuditHead(msgspec.Struct, frozen=True, kw_only=True):
     """The newest entry of the audit trail, `hash` in hex. Who keeps it can later show whether it was rewritten."""
 
@@ -71,7 +52,8 @@ class AuditHead(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Invoice(msgspec.Struct, frozen=True, kw_only=True):
-    """A month's settled requests. `open`: it can still grow, because the month is not over or a request still runs.
+    """A month's settled requests, or what was finalised. `open`: it can still grow, because the month is not over or a
+    request still runs.
 
     `audit_head` is that of the moment; None if it was deleted.
     """
@@ -112,91 +94,148 @@ def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
     )
 
 
-_LINES: Final = """SELECT tenant_id, price_id, count(*) AS requests, sum(prompt_tokens) AS prompt_tokens,
-    sum(completion_tokens) AS completion_tokens, sum(engine_micros) AS engine_micros,
-    sum(input_nanos) AS input_nanos, sum(output_nanos) AS output_nanos, sum(engine_nanos) AS engine_nanos
-    FROM requests WHERE {where} AND price_id IS NOT NULL
-    GROUP BY tenant_id, price_id"""
+_PLAIN: Final = Paperwork()
+_BY: Final = ("tenant_id", "model", "adapter", "price_id")
+Groups = dict[int, dict[Group, dict[str, int]]]
+"""The sums of each tenant, by model, adapter and price."""
 
 
-def invoice(conn: Connection, month: Month, tenant_id: int | None = None) -> Invoice:
-    """The invoice of all tenants with settled requests in `month`, or of one, without unbilled requests.
+def invoice(conn: Connection, month: Month, tenant_id: int | None = None, papers: Paperwork = _PLAIN) -> Invoice:
+    """The invoices of all tenants that owe something for `month`, or of one, even if it owes nothing.
 
-    Raises AmountTooLarge.
+    Requests of unbilled tenants are on none. Raises AmountTooLarge.
     """
-    sums: Sums = {}
-    running = 0
-    for where, values in pieces(conn, month.since_micros, month.until_micros, tenant_id):
-        where = f"{where} AND NOT unbilled"
-        add_up(conn, _LINES, (where, values), ("tenant_id", "price_id"), sums)
-        # In the same snapshot, so that a request is either in the sums or keeps the invoice open.
-        running += conn.execute(
-            f"SELECT count(*) FROM requests WHERE {where} AND state = 'running'", values
-        ).fetchone()[0]
-    groups: dict[int, list[dict[str, Any]]] = {}
-    for _, row in sorted(sums.items()):
-        groups.setdefault(row["tenant_id"], []).append(row)
+    finalised = finalised_of(conn, month.name, tenant_id)
+    starts = other_starts(conn, month_before(month.name), month.since_micros)
+    groups = sums_of(conn, month, tenant_id, starts)
     prices, latest = all_prices(conn), latest_prices(conn)
     assert latest is not None, "a ledger has a price list from when it is opened"
     head = read_head(conn)
-    names = {number: name_in(conn, number, month.since_micros, month.until_micros) for number in groups}
-    tenants = [
-        _tenant_invoice(names[number], number, rows, prices)
-        for number, rows in sorted(groups.items(), key=lambda group: (names[group[0]], group[0]))
+    drafts = [
+        draft(conn, number, month, starts.get(number, month.since_micros), rows, prices, papers)
+        for number, rows in groups.items()
+        if number not in finalised and (rows or owes_without_usage(conn, number, month, is_asked=tenant_id is not None))
     ]
+    tenants = sorted([*finalised.values(), *drafts], key=lambda part: (part.tenant, part.tenant_id))
+    total_nanos = sum(part.total_nanos for part in tenants)
+    if total_nanos > MAX_INTEGER:
+        raise too_large()
     return Invoice(
         month=month.name,
         timezone=month.timezone,
         since_micros=month.since_micros,
         until_micros=month.until_micros,
         currency=latest.currency,  # the whole ledger has one currency and cannot be opened with another
-        open=not month.is_over or running > 0,
+        open=not month.is_over or running_before(conn, month.until_micros, tenant_id) > 0,
         tenants=tenants,
-        total_nanos=sum(part.total_nanos for part in tenants),
+        total_nanos=total_nanos,
         audit_head=None if head is None else AuditHead(number=head.number, hash=head.hash.hex()),
     )
 
 
-def _tenant_invoice(
-    tenant: str, tenant_id: int, rows: list[dict[str, Any]], prices: dict[int, PriceList]
+def sums_of(conn: Connection, month: Month, tenant_id: int | None, starts: dict[int, int]) -> Groups:
+    """What was used in a month and is billed, also of tenants without usage who may owe a minimum.
+
+    `starts` are the tenants whose month begins at another time. Raises AmountTooLarge.
+    """
+    groups: Groups = {number: {} for number in _may_owe(conn, month, tenant_id)}
+    found = sums(conn, month.since_micros, month.until_micros, _BY, tenant_id=tenant_id, billed=True)
+    for (number, *group), row in found.items():
+        if number not in starts:
+            groups.setdefault(number, {})[tuple(group)] = row
+    for number, since_micros in starts.items():
+        if tenant_id in (None, number):
+            found = sums(conn, since_micros, month.until_micros, _BY[1:], tenant_id=number, billed=True)
+            groups.setdefault(number, {}).update(found)
+    return groups
+
+
+def draft(
+    conn: Connection,
+    tenant_id: int,
+    month: Month,
+    since_micros: int,
+    rows: dict[Group, dict[str, int]],
+    prices: dict[int, PriceList],
+    papers: Paperwork,
 ) -> TenantInvoice:
-    """`rows` has one row for each price list that applied to the tenant's requests."""
-    lines = [line for row in rows for line in _lines(row, prices[row["price_id"]], says_price=len(rows) > 1)]
-    return TenantInvoice(
-        tenant=tenant,
-        tenant_id=tenant_id,
-        requests=sum(row["requests"] for row in rows),
-        prompt_tokens=sum(row["prompt_tokens"] for row in rows),
-        completion_tokens=sum(row["completion_tokens"] for row in rows),
-        engine_micros=sum(row["engine_micros"] for row in rows),
-        lines=lines,
-        total_nanos=sum(line.amount_nanos for line in lines),
+    """What a tenant owes by these sums of a month that begins at `since_micros`, at least the minimum that is in force
+    at the end of the month."""
+    _, is_removed, customer = _facts(conn, tenant_id)
+    lines = lines_of(rows, prices, minimum_of(conn, tenant_id, month.until_micros))
+    count = {name: sum(row[name] for row in rows.values()) for name in _COUNTED}
+    return paid(
+        TenantInvoice(
+            tenant=name_before(conn, tenant_id, month.until_micros),
+            tenant_id=tenant_id,
+            requests=count["requests"],
+            prompt_tokens=count["prompt_tokens"],
+            cached_tokens=count["cached_tokens"],
+            completion_tokens=count["completion_tokens"],
+            engine_micros=count["engine_micros"],
+            lines=lines,
+            total_nanos=sum(line.amount_nanos for line in lines),
+            total_requests=count["requests"],
+            total_input_tokens=count["prompt_tokens"],
+            total_cached_tokens=count["cached_tokens"],
+            total_output_tokens=count["completion_tokens"],
+            month=month.name,
+            timezone=month.timezone,
+            since_micros=since_micros,
+            until_micros=month.until_micros,
+            currency=next(iter(prices.values())).currency,
+            is_removed=is_removed,
+            issuer=papers.issuer,
+            customer=customer,
+            terms=papers.terms,
+            tax_name=papers.tax_name,
+            tax_percent=papers.tax_percent,
+        )
     )
 
 
-def _lines(row: dict[str, Any], prices: PriceList, *, says_price: bool) -> list[InvoiceLine]:
-    """Lines for input and output, and for engine time if it has a price."""
-    items = [
-        ("input tokens", "prompt_tokens", "tokens", "input_nanos", prices.input_nanos_per_million, "million"),
-        ("output tokens", "completion_tokens", "tokens", "output_nanos", prices.output_nanos_per_million, "million"),
-    ]
-    if prices.engine_hour_nanos or row["engine_nanos"]:
-        items.append(("engine time", "engine_micros", "µs", "engine_nanos", prices.engine_hour_nanos, "hour"))
-    return [
-        InvoiceLine(
-            description=f"{what} at {_money(price)} {prices.currency} per {per}" if says_price else what,
-            quantity=row[quantity],
-            unit=unit,
-            amount_nanos=row[amount],
-        )
-        for what, quantity, unit, amount, price, per in items
-    ]
+_COUNTED: Final = ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros")
 
 
-def _money(nanos: int) -> str:
-    """The shortest exact decimal with at least two places."""
-    whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0'):0<2}"
+def running_before(conn: Connection, until_micros: int, tenant_id: int | None = None) -> int:
+    """How many billed requests admitted before a moment still run."""
+    (running,) = conn.execute(
+        """SELECT count(*) FROM requests WHERE state = 'running' AND created_micros < ? AND NOT unbilled
+        AND tenant_id = coalesce(?, tenant_id)""",
+        (until_micros, tenant_id),
+    ).fetchone()
+    return int(running)
+
+
+def owes_without_usage(conn: Connection, tenant_id: int, month: Month, *, is_asked: bool) -> bool:
+    """Whether a tenant without billed usage gets an invoice: if it is asked for, or for the minimum."""
+    is_unbilled, _, _ = _facts(conn, tenant_id)
+    return not is_unbilled and (is_asked or minimum_of(conn, tenant_id, month.until_micros) > 0)
+
+
+def _may_owe(conn: Connection, month: Month, tenant_id: int | None) -> list[int]:
+    """The tenant that is asked for, or all that were there for the whole month."""
+    if tenant_id is not None:
+        return [tenant_id]
+    rows = conn.execute(
+        "SELECT id FROM tenants WHERE state <> 'removed' AND NOT unbilled AND created_micros <= ?",
+        (month.since_micros,),
+    )
+    return [number for (number,) in rows]
+
+
+def _facts(conn: Connection, tenant_id: int) -> tuple[bool, bool, BillingDetails]:
+    """Whether a tenant is unbilled, whether it was removed, and whom its invoices are addressed to."""
+    row = conn.execute("SELECT unbilled, state, billing FROM tenants WHERE id = ?", (tenant_id,)).fetchone()
+    if row is None:
+        return False, True, BillingDetails()
+    return bool(row[0]), row[1] == "removed", msgspec.json.decode(row[2], type=BillingDetails)
+
+
+def month_before(name: str) -> str:
+    """The name of the month before another."""
+    year, month = _shift(int(name[:4]), int(name[5:]), -1)
+    return f"{year:04}-{month:02}"
 
 
 def _shift(year: int, month: int, months: int) -> tuple[int, int]:

@@ -177,8 +177,9 @@ BUDGETS: Final = (
 ) STRICT""",
 )
 
-# Finalised invoices and credit notes, one for each tenant and month; numbers have no gaps. `document` is the canonical
-# JSON that `hash` (SHA-256) is of, `credits` the number of the invoice that a credit note corrects.
+# Finalised invoices, one for each tenant and month, and credit notes; numbers have no gaps. `document` is the canonical
+# JSON that `hash` (SHA-256) is of, `credits` the number of the invoice that a credit note corrects, `audit_number` that
+# of the entry of the audit trail that has the hash.
 INVOICES: Final = (
     """CREATE TABLE invoices (
     number       INTEGER PRIMARY KEY,
@@ -192,9 +193,11 @@ INVOICES: Final = (
     document     TEXT NOT NULL,
     hash         BLOB NOT NULL CHECK (length(hash) = 32),
     credits      INTEGER REFERENCES invoices (number),
-    at_micros    INTEGER NOT NULL
+    at_micros    INTEGER NOT NULL,
+    audit_number INTEGER
 ) STRICT""",
     "CREATE INDEX invoices_by_tenant ON invoices (tenant_id, until_micros)",
+    "CREATE UNIQUE INDEX invoices_by_month ON invoices (tenant_id, month) WHERE kind = 'invoice'",
     """CREATE TRIGGER invoices_are_never_changed BEFORE UPDATE ON invoices
     BEGIN SELECT raise(ABORT, 'a finalised invoice never changes: tenantctl invoice credit'); END""",
     """CREATE TRIGGER invoices_are_never_deleted BEFORE DELETE ON invoices

@@ -29,6 +29,7 @@ import msgspec
 from tenantd.domain import FinishReason
 from tenantd.errors import TenantdError
 from tenantd.ledger.audit import SETTLED_LATE, AuditBroken, Columns, Entry, about_request, append, columns, newest
+from tenantd.ledger.charging import is_invoiced
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
 from tenantd.ledger.requests import get_request, insert_request, reopen_interrupted, settle_request, state_of
@@ -184,13 +185,16 @@ class TakenIn:
         return True
 
     def _settle(self, conn: sqlite3.Connection, settlement: Settlement, admission: Admitted | None) -> bool:
-        """Settle one line. False if its request is already settled."""
+        """Settle one line. False if its request is already settled for good."""
         state = state_of(conn, settlement.id)
         owner = None
         if state is None and admission is not None:
             owner = self._owner(conn, admission)
             insert_request(conn, msgspec.structs.replace(admission, tenant_id=owner))
         elif state == FinishReason.INTERRUPTED and settlement.state is not FinishReason.INTERRUPTED:
+            if is_invoiced(conn, get_request(conn, settlement.id)):
+                log.warning("request %s is on a finalised invoice, so it stays interrupted", settlement.id)
+                return False
             reopen_interrupted(conn, settlement.id, self._timezone)
         elif state not in (None, "running"):
             return False

@@ -11,7 +11,6 @@ import msgspec
 from tenantd.errors import NotFound
 from tenantd.ledger.audit import read_head
 from tenantd.ledger.findings import Finding, recent_findings
-from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
@@ -58,10 +57,6 @@ class Reporting:
     async def anomalies(self, tenant: str | None, since_micros: int, most: int) -> list[Finding]:
         """What the anomaly watch found since a time, the newest first."""
         return await self._read(lambda conn, number: recent_findings(conn, number, since_micros, most), tenant)
-
-    async def invoice(self, month: Month, tenant: str | None) -> Invoice:
-        """Of one month."""
-        return await self._read(lambda conn, number: invoice(conn, month, number), tenant)
 
     async def audit(
         self,

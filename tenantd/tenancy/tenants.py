@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, BillingDetails, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.audited import AUDIT_KEY_BYTES
 from tenantd.limits import LIMITS
@@ -26,6 +26,7 @@ MAX_WEIGHT: Final = 1_000_000
 MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
 REMOVED: Final = "removed"
+MAX_BILLING_CHARACTERS: Final = 500
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
 CHANGEABLE: Final = (
     "weight",
@@ -39,6 +40,7 @@ CHANGEABLE: Final = (
     "system_in_completions",
     "on_anomaly",
     "throttled_micros",
+    "billing",
 )
 _CHANGED: Final = tuple("limits" if name == "own_limits" else name for name in CHANGEABLE)
 """The columns of what is changeable."""
@@ -89,11 +91,17 @@ def list_tenants(conn: Connection) -> list[Tenant]:
 
 
 def update_tenant(conn: Connection, name: str, **changes: Any) -> Tenant:
-    """Change any of `CHANGEABLE`; `own_limits` is replaced as a whole. Raises NotFound, InvalidRequest."""
+    """Change any of `CHANGEABLE`; `own_limits` is replaced as a whole, of `billing` the fields in a dictionary.
+
+    Raises NotFound, InvalidRequest.
+    """
     for key in changes:
         if key not in CHANGEABLE:
             raise InvalidRequest(f"{key}: cannot be changed; only {', '.join(CHANGEABLE)} can be", param=key)
-    tenant = checked(msgspec.structs.replace(get_tenant(conn, name), **changes))
+    before = get_tenant(conn, name)
+    if "billing" in changes:
+        changes["billing"] = msgspec.structs.replace(before.billing, **changes["billing"])
+    tenant = checked(msgspec.structs.replace(before, **changes))
     conn.execute(_UPDATE, (*_row(tenant), tenant.id))
     return tenant
 
@@ -163,8 +171,25 @@ def checked(tenant: Tenant) -> Tenant:
         priority=Priority(tenant.priority),
         uids=tuple(dict.fromkeys(tenant.uids)),
         own_limits=_checked_limits(tenant.own_limits),
+        billing=checked_billing(tenant.billing),
         system_prompt=checked_system_prompt(tenant.system_prompt),
     )
+
+
+def checked_billing(details: BillingDetails) -> BillingDetails:
+    """Without whitespace around them. Raises InvalidRequest if one is too long or has more lines than it may."""
+    kept = {name: getattr(details, name).strip() for name in BillingDetails.__struct_fields__}
+    for name, value in kept.items():
+        if len(value) > MAX_BILLING_CHARACTERS:
+            raise InvalidRequest(f"billing.{name}: at most {MAX_BILLING_CHARACTERS} characters", param="billing")
+        if not (value.replace("\n", "") if name == "address" else value).isprintable():
+            lines = "control characters except newlines" if name == "address" else "newlines or control characters"
+            raise InvalidRequest(f"billing.{name}: must not contain {lines}", param="billing")
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise InvalidRequest(f"billing.{name}: must be Unicode text", param="billing") from None
+    return BillingDetails(**kept)
 
 
 def _checked_limits(own: OwnLimits) -> OwnLimits:
@@ -237,11 +262,13 @@ def _row(tenant: Tenant) -> tuple[str | float | int | None, ...]:
         int(tenant.system_in_completions),
         tenant.on_anomaly.value,
         tenant.throttled_micros,
+        msgspec.json.encode(tenant.billing).decode(),
     )
 
 
 _uids: Callable[[str], tuple[int, ...]] = msgspec.json.Decoder(tuple[int, ...]).decode
 _limits: Callable[[str], OwnLimits] = msgspec.json.Decoder(OwnLimits).decode
+_billing: Callable[[str], BillingDetails] = msgspec.json.Decoder(BillingDetails).decode
 
 
 def _tenant(row: tuple[Any, ...]) -> Tenant:
@@ -261,5 +288,6 @@ def _tenant(row: tuple[Any, ...]) -> Tenant:
         system_in_completions=bool(has["system_in_completions"]),
         on_anomaly=OnAnomaly(has["on_anomaly"]),
         throttled_micros=has["throttled_micros"],
+        billing=_billing(has["billing"]),
         created_micros=has["created_micros"],
     )

@@ -78,7 +78,7 @@ NEW = (
 
 
 @pytest.mark.parametrize("schema", SCHEMAS)
-def test_reports_and_invoices_are_what_they_were(schema: int, tmp_path: Path) -> None:
+def test_reports_are_what_they_were(schema: int, tmp_path: Path) -> None:
     before = json.loads((FOLDER / f"said_{schema}.json").read_text("utf-8"))
     assert {row["state"] for row in before["requests"]} >= {"running", "interrupted", "stop", "failed"}
     with opened(ledger_of(schema, tmp_path)) as conn:
@@ -86,6 +86,8 @@ def test_reports_and_invoices_are_what_they_were(schema: int, tmp_path: Path) ->
         now = said(conn)
     assert now.keys() == before.keys()
     for what, each in before.items():
+        if what.startswith("invoices"):
+            continue  # their months are now those of the ends: test_old_invoices.py
         assert without_new(each, now[what]) == within_error(each, now[what]), what
 
 

@@ -1,80 +1,255 @@
-"""`tenantctl invoice`: a month's bill, exact to a billionth (1e-9) of the currency unit."""
+"""`tenantctl invoice`: a month's bills, exact to a billionth (1e-9) of the currency unit."""
 
 from __future__ import annotations
 
-import csv
+import json as json_format
 import sys
-from collections.abc import Iterator
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tenantctl.client import url
-from tenantctl.options import Json, Month, TenantFilter, connect, examples
-from tenantctl.render import heading, message, print_json, print_table, tenant_names
-from tenantctl.units import decimals, money
+from tenantctl.options import Json, Month, MonthGroup, TenantFilter, connect, examples
+from tenantctl.render import message, print_json, print_table
+from tenantctl.units import decimals, moment, money
+from tenantctl.whole_files import safe_name, write_whole
 
-EXAMPLES = examples(
-    "tenantctl invoice --month last",
-    "tenantctl invoice --month 2026-11 --tenant acme",
-    "tenantctl invoice --month last --csv > invoice.csv",
+app = typer.Typer(
+    name="invoice",
+    cls=MonthGroup,
+    invoke_without_command=True,
+    help="Print the invoices of a month, for all tenants or one.",
+    epilog=examples(
+        "tenantctl invoice --month last",
+        "tenantctl invoice --month 2026-11 --tenant acme --format html > acme.html",
+        "tenantctl invoice --month last --finalize --format html --out invoices/",
+        "tenantctl invoice credit INV-000007 --reason 'outage on 3 November' --amount 12.50",
+        "tenantctl invoice verify",
+    ),
 )
 
 
+class Format(StrEnum):
+    """How to write an invoice."""
+
+    TABLE = "table"
+    JSON = "json"
+    CSV = "csv"
+    HTML = "html"
+    MD = "md"
+
+
+FormatOption = Annotated[
+    Format,
+    typer.Option("--format", metavar="table|json|csv|html|md", help="How to write them; html is a page to print."),
+]
+Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Number, as shown by `invoice list`.")]
+OneMonth = Annotated[
+    str | None, typer.Option("--month", metavar="YYYY-MM|this|last", help="Show only those of this month.")
+]
+
+
+@app.callback()
 def invoice(
     ctx: typer.Context,
     month: Month = "this",
     tenant: TenantFilter = None,
+    format: FormatOption = Format.TABLE,
+    out: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write a file for each tenant to this folder.")
+    ] = None,
+    finalize: Annotated[
+        bool, typer.Option("--finalize", help="Finalise the invoices: they get numbers and never change.")
+    ] = False,
     json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Print CSV, one row per invoice line.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Like --format csv.")] = False,
 ) -> None:
-    """Print the invoice of a month, for all tenants or one."""
-    if json and as_csv:
-        raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")
+    if ctx.invoked_subcommand is not None:
+        if given := _given(ctx):
+            raise typer.BadParameter(f"put {', '.join(given)} behind {ctx.invoked_subcommand}, if it has it there")
+        return
+    chosen = _format(format, json=json, as_csv=as_csv)
+    if out is not None and chosen is Format.TABLE:
+        raise typer.BadParameter("choose --format json, csv, html or md for files", param_hint="--out")
     with connect(ctx) as client:
-        bill = client.get(url("invoices", month), tenant=tenant)
-    if json:
-        print_json(bill)
-    elif as_csv:
-        _print_csv(bill)
+        if finalize:
+            bill = client.post(url("invoices", month, "finalize"), {"tenant": tenant})
+        else:
+            bill = client.get(url("invoices", month), tenant=tenant)
+    if out is not None:
+        _write_files(bill, chosen, out)
     else:
-        _print(bill)
+        _print(bill, chosen)
 
 
-def _print(bill: dict[str, Any]) -> None:
-    so_far = " so far" if bill["open"] else ""
-    heading(f"Invoice {bill['month']}{so_far} ({bill['timezone']}, {bill['currency']})")
-    places = decimals(_amounts(bill))
-    for name, tenant in zip(tenant_names(bill["tenants"]), bill["tenants"], strict=True):
-        print()
-        count = tenant["requests"]
-        heading(f"{name}: {count} request{'' if count == 1 else 's'}")
-        rows = [
-            (line["description"], line["quantity"], line["unit"], money(line["amount_nanos"], places))
-            for line in tenant["lines"]
-        ]
-        total = ("total", "", "", money(tenant["total_nanos"], places))
-        print_table(["item", "quantity>", "unit", f"{bill['currency']}>"], [*rows, total])
-    if bill["tenants"]:
-        print()
-    heading(f"Total: {bill['currency']} {money(bill['total_nanos'], places)}")
-    if (head := bill.get("audit_head")) is not None:
-        print(f"audit head: {head['number']}, {head['hash']}")
-    if not bill["tenants"]:
+@app.command("list", epilog=examples("tenantctl invoice list", "tenantctl invoice list --tenant acme --json"))
+def list_(ctx: typer.Context, tenant: TenantFilter = None, month: OneMonth = None, json: Json = False) -> None:
+    """List finalised invoices and credit notes, newest first."""
+    with connect(ctx) as client:
+        answer = client.get(url("invoices"), tenant=tenant, month=month)
+    if json:
+        print_json(answer)
+        return
+    rows = answer["invoices"]
+    places = decimals(row["total_nanos"] for row in rows)
+    columns = ["number", "month", "tenant", "issued", "total>", "due>", "currency", "credits"]
+    print_table(columns, [_row(row, places) for row in rows], ("currency", "issued", "due"))
+    if not rows:
+        message("no invoice is finalised yet; to finalise last month's: tenantctl invoice --month last --finalize")
+
+
+@app.command(epilog=examples("tenantctl invoice show INV-000007", "tenantctl invoice show 7 --format html > 7.html"))
+def show(ctx: typer.Context, number: Number, format: FormatOption = Format.TABLE, json: Json = False) -> None:
+    """Show a finalised invoice or a credit note, as it was issued."""
+    chosen = _format(format, json=json, as_csv=False)
+    with connect(ctx) as client:
+        paper = client.get(url("invoices", "issued", number))["invoice"]
+    if chosen is Format.TABLE:
+        from tenantctl.papers.listing import print_paper
+
+        print_paper(paper)
+    elif chosen is Format.JSON:
+        print_json(paper)
+    else:
+        sys.stdout.write(_written([paper], chosen, paper))
+
+
+@app.command(
+    epilog=examples(
+        "tenantctl invoice credit INV-000007 --reason 'sent to the wrong customer'",
+        "tenantctl invoice credit INV-000007 --reason 'outage on 3 November' --amount 12.50",
+    )
+)
+def credit(
+    ctx: typer.Context,
+    number: Number,
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; printed on the credit note.")],
+    amount: Annotated[
+        str | None, typer.Option(metavar="AMOUNT", help="Amount before tax. Default: all that is left of the invoice.")
+    ] = None,
+    json: Json = False,
+) -> None:
+    """Correct a finalised invoice by a credit note.
+
+    The invoice stays as it is. All its credit notes together are at most its total.
+    """
+    with connect(ctx) as client:
+        note = client.post(url("invoices", "issued", number, "credit"), {"reason": reason, "amount": amount})["invoice"]
+    if json:
+        print_json(note)
+        return
+    print(note["number"])
+    credited = f"{note['currency']} {money(-note['total_nanos'])}"
+    message(f"credit note {note['number']}: {credited} of invoice {note['credits']}")
+
+
+@app.command(epilog=examples("tenantctl invoice verify", "tenantctl invoice verify INV-000007 --json"))
+def verify(
+    ctx: typer.Context,
+    number: Annotated[str | None, typer.Argument(metavar="NUMBER", help="Only this one. Default: all.")] = None,
+    json: Json = False,
+) -> None:
+    """Recompute finalised invoices from the ledger.
+
+    Compares each with the sums of hours and with its requests, its hash with the audit trail, and looks for missing
+    numbers. Exits with 1 if something is wrong.
+    """
+    with connect(ctx) as client:
+        proof = client.another(600).get(url("invoices", "verification"), number=number)
+    if json:
+        print_json(proof)
+    else:
+        for finding in proof["findings"]:
+            print(f"{finding['number'] or 'invoices'}: {finding['problem']}")
+        for count, why in (
+            (proof["without_rows"], "compared only with the sums of hours, because their requests were pruned"),
+            (proof["without_entry"], "not compared with the audit trail, which was off or has been pruned"),
+        ):
+            if count:
+                message(f"{count} {why}")
+        found = len(proof["findings"])
+        message(
+            f"checked {proof['checked']}: " + (f"{found} problem{'' if found == 1 else 's'}" if found else "all intact")
+        )
+    if proof["findings"]:
+        raise typer.Exit(1)
+
+
+# -- formats
+
+
+def _given(ctx: typer.Context) -> list[str]:
+    """The options that were passed before a subcommand."""
+    sources = {parameter.opts[0]: ctx.get_parameter_source(parameter.name or "") for parameter in ctx.command.params}
+    return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _format(format: Format, *, json: bool, as_csv: bool) -> Format:
+    """Raises BadParameter for several."""
+    chosen = {each for each, wanted in ((Format.JSON, json), (Format.CSV, as_csv)) if wanted}
+    chosen |= set() if format is Format.TABLE else {format}
+    if len(chosen) > 1:
+        raise typer.BadParameter(f"choose one of {' and '.join(sorted(chosen))}", param_hint="--format")
+    return chosen.pop() if chosen else Format.TABLE
+
+
+def _print(bill: dict[str, Any], format: Format) -> None:
+    if format is Format.JSON:
+        print_json(bill)
+    elif format is Format.TABLE:
+        from tenantctl.papers.listing import print_month
+
+        print_month(bill)
+    else:
+        sys.stdout.write(_written(bill["tenants"], format, bill))
+        if not bill["tenants"]:
+            message(f"nothing to bill for {bill['month']}")
+
+
+def _written(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, Any]) -> str:
+    """One text with all of them."""
+    if format is Format.CSV:
+        from tenantctl.papers.sheet import as_csv
+
+        return as_csv(papers, bill["month"], bill["currency"])
+    if format is Format.HTML:
+        from tenantctl.papers.page import as_html
+
+        return as_html(papers)
+    if format is Format.MD:
+        from tenantctl.papers.markdown import as_markdown
+
+        return as_markdown(papers)
+    # exactly the bytes whose hash is in the audit trail, once it is finalised
+    return json_format.dumps(papers[0], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _write_files(bill: dict[str, Any], format: Format, folder: Path) -> None:
+    """Prints the path of each file."""
+    papers = bill["tenants"]
+    folder.mkdir(parents=True, exist_ok=True)
+    names = [paper["tenant"] for paper in papers]
+    for paper in papers:
+        same = "" if names.count(paper["tenant"]) == 1 else f"-id{paper['tenant_id']}"
+        parts = (bill["month"], f"{paper['tenant']}{same}", paper["number"] or "draft")
+        path = folder / f"{'-'.join(map(safe_name, parts))}.{format.value}"
+        write_whole(path, _written([paper], format, bill))
+        print(path)
+    if not papers:
         message(f"nothing to bill for {bill['month']}")
 
 
-def _amounts(bill: dict[str, Any]) -> Iterator[int]:
-    for tenant in bill["tenants"]:
-        yield tenant["total_nanos"]
-        yield from (line["amount_nanos"] for line in tenant["lines"])
-
-
-def _print_csv(bill: dict[str, Any]) -> None:
-    writer = csv.writer(sys.stdout, lineterminator="\n")
-    writer.writerow(["month", "tenant", "description", "quantity", "unit", "currency", "amount", "amount_nanos"])
-    for tenant in bill["tenants"]:
-        for line in tenant["lines"]:
-            nanos = line["amount_nanos"]
-            item = [line["description"], line["quantity"], line["unit"]]
-            writer.writerow([bill["month"], tenant["tenant"], *item, bill["currency"], money(nanos), nanos])
+def _row(row: dict[str, Any], places: int) -> list[object]:
+    return [
+        row["number"],
+        row["month"],
+        row["tenant"],
+        moment(row["issued_micros"])[:10],
+        money(row["total_nanos"], places),
+        money(row["payable_nanos"]),
+        row["currency"],
+        f"of {row['credits']}" if row["credits"] else money(row["credited_nanos"]) if row["credited_nanos"] else "",
+    ]

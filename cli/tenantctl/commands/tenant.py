@@ -9,7 +9,8 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantctl import system_prompt_options
+from tenantctl import billing_options, system_prompt_options
+from tenantctl.billing_options import with_billing
 from tenantctl.client import url
 from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
@@ -95,6 +96,7 @@ OnAnomalyOption = Annotated[
     )
 )
 @with_limits
+@with_billing
 def add(
     ctx: typer.Context,
     name: NewTenantArgument,
@@ -109,11 +111,12 @@ def add(
     system_completions: SystemCompletions = None,
     *,
     limits: dict[str, int | str | None],
+    billing: dict[str, str],
     json: Json = False,
 ) -> None:
     """Add a tenant and print its key, which is shown only once."""
     body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)}
-    body |= system_prompt_options.changes(system, system_completions)
+    body |= system_prompt_options.changes(system, system_completions) | ({"billing": billing} if billing else {})
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -154,9 +157,11 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
         "tenantctl tenant set acme --uid 1001 --uid 1002",
         "tenantctl tenant set acme --adapter acme-lora.gguf",
         "tenantctl tenant set acme --system @policy.txt --system-completions",
+        "tenantctl tenant set acme --billing-name 'Acme Ltd' --billing-address '1 High St\\nLondon'",
     ),
 )
 @with_limits
+@with_billing
 def set_(
     ctx: typer.Context,
     tenant: TenantArgument,
@@ -171,6 +176,7 @@ def set_(
     system_completions: SystemCompletions = None,
     *,
     limits: dict[str, int | str | None],
+    billing: dict[str, str],
     json: Json = False,
 ) -> None:
     """Change a tenant.
@@ -180,7 +186,7 @@ def set_(
     queue. `none` also removes all uids, the adapter or the system prompt.
     """
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)
-    changes |= system_prompt_options.changes(system, system_completions)
+    changes |= system_prompt_options.changes(system, system_completions) | ({"billing": billing} if billing else {})
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
@@ -342,6 +348,7 @@ def _print(answer: Any, json: bool) -> None:
             "priority": tenant["priority"],
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
+            **billing_options.shown(tenant),
             "billed": "no" if tenant["unbilled"] else "yes",
             **system_prompt_options.shown(tenant),
             "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",

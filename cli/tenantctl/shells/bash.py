@@ -39,7 +39,7 @@ _tenantctl() {
         fi
     done
 
-    case $prev in
+    case "$command $prev" in
 @VALUES@
     esac
     if [[ $cur == -* ]]; then
@@ -93,14 +93,20 @@ def _valued(root: Command) -> str:
 
 
 def _values(root: Command) -> list[str]:
-    """Cases for the value of an option."""
-    by_action: dict[str, list[str]] = {}
+    """Cases for the value of an option; of one command if other commands take other values for it."""
+    actions: dict[str, dict[str, str]] = {}  # by name of the option, by command
     for command in root.walk():
         for option in command.options:
-            if option.value:
-                names = by_action.setdefault(_action(option.value), [])
-                names += [name for name in option.names if name not in names]
-    return [f"        {' | '.join(names)}) {action}return ;;" for action, names in by_action.items()]
+            for name in option.names if option.value else ():
+                actions.setdefault(name, {})[_key(command)] = _action(option.value)  # type: ignore[arg-type]
+    by_action: dict[str, list[str]] = {}
+    for name, each in actions.items():
+        is_same = len(set(each.values())) == 1
+        for key, action in each.items():
+            pattern = f'*" {name}"' if is_same else f'"{key} {name}"'
+            patterns = by_action.setdefault(action, [])
+            patterns += [pattern] if pattern not in patterns else []
+    return [f"        {' | '.join(patterns)}) {action}return ;;" for action, patterns in by_action.items()]
 
 
 def _action(value: Value) -> str:

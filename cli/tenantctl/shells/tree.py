@@ -13,7 +13,7 @@ from typing import Any, Final
 from tenantctl.bench.suites import SUITES
 
 NAMES: Final = "tenantctl _tenants 2>/dev/null"
-FILE_METAVARS: Final = ("FILE", "GGUF")
+FILE_METAVARS: Final = ("FILE", "GGUF", "DIR")
 HELP: Final = "Show this message and exit."
 
 
@@ -91,10 +91,11 @@ def _value(parameter: Any) -> Value:
 
 
 def _check_options_are_alike(root: Command) -> None:
-    """Checks that an option takes the same value in every command, because the scripts know it only by its name."""
-    seen: dict[str, Value | None] = {}
+    """Checks that an option takes a value in every command or in none, because bash must know which words are values
+    before it knows the command."""
+    seen: dict[str, bool] = {}
     for command in root.walk():
         for option in command.options:
             for name in option.names:
-                if seen.setdefault(name, option.value) != option.value:
-                    raise AssertionError(f"{name} takes {option.value} here and {seen[name]} elsewhere")
+                if seen.setdefault(name, option.value is not None) != (option.value is not None):
+                    raise AssertionError(f"{name} takes {option.value} here and something else elsewhere")

@@ -21,6 +21,7 @@ from tenantd import __version__, clock
 from tenantd.api.admin import types
 from tenantd.api.admin.audit_routes import AuditTrail
 from tenantd.api.admin.examination import examination_operations
+from tenantd.api.admin.invoice_routes import invoice_operations
 from tenantd.api.admin.parameters import whole_number
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import actor_of, require_live_key
@@ -28,10 +29,10 @@ from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
-from tenantd.domain import Tenant
+from tenantd.domain import BillingDetails, Tenant
 from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.findings import Finding
-from tenantd.ledger.invoices import Invoice, Month, parse_month
+from tenantd.ledger.invoices import Month, parse_month
 from tenantd.ledger.records import RequestRecord
 from tenantd.request_ids import new_request_id, request_id_in
 from tenantd.serving.service import Service
@@ -81,7 +82,7 @@ class Admin:
             Operation("GET", "/admin/v1/usage", self.usage, types.UsageReport),
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
-            Operation("GET", "/admin/v1/invoices/{month}", self.invoice, Invoice),
+            *invoice_operations(self._service, self._parse, self._month),
             *self._audit_trail.operations(),
             *examination_operations(self._service),
             Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
@@ -147,6 +148,7 @@ class Admin:
             on_anomaly=body.on_anomaly,
             system_prompt=body.system_prompt,
             system_in_completions=body.system_in_completions,
+            billing=BillingDetails(**body.billing.given()),
             own_limits=body.own_limits(),
         )
         change, secret = await self._administration.add_tenant(actor_of(request.scope), tenant)
@@ -259,13 +261,6 @@ class Admin:
         rows = await self._reporting.requests(tenant, _most(limit))
         states = self._service.live_states()
         return reply({"requests": [_request(row, states.get(row.id)) for row in rows]})
-
-    async def invoice(self, month: str, tenant: str | None = None) -> Response:
-        """Show the invoice of a month: YYYY-MM, this or last."""
-        parsed = self._month(month)
-        if parsed.since_micros > self._now_micros():
-            raise InvalidRequest(f"{parsed.name} has not started, so it has no invoice yet", param="month")
-        return reply(await self._reporting.invoice(parsed, tenant))
 
     # -- shared
 

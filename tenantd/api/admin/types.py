@@ -54,6 +54,20 @@ class LimitsBody(_LimitFields):  # its fields are those of `Limits`
         return {name: getattr(self, name) for name in self.model_fields_set}
 
 
+class BillingBody(Body):
+    """Whom the invoices of a tenant are addressed to. "" for none; only the address may have several lines."""
+
+    name: str | None = None
+    address: str | None = None
+    email: str | None = None
+    tax_id: str | None = None
+    reference: str | None = None
+
+    def given(self) -> dict[str, str]:
+        """The fields that were sent."""
+        return self.model_dump(exclude_none=True)
+
+
 class NewTenant(Body):
     """POST /admin/v1/tenants."""
 
@@ -67,6 +81,7 @@ class NewTenant(Body):
     on_anomaly: OnAnomaly = OnAnomaly.LOG
     system_prompt: str = ""  # put before its chats by the server
     system_in_completions: bool = False  # and before its plain prompts
+    billing: BillingBody = BillingBody()
     limits: LimitsBody = LimitsBody()
 
     def own_limits(self) -> OwnLimits:
@@ -85,6 +100,7 @@ class TenantChange(Body):
     on_anomaly: OnAnomaly | None = None
     system_prompt: str | None = None  # "" for none
     system_in_completions: bool | None = None
+    billing: BillingBody | None = None
     limits: LimitsBody | None = None
 
     def changes(self) -> dict[str, Any]:
@@ -108,6 +124,8 @@ class TenantChange(Body):
             given["system_prompt"] = self.system_prompt
         if self.system_in_completions is not None:
             given["system_in_completions"] = self.system_in_completions
+        if self.billing is not None:
+            given["billing"] = self.billing.given()
         return given
 
 

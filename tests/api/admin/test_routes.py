@@ -25,6 +25,7 @@ TENANT = {
     "system_in_completions": False,
     "on_anomaly": "log",
     "throttled_micros": None,
+    "billing": {"name": "", "address": "", "email": "", "tax_id": "", "reference": ""},
     "limits": dict.fromkeys(LIMITS),
     "effective_limits": {**dict.fromkeys(LIMITS), "max_queued": 256, "on_limit": "reject"},
 }
