@@ -22,6 +22,7 @@ class Action(StrEnum):
     KEY_ROTATED = "key_rotated"
     AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
     REQUEST_CANCELLED = "request_cancelled"
+    PRICES_SET = "prices_set"
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
     INVOICE_FINALIZED = "invoice_finalized"
     INVOICE_CREDITED = "invoice_credited"

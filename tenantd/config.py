@@ -164,12 +164,12 @@ class LimitsConfig(_LimitDefaults):
 
 
 class BillingConfig(Section):
-    """Prices. A change applies to requests that end after the next start or reload."""
+    """Billing. Prices are read only when the ledger is new; afterwards, use `tenantctl price set`."""
 
     currency: Line = Field("USD", min_length=1, max_length=8, description="Currency shown on invoices.")
-    input_price_per_million: Price = Field(Decimal("0.10"), description="Price of a million prompt tokens.")
-    output_price_per_million: Price = Field(Decimal("0.40"), description="Price of a million generated tokens.")
-    engine_hour_price: Price = Field(Decimal("0"), description="Price of an hour of engine time.")
+    input_price_per_million: Price = Field(Decimal("0.10"), description="Initial price of a million prompt tokens.")
+    output_price_per_million: Price = Field(Decimal("0.40"), description="Initial price of a million generated tokens.")
+    engine_hour_price: Price = Field(Decimal("0"), description="Initial price of an hour of engine time.")
     timezone: str = Field("UTC", description="Time zone of billing months, for example Europe/Berlin.")
     issuer: Line = Field("", max_length=200, description="Who issues invoices: your name, as printed on them.")
     issuer_address: Lines = Field("", max_length=500, description="Your address, in one or more lines.")

@@ -320,7 +320,7 @@ class Daemon:
         before, found = service.config, self._load_config()
         after, ignored = merge(before, found)
         if after.billing != before.billing:
-            service.ledger.set_prices(after.billing)  # first: it refuses another currency
+            service.ledger.reconfigure(after.billing)  # first: it refuses another currency
         self._config = after
         service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())

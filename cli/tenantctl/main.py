@@ -23,6 +23,7 @@ from tenantctl.commands import (
     init,
     invoice,
     key,
+    price,
     run,
     serve,
     status,
@@ -107,6 +108,7 @@ ORDER = (
     "cancel",
     "anomalies",
     "usage",
+    "price",
     "invoice",
     "export",
     "audit",
@@ -128,6 +130,7 @@ app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
 app.add_typer(invoice.app, rich_help_panel=BILLING)
 app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)
+app.add_typer(price.app, rich_help_panel=BILLING)
 app.add_typer(audit_trail.app, rich_help_panel=AUDIT)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
+from zoneinfo import ZoneInfo
 
 NANOS: Final = 1_000_000_000
 NOTHING: Final = "-"
@@ -47,6 +48,15 @@ def moment(micros: int | None) -> str:
         return datetime.fromtimestamp(micros // 1_000_000).strftime("%Y-%m-%d %H:%M:%S")
     except (ValueError, OverflowError, OSError):  # year 10000 or later
         return str(micros)
+
+
+def moment_in(micros: int, timezone: str) -> str:
+    """A time in a time zone: only the date if it is midnight; `micros` itself if no calendar has it."""
+    try:
+        local = datetime.fromtimestamp(micros / 1_000_000, ZoneInfo(timezone))
+    except (ValueError, OverflowError, OSError):
+        return str(micros)
+    return f"{local:%Y-%m-%d}" if (local.hour, local.minute, local.second) == (0, 0, 0) else f"{local:%Y-%m-%d %H:%M}"
 
 
 def duration(total_s: float) -> str:

@@ -19,13 +19,14 @@ from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
 from tenantd.ledger.anchor import Anchor
 from tenantd.ledger.audit import INTERRUPTED, Entry, MakeEntry, about_request, append, columns, made
 from tenantd.ledger.check import BackgroundCheck, find_damage
+from tenantd.ledger.configured import add_prices, change_currency, has_money, name_differences
 from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import migrate
-from tenantd.ledger.prices import add_prices, latest_prices
+from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
-from tenantd.ledger.requests import has_settled, insert_request, interrupt_running, settle_request
+from tenantd.ledger.requests import insert_request, interrupt_running, settle_request
 from tenantd.ledger.resumption import before_start_micros, resume
 from tenantd.ledger.spending import Use
 from tenantd.ledger.unsettled import TakenIn, Unsettled, keep_reserve
@@ -52,7 +53,7 @@ CHECKED_AT_ONCE_BYTES: Final = 64 * 1024 * 1024
 
 
 class Ledger:
-    """The open ledger. All coroutines belong to one loop; `open`, `set_prices` and `checkpoint` need none."""
+    """The open ledger. All coroutines belong to one loop; `open`, `reconfigure` and `checkpoint` need none."""
 
     def __init__(
         self,
@@ -95,7 +96,7 @@ class Ledger:
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
         audits: bool = True,
     ) -> Ledger:
-        """Open or create the file, settle what a killed daemon left running, then make the prices effective.
+        """Open or create the file, settle what a killed daemon left running; a new one begins with `billing`'s prices.
 
         Without `audits`, nothing is recorded in the audit trail except that it was switched off.
         Checks a small file for damage first; for large ones see `check_in_background`.
@@ -280,8 +281,8 @@ class Ledger:
         """Interrupt running reports and refuse new ones, because the daemon is stopping."""
         self._readers.end_reports()
 
-    def set_prices(self, billing: BillingConfig) -> None:
-        """Use other prices for everything settled from now on. Queued until it can be written.
+    def reconfigure(self, billing: BillingConfig) -> None:
+        """Use another time zone from now on, and log which prices differ from those in force.
 
         Raises ConfigError for another currency, because amounts of two currencies cannot be added.
         """
@@ -291,7 +292,7 @@ class Ledger:
             )
         self._billing = billing
         now_micros = self._now_micros()
-        self._writer.submit(lambda conn: add_prices(conn, billing, now_micros), None, keep=True)
+        self._writer.submit(lambda conn: name_differences(conn, billing, now_micros), None, keep=True)
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
         """Write what is queued, retrying for at most `timeout_s`, then close the file. Safe to call again.
@@ -336,7 +337,7 @@ def _begin(
     *,
     audits: bool,
 ) -> int:
-    """Settle what was set aside, then what was left running, then make `billing` effective, in one transaction.
+    """Settle what was set aside, then what was left running, in one transaction. A new ledger gets `billing`'s prices.
 
     What was left running is charged at the prices in force when it ended. Returns how many were left running.
     """
@@ -350,11 +351,14 @@ def _begin(
         interrupted = [] if before is None else interrupt_running(conn, ended_micros, timezone)
         if audits:
             append(conn, [about_request(INTERRUPTED, row, now_micros) for row in interrupted])
-        if before is not None and before.currency != billing.currency and has_settled(conn):
-            raise ConfigError(
-                f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and these "
-                f"cannot be added; set it back to {before.currency!r}, or choose another folder (ledger.state_dir)"
-            )
+        if before is not None and before.currency != billing.currency:
+            if has_money(conn):
+                raise ConfigError(
+                    f"billing.currency = {billing.currency!r}: {path} holds amounts in {before.currency}, and the two "
+                    f"cannot be added; set it back to {before.currency!r}, or begin a ledger in the new currency that "
+                    f"keeps tenants and keys: tenantctl ledger renew --currency {billing.currency}"
+                )
+            change_currency(conn, billing.currency)
         add_prices(conn, billing, now_micros)
         if before is None:  # a new ledger has no other prices
             taken.settle(conn, now_micros, timezone)

@@ -7,7 +7,6 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantd.config import BillingConfig, price_nanos
 from tenantd.domain import Usage
 from tenantd.errors import TenantdError
 from tenantd.ledger.records import PriceList
@@ -63,6 +62,10 @@ _AT: Final = f"""SELECT {_COLUMNS} FROM prices WHERE tenant_id IS ? AND effectiv
     ORDER BY effective_micros DESC, id DESC LIMIT 1"""
 
 
+_FIRST: Final = f"""SELECT {_COLUMNS} FROM prices WHERE tenant_id IS NULL
+    ORDER BY effective_micros, id DESC LIMIT 1"""
+
+
 def prices_at(conn: Connection, at_micros: int, tenant_id: int | None = None) -> PriceList:
     """The list in force for a tenant at a moment: its own, or else that for all; before the first, the first."""
     if tenant_id is not None and (row := conn.execute(_AT, (tenant_id, at_micros)).fetchone()) is not None:
@@ -71,7 +74,7 @@ def prices_at(conn: Connection, at_micros: int, tenant_id: int | None = None) ->
             return own
     row = conn.execute(_AT, (None, at_micros)).fetchone()
     if row is None:
-        row = conn.execute(f"SELECT {_COLUMNS} FROM prices WHERE tenant_id IS NULL ORDER BY id LIMIT 1").fetchone()
+        row = conn.execute(_FIRST).fetchone()
     assert row is not None, "a ledger has a price list from when it is opened"
     return _price_list(row)
 
@@ -91,30 +94,6 @@ def all_prices(conn: Connection) -> dict[int, PriceList]:
     """Every list so far, by id, oldest first."""
     rows = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id").fetchall()
     return {row[0]: _price_list(row) for row in rows}
-
-
-def add_prices(conn: Connection, billing: BillingConfig, now_micros: int) -> PriceList:
-    """The list for `billing`: the latest if it is the same, else a new one, effective now."""
-    prices = PriceList(
-        id=0,
-        currency=billing.currency,
-        input_nanos_per_million=price_nanos(billing.input_price_per_million),
-        output_nanos_per_million=price_nanos(billing.output_price_per_million),
-        engine_hour_nanos=price_nanos(billing.engine_hour_price),
-        effective_micros=now_micros,
-        is_configured=1,
-        set_micros=now_micros,
-    )
-    latest = latest_prices(conn)
-    if latest is not None and latest == msgspec.structs.replace(
-        prices,
-        id=latest.id,
-        effective_micros=latest.effective_micros,
-        is_configured=latest.is_configured,
-        set_micros=latest.set_micros,
-    ):
-        return latest
-    return insert_prices(conn, prices)
 
 
 def insert_prices(conn: Connection, prices: PriceList) -> PriceList:

@@ -135,11 +135,6 @@ def reopen_interrupted(conn: Connection, request_id: str, timezone: ZoneInfo = U
     conn.execute(_REOPEN, (request_id,))
 
 
-def has_settled(conn: Connection) -> bool:
-    """Whether any row has an amount in some currency."""
-    return conn.execute("SELECT 1 FROM requests WHERE price_id IS NOT NULL LIMIT 1").fetchone() is not None
-
-
 def get_request(conn: Connection, request_id: str) -> RequestRecord:
     """Raises NotFound."""
     row = conn.execute(f"SELECT {COLUMNS} FROM requests WHERE id = ?", (request_id,)).fetchone()

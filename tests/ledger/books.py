@@ -13,8 +13,11 @@ from typing import Any
 
 from tenantd.config import BillingConfig
 from tenantd.domain import FinishReason, Usage
+from tenantd.ledger.configured import list_of
 from tenantd.ledger.ledger import Admitted, Ledger, RequestRecord, Settlement
 from tenantd.ledger.migrations import migrate
+from tenantd.ledger.price_lists import AMOUNTS
+from tenantd.ledger.prices import insert_prices, latest_prices
 from tenantd.ledger.requests import get_request
 
 NOW_MICROS = 1_790_000_000_000_000  # a moment in September 2026
@@ -41,6 +44,13 @@ def memory_ledger() -> sqlite3.Connection:
     conn.execute("PRAGMA foreign_keys = ON")
     migrate(conn, ":memory:")
     return conn
+
+
+def add_prices(conn: sqlite3.Connection, billing: BillingConfig, at_micros: int) -> None:
+    """Prices of all tenants from a moment on, unless the last list has the same."""
+    prices, latest = list_of(billing, at_micros), latest_prices(conn)
+    if latest is None or any(getattr(prices, name) != getattr(latest, name) for name in AMOUNTS):
+        insert_prices(conn, prices)
 
 
 TENANT_IDS = {"acme": 1, "globex": 2}

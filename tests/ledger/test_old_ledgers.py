@@ -73,6 +73,7 @@ def old_rows(conn: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
 NEW = (
     *("tenant_id", "key_id", "uid", "adapter", "ended_micros", "queue_micros", "prefill_micros", "cached_tokens"),
     *("kv_token_micros", "swaps", "cached_nanos", "free_nanos", "waived_nanos", "cause"),
+    *("free_prompt_tokens", "free_completion_tokens"),
 )
 """Columns of requests that schemas after 5 added."""
 
@@ -189,7 +190,7 @@ def test_a_connection_that_was_open_reads_the_new_tables(tmp_path: Path) -> None
         with opened(path) as conn:
             migrate(conn, "ledger.db")
         other.execute("UPDATE requests SET kind = 'poem' WHERE number = 1")
-        assert len(other.execute("SELECT * FROM requests").fetchone()) == 35
+        assert len(other.execute("SELECT * FROM requests").fetchone()) == 37
     with opened(path) as conn, pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
         conn.execute("UPDATE requests SET tenant_id = NULL")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sqlite3
 from decimal import Decimal
 from pathlib import Path
@@ -14,10 +15,11 @@ from tenantd.domain import OnLimit, OwnLimits, Usage
 from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
+from tenantd.ledger.price_lists import set_prices
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.reports import usage_report
 from tenantd.tenancy.tenants import list_tenants
-from tests.ledger.books import BILLING, NOW_MICROS, admission, ledger_in, open_ledger, record_of, settlement
+from tests.ledger.books import BILLING, NOW_MICROS, add_prices, admission, ledger_in, open_ledger, record_of, settlement
 from tests.ledger.old.kit import FOLDER
 
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
@@ -141,11 +143,32 @@ def test_limits_of_an_earlier_schema_take_the_defaults_where_there_were_none() -
     conn.close()
 
 
-def test_prices_get_a_new_row_only_when_they_change(tmp_path: Path) -> None:
+def test_the_prices_of_the_file_are_read_only_while_there_is_no_list_and_differences_are_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+
     async def main() -> None:
-        for billing, lists in [(BILLING, 1), (BILLING, 1), (DEARER, 2), (BILLING, 3)]:
+        for billing in (BILLING, BILLING, BillingConfig()):  # what the last one does not say differs from nothing
             async with ledger_in(tmp_path, billing) as ledger:
-                assert await price_count(ledger) == lists
+                assert await price_count(ledger) == 1
+        assert not caplog.records
+        async with ledger_in(tmp_path, DEARER) as ledger:
+            await ledger.admit(admission("r1"))
+            assert (await ledger.settle(settlement("r1"))).output_nanos == 12_000
+            assert await price_count(ledger) == 1
+            [warned] = caplog.records
+            assert warned.levelname == "WARNING"
+            assert "output_price_per_million = 0.8, but 0.4 is in force" in warned.getMessage()
+            assert warned.getMessage().endswith("tenantctl price set --output 0.8")
+            await ledger.write(lambda conn: set_prices(conn, None, None, {"output_nanos_per_million": 9}, NOW_MICROS))
+            ledger.reconfigure(BILLING.model_copy(update={"output_price_per_million": Decimal("0.4")}))
+            await ledger.write(lambda _: None)
+            assert [record.levelname for record in caplog.records[1:]] == ["INFO"], "they were changed since"
+            assert caplog.records[-1].getMessage().endswith("tenantctl price set --output 0.4")
+            ledger.reconfigure(BILLING.model_copy(update={"output_price_per_million": Decimal("0.000000009")}))
+            await ledger.write(lambda _: None)
+            assert len(caplog.records) == 2
 
     asyncio.run(main())
 
@@ -156,8 +179,7 @@ def test_a_row_keeps_the_price_it_was_settled_at(tmp_path: Path) -> None:
             for name in ("r1", "r2"):
                 await ledger.admit(admission(name))
             cheap = await ledger.settle(settlement("r1"))
-            ledger.set_prices(BILLING)
-            ledger.set_prices(DEARER)
+            await ledger.write(lambda conn: add_prices(conn, DEARER, NOW_MICROS))
             dear = await ledger.settle(settlement("r2"))
             assert (cheap.price_id, cheap.output_nanos) == (1, 12_000)
             assert (dear.price_id, dear.output_nanos) == (2, 24_000)
@@ -168,29 +190,15 @@ def test_a_row_keeps_the_price_it_was_settled_at(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
-def test_prices_follow_each_other_even_when_the_clock_went_backwards(tmp_path: Path) -> None:
-    async def main() -> None:
-        async with ledger_in(tmp_path) as ledger:
-            await ledger.admit(admission("r1"))
-            await ledger.settle(settlement("r1"))
-        ledger = Ledger.open(tmp_path / "ledger.db", DEARER, lambda: NOW_MICROS - 10**12)
-        await ledger.admit(admission("r2", created_micros=NOW_MICROS - 10**12))
-        assert (await ledger.settle(settlement("r2"))).price_id == 2
-        await ledger.close()
-        async with ledger_in(tmp_path, DEARER) as ledger:
-            assert await price_count(ledger) == 2
-
-    asyncio.run(main())
-
-
-def test_what_was_left_running_is_settled_at_the_prices_it_ran_under(tmp_path: Path) -> None:
+def test_what_was_left_running_is_settled_at_the_prices_of_its_end(tmp_path: Path) -> None:
     async def main() -> None:
         async with ledger_in(tmp_path) as ledger:
             for name in ("r1", "r2", "r3"):
                 await ledger.admit(admission(name))
             await ledger.settle(settlement("r1"))
             ledger.checkpoint({"r2": Usage(prompt_tokens=10, completion_tokens=20, engine_micros=3_600_000)})
-        async with ledger_in(tmp_path, DEARER) as ledger:
+            await ledger.write(lambda conn: add_prices(conn, DEARER, NOW_MICROS + 1))
+        async with ledger_in(tmp_path) as ledger:
             assert ledger.interrupted == 2
             assert (await record_of(ledger, "r1")).state == "stop"
             used, unused = await record_of(ledger, "r2"), await record_of(ledger, "r3")
@@ -213,11 +221,12 @@ def test_the_currency_can_change_only_while_nothing_is_billed(tmp_path: Path) ->
         async with ledger_in(tmp_path):
             pass
         async with ledger_in(tmp_path, euro) as ledger:
+            assert {one.currency for one in (await ledger.read(all_prices)).values()} == {"EUR"}
             with pytest.raises(ConfigError, match="EUR to USD"):
-                ledger.set_prices(BILLING)
+                ledger.reconfigure(BILLING)
             await ledger.admit(admission("r1"))
             await ledger.settle(settlement("r1"))
-        with pytest.raises(ConfigError, match="set it back to 'EUR'"):
+        with pytest.raises(ConfigError, match=r"'EUR', or .* keeps tenants and keys: tenantctl ledger renew --currency"):
             open_ledger(tmp_path / "ledger.db", BILLING)
         async with ledger_in(tmp_path, euro) as ledger:
             assert (await record_of(ledger, "r1")).state == "stop"

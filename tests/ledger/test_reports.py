@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from tenantd.domain import FinishReason, Usage
 from tenantd.ledger.audit import append
 from tenantd.ledger.invoices import AuditHead, Month, invoice
-from tenantd.ledger.prices import AmountTooLarge, add_prices, cost_of, divide_half_up, latest_prices
+from tenantd.ledger.prices import AmountTooLarge, cost_of, divide_half_up, latest_prices
 from tenantd.ledger.records import PriceList
 from tenantd.ledger.reports import Booked, last_minute, recent_requests, recent_usage, usage_report
 from tenantd.ledger.requests import checkpoint_request, insert_request, interrupt_running, settle_request
-from tests.ledger.books import BILLING, admission, memory_ledger, settlement
+from tests.ledger.books import BILLING, add_prices, admission, memory_ledger, settlement
 from tests.ledger.trails import entry
 
 MONTH = Month(name="2026-11", timezone="UTC", since_micros=1_000, until_micros=2_000, is_over=True)

@@ -18,7 +18,7 @@ from tenantd.config import BillingConfig
 from tenantd.domain import Usage
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.ledger import Ledger
-from tests.ledger.books import admission, count_rows, ledger_in, record_of, settlement, until
+from tests.ledger.books import NOW_MICROS, add_prices, admission, count_rows, ledger_in, record_of, settlement, until
 
 LARGE = 100_000  # an error text of so many characters needs new pages
 ROOT = Path(__file__).parents[2]
@@ -195,23 +195,22 @@ def test_it_recovers_with_nothing_queued_and_not_before_it_can_write(
     asyncio.run(main())
 
 
-def test_prices_set_in_trouble_hold_for_what_is_settled_after_them(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_settlement_that_waited_has_the_prices_of_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         async with ledger_in(tmp_path) as ledger:
-            for name in ("r1", "r2"):
-                await ledger.admit(admission(name))
+            await ledger.admit(admission("r1"))
+            await ledger.admit(admission("r2"))
+            dearer = BillingConfig(input_price_per_million=Decimal(5))
+            await ledger.write(lambda conn: add_prices(conn, dearer, NOW_MICROS + 90_001))
             cause = ReadOnly(ledger)
             cause.begin()
-            dearer = BillingConfig(input_price_per_million=Decimal(5))
-            failures = watch_failures(ledger, monkeypatch, meanwhile=lambda: ledger.set_prices(dearer))
-            before = asyncio.create_task(ledger.settle(settlement("r1")))
+            failures = watch_failures(ledger, monkeypatch)
+            later = asyncio.create_task(ledger.settle(settlement("r2", duration_micros=90_001)))
             await until(lambda: len(failures) >= 1)
-            after = asyncio.create_task(ledger.settle(settlement("r2")))
+            earlier = asyncio.create_task(ledger.settle(settlement("r1", duration_micros=90_000)))
             await asyncio.sleep(0)
             cause.end()
-            assert ((await before).price_id, (await after).price_id) == (1, 2)
+            assert ((await earlier).price_id, (await later).price_id) == (1, 2)
 
     asyncio.run(main())
 

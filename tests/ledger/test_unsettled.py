@@ -30,11 +30,24 @@ from tenantd.ledger.unsettled import (
     set_entries_aside,
 )
 from tenantd.tenancy.tenants import add_tenant, list_tenants, tenant_meant
-from tests.ledger.books import BILLING, admission, ledger_in, open_ledger, record_of, settlement, until, writer_held
+from tests.ledger.books import (
+    BILLING,
+    NOW_MICROS,
+    add_prices,
+    admission,
+    ledger_in,
+    open_ledger,
+    record_of,
+    settlement,
+    until,
+    writer_held,
+)
 from tests.ledger.trails import entry, trail_of
 
 ROOT = Path(__file__).parents[2]
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
+AFTER_MICROS = NOW_MICROS + 90_001
+"""Just after requests of `settlement` have ended."""
 RECORDS = [Unsettled(settlement=settlement(name), admission=admission(name)) for name in ("r1", "r2", "r3")]
 
 
@@ -46,6 +59,7 @@ def leave(folder: Path) -> None:
             await ledger.admit(admission("r1"))
             await ledger.admit(admission("r2"))
             await ledger.settle(settlement("r2"))
+            await ledger.write(lambda conn: add_prices(conn, DEARER, AFTER_MICROS))
 
     asyncio.run(main())
     set_aside(folder, RECORDS)
@@ -58,7 +72,7 @@ def lines_of(folder: Path) -> int:
 
 def rows_after_start(folder: Path) -> tuple[Ledger, list[RequestRecord]]:
     async def main() -> tuple[Ledger, list[RequestRecord]]:
-        async with ledger_in(folder, DEARER) as ledger:
+        async with ledger_in(folder) as ledger:
             return ledger, await ledger.read(lambda conn: recent_requests(conn, None, 100))
 
     return asyncio.run(main())
@@ -68,7 +82,7 @@ def check_all_are_settled_once(rows: list[RequestRecord]) -> None:
     assert sorted(row.id for row in rows) == ["r1", "r2", "r3"]
     for row in rows:
         assert (row.state, row.completion_tokens, row.duration_micros) == ("stop", 30, 90_000)
-        assert (row.price_id, row.output_nanos) == (1, 12_000), "at the prices they ran under"
+        assert (row.price_id, row.output_nanos) == (1, 12_000), "at the prices of their end"
 
 
 def test_the_next_start_settles_what_is_set_aside_with_a_row_or_without(tmp_path: Path) -> None:
@@ -146,23 +160,24 @@ def test_a_line_settles_a_request_that_a_start_has_interrupted_meanwhile_once_an
             for name in ("r1", "r2"):
                 await ledger.admit(admission(name))
             await ledger.settle(settlement("r2"))
-        async with ledger_in(tmp_path, DEARER) as ledger:
+            await ledger.write(lambda conn: add_prices(conn, DEARER, AFTER_MICROS))
+        async with ledger_in(tmp_path) as ledger:
             assert ledger.interrupted == 1
             row = await record_of(ledger, "r1")
             assert (row.state, row.completion_tokens) == ("interrupted", 0)
         late = [Unsettled(settlement=settlement(name, state=FinishReason.LENGTH)) for name in ("r1", "r2")]
         set_aside(tmp_path, late)
-        async with ledger_in(tmp_path, DEARER) as ledger:
+        async with ledger_in(tmp_path) as ledger:
             assert (ledger.taken_in, ledger.rejected, ledger.interrupted) == (1, 0, 0)
             row = await record_of(ledger, "r1")
             assert (row.state, row.completion_tokens, row.duration_micros) == ("length", 30, 90_000)
-            assert (row.price_id, row.output_nanos, row.error) == (1, 12_000, ""), "at the prices it ran under"
+            assert (row.price_id, row.output_nanos, row.error) == (1, 12_000, ""), "at the prices of its end"
             query = "SELECT interrupted_micros FROM requests WHERE id = 'r1'"
             assert await ledger.read(lambda conn: conn.execute(query).fetchone()) == (None,)
             other = await record_of(ledger, "r2")
             assert other.state == "stop"
         set_aside(tmp_path, [Unsettled(settlement=settlement("r1"))])
-        async with ledger_in(tmp_path, DEARER) as ledger:
+        async with ledger_in(tmp_path) as ledger:
             assert (ledger.taken_in, ledger.rejected) == (0, 0)
             assert (await record_of(ledger, "r1"), await record_of(ledger, "r2")) == (row, other)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from tenantd.config import BillingConfig
 from tenantd.domain import Sampling, Tenant
 from tenantd.ledger.invoices import invoice, parse_month
 from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.price_lists import set_prices
 from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.reports import recent_requests
 from tenantd.live.generation import Generation
@@ -26,7 +26,7 @@ from tests.serving.daemon_kit import config, run
 def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_sum(tmp_path: Path) -> None:
     clock = [1_800_000_000_000_000]
     vocabulary = ByteVocabulary()
-    dear = BillingConfig.model_validate({"input_price_per_million": "7", "output_price_per_million": "9"})
+    dear = {"input_nanos_per_million": 7 * 10**9, "output_nanos_per_million": 9 * 10**9}
 
     def now_micros() -> int:
         clock[0] -= 3_600_000_000  # an hour back each time it is asked
@@ -46,7 +46,7 @@ def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_su
             )
             streams = [await service.submit(service.directory.tenants["acme"], generation) for _ in range(3)]
             await asyncio.gather(*(read(stream) for stream in streams))
-            ledger.set_prices(dear)
+            await ledger.write(lambda conn: set_prices(conn, None, None, dear, now_micros()))
         await service.drain(5)
         service.idle_check()
         await service.stop()
@@ -61,7 +61,7 @@ def test_a_clock_that_goes_backwards_spoils_no_id_no_duration_no_price_and_no_su
     settings = config(slots=4)
     run(serve())
     run(serve())  # started anew, further back than all that is in the ledger
-    ledger = Ledger.open(tmp_path / "ledger.db", dear, now_micros)
+    ledger = Ledger.open(tmp_path / "ledger.db", settings.billing, now_micros)
 
     async def check() -> None:
         rows = await ledger.read(lambda conn: recent_requests(conn, None, 100))

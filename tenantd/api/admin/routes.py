@@ -23,6 +23,7 @@ from tenantd.api.admin.audit_routes import AuditTrail
 from tenantd.api.admin.examination import examination_operations
 from tenantd.api.admin.invoice_routes import invoice_operations
 from tenantd.api.admin.parameters import whole_number
+from tenantd.api.admin.price_routes import PriceRoutes
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import actor_of, require_live_key
 from tenantd.api.openai.prompts import INLINE_BYTES
@@ -54,6 +55,7 @@ class Admin:
         self._administration: Administration = service.administration
         self._reporting = Reporting(service.ledger)
         self._audit_trail = AuditTrail(service, self._administration, self._reporting, self._parse)
+        self._prices = PriceRoutes(service, self._parse)
         self._meter = meter
         self._began_s = time.monotonic()
 
@@ -83,6 +85,7 @@ class Admin:
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
             *invoice_operations(self._service, self._parse, self._month),
+            *self._prices.operations(),
             *self._audit_trail.operations(),
             *examination_operations(self._service),
             Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
