@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --format --out --reason --amount --until --event --request --prompt --response --anchor --state-dir --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --until --event --request --prompt --response --anchor --state-dir --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -45,6 +45,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
 complete -c tenantctl -n '__tenantctl_at 0' -a anomalies -d 'Show tenants that may be copying the model'
 complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what each tenant used in a month'
+complete -c tenantctl -n '__tenantctl_at 0' -a price -d 'Set and show prices'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoices of a month, for all tenants or one'
 complete -c tenantctl -n '__tenantctl_at 0' -a export -d 'Export costs and usage of a month, by day, tenant and meter'
 complete -c tenantctl -n '__tenantctl_at 0' -a audit -d 'Read and check the audit trail: who did what, and when'
@@ -222,6 +223,25 @@ complete -c tenantctl -n '__tenantctl_in usage' -l month -x -a 'this last' -d 'M
 complete -c tenantctl -n '__tenantctl_in usage' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in usage' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in usage' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 price' -a list -d 'List prices in force and to come'
+complete -c tenantctl -n '__tenantctl_at 0 price' -a set -d 'Set prices from now or from a later date on'
+complete -c tenantctl -n '__tenantctl_in price' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in price list' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
+complete -c tenantctl -n '__tenantctl_in price list' -l past -d 'Also show prices that no longer apply.'
+complete -c tenantctl -n '__tenantctl_in price list' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in price list' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in price set' -l from -x -a 'now' -d 'When they begin to apply, in the billing time zone.'
+complete -c tenantctl -n '__tenantctl_in price set' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Set prices of this tenant only.'
+complete -c tenantctl -n '__tenantctl_in price set' -l input -x -d 'Price of a million prompt tokens.'
+complete -c tenantctl -n '__tenantctl_in price set' -l cached -x -d 'Price of a million cached prompt tokens.'
+complete -c tenantctl -n '__tenantctl_in price set' -l output -x -d 'Price of a million generated tokens.'
+complete -c tenantctl -n '__tenantctl_in price set' -l engine-hour -x -d 'Price of an hour of engine time.'
+complete -c tenantctl -n '__tenantctl_in price set' -l minimum -x -d 'Least that is billed for a month.'
+complete -c tenantctl -n '__tenantctl_in price set' -l free-input-tokens -x -d 'Prompt tokens a month that cost nothing.'
+complete -c tenantctl -n '__tenantctl_in price set' -l free-output-tokens -x -d 'Generated tokens a month that cost nothing.'
+complete -c tenantctl -n '__tenantctl_in price set' -l like-all -d 'End the tenant\'s own prices.'
+complete -c tenantctl -n '__tenantctl_in price set' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in price set' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 invoice' -a list -d 'List finalised invoices and credit notes, newest first'
 complete -c tenantctl -n '__tenantctl_at 0 invoice' -a show -d 'Show a finalised invoice or a credit note, as it was issued'
 complete -c tenantctl -n '__tenantctl_at 0 invoice' -a credit -d 'Correct a finalised invoice by a credit note'

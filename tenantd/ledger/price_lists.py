@@ -102,7 +102,8 @@ def set_prices(
         set_micros=now_micros,
         **amounts,
     )
-    if before.tenant_id == tenant_id and not like_all and _same_amounts(before, after):
+    is_said = since_micros is None or before.effective_micros == effective_micros  # another date may still be needed
+    if is_said and before.tenant_id == tenant_id and not like_all and _same_amounts(before, after):
         return before, before
     if after.minimum_nanos < 0 or min(getattr(after, name) for name in AMOUNTS) < 0:
         raise InvalidRequest("prices cannot be negative")

@@ -226,7 +226,9 @@ def test_the_currency_can_change_only_while_nothing_is_billed(tmp_path: Path) ->
                 ledger.reconfigure(BILLING)
             await ledger.admit(admission("r1"))
             await ledger.settle(settlement("r1"))
-        with pytest.raises(ConfigError, match=r"'EUR', or .* keeps tenants and keys: tenantctl ledger renew --currency"):
+        with pytest.raises(
+            ConfigError, match=r"'EUR', or .* keeps tenants and keys: tenantctl ledger renew --currency"
+        ):
             open_ledger(tmp_path / "ledger.db", BILLING)
         async with ledger_in(tmp_path, euro) as ledger:
             assert (await record_of(ledger, "r1")).state == "stop"

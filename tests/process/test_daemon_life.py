@@ -158,7 +158,7 @@ def test_the_daemon_hides_gpus_from_itself_and_not_from_the_engine(tmp_path: Pat
 # ---- reloading ---------------------------------------------------------------------------------------------------
 
 
-def test_sighup_takes_new_prices_and_limits_and_names_what_needs_a_restart(tmp_path: Path) -> None:
+def test_sighup_takes_new_limits_and_names_what_needs_a_restart_and_prices_that_are_not_read(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         daemon.add_tenant("acme")
         daemon.configure(limits={"default_max_tokens": 3}, billing={"output_price_per_million": 7}, engine={"slots": 5})
@@ -168,7 +168,9 @@ def test_sighup_takes_new_prices_and_limits_and_names_what_needs_a_restart(tmp_p
         assert "engine.slots has changed; it takes effect at the next start" in daemon.log.read_text()
         assert daemon.status()["engine"]["slots"] == 4
         [request] = daemon.get("/admin/v1/requests").json()["requests"]
-        assert request["output_nanos"] == 3 * 7 * 1000
+        assert request["output_nanos"] == 3 * 400, "the ledger has a price list since its first start"
+        log_has(daemon, "output_price_per_million = 7, but 0.4 is in force")
+        log_has(daemon, "tenantctl price set --output 7")
         daemon.stop()
 
 
