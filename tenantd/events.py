@@ -42,6 +42,7 @@ class PathKind(StrEnum):
     CHAT = "chat"
     MODELS = "models"
     QUEUE = "queue"
+    FIGURES = "figures"  # what tenants ask of their own: usage, limits, requests, invoices
     ADMIN = "admin"
     METRICS = "metrics"
     HEALTH = "health"
@@ -146,7 +147,8 @@ class Settled(Event, frozen=True, kw_only=True):
     """A request has ended, and its row in the ledger is final.
 
     Without `has_row`, the ledger has no row, and the request costs nothing. `cause` is the code of the error it
-    ended with, None after a good end.
+    ended with, None after a good end. `queue_micros` is None if it never had a slot; `kv_token_micros` counts the
+    tokens it had in slots, times how long they were there.
     """
 
     request_id: str
@@ -158,6 +160,9 @@ class Settled(Event, frozen=True, kw_only=True):
     first_token_micros: int | None  # since its creation, as is the next
     duration_micros: int | None
     cause: str | None
+    path: PathKind
+    queue_micros: int | None
+    kv_token_micros: int
     has_row: bool = True
 
 

@@ -92,7 +92,7 @@ class Daemon:
         self._environment = environment
         self._notifier = Notifier()
         self._events = Events()
-        self._meter = Meter(self._events)
+        self._meter = Meter(self._events, config.model_name)
         self._recorder: Recorder | None = None
         self._watch: AnomalyWatch | None = None
         self._clock = clock

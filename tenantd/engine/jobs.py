@@ -31,6 +31,9 @@ class Job:
     run_tokens: int = 0  # computed since it was last bound
     decoded_s: float = 0.0  # when it last got a token, or was bound
     allowed: float = math.inf  # tokens that it may have generated for the time being
+    bound_s: float = 0.0  # when it got the slot that it has or had last
+    kv_token_s: float = 0.0  # token-seconds in slots, but for what it holds now; see `held`
+    swaps: int = 0  # how often it gave its slot up
 
     def __post_init__(self) -> None:
         if self.submit.allowed_tokens is not None:
@@ -57,6 +60,26 @@ class Job:
     @property
     def is_decoding(self) -> bool:
         return self.computed > 0 and len(self.tokens) - self.computed == 1
+
+    def held(self, now_s: float) -> tuple[int, int]:
+        """Its token-microseconds in slots, and how often it gave its slot up.
+
+        Every token counts as if it had been in the slot since `bound_s`; for those that came later, `advance` takes
+        off how much later. So it costs a token one addition.
+        """
+        late = self.computed * (now_s - self.bound_s) if self.sequence >= 0 else 0.0
+        return max(0, round((self.kv_token_s + late) * 1e6)), self.swaps
+
+    def advance(self, computed: int, tokens: int, now_s: float) -> None:
+        """`tokens` were computed; now there are `computed` in its slot."""
+        self.computed = computed
+        self.run_tokens += tokens
+        self.kv_token_s -= tokens * (now_s - self.bound_s)
+
+    def leave(self, now_s: float) -> None:
+        """It has no sequence any more."""
+        self.kv_token_s += self.computed * max(0.0, now_s - self.bound_s)
+        self.sequence = -1
 
 
 @dataclass(slots=True, eq=False)

@@ -212,7 +212,7 @@ class Loop:
             raise EngineBroken("the engine is idle but still holds tokens")
 
     def _with_news(self, step: Step) -> Step:
-        """Adds usage and order at intervals, and when idle, since an idle engine sends no further steps."""
+        """Adds usage, order and what is held at intervals, and when idle: an idle engine sends no further steps."""
         now_s = self._clock_s()
         if now_s < self._news_due_s and not self._scheduler.is_idle:
             return step
@@ -223,4 +223,5 @@ class Loop:
             usage=self._scheduler.usage(now_s),
             level=self._scheduler.level(now_s),
             order=None if self._order == told else self._order,
+            held=self._scheduler.held(now_s),
         )

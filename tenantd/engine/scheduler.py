@@ -64,11 +64,9 @@ class Scheduler:
         self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
         self._charges = Charges(settings, fairness, self._passes)
         self._steps = 0
-        self._now_s = 0.0  # of the last submit, plan or commit
+        self._now_s = 0.0  # of the last submit, search for a victim, plan or commit
         self._swaps = self._recomputes = 0  # since the last commit
-        self._taken: list[
-            tuple[int, int, int]
-        ] = []  # requests that got a sequence since the last commit, binding, sequence
+        self._taken: list[tuple[int, int, int, float]] = []  # since the last commit: request, binding, sequence, when
         self._bound_changed = False
 
     # ---- commands ------------------------------------------------------------------------------------------
@@ -142,6 +140,7 @@ class Scheduler:
 
         Swap it out before the next call. See Sharing.victim.
         """
+        self._now_s = now_s
         self._roster.note_waiting(now_s)
         if self._slots.can_take():
             return None
@@ -165,6 +164,7 @@ class Scheduler:
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """Record that the victim was swapped out. It waits at the head of its tenant's queue."""
         self._unbind(job)
+        job.swaps += 1
         job.is_queued = True
         self._states.keep(job.submit.request, swapped, job.computed)
         if swapped.size_bytes:
@@ -182,10 +182,10 @@ class Scheduler:
         job = tenant.queue.popleft()
         job.is_queued = False
         job.run_tokens = 0
-        job.decoded_s = now_s
+        job.decoded_s = job.bound_s = now_s
         job.sequence = self._slots.take(job.submit.request)
         job.binding = self._slots.bindings[job.sequence]
-        self._taken.append((job.submit.request, job.binding, job.sequence))
+        self._taken.append((job.submit.request, job.binding, job.sequence, now_s))
         tenant.active += 1
         self._active[job.sequence] = job
         self._bound_changed = True
@@ -302,18 +302,17 @@ class Scheduler:
         for name, tokens in self._charges.take_counted().items():
             self._tenants[name].window.give(tokens, now_s)
         progress = list(made.values())
-        unbilled_micros = busy_micros - sum(one.micros for one in progress)
         self._steps += 1
         finishes, self._finishes = self._finishes, []
         bound = self._bound() if self._bound_changed else None
-        sequences = {request: sequence for request, _, sequence in self._taken} or None
+        given = {request: (sequence, round((now_s - at_s) * 1e6)) for request, _, sequence, at_s in self._taken}
         self._taken, self._bound_changed = [], False
         swaps, self._swaps = self._swaps, 0
         recomputes, self._recomputes = self._recomputes, 0
         return Step(
             number=self._steps,
             busy_micros=busy_micros,
-            unbilled_micros=unbilled_micros,
+            unbilled_micros=busy_micros - sum(one.micros for one in progress),
             progress=progress,
             finishes=finishes,
             running=len(self._active),
@@ -321,12 +320,12 @@ class Scheduler:
             swaps=swaps,
             recomputes=recomputes,
             bound=bound,
-            sequences=sequences,
+            given=given or None,
         )
 
     def _bound(self) -> list[tuple[int, int]]:
         """The requests that have a sequence or had one in this step, with its binding."""
-        bound = {request: binding for request, binding, _ in self._taken}
+        bound = {request: binding for request, binding, *_ in self._taken}
         bound.update((job.submit.request, self._slots.bindings[s]) for s, job in self._active.items())
         return list(bound.items())
 
@@ -339,8 +338,7 @@ class Scheduler:
         if sampled is not None and sampled.failed:
             self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
             return Progress(submit.request, binding, 0, -1, micros)
-        job.computed = chunk.position + len(chunk.tokens)
-        job.run_tokens += len(chunk.tokens)
+        job.advance(chunk.position + len(chunk.tokens), len(chunk.tokens), now_s)
         fresh_prompt = 0
         if job.charged_prompt < len(submit.prompt):
             fresh_prompt = max(0, min(job.computed, len(submit.prompt)) - max(job.charged_prompt, chunk.position))
@@ -381,13 +379,14 @@ class Scheduler:
             self._tenants[job.submit.tenant].queue.remove(job)
         self._states.discard(job.submit.request)
         self._roster.leave_if_idle(job.submit.tenant, self._now_s)
-        self._finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail))
+        held = job.held(self._now_s)
+        self._finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
 
     def _unbind(self, job: Job) -> None:
         self._slots.release(job.sequence, job.submit.request)
         del self._active[job.sequence]
         self._bound_changed = True
-        job.sequence = -1
+        job.leave(self._now_s)
         self._tenants[job.submit.tenant].active -= 1
 
     # ---- queries --------------------------------------------------------------------------------------
@@ -399,6 +398,10 @@ class Scheduler:
     def level(self, now_s: float) -> float:
         """Usage by weight at which newcomers start."""
         return self._roster.level(now_s)
+
+    def held(self, now_s: float) -> list[tuple[int, int, int]]:
+        """What those that have or had a slot have held; see `Step.held`."""
+        return [(number, *job.held(now_s)) for number, job in self._jobs.items() if job.binding is not None]
 
     def order(self, now_s: float, most: int) -> list[int]:
         """The first `most` waiting requests in the order in which they should be bound."""
@@ -413,6 +416,5 @@ class Scheduler:
             assert job.sequence == sequence and self._slots.owner(sequence) == job.submit.request
         queued_requests = {job.submit.request for tenant in self._tenants.values() for job in tenant.queue}
         assert self._states.requests() <= queued_requests, "a state waits with its request"
-        actives = sum(tenant.active for tenant in self._tenants.values())
-        assert actives == len(self._active), "tenants' counts add up"
+        assert sum(tenant.active for tenant in self._tenants.values()) == len(self._active), "tenants' counts add up"
         self._states.check()

@@ -13,11 +13,12 @@ from tenantd.live.streams import LiveStream
 
 def started(stream: LiveStream) -> Started:
     """The event for a request that has a slot."""
+    waited_micros = stream.metered.queue_micros
     return Started(
         request_id=stream.id,
         tenant=stream.tenant,
         tenant_id=stream.tenant_id,
-        waited_micros=round(stream.age_s * 1e6),
+        waited_micros=round(stream.age_s * 1e6) if waited_micros is None else waited_micros,
         sequence=stream.sequence,
         binding=stream.binding,
         adapter=Path(stream.adapter).name or None,

@@ -41,9 +41,7 @@ class Bindings:
             stream = live.get(finish.request)
             if stream is not None and stream.binding != finish.binding:
                 raise Misbound(stream, finish.binding)
-        for request, sequence in (step.sequences or {}).items():
-            if (stream := live.get(request)) is not None:
-                stream.sequence = sequence
+        _note(step, live)
         return streams
 
     def _learn(self, bound: Iterable[tuple[int, int]], live: Mapping[int, LiveStream]) -> None:
@@ -58,3 +56,16 @@ class Bindings:
             stream.binding = binding
             new.add(binding)
         self._last = max(new, default=self._last)
+
+
+def _note(step: Step, live: Mapping[int, LiveStream]) -> None:
+    """What a checked step tells of slots."""
+    for request, (sequence, ago_micros) in (step.given or {}).items():
+        if (stream := live.get(request)) is not None:
+            stream.seat(sequence, ago_micros)
+    for request, kv_token_micros, swaps in step.held or ():
+        if (stream := live.get(request)) is not None:
+            stream.metered.note(kv_token_micros, swaps)
+    for finish in step.finishes:
+        if (stream := live.get(finish.request)) is not None:
+            stream.metered.note(finish.kv_token_micros, finish.swaps)

@@ -212,11 +212,12 @@ class Replica:
         return {name: number for name, number in paused.items() if number}
 
     def states(self) -> dict[str, str]:
-        """By request id: `waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
-        return {
-            stream.id: "waiting" if not stream.generated else "running" if number in self.bound else "paused"
-            for number, stream in self.live.by_number.items()
-        }
+        """By request id, the `state` of every live request."""
+        return {stream.id: self.state(stream) for stream in self.live.by_number.values()}
+
+    def state(self, stream: LiveStream) -> str:
+        """`waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
+        return "waiting" if not stream.generated else "running" if stream.number in self.bound else "paused"
 
     # ---- events of the supervisor -------------------------------------------------------------------------------
 

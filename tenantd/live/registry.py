@@ -28,6 +28,7 @@ class LiveRegistry:
 
     def __init__(self) -> None:
         self.by_number: dict[int, LiveStream] = {}
+        self._by_id: dict[str, LiveStream] = {}
         self._counts: dict[str, Count] = {}
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -41,7 +42,7 @@ class LiveRegistry:
     def add(self, stream: LiveStream) -> None:
         """Add a new stream, which waits."""
         assert stream.number not in self.by_number, "a number names one request"
-        self.by_number[stream.number] = stream
+        self.by_number[stream.number] = self._by_id[stream.id] = stream
         count = self._counts.setdefault(stream.tenant, Count())
         count.waiting += 1
         self._is_empty.clear()
@@ -54,7 +55,7 @@ class LiveRegistry:
 
     def remove(self, stream: LiveStream) -> None:
         """Remove a stream that has ended."""
-        del self.by_number[stream.number]
+        del self.by_number[stream.number], self._by_id[stream.id]
         count = self._counts[stream.tenant]
         if stream.generated:
             count.running -= 1
@@ -68,7 +69,7 @@ class LiveRegistry:
 
     def find(self, request_id: str) -> LiveStream | None:
         """The live stream with this request id."""
-        return next((stream for stream in self.by_number.values() if stream.id == request_id), None)
+        return self._by_id.get(request_id)
 
     def count(self, tenant: str) -> Count:
         """The count of one tenant."""
@@ -104,4 +105,6 @@ class LiveRegistry:
 
     def check_empty(self) -> None:
         """Invariant: nothing is live, so nothing is counted."""
-        assert not self.by_number and not self._counts, f"left over: {list(self.by_number)}, {self._counts}"
+        assert not self.by_number and not self._by_id and not self._counts, (
+            f"left over: {list(self.by_number)}, {list(self._by_id)}, {self._counts}"
+        )

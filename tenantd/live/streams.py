@@ -17,6 +17,7 @@ import msgspec
 from tenantd.domain import NOBODY, Actor, FinishReason, TokenLogprobs, Usage
 from tenantd.errors import TenantdError
 from tenantd.live.generation import SharedSampling
+from tenantd.live.metered import Metered
 from tenantd.live.phases import NEXT, OVER, Phase
 from tenantd.text.detokenize import TextStream
 from tenantd.wire.messages import Progress, Submit
@@ -89,6 +90,7 @@ class LiveStream:
         self.engine_micros = 0
         self.first_token_micros: int | None = None  # since creation
         self.duration_micros: int | None = None
+        self.metered = Metered()
         self.finish_reason: FinishReason | None = None
         self.error: TenantdError | None = None
         self.is_durable = False  # its row is in the ledger
@@ -190,6 +192,12 @@ class LiveStream:
         """The engine that ran it is gone; it waits for the next one."""
         self._become(Phase.WAITING)
         self.binding = None
+        self.metered.lose()
+
+    def seat(self, sequence: int, ago_micros: int) -> None:
+        """It got a sequence, some time ago."""
+        self.sequence = sequence
+        self.metered.seat(self._elapsed_micros() - ago_micros)
 
     def decide(self, reason: FinishReason, error: TenantdError | None) -> None:
         """Decide how it will end, whatever the engine says."""

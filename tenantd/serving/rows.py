@@ -141,7 +141,7 @@ class RequestRows:
             if (error := await _outcome(admitting)) is not None:
                 on_refused(stream, error)
                 await stream.finished  # there is no row, but the engine still has the request
-                self._events.announce(settled(stream, has_row=False))
+                self._events.announce(settled(stream, admission.kind, has_row=False))
                 return
         stream.make_durable()
         await stream.finished
@@ -153,7 +153,7 @@ class RequestRows:
             if (error := await _outcome(settling)) is not None:
                 log.error("cannot settle %s: %s", stream.id, error.message)
             else:
-                self._events.announce(settled(stream))
+                self._events.announce(settled(stream, admission.kind))
                 self._on_settled(stream, uses)
             stream.settle(error)
 
@@ -211,7 +211,7 @@ def admitted(stream: LiveStream, generation: Generation) -> Admitted:
     )
 
 
-def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
+def settled(stream: LiveStream, kind: str, *, has_row: bool = True) -> Settled:
     """The event for a settled request."""
     assert stream.finish_reason is not None, "only what has ended is settled"
     return Settled(
@@ -224,6 +224,9 @@ def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
         first_token_micros=stream.first_token_micros,
         duration_micros=stream.duration_micros,
         cause=None if stream.error is None else stream.error.code,
+        path=PathKind(kind),
+        queue_micros=stream.metered.queue_micros,
+        kv_token_micros=stream.metered.kv_token_micros,
         has_row=has_row,
     )
 
@@ -231,6 +234,7 @@ def settled(stream: LiveStream, *, has_row: bool = True) -> Settled:
 def settlement(stream: LiveStream) -> Settlement:
     """What the ledger records about a finished stream."""
     assert stream.finish_reason is not None and stream.duration_micros is not None, "only what has ended is settled"
+    metered = stream.metered
     return Settlement(
         id=stream.id,
         state=stream.finish_reason,
@@ -239,6 +243,10 @@ def settlement(stream: LiveStream) -> Settlement:
         duration_micros=stream.duration_micros,
         error="" if stream.error is None else one_line(stream.error.message, MAX_ERROR_CHARACTERS),
         cause="" if stream.error is None else stream.error.code,
+        queue_micros=metered.queue_micros,
+        prefill_micros=metered.prefill_micros(stream.first_token_micros),
+        kv_token_micros=metered.kv_token_micros,
+        swaps=metered.swaps,
     )
 
 

@@ -7,6 +7,7 @@ stranger sends can add one.
 from __future__ import annotations
 
 import asyncio
+import functools
 import time
 from collections.abc import Iterable, Iterator
 from typing import Any, Final, TypeVar
@@ -18,6 +19,7 @@ from prometheus_client.registry import Collector
 from tenantd.domain import Verdict
 from tenantd.events import MALFORMED, Account, AnomalyFound, BindingBroken, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
+from tenantd.watching.gen_ai import GenAi
 
 M = TypeVar("M", Counter, Histogram)
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
@@ -28,7 +30,8 @@ LAG_INTERVAL_S: Final = 0.25
 class Meter:
     """Counts requests as they are refused and as they end. It listens to `events`, which call it at once."""
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, model: str = "") -> None:
+        """`model` is the name of the one that is served."""
         self.registry = CollectorRegistry()
         self._events = events
         self._tenants: frozenset[str] | None = None  # None: any tenant
@@ -58,20 +61,14 @@ class Meter:
             "tenantd_completion_tokens", "Generated tokens billed.", ["tenant"], registry=self.registry
         )
         self._engine = Counter("tenantd_engine_seconds", "Engine time billed.", ["tenant"], registry=self.registry)
-        self._first_token = Histogram(
-            "tenantd_first_token_seconds",
-            "From admission to the first token.",
-            ["tenant"],
-            buckets=_SECONDS,
-            registry=self.registry,
+        seconds = functools.partial(Histogram, labelnames=["tenant"], buckets=_SECONDS, registry=self.registry)
+        self._first_token = seconds("tenantd_first_token_seconds", "From admission to the first token.")
+        self._duration = seconds("tenantd_request_seconds", "From admission to the end.")
+        self._queue = seconds("tenantd_queue_seconds", "From admission to the first slot.")
+        self._kv = Counter(
+            "tenantd_kv_token_seconds", "Tokens in slots times how long.", ["tenant"], registry=self.registry
         )
-        self._duration = Histogram(
-            "tenantd_request_seconds",
-            "From admission to the end.",
-            ["tenant"],
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self._gen_ai = GenAi(self.registry, model)
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",
             "Delay of an event loop timer by the wall clock, measured four times a second.",
@@ -126,6 +123,11 @@ class Meter:
             self._of(self._first_token, tenant).observe(event.first_token_micros / 1e6)
         if event.duration_micros is not None:
             self._of(self._duration, tenant).observe(event.duration_micros / 1e6)
+        if event.queue_micros is not None:
+            self._of(self._queue, tenant).observe(event.queue_micros / 1e6)
+        self._of(self._kv, tenant).inc(event.kv_token_micros / 1e6)
+        for metric, labels, seconds in self._gen_ai.observed(event):
+            self._of(metric, *labels).observe(seconds)
 
     def _is_there(self, tenant: str) -> bool:
         return self._tenants is None or tenant in self._tenants

@@ -236,6 +236,7 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
 
     `message` explains `failed`; `param` names the field at fault if the request caused the failure. `detail`
     is for the daemon's log; the tenant must not see it. `binding` is the last that it had, None if it never had a slot.
+    `kv_token_micros` and `swaps` are as in `Step.held`.
     """
 
     request: int
@@ -244,6 +245,8 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
     message: str = ""
     param: str = ""
     detail: str = ""
+    kv_token_micros: int = 0
+    swaps: int = 0
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
@@ -253,8 +256,11 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls
     idle; `level`, at the same times, where newcomers start. `bound` are the requests that have a slot or had one in
     this step, when those are others than in the step before, each with its binding: a number that grows with each slot
-    that is given and never repeats in the life of the engine. `order` are the first of those that wait for one, in the
-    order in which they should get it, once a second when it is another than before.
+    that is given and never repeats in the life of the engine. `given` has the requests that got a slot in this step:
+    its sequence, for the audit trail, and the microseconds since then. `order` are the first of those that wait for
+    one, in the order in which they should get it, once a second when it is another than before. `held` has what those
+    that have or had one have held in this engine, once a second: (request, tokens in slots times the microseconds that
+    they were there, how often it gave its slot up).
     """
 
     number: int
@@ -269,10 +275,9 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     usage: dict[str, float] | None = None
     level: float = 0.0
     bound: list[tuple[int, int]] | None = None
-    sequences: dict[int, int] | None = (
-        None  # by request, the sequences that were given in this step, for the audit trail
-    )
+    given: dict[int, tuple[int, int]] | None = None
     order: list[int] | None = None
+    held: list[tuple[int, int, int]] | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -235,5 +235,5 @@ class FakeService:
     def _end(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
         if stream.finish_reason is None:
             stream.finish(reason, error)
-            self.events.announce(settled(stream))
+            self.events.announce(settled(stream, self.generations[stream.number - 1].kind))
             stream.settle(self.unsettled)

@@ -70,5 +70,8 @@ def events_of(
         first_token_micros=1,
         duration_micros=2,
         cause=None,
+        path=PathKind.COMPLETION,
+        queue_micros=0,
+        kv_token_micros=0,
         **who,  # type: ignore[arg-type]
     )
