@@ -53,7 +53,7 @@ class Scope(StrEnum):
     """What an API key may be used for."""
 
     RUN = "run"  # send requests, and what READ allows
-    READ = "read"  # see the model and its tenant's queue
+    READ = "read"  # see the model, and its tenant's queue, usage, limits, requests and invoices
     ADMIN = "admin"  # administer; only for keys without a tenant
 
 

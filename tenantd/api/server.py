@@ -29,6 +29,7 @@ from tenantd.api.openapi import Description
 from tenantd.api.operations import Operation, serve
 from tenantd.api.refusals import on_disconnect, on_error, on_http_exception, on_unexpected
 from tenantd.api.replies import rate_headers
+from tenantd.api.tenant.routes import TenantsOwn
 from tenantd.config import ServerConfig
 from tenantd.errors import TenantdError
 from tenantd.events import Events
@@ -65,6 +66,7 @@ def operations(service: Service, meter: Meter) -> list[Operation]:
     """All that is served, and its description."""
     own = [
         *OpenAI(service).operations(),
+        *TenantsOwn(service).operations(),
         *Admin(service, meter).operations(),
         *health_operations(service),
     ]

@@ -30,11 +30,12 @@ class Lane(StrEnum):
 
     DIRECTORY = "directory"  # the tenants and keys that requests are checked against
     LOOKUPS = "lookups"  # single rows, found by an index
-    REPORTS = "reports"  # sums over a period, taking seconds to minutes in a large ledger
+    REPORTS = "reports"  # sums over a period, taking up to seconds in a large ledger
+    TENANTS = "tenants' reports"  # what tenants ask of their own; they delay only each other
 
 
-THREADS: Final = {Lane.DIRECTORY: 1, Lane.LOOKUPS: 2, Lane.REPORTS: 2}
-MOST_WAITING: Final = {Lane.DIRECTORY: 1024, Lane.LOOKUPS: 256, Lane.REPORTS: 16}
+THREADS: Final = {Lane.DIRECTORY: 1, Lane.LOOKUPS: 2, Lane.REPORTS: 2, Lane.TENANTS: 2}
+MOST_WAITING: Final = {Lane.DIRECTORY: 1024, Lane.LOOKUPS: 256, Lane.REPORTS: 16, Lane.TENANTS: 256}
 
 
 class Readers:
@@ -74,6 +75,7 @@ class Readers:
     def end_reports(self) -> None:
         """Interrupt running reports and refuse new ones."""
         self._close(Lane.REPORTS)
+        self._close(Lane.TENANTS)
 
     def close(self) -> None:
         """Interrupt everything and wait for its end. Safe to call again."""

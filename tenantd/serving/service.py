@@ -34,6 +34,7 @@ from tenantd.serving.entries import PromptHashes
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
+from tenantd.serving.own import OwnRequests
 from tenantd.serving.policies import shares
 from tenantd.serving.positions import Positions
 from tenantd.serving.rows import RequestRows, admission
@@ -139,6 +140,11 @@ class Service:
         """What administrators, and parts of the daemon like them, can do."""
         records = self.config.security.is_audited
         return Administration(self.ledger, self, self.events, self.config.engine.slots, records=records)
+
+    @functools.cached_property
+    def own(self) -> OwnRequests:
+        """What tenants may see and end of their own requests."""
+        return OwnRequests(self._replica, self._gate.waiting)
 
     @property
     def supervisor(self) -> Supervisor:
@@ -350,8 +356,7 @@ class Service:
         await check_fits(text, self.chat, self.pool, None if info is None else info.context_tokens)
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel a live request for an administrator; generated tokens are billed. False if there is no such
-        request."""
+        """Cancel a live request for an administrator; generated tokens are billed. False if there is none."""
         if stream := self._live.find(request_id):
             error = RequestCancelled("an administrator cancelled the request")
             self._replica.end(stream, FinishReason.CANCELLED, error)

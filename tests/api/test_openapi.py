@@ -26,9 +26,15 @@ PUBLIC = {
     "/readyz",
     "/v1/chat/completions",
     "/v1/completions",
+    "/v1/invoices/{month}",
+    "/v1/limits",
     "/v1/models",
     "/v1/models/{name}",
     "/v1/queue",
+    "/v1/requests",
+    "/v1/requests/{request_id}",
+    "/v1/requests/{request_id}/cancel",
+    "/v1/usage",
 }
 BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),

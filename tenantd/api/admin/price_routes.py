@@ -72,8 +72,7 @@ class PriceRoutes:
         """`parse` reads and checks the body of a request."""
         self._service = service
         self._parse = parse
-        records = service.config.security.is_audited
-        self._pricing = Pricing(service.ledger, service.events, service.budgets_changed, records=records)
+        self._pricing = Pricing(service.ledger, service.events, records=service.config.security.is_audited)
 
     def operations(self) -> list[Operation]:
         return [

@@ -1,0 +1,124 @@
+"""What tenants ask of their own: usage, limits, requests, invoices; and cancelling a request.
+
+The tenant follows from the identity, as everywhere below /v1. A suspended tenant may still look.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Final
+
+from fastapi import Request
+from starlette.responses import Response
+
+from tenantd.api.admin.parameters import whole_number
+from tenantd.api.asked import asked_month, asked_period
+from tenantd.api.identity import actor_of, tenant_of
+from tenantd.api.operations import Access, Operation
+from tenantd.api.presence import while_connected
+from tenantd.api.replies import reply
+from tenantd.api.tenant import types
+from tenantd.domain import RUNNING, Scope
+from tenantd.errors import InvalidRequest, NotFound
+from tenantd.ledger.paperwork import Paperwork
+from tenantd.request_ids import request_id_in
+from tenantd.serving.service import Service
+from tenantd.tenancy.own_reports import OwnReports
+
+MOST_LISTED: Final = 200
+
+
+class TenantsOwn:
+    """The routes and what they share."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._reports = OwnReports(service.ledger)
+
+    def operations(self) -> list[Operation]:
+        own = functools.partial(Operation, access=Access.TENANT, scopes=(Scope.RUN, Scope.READ))
+        requests = "/v1/requests"
+        one = f"{requests}/{{request_id}}"
+        return [
+            own("GET", "/v1/usage", self.own_usage, types.OwnUsage),
+            own("GET", "/v1/limits", self.own_limits, types.OwnLimits),
+            own("GET", requests, self.own_requests, types.OwnRequestPage),
+            own("GET", one, self.own_request, types.OneOwnRequest),
+            own("POST", f"{one}/cancel", self.cancel_own, types.CancelledOwnRequest, scopes=(Scope.RUN,)),
+            own("GET", "/v1/invoices/{month}", self.own_invoice, types.OwnInvoice),
+        ]
+
+    async def own_usage(
+        self, request: Request, month: str | None = None, since: str | None = None, until: str | None = None
+    ) -> Response:
+        """Report the tenant's own usage of a month, or of a period in microseconds since 1970."""
+        billing = self._service.config.billing
+        since_micros, until_micros = asked_period(month, since, until, billing.timezone)
+        work = self._reports.usage(_id_of(request), since_micros, until_micros)
+        total = types.own_total(await while_connected(request, work))
+        period = {"since_micros": since_micros, "until_micros": until_micros}
+        return reply({**period, "currency": billing.currency, "total": total})
+
+    async def own_limits(self, request: Request) -> Response:
+        """Show the limits in force for the tenant, and what is left of them."""
+        tenant = tenant_of(request)
+        count, rates = self._service.own.count(tenant.name), self._service.rates(tenant)
+        budgets = self._service.budgets.states(tenant.id, actor_of(request.scope).key_id)
+        return reply(
+            {
+                "tenant": tenant.name,
+                "state": tenant.state,
+                "limits": dataclasses.asdict(tenant.limits),
+                "rates": {
+                    what: rate._asdict() if (rate := rates.get(what)) else None for what in ("requests", "tokens")
+                },
+                "budgets": [types.own_budget(state) for state in budgets],
+                "running": count.running,
+                "waiting": count.waiting,
+            }
+        )
+
+    async def own_requests(self, request: Request, limit: str = "50", after: str | None = None) -> Response:
+        """List the tenant's own requests, the newest first; `after` one of them, by its id."""
+        most, tenant_id = whole_number("limit", limit), _id_of(request)
+        if not 1 <= most <= MOST_LISTED:
+            raise InvalidRequest(f"limit: must be from 1 to {MOST_LISTED}", param="limit")
+        after_id = None if after is None else _request_id(after, "after")
+        rows = await while_connected(request, self._reports.requests(tenant_id, most, after_id))
+        states = self._service.own.states(tenant_id, (row.id for row in rows if row.state == RUNNING))
+        requests = [types.own_request(row, states.get(row.id)) for row in rows]
+        return reply({"requests": requests, "next": rows[-1].id if len(rows) == most else None})
+
+    async def own_request(self, request: Request, request_id: str) -> Response:
+        """Show one of the tenant's own requests, by its id or the id of its answer."""
+        found_id, tenant_id = _request_id(request_id), _id_of(request)
+        row = await while_connected(request, self._reports.request(tenant_id, found_id))
+        state = self._service.own.states(tenant_id, [row.id]).get(row.id)
+        return reply({"request": types.own_request(row, state)})
+
+    async def cancel_own(self, request: Request, request_id: str) -> Response:
+        """Cancel one of the tenant's own requests, by its id or the id of its answer. What was generated is billed."""
+        found_id = _request_id(request_id)
+        self._service.own.cancel(_id_of(request), found_id)
+        return reply({"cancelled": found_id})
+
+    async def own_invoice(self, request: Request, month: str) -> Response:
+        """Show the tenant's own invoice of a month: YYYY-MM, this or last."""
+        billing = self._service.config.billing
+        asked = asked_month(month, billing.timezone)
+        work = self._reports.invoice(_id_of(request), asked, Paperwork.of(billing))
+        return reply(types.own_invoice(await while_connected(request, work)))
+
+
+def _id_of(request: Request) -> int:
+    number = tenant_of(request).id
+    assert number is not None, "it is in the ledger"
+    return number
+
+
+def _request_id(text: str, param: str | None = None) -> str:
+    """The request id for the id of a request or of an answer. Raises NotFound for anything else."""
+    if (found := request_id_in(text)) is None:
+        raise NotFound("this tenant has no request with this id", param=param)
+    return found

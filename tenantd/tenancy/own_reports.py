@@ -1,0 +1,64 @@
+"""Reports that a tenant asks for about itself, by its id. In a lane of their own, so that they delay no others.
+
+Raise QueueFull if the tenant has too many under way, and what `Ledger.read` raises.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from sqlite3 import Connection
+from typing import TypeVar
+
+from tenantd.errors import NotFound
+from tenantd.ledger.invoices import Invoice, Month, invoice
+from tenantd.ledger.ledger import Lane, Ledger
+from tenantd.ledger.lookups import own_request, own_requests
+from tenantd.ledger.paperwork import Paperwork
+from tenantd.ledger.records import RequestRecord
+from tenantd.ledger.reports import TenantUsage, usage_report
+from tenantd.tenancy.turns import Turns
+
+T = TypeVar("T")
+
+
+class OwnReports:
+    """What the ledger has of one tenant. A tenant that asks for much waits for itself."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._turns = Turns()
+
+    async def usage(self, tenant_id: int, since_micros: int, until_micros: int) -> TenantUsage | None:
+        """Of requests that ended from `since_micros` until before `until_micros`; None if there were none."""
+
+        def read(conn: Connection) -> TenantUsage | None:
+            return next(iter(usage_report(conn, since_micros, until_micros, tenant_id)), None)
+
+        return await self._read(tenant_id, read)
+
+    async def requests(self, tenant_id: int, limit: int, after_id: str | None) -> list[RequestRecord]:
+        """The newest first: those after one of its requests, or the first. Raises NotFound for another id."""
+
+        def read(conn: Connection) -> list[RequestRecord]:
+            after = None if after_id is None else _found(own_request(conn, tenant_id, after_id), "after")
+            return own_requests(conn, tenant_id, limit, after)
+
+        return await self._read(tenant_id, read)
+
+    async def request(self, tenant_id: int, request_id: str) -> RequestRecord:
+        """One request. Raises NotFound, the same for another's as for one that never was."""
+        return await self._read(tenant_id, lambda conn: _found(own_request(conn, tenant_id, request_id)))
+
+    async def invoice(self, tenant_id: int, month: Month, papers: Paperwork) -> Invoice:
+        """What it owes for one month."""
+        return await self._read(tenant_id, lambda conn: invoice(conn, month, tenant_id, papers))
+
+    async def _read(self, tenant_id: int, work: Callable[[Connection], T]) -> T:
+        async with self._turns.turn(tenant_id):
+            return await self._ledger.read(work, Lane.TENANTS)
+
+
+def _found(record: RequestRecord | None, param: str | None = None) -> RequestRecord:
+    if record is None:
+        raise NotFound("this tenant has no request with this id", param=param)
+    return record
