@@ -87,7 +87,7 @@ class Allowances:
     # ---- while requests run --------------------------------------------------------------------------------------
 
     async def run(self) -> None:
-        """Count the engine time of running requests in their budgets, until cancelled."""
+        """Count the engine time of running requests in their budgets, and end what has no more, until cancelled."""
         while True:
             await asyncio.sleep(METER_INTERVAL_S)
             if self._holds:
@@ -95,8 +95,7 @@ class Allowances:
                 for number in self._replica.bound:
                     if number in live and (hold := self._holds.get(number)) in metered and hold is not None:
                         self._budgets.meter(hold, live[number].engine_micros)
-                if metered:
-                    self._end_overdrawn()
+                self._end_overdrawn()
 
     def settled(self, stream: LiveStream, uses: Sequence[Use] = ()) -> None:
         """The row of a request is settled, or there is none. Safe to call again."""

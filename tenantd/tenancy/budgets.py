@@ -30,6 +30,8 @@ BLOCK_TOKENS: Final = 64
 """The most output tokens that are held at a time."""
 ALL: Final = 100
 NEARLY_ALL_PER_MILLE: Final = 995
+CLOSING_MICROS: Final = 2_000_000
+"""How long before a period ends what could not go on in the next one is ended."""
 LONGEST_PERIOD_MICROS: Final = 32 * 24 * 3_600_000_000
 NEVER: Final = sys.maxsize
 """More tokens than any request generates."""
@@ -111,13 +113,18 @@ class Account:
         self.since_micros = self.until_micros = 0
         self.used = self.topped_up = self.warned = 0
         self.held = 0
+        self._is_closing = False  # the period is about to end
         self.holds: dict[Hold, None] = {}  # the newest last
         self._later: dict[int, Use] = {}  # by when they begin: what rows with an end yet to come have used
 
     @property
     def rest(self) -> int:
-        """What is neither used nor held; negative after the amount was lowered."""
-        return self.budget.amount + self.topped_up - self.used - self.held
+        """What is neither used nor held; negative after the amount was lowered.
+
+        Just before the period ends, what is held must fit the next one, to which nothing has been added.
+        """
+        rest = self.budget.amount + self.topped_up - self.used - self.held
+        return min(rest, self.budget.amount - self.held) if self._is_closing else rest
 
     @property
     def state(self) -> BudgetState:
@@ -134,8 +141,10 @@ class Account:
 
     def pass_time(self, now_micros: int, timezone: ZoneInfo) -> None:
         """Begin a new period if it is time. What is held stays."""
+        self._is_closing = bool(self.topped_up) and now_micros >= self.until_micros - CLOSING_MICROS
         if self.since_micros <= now_micros < self.until_micros:
             return
+        self._is_closing = False
         self.since_micros, self.until_micros = bounds(self.budget.period, now_micros, timezone)
         self.used = self.topped_up = self.warned = 0
         if (use := self._later.pop(self.since_micros, None)) is not None:
@@ -316,8 +325,12 @@ class Budgets:
             account.drop(hold)
 
     def overdrawn(self) -> list[Account]:
-        """Budgets of which requests hold more than there is: the amount was lowered, or engine time was used."""
-        return [account for account in self._all() if account.holds and account.is_overdrawn]
+        """Budgets of which requests hold more than there is: the amount was lowered, engine time was used, or what was
+        added for a period ends with it."""
+        drawn = [account for account in self._all() if account.holds]
+        for account in drawn:
+            account.pass_time(self._now_micros(), self._timezone())
+        return [account for account in drawn if account.is_overdrawn]
 
     def metered(self) -> set[Hold]:
         """The requests whose engine time counts in a budget."""

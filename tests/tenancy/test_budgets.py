@@ -1,0 +1,183 @@
+"""Budgets hold under any interleaving: never over by one, everything is given back, and nearly all can be used."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tenantd.domain import BudgetUnit
+from tenantd.ledger.records import PriceList
+from tenantd.periods import Period
+from tenantd.tenancy.budgets import BLOCK_TOKENS, Draw
+from tenantd.tenancy.price_book import PriceBook
+from tests.tenancy.budget_world import DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
+
+OPERATIONS = ("start", "start", "generate", "generate", "generate", "settle", "reload", "top_up", "midnight", "crash")
+
+
+@given(
+    st.integers(0, 2**32),
+    st.integers(0, 3_000),
+    st.integers(0, 8_000_000),
+    st.none() | st.integers(0, 2_000),
+)
+@settings(max_examples=60, deadline=None)
+def test_budgets_are_never_passed_and_everything_is_given_back(
+    seed: int, tokens: int, nanos: int, key_tokens: int | None
+) -> None:
+    rng, world = random.Random(seed), BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, tokens)
+    world.set_budget(BudgetUnit.MONEY, nanos, Period.WEEKLY)
+    if key_tokens is not None:
+        world.set_budget(BudgetUnit.TOKENS, key_tokens, key_id=KEY)
+    for _ in range(rng.randrange(200)):
+        operation = rng.choice(OPERATIONS)
+        if operation == "start":
+            world.start(rng.randrange(1, 200), rng.randrange(1, 400), rng.choice((None, KEY)), rng.choice((1, 1, 3)))
+        elif operation == "generate" and world.running:
+            world.generate(rng.choice(world.running), rng.randrange(100))
+        elif operation == "settle" and world.running:
+            world.settle(rng.choice(world.running), reloads=rng.random() < 0.3)
+        elif operation == "reload":
+            world.reload()
+        elif operation == "top_up" and rng.random() < 0.2:
+            world.top_up(rng.randrange(1, 300))
+        elif operation == "midnight" and rng.random() < 0.3:
+            world.wait(rng.randrange(DAY_MICROS))
+        elif operation == "crash" and rng.random() < 0.2:
+            world.crash()
+        world.check()
+    for one in list(world.running):
+        world.settle(one)
+    world.check()
+    world.budgets.idle_check()
+
+
+@pytest.mark.parametrize("unit", [BudgetUnit.TOKENS, BudgetUnit.MONEY])
+@pytest.mark.parametrize("streams", [1, 8, 128])
+def test_nearly_all_of_a_budget_can_be_used(unit: BudgetUnit, streams: int) -> None:
+    """Eight slots; the other requests wait with what they hold. Clients send again until they are refused."""
+    world, amount = BudgetWorld(), {BudgetUnit.TOKENS: 100_000, BudgetUnit.MONEY: 300_000_000}[unit]
+    world.set_budget(unit, amount)
+    rng = random.Random(streams)
+    for _ in range(streams):
+        assert world.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
+    while world.running:
+        for one in world.running[:8]:
+            world.generate(one, 1)
+            if one.generated >= min(one.allowed, one.draw.max_tokens):
+                world.settle(one)
+                world.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
+        world.check()
+    [(used, cap)] = world.used()
+    assert used <= cap == amount
+    assert used >= 0.995 * amount
+
+
+def test_a_waiting_request_holds_its_prompt_and_a_block_and_blocks_shrink_with_the_rest() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 1_000)
+    assert world.start(100, 500)
+    [state] = world.budgets.states()
+    assert state.reserved == 100 + BLOCK_TOKENS + 1
+    blocks = []
+    while world.start(10, 500):
+        blocks.append(world.running[-1].allowed)
+    assert blocks == sorted(blocks, reverse=True) and blocks[-1] <= 2
+    [state] = world.budgets.states()
+    assert state.left <= 10
+
+
+def test_what_cannot_start_is_told_from_what_must_wait() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    shortage = world.budgets.shortage(TENANT, None, [Draw(100, 1)], is_billed=True)
+    assert shortage is not None and shortage.is_final, "it is larger than the budget"
+    assert world.start(60, 40)
+    shortage = world.budgets.shortage(TENANT, None, [Draw(60, 1)], is_billed=True)
+    assert shortage is not None and not shortage.is_final and shortage.needed == 61
+    world.generate(world.running[0], 10)
+    world.settle(world.running[0])
+    shortage = world.budgets.shortage(TENANT, None, [Draw(30, 1)], is_billed=True)
+    assert shortage is not None and shortage.is_final, "70 are used"
+    assert world.start(29, 1)
+
+
+def test_a_request_across_midnight_counts_in_the_new_period_alone() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    assert world.start(50, 50)
+    world.generate(world.running[0], 20)
+    world.now_micros += DAY_MICROS
+    [state] = world.budgets.states()
+    assert (state.used, state.reserved) == (0, 50 + world.running[0].allowed)
+    world.generate(world.running[0], 50)
+    world.settle(world.running[0])
+    [state] = world.budgets.states()
+    assert (state.used, state.reserved) == (100, 0)
+    assert world.used() == [(100, 100)]
+
+
+def test_engine_time_counts_as_it_is_used_and_a_budget_is_over_when_nothing_is_left() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.ENGINE, 1_000)
+    assert world.start(10, 100)
+    [one] = world.running
+    assert one.hold is not None and world.budgets.metered() == {one.hold}
+    world.budgets.meter(one.hold, 999)
+    assert not world.budgets.overdrawn()
+    world.budgets.meter(one.hold, 1_000)
+    assert [account.budget.unit for account in world.budgets.overdrawn()] == [BudgetUnit.ENGINE]
+    assert not world.budgets.extend(one.hold, one.allowed, 1_000)
+    shortage = world.budgets.shortage(TENANT, None, [Draw(1, 1)], is_billed=True)
+    assert shortage is not None and shortage.is_final
+
+
+def test_a_level_below_all_is_announced_where_the_rest_is_too_little_for_anything_and_once() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 1_000)
+    assert world.budgets.used_up(1) is None, "nothing is used"
+    assert world.start(500, 498)
+    world.generate(world.running[0], 498)
+    world.settle(world.running[0])
+    use = world.budgets.used_up(1)
+    assert use is not None and (use.used, use.level) == (998, 100)
+    assert world.budgets.used_up(1) is None
+
+
+def test_money_is_held_at_the_dearest_list_that_may_apply() -> None:
+    def prices(number: int, output_nanos: int, days: float, **more: int | None) -> PriceList:
+        effective = START_MICROS + round(days * DAY_MICROS)
+        return PriceList(
+            id=number,
+            currency="USD",
+            input_nanos_per_million=0,
+            output_nanos_per_million=output_nanos,
+            engine_hour_nanos=0,
+            effective_micros=effective,
+            **more,
+        )
+
+    book = PriceBook([prices(1, 5, -2), prices(2, 7, 0.5), prices(3, 100, 3), prices(4, 2, -1, tenant_id=8)])
+    million = 1_000_000
+    assert book.rates(1, START_MICROS).nanos(0, million, 0) == 7, "it takes effect within a day"
+    assert book.rates(8, START_MICROS).nanos(0, million, 0) == 2, "its own"
+    back = PriceBook(
+        [prices(1, 5, -2), prices(4, 2, -1, tenant_id=8), prices(5, 0, 0.2, tenant_id=8, follows_general=1)]
+    )
+    assert back.rates(8, START_MICROS).nanos(0, million, 0) == 5, "its own end soon"
+
+
+@given(st.integers(0, 10**9), st.integers(0, 500), st.integers(0, 10**7))
+def test_the_most_output_for_an_amount_is_exact(nanos: int, prompt_tokens: int, micros: int) -> None:
+    rates = PriceBook([PRICES]).rates(TENANT, START_MICROS)
+    most = rates.most_output(nanos, prompt_tokens, micros)
+    if most < 0:
+        assert rates.nanos(prompt_tokens, 0, micros) > nanos
+    else:
+        assert (
+            rates.nanos(prompt_tokens, int(most), micros) <= nanos < rates.nanos(prompt_tokens, int(most) + 1, micros)
+        )
