@@ -13,6 +13,7 @@ import msgspec
 import pytest
 
 from tenantd import events
+from tenantd.budget_events import BudgetReached
 from tenantd.events import Account, Action, Administered, CleanedUp, Event, Events, FirstToken
 
 TEXTS = {
@@ -60,6 +61,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "anomaly_found",
         "isolation_checked",
         "binding_broken",
+        BudgetReached.__struct_config__.tag,
     }
 
 

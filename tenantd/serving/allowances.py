@@ -11,9 +11,10 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
-from typing import Final
+from typing import Final, NamedTuple
 
 from tenantd.budget_events import BudgetReached
+from tenantd.config import BillingConfig
 from tenantd.domain import Actor, BudgetUnit, FinishReason, Tenant
 from tenantd.errors import BudgetBusy, InsufficientQuota, LedgerUnavailable, TenantdError
 from tenantd.events import Events
@@ -24,12 +25,20 @@ from tenantd.live.generation import Generation
 from tenantd.live.phases import Phase
 from tenantd.live.streams import LiveStream
 from tenantd.periods import bounds
-from tenantd.tenancy.budgets import Account, Budgets, BudgetState, Draw, Hold, Shortage
+from tenantd.tenancy.budget_accounts import Account, BudgetState, Draw, Hold, Shortage
+from tenantd.tenancy.budgets import Budgets
 from tenantd.tenancy.directory import Directory
 from tenantd.wire.messages import Allow
 
 METER_INTERVAL_S: Final = 0.1
 """How often the engine time of running requests is counted in their budgets."""
+
+
+class Clocks(NamedTuple):
+    """The wall clock, and a monotonic one."""
+
+    now_micros: Callable[[], int]
+    clock_s: Callable[[], float]
 
 
 class Allowances:
@@ -41,19 +50,17 @@ class Allowances:
         replica: Replica,
         directory: Directory,
         events: Events,
-        *,
-        currency: Callable[[], str],
-        now_micros: Callable[[], int],
-        clock_s: Callable[[], float],
+        billing: Callable[[], BillingConfig],
+        clocks: Clocks,
     ) -> None:
-        """`currency` is that of budgets of money, `now_micros` the wall clock, `clock_s` monotonic."""
+        """`billing` is called each time, because the configuration can be reloaded."""
         self._ledger = ledger
         self._replica = replica
         self._directory = directory
         self._events = events
-        self._currency = currency
-        self._clock_s = clock_s
-        self._budgets = Budgets(lambda: ledger.timezone, now_micros)
+        self._billing = billing
+        self._clock_s = clocks.clock_s
+        self._budgets = Budgets(lambda: ledger.timezone, clocks.now_micros)
         self._holds: dict[int, Hold] = {}  # by number
         self._marking: set[asyncio.Task[None]] = set()
         replica.on_short = self._extend
@@ -228,7 +235,7 @@ class Allowances:
     def _words(self, state: BudgetState, amount: int) -> str:
         unit = state.budget.unit
         if unit is BudgetUnit.MONEY:
-            return f"{amount // 10**9}.{amount % 10**9:09d}".rstrip("0").rstrip(".") + f" {self._currency()}"
+            return f"{amount // 10**9}.{amount % 10**9:09d}".rstrip("0").rstrip(".") + f" {self._billing().currency}"
         return f"{amount} tokens" if unit is BudgetUnit.TOKENS else f"{amount / 1e6:g} s of engine time"
 
     def _announce(self, use: Use, tenant: str) -> None:

@@ -27,7 +27,7 @@ from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.serving.admission import as_it_is, changed_hands, renamed
-from tenantd.serving.allowances import Allowances
+from tenantd.serving.allowances import Allowances, Clocks
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.entries import PromptHashes
@@ -105,15 +105,8 @@ class Service:
         self.live_states = self._replica.states
         self._gate = Gate(rates, clock_s)
         self._positions = Positions(self._replica, clock_s)
-        self.budgets = Allowances(
-            ledger,
-            self._replica,
-            directory,
-            self.events,
-            currency=lambda: self.config.billing.currency,
-            now_micros=now_micros,
-            clock_s=clock_s,
-        )
+        clocks = Clocks(now_micros, clock_s)
+        self.budgets = Allowances(ledger, self._replica, directory, self.events, lambda: self.config.billing, clocks)
         self._entrance = Entrance(
             self._replica,
             ledger,

@@ -11,7 +11,8 @@ from tenantd.ledger.prices import cost_of, insert_prices, prices_at
 from tenantd.ledger.records import Customer, PriceList
 from tenantd.ledger.spending import Use, spend
 from tenantd.periods import Period
-from tenantd.tenancy.budgets import Budgets, Draw, Hold, _read
+from tenantd.tenancy.budget_accounts import Draw, Hold
+from tenantd.tenancy.budgets import Budgets, _read
 from tests.ledger.books import memory_ledger
 
 BERLIN = ZoneInfo("Europe/Berlin")

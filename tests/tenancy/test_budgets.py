@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from tenantd.domain import BudgetUnit
 from tenantd.ledger.records import PriceList
 from tenantd.periods import Period
-from tenantd.tenancy.budgets import BLOCK_TOKENS, Draw
+from tenantd.tenancy.budget_accounts import Draw
+from tenantd.tenancy.budgets import BLOCK_TOKENS
 from tenantd.tenancy.price_book import PriceBook
 from tests.tenancy.budget_world import DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
 

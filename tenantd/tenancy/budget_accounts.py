@@ -1,0 +1,141 @@
+"""One budget in its current period, and the requests that draw on it. Pure."""
+
+from __future__ import annotations
+
+import sys
+from typing import Final, NamedTuple
+from zoneinfo import ZoneInfo
+
+from tenantd.domain import BudgetUnit
+from tenantd.ledger.spending import Budget, Use
+from tenantd.periods import bounds
+
+CLOSING_MICROS: Final = 2_000_000
+"""How long before a period ends what could not go on in the next one is ended."""
+NEVER: Final = sys.maxsize
+"""More tokens than any request generates."""
+
+
+class BudgetState(NamedTuple):
+    """A budget in its current period. `reserved` is held for requests that are admitted."""
+
+    budget: Budget
+    used: int
+    reserved: int
+    topped_up: int
+    since_micros: int
+    resets_micros: int
+
+    @property
+    def cap(self) -> int:
+        """All that may be used in the period."""
+        return self.budget.amount + self.topped_up
+
+    @property
+    def left(self) -> int:
+        """What is neither used nor held."""
+        return max(0, self.cap - self.used - self.reserved)
+
+
+class Draw(NamedTuple):
+    """What a request wants. `prompt_tokens` is 0 if another choice pays for the prompt."""
+
+    prompt_tokens: int
+    max_tokens: int
+
+
+class Shortage(NamedTuple):
+    """Why a request cannot start. `is_final`: not before the period ends, whatever running requests give back."""
+
+    state: BudgetState
+    needed: int
+    is_final: bool
+
+
+class Hold:
+    """What one request may use: its prompt, and `allowed_tokens` of output. Belongs to `Budgets`."""
+
+    __slots__ = (
+        "accounts",
+        "allowed_tokens",
+        "ask_at_tokens",
+        "draw",
+        "engine_micros",
+        "is_billed",
+        "key_id",
+        "tenant_id",
+    )
+
+    def __init__(self, tenant_id: int, key_id: str | None, draw: Draw, *, is_billed: bool) -> None:
+        self.tenant_id, self.key_id, self.is_billed = tenant_id, key_id, is_billed
+        self.draw = draw
+        self.engine_micros = 0
+        self.allowed_tokens = 0
+        self.ask_at_tokens = NEVER  # extend it once this many are generated
+        self.accounts: dict[Account, int] = {}  # with what it holds of each
+
+
+class Account:
+    """One budget in its current period, and the requests that draw on it."""
+
+    def __init__(self, budget: Budget) -> None:
+        self.budget = budget
+        self.since_micros = self.until_micros = 0
+        self.used = self.topped_up = self.warned = 0
+        self.held = 0
+        self._is_closing = False  # the period is about to end
+        self.holds: dict[Hold, None] = {}  # the newest last
+        self._later: dict[int, Use] = {}  # by when they begin: what rows with an end yet to come have used
+
+    @property
+    def rest(self) -> int:
+        """What is neither used nor held; negative after the amount was lowered.
+
+        Just before the period ends, what is held must fit the next one, to which nothing has been added.
+        """
+        rest = self.budget.amount + self.topped_up - self.used - self.held
+        return min(rest, self.budget.amount - self.held) if self._is_closing else rest
+
+    @property
+    def state(self) -> BudgetState:
+        return BudgetState(self.budget, self.used, self.held, self.topped_up, self.since_micros, self.until_micros)
+
+    @property
+    def is_overdrawn(self) -> bool:
+        """Engine time cannot be held back, so there it is too late when nothing is left."""
+        return self.rest < (1 if self.budget.unit is BudgetUnit.ENGINE else 0)
+
+    @property
+    def use(self) -> Use:
+        return Use(self.budget, self.since_micros, self.used, self.topped_up, self.warned)
+
+    def pass_time(self, now_micros: int, timezone: ZoneInfo) -> None:
+        """Begin a new period if it is time. What is held stays."""
+        self._is_closing = bool(self.topped_up) and now_micros >= self.until_micros - CLOSING_MICROS
+        if self.since_micros <= now_micros < self.until_micros:
+            return
+        self._is_closing = False
+        self.since_micros, self.until_micros = bounds(self.budget.period, now_micros, timezone)
+        self.used = self.topped_up = self.warned = 0
+        if (use := self._later.pop(self.since_micros, None)) is not None:
+            self.note(use)
+
+    def note(self, use: Use) -> None:
+        """What the ledger has counted. It only grows, so what was read earlier and comes later changes nothing."""
+        if use.since_micros == self.since_micros:
+            self.used = max(self.used, use.used)
+            self.topped_up = max(self.topped_up, use.topped_up)
+            self.warned = max(self.warned, use.warned)
+        elif use.since_micros > self.since_micros:
+            before = self._later.get(use.since_micros)
+            self._later[use.since_micros] = use if before is None or before.used <= use.used else before
+
+    def put(self, hold: Hold, amount: int) -> None:
+        """Hold this much for a request, in place of what it held."""
+        self.held += amount - hold.accounts.get(self, 0)
+        hold.accounts[self] = amount
+        self.holds.setdefault(hold)
+
+    def drop(self, hold: Hold) -> None:
+        self.held -= hold.accounts.pop(self)
+        del self.holds[hold]
