@@ -67,7 +67,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
 
 @pytest.mark.parametrize("kind", kinds(), ids=lambda kind: kind.__name__)
 def test_a_field_is_a_number_one_of_a_closed_set_or_a_name(kind: type[Event]) -> None:
-    for name, hint in typing.get_type_hints(kind, vars(events)).items():
+    for name, hint in typing.get_type_hints(kind).items():
         for found in types_within(hint):
             if found is str:
                 assert name in TEXTS, f"{kind.__name__}.{name} could hold any text"

@@ -13,7 +13,7 @@ from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.periods import Period
 from tenantd.printable import without_paths
-from tenantd.tenancy.budgets import BudgetState
+from tenantd.tenancy.budget_accounts import BudgetState
 
 _OF_THE_DAEMON = {"tenant", "tenant_id", "uid", "adapter", "price_id", "unbilled"}
 """Fields of records that say nothing to the tenant, or are not its business."""
