@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --month | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --reason | --amount | --until | --event | --request | --prompt | --response | --anchor | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --reason | --amount | --event | --request | --prompt | --response | --anchor | --state-dir | --before | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " usage" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " stats" | " compare" | " usage" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -32,7 +32,7 @@ _tenantctl() {
 
     case "$command $prev" in
         *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --anchor" | *" --state-dir" | *" --png") _tenantctl_files "$cur"; return ;;
-        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --reason" | *" --amount" | *" --until" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --before" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --reason" | *" --amount" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --before" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
         *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference") _tenantctl_words "none" "$cur"; return ;;
         *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
@@ -41,6 +41,7 @@ _tenantctl() {
         *" --scope") _tenantctl_words "run read" "$cur"; return ;;
         *" --tenant") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         *" --month") _tenantctl_words "this last" "$cur"; return ;;
+        *" --by") _tenantctl_words "day hour tenant key model adapter" "$cur"; return ;;
         *" --from") _tenantctl_words "now" "$cur"; return ;;
         " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md" "$cur"; return ;;
         " export --format") _tenantctl_words "focus" "$cur"; return ;;
@@ -74,7 +75,9 @@ _tenantctl() {
             " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;
-            " usage") _tenantctl_words "--month --tenant --json --help -h" "$cur" ;;
+            " stats") _tenantctl_words "--tenant --window --month --since --until --json --csv --help -h" "$cur" ;;
+            " compare") _tenantctl_words "--window --json --csv --help -h" "$cur" ;;
+            " usage") _tenantctl_words "--by --month --since --until --tenant --json --csv --help -h" "$cur" ;;
             " price") _tenantctl_words "--help -h" "$cur" ;;
             " price list") _tenantctl_words "--tenant --past --json --help -h" "$cur" ;;
             " price set") _tenantctl_words "--from --tenant --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --like-all --json --help -h" "$cur" ;;
@@ -96,7 +99,7 @@ _tenantctl() {
         return
     fi
     case "$command $count" in
-        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies usage price invoice export audit bench completion" "$cur" ;;
+        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies stats compare usage price invoice export audit bench completion" "$cur" ;;
         " tenant 0") _tenantctl_words "add list show set suspend resume rename remove forget" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;

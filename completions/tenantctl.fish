@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --month --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --until --event --request --prompt --response --anchor --state-dir --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --event --request --prompt --response --anchor --state-dir --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -44,7 +44,9 @@ complete -c tenantctl -n '__tenantctl_at 0' -a run -d 'Complete a prompt and pri
 complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests, newest first'
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
 complete -c tenantctl -n '__tenantctl_at 0' -a anomalies -d 'Show tenants that may be copying the model'
-complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what each tenant used in a month'
+complete -c tenantctl -n '__tenantctl_at 0' -a stats -d 'Show tenants\' requests, tokens, times and errors, by default of the last hour'
+complete -c tenantctl -n '__tenantctl_at 0' -a compare -d 'Compare tenants: shares of engine time and tokens, latency, and limits in use now'
+complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what was used in this month or another period, by tenant or otherwise'
 complete -c tenantctl -n '__tenantctl_at 0' -a price -d 'Set and show prices'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoices of a month, for all tenants or one'
 complete -c tenantctl -n '__tenantctl_at 0' -a export -d 'Export costs and usage of a month, by day, tenant and meter'
@@ -219,9 +221,25 @@ complete -c tenantctl -n '__tenantctl_in anomalies' -l help -s h -d 'Show this m
 complete -c tenantctl -n '__tenantctl_at 0 anomalies clear' -a '(tenantctl _tenants 2>/dev/null)'
 complete -c tenantctl -n '__tenantctl_in anomalies clear' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in anomalies clear' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in stats' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
+complete -c tenantctl -n '__tenantctl_in stats' -l window -x -d 'Requests that ended in the last 90s, 1h, 7d.'
+complete -c tenantctl -n '__tenantctl_in stats' -l month -x -a 'this last' -d 'Month to show; --month alone means this month.'
+complete -c tenantctl -n '__tenantctl_in stats' -l since -x -d 'Requests that ended since: a date in the billing time zone, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in stats' -l until -x -d 'And before: a date in the billing time zone, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in stats' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in stats' -l csv -d 'Print CSV.'
+complete -c tenantctl -n '__tenantctl_in stats' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in compare' -l window -x -d 'Requests that ended in the last 90s, 1h, 7d.'
+complete -c tenantctl -n '__tenantctl_in compare' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in compare' -l csv -d 'Print CSV.'
+complete -c tenantctl -n '__tenantctl_in compare' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in usage' -l by -x -a 'day hour tenant key model adapter' -d 'Rows: day, hour, tenant, key, model or adapter.'
 complete -c tenantctl -n '__tenantctl_in usage' -l month -x -a 'this last' -d 'Month to show; --month alone means this month.'
+complete -c tenantctl -n '__tenantctl_in usage' -l since -x -d 'Requests that ended since: a date in the billing time zone, a date and time, or 30m, 2h, 7d ago.'
+complete -c tenantctl -n '__tenantctl_in usage' -l until -x -d 'And before: a date in the billing time zone, a date and time, or 30m, 2h, 7d ago.'
 complete -c tenantctl -n '__tenantctl_in usage' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in usage' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in usage' -l csv -d 'Print CSV.'
 complete -c tenantctl -n '__tenantctl_in usage' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 price' -a list -d 'List prices in force and to come'
 complete -c tenantctl -n '__tenantctl_at 0 price' -a set -d 'Set prices from now or from a later date on'

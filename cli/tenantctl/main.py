@@ -16,6 +16,7 @@ from tenantctl.commands import (
     anomaly,
     audit_trail,
     bench,
+    compare,
     completion,
     demo,
     doctor,
@@ -26,6 +27,7 @@ from tenantctl.commands import (
     price,
     run,
     serve,
+    stats,
     status,
     tenant,
     usage,
@@ -107,6 +109,8 @@ ORDER = (
     "requests",
     "cancel",
     "anomalies",
+    "stats",
+    "compare",
     "usage",
     "price",
     "invoice",
@@ -127,6 +131,8 @@ app.add_typer(anomaly.app, rich_help_panel=TENANTS)
 app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
 app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
+app.command(epilog=stats.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(stats.stats)
+app.command(epilog=compare.EXAMPLES, rich_help_panel=BILLING)(compare.compare)
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
 app.add_typer(invoice.app, rich_help_panel=BILLING)
 app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)

@@ -124,7 +124,18 @@ ActingTenant = Annotated[
         callback=_tenant_name,
     ),
 ]
+Csv = Annotated[bool, typer.Option("--csv", help="Print CSV.")]
 Month = Annotated[
     str,
     typer.Option("--month", metavar="YYYY-MM|this|last", help="Month to show; --month alone means this month."),
 ]
+PeriodMonth = Annotated[
+    str | None,
+    typer.Option("--month", metavar="YYYY-MM|this|last", help="Month to show; --month alone means this month."),
+]
+
+
+def one_output(json: bool, as_csv: bool) -> None:
+    """Raises BadParameter if both are wanted."""
+    if json and as_csv:
+        raise typer.BadParameter("choose one of --json and --csv", param_hint="--csv")

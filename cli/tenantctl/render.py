@@ -86,6 +86,21 @@ def tenant_names(tenants: Sequence[dict[str, Any]]) -> list[str]:
     return [t["tenant"] if count[t["tenant"]] == 1 else f"{t['tenant']} (id {t['tenant_id']})" for t in tenants]
 
 
+def short_names(names: Sequence[str]) -> list[str]:
+    """On a terminal, names cut in their middle to a quarter of its width, unless two would look the same."""
+    if not sys.stdout.isatty():
+        return list(names)
+    most = max(16, terminal_width() // 4)
+    cut = [name if len(name) <= most else f"{name[: most - most // 2]}…{name[1 - most // 2 :]}" for name in names]
+    count = Counter(cut)
+    return [short if count[short] == 1 else name for name, short in zip(names, cut, strict=True)]
+
+
+def terminal_width() -> int:
+    """Columns of the terminal."""
+    return int(_console().width)
+
+
 def heading(text: str) -> None:
     """Print a line above a table, as part of the data."""
     text = one_line(text)
@@ -110,7 +125,7 @@ def _console() -> Any:
 def _fitting(names: list[str], widths: list[int], spare: Sequence[str], width: int) -> list[int]:
     """Which columns to show."""
     kept = list(range(len(names)))
-    for name in spare:
+    for name in (name for name in spare if name in names):
         if sum(widths[i] for i in kept) + _BETWEEN * len(kept) <= width:
             break
         kept.remove(names.index(name))

@@ -13,6 +13,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _DATE: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
+_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
 MOST_YEARS: Final = 100
 """How far away an end may be, as the daemon has it."""
 WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, or 30m, 2h, 7d ago"
@@ -76,9 +77,36 @@ def _date_micros(text: str) -> int | None:
     return None
 
 
+def bound(text: str | None) -> str | None:
+    """One end of a period, as the API takes it: microseconds since 1970, or a date, which is one of the billing time
+    zone. Raises BadParameter."""
+    if text is None or _DAY.fullmatch(text):
+        return text
+    return str(moment_of(text))
+
+
+def checked_window(text: str | None) -> str | None:
+    """A duration, as the API takes it. Raises BadParameter."""
+    if text is not None and not duration_s(text):
+        raise typer.BadParameter("must be longer than 0")
+    return text
+
+
 def _option(name: str, what: str) -> Any:
     return typer.Option(name, metavar="TIME", help=f"{what}: a date, a date and time, or 30m, 2h, 7d ago.")
 
 
 Since = Annotated[str | None, _option("--since", "From this time on")]
 Until = Annotated[str | None, _option("--until", "Before this time")]
+
+_BOUND: Final = "a date in the billing time zone, a date and time, or 30m, 2h, 7d ago."
+PeriodSince = Annotated[
+    str | None, typer.Option("--since", metavar="TIME", help=f"Requests that ended since: {_BOUND}")
+]
+PeriodUntil = Annotated[str | None, typer.Option("--until", metavar="TIME", help=f"And before: {_BOUND}")]
+Window = Annotated[
+    str | None,
+    typer.Option(
+        "--window", metavar="DURATION", callback=checked_window, help="Requests that ended in the last 90s, 1h, 7d."
+    ),
+]

@@ -70,3 +70,38 @@ def duration(total_s: float) -> str:
 def size(total_bytes: int) -> str:
     """In MiB or GiB."""
     return f"{total_bytes / 2**30:.2f} GiB" if total_bytes >= 2**30 else f"{total_bytes / 2**20:.0f} MiB"
+
+
+def count(number: int) -> str:
+    """A number in at most six characters: 12345, 123k, 1.23M, 45.6G."""
+    if number < 100_000:
+        return str(number)
+    scaled, unit = float(number), ""
+    for next_unit in "kMGTPE":
+        if scaled < 999.5:
+            break
+        scaled, unit = scaled / 1000, next_unit
+    return f"{scaled:.{2 if scaled < 9.995 else 1 if scaled < 99.95 else 0}f}{unit}"
+
+
+def lasting(micros: float | None) -> str:
+    """How long something took, in at most seven characters: 850µs, 12.3ms, 1.23s, 2m05s, 3h12m, 5d04h."""
+    if micros is None:
+        return NOTHING
+    if micros < 999.5:
+        return f"{micros:.0f}µs"
+    if micros < 999_500:
+        return f"{micros / 1e3:.{2 if micros < 9_995 else 1 if micros < 99_950 else 0}f}ms"
+    if micros < 99_950_000:
+        return f"{micros / 1e6:.{2 if micros < 9_995_000 else 1}f}s"
+    whole_s = round(micros / 1e6)
+    if whole_s < 3600:
+        return f"{whole_s // 60}m{whole_s % 60:02}s"
+    if whole_s < 100 * 3600:
+        return f"{whole_s // 3600}h{whole_s % 3600 // 60:02}m"
+    return f"{whole_s // 86_400}d{whole_s % 86_400 // 3600:02}h"
+
+
+def percent(fraction: float | None) -> str:
+    """With one decimal: 12.3%."""
+    return NOTHING if fraction is None else f"{fraction:.1%}"

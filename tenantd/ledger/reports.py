@@ -10,7 +10,7 @@ import msgspec
 from tenantd.ledger.prices import MAX_INTEGER, divide_half_up
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.requests import COLUMNS, as_record
-from tenantd.ledger.rollups import COUNTS, DURATION, FIRST_TOKEN, SUMS
+from tenantd.ledger.rollups import COUNTS, DURATION, ENDS, FIRST_TOKEN, SUMS
 from tenantd.ledger.sums import Percentiles, sums, too_large
 
 MINUTE_MICROS: Final = 60_000_000
@@ -45,10 +45,11 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     p50_first_token_micros: int | None
     p99_first_token_micros: int | None
     error_rate: float
+    cached_tokens: int = 0
 
 
-_RUNNING: Final = """SELECT tenant_id, count(*), sum(prompt_tokens), sum(completion_tokens), sum(engine_micros)
-    FROM requests WHERE state = 'running' AND created_micros >= :since AND created_micros < :until
+_RUNNING: Final = """SELECT tenant_id, count(*), sum(prompt_tokens), sum(completion_tokens), sum(engine_micros),
+    sum(cached_tokens) FROM requests WHERE state = 'running' AND created_micros >= :since AND created_micros < :until
     AND tenant_id = coalesce(:tenant, tenant_id) GROUP BY tenant_id"""
 
 
@@ -65,7 +66,9 @@ def usage_report(
     report = []
     for number in {key[0] for key in ended} | running.keys():
         total = ended.get((number,)) or dict.fromkeys((*COUNTS, *SUMS), 0)
-        now, prompt_tokens, completion_tokens, engine_micros = running.get(number, (0, 0, 0, 0))
+        now, prompt_tokens, completion_tokens, engine_micros, cached_tokens = running.get(number, (0, 0, 0, 0, 0))
+        if not total["requests"] + now:
+            continue  # all of it was taken out again
         measured = total["measured"]
         report.append(
             TenantUsage(
@@ -73,9 +76,10 @@ def usage_report(
                 tenant_id=number,
                 requests=total["requests"] + now,
                 running=now,
-                **{name: total[name] for name in ("completed", "cancelled", "disconnected", "failed", "interrupted")},
+                **{name: total[name] for name in ENDS},
                 prompt_tokens=total["prompt_tokens"] + prompt_tokens,
                 completion_tokens=total["completion_tokens"] + completion_tokens,
+                cached_tokens=total["cached_tokens"] + cached_tokens,
                 engine_micros=total["engine_micros"] + engine_micros,
                 cost_nanos=cost_nanos(billed.get((number,))),
                 average_duration_micros=divide_half_up(total["duration_micros"], measured) if measured else None,

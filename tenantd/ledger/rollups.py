@@ -18,12 +18,11 @@ from tenantd.periods import HOUR_MICROS
 DURATION: Final = "duration"
 FIRST_TOKEN: Final = "first_token"
 KEYS: Final = ("hour_micros", "tenant_id", "key_id", "model", "adapter", "price_id", "unbilled")
-COUNTS: Final = ("requests", "completed", "cancelled", "disconnected", "failed", "interrupted", "measured", "started")
+ENDS: Final = ("completed", "cancelled", "disconnected", "failed", "interrupted")
+COUNTS: Final = ("requests", *ENDS, "measured", "started")
+USED: Final = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros")
 SUMS: Final = (
-    "prompt_tokens",
-    "cached_tokens",
-    "completion_tokens",
-    "engine_micros",
+    *USED,
     "input_nanos",
     "cached_nanos",
     "output_nanos",

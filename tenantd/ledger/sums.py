@@ -56,14 +56,14 @@ def sums(
     """
     where, values = _selected(tenant_id, key_id, billed=billed)
     found: dict[Key, dict[str, int]] = {}
-    first, last = _whole_hours(since_micros, until_micros)
+    first, last = whole_hours(since_micros, until_micros)
     if first < last:
         keys = ", ".join(by) or "1"
         query = f"""SELECT {keys}, {_FROM_HOURS} FROM hours
             WHERE hour_micros >= :since AND hour_micros < :until {where} GROUP BY {keys}"""
         _add(conn, query, {**values, "since": first, "until": last}, len(by), found)
     keys = ", ".join(_ROW_KEYS.get(name, name) for name in by) or "1"
-    for since, until in _edges(since_micros, until_micros):
+    for since, until in edges(since_micros, until_micros):
         query = f"""SELECT {keys}, {_FROM_ROWS} FROM requests
             WHERE ended_micros >= :since AND ended_micros < :until {where.replace("key_id", _ROW_KEYS["key_id"])}
             GROUP BY {keys}"""
@@ -82,8 +82,8 @@ class Percentiles:
         self._values: dict[tuple[int, str], list[int]] = {}
         self._counts: dict[tuple[int, str], Counter[int]] = {}
         where, values = _selected(tenant_id, None, billed=False)
-        first, last = _whole_hours(since_micros, until_micros)
-        periods = [(since_micros, until_micros)] if self.is_exact else _edges(since_micros, until_micros)
+        first, last = whole_hours(since_micros, until_micros)
+        periods = [(since_micros, until_micros)] if self.is_exact else edges(since_micros, until_micros)
         if not self.is_exact:
             query = f"""SELECT tenant_id, metric, bucket, sum(requests) FROM latencies
                 WHERE hour_micros >= :since AND hour_micros < :until {where} GROUP BY 1, 2, 3"""
@@ -136,14 +136,14 @@ def _selected(tenant_id: int | None, key_id: str | None, *, billed: bool) -> tup
     return "".join(f"AND {each} " for each in conditions), {"tenant_id": tenant_id, "key": key_id}
 
 
-def _whole_hours(since_micros: int, until_micros: int) -> tuple[int, int]:
+def whole_hours(since_micros: int, until_micros: int) -> tuple[int, int]:
     """From the beginning of the first whole hour to the end of the last one."""
     return hour_of(since_micros + HOUR_MICROS - 1), hour_of(until_micros)
 
 
-def _edges(since_micros: int, until_micros: int) -> Iterator[tuple[int, int]]:
+def edges(since_micros: int, until_micros: int) -> Iterator[tuple[int, int]]:
     """What is not in whole hours."""
-    first, last = _whole_hours(since_micros, until_micros)
+    first, last = whole_hours(since_micros, until_micros)
     if first >= last:
         yield since_micros, until_micros
         return

@@ -10,12 +10,16 @@ import msgspec
 
 from tenantd.errors import NotFound
 from tenantd.ledger.audit import read_head
+from tenantd.ledger.evenness import Service
 from tenantd.ledger.findings import Finding, recent_findings
+from tenantd.ledger.grouped import Grouping, UsageGroup, usage_by
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
 from tenantd.ledger.trail import MOST_ENTRIES_READ, AuditRecord, Portion, Wanted, select
+from tenantd.ledger.window import WindowFigures, window_figures
 from tenantd.tenancy.audit_keys import audit_key, tenant_of_name
+from tenantd.tenancy.customers import all_customers
 from tenantd.tenancy.fingerprints import of_text, of_tokens
 from tenantd.tenancy.recorded import ENTERED, RESPONSE
 from tenantd.tenancy.tenants import tenant_meant
@@ -45,10 +49,31 @@ class Reporting:
         self._ledger = ledger
 
     async def usage(self, since_micros: int, until_micros: int, tenant: str | None) -> list[TenantUsage]:
-        """Of requests created from `since_micros` until before `until_micros`. May take long."""
+        """Of requests that ended from `since_micros` until before `until_micros`. May take long."""
         return await self._read(
             lambda conn, number: usage_report(conn, since_micros, until_micros, number), tenant, Lane.REPORTS
         )
+
+    async def usage_by(
+        self, grouping: Grouping, since_micros: int, until_micros: int, tenant: str | None
+    ) -> list[UsageGroup]:
+        """The same, by day, hour, …. Raises InvalidRequest for too many hours. May take long."""
+        timezone = self._ledger.timezone
+        return await self._read(
+            lambda conn, number: usage_by(conn, grouping, since_micros, until_micros, timezone, number),
+            tenant,
+            Lane.REPORTS,
+        )
+
+    async def figures(
+        self, since_micros: int, until_micros: int, tenant: str | None, service: Service
+    ) -> WindowFigures:
+        """How much, how fast, and who had which share, until a time that is not in the future. May take long."""
+
+        def read(conn: Connection, number: int | None) -> WindowFigures:
+            return window_figures(conn, since_micros, until_micros, all_customers(conn), service, number)
+
+        return await self._read(read, tenant, Lane.REPORTS)
 
     async def requests(self, tenant: str | None, most: int) -> list[RequestRecord]:
         """The newest first."""

@@ -36,6 +36,7 @@ class Meter:
         self._events = events
         self._tenants: frozenset[str] | None = None  # None: any tenant
         self._children: dict[str, set[tuple[Counter | Histogram, tuple[str, ...]]]] = {}  # by tenant
+        self._refused_by: dict[str, dict[str, int]] = {}  # by tenant and cause
         self._refused = Counter(
             "tenantd_refused_requests", "Requests answered with an error.", ["tenant", "code"], registry=self.registry
         )
@@ -87,6 +88,8 @@ class Meter:
     def keep(self, tenants: Iterable[str]) -> None:
         """From now on there are these tenants: what was counted for others goes, tens of kilobytes for each."""
         self._tenants = frozenset(tenants)
+        for gone in self._refused_by.keys() - self._tenants:
+            del self._refused_by[gone]
         for gone in self._children.keys() - self._tenants:
             for metric, labels in self._children.pop(gone):
                 metric.remove(*labels)
@@ -102,12 +105,18 @@ class Meter:
         elif isinstance(event, BindingBroken):
             self._broken_bindings.inc()
 
+    def refusals(self, tenant: str) -> dict[str, int]:
+        """What a tenant was refused since the start, by cause."""
+        return dict(self._refused_by.get(tenant, {}))
+
     def _refuse(self, event: Refused) -> None:
         if event.cause == MALFORMED:
             self._malformed.inc()
         if event.tenant is not None and self._is_there(event.tenant):
             self._of(self._refusals, event.tenant, event.cause).inc()
             self._of(self._refused, event.tenant, event.cause).inc()
+            counts = self._refused_by.setdefault(event.tenant, {})
+            counts[event.cause] = counts.get(event.cause, 0) + 1
         else:
             self._refusals.labels("", event.cause).inc()
 

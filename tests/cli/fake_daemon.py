@@ -23,6 +23,7 @@ from tenantd.ledger.invoices import AuditHead, Invoice, InvoiceLine, TenantInvoi
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.wire.messages import EngineInfo
+from tests.cli import fake_figures
 
 ENGINE = EngineInfo(
     model="gemma",
@@ -177,6 +178,7 @@ class FakeDaemon:
         self.keys: list[dict[str, Any]] = []  # instead of one
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.failure: TenantdError | None = None
+        self.stats = fake_figures.stats(fake_figures.listed(fake_figures.BUSY), fake_figures.listed(fake_figures.IDLE))
         self.defaults = Limits(max_queued=256)
         self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
         self.engine: EngineInfo | None = ENGINE
@@ -236,6 +238,10 @@ class FakeDaemon:
             case "GET", ["usage"]:
                 period = {"since_micros": 0, "until_micros": 1}
                 return JSONResponse({**period, "currency": "USD", "tenants": msgspec.to_builtins(USAGES)})
+            case "GET", ["usage", by]:
+                return JSONResponse(fake_figures.grouped(by))
+            case "GET", ["stats"]:
+                return JSONResponse(self.stats)
             case "GET", ["requests"]:
                 row = {**msgspec.to_builtins(RECORD), "cost_nanos": RECORD.cost_nanos, "live_state": None}
                 return JSONResponse({"requests": [{**row, **self.request}]})

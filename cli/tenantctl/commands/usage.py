@@ -3,38 +3,145 @@
 from __future__ import annotations
 
 import sys
+from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import typer
 
 from tenantctl.client import url
-from tenantctl.options import Json, Month, TenantFilter, connect, examples
-from tenantctl.render import message, print_json, print_table, tenant_names
+from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
+from tenantctl.render import message, print_json, print_table, short_names, tenant_names
+from tenantctl.spreadsheet import print_records
+from tenantctl.times import PeriodSince, PeriodUntil, bound
 from tenantctl.units import decimals, milliseconds, moment, money, seconds
 from tenantd.clock import now_micros
 
-USAGE_EXAMPLES = examples("tenantctl usage", "tenantctl usage --month last --tenant acme --json")
+USAGE_EXAMPLES = examples(
+    "tenantctl usage",
+    "tenantctl usage --month last --tenant acme --json",
+    "tenantctl usage --by day --month",
+    "tenantctl usage --by key --since 2026-11-15 --csv > keys.csv",
+)
 REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
 SPARE: Final = ("kind", "engine ms", "first ms", "cost", "took s", "prompt", "output", "error", "time")
 """Columns of `requests` that are left out first on a narrow terminal."""
+SPARE_USAGE: Final = (
+    "p50 s",
+    "p50 first ms",
+    "p99 s",
+    "p99 first ms",
+    "engine s",
+    "failed",
+    "prompt tokens",
+    "requests",
+)
+_ENDS: Final = ("completed", "cancelled", "disconnected", "failed", "interrupted")
+_USED: Final = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros")
+_GROUP_FIELDS: Final = ("requests", *_ENDS, *_USED, "list_nanos", "free_nanos", "waived_nanos", "cost_nanos")
+_TENANT_FIELDS: Final = (
+    *("tenant", "tenant_id", "requests", "running", *_ENDS, "error_rate", *_USED),
+    *("average_duration_micros", "p50_duration_micros", "p99_duration_micros"),
+    *("p50_first_token_micros", "p99_first_token_micros", "cost_nanos"),
+)
 NAMED_MONTHS = {"this": "this month", "last": "last month"}
 CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef0123456789abcdef")
 
 
-def usage(ctx: typer.Context, month: Month = "this", tenant: TenantFilter = None, json: Json = False) -> None:
-    """Show what each tenant used in a month."""
+class By(StrEnum):
+    """What `usage` has a row for."""
+
+    DAY = "day"
+    HOUR = "hour"
+    TENANT = "tenant"
+    KEY = "key"
+    MODEL = "model"
+    ADAPTER = "adapter"
+
+
+def usage(
+    ctx: typer.Context,
+    by: Annotated[
+        By, typer.Option("--by", metavar="GROUP", help="Rows: day, hour, tenant, key, model or adapter.")
+    ] = By.TENANT,
+    month: PeriodMonth = None,
+    since: PeriodSince = None,
+    until: PeriodUntil = None,
+    tenant: TenantFilter = None,
+    json: Json = False,
+    as_csv: Csv = False,
+) -> None:
+    """Show what was used in this month or another period, by tenant or otherwise.
+
+    Requests count when they end. Days and hours are those of the billing time zone. By tenant, requests that still run
+    count too, and percentiles over more than an hour are within 2%. JSON and CSV have all figures, and exact money.
+    """
+    one_output(json, as_csv)
+    if month is not None and (since or until):
+        raise typer.BadParameter("use either --month or --since and --until", param_hint="--month")
+    if month is None and since is until is None:
+        month = "this"
+    path = url("usage") if by is By.TENANT else url("usage", by)
     with connect(ctx) as client:
-        answer = client.get(url("usage"), month=month, tenant=tenant)
+        answer = client.get(path, month=month, since=bound(since), until=bound(until), tenant=tenant)
+    rows = answer["tenants" if by is By.TENANT else "groups"]
     if json:
         print_json(answer)
-        return
-    tenants = answer["tenants"]
+    elif as_csv:
+        print_records(_TENANT_FIELDS if by is By.TENANT else _group_fields(by), _named(by, rows), answer["currency"])
+    elif by is By.TENANT:
+        _print_tenants(rows, answer["currency"])
+    else:
+        _print_groups(by, rows, answer["currency"])
+    if not rows and not json:
+        message(f"no usage {NAMED_MONTHS.get(month, f'in {month}') if month else 'in this period'}")
+
+
+def _print_tenants(tenants: list[dict[str, Any]], currency: str) -> None:
     places = decimals(t["cost_nanos"] for t in tenants)
     columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
-    columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{answer['currency']}>"]
-    print_table(columns, [_usage_row(n, t, places) for n, t in zip(tenant_names(tenants), tenants, strict=True)])
-    if not tenants:
-        message(f"no usage {NAMED_MONTHS.get(month, f'in {month}')}")
+    columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{currency}>"]
+    names = short_names(tenant_names(tenants))
+    print_table(columns, [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)], SPARE_USAGE)
+
+
+def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
+    places = decimals(g["cost_nanos"] for g in groups)
+    names = [g["name"] for g in groups]
+    if by in (By.MODEL, By.ADAPTER):
+        names = short_names(names)
+    columns, rows = [by.value], [[name] for name in names]
+    if by is By.KEY:
+        columns += ["tenant", "label"]
+        owners = {group["tenant_id"]: group for group in groups}
+        owned_by = dict(zip(owners, short_names(tenant_names(list(owners.values()))), strict=True))
+        for row, group in zip(rows, groups, strict=True):
+            row += [owned_by[group["tenant_id"]], group["label"]]
+    columns += ["requests>", "failed>", "prompt tokens>", "cached>", "output tokens>", "engine s>", f"{currency}>"]
+    for row, group in zip(rows, groups, strict=True):
+        row += [
+            group["requests"],
+            group["failed"] + group["interrupted"],
+            group["prompt_tokens"],
+            group["cached_tokens"],
+            group["completion_tokens"],
+            seconds(group["engine_micros"]),
+            money(group["cost_nanos"], places),
+        ]
+    print_table(columns, rows, ("cached", "failed", "label", "engine s", "prompt tokens", "requests"))
+
+
+def _group_fields(by: By) -> tuple[str, ...]:
+    """Columns of CSV. The first is called as what it is."""
+    own = {
+        By.KEY: ("key", "label", "tenant", "tenant_id"),
+        By.DAY: ("day", "since_micros", "until_micros"),
+        By.HOUR: ("hour", "since_micros", "until_micros"),
+    }
+    return (*own.get(by, (by.value,)), *_GROUP_FIELDS)
+
+
+def _named(by: By, rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return rows if by is By.TENANT else [{**row, by.value: row["name"]} for row in rows]
 
 
 def _usage_row(name: str, t: dict[str, Any], places: int) -> list[object]:

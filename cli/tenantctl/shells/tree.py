@@ -1,6 +1,6 @@
 """What the completion scripts offer: commands, options, and the values of each.
 
-Values are read from metavars, as `tenantctl.options` describes.
+Values are read from metavars, as `tenantctl.options` describes, or are those of a known list.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 from tenantctl.bench.suites import SUITES
+from tenantctl.commands.usage import By
 
 NAMES: Final = "tenantctl _tenants 2>/dev/null"
 FILE_METAVARS: Final = ("FILE", "GGUF", "DIR")
@@ -84,6 +85,8 @@ def _options(parameter: Any) -> Iterator[Option]:
 def _value(parameter: Any) -> Value:
     metavar = parameter.metavar or parameter.name.upper()
     words = tuple(word for word in metavar.split("|") if re.fullmatch("[a-z]+", word))
+    if parameter.name == "by":
+        words = tuple(by.value for by in By)
     if parameter.name == "suite":
         words = tuple(SUITES)
     is_file = any(part in FILE_METAVARS for part in metavar.split("|"))

@@ -21,6 +21,7 @@ from tenantd import __version__, clock
 from tenantd.api.admin import types
 from tenantd.api.admin.audit_routes import AuditTrail
 from tenantd.api.admin.examination import examination_operations
+from tenantd.api.admin.figure_routes import FigureRoutes
 from tenantd.api.admin.invoice_routes import invoice_operations
 from tenantd.api.admin.parameters import whole_number
 from tenantd.api.admin.price_routes import PriceRoutes
@@ -56,6 +57,7 @@ class Admin:
         self._reporting = Reporting(service.ledger)
         self._audit_trail = AuditTrail(service, self._administration, self._reporting, self._parse)
         self._prices = PriceRoutes(service, self._parse)
+        self._figures = FigureRoutes(service, self._reporting, meter)
         self._meter = meter
         self._began_s = time.monotonic()
 
@@ -81,7 +83,7 @@ class Admin:
             Operation("DELETE", f"{keys}/{{key_id}}", self.revoke_key, types.OneKey),
             Operation("POST", f"{keys}/{{key_id}}/rotate", self.rotate_key, types.RotatedKey, types.KeyRotation, 201),
             Operation("GET", "/admin/v1/anomalies", self.anomalies, types.Anomalies),
-            Operation("GET", "/admin/v1/usage", self.usage, types.UsageReport),
+            *self._figures.operations(),
             Operation("GET", requests, self.requests, types.Requests),
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
             *invoice_operations(self._service, self._parse, self._month),
@@ -243,22 +245,6 @@ class Admin:
         found = await self._reporting.anomalies(tenant, since_micros, _most(limit))
         return reply({"anomalies": [_anomaly(one) for one in found]})
 
-    async def usage(
-        self,
-        request: Request,
-        tenant: str | None = None,
-        month: str | None = None,
-        since: str | None = None,
-        until: str | None = None,
-    ) -> Response:
-        """Report usage of a month, or of a period in microseconds since 1970."""
-        since_micros, until_micros = self._period(month, since, until)
-        report = self._reporting.usage(since_micros, until_micros, tenant)
-        rows = await while_connected(request, report)  # it may take long: as long as its client waits
-        currency = self._service.config.billing.currency
-        period = {"since_micros": since_micros, "until_micros": until_micros}
-        return reply({**period, "currency": currency, "tenants": rows})
-
     async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
         """List the newest requests."""
         rows = await self._reporting.requests(tenant, _most(limit))
@@ -278,16 +264,6 @@ class Admin:
     def _changed(self, change: Change[Tenant], status: int = 200, **more: str | int) -> Response:
         assert change.after is not None, "it is there"
         return reply({"tenant": self._service.directory.in_force(change.after), **more}, status=status)
-
-    def _period(self, month: str | None, since: str | None, until: str | None) -> tuple[int, int]:
-        """The period of a month, or from `since` until `until` (microseconds since 1970; default: now)."""
-        if since is None and until is None:
-            parsed = self._month(month or "this")
-            return parsed.since_micros, parsed.until_micros
-        if month is not None:
-            raise InvalidRequest("use either month or since/until, not both", param="month")
-        until_micros = self._now_micros() if until is None else whole_number("until", until)
-        return (0 if since is None else whole_number("since", since)), until_micros
 
     def _month(self, text: str) -> Month:
         return parse_month(text, ZoneInfo(self._service.config.billing.timezone), self._now_micros())

@@ -13,7 +13,6 @@ from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Scope, T
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.findings import Finding
 from tenantd.ledger.records import RequestRecord
-from tenantd.ledger.reports import TenantUsage
 from tenantd.ledger.trail import AuditRecord
 from tenantd.limits import LIMITS, MOST, Limit
 from tenantd.serving.isolation import IsolationStatus
@@ -358,15 +357,6 @@ class RotatedKey(CreatedKey):
     """The new key and its secret, and the old key."""
 
     replaced: KeyInfo
-
-
-class UsageReport(TypedDict):
-    """A period, in microseconds since 1970, and what each tenant used in it."""
-
-    since_micros: int
-    until_micros: int
-    currency: str
-    tenants: list[TenantUsage]
 
 
 ListedRequest = msgspec.defstruct(

@@ -1,0 +1,66 @@
+"""The answers of the routes that report figures."""
+
+from __future__ import annotations
+
+from typing import Any, TypedDict
+
+import msgspec
+
+from tenantd.ledger.evenness import Evenness
+from tenantd.ledger.grouped import Grouping, UsageGroup
+from tenantd.ledger.reports import TenantUsage
+from tenantd.ledger.window import Figures, TenantFigures
+from tenantd.limits import Limits
+
+
+class UsageReport(TypedDict):
+    """A period, in microseconds since 1970, and what each tenant used in it."""
+
+    since_micros: int
+    until_micros: int
+    currency: str
+    tenants: list[TenantUsage]
+
+
+class GroupedUsage(TypedDict):
+    """The same by day, hour, …; only groups in which something was used. Days and hours are of `timezone`."""
+
+    by: Grouping
+    since_micros: int
+    until_micros: int
+    timezone: str
+    currency: str
+    groups: list[UsageGroup]
+
+
+ListedFigures = msgspec.defstruct(
+    "ListedFigures",
+    [
+        *((field.name, field.type) for field in msgspec.structs.fields(TenantFigures)),
+        ("running", int),
+        ("paused", int),
+        ("waiting", int),
+        ("limits", Limits | None),
+        ("requests_last_minute", int | None),
+        ("tokens_last_minute", int | None),
+        ("budgets", list[dict[str, Any]]),
+        ("refused", dict[str, int]),
+    ],
+)
+"""The figures of a tenant, and how it stands now: its requests, its limits in force, what was used of those per minute
+(None without such a limit), its budgets, and how often it was refused since the daemon started, by cause. `limits` is
+None for a removed tenant."""
+
+
+class Stats(TypedDict):
+    """Of requests that ended from `since_micros` until before `until_micros` (microseconds since 1970). `total` is over
+    the tenants listed. Percentiles are exact if `is_exact`, else within 2%. `evenness` is of all tenants, and shares
+    are of what all used."""
+
+    since_micros: int
+    until_micros: int
+    currency: str
+    is_exact: bool
+    total: Figures
+    evenness: Evenness
+    tenants: list[ListedFigures]  # type: ignore[valid-type]
