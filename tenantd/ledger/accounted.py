@@ -73,7 +73,7 @@ def add_accounts(conn: Connection) -> None:
     for table, columns in _COLUMNS.items():
         for column in columns:
             conn.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
-    conn.execute("UPDATE prices SET is_configured = 1, set_micros = effective_micros")
+    _date_prices(conn)
     _fill(conn)
     for statement in (REQUESTS_BY_END, *ROLL_UPS, FREE_USES, *BUDGETS, *INVOICES, IDEMPOTENCY):
         conn.execute(statement)
@@ -84,6 +84,19 @@ def add_accounts(conn: Connection) -> None:
         conn.execute(_LATENCIES.format(metric=metric))
     conn.execute(_CAUSES)
     conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
+
+
+def _date_prices(conn: Connection) -> None:
+    """Until now the newest list was in force. If a clock that went back gave it an earlier date than others have, it is
+    repeated at theirs."""
+    conn.execute("UPDATE prices SET is_configured = 1, set_micros = effective_micros")
+    same = "currency, input_nanos_per_million, output_nanos_per_million, engine_hour_nanos, is_configured"
+    conn.execute(
+        f"""INSERT INTO prices ({same}, effective_micros, set_micros)
+        SELECT {same}, later.at_micros, later.at_micros FROM (SELECT * FROM prices ORDER BY id DESC LIMIT 1) AS newest,
+        (SELECT DISTINCT effective_micros AS at_micros FROM prices) AS later
+        WHERE later.at_micros > newest.effective_micros"""
+    )
 
 
 def _fill(conn: Connection) -> None:

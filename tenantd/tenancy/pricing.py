@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Awaitable, Callable, Mapping
 from sqlite3 import Connection
 from typing import Any
 
 from tenantd import clock
 from tenantd.actions import Action
 from tenantd.domain import Actor
+from tenantd.errors import LedgerUnavailable, QueueFull
 from tenantd.events import Administered, Events
 from tenantd.ledger.audit import Entry, append
 from tenantd.ledger.ledger import Ledger
@@ -31,10 +33,14 @@ from tenantd.tenancy.tenants import get_tenant, tenant_meant
 class Pricing:
     """The use cases. All raise LedgerUnavailable, and NotFound for a tenant that does not exist."""
 
-    def __init__(self, ledger: Ledger, events: Events, *, records: bool) -> None:
-        """`records`: whether there is an audit trail."""
+    def __init__(
+        self, ledger: Ledger, events: Events, on_change: Callable[[], Awaitable[None]], *, records: bool
+    ) -> None:
+        """`on_change` is called after each change, and tries again by itself. `records`: whether there is an audit
+        trail."""
         self._ledger = ledger
         self._events = events
+        self._on_change = on_change
         self._records = records
 
     async def list_prices(self, tenant: str | None) -> list[ListedPrices]:
@@ -72,6 +78,8 @@ class Pricing:
 
         change = await self._ledger.write(work)
         if change.is_changed:
+            with contextlib.suppress(LedgerUnavailable, QueueFull):  # the prices are in force; budgets follow
+                await self._on_change()
             self._announce(actor, change)
         return change
 

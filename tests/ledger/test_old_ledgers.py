@@ -21,6 +21,7 @@ from tenantd.ledger import tenant_ids
 from tenantd.ledger.buckets import RELATIVE_ERROR
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
+from tenantd.ledger.prices import all_prices, prices_at
 from tenantd.ledger.reports import recent_requests
 from tests.ledger.books import memory_ledger
 from tests.ledger.old.kit import FOLDER, NOW_MICROS, ledger_of, said, without_new
@@ -278,3 +279,16 @@ def test_the_log_tells_how_far_an_upgrade_is(
     assert said[:2] == ["upgrading ledger.db from schema 5 to 6", "upgrading the ledger: 50 of 120 requests"]
     assert said[3] == "upgrading the ledger: 120 of 120 requests"
     assert said[-1].startswith("ledger.db was upgraded in ")
+
+
+def test_the_newest_prices_of_an_old_ledger_stay_in_force_even_if_a_clock_went_back(tmp_path: Path) -> None:
+    with opened(ledger_of(7, tmp_path)) as conn:
+        conn.execute("UPDATE prices SET effective_micros = 9000 - 1000 * id")  # the newest has the earliest date
+        before = conn.execute("SELECT max(id), count(*) FROM prices").fetchone()
+        migrate(conn, "ledger.db")
+        newest = all_prices(conn)[before[0]]
+        for at_micros in (newest.effective_micros, 7_999, 8_000, NOW_MICROS):
+            in_force = prices_at(conn, at_micros)
+            assert in_force.output_nanos_per_million == newest.output_nanos_per_million
+            assert (in_force.engine_hour_nanos, in_force.is_configured) == (newest.engine_hour_nanos, 1)
+        assert conn.execute("SELECT count(*) FROM prices").fetchone()[0] == 2 * before[1] - 1

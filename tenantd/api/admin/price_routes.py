@@ -72,7 +72,8 @@ class PriceRoutes:
         """`parse` reads and checks the body of a request."""
         self._service = service
         self._parse = parse
-        self._pricing = Pricing(service.ledger, service.events, records=service.config.security.is_audited)
+        records = service.config.security.is_audited
+        self._pricing = Pricing(service.ledger, service.events, service.budgets_changed, records=records)
 
     def operations(self) -> list[Operation]:
         return [
