@@ -68,6 +68,12 @@ class ServerConfig(Section):
         le=1 << 36,
         description="Memory for all request bodies; one tenant can use up to half.",
     )
+    idempotency_bytes: int = Field(
+        4 * 1024 * 1024,
+        ge=0,
+        le=1 << 40,
+        description="Memory for each tenant's last answers to requests with an Idempotency-Key.",
+    )
     head_timeout_s: float = Field(15, gt=0, le=3600, description="Timeout for a request's line and headers.")
     body_timeout_s: float = Field(30, gt=0, le=3600, description="Drop a request whose body stalls for this long.")
     idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close an idle connection after this long.")

@@ -7,7 +7,29 @@ clients expect it. Exit codes follow sysexits.h where it has one: 69 unavailable
 
 from __future__ import annotations
 
-from typing import ClassVar, Self, TypedDict
+from typing import ClassVar, NotRequired, Self, TypedDict
+
+
+class RequestAndState(TypedDict):
+    """A request, and its state in the ledger: "running", how it ended, or "unknown" if its row was pruned."""
+
+    id: str
+    state: str
+
+
+class UsedTokens(TypedDict):
+    """Tokens of requests together, as they are billed."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+
+
+class FirstOfKey(TypedDict):
+    """The requests that an idempotency key stands for, and what they have used so far."""
+
+    requests: list[RequestAndState]
+    usage: UsedTokens
 
 
 class ErrorDetail(TypedDict):
@@ -17,6 +39,7 @@ class ErrorDetail(TypedDict):
     type: str
     param: str | None
     code: str
+    x_tenantd: NotRequired[FirstOfKey]
 
 
 class ErrorBody(TypedDict):

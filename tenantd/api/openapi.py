@@ -125,8 +125,17 @@ def _who(one: Operation) -> list[dict[str, list[str]]]:
 
 
 def _parameters(one: Operation) -> list[dict[str, Any]]:
-    """Parameters of path and query, as the handler takes them. All are strings."""
-    found: list[dict[str, Any]] = []
+    """Parameters of path and query, as the handler takes them, and headers. All are strings."""
+    found: list[dict[str, Any]] = [
+        {
+            "name": header.name,
+            "in": "header",
+            "required": False,
+            "description": header.description,
+            "schema": header.schema,
+        }
+        for header in one.headers
+    ]
     for name, parameter in inspect.signature(one.handler).parameters.items():
         if name == "request":
             continue

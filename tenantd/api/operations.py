@@ -35,6 +35,14 @@ class Access(StrEnum):
     ADMINISTRATOR = "administrator"
 
 
+class Header(NamedTuple):
+    """A header that a request may have, and what its value looks like, as a JSON schema."""
+
+    name: str
+    description: str
+    schema: dict[str, Any]
+
+
 class Operation(NamedTuple):
     """A method on a path. The docstring of `handler` describes it; its parameters are those of path and query.
 
@@ -54,6 +62,7 @@ class Operation(NamedTuple):
     stream: Any = None
     media_type: str = JSON
     otherwise: int | None = None
+    headers: tuple[Header, ...] = ()
 
 
 def serve(app: FastAPI, operations: Iterable[Operation], service: Service) -> None:

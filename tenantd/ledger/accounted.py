@@ -75,7 +75,7 @@ def add_accounts(conn: Connection) -> None:
             conn.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     _date_prices(conn)
     _fill(conn)
-    for statement in (REQUESTS_BY_END, *ROLL_UPS, FREE_USES, *BUDGETS, *INVOICES, IDEMPOTENCY):
+    for statement in (REQUESTS_BY_END, *ROLL_UPS, FREE_USES, *BUDGETS, *INVOICES, *IDEMPOTENCY):
         conn.execute(statement)
     log.info("upgrading the ledger: adding up hours")
     conn.execute(_HOURS.format(names=", ".join((*_SUMMED, *_TIMES)), sums=_sums(conn)))

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import sqlite3
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final, TypeVar
 from zoneinfo import ZoneInfo
@@ -22,6 +22,7 @@ from tenantd.ledger.check import BackgroundCheck, find_damage
 from tenantd.ledger.configured import add_prices, change_currency, has_money, name_differences
 from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.idempotency import KeyedBody, keep_key
 from tenantd.ledger.migrations import migrate
 from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.readers import Lane, Readers
@@ -206,6 +207,28 @@ class Ledger:
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         adds = self._made(entry, admission.id)
         self._writer.submit(lambda conn: insert_request(conn, admission), future, keep=False, adds=adds)
+        await future
+
+    async def admit_keyed(
+        self, keyed: KeyedBody, admissions: Sequence[Admitted], entries: Sequence[MakeEntry | None]
+    ) -> None:
+        """Like `admit`, for all rows of one client's request and its `Idempotency-Key`: all are written, or nothing.
+
+        Raises also Conflict if the key stands for another request.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        pairs = zip(entries, admissions, strict=True)
+        makes = [make for entry, row in pairs if (make := self._made(entry, row.id)) is not None]
+
+        def insert(conn: sqlite3.Connection) -> None:
+            keep_key(conn, keyed, [row.id for row in admissions], self._now_micros())
+            for row in admissions:
+                insert_request(conn, row)
+
+        def adds() -> list[Entry]:
+            return [entry for make in makes for entry in make()]
+
+        self._writer.submit(insert, future, keep=False, adds=adds if makes else None)
         await future
 
     def checkpoint(self, usages: dict[str, Usage]) -> None:

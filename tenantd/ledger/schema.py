@@ -205,14 +205,17 @@ INVOICES: Final = (
 )
 
 # What a client's `Idempotency-Key` stood for: the hash of the body, and the ids of the requests it made, as JSON.
-IDEMPOTENCY: Final = """CREATE TABLE idempotency (
+IDEMPOTENCY: Final = (
+    """CREATE TABLE idempotency (
     tenant_id      INTEGER NOT NULL,
     key            TEXT NOT NULL,
     body_hash      BLOB NOT NULL CHECK (length(body_hash) = 32),
     requests       TEXT NOT NULL,
     created_micros INTEGER NOT NULL,
     PRIMARY KEY (tenant_id, key)
-) STRICT, WITHOUT ROWID"""
+) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX idempotency_by_time ON idempotency (created_micros)",
+)
 
 # A key without a tenant administers. Tenant and name are those of its tenant. `scopes` are separated by commas. The end
 # of a key that was rotated is near, and `replaced_by` is the id of the new one.
@@ -326,5 +329,5 @@ SCHEMA: Final = (
     FREE_USES,
     *BUDGETS,
     *INVOICES,
-    IDEMPOTENCY,
+    *IDEMPOTENCY,
 )

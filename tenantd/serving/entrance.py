@@ -148,9 +148,12 @@ class Entrance:
             is_held=refusal is not None,
         ):
             return
-        sharers = len(live.waiting_tenants())
-        retry_after_s = self._replica.throughput.wait_s(self._clock_s(), sharers, live.oldest_s())
-        raise full_queue(tenant, count, held, more=more, refusal=refusal, retry_after_s=retry_after_s)
+        raise full_queue(tenant, count, held, more=more, refusal=refusal, retry_after_s=self.wait_s())
+
+    def wait_s(self) -> int:
+        """Whole seconds until a place should be free."""
+        live = self._replica.live
+        return self._replica.throughput.wait_s(self._clock_s(), len(live.waiting_tenants()), live.oldest_s())
 
     def _new_streams(
         self, tenant: Tenant, generations: Sequence[Generation], most_tokens: Sequence[int], actor: Actor

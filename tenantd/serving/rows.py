@@ -19,6 +19,7 @@ from tenantd.ledger.spending import Use
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
 from tenantd.printable import one_line
+from tenantd.serving.attempts import Attempt
 from tenantd.serving.entries import PromptHashes, RequestEntries
 
 log = logging.getLogger(__name__)
@@ -70,16 +71,24 @@ class RequestRows:
         admission: AdmittedRow,
         on_refused: Callable[[LiveStream, TenantdError], None],
         hashes: PromptHashes,
+        attempt: Attempt | None = None,
     ) -> None:
         """Start writing the row of an admitted request, and see it through. `on_refused` is called if that fails.
 
-        `hashes` are shared by the rows of one client's request.
+        `hashes` are shared by the rows of one client's request, and so is its `attempt`, if it has an idempotency key.
         """
         self._events.announce(admitted(stream, generation))
         key = self._audit_key(stream.tenant_id)
         entries = RequestEntries(stream, generation, key, hashes, is_kept=self._is_audited)
-        task = asyncio.create_task(self._keep(stream, entries, admission, on_refused))
+        if attempt is None:
+            writing = self._ledger.admit(admission, entries.entered)
+        else:
+            attempt.open(admission, entries.entered)
+            writing = attempt.written()
+        task = asyncio.create_task(self._keep(stream, entries, admission, writing, on_refused))
         task.add_done_callback(functools.partial(self._forget, stream, on_refused))
+        if attempt is not None:
+            task.add_done_callback(lambda _: attempt.let_go())
         self._open[task] = stream
         stream.hold(is_held=self._is_held)
 
@@ -132,10 +141,11 @@ class RequestRows:
         stream: LiveStream,
         entries: RequestEntries,
         admission: AdmittedRow,
+        writing: Coroutine[Any, Any, None],
         on_refused: Callable[[LiveStream, TenantdError], None],
     ) -> None:
-        """Keep one row, from its insertion to its settlement."""
-        async with _task(self._ledger.admit(admission, entries.entered)) as admitting:
+        """Keep one row, from its insertion by `writing` to its settlement."""
+        async with _task(writing) as admitting:
             if not await self._in_time(admitting):
                 on_refused(stream, self._late("record the request"))
             if (error := await _outcome(admitting)) is not None:

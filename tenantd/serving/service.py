@@ -17,7 +17,7 @@ from typing import Any, Final
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, Breach, FinishReason, Tenant
-from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull, RequestCancelled, TenantdError
+from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull, RequestCancelled
 from tenantd.events import Events
 from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
@@ -26,8 +26,9 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.reports import Booked, RecentUsage
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
-from tenantd.serving.admission import as_it_is, changed_hands, renamed
+from tenantd.serving.admission import changed_hands, renamed
 from tenantd.serving.allowances import Allowances, Clocks
+from tenantd.serving.attempts import Attempt, Attempts
 from tenantd.serving.carryover import decayed_usage, newcomers_level, recall_minute
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.entries import PromptHashes
@@ -35,6 +36,7 @@ from tenantd.serving.gate import Deadline, Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
 from tenantd.serving.own import OwnRequests
+from tenantd.serving.permissions import Permissions
 from tenantd.serving.policies import shares
 from tenantd.serving.positions import Positions
 from tenantd.serving.rows import RequestRows, admission
@@ -57,8 +59,6 @@ log = logging.getLogger(__name__)
 
 MOST_QUEUED_SHOWN: Final = 100
 RELOAD_INTERVAL_S: Final = 1.0
-KEYS_INTERVAL_S: Final = 0.25
-"""How often to look whether keys have expired, so that what runs with them ends within a second."""
 
 
 class Service:
@@ -103,7 +103,17 @@ class Service:
         )
         self._rates, self._live = rates, self._replica.live
         self.live_states = self._replica.states
-        self._gate = Gate(rates, clock_s)
+        self._make_parts(now_micros, clock_s)
+        self._sketching = Sketching(sketcher, self.pool, self.events)
+        self.isolation = Isolation(self._replica, self.events, directory)
+        self._background: list[asyncio.Task[None]] = []
+        self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
+
+    def _make_parts(self, now_micros: Callable[[], int], clock_s: Callable[[], float]) -> None:
+        """What leads a request to the replica, and its row to the ledger."""
+        ledger, directory, self._clock_s = self.ledger, self.directory, clock_s
+        self._gate = Gate(self._rates, clock_s)
+        self._permissions = Permissions(directory, self._replica, self._gate)
         self._positions = Positions(self._replica, clock_s)
         clocks = Clocks(now_micros, clock_s)
         self.budgets = Allowances(ledger, self._replica, directory, self.events, lambda: self.config.billing, clocks)
@@ -111,7 +121,7 @@ class Service:
             self._replica,
             ledger,
             directory,
-            vocabulary,
+            self.vocabulary,
             self._gate,
             self.budgets,
             lambda: self.config.limits,
@@ -119,14 +129,11 @@ class Service:
             clock_s=clock_s,
             on_abandon=lambda stream: self._replica.end(stream, FinishReason.DISCONNECTED, None),
         )
-        self._clock_s = clock_s
         self._key_uses = KeyUses(ledger, self.events, now_micros=now_micros, clock_s=clock_s)
         self._rows = RequestRows(ledger, self.events, directory.audit_key, lambda: self.config, self.budgets.settled)
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
-        self._sketching = Sketching(sketcher, self.pool, self.events)
-        self.isolation = Isolation(self._replica, self.events, directory)
-        self._background: list[asyncio.Task[None]] = []
-        self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
+        kept_bytes = self.config.server.idempotency_bytes
+        self.attempts = Attempts(ledger, kept_bytes, now_micros, clock_s, self._entrance.wait_s)
 
     @functools.cached_property
     def administration(self) -> Administration:
@@ -162,9 +169,10 @@ class Service:
         Raises LedgerUnavailable.
         """
         await self.directory.reload(self.ledger)
+        self.attempts.tenants_are(self.directory.tenants)
         await self.budgets.reload()
         self.supervisor.start()
-        works = (self._standstill.run(), self._watch_keys(), self.budgets.run())
+        works = (self._standstill.run(), self._permissions.watch_keys(), self.budgets.run(), self.attempts.prune())
         self._background = [asyncio.create_task(work) for work in works]
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
@@ -255,8 +263,9 @@ class Service:
         for old, name in moved:
             self._rates.rename(old, name)
         self._rates.keep(after.keys())
+        self.attempts.tenants_are(after)
         self._key_uses.forget_unless(self.directory.has_key)
-        self._end_what_may_not_run()
+        self._permissions.enforce()
         kept = {name for _, name in moved}
         names = changed_hands(before, after)
         if self._on_tenants is not None:
@@ -287,29 +296,11 @@ class Service:
         """End the requests of a key whose revocation is committed, and admit no new ones."""
         self.directory.revoke(key_id)
         self._gate.wake()
-        self._end_what_may_not_run()
+        self._permissions.enforce()
 
     def key_used(self, key: KnownKey, actor: Actor) -> None:
         """A request shows this key."""
         self._key_uses.note(key, actor)
-
-    async def _watch_keys(self) -> None:
-        """End what runs with a key when the key's end comes. Runs until cancelled."""
-        ended = self.directory.keys_ended()
-        while True:
-            await asyncio.sleep(KEYS_INTERVAL_S)
-            before, ended = ended, self.directory.keys_ended()
-            if ended != before:
-                self._gate.wake()
-                self._end_what_may_not_run()
-
-    def _end_what_may_not_run(self) -> None:
-        """End requests of removed tenants, and of keys that were revoked or have expired."""
-        for stream in self._live:
-            try:
-                as_it_is(self.directory, stream.tenant, stream.tenant_id, stream.actor.key_id)
-            except TenantdError as e:
-                self._replica.end(stream, FinishReason.CANCELLED, e)
 
     # ---- requests -----------------------------------------------------------------------------------------------
 
@@ -319,12 +310,18 @@ class Service:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: Sequence[Generation], timeout_s: float | None = None, actor: Actor = NOBODY
+        self,
+        tenant: Tenant,
+        generations: Sequence[Generation],
+        timeout_s: float | None = None,
+        actor: Actor = NOBODY,
+        attempt: Attempt | None = None,
     ) -> list[LiveStream]:
         """Start all generations of one client's request, or none, once the tenant's limits per minute admit it.
 
         They count it as one request. Rows are written while the engine already works; `started()` waits for both.
-        Generations that are not complete after `timeout_s` end with RequestTimeout.
+        Generations that are not complete after `timeout_s` end with RequestTimeout. With an `attempt`, its key is
+        written together with all rows.
         Raises Draining, TenantSuspended, EngineUnavailable,
         LedgerUnavailable, InvalidRequest and its subclasses, Forbidden, QueueFull, RequestsPerMinuteExceeded,
         TokensPerMinuteExceeded, RequestTimeout, and KeyRevoked if the key was revoked or has expired.
@@ -332,11 +329,13 @@ class Service:
         deadline = None if timeout_s is None else Deadline(timeout_s, self._clock_s() + timeout_s)
         tenant, streams = await self._entrance.let_in(tenant, generations, deadline, actor)
         self._positions.assign(tenant, streams)
+        if attempt is not None:
+            attempt.streams = streams
         hashes = PromptHashes()
         for stream, generation in zip(streams, generations, strict=True):
             self._replica.run(stream)
             row = admission(stream, generation.kind, self.config.model_name, unbilled=tenant.unbilled)
-            self._rows.open(stream, generation, row, self._replica.refuse, hashes)
+            self._rows.open(stream, generation, row, self._replica.refuse, hashes, attempt)
             if deadline is not None:
                 self._end_at(deadline, stream)
         self._sketching.begin(tenant, generations)

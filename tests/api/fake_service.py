@@ -156,7 +156,12 @@ class FakeService:
         return stream
 
     async def submit_all(
-        self, tenant: Tenant, generations: list[Generation], timeout_s: float | None = None, actor: Actor = NOBODY
+        self,
+        tenant: Tenant,
+        generations: list[Generation],
+        timeout_s: float | None = None,
+        actor: Actor = NOBODY,
+        attempt: None = None,
     ) -> list[LiveStream]:
         self.timeouts_s.append(timeout_s)
         if self.hold_submit:

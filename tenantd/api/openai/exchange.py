@@ -8,6 +8,7 @@ stops and the tokens generated so far are billed.
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 from typing import Final
 
@@ -27,6 +28,8 @@ from tenantd.domain import FinishReason, Tenant
 from tenantd.errors import EngineFailure, RequestCancelled, TenantdError
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
+from tenantd.printable import without_paths
+from tenantd.serving.attempts import Attempt
 from tenantd.serving.service import Service
 
 log = logging.getLogger(__name__)
@@ -50,8 +53,9 @@ class Exchange(Response):
         streamed: bool,
         with_usage: bool,
         headers: dict[str, str],
+        attempt: Attempt | None = None,
     ) -> None:
-        """`headers` are added to those of the answer."""
+        """`headers` are added to those of the answer. The answer is recorded for its `attempt`, which it lets go of."""
         super().__init__()
         self._service = service
         self._tenant = tenant
@@ -61,6 +65,7 @@ class Exchange(Response):
         self._streamed = streamed
         self._with_usage = with_usage
         self._more_headers = headers
+        self._attempt = attempt
         self._streams: list[LiveStream] = []
         self._submitting: asyncio.Task[list[LiveStream]] | None = None
         self._client_gone = False
@@ -76,6 +81,8 @@ class Exchange(Response):
         finally:
             watch.cancel()
             self._abandon()
+            if self._attempt is not None:
+                self._attempt.let_go()
 
     async def _run(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
@@ -99,7 +106,9 @@ class Exchange(Response):
 
     async def _start(self, scope: Scope) -> None:
         """Admit all choices and wait for their first tokens. Raises the error of the first that fails."""
-        work = self._service.submit_all(self._tenant, self._generations, self._timeout_s, actor_of(scope))
+        work = self._service.submit_all(
+            self._tenant, self._generations, self._timeout_s, actor_of(scope), self._attempt
+        )
         self._submitting = asyncio.create_task(work)
         try:
             self._streams = await self._submitting
@@ -130,7 +139,25 @@ class Exchange(Response):
         request_id = self._streams[0].id if self._streams else ""
         if not self._client_gone:
             announce_refusal(scope, error, request_id or None)
-        return error_reply(for_asker(error, scope), request_id)
+        answer = error_reply(self._shown(error, scope), request_id)
+        if not self._client_gone:
+            self._record_whole(answer)
+        return answer
+
+    def _shown(self, error: TenantdError, scope: Scope) -> TenantdError:
+        """`error` as the asker may see it, and others of its tenant if it can be given again."""
+        if self._attempt is None:
+            return for_asker(error, scope)
+        shown = copy.copy(error)
+        shown.message = without_paths(error.message)
+        return shown
+
+    def _record_whole(self, answer: Response) -> None:
+        if self._attempt is not None:
+            recording = self._attempt.recording
+            recording.begin(answer.status_code, answer.raw_headers)
+            recording.add(bytes(answer.body))
+            recording.complete()
 
     async def _whole(self, answer: Answer, scope: Scope) -> Response:
         wholes = [await collect(answer, stream) for stream in self._streams]
@@ -142,11 +169,13 @@ class Exchange(Response):
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
         usage = usage_json(stream.usage for stream in self._streams)
-        return reply(
+        response = reply(
             answer.whole(choices, usage, is_out_of_budget=any(stream.is_out_of_budget for stream in self._streams)),
             request_id=self._streams[0].id,
             headers=self._more_headers | self._queue_header(),
         )
+        self._record_whole(response)
+        return response
 
     async def _stream(self, answer: Answer, scope: Scope, send: Send) -> None:
         headers = {"x-request-id": self._streams[0].id, **self._more_headers, **self._queue_header(), **STREAM_HEADERS}
@@ -154,8 +183,13 @@ class Exchange(Response):
         del start.headers["content-length"]
         await send({"type": "http.response.start", "status": 200, "headers": start.raw_headers})
         recipient = Recipient(scope, self._service)
+        recording = None
         timeout_s = self._service.config.server.write_timeout_s
-        writer = EventWriter(connection_of(scope), scope, timeout_s, recipient)
+        if self._attempt is not None:
+            recording = self._attempt.recording
+            recording.begin(200, start.raw_headers)
+        record = None if recording is None else recording.add
+        writer = EventWriter(connection_of(scope), scope, timeout_s, recipient, record)
         if len(self._streams) == 1:
             await self._stream_choice(answer, 0, writer)
         else:
@@ -163,11 +197,16 @@ class Exchange(Response):
                 for index in range(len(self._streams)):
                     group.create_task(self._stream_choice(answer, index, writer))
         self._check(recipient)
-        if failed := self._failure():
-            await writer.fail(for_asker(failed, scope))
-        else:
-            usage = usage_json(stream.usage for stream in self._streams)
-            await writer.done(answer.usage_event(usage) if self._with_usage else b"")
+        failed = self._failure()
+        try:
+            if failed is not None:
+                await writer.fail(self._shown(failed, scope))
+            else:
+                usage = usage_json(stream.usage for stream in self._streams)
+                await writer.done(answer.usage_event(usage) if self._with_usage else b"")
+        finally:
+            if recording is not None and not (failed is not None and self._client_gone):
+                recording.complete()
 
     async def _stream_choice(self, answer: Answer, index: int, writer: EventWriter) -> None:
         stream = self._streams[index]

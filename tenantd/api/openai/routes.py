@@ -18,6 +18,7 @@ from tenantd.api.names import Names
 from tenantd.api.openai.answers import Answer, ChatAnswer, CompletionAnswer
 from tenantd.api.openai.exchange import Exchange
 from tenantd.api.openai.prompts import PromptReader
+from tenantd.api.openai.replays import KEY_PARAMETER, Replay, body_hash, idempotency_key
 from tenantd.api.openai.shapes import ChatCompletion, ChatCompletionChunk, Completion, Model, ModelList, Queue
 from tenantd.api.openai.types import ChatRequest, CompletionRequest, GenerationRequest
 from tenantd.api.operations import Access, Operation
@@ -27,6 +28,8 @@ from tenantd.domain import Scope, Tenant
 from tenantd.errors import EngineUnavailable, Forbidden, NotFound
 from tenantd.live.generation import Generation
 from tenantd.printable import one_line
+from tenantd.serving.attempts import Attempt, letting_go
+from tenantd.serving.kept_answers import KeptAnswer
 from tenantd.serving.service import Service
 from tenantd.text.stops import StopStrings, check_stops
 from tenantd.text.system_prompt import Prompt
@@ -53,11 +56,12 @@ class OpenAI:
     def operations(self) -> list[Operation]:
         run, either = (Scope.RUN,), (Scope.RUN, Scope.READ)
         mine = functools.partial(Operation, access=Access.TENANT)
+        once = functools.partial(mine, scopes=run, headers=(KEY_PARAMETER,))
         ours = functools.partial(Operation, access=Access.KNOWN, scopes=either)
         text, chat, events = "/v1/completions", "/v1/chat/completions", ChatCompletionChunk
         return [
-            mine("POST", text, self.completions, Completion, CompletionRequest, scopes=run, stream=Completion),
-            mine("POST", chat, self.chat, ChatCompletion, ChatRequest, scopes=run, stream=events),
+            once("POST", text, self.completions, Completion, CompletionRequest, stream=Completion),
+            once("POST", chat, self.chat, ChatCompletion, ChatRequest, stream=events),
             ours("GET", "/v1/models", self.models, ModelList),
             ours("GET", "/v1/models/{name:path}", self.model, Model),
             mine("GET", "/v1/queue", self.queue, Queue, scopes=either),
@@ -67,33 +71,37 @@ class OpenAI:
 
     async def completions(self, request: Request) -> Response:
         """Continue one prompt or several."""
-        tenant = tenant_of(request)
+        tenant, key = tenant_of(request), idempotency_key(request)
         raw = await self._body(request)
         tenant = self._by_now(tenant)
+        if isinstance(attempt := await self._begin(request, tenant, key, raw), KeptAnswer):
+            return Replay(self._service, attempt)
         names = Names(lenient=self._service.config.server.lenient)
-        with names.as_sent():
+        with letting_go(attempt), names.as_sent():
             check = functools.partial(self._check_completion, tenant)
             body, prompts = await while_connected(request, self._prompts.completion(tenant, raw, names, check))
             del raw
             give_back_body(request.scope)  # compiling a grammar may have to wait
             grammar = await while_connected(request, self._grammar(tenant, body))
-            own = _client_id(request)
-            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, own, names.header())
+            own, ignored = _client_id(request), names.header()
+            return self._exchange(tenant, body, "completion", CompletionAnswer, prompts, grammar, own, ignored, attempt)
 
     async def chat(self, request: Request) -> Response:
         """Answer a conversation."""
-        tenant = tenant_of(request)
+        tenant, key = tenant_of(request), idempotency_key(request)
         raw = await self._body(request)
         tenant = self._by_now(tenant)
+        if isinstance(attempt := await self._begin(request, tenant, key, raw), KeptAnswer):
+            return Replay(self._service, attempt)
         names = Names(lenient=self._service.config.server.lenient)
-        with names.as_sent():
+        with letting_go(attempt), names.as_sent():
             reading = self._prompts.chat(tenant, raw, names, self._check)
             body, prompt = await while_connected(request, reading)
             del raw
             give_back_body(request.scope)
             grammar = await while_connected(request, self._grammar(tenant, body))
-            own = _client_id(request)
-            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, own, names.header())
+            own, ignored = _client_id(request), names.header()
+            return self._exchange(tenant, body, "chat", ChatAnswer, [prompt], grammar, own, ignored, attempt)
 
     async def models(self) -> Response:
         """List the model that is served."""
@@ -115,6 +123,15 @@ class OpenAI:
         body = await read_body(request, self._service.config.server.max_body_bytes)
         require_live_key(request.scope, self._service.directory)
         return body
+
+    async def _begin(
+        self, request: Request, tenant: Tenant, key: str | None, raw: bytes
+    ) -> Attempt | KeptAnswer | None:
+        """What the request's idempotency key stands for; None without one. Raises what `Attempts.begin` raises."""
+        if key is None:
+            return None
+        hashed = await body_hash(self._service, tenant, request.scope["path"], raw)
+        return await self._service.attempts.begin(tenant, key, hashed)
 
     def _by_now(self, tenant: Tenant) -> Tenant:
         """A tenant after the body has arrived, which may take minutes: its system prompt may have changed meanwhile."""
@@ -178,6 +195,7 @@ class OpenAI:
         grammar: str,
         client_id: str,
         headers: dict[str, str],
+        attempt: Attempt | None,
     ) -> Response:
         sampling = body.sampling(self._service.vocabulary.n_tokens, grammar)
         has_system_prompt = kind == "chat" or tenant.system_in_completions
@@ -208,6 +226,7 @@ class OpenAI:
             streamed=bool(body.stream),
             with_usage=body.include_usage,
             headers=headers,
+            attempt=attempt,
         )
 
 

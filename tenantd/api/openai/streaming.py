@@ -8,6 +8,7 @@ request's own limit.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Final
 
 from starlette.types import Message, Scope, Send
@@ -32,8 +33,17 @@ class ClientStalled(Exception):
 class EventWriter:
     """Writes server-sent events after the response has started. Raises ClientStalled."""
 
-    def __init__(self, connection: Connection, scope: Scope, timeout_s: float, recipient: Recipient) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        scope: Scope,
+        timeout_s: float,
+        recipient: Recipient,
+        record: Callable[[bytes], None] | None = None,
+    ) -> None:
+        """`record` is called with everything that is written."""
         self._connection = connection
+        self._record = record
         self._recipient = recipient
         self._send: Send = scope["extensions"][SEND]
         self._timeout_s = timeout_s
@@ -41,6 +51,8 @@ class EventWriter:
     async def write(self, events: bytes, stream: LiveStream) -> None:
         """Write one chunk of complete events of a stream. Raises EngineFailure if it is not the recipient's."""
         self._recipient.check(stream)
+        if self._record is not None:
+            self._record(events)
         message: Message = {"type": "http.response.body", "body": events, "more_body": True}
         if self._connection.write_paused:
             await self._patiently(message)
@@ -49,12 +61,16 @@ class EventWriter:
 
     async def done(self, events: bytes) -> None:
         """End a complete answer, after its last `events`."""
-        await self._patiently({"type": "http.response.body", "body": events + DONE, "more_body": False})
+        await self._end(events + DONE)
 
     async def fail(self, error: TenantdError) -> None:
         """End an incomplete answer. Sends no [DONE], so that it cannot be mistaken for a complete one."""
-        event = b"data: " + encode_error(error) + b"\n\n"
-        await self._patiently({"type": "http.response.body", "body": event, "more_body": False})
+        await self._end(b"data: " + encode_error(error) + b"\n\n")
+
+    async def _end(self, events: bytes) -> None:
+        if self._record is not None:
+            self._record(events)
+        await self._patiently({"type": "http.response.body", "body": events, "more_body": False})
 
     async def _patiently(self, message: Message) -> None:
         try:
