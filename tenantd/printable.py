@@ -44,9 +44,10 @@ def escaped(text: str) -> str:
 
 
 def for_spreadsheet(text: str) -> str:
-    """`text` for a cell of a CSV file. A spreadsheet would run what looks like a formula, unless it begins with "'"."""
+    """`text` for a cell of a CSV file. A spreadsheet would run what looks like a formula, unless it begins with "'".
+    Python's writer leaves carriage returns without quotes, so they become spaces."""
     is_formula = text.startswith(_FORMULAS) and not _NUMBER.fullmatch(text)
-    return f"'{text}" if is_formula else text
+    return (f"'{text}" if is_formula else text).replace("\r", " ")
 
 
 def without_paths(text: str) -> str:

@@ -36,8 +36,8 @@ def make_ready(conn: Connection, month: Month, tenant_id: int | None, papers: Pa
     if not month.is_over:
         until = (EPOCH + timedelta(microseconds=month.until_micros)).astimezone(ZoneInfo(month.timezone))
         raise Conflict(
-            f"{month.name} can be finalized once it is over, on {until:%Y-%m-%d} ({month.timezone}); "
-            "to finalize the month before this one: tenantctl invoice --month last --finalize",
+            f"{month.name} can be finalised once it is over, on {until:%Y-%m-%d} ({month.timezone}); "
+            "to finalise the month before this one: tenantctl invoice --month last --finalize",
             param="month",
         )
     _check_running(conn, month, tenant_id)
@@ -142,7 +142,7 @@ def _check_running(conn: Connection, month: Month, tenant_id: int | None) -> Non
         are = "1 request that was admitted before its end still runs" if running == 1 else ""
         are = are or f"{running} requests that were admitted before its end still run"
         raise Conflict(
-            f"{month.name} cannot be finalized yet: {are}; wait, or cancel (tenantctl requests, tenantctl cancel)",
+            f"{month.name} cannot be finalised yet: {are}; wait, or cancel (tenantctl requests, tenantctl cancel)",
             param="month",
             retry_after_s=10,
         )
@@ -154,4 +154,4 @@ def _check_existed(conn: Connection, month: Month, tenant_id: int) -> None:
     if row is None or row[1] < month.until_micros:
         return
     if conn.execute(used, (tenant_id, month.until_micros)).fetchone() is None:
-        raise Conflict(f"tenant {row[0]} did not exist in {month.name}, so there is nothing to finalize", param="month")
+        raise Conflict(f"tenant {row[0]} did not exist in {month.name}, so there is nothing to finalise", param="month")

@@ -42,16 +42,15 @@ def print_paper(paper: Paper) -> None:
     print()
     _print_lines(paper, paper["currency"])
     print()
-    due = "credited" if paper["credits"] else "amount due"
+    due, sign = ("amount credited", -1) if paper["credits"] else ("amount due", 1)
     with_tax = "" if paper["tax_percent"] == "0" else f", with {paper['tax_name']} of {paper['tax_percent']} %"
-    heading(f"{due}: {paper['currency']} {cents(paper['payable_nanos'], paper['currency'])}{with_tax}")
+    heading(f"{due}: {paper['currency']} {cents(sign * paper['payable_nanos'], paper['currency'])}{with_tax}")
 
 
 def _print_lines(paper: Paper, currency: str) -> None:
     rows: list[tuple[str, ...]] = []
     for item in items(paper):
-        if item.label:
-            rows.append((f"[{item.label}]", "", "", "", ""))
+        rows += [(f"[{part}]", "", "", "", "") for part in item.label.split(", ") if part]
         rows.append((item.what, item.quantity, item.unit, item.price, item.amount))
     places = decimals(_amounts(paper))
     rows.append(("total", "", "", "", money(paper["total_nanos"], places)))

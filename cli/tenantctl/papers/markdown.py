@@ -9,7 +9,9 @@ from typing import Final
 
 from tenantctl.papers.wording import Paper, customer, facts, issuer, items, sums, title
 
-_SPECIAL: Final = re.compile(r"([\\`*_{}\[\]()#+!|~-])")
+_SPECIAL: Final = re.compile(r"([\\`*_\[\]#!|~])")
+_BEGINNING: Final = re.compile(r"^([-+=]|[0-9]+[.)])")
+"""What would make a line that begins with it something else than text."""
 
 
 def as_markdown(papers: Sequence[Paper]) -> str:
@@ -45,7 +47,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _joined(lines: Iterable[str]) -> str:
-    return "  \n".join(map(_text, lines))
+    return "  \n".join(_BEGINNING.sub(lambda found: f"{found[0][:-1]}\\{found[0][-1]}", _text(line)) for line in lines)
 
 
 def _text(text: str) -> str:

@@ -98,8 +98,9 @@ def sums(paper: Paper) -> list[tuple[str, str]]:
     if paper["tax_percent"] != "0":
         name = f"{paper['tax_name']} {paper['tax_percent']} %".strip()
         found.append((name, cents(paper["tax_nanos"], currency)))
-    to_pay = "Credited" if paper["kind"] == CREDIT_NOTE else "Amount due"
-    return [*found, (f"{to_pay} ({currency})", cents(paper["payable_nanos"], currency))]
+    is_credit = paper["kind"] == CREDIT_NOTE
+    due = cents(-paper["payable_nanos"] if is_credit else paper["payable_nanos"], currency)
+    return [*found, (f"{'Amount credited' if is_credit else 'Amount due'} ({currency})", due)]
 
 
 def cents(nanos: int, currency: str) -> str:
