@@ -1,4 +1,4 @@
-"""Invoices of a real daemon: finalised by administrators, recorded in the audit trail, verified, and kept over restarts."""
+"""Invoices of a real daemon: finalised by administrators, recorded in the audit trail, and kept over restarts."""
 
 from __future__ import annotations
 
@@ -86,35 +86,39 @@ def test_from_a_draft_to_a_credit_note_that_verify(tmp_path: Path) -> None:
         )
         assert daemon.get("/admin/v1/invoices/issued/1").json()["invoice"]["customer"]["name"] == details["name"]
 
-        credited = tenantctl(daemon, "invoice", "credit", "INV-000001", "--reason", "outage", "--amount", "0.000000001")
-        assert (credited.returncode, credited.stdout) == (0, "INV-000003\n")
-        for amount, status in (
-            ("1000", 409),
-            ("-1", 400),
-            ("0", 400),
-            ("1e3", 400),
-            ("0.0000000001", 400),
-            ("NaN", 400),
-        ):
-            answer = daemon.post("/admin/v1/invoices/issued/1/credit", {"reason": "x", "amount": amount})
-            assert answer.status_code == status, (amount, answer.text)
-        assert len(entries(daemon, "invoice_credited")) == 1
-
-        rows = list(csv.DictReader(io.StringIO(tenantctl(daemon, "export", "--month", MONTH).stdout)))
-        usage = sum(Decimal(row["BilledCost"]) for row in rows if row["ChargeCategory"] != "Tax")
-        assert usage * 10**9 == again["total_nanos"] > 0
-        assert {row["BillingAccountName"] for row in rows} == {f"'{details['name']}", "globex"}
-
+        _credit_and_export(daemon, again["total_nanos"], details["name"])
         late = {"authorization": f"Bearer {key}"}
         for path in ("invoices", f"invoices/{MONTH}", "invoices/issued/1", f"exports/focus/{MONTH}"):
             assert daemon.get(f"/admin/v1/{path}", headers=late).status_code == 403, path
-        page = tenantctl(daemon, "invoice", "show", "1", "--format", "html").stdout
-        assert "PO &lt;1&gt;" in page and "<1>" not in page
         daemon.stop()
         daemon.start()
         verified = tenantctl(daemon, "invoice", "verify")
         assert (verified.returncode, verified.stdout) == (0, ""), verified.stdout
         assert "checked 3: all intact" in verified.stderr
+
+
+def _credit_and_export(daemon: Daemon, total_nanos: int, customer: str) -> None:
+    credited = tenantctl(daemon, "invoice", "credit", "INV-000001", "--reason", "outage", "--amount", "0.000000001")
+    assert (credited.returncode, credited.stdout) == (0, "INV-000003\n")
+    for amount, status in (
+        ("1000", 409),
+        ("-1", 400),
+        ("0", 400),
+        ("1e3", 400),
+        ("0.0000000001", 400),
+        ("NaN", 400),
+    ):
+        answer = daemon.post("/admin/v1/invoices/issued/1/credit", {"reason": "x", "amount": amount})
+        assert answer.status_code == status, (amount, answer.text)
+    assert len(entries(daemon, "invoice_credited")) == 1
+
+    rows = list(csv.DictReader(io.StringIO(tenantctl(daemon, "export", "--month", MONTH).stdout)))
+    usage = sum(Decimal(row["BilledCost"]) for row in rows if row["ChargeCategory"] != "Tax")
+    assert usage * 10**9 == total_nanos > 0
+    assert {row["BillingAccountName"] for row in rows} == {f"'{customer}", "globex"}
+
+    page = tenantctl(daemon, "invoice", "show", "1", "--format", "html").stdout
+    assert "PO &lt;1&gt;" in page and "<1>" not in page
 
 
 def test_a_month_that_runs_or_has_running_requests_is_not_finalised(tmp_path: Path) -> None:
