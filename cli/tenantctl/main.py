@@ -149,7 +149,7 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app, invoice.app, anomaly.app, audit_trail.app):
+for group in (app, tenant.app, key.app, price.app, invoice.app, anomaly.app, audit_trail.app):
     _join_lines(group)
 
 

@@ -135,13 +135,11 @@ def _set_before_the_clock_went_back(
 
 def listed_prices(conn: Connection, now_micros: int, tenant_id: int | None = None) -> list[ListedPrices]:
     """Every list, those for all tenants first, each by date. With `tenant_id`, only those and its own."""
-    names = dict(conn.execute("SELECT id, name FROM tenants"))
-    removed = {row[0] for row in conn.execute("SELECT id FROM tenants WHERE state = 'removed'")}
+    where = "id = :tenant" if tenant_id else "state <> 'removed' AND id IN (SELECT tenant_id FROM prices)"
+    names = dict(conn.execute(f"SELECT id, name FROM tenants WHERE {where}", {"tenant": tenant_id}))
     groups: dict[int | None, list[PriceList]] = {}
-    for prices in all_prices(conn).values():
-        if prices.tenant_id is None or (
-            prices.tenant_id == tenant_id if tenant_id else prices.tenant_id not in removed
-        ):
+    for prices in all_prices(conn, tenant_id).values():
+        if prices.tenant_id is None or prices.tenant_id in names:
             groups.setdefault(prices.tenant_id, []).append(prices)
     ordered = sorted(groups.items(), key=lambda group: (group[0] is not None, names.get(group[0], ""), group[0] or 0))
     return [one for number, group in ordered for one in _group(group, names.get(number), now_micros)]
@@ -156,6 +154,7 @@ def _group(group: Sequence[PriceList], tenant: str | None, now_micros: int) -> l
     current = begun[-1] if begun else None
     if current is None and by_date[0].tenant_id is None:  # before the first, the first
         current = dates[0]
+    ends = dict(zip(dates, [*dates[1:], None], strict=True))
     found = []
     for prices in by_date:
         date = prices.effective_micros
@@ -164,8 +163,7 @@ def _group(group: Sequence[PriceList], tenant: str | None, now_micros: int) -> l
             state = PriceState.REPLACED
         elif date == current:
             state = PriceState.IN_FORCE
-        later = dates[dates.index(date) + 1 :]
-        found.append(shown(prices, tenant, state, later[0] if later else None))
+        found.append(shown(prices, tenant, state, ends[date]))
     return found
 
 
@@ -185,7 +183,9 @@ def shown(prices: PriceList, tenant: str | None, state: PriceState, until_micros
 def tenants_with_own(conn: Connection, at_micros: int) -> list[str]:
     """Names of tenants, not removed, that have their own prices at a moment."""
     rows = conn.execute(
-        """SELECT DISTINCT tenants.id, tenants.name FROM prices JOIN tenants ON tenants.id = prices.tenant_id
-        WHERE tenants.state <> 'removed' ORDER BY tenants.name"""
-    ).fetchall()
-    return [name for number, name in rows if prices_at(conn, at_micros, number).tenant_id == number]
+        """SELECT name FROM tenants WHERE state <> 'removed' AND id IN (SELECT tenant_id FROM prices) AND NOT coalesce(
+        (SELECT follows_general FROM prices WHERE tenant_id = tenants.id AND effective_micros <= ?
+        ORDER BY effective_micros DESC, prices.id DESC LIMIT 1), 1) ORDER BY name""",
+        (at_micros,),
+    )
+    return [str(row[0]) for row in rows]

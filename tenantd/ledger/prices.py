@@ -90,9 +90,10 @@ def minimum_of(conn: Connection, tenant_id: int, until_micros: int) -> int:
     return prices_at(conn, until_micros - 1, tenant_id).minimum_nanos
 
 
-def all_prices(conn: Connection) -> dict[int, PriceList]:
-    """Every list so far, by id, oldest first."""
-    rows = conn.execute(f"SELECT {_COLUMNS} FROM prices ORDER BY id").fetchall()
+def all_prices(conn: Connection, tenant_id: int | None = None) -> dict[int, PriceList]:
+    """Every list so far, by id, oldest first; with `tenant_id`, its own and those of all."""
+    where = "" if tenant_id is None else "WHERE tenant_id IS NULL OR tenant_id = :tenant"
+    rows = conn.execute(f"SELECT {_COLUMNS} FROM prices {where} ORDER BY id", {"tenant": tenant_id}).fetchall()
     return {row[0]: _price_list(row) for row in rows}
 
 

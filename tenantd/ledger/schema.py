@@ -28,6 +28,8 @@ PRICES: Final = """CREATE TABLE prices (
     set_micros               INTEGER NOT NULL DEFAULT 0
 ) STRICT"""
 
+PRICES_BY_TENANT: Final = "CREATE INDEX prices_by_tenant ON prices (tenant_id, effective_micros)"
+
 # Rows are in order of admission. Month, price and budget are those of `ended_micros`, which is NULL while a request
 # runs. What is billed is the sum of the four amounts less `free_nanos` (a free quota) and `waived_nanos` (beyond a
 # budget). `kv_token_micros` adds up how long how many tokens were in a slot. `tenant` is the name at the time of the
@@ -314,6 +316,7 @@ TENANTS: Final = (
 
 SCHEMA: Final = (
     PRICES,
+    PRICES_BY_TENANT,
     REQUESTS,
     "CREATE INDEX requests_by_time ON requests (created_micros)",
     REQUESTS_BY_TENANT,

@@ -95,12 +95,20 @@ def list_(
     timezone = answer["timezone"]
     lists = [one for one in answer["prices"] if one["state"] in wanted and not _is_over(one, past)]
     print_table(_COLUMNS, [_row(one, timezone) for one in lists], _SPARE)
-    message(f"{answer['currency']} per million tokens and hour of engine time; minimum and free tokens per month")
+    message(f"{answer['currency']} per million tokens or engine hour; minimum and free tokens per month")
 
 
 def _is_over(one: dict[str, Any], past: bool) -> bool:
     """Whether it only says that a tenant has no prices of its own any more."""
     return not past and one["like_all"] and one["state"] == "in_force"
+
+
+def _short(count: int) -> str:
+    """A number of tokens as it can be typed: 500k, 10M. Exact."""
+    for letter in ("G", "M", "k"):
+        if count and not count % _TIMES[letter]:
+            return f"{count // _TIMES[letter]}{letter}"
+    return str(count) if count else NOTHING
 
 
 def _row(one: dict[str, Any], timezone: str) -> list[object]:
@@ -113,7 +121,7 @@ def _row(one: dict[str, Any], timezone: str) -> list[object]:
         one["tenant"] or "(all)",
         since,
         *(money(one[name]) for name in MONEY),
-        *(one[name] or NOTHING for name in COUNTS),
+        *(_short(one[name]) for name in COUNTS),
     ]
 
 
@@ -184,7 +192,7 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
         f"({timezone})"
     )
     rows = [(label, money(before[name]), money(after[name])) for name, label in MONEY.items()]
-    rows += [(label, before[name] or NOTHING, after[name] or NOTHING) for name, label in COUNTS.items()]
+    rows += [(label, _short(before[name]), _short(after[name])) for name, label in COUNTS.items()]
     print_table([after["currency"], "before>", "now>"], rows)
     if after["like_all"]:
         message(f"{tenant} no longer has its own prices then")

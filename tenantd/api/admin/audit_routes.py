@@ -42,6 +42,7 @@ EVENTS: Final = frozenset(
         audit.MISSED,
         audit.PRUNED,
         audit.DAMAGED,
+        audit.RENEWED,
         audit.INTERRUPTED,
         audit.SETTLED_LATE,
         audit.UNDESCRIBED,
