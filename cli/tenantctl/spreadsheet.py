@@ -5,12 +5,10 @@ from __future__ import annotations
 import csv
 import sys
 from collections.abc import Iterable, Sequence
-from typing import Any, Final
+from typing import Any
 
 from tenantctl.units import money
-
-_FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r")
-"""With what a spreadsheet lets formulas begin."""
+from tenantd.printable import for_spreadsheet
 
 
 def print_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -29,4 +27,4 @@ def print_records(fields: Sequence[str], records: Iterable[dict[str, Any]], curr
 
 def safe(value: Any) -> Any:
     """The value of a cell: text that would be a formula is quoted."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULAS) else value
+    return for_spreadsheet(value) if isinstance(value, str) else value

@@ -294,7 +294,7 @@ class Ledger:
     async def read(self, work: Callable[[sqlite3.Connection], T], lane: Lane = Lane.LOOKUPS) -> T:
         """Run `work` on a snapshot, in a thread, with a read-only connection. Ends early if cancelled.
 
-        Reports release the snapshot between pieces (`tenantd.ledger.pieces`).
+        Reads of many rows release the snapshot between pieces (`tenantd.ledger.pieces`).
 
         Raises LedgerUnavailable, QueueFull if too many wait in this lane, Draining once it is closed.
         """

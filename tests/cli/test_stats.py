@@ -154,7 +154,7 @@ def test_usage_as_csv_is_exact_and_runs_no_formula(cli: Cli, daemon: FakeDaemon)
     assert (row["tenant"], row["p99_first_token_micros"], row["cost"]) == ("acme", "", "0.000123")
 
 
-@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@a", "\t1", "\r1"])
+@pytest.mark.parametrize("text", ["=1", "+1", "-a", "@a", "\t1", "\r1"])
 def test_text_that_would_be_a_formula_is_quoted_but_no_number(text: str) -> None:
     assert safe(text) == f"'{text}" and safe(-1) == -1 and safe("a=1") == "a=1"
 

@@ -12,11 +12,10 @@ from typing import Any, NamedTuple
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
-from tenantd.ledger.prices import add_prices
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import recent_requests
 from tenantd.ledger.requests import insert_request, settle_request
-from tests.ledger.books import BILLING, admission, memory_ledger, settlement
+from tests.ledger.books import BILLING, add_prices, admission, memory_ledger, settlement
 
 HOUR = 3_600_000_000
 BASE = 1_761_350_400_000_000  # 2025-10-25 00:00 UTC: clocks of Europe go back the next night
