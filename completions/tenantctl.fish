@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --event --request --prompt --response --anchor --state-dir --before --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --state-dir --anchor --before --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -50,6 +50,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what was used in t
 complete -c tenantctl -n '__tenantctl_at 0' -a price -d 'Set and show prices'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoices of a month, for all tenants or one'
 complete -c tenantctl -n '__tenantctl_at 0' -a export -d 'Export costs and usage of a month, by day, tenant and meter'
+complete -c tenantctl -n '__tenantctl_at 0' -a ledger -d 'Check, back up, restore and prune the ledger'
 complete -c tenantctl -n '__tenantctl_at 0' -a audit -d 'Read and check the audit trail: who did what, and when'
 complete -c tenantctl -n '__tenantctl_at 0' -a bench -d 'Measure how fairly a server is shared under load'
 complete -c tenantctl -n '__tenantctl_at 0' -a completion -d 'Print a completion script for your shell'
@@ -290,6 +291,28 @@ complete -c tenantctl -n '__tenantctl_in export' -l month -x -a 'this last' -d '
 complete -c tenantctl -n '__tenantctl_in export' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in export' -l out -r -F -d 'Write to this file instead of standard output.'
 complete -c tenantctl -n '__tenantctl_in export' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a check -d 'Check everything that must hold in the ledger, and say what to do about each breach'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a backup -d 'Copy the ledger, also while the daemon runs'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a restore -d 'Put a backup in the place of the ledger. Stop the daemon first'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a prune -d 'Delete the rows of requests of months that are over'
+complete -c tenantctl -n '__tenantctl_in ledger' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in ledger check' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
+complete -c tenantctl -n '__tenantctl_in ledger check' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in ledger check' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 ledger backup' -r -F
+complete -c tenantctl -n '__tenantctl_in ledger backup' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
+complete -c tenantctl -n '__tenantctl_in ledger backup' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in ledger backup' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_at 0 ledger restore' -r -F
+complete -c tenantctl -n '__tenantctl_in ledger restore' -l anchor -r -F -d 'Heads kept elsewhere, to see what is lost. Default: security.anchor.'
+complete -c tenantctl -n '__tenantctl_in ledger restore' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
+complete -c tenantctl -n '__tenantctl_in ledger restore' -l yes -d 'Do not ask for confirmation.'
+complete -c tenantctl -n '__tenantctl_in ledger restore' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in ledger restore' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in ledger prune' -l before -x -d 'Delete requests that ended before this month (YYYY-MM or last).'
+complete -c tenantctl -n '__tenantctl_in ledger prune' -l yes -d 'Do not ask for confirmation.'
+complete -c tenantctl -n '__tenantctl_in ledger prune' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in ledger prune' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a match -d 'Find requests by the text of their prompt or answer'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a verify -d 'Check that no entry was edited, deleted, moved or inserted'

@@ -21,6 +21,7 @@ class Action(StrEnum):
     KEY_REVOKED = "key_revoked"
     KEY_ROTATED = "key_rotated"
     AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
+    REQUESTS_PRUNED = "requests_pruned"  # rows of months that are over were deleted
     REQUEST_CANCELLED = "request_cancelled"
     PRICES_SET = "prices_set"
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP

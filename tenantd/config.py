@@ -208,6 +208,9 @@ class LedgerConfig(Section):
     settle_timeout_s: float = Field(
         30, ge=0, le=3600, description="Pause all requests when nothing can be written for this long."
     )
+    copy_before_upgrade: bool = Field(
+        True, description="Copy the ledger beside itself before a new version of tenantd upgrades it."
+    )
 
 
 class SecurityConfig(Section):

@@ -187,7 +187,13 @@ class Daemon:
         lock = FileLock(lock_path, owned=f"state folder {config.state_dir}")
         stack.callback(lock.release)
         has_trail = config.security.is_audited
-        ledger = Ledger.open(config.state_dir / "ledger.db", config.billing, now_micros, audits=has_trail)
+        ledger = Ledger.open(
+            config.state_dir / "ledger.db",
+            config.billing,
+            now_micros,
+            audits=has_trail,
+            copies=config.ledger.copy_before_upgrade,
+        )
         stack.callback(self._close_watch)
         stack.push_async_callback(self._close_ledger, ledger)
         ledger.anchor(lambda: self._config.security)

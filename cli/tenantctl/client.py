@@ -47,6 +47,12 @@ def configured_state_dir() -> Path:
     return configured or default_state_dir()
 
 
+def configured_anchor() -> Path | None:
+    """The file of security.anchor, if it is set and exists."""
+    path = _configured("security", "anchor", quiet=False)
+    return path if path is not None and path.is_file() else None
+
+
 def _configured(section: str, key: str, *, quiet: bool) -> Path | None:
     """A path in the configuration file, if it is set."""
     path = default_config_path()

@@ -24,6 +24,7 @@ from tenantctl.commands import (
     init,
     invoice,
     key,
+    ledger_file,
     price,
     run,
     serve,
@@ -115,6 +116,7 @@ ORDER = (
     "price",
     "invoice",
     "export",
+    "ledger",
     "audit",
     "bench",
     "completion",
@@ -137,6 +139,7 @@ app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthComma
 app.add_typer(invoice.app, rich_help_panel=BILLING)
 app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)
 app.add_typer(price.app, rich_help_panel=BILLING)
+app.add_typer(ledger_file.app, rich_help_panel=BILLING)
 app.add_typer(audit_trail.app, rich_help_panel=AUDIT)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)
 app.command(epilog=completion.EXAMPLES, rich_help_panel=SHELL)(completion.completion)
@@ -149,7 +152,7 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app, price.app, invoice.app, anomaly.app, audit_trail.app):
+for group in (app, tenant.app, key.app, price.app, invoice.app, anomaly.app, ledger_file.app, audit_trail.app):
     _join_lines(group)
 
 

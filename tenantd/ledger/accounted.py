@@ -9,7 +9,16 @@ from typing import Final
 
 from tenantd.ledger.buckets import bucket_of
 from tenantd.ledger.prices import MAX_INTEGER
-from tenantd.ledger.schema import BUDGETS, FREE_USES, IDEMPOTENCY, INVOICES, PRICES_BY_TENANT, REQUESTS_BY_END, ROLL_UPS
+from tenantd.ledger.schema import (
+    BUDGETS,
+    FREE_USES,
+    IDEMPOTENCY,
+    INVOICES,
+    PRICES_BY_TENANT,
+    REQUESTS_BY_END,
+    ROLL_UPS,
+    ROW_PRUNINGS,
+)
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +84,16 @@ def add_accounts(conn: Connection) -> None:
             conn.execute(f"ALTER TABLE {table} ADD COLUMN {column}")
     _date_prices(conn)
     _fill(conn)
-    for statement in (PRICES_BY_TENANT, REQUESTS_BY_END, *ROLL_UPS, FREE_USES, *BUDGETS, *INVOICES, *IDEMPOTENCY):
+    for statement in (
+        PRICES_BY_TENANT,
+        REQUESTS_BY_END,
+        *ROLL_UPS,
+        FREE_USES,
+        *BUDGETS,
+        *INVOICES,
+        *IDEMPOTENCY,
+        ROW_PRUNINGS,
+    ):
         conn.execute(statement)
     log.info("upgrading the ledger: adding up hours")
     conn.execute(_HOURS.format(names=", ".join((*_SUMMED, *_TIMES)), sums=_sums(conn)))

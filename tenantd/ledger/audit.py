@@ -49,6 +49,7 @@ CONTINUED: Final = "continued"  # the head was missing or wrong at a start
 MISSED: Final = "missed"  # entries that could not be kept while nothing could be written
 PRUNED: Final = "pruned"  # old entries may be deleted, up to a number
 RENEWED: Final = "renewed"  # a new ledger was begun, with the tenants and the trail of the one before
+RESTORED: Final = "restored"  # a backup was put in the ledger's place
 DAMAGED: Final = "damaged"  # an entry that was pruned was not what had been recorded
 # Entries about requests that a start settles.
 INTERRUPTED: Final = "interrupted"  # a killed daemon left it running

@@ -20,10 +20,11 @@ from tenantd.ledger.anchor import Anchor
 from tenantd.ledger.audit import INTERRUPTED, Entry, MakeEntry, about_request, append, columns, made
 from tenantd.ledger.check import BackgroundCheck, find_damage
 from tenantd.ledger.configured import add_prices, change_currency, has_money, name_differences
+from tenantd.ledger.copies import copy_before_upgrade
 from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.idempotency import KeyedBody, keep_key
-from tenantd.ledger.migrations import migrate
+from tenantd.ledger.migrations import migrate, needs_upgrade
 from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.readers import Lane, Readers
 from tenantd.ledger.records import Admitted, PriceList, RequestRecord, Settlement
@@ -96,11 +97,13 @@ class Ledger:
         *,
         busy_timeout_ms: int = BUSY_TIMEOUT_MS,
         audits: bool = True,
+        copies: bool = False,
     ) -> Ledger:
         """Open or create the file, settle what a killed daemon left running; a new one begins with `billing`'s prices.
 
         Without `audits`, nothing is recorded in the audit trail except that it was switched off.
-        Checks a small file for damage first; for large ones see `check_in_background`.
+        Checks a small file for damage first; for large ones see `check_in_background`. With `copies`, the file is
+        copied before it is upgraded.
         Also settles what a shutdown had to set aside. Raises LedgerUnavailable if the file cannot be used,
         LedgerDamaged, ConfigError if it is not a ledger of this program or `billing` does not match its content.
         """
@@ -112,6 +115,8 @@ class Ledger:
         try:
             if not is_new and path.stat().st_size <= CHECKED_AT_ONCE_BYTES and (damage := find_damage(conn, path)):
                 raise LedgerDamaged(f"cannot use the ledger: {damage}")
+            if copies and (version := needs_upgrade(conn)):
+                copy_before_upgrade(conn, path, version)
             migrate(conn, str(path))
             taken = TakenIn(path.parent, audits=audits)
             resumed_micros = before_start_micros(conn)

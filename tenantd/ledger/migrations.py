@@ -80,6 +80,13 @@ def migrate(conn: Connection, path: str, upgrades: Sequence[Sequence[Step]] = UP
     return newest
 
 
+def needs_upgrade(conn: Connection) -> int:
+    """The schema of a ledger that an earlier version wrote, 0 for any other file."""
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    return int(version) if application == APPLICATION_ID and 0 < version < VERSION else 0
+
+
 def _transact(conn: Connection, steps: Sequence[Step], version: int) -> None:
     conn.execute("BEGIN IMMEDIATE")
     try:

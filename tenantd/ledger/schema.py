@@ -206,6 +206,18 @@ INVOICES: Final = (
     BEGIN SELECT raise(ABORT, 'a finalised invoice is never deleted: tenantctl invoice credit'); END""",
 )
 
+# Until when the rows of requests that have ended were deleted, or are being deleted while `is_done` is 0. The sums of
+# their hours stay.
+ROW_PRUNINGS: Final = """CREATE TABLE row_prunings (
+    number       INTEGER PRIMARY KEY,
+    month        TEXT NOT NULL,
+    timezone     TEXT NOT NULL,
+    until_micros INTEGER NOT NULL,
+    requests     INTEGER NOT NULL DEFAULT 0,
+    is_done      INTEGER NOT NULL DEFAULT 0,
+    at_micros    INTEGER NOT NULL
+) STRICT"""
+
 # What a client's `Idempotency-Key` stood for: the hash of the body, and the ids of the requests it made, as JSON.
 IDEMPOTENCY: Final = (
     """CREATE TABLE idempotency (
@@ -333,4 +345,5 @@ SCHEMA: Final = (
     *BUDGETS,
     *INVOICES,
     *IDEMPOTENCY,
+    ROW_PRUNINGS,
 )

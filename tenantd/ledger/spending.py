@@ -117,15 +117,17 @@ def begin_use(conn: Connection, budget: Budget, now_micros: int, timezone: ZoneI
     known = conn.execute(
         "SELECT 1 FROM budget_uses WHERE budget_id = ? AND since_micros = ?", (budget.id, since_micros)
     )
-    used = 0
-    if known.fetchone() is None:
-        keys: list[str | None] = [None]
-        if budget.key_id:
-            keys = [key_id for (key_id,) in conn.execute(_FORMER, (budget.key_id,))]
-        for key_id in keys:
-            used += _used_before(conn, budget, key_id, since_micros, until_micros)
+    used = 0 if known.fetchone() is not None else used_in(conn, budget, since_micros, until_micros)
     row = conn.execute(_ADD, (budget.id, since_micros, min(used, MAX_INTEGER))).fetchall()[0]
     return Use(budget, since_micros, *row)
+
+
+def used_in(conn: Connection, budget: Budget, since_micros: int, until_micros: int) -> int:
+    """What the requests say that ended from `since_micros` until before `until_micros`, whatever was counted."""
+    keys: list[str | None] = [None]
+    if budget.key_id:
+        keys = [key_id for (key_id,) in conn.execute(_FORMER, (budget.key_id,))]
+    return sum(_used_before(conn, budget, key_id, since_micros, until_micros) for key_id in keys)
 
 
 def mark_warned(conn: Connection, use: Use, level: int) -> None:

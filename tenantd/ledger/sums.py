@@ -13,6 +13,7 @@ from typing import Any, Final
 from tenantd.ledger.buckets import bucket_of, percentile
 from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge
 from tenantd.ledger.rollups import COUNTS, DURATION, FIRST_TOKEN, SUMS, hour_of
+from tenantd.ledger.rows_kept import missing_hours, need_rows
 from tenantd.periods import HOUR_MICROS
 
 EXACT_MICROS: Final = HOUR_MICROS
@@ -29,11 +30,11 @@ _COUNTED: Final = {
     "measured": "count(duration_micros)",
     "started": "count(first_token_micros)",
 }
-_FROM_ROWS: Final = ", ".join(
+FROM_ROWS: Final = ", ".join(
     [*(f"{_COUNTED[name]} AS {name}" for name in COUNTS), *(f"coalesce(sum({name}), 0) AS {name}" for name in SUMS)]
 )
 _HOUR: Final = f"ended_micros - ended_micros % {HOUR_MICROS}"
-_ROW_KEYS: Final = {"key_id": "coalesce(key_id, '')", "hour_micros": _HOUR}
+ROW_KEYS: Final = {"key_id": "coalesce(key_id, '')", "hour_micros": _HOUR}
 """How rows say what hours have in a column of this name; the others have the same name."""
 
 Key = tuple[Any, ...]
@@ -52,7 +53,8 @@ def sums(
     """The sums of COUNTS and SUMS over the requests that ended from `since_micros` until before `until_micros`.
 
     Grouped by these of `rollups.KEYS`, in this order. `tenant_id` and `key_id` select; `billed` leaves out those that
-    appear on no invoice. Raises AmountTooLarge.
+    appear on no invoice. Raises AmountTooLarge, and InvalidRequest if the period begins or ends within an hour whose
+    rows were pruned.
     """
     where, values = _selected(tenant_id, key_id, billed=billed)
     found: dict[Key, dict[str, int]] = {}
@@ -62,10 +64,11 @@ def sums(
         query = f"""SELECT {keys}, {_FROM_HOURS} FROM hours
             WHERE hour_micros >= :since AND hour_micros < :until {where} GROUP BY {keys}"""
         _add(conn, query, {**values, "since": first, "until": last}, len(by), found)
-    keys = ", ".join(_ROW_KEYS.get(name, name) for name in by) or "1"
+    keys = ", ".join(ROW_KEYS.get(name, name) for name in by) or "1"
     for since, until in edges(since_micros, until_micros):
-        query = f"""SELECT {keys}, {_FROM_ROWS} FROM requests
-            WHERE ended_micros >= :since AND ended_micros < :until {where.replace("key_id", _ROW_KEYS["key_id"])}
+        need_rows(conn, since, until)
+        query = f"""SELECT {keys}, {FROM_ROWS} FROM requests
+            WHERE ended_micros >= :since AND ended_micros < :until {where.replace("key_id", ROW_KEYS["key_id"])}
             GROUP BY {keys}"""
         _add(conn, query, {**values, "since": since, "until": until}, len(by), found)
     return found
@@ -74,11 +77,13 @@ def sums(
 class Percentiles:
     """Durations and times to the first token over a period, by tenant or over all.
 
-    Exact if the period is an hour or less, else within buckets.RELATIVE_ERROR.
+    Exact if the period is an hour or less and not pruned, else within buckets.RELATIVE_ERROR.
     """
 
     def __init__(self, conn: Connection, since_micros: int, until_micros: int, *, tenant_id: int | None = None) -> None:
-        self.is_exact = until_micros - since_micros <= EXACT_MICROS
+        self.is_exact = until_micros - since_micros <= EXACT_MICROS and not any(
+            True for _ in missing_hours(conn, since_micros, until_micros)
+        )
         self._values: dict[tuple[int, str], list[int]] = {}
         self._counts: dict[tuple[int, str], Counter[int]] = {}
         where, values = _selected(tenant_id, None, billed=False)
@@ -90,6 +95,7 @@ class Percentiles:
             for number, metric, bucket, requests in conn.execute(query, {**values, "since": first, "until": last}):
                 self._counts.setdefault((number, metric), Counter())[bucket] += requests
         for since, until in periods:
+            need_rows(conn, since, until)
             query = f"""SELECT tenant_id, duration_micros, first_token_micros FROM requests
                 WHERE ended_micros >= :since AND ended_micros < :until {where}"""
             for number, duration, first_token in conn.execute(query, {**values, "since": since, "until": until}):

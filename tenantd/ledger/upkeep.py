@@ -17,6 +17,7 @@ from typing import Final
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.database import connect_writer, explain, truncate_log
 from tenantd.ledger.files import Files, LogMissing
+from tenantd.ledger.long_reads import is_read_at_length
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +79,11 @@ class Upkeep:
         if not self._has_log:
             return True
         failure = "it is being read"
-        waits = self.files.log_bytes >= WAITED_FOR_BYTES and time.monotonic() >= self._waits_from_s
+        waits = (
+            self.files.log_bytes >= WAITED_FOR_BYTES
+            and time.monotonic() >= self._waits_from_s
+            and not is_read_at_length(self.files.path)
+        )
         try:
             if truncate_log(conn, PATIENCE_S if waits else 0.0, self._busy_timeout_ms):
                 self._has_log, self._failure = False, ""

@@ -88,7 +88,8 @@ def test_the_table_itself_refuses_what_must_not_be(tmp_path: Path) -> None:
         "UPDATE requests SET prompt_tokens = -1 WHERE id = 'r1'",
         "UPDATE requests SET prompt_tokens = 1.5 WHERE id = 'r1'",
         "UPDATE requests SET input_nanos = 5 WHERE id = 'r1'",
-        "INSERT INTO prices VALUES (9, 'USD', -1, 0, 0, 0)",
+        """INSERT INTO prices (id, currency, input_nanos_per_million, output_nanos_per_million, engine_hour_nanos,
+        effective_micros) VALUES (9, 'USD', -1, 0, 0, 0)""",
     ]
 
     async def main() -> None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import json as json_lines
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
@@ -16,7 +15,9 @@ import typer
 
 from tenantctl.audit_lines import COLUMNS, LabelOf, line, rows
 from tenantctl.audit_reading import KeyLabels, entries_after, following, newest_entries, time_range, wanted
-from tenantctl.client import configured_state_dir, url
+from tenantctl.client import url
+from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress
+from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
 from tenantctl.prompt_input import text_or_file
 from tenantctl.render import message, print_fields, print_json, print_table
@@ -32,7 +33,6 @@ app = typer.Typer(name="audit", help="Read and check the audit trail: who did wh
 USUALLY_SHOWN: Final = 50
 MOST_SHOWN: Final = 100_000
 SIGINT_EXIT: Final = 128 + 2
-LEDGER_NAME: Final = "ledger.db"
 REPORT_TIMEOUT_S: Final = 3600.0
 Event = Annotated[
     str | None, typer.Option(metavar="EVENT", help="Only these, such as entered, response, refused or administered.")
@@ -45,9 +45,6 @@ RequiredTenant = Annotated[
 ]
 RemovedId = Annotated[
     int | None, typer.Option("--id", metavar="N", min=1, help="A removed tenant of this name, by its id.")
-]
-StateDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
 ]
 
 
@@ -219,14 +216,14 @@ def verify(
     from tenantd.ledger.anchored import Anchors
     from tenantd.ledger.verify import verify_file
 
-    path = _state_dir(ctx, state_dir) / LEDGER_NAME
+    path = folder_of(ctx, state_dir) / LEDGER_NAME
     if not path.exists():
         raise ConfigError(
             f"{path}: no such file; tenantd has not run with this state folder yet, or pass --state-dir DIR"
         )
     anchors = None if anchor is None else Anchors.read(anchor)
-    with _progress() as on_progress:
-        verdict = verify_file(path, anchors, on_progress)
+    with progress("verifying") as on_progress:
+        verdict = verify_file(path, anchors, lambda done, of: on_progress("", done, of))
     if json:
         print_json({"ledger": str(path), **msgspec.to_builtins(verdict)})
     else:
@@ -256,29 +253,6 @@ def _print_verdict(path: Path, verdict: Verdict, anchor: Path | None) -> None:
     print_fields(fields)
     for note in verdict.notes:
         message(f"note: {note}")
-
-
-@contextmanager
-def _progress() -> Iterator[Callable[[int, int], None]]:
-    """Updates one line on a terminal."""
-    if not sys.stderr.isatty():
-        yield lambda done, of: None
-        return
-    from rich.console import Console
-
-    with Console(stderr=True).status("verifying") as shown:
-        yield lambda done, of: shown.update(f"verifying: {done} of {of} entries")
-
-
-def _state_dir(ctx: typer.Context, given: Path | None) -> Path:
-    """The folder of the ledger: as given, as the running daemon says, or as configured."""
-    if given is not None:
-        return given
-    try:
-        with connect(ctx) as client:
-            return Path(client.get(url("status"))["state_dir"])
-    except TenantdError:  # it does not run, or not for this user
-        return configured_state_dir()
 
 
 # ---- export and prune ---------------------------------------------------------------------------------------------

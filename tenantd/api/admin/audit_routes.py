@@ -43,6 +43,7 @@ EVENTS: Final = frozenset(
         audit.PRUNED,
         audit.DAMAGED,
         audit.RENEWED,
+        audit.RESTORED,
         audit.INTERRUPTED,
         audit.SETTLED_LATE,
         audit.UNDESCRIBED,

@@ -23,6 +23,7 @@ from tenantd.api.admin.audit_routes import AuditTrail
 from tenantd.api.admin.examination import examination_operations
 from tenantd.api.admin.figure_routes import FigureRoutes
 from tenantd.api.admin.invoice_routes import invoice_operations
+from tenantd.api.admin.ledger_routes import ledger_operations
 from tenantd.api.admin.parameters import whole_number
 from tenantd.api.admin.price_routes import PriceRoutes
 from tenantd.api.body import B, parse, read_body
@@ -89,6 +90,7 @@ class Admin:
             *invoice_operations(self._service, self._parse, self._month),
             *self._prices.operations(),
             *self._audit_trail.operations(),
+            *ledger_operations(self._service, self._parse),
             *examination_operations(self._service),
             Operation("GET", "/metrics", self.metrics, str, media_type="text/plain"),
         ]

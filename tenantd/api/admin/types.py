@@ -176,6 +176,12 @@ class AuditPruning(Body):
     before_micros: int = Field(ge=0, le=2**60)
 
 
+class RequestPruning(Body):
+    """POST /admin/v1/ledger/prune. `before`: a month, such as "2026-09"."""
+
+    before: str = Field(max_length=16)
+
+
 class AuditMatch(Body):
     """POST /admin/v1/audit/match. Either prompts or responses, up to four ways in which the text may be written. With
     `id`, a removed tenant of this name. Times are microseconds since 1970."""

@@ -1,0 +1,226 @@
+"""`tenantctl ledger`: check, back up, restore and prune the ledger."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Final
+
+import typer
+
+from tenantctl.client import configured_anchor, url
+from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress, state_dir
+from tenantctl.options import Json, connect, examples
+from tenantctl.render import message, print_fields, print_json
+from tenantctl.units import moment
+from tenantd.errors import AlreadyRunning, ConfigError, TenantdError
+
+if TYPE_CHECKING:
+    from tenantd.ledger.restoring import Comparison, Content
+
+app = typer.Typer(name="ledger", help="Check, back up, restore and prune the ledger.", no_args_is_help=True)
+
+BUSY_TIMEOUT_MS: Final = 1000
+PRUNE_TIMEOUT_S: Final = 24 * 3600.0
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
+
+
+@app.command(epilog=examples("tenantctl ledger check", "tenantctl ledger check --state-dir /mnt/backup/tenantd --json"))
+def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) -> None:
+    """Check everything that must hold in the ledger, and say what to do about each breach.
+
+    Damage, references, states, prices and amounts of all requests, sums of hours against rows, invoices, budgets, and
+    the audit trail. Reads the file, also while the daemon runs, and delays nobody. Exits with 1 if something is wrong.
+    """
+    import msgspec
+
+    from tenantd.ledger.inspection import inspect_file
+
+    path = _folder(ctx, state_dir) / LEDGER_NAME
+    with progress("checking") as on_progress:
+        found = inspect_file(path, on_progress)
+    if json:
+        print_json({"ledger": str(path), **msgspec.to_builtins(found)})
+    else:
+        broken = {breach.check.value for breach in found.breaches}
+        counts = {
+            name: f"{count}, breaches found" if name in broken else count for name, count in found.checked.items()
+        }
+        print_fields({"ledger": path, "result": "breaches found" if broken else "all holds", **counts})
+        for breach in found.breaches:
+            message(f"{breach.check.value}: {breach.what}; {breach.todo}")
+        if found.more:
+            message(f"and {found.more} more")
+    if found.breaches:
+        raise typer.Exit(1)
+
+
+@app.command(
+    epilog=examples("tenantctl ledger backup /mnt/backup/tenantd-2026-11-29.db", "tenantctl ledger backup /mnt/backup")
+)
+def backup(
+    ctx: typer.Context,
+    target: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="New file, or a folder for it.")],
+    state_dir: StateDir = None,
+    json: Json = False,
+) -> None:
+    """Copy the ledger, also while the daemon runs.
+
+    The copy is one consistent state, readable only by you, and checked for damage. An existing file is never
+    overwritten. Keep it on another disk.
+    """
+    import msgspec
+
+    from tenantd.ledger.copies import back_up
+    from tenantd.ledger.restoring import content_of_file
+
+    ledger = _folder(ctx, state_dir) / LEDGER_NAME
+    if target.is_dir():
+        target = target / time.strftime("ledger-%Y%m%d-%H%M%S.db")
+    with progress("copying") as on_progress:
+        back_up(ledger, target, BUSY_TIMEOUT_MS, lambda done, of: on_progress("", done, of))
+    found = content_of_file(target)
+    if json:
+        print_json({"backup": str(target), "bytes": target.stat().st_size, **msgspec.to_builtins(found)})
+        return
+    print_fields({"backup": target, "size": f"{target.stat().st_size / 1e6:.1f} MB", **_described(found)})
+
+
+def _described(content: Content) -> dict[str, object]:
+    newest = f", the newest of {moment(content.newest_micros)}" if content.newest_micros else ""
+    return {
+        "schema": content.schema,
+        "requests": f"{content.requests}{newest}",
+        "invoices": content.invoice,
+        "audit": f"up to entry {content.entry} {content.hash}" if content.entry else "nothing",
+    }
+
+
+@app.command(
+    epilog=examples(
+        "tenantctl ledger restore /mnt/backup/tenantd-2026-11-29.db",
+        "tenantctl ledger restore ~/.local/state/tenantd/ledger.db.schema7.bak --yes",
+    )
+)
+def restore(
+    ctx: typer.Context,
+    backup: Annotated[Path, typer.Argument(metavar="FILE", help="A backup of the ledger.")],
+    anchor: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Heads kept elsewhere, to see what is lost. Default: security.anchor."),
+    ] = None,
+    state_dir: StateDir = None,
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Put a backup in the place of the ledger. Stop the daemon first.
+
+    Says before what is lost: requests, invoices and entries of the audit trail that the backup lacks. The present
+    ledger is kept beside it.
+    """
+    import msgspec
+
+    from tenantd.api.listener import FileLock
+    from tenantd.clock import now_micros
+    from tenantd.ledger.anchored import Anchors
+    from tenantd.ledger.restoring import compare
+    from tenantd.ledger.restoring import restore as put_back
+
+    folder = _folder(ctx, state_dir)
+    if not folder.is_dir():
+        raise ConfigError(f"{folder}: no such folder; create it with: mkdir -m 700 -p {folder}")
+    ledger = folder / LEDGER_NAME
+    try:
+        lock = FileLock(folder / "daemon.lock", owned=f"state folder {folder}")
+    except AlreadyRunning as e:
+        raise AlreadyRunning(f"{e.message}; stop it first (tenantctl status shows its pid)") from None
+    try:
+        kept_elsewhere = anchor if anchor is not None else configured_anchor()
+        anchors = None if kept_elsewhere is None else Anchors.read(kept_elsewhere)
+        compared = compare(backup, ledger, anchors)
+        for line in _losses(compared):
+            message(line)
+        if not yes:
+            _confirm(ledger)
+        with progress("restoring") as on_progress:
+            kept = put_back(backup, ledger, compared, now_micros(), lambda done, of: on_progress("", done, of))
+    finally:
+        lock.release()
+    if json:
+        print_json({"ledger": str(ledger), "kept": kept and str(kept), **msgspec.to_builtins(compared)})
+        return
+    print_fields({"restored": ledger, "kept": kept or "nothing: there was no ledger", **_described(compared.backup)})
+
+
+def _confirm(ledger: Path) -> None:
+    if not sys.stdin.isatty():
+        raise typer.BadParameter("not a terminal; pass --yes to confirm")
+    if not typer.confirm(f"Replace {ledger}?", err=True):
+        raise TenantdError("nothing was restored")
+
+
+def _losses(compared: Comparison) -> list[str]:
+    """What is lost, in words."""
+    lines = []
+    if compared.trouble:
+        lines.append(f"the present ledger cannot be read, so what is lost is not known: {compared.trouble}")
+    if compared.is_other:
+        lines.append("this is not a backup of the present ledger: their audit trails differ")
+    if compared.lost_requests:
+        since = f", created after {moment(compared.backup.newest_micros)}" if compared.backup.newest_micros else ""
+        lines.append(f"the backup is older: {compared.lost_requests} requests are lost{since}, and are on no bill")
+    if compared.lost_invoices:
+        numbers = ", ".join(map(str, compared.lost_invoices[:20]))
+        lines.append(f"finalised invoices are lost, and their numbers will be given again: {numbers}")
+    if compared.lost_entries:
+        lines.append(
+            f"the audit trail of the backup ends at entry {compared.backup.entry}: {compared.lost_entries} later "
+            "entries are lost"
+        )
+    return lines
+
+
+@app.command(epilog=examples("tenantctl ledger prune --before 2026-09", "tenantctl ledger prune --before last --yes"))
+def prune(
+    ctx: typer.Context,
+    before: Annotated[
+        str,
+        typer.Option(
+            "--before", metavar="TIME", help="Delete requests that ended before this month (YYYY-MM or last)."
+        ),
+    ],
+    yes: Yes = False,
+    json: Json = False,
+) -> None:
+    """Delete the rows of requests of months that are over.
+
+    Sums of hours, finalised invoices and the audit trail stay, so usage, statistics and invoices remain. Requests
+    themselves can no longer be listed, and reports can begin or end in that time only at full hours.
+    """
+    if not yes:
+        if not sys.stdin.isatty():
+            raise typer.BadParameter("not a terminal; pass --yes to confirm")
+        if not typer.confirm(f"Delete all requests that ended before {before}?", err=True):
+            raise TenantdError("nothing was pruned")
+    with connect(ctx) as client, client.another(PRUNE_TIMEOUT_S) as patient:
+        answer = patient.post(url("ledger", "prune"), {"before": before})
+    if json:
+        print_json(answer)
+        return
+    if not answer["requests"]:
+        message(f"nothing was pruned: no request ended before {answer['before']}")
+        return
+    print_fields(
+        {
+            "pruned": f"{answer['requests']} requests that ended before {answer['before']}",
+            "kept": f"sums of hours, invoices, audit trail, and {answer['kept']} requests",
+            "freed": f"{answer['freed_bytes'] / 1e6:.1f} MB within the file, for new requests",
+        }
+    )
+    if answer["unfinalised"]:
+        message(f"without finalised invoices for that time: {', '.join(answer['unfinalised'])}")
+
+
+def _folder(ctx: typer.Context, given: Path | None) -> Path:
+    return state_dir(ctx, given)

@@ -1,0 +1,201 @@
+"""Puts a backup in the place of the ledger, while the daemon is stopped, and tells before what is lost by that.
+
+What a backup lacks is known from the present ledger, and from the head of the audit trail that was kept elsewhere
+(`security.anchor`) even if that ledger is gone. The present ledger is kept beside the restored one.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import Final
+
+import msgspec
+
+from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
+from tenantd.ledger.anchored import Anchors
+from tenantd.ledger.audit import RESTORED, Entry, append, read_head
+from tenantd.ledger.copies import Progress, begin_snapshot, copy, damage_of, ledger_bytes, need_room, no_progress, sync
+from tenantd.ledger.copies import open_copy as open_ledger
+from tenantd.ledger.database import connect_writer, explain, is_damage, truncate_log
+from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.migrations import APPLICATION_ID, VERSION
+
+BUSY_TIMEOUT_MS: Final = 1000
+FIRST_AUDITED: Final = 7
+_TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
+_HASH: Final = "SELECT hash FROM audit WHERE number = ?"
+
+
+class Content(msgspec.Struct, frozen=True, kw_only=True):
+    """What a ledger holds: numbers of the newest request, invoice and entry of the audit trail, 0 without.
+
+    `requests` counts them, without those that were pruned. `newest_micros` is when the newest was created.
+    """
+
+    schema: int
+    requests: int
+    request: int
+    newest_micros: int
+    invoice: int
+    entry: int
+    hash: str
+
+
+class Comparison(msgspec.Struct, frozen=True, kw_only=True):
+    """A backup next to the present ledger, None if that is missing, or cannot be read because of `trouble`.
+
+    What only the present one has would be lost. `is_other`: the backup is of another ledger, or one of the two trails
+    was rewritten. `anchored` is the newest entry that was anchored.
+    """
+
+    backup: Content
+    present: Content | None
+    trouble: str = ""
+    is_other: bool = False
+    anchored: int = 0
+    lost_requests: int = 0
+    lost_invoices: list[int] = []
+    lost_entries: int = 0
+
+
+def compare(backup: Path, ledger: Path, anchors: Anchors | None = None) -> Comparison:
+    """Raises ConfigError if the backup is not a ledger that this version can use, LedgerDamaged, LedgerUnavailable
+    if it cannot be read."""
+    found = content_of_file(backup)
+    if damage := damage_of(backup):
+        raise LedgerDamaged(f"this backup cannot be used: {damage}")
+    anchored = 0 if anchors is None else max(anchors.heads, default=0)
+    if not ledger.exists():
+        return Comparison(backup=found, present=None, anchored=anchored, lost_entries=max(0, anchored - found.entry))
+    try:
+        with closing(open_ledger(ledger, BUSY_TIMEOUT_MS)) as conn:
+            begin_snapshot(conn)
+            return _compared(conn, content_of(conn, ledger), found, anchored)
+    except (sqlite3.Error, ConfigError) as e:
+        trouble = e.message if isinstance(e, ConfigError) else explain(e, ledger)
+        lost = max(0, anchored - found.entry)
+        return Comparison(backup=found, present=None, trouble=trouble, anchored=anchored, lost_entries=lost)
+
+
+def content_of_file(path: Path) -> Content:
+    """What a ledger holds that nobody writes. Raises ConfigError, LedgerUnavailable, LedgerDamaged."""
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file")
+    try:
+        with closing(open_ledger(path, BUSY_TIMEOUT_MS)) as conn:
+            begin_snapshot(conn)
+            return content_of(conn, path)
+    except sqlite3.Error as e:
+        if is_damage(e):
+            raise LedgerDamaged(f"this backup cannot be used: {explain(e, path)}") from e
+        raise LedgerUnavailable(f"cannot read the backup: {explain(e, path)}") from e
+
+
+def content_of(conn: sqlite3.Connection, path: Path) -> Content:
+    """Raises ConfigError if it is not a ledger that this version can use."""
+    (application,) = conn.execute("PRAGMA application_id").fetchone()
+    (version,) = conn.execute("PRAGMA user_version").fetchone()
+    if application != APPLICATION_ID:
+        raise ConfigError(f"{path} is not a ledger of tenantd")
+    if not 0 < version <= VERSION:
+        raise ConfigError(f"{path} has schema {version}, and this version knows {VERSION}: install a newer tenantd")
+    tables = {name for (name,) in conn.execute(_TABLES)}
+    requests, request, newest_micros = conn.execute(
+        "SELECT count(*), coalesce(max(number), 0), coalesce(max(created_micros), 0) FROM requests"
+    ).fetchone()
+    invoice = conn.execute("SELECT max(number) FROM invoices").fetchone()[0] if "invoices" in tables else None
+    head = read_head(conn) if "audit_head" in tables else None
+    return Content(
+        schema=version,
+        requests=requests,
+        request=request,
+        newest_micros=newest_micros,
+        invoice=invoice or 0,
+        entry=0 if head is None else head.number,
+        hash="" if head is None else head.hash.hex(),
+    )
+
+
+def _compared(conn: sqlite3.Connection, present: Content, backup: Content, anchored: int) -> Comparison:
+    """`conn` is to the present ledger."""
+    (requests,) = conn.execute("SELECT count(*) FROM requests WHERE number > ?", (backup.request,)).fetchone()
+    is_other = False
+    if backup.entry and 0 < backup.entry <= present.entry:
+        row = conn.execute(_HASH, (backup.entry,)).fetchone()
+        is_other = row is not None and row[0].hex() != backup.hash
+    return Comparison(
+        backup=backup,
+        present=present,
+        is_other=is_other,
+        anchored=anchored,
+        lost_requests=requests,
+        lost_invoices=list(range(backup.invoice + 1, present.invoice + 1)),
+        lost_entries=max(0, max(present.entry, anchored) - backup.entry),
+    )
+
+
+def restore(
+    backup: Path, ledger: Path, compared: Comparison, now_micros: int, on_progress: Progress = no_progress
+) -> Path | None:
+    """Put a copy of the backup in the place of the ledger. Returns where the present ledger is kept, None without one.
+
+    The caller holds the lock of the state folder. At every moment there is a complete ledger. An entry of the audit
+    trail tells of it, if the backup has one. Raises ConfigError, LedgerUnavailable.
+    """
+    need_room(ledger.parent, ledger_bytes(backup), f"a copy of {backup}")
+    ready = ledger.with_name(ledger.name + ".restored")
+    try:
+        with closing(open_ledger(backup, BUSY_TIMEOUT_MS)) as conn:
+            begin_snapshot(conn)
+            copy(conn, ready, on_progress, replaces=True)
+        if compared.backup.schema >= FIRST_AUDITED:
+            _record(ready, compared, now_micros)
+        kept = _keep_aside(ledger) if ledger.exists() else None
+        for suffix in (LOG_SUFFIX, "-shm"):  # of the present ledger, and kept with it, or else of none
+            ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+        os.replace(ready, ledger)
+        sync(ledger.parent)
+    except sqlite3.Error as e:
+        raise LedgerUnavailable(f"cannot restore the ledger: {explain(e, ledger)}") from e
+    except OSError as e:
+        raise ConfigError(f"cannot restore the ledger: {e.filename}: {e.strerror}") from e
+    return kept
+
+
+def _record(ready: Path, compared: Comparison, now_micros: int) -> None:
+    """Tell in the restored trail that it was restored, and from which one. Raises sqlite3.Error."""
+    present = compared.present
+    detail = {
+        "backup_entry": compared.backup.entry,
+        "by": {"uid": os.getuid(), "pid": os.getpid(), "key_id": None},
+        "lost_invoices": compared.lost_invoices,
+        "lost_requests": compared.lost_requests,
+        "replaced_entry": None if present is None else present.entry,
+        "replaced_hash": None if present is None else present.hash,
+    }
+    with closing(connect_writer(ready, BUSY_TIMEOUT_MS)) as conn:
+        conn.execute("BEGIN IMMEDIATE")
+        append(conn, [Entry(at_micros=now_micros, event=RESTORED, detail=detail)])
+        conn.execute("COMMIT")
+        truncate_log(conn, 0, BUSY_TIMEOUT_MS)
+    sync(ready)
+
+
+def _keep_aside(ledger: Path) -> Path:
+    """Give the present ledger a second name, with its log if that cannot be emptied. Raises OSError."""
+    kept = ledger.with_name(time.strftime(f"{ledger.name}.replaced-%Y%m%d-%H%M%S"))
+    try:
+        with closing(connect_writer(ledger, BUSY_TIMEOUT_MS)) as conn:
+            truncate_log(conn, 0, BUSY_TIMEOUT_MS)
+    except (sqlite3.Error, LedgerUnavailable, ConfigError):  # it is damaged; then the log is kept as it is
+        pass
+    os.link(ledger, kept)
+    log_path = ledger.with_name(ledger.name + LOG_SUFFIX)
+    if log_path.exists() and log_path.stat().st_size:
+        os.link(log_path, kept.with_name(kept.name + LOG_SUFFIX))
+    sync(ledger.parent)
+    return kept
