@@ -138,10 +138,12 @@ class Allowances:
 
     def _end_overdrawn(self) -> None:
         """Take back what requests hold beyond budgets, and end them where that is not enough. The newest go first."""
+        if not (overdrawn := self._budgets.overdrawn()):
+            return
         live = self._replica.live.by_number
         numbers = {hold: number for number, hold in self._holds.items() if number in live}
         taken: list[LiveStream] = []
-        for account in self._budgets.overdrawn():
+        for account in overdrawn:
             drawing = [live[numbers[hold]] for hold in reversed(account.holds) if hold in numbers]
             taken += self._take_back(account, drawing)
             if account.is_overdrawn:

@@ -8,7 +8,7 @@ from zoneinfo import ZoneInfo
 
 from tenantd.domain import BudgetUnit
 from tenantd.ledger.spending import Budget, Use
-from tenantd.periods import bounds
+from tenantd.periods import Bounds, bounds
 
 CLOSING_MICROS: Final = 2_000_000
 """How long before a period ends what could not go on in the next one is ended."""
@@ -86,6 +86,11 @@ class Account:
         self._is_closing = False  # the period is about to end
         self.holds: dict[Hold, None] = {}  # the newest last
         self._later: dict[int, Use] = {}  # by when they begin: what rows with an end yet to come have used
+
+    @property
+    def bounds(self) -> Bounds:
+        """Of its period."""
+        return Bounds(self.since_micros, self.until_micros)
 
     @property
     def rest(self) -> int:

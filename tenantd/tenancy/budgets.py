@@ -21,8 +21,8 @@ from tenantd.domain import BudgetUnit
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.records import PriceList
-from tenantd.ledger.spending import Budget, Use, all_budgets, heirs, uses_from
-from tenantd.periods import UTC_ZONE
+from tenantd.ledger.spending import Budget, Use, all_budgets, begin_use, heirs, uses_from
+from tenantd.periods import UTC_ZONE, bounds
 from tenantd.tenancy.budget_accounts import NEVER, Account, BudgetState, Draw, Hold, Shortage
 from tenantd.tenancy.price_book import PriceBook, Rates
 
@@ -59,32 +59,41 @@ class Budgets:
     # ---- what the ledger holds -----------------------------------------------------------------------------------
 
     async def reload(self, ledger: Ledger) -> None:
-        """Read budgets, uses and prices. Raises LedgerUnavailable or QueueFull; then nothing changes."""
+        """Read budgets, uses and prices. Raises LedgerUnavailable or QueueFull; then little changes."""
         self._loads_begun += 1
         load = self._loads_begun
         read = functools.partial(_read, since_micros=self._now_micros() - LONGEST_PERIOD_MICROS)
         snapshot = await ledger.read(read, Lane.DIRECTORY)
         if load > self._load_shown:
             self._load_shown = load
-            self.load(snapshot)
+            if new := self.load(snapshot):
+                now_micros, timezone = self._now_micros(), self._timezone()
+                self.note(
+                    await ledger.write(lambda conn: [begin_use(conn, each, now_micros, timezone) for each in new])
+                )
 
-    def load(self, snapshot: Snapshot) -> None:
-        """Take over a snapshot. Requests keep what they hold, also of budgets that are new."""
-        now_micros, timezone = self._now_micros(), self._timezone()
+    def load(self, snapshot: Snapshot) -> list[Budget]:
+        """Take over a snapshot. Requests keep what they hold, also of budgets that are new.
+
+        Returns those of which the ledger has counted nothing in their current period. It may only have begun, but after
+        a change of the time zone another has.
+        """
         known = {account.budget.id: account for account in self._all()}
         holds = dict.fromkeys(hold for account in known.values() for hold in account.holds)
         self._prices, self._heirs = PriceBook(snapshot.prices), snapshot.heirs
         self._accounts = {}
         for budget in snapshot.budgets:
             account = known.get(budget.id) or Account(budget)
-            if account.budget.period is not budget.period:
+            if bounds(account.budget.period, account.since_micros, self._timezone()) != account.bounds:
                 account = Account(budget)
             account.budget = budget
-            account.pass_time(now_micros, timezone)
+            account.pass_time(self._now_micros(), self._timezone())
             self._accounts.setdefault(budget.tenant_id, []).append(account)
         self.note(snapshot.uses)
         for hold in holds:
             self._attach(hold)
+        counted = {(use.budget.id, use.since_micros) for use in snapshot.uses}
+        return [each.budget for each in self._all() if (each.budget.id, each.since_micros) not in counted]
 
     def used_up(self, budget_id: int) -> Use | None:
         """Note that requests are refused because a budget is used up. Returns what to announce: the last level, once.

@@ -113,6 +113,21 @@ def test_a_whole_answer_says_so_too_and_a_finished_one_does_not(tmp_path: Path) 
         assert daemon.stop() == 0
 
 
+def test_what_running_requests_hold_is_waited_for_and_used_when_they_give_it_back(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"fake_step_micros": 20_000}) as daemon:
+        daemon.add_tenant("acme")
+        set_budget(daemon, "tokens", 100)
+        running = daemon.stream("acme", PROMPT, max_tokens=79, ignore_eos=True).begun(60)
+        busy = daemon.complete("acme", PROMPT, max_tokens=1)
+        assert (busy.status_code, busy.json()["error"]["code"]) == (429, BUSY)
+        assert int(busy.headers["retry-after"]) >= 1 and "x-should-retry" not in busy.headers
+        assert daemon.post(f"/admin/v1/requests/{running.request_id}/cancel").status_code == 200
+        running.join()
+        [(used, _)] = uses(daemon)
+        assert daemon.complete("acme", "x", max_tokens=1).status_code == (200 if used <= 97 else 429)
+        assert daemon.stop() == 0
+
+
 def test_choices_hold_their_prompt_once(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         daemon.add_tenant("acme")

@@ -50,6 +50,7 @@ class BudgetWorld:
 
     now_micros: int = START_MICROS
     running: list[Running] = field(default_factory=list)
+    timezone: ZoneInfo = BERLIN
 
     def __post_init__(self) -> None:
         self.conn = memory_ledger()
@@ -62,7 +63,7 @@ class BudgetWorld:
         self.budgets = self._daemon()
 
     def _daemon(self) -> Budgets:
-        budgets = Budgets(lambda: BERLIN, lambda: self.now_micros)
+        budgets = Budgets(lambda: self.timezone, lambda: self.now_micros)
         budgets.load(_read(self.conn, since_micros=0))
         return budgets
 
@@ -123,7 +124,7 @@ class BudgetWorld:
         )
         cost = cost_of(usage, prices_at(self.conn, self.now_micros, TENANT))
         uses: list[Use] = []
-        spend(self.conn, Customer(TENANT, one.key_id, False), usage, cost, 0, self.now_micros, BERLIN, uses)
+        spend(self.conn, Customer(TENANT, one.key_id, False), usage, cost, 0, self.now_micros, self.timezone, uses)
         return uses
 
     def wait(self, micros: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given, settings
@@ -12,7 +13,7 @@ from tenantd.domain import BudgetUnit
 from tenantd.ledger.records import PriceList
 from tenantd.periods import Period
 from tenantd.tenancy.budget_accounts import Draw
-from tenantd.tenancy.budgets import BLOCK_TOKENS
+from tenantd.tenancy.budgets import BLOCK_TOKENS, _read
 from tenantd.tenancy.price_book import PriceBook
 from tests.tenancy.budget_world import DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
 
@@ -182,3 +183,17 @@ def test_the_most_output_for_an_amount_is_exact(nanos: int, prompt_tokens: int, 
         assert (
             rates.nanos(prompt_tokens, int(most), micros) <= nanos < rates.nanos(prompt_tokens, int(most) + 1, micros)
         )
+
+
+def test_in_another_time_zone_another_period_has_begun_and_what_was_used_in_it_is_counted() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    assert world.start(10, 5)
+    before = world.budgets.states()[0]
+    world.timezone = ZoneInfo("Pacific/Auckland")
+    [budget] = world.budgets.load(_read(world.conn, since_micros=0))
+    [state] = world.budgets.states()
+    assert budget == state.budget and state.since_micros != before.since_micros
+    assert (state.used, state.reserved) == (0, before.reserved)
+    world.settle(world.running[0])
+    world.budgets.idle_check()
