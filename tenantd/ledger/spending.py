@@ -155,7 +155,7 @@ def uses_from(conn: Connection, since_micros: int) -> list[Use]:
         "SELECT budget_id, since_micros, used, topped_up, warned FROM budget_uses WHERE since_micros >= ?",
         (since_micros,),
     ).fetchall()
-    return [Use(budgets[number], *rest) for number, *rest in rows]
+    return [Use(budgets[number], *rest) for number, *rest in rows if number in budgets]
 
 
 def heirs(conn: Connection) -> dict[str, list[str]]:

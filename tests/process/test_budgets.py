@@ -209,6 +209,7 @@ def test_a_budget_that_is_lowered_ends_what_runs_on_it_at_once_and_one_removed_l
         assert ended.join().finish_reason == "length" and ended.tokens < 3_000
         other = daemon.stream("globex", PROMPT, max_tokens=300, ignore_eos=True).begun()
         conn = ledger(daemon)
+        conn.execute("PRAGMA foreign_keys = ON")
         conn.execute("DELETE FROM budgets WHERE tenant_id = 2")
         conn.close()
         os.kill(daemon.running.pid, signal.SIGHUP)

@@ -197,3 +197,16 @@ def test_in_another_time_zone_another_period_has_begun_and_what_was_used_in_it_i
     assert (state.used, state.reserved) == (0, before.reserved)
     world.settle(world.running[0])
     world.budgets.idle_check()
+
+
+def test_when_a_budget_is_removed_requests_may_generate_all_they_want() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    assert world.start(10, 500)
+    [one] = world.running
+    world.conn.execute("DELETE FROM budgets")
+    world.reload()
+    assert one.hold is not None and not one.hold.accounts
+    assert world.budgets.extend(one.hold, 1, 0) and one.allowed == 500
+    world.settle(one)
+    world.budgets.idle_check()
