@@ -12,14 +12,13 @@ import io
 import json
 from collections.abc import Collection, Iterator, Mapping
 from datetime import timedelta
-from fractions import Fraction
 from itertools import pairwise
 from sqlite3 import Connection
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from tenantd.config import NANOS
-from tenantd.ledger.invoice_lines import METERED, Meter, Metered, shown_adapter
+from tenantd.ledger.invoice_lines import BILLED, METERED, Meter, Metered, shown_adapter
 from tenantd.ledger.invoices import Month, invoice
 from tenantd.ledger.issued import credit_notes
 from tenantd.ledger.paperwork import Paperwork, TenantInvoice, divide_half_even
@@ -97,7 +96,7 @@ def focus_rows(conn: Connection, month: Month, tenant_id: int | None, papers: Pa
     prices = all_prices(conn)
     for since_micros, until_micros in _portions(bills.values(), ZoneInfo(month.timezone)):
         general = prices_at(conn, until_micros - 1)
-        found = sums(conn, since_micros, until_micros, _BY, tenant_id=tenant_id, billed=True)
+        found = sums(conn, since_micros, until_micros, _BY, tenant_id=tenant_id, billed=True, only=BILLED)
         for (number, key_id, model, adapter, price_id), row in sorted(found.items()):
             bill = bills.get(number)
             if bill is None or not bill.since_micros <= since_micros < bill.until_micros:
@@ -139,21 +138,21 @@ def _charges(row: Mapping[str, int], model: str, adapter: str, agreed: PriceList
 
 
 def _usage(one: Metered, row: Mapping[str, int], model: str, adapter: str, agreed: PriceList, listed: PriceList) -> Row:
-    is_time = one.meter is Meter.ENGINE
-    quantity = Fraction(row[one.quantity], HOUR_MICROS if is_time else MILLION)
-    list_price, own_price = (Fraction(getattr(each, one.price), NANOS) for each in (listed, agreed))
+    is_time, quantity = one.meter is Meter.ENGINE, row[one.quantity]
+    per = HOUR_MICROS if is_time else MILLION
+    list_price, own_price = (getattr(each, one.price) for each in (listed, agreed))
     with_adapter = f"{model}+{shown_adapter(adapter)}" if adapter else model
     sku = f"{with_adapter}/{one.meter.replace('_', '-')}"
-    billed = _exact(Fraction(row[one.amount], NANOS))
+    billed = _exact(row[one.amount], NANOS)
     return {
         "BilledCost": billed,
         "EffectiveCost": billed,
-        "ListCost": _exact(list_price * quantity),
-        "ContractedCost": _exact(own_price * quantity),
-        "ListUnitPrice": _exact(list_price),
-        "PricingQuantity": _exact(quantity),
+        "ListCost": _exact(list_price * quantity, NANOS * per),
+        "ContractedCost": _exact(own_price * quantity, NANOS * per),
+        "ListUnitPrice": _exact(list_price, NANOS),
+        "PricingQuantity": _exact(quantity, per),
         "PricingUnit": "Hours" if is_time else "1000000 Tokens",
-        "ConsumedQuantity": _exact(Fraction(row[one.quantity], MILLION) if is_time else Fraction(row[one.quantity])),
+        "ConsumedQuantity": _exact(quantity, MILLION if is_time else 1),
         "ConsumedUnit": "Seconds" if is_time else "Tokens",
         "ChargeCategory": "Usage",
         "ChargeDescription": f"{METERS[one.meter]}, model {with_adapter}",
@@ -210,7 +209,7 @@ def _about(bill: TenantInvoice, since_micros: int, until_micros: int) -> Row:
 
 def _same(nanos: int) -> Row:
     """A charge without a price: all its costs are the same."""
-    cost = _exact(Fraction(nanos, NANOS))
+    cost = _exact(nanos, NANOS)
     return dict.fromkeys(("BilledCost", "EffectiveCost", "ListCost", "ContractedCost"), cost)
 
 
@@ -219,9 +218,9 @@ def _tags(adapter: str) -> str:
     return json.dumps(tags, ensure_ascii=False)
 
 
-def _exact(value: Fraction) -> str:
+def _exact(numerator: int, denominator: int) -> str:
     """The shortest decimal, rounded half to even after PLACES."""
-    digits = divide_half_even(value.numerator * 10**PLACES, value.denominator)
+    digits = divide_half_even(numerator * 10**PLACES, denominator)
     whole, fraction = divmod(abs(digits), 10**PLACES)
     text = f"{whole}.{fraction:0{PLACES}}".rstrip("0").rstrip(".")
     return f"-{text}" if digits < 0 else text

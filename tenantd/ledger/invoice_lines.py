@@ -73,6 +73,14 @@ METERED: Final = (
     ),
     Metered(Meter.ENGINE, "engine time", "engine_micros", "µs", "engine_nanos", "engine_hour_nanos", "hour"),
 )
+BILLED: Final = (
+    "requests",
+    *(one.quantity for one in METERED),
+    *(one.amount for one in METERED),
+    "free_nanos",
+    "waived_nanos",
+)
+"""The sums that invoices are made of."""
 Group = tuple[str, str, int]
 """Model, path of the adapter ("" for none), id of the price list."""
 _Key = tuple[str, str, int, int]
@@ -84,7 +92,7 @@ def lines_of(
     """By model and adapter, one line for each price: input, output, cached tokens if there are any, and engine time if
     it has a price.
 
-    Then what is taken off, and what is missing to the minimum of the month. `sums` are of `rollups.SUMS`.
+    Then what is taken off, and what is missing to the minimum of the month. `sums` are those of BILLED.
     """
     found: dict[_Key, list[int]] = {}
     several = _several_prices(sums, prices)

@@ -17,7 +17,7 @@ import msgspec
 from tenantd.domain import BillingDetails
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.audit import read_head
-from tenantd.ledger.invoice_lines import Group, lines_of
+from tenantd.ledger.invoice_lines import BILLED, Group, lines_of
 from tenantd.ledger.invoice_lines import InvoiceLine as InvoiceLine
 from tenantd.ledger.issued import finalised_of, other_starts
 from tenantd.ledger.paperwork import Paperwork, paid
@@ -139,13 +139,13 @@ def sums_of(conn: Connection, month: Month, tenant_id: int | None, starts: dict[
     `starts` are the tenants whose month begins at another time. Raises AmountTooLarge.
     """
     groups: Groups = {number: {} for number in _may_owe(conn, month, tenant_id)}
-    found = sums(conn, month.since_micros, month.until_micros, _BY, tenant_id=tenant_id, billed=True)
+    found = sums(conn, month.since_micros, month.until_micros, _BY, tenant_id=tenant_id, billed=True, only=BILLED)
     for (number, *group), row in found.items():
         if number not in starts:
             groups.setdefault(number, {})[tuple(group)] = row
     for number, since_micros in starts.items():
         if tenant_id in (None, number):
-            found = sums(conn, since_micros, month.until_micros, _BY[1:], tenant_id=number, billed=True)
+            found = sums(conn, since_micros, month.until_micros, _BY[1:], tenant_id=number, billed=True, only=BILLED)
             groups.setdefault(number, {}).update(found)
     return groups
 
