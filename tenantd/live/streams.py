@@ -86,7 +86,7 @@ class LiveStream:
         self.prefilled_tokens = 0  # of its prompt, computed and charged
         self.created_micros = created_micros
         self.generated: list[int] = []
-        self.said = io.StringIO()  # its text, without what belongs to a stop string; final once it is finished
+        self.said: io.StringIO | None = io.StringIO()  # its text without stop strings; None if nobody wants it
         self.engine_micros = 0
         self.first_token_micros: int | None = None  # since creation
         self.duration_micros: int | None = None
@@ -218,7 +218,8 @@ class LiveStream:
             return False
         self.generated.append(token)
         text = self._text.push(token)
-        self.said.write(text)
+        if self.said is not None:
+            self.said.write(text)
         self._deltas.append(Delta(text, token, progress.logprobs))
         waiter = self._waiter
         if waiter is not None and not waiter.done():
@@ -259,7 +260,8 @@ class LiveStream:
         if self.phase is not Phase.REFUSED:
             self._become(Phase.FINISHED)
             if rest := self._text.finish():
-                self.said.write(rest)
+                if self.said is not None:
+                    self.said.write(rest)
                 self._deltas.append(Delta(rest, -1, None))
         self.finish_reason = self.finish_reason or reason
         self.error = self.error or error

@@ -82,7 +82,7 @@ class RequestEntries:
         is_refused = stream.phase is Phase.REFUSED  # the client got an error and no text
 
         def make() -> Entry:
-            text = b"" if is_refused else stream.said.getvalue().encode("utf-8", "replace")
+            text = b"" if is_refused or stream.said is None else stream.said.getvalue().encode("utf-8", "replace")
             return self._entry(
                 at_micros,
                 RESPONSE,

@@ -78,6 +78,8 @@ class RequestRows:
         `hashes` are shared by the rows of one client's request, and so is its `attempt`, if it has an idempotency key.
         """
         self._events.announce(admitted(stream, generation))
+        if not self._is_audited:
+            stream.said = None
         key = self._audit_key(stream.tenant_id)
         entries = RequestEntries(stream, generation, key, hashes, is_kept=self._is_audited)
         if attempt is None:

@@ -41,7 +41,8 @@ class Sketching:
         """Sketch the prompts some time, and announce each sketch. Returns at once."""
         if self._sketcher is None or tenant.id is None:
             return
-        prompts = [generation.prompt for generation in generations if generation.counts_prompt]
+        own = (generation.prompt[generation.hidden_tokens :] for generation in generations if generation.counts_prompt)
+        prompts = [prompt for prompt in own if prompt]  # a system prompt is not what the tenant asks
         room = max(0, MOST_WAITING - self._waiting[tenant.name])
         if len(prompts) > room:
             self.left_out += len(prompts) - room

@@ -18,9 +18,11 @@ from tenantd.ledger.migrations import UPGRADES, VERSION, migrate
 from tenantd.ledger.price_lists import set_prices
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.reports import usage_report
+from tenantd.ledger.verify import verify_file
 from tenantd.tenancy.tenants import list_tenants
 from tests.ledger.books import BILLING, NOW_MICROS, add_prices, admission, ledger_in, open_ledger, record_of, settlement
 from tests.ledger.old.kit import FOLDER
+from tests.ledger.trails import tamper, trail_of
 
 DEARER = BILLING.model_copy(update={"output_price_per_million": Decimal("0.80")})
 
@@ -47,6 +49,36 @@ def test_a_ledger_whose_pages_are_overwritten_is_refused(tmp_path: Path) -> None
     path.write_bytes(path.read_bytes()[:100] + b"\xff" * 8000)
     with pytest.raises(LedgerUnavailable, match="damaged"):
         open_ledger(path)
+
+
+@pytest.mark.parametrize("table", ["audit", "audit_head"])
+def test_a_ledger_without_the_tables_of_its_audit_trail_is_not_used(tmp_path: Path, table: str) -> None:
+    path = tmp_path / "ledger.db"
+
+    async def make() -> None:
+        async with ledger_in(tmp_path):
+            pass
+
+    asyncio.run(make())
+    tamper(path, f"DROP TABLE {table}")
+    with pytest.raises(ConfigError, match="restore a backup") as caught:
+        open_ledger(path)
+    assert caught.value.exit_code == 78
+
+
+def test_a_trail_that_was_altered_while_it_is_off_is_continued_and_says_so(tmp_path: Path) -> None:
+    async def main() -> list[str]:
+        async with ledger_in(tmp_path):
+            pass
+        tamper(tmp_path / "ledger.db", "UPDATE audit_head SET hash = zeroblob(32)")
+        ledger = open_ledger(tmp_path / "ledger.db", audits=False)
+        events = [each.event for each in await ledger.read(trail_of)]
+        await ledger.close(0.5)
+        return events
+
+    assert asyncio.run(main()) == ["begun", "continued", "switched_off"]
+    finding = verify_file(tmp_path / "ledger.db").finding
+    assert finding is not None and "continued" in finding.message
 
 
 def test_the_database_of_another_program_is_refused(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 from pathlib import Path
 from sqlite3 import Connection
@@ -9,8 +10,10 @@ from typing import Any
 import pytest
 
 from tenantd.errors import Draining, QueueFull
+from tenantd.ledger.database import connect_reader
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.readers import MOST_WAITING, THREADS
+from tenantd.ledger.verify import verify_file
 from tests.ledger.books import ledger_in
 
 
@@ -24,6 +27,26 @@ class Long:
         self.begun.set()
         endless = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n LIMIT 1"
         return conn.execute(endless).fetchone()
+
+
+def test_a_ledger_on_a_read_only_medium_is_read_without_a_file_beside_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def make() -> None:
+        async with ledger_in(tmp_path):
+            pass
+
+    asyncio.run(make())
+    path = tmp_path / "ledger.db"
+    files = sorted(tmp_path.iterdir())
+    found = os.statvfs(path)
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result([*found[:8], found.f_flag | os.ST_RDONLY, found[9]]))
+    conn = connect_reader(path, 10)
+    assert conn.execute("SELECT number FROM audit_head").fetchone() == (1,)
+    assert sorted(tmp_path.iterdir()) == files
+    assert verify_file(path).finding is None
+    conn.close()
+    assert sorted(tmp_path.iterdir()) == files
 
 
 def one(conn: Connection) -> int:

@@ -21,6 +21,7 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.retention import (
     announce,
     delete_some,
+    keep_for_days,
     last_prunable,
     left_over,
     open_since_micros,
@@ -120,6 +121,30 @@ def test_nothing_is_pruned_if_all_is_to_be_kept(tmp_path: Path) -> None:
             assert await kept(ledger) == ["begun", "e0", "e1"]
 
     asyncio.run(main())
+
+
+def test_a_clock_that_has_jumped_is_believed_in_the_next_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retention, "DAY_S", 0)
+    jumped = NOW + 60 * DAY
+    rounds: list[list[str]] = []
+
+    def keep_days() -> int:
+        with sqlite3.connect(tmp_path / "ledger.db") as conn:
+            rounds.append([event for (event,) in conn.execute("SELECT event FROM audit ORDER BY number")])
+        conn.close()
+        if len(rounds) == 3:
+            raise asyncio.CancelledError
+        return 100
+
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await fill(ledger, NOW - 200 * DAY, NOW)
+            ledger.is_new, ledger.resumed_micros = False, NOW
+            with pytest.raises(asyncio.CancelledError):
+                await keep_for_days(ledger, keep_days, lambda: BERLIN, lambda: jumped)
+
+    asyncio.run(main())
+    assert rounds == [["begun", "e0", "e1"], ["begun", "e0", "e1"], ["e1", "pruned"]]
 
 
 def test_a_pruning_that_was_interrupted_is_finished_and_verifies_meanwhile(tmp_path: Path) -> None:

@@ -243,9 +243,11 @@ def test_a_line_that_is_no_use_is_kept_apart_and_the_others_are_settled(tmp_path
     stray = Unsettled(settlement=settlement("unknown"))  # no row, and nothing to make one from
     with (tmp_path / FILE_NAME).open("ab") as file:
         file.write(b'{"settlement": {"id": "cut o')
+        file.write(b'\n{"entry": {"detail": ' + b"[" * 200_000 + b"]" * 200_000 + b"}}\n")
+        file.write(b'{"settlement": ' + b'{"a":' * 200_000 + b"\n")
     set_aside(tmp_path, [stray])
     ledger, rows = rows_after_start(tmp_path)
-    assert (ledger.taken_in, ledger.rejected) == (2, 2)
+    assert (ledger.taken_in, ledger.rejected) == (2, 4)
     check_all_are_settled_once(rows)
     assert b"cut o" in (tmp_path / REJECTED_NAME).read_bytes()
     assert b"unknown" in (tmp_path / REJECTED_NAME).read_bytes()

@@ -243,6 +243,14 @@ RETURN_PATH: Final = [
         "        if self._decision is None:\n",
         "tests/live/test_streams.py::test_what_was_decided_stands_whatever_the_engine_says",
     ),
+    Mutation(
+        "return path",
+        "a kept answer is given to whichever tenant sends its idempotency key",
+        "tenantd/serving/attempts.py",
+        "        name = _id(tenant), key\n",
+        "        name = 0, key\n",
+        "tests/process/test_idempotency.py::test_a_key_is_its_tenants_own_and_stands_for_one_body_on_one_route",
+    ),
 ]
 
 SETTLEMENT: Final = [
@@ -250,16 +258,16 @@ SETTLEMENT: Final = [
         "settlement",
         "a row is settled twice",
         "tenantd/ledger/requests.py",
-        '    WHERE id = ? AND state = \'running\' RETURNING {COLUMNS}"""',
-        '    WHERE id = ? RETURNING {COLUMNS}"""',
+        "    if state != RUNNING:\n",
+        "    if state is None:\n",
         "tests/ledger/test_requests.py::test_a_second_settlement_is_a_conflict_and_changes_nothing",
     ),
     Mutation(
         "settlement",
         "a late checkpoint changes a bill",
         "tenantd/ledger/requests.py",
-        '    WHERE id = ? AND state = \'running\'"""\n_SETTLE',
-        '    WHERE id = ?"""\n_SETTLE',
+        '    WHERE id = ? AND state = \'running\'"""\n_FACTS',
+        '    WHERE id = ?"""\n_FACTS',
         "tests/ledger/test_requests.py::test_a_checkpoint_never_touches_a_settled_row",
     ),
     Mutation(

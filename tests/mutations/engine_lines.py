@@ -182,3 +182,14 @@ SCRUB: Final = [
         "tests/engine/llama/test_scrub.py::test_what_a_sequence_held_is_overwritten_while_others_run_on",
     ),
 ]
+
+SYSTEM_PROMPT: Final = [
+    Mutation(
+        "system prompt",
+        "penalties for repetition count its tokens",
+        "tenantd/engine/loop.py",
+        "        visible = submit.prompt[submit.hidden_tokens :]",
+        "        visible = submit.prompt[:]",
+        "tests/engine/test_hidden_tokens.py::test_only_what_stands_after_the_system_prompt_is_history",
+    ),
+]

@@ -18,6 +18,7 @@ MUTATIONS: Final = [
     *daemon_lines.RETURN_PATH,
     *daemon_lines.GUARD,
     *daemon_lines.SYSTEM_PROMPT,
+    *engine_lines.SYSTEM_PROMPT,
     *daemon_lines.SETTLEMENT,
     *daemon_lines.AUDIT,
 ]

@@ -7,6 +7,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -167,6 +168,12 @@ def test_verify_names_a_bad_entry_of_a_stopped_daemons_ledger_and_exits_with_1(t
     done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state), "--json")
     finding = json.loads(done.stdout)["finding"]
     assert (done.returncode, finding["number"], finding["kind"]) == (1, 3, "edited")
+    with sqlite3.connect(state / "ledger.db") as connection:
+        connection.execute("UPDATE audit SET tenant = 'initech' WHERE number = 5")
+    connection.close()
+    done = tenantctl(daemon, "audit", "verify", "--state-dir", str(state))
+    assert done.returncode == 1 and "edited at entry 3" in done.stdout
+    assert re.search(r"^and at 5 +edited: ", done.stdout, re.MULTILINE), done.stdout
 
 
 @pytest.mark.parametrize(

@@ -196,7 +196,9 @@ def test_nothing_is_recorded_while_the_trail_is_off(tmp_path: Path) -> None:
     async def scene() -> None:
         off = config().model_copy(update={"security": config().security.model_copy(update={"audit": "off"})})
         async with Kept(tmp_path, settings=off) as s:
-            await read(await s.ask([1, 2]))
+            stream = await s.ask([1, 2])
+            await read(stream)
             assert s.ledger.settlements and s.ledger.entries == []
+            assert stream.said is None, "nobody wants its text"
 
     run(scene())

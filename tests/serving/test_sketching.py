@@ -63,6 +63,14 @@ def test_each_prompt_is_sketched_once_whatever_the_number_of_choices() -> None:
     assert all(name.startswith("text-") for name in sketcher.threads), "not in the event loop"
 
 
+def test_a_system_prompt_is_no_part_of_a_sketch() -> None:
+    asked = [9, 8, 7]
+    with_system = Generation(kind="chat", prompt=[1, 2, 3, *asked], hidden_tokens=3)
+    nothing_else = Generation(kind="completion", prompt=[1, 2, 3], hidden_tokens=3)
+    found = sketched(ACME, [with_system, nothing_else])
+    assert [event.sketch for event in found] == [SKETCHER.sketch(asked)]
+
+
 def test_of_very_many_prompts_some_are_left_out() -> None:
     found = sketched(ACME, [prompt(number) for number in range(MOST_WAITING + 40)])
     assert len(found) == MOST_WAITING
