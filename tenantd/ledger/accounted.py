@@ -96,12 +96,17 @@ def add_accounts(conn: Connection) -> None:
     ):
         conn.execute(statement)
     log.info("upgrading the ledger: adding up hours")
+    add_up_rows(conn)
+    conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
+
+
+def add_up_rows(conn: Connection) -> None:
+    """Make the sums of hours of all rows, which have nothing yet that schema 8 added. There are no sums before."""
     conn.execute(_HOURS.format(names=", ".join((*_SUMMED, *_TIMES)), sums=_sums(conn)))
     conn.create_function("bucket_of", 1, bucket_of, deterministic=True)
     for metric in ("duration", "first_token"):
         conn.execute(_LATENCIES.format(metric=metric))
     conn.execute(_CAUSES)
-    conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
 
 
 def _date_prices(conn: Connection) -> None:
