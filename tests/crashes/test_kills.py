@@ -132,7 +132,7 @@ def kill_often(folder: Path, kills: int, settings: dict[str, Any]) -> Tally:
             run_and_kill(daemon, rng, tally)
             daemon.start()
             check(ledger_of(daemon), tally)
-            if number % 50 == 49:
+            if number % 10 == 9:
                 print(f"{number + 1} kills: {tally.states}, refused {tally.refused}", flush=True)
     print(f"{kills} kills: {len(tally.accepted)} accepted, {tally.states}, refused {tally.refused}")
     return tally
