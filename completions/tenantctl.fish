@@ -45,7 +45,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -a requests -d 'List recent requests
 complete -c tenantctl -n '__tenantctl_at 0' -a cancel -d 'Cancel a running or waiting request'
 complete -c tenantctl -n '__tenantctl_at 0' -a anomalies -d 'Show tenants that may be copying the model'
 complete -c tenantctl -n '__tenantctl_at 0' -a stats -d 'Show tenants\' requests, tokens, times and errors, by default of the last hour'
-complete -c tenantctl -n '__tenantctl_at 0' -a compare -d 'Compare tenants: shares of engine time and tokens, latency, and limits in use now'
+complete -c tenantctl -n '__tenantctl_at 0' -a compare -d 'Compare tenants: shares of engine time and tokens, latency, limits and budgets in use now'
 complete -c tenantctl -n '__tenantctl_at 0' -a usage -d 'Show what was used in this month or another period, by tenant or otherwise'
 complete -c tenantctl -n '__tenantctl_at 0' -a price -d 'Set and show prices'
 complete -c tenantctl -n '__tenantctl_at 0' -a invoice -d 'Print the invoices of a month, for all tenants or one'

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final, NamedTuple
 
+from tenantctl.units import lasting, money
+
 IN_USE: Final = {
     "max_concurrent": "running",
     "max_queued": "waiting",
@@ -30,6 +32,25 @@ def limits_in_use(tenant: dict[str, Any]) -> list[Use]:
     limits = tenant["limits"] or {}
     found = [(name, tenant[figure], limits.get(name)) for name, figure in IN_USE.items()]
     return [Use(name.replace("_", " "), used or 0, allowed) for name, used, allowed in found if allowed is not None]
+
+
+def budgets_in_use(tenant: dict[str, Any]) -> list[Use]:
+    """Its budgets, those of keys with their id."""
+    return [
+        Use(
+            f"{one['period']} {one['unit'].replace('_', ' ')}" + (f" ({one['key_id']})" if one["key_id"] else ""),
+            one["used"],
+            one["cap"],
+        )
+        for one in tenant["budgets"]
+    ]
+
+
+def amount(value: int, unit: str) -> str:
+    """An amount of a budget: money, tokens, or engine time."""
+    if unit == "tokens":
+        return f"{value:,}"
+    return money(value) if unit == "money" else lasting(value)
 
 
 def fullest(uses: list[Use]) -> Use | None:

@@ -9,6 +9,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tenantd.ledger.budget_uses import BudgetUse
 from tenantd.ledger.evenness import Evenness, Service, evenness
 from tenantd.ledger.prices import MAX_INTEGER, divide_half_up
 from tenantd.ledger.reports import cost_nanos, name_before
@@ -25,12 +26,13 @@ Total = dict[str, int]
 
 
 class Customer(msgspec.Struct, frozen=True, kw_only=True):
-    """A tenant as it is now. `weight` is what divides its usage."""
+    """A tenant as it is now, with its budgets. `weight` is what divides its usage."""
 
     tenant_id: int
     name: str
     weight: float
     is_removed: bool = False
+    budgets: tuple[BudgetUse, ...] = ()
 
 
 class Figures(msgspec.Struct, frozen=True, kw_only=True):
@@ -65,8 +67,8 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class TenantFigures(Figures, frozen=True, kw_only=True):
-    """Those of one tenant. Shares are fractions of the engine time and of the tokens, in and out, of all tenants; None
-    if there were none."""
+    """Those of one tenant, and its budgets now. Shares are fractions of the engine time and of the tokens, in and out,
+    of all tenants; None if there were none."""
 
     tenant: str
     tenant_id: int
@@ -74,6 +76,7 @@ class TenantFigures(Figures, frozen=True, kw_only=True):
     weight: float
     engine_share: float | None
     token_share: float | None
+    budgets: tuple[BudgetUse, ...] = ()
 
 
 class WindowFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -118,6 +121,7 @@ def window_figures(
                 tenant_id=number,
                 is_removed=customer is None or customer.is_removed,
                 weight=1.0 if customer is None else customer.weight,
+                budgets=() if customer is None or customer.is_removed else customer.budgets,
                 engine_share=_share(total["engine_micros"], everything["engine_micros"]),
                 token_share=_share(_tokens(total), _tokens(everything)),
                 **_figures(total, cost, window_s, percentiles, number, causes.get(number, {})),

@@ -8,6 +8,7 @@ from typing import Final, TypeVar
 
 import msgspec
 
+from tenantd import clock
 from tenantd.errors import NotFound
 from tenantd.ledger.audit import read_head
 from tenantd.ledger.evenness import Service
@@ -69,9 +70,11 @@ class Reporting:
         self, since_micros: int, until_micros: int, tenant: str | None, service: Service
     ) -> WindowFigures:
         """How much, how fast, and who had which share, until a time that is not in the future. May take long."""
+        timezone = self._ledger.timezone
 
         def read(conn: Connection, number: int | None) -> WindowFigures:
-            return window_figures(conn, since_micros, until_micros, all_customers(conn), service, number)
+            customers = all_customers(conn, clock.now_micros(), timezone)
+            return window_figures(conn, since_micros, until_micros, customers, service, number)
 
         return await self._read(read, tenant, Lane.REPORTS)
 

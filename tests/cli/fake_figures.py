@@ -6,11 +6,19 @@ from typing import Any
 
 import msgspec
 
-from tenantd.domain import Limits
+from tenantd.domain import BudgetUnit, Limits
+from tenantd.ledger.budget_uses import BudgetUse
 from tenantd.ledger.evenness import Evenness
 from tenantd.ledger.grouped import Grouping, UsageGroup
 from tenantd.ledger.window import TenantFigures
+from tenantd.periods import Period
 
+BUDGETS = (
+    BudgetUse(
+        id=1, key_id=None, period=Period.MONTHLY, unit=BudgetUnit.MONEY, cap=10**12, used=9 * 10**11, resets_micros=1
+    ),
+    BudgetUse(id=2, key_id="key_1", period=Period.DAILY, unit=BudgetUnit.TOKENS, cap=0, used=0, resets_micros=1),
+)
 BUSY = TenantFigures(
     tenant="acme",
     tenant_id=1,
@@ -40,6 +48,7 @@ BUSY = TenantFigures(
     p50_first_token_micros=900,
     p95_first_token_micros=2_000,
     p99_first_token_micros=3_000,
+    budgets=BUDGETS,
 )
 _NOTHING = {
     name: None if name.endswith(("_share", "duration_micros", "first_token_micros")) else 0
@@ -47,7 +56,8 @@ _NOTHING = {
     if isinstance(value, int | float)
 }
 IDLE = msgspec.structs.replace(
-    BUSY, **{**_NOTHING, "tenant": "globex", "tenant_id": 2, "is_removed": False, "weight": 1.0, "causes": {}}
+    BUSY,
+    **{**_NOTHING, "tenant": "globex", "tenant_id": 2, "is_removed": False, "weight": 1.0, "causes": {}, "budgets": ()},
 )
 LIMITS = Limits(max_concurrent=4, requests_per_minute=60, max_queued=256)
 EVEN = Evenness(index=0.9, shared_micros=7_200_000_000, tenants=2)
@@ -56,7 +66,7 @@ EVEN = Evenness(index=0.9, shared_micros=7_200_000_000, tenants=2)
 def listed(figures: TenantFigures, **more: Any) -> dict[str, Any]:
     """An entry of /admin/v1/stats."""
     now = {"running": 3, "paused": 0, "waiting": 2, "limits": LIMITS, "requests_last_minute": 6}
-    rest = {"tokens_last_minute": None, "budgets": [], "refused": {"queue_full": 7}}
+    rest = {"tokens_last_minute": None, "refused": {"queue_full": 7}}
     whole: dict[str, Any] = msgspec.to_builtins({**msgspec.structs.asdict(figures), **now, **rest, **more})
     return whole
 

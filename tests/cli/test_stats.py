@@ -50,6 +50,8 @@ def test_stats_of_one_tenant_are_a_page(cli: Cli, daemon: FakeDaemon) -> None:
     ):
         assert words in shown
     assert "max concurrent              3        4\n" in shown and "requests per minute         6       60\n" in shown
+    assert "monthly money  all    900.00  1000.00  90.0%" in shown
+    assert "daily tokens   key_1       0        0      -" in shown
 
 
 def test_the_page_of_a_removed_tenant_says_so(cli: Cli, daemon: FakeDaemon) -> None:
@@ -98,7 +100,7 @@ def test_what_cannot_be_asked_for_is_refused_before_it_is_sent(
 
 
 def test_stats_as_json_and_csv_are_exact(cli: Cli, daemon: FakeDaemon) -> None:
-    assert json.loads(cli("stats", "--json").stdout) == daemon.stats
+    assert json.loads(cli("stats", "--json").stdout) == json.loads(json.dumps(daemon.stats))
     acme, globex = csv.DictReader(cli("stats", "--csv").stdout.splitlines())
     assert (acme["prompt_tokens"], acme["cost_nanos"], acme["cost"]) == ("98765432101", "123000", "0.000123")
     assert (globex["engine_share"], globex["cost"], globex["currency"]) == ("", "0.00", "USD")
@@ -110,13 +112,14 @@ def test_compare_puts_the_largest_share_first(cli: Cli, daemon: FakeDaemon) -> N
     _, first, second, last = cells(cli("compare").stdout)
     assert daemon.seen[0][1] == "stats?window=24h"
     assert (first[0], second[0]) == ("globex", "acme")
-    assert first[2] == "80.0%" and first[-3:] == ["75.0%", "max", "concurrent"]
+    assert first[2] == "80.0%" and first[-6:] == ["75.0%", "90.0%", "max", "concurrent", "monthly", "money"]
     assert " ".join(last) == "Jain's index: 0.900 (2 busy tenants, 2 h)"
     rows = list(csv.DictReader(cli("compare", "--csv").stdout.splitlines()))
     assert [(row["tenant"], row["limit"], row["limit_used"]) for row in rows] == [
         ("globex", "max_concurrent", "0.75"),
         ("acme", "max_concurrent", "0.75"),
     ]
+    assert [(row["budget"], row["budget_used"]) for row in rows] == [("monthly_money", "0.9")] * 2
     assert json.loads(cli("compare", "--json").stdout)["evenness"]["index"] == 0.9
 
 

@@ -11,17 +11,26 @@ from tenantctl.client import url
 from tenantctl.options import Csv, Json, connect, examples, one_output
 from tenantctl.render import heading, message, print_json, print_table, short_names, tenant_names, terminal_width
 from tenantctl.spreadsheet import print_records
-from tenantctl.standing import Use, fullest, limits_in_use
+from tenantctl.standing import budgets_in_use, fullest, limits_in_use
 from tenantctl.times import Window
 from tenantctl.units import NOTHING, duration, lasting, percent
 
 EXAMPLES: Final = examples("tenantctl compare", "tenantctl compare --window 7d", "tenantctl compare --window 1h --csv")
-SPARE: Final = ("which limit", "weight", "p50", "errors", "1st p99", "limit")
+SPARE: Final = ("which budget", "which limit", "weight", "p50", "errors", "1st p99", "limit", "budget")
 """Columns that are left out first on a narrow terminal."""
 FIELDS: Final = (
     *("tenant", "tenant_id", "weight", "engine_micros", "engine_share"),
     *("prompt_tokens", "cached_tokens", "completion_tokens", "token_share", "requests", "error_rate"),
-    *("p50_duration_micros", "p99_duration_micros", "p99_first_token_micros", "limit", "limit_used", "cost_nanos"),
+    *(
+        "p50_duration_micros",
+        "p99_duration_micros",
+        "p99_first_token_micros",
+        "limit",
+        "limit_used",
+        "budget",
+        "budget_used",
+        "cost_nanos",
+    ),
 )
 """Columns of CSV."""
 WIDE: Final = 110
@@ -29,9 +38,9 @@ WIDE: Final = 110
 
 
 def compare(ctx: typer.Context, window: Window = "24h", json: Json = False, as_csv: Csv = False) -> None:
-    """Compare tenants: shares of engine time and tokens, latency, and limits in use now.
+    """Compare tenants: shares of engine time and tokens, latency, limits and budgets in use now.
 
-    The limit shown is the one most used. Percentiles are exact over up to an hour, and within 2% over more.
+    The limit and the budget shown are those most used. Percentiles are exact over up to an hour, else within 2%.
 
     Jain's index says how evenly service was shared: 1 if all got the same, 1/N if one of N got everything. Service is
     tokens by what they cost in the scheduler's usage, divided by the tenant's weight. Only busy tenants count: those
@@ -51,13 +60,15 @@ def compare(ctx: typer.Context, window: Window = "24h", json: Json = False, as_c
 
 
 def _with_limit(t: dict[str, Any]) -> dict[str, Any]:
-    use = fullest(limits_in_use(t))
-    return {**t, "limit": use.what.replace(" ", "_") if use else None, "limit_used": use.fraction if use else None}
+    found: dict[str, Any] = {}
+    for kind, use in (("limit", fullest(limits_in_use(t))), ("budget", fullest(budgets_in_use(t)))):
+        found |= {kind: use.what.replace(" ", "_") if use else None, f"{kind}_used": use.fraction if use else None}
+    return {**t, **found}
 
 
 def _print(tenants: list[dict[str, Any]], evenness: dict[str, Any]) -> None:
     columns = ["tenant", "weight>", "engine time", "tokens", "errors>", "p50>", "p99>", "1st p99>", "limit>"]
-    columns += ["which limit"]
+    columns += ["budget>", "which limit", "which budget"]
     length = 20 if sys.stdout.isatty() and terminal_width() >= WIDE else 6
     names = short_names(tenant_names(tenants))
     print_table(columns, [_row(name, t, length) for name, t in zip(names, tenants, strict=True)], SPARE)
@@ -71,7 +82,7 @@ def _print(tenants: list[dict[str, Any]], evenness: dict[str, Any]) -> None:
 
 
 def _row(name: str, t: dict[str, Any], length: int) -> list[object]:
-    use: Use | None = fullest(limits_in_use(t))
+    limit, budget = fullest(limits_in_use(t)), fullest(budgets_in_use(t))
     return [
         name,
         f"{t['weight']:g}",
@@ -81,8 +92,10 @@ def _row(name: str, t: dict[str, Any], length: int) -> list[object]:
         lasting(t["p50_duration_micros"]),
         lasting(t["p99_duration_micros"]),
         lasting(t["p99_first_token_micros"]),
-        percent(use.fraction) if use else None,
-        use.what if use else None,
+        percent(limit.fraction) if limit else None,
+        percent(budget.fraction) if budget else None,
+        limit.what if limit else None,
+        budget.what if budget else None,
     ]
 
 

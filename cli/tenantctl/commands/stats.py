@@ -10,7 +10,7 @@ from tenantctl.client import url
 from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
 from tenantctl.render import heading, message, print_fields, print_json, print_table, short_names, tenant_names
 from tenantctl.spreadsheet import print_records
-from tenantctl.standing import limits_in_use
+from tenantctl.standing import amount, limits_in_use
 from tenantctl.times import PeriodSince, PeriodUntil, Window, bound
 from tenantctl.units import NOTHING, count, decimals, lasting, moment, money, percent
 
@@ -139,7 +139,7 @@ def _print_one(answer: dict[str, Any], t: dict[str, Any]) -> None:
 
 
 def _print_use(t: dict[str, Any]) -> None:
-    """Limits in force."""
+    """Limits in force, and budgets."""
     used = {use.what: use.used for use in limits_in_use(t)}
     limits = [
         [name.replace("_", " "), used.get(name.replace("_", " "), NOTHING), value]
@@ -149,6 +149,20 @@ def _print_use(t: dict[str, Any]) -> None:
     if limits:
         print()
         print_table(["limit", "used now>", "allowed>"], limits)
+    budgets = [
+        [
+            f"{one['period']} {one['unit'].replace('_', ' ')}",
+            one["key_id"] or "all",
+            amount(one["used"], one["unit"]),
+            amount(one["cap"], one["unit"]),
+            percent(one["used"] / one["cap"]) if one["cap"] else None,
+            moment(one["resets_micros"]),
+        ]
+        for one in t["budgets"]
+    ]
+    if budgets:
+        print()
+        print_table(["budget", "key", "used>", "of>", "%>", "resets"], budgets, ("resets", "%"))
 
 
 def _errors(t: dict[str, Any]) -> str:

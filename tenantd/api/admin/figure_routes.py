@@ -113,7 +113,6 @@ class FigureRoutes:
             "limits": None if tenant is None else tenant.limits,
             "requests_last_minute": used.get("requests"),
             "tokens_last_minute": used.get("tokens"),
-            "budgets": [],
             "refused": {} if tenant is None else self._meter.refusals(tenant.name),
         }
 

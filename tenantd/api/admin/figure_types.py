@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import msgspec
 
@@ -43,12 +43,11 @@ ListedFigures = msgspec.defstruct(
         ("limits", Limits | None),
         ("requests_last_minute", int | None),
         ("tokens_last_minute", int | None),
-        ("budgets", list[dict[str, Any]]),
         ("refused", dict[str, int]),
     ],
 )
 """The figures of a tenant, and how it stands now: its requests, its limits in force, what was used of those per minute
-(None without such a limit), its budgets, and how often it was refused since the daemon started, by cause. `limits` is
+(None without such a limit), and how often it was refused since the daemon started, by cause. `limits` is
 None for a removed tenant."""
 
 
