@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --reason | --amount | --state-dir | --anchor | --before | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --reason | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " stats" | " compare" | " usage" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " stats" | " compare" | " usage" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " ledger renew" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -32,7 +32,7 @@ _tenantctl() {
 
     case "$command $prev" in
         *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
-        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --reason" | *" --amount" | *" --before" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --reason" | *" --amount" | *" --before" | *" --currency" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
         *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference") _tenantctl_words "none" "$cur"; return ;;
         *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
@@ -92,6 +92,7 @@ _tenantctl() {
             " ledger backup") _tenantctl_words "--state-dir --json --help -h" "$cur" ;;
             " ledger restore") _tenantctl_words "--anchor --state-dir --yes --json --help -h" "$cur" ;;
             " ledger prune") _tenantctl_words "--before --yes --json --help -h" "$cur" ;;
+            " ledger renew") _tenantctl_words "--currency --state-dir --yes --json --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
             " audit log") _tenantctl_words "--tenant --since --until --event --request --id --limit --follow -f --json --help -h" "$cur" ;;
             " audit match") _tenantctl_words "--tenant --prompt --response --since --until --id --json --help -h" "$cur" ;;
@@ -120,7 +121,7 @@ _tenantctl() {
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " price 0") _tenantctl_words "list set" "$cur" ;;
         " invoice 0") _tenantctl_words "list show credit verify" "$cur" ;;
-        " ledger 0") _tenantctl_words "check backup restore prune" "$cur" ;;
+        " ledger 0") _tenantctl_words "check backup restore prune renew" "$cur" ;;
         " ledger backup 0") _tenantctl_files "$cur" ;;
         " ledger restore 0") _tenantctl_files "$cur" ;;
         " audit 0") _tenantctl_words "log match verify export prune" "$cur" ;;

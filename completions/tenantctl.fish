@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --state-dir --anchor --before --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --reason --amount --state-dir --anchor --before --currency --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -295,6 +295,7 @@ complete -c tenantctl -n '__tenantctl_at 0 ledger' -a check -d 'Check everything
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a backup -d 'Copy the ledger, also while the daemon runs'
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a restore -d 'Put a backup in the place of the ledger. Stop the daemon first'
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a prune -d 'Delete the rows of requests of months that are over'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a renew -d 'Begin the ledger anew in another currency. Stop the daemon first'
 complete -c tenantctl -n '__tenantctl_in ledger' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in ledger check' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
 complete -c tenantctl -n '__tenantctl_in ledger check' -l json -d 'Print JSON.'
@@ -313,6 +314,11 @@ complete -c tenantctl -n '__tenantctl_in ledger prune' -l before -x -d 'Delete r
 complete -c tenantctl -n '__tenantctl_in ledger prune' -l yes -d 'Do not ask for confirmation.'
 complete -c tenantctl -n '__tenantctl_in ledger prune' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in ledger prune' -l help -s h -d 'Show this message and exit.'
+complete -c tenantctl -n '__tenantctl_in ledger renew' -l currency -x -d 'Currency of the new ledger.'
+complete -c tenantctl -n '__tenantctl_in ledger renew' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
+complete -c tenantctl -n '__tenantctl_in ledger renew' -l yes -d 'Do not ask for confirmation.'
+complete -c tenantctl -n '__tenantctl_in ledger renew' -l json -d 'Print JSON.'
+complete -c tenantctl -n '__tenantctl_in ledger renew' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a log -d 'Show the newest entries of the audit trail, oldest first'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a match -d 'Find requests by the text of their prompt or answer'
 complete -c tenantctl -n '__tenantctl_at 0 audit' -a verify -d 'Check that no entry was edited, deleted, moved or inserted'

@@ -26,6 +26,7 @@ from tenantctl.commands import (
     key,
     ledger_file,
     price,
+    renew,
     run,
     serve,
     stats,
@@ -139,6 +140,7 @@ app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthComma
 app.add_typer(invoice.app, rich_help_panel=BILLING)
 app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)
 app.add_typer(price.app, rich_help_panel=BILLING)
+ledger_file.app.command(epilog=renew.EXAMPLES)(renew.renew)
 app.add_typer(ledger_file.app, rich_help_panel=BILLING)
 app.add_typer(audit_trail.app, rich_help_panel=AUDIT)
 app.command(epilog=bench.EXAMPLES, rich_help_panel=DAEMON)(bench.bench)

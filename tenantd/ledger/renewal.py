@@ -16,6 +16,7 @@ import msgspec
 from tenantd.domain import BudgetUnit
 from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.audit import RENEWED, Entry, append
+from tenantd.ledger.copies import sync
 from tenantd.ledger.database import connect_writer, explain, truncate_log
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION, migrate
@@ -71,20 +72,27 @@ def renew(ledger: Path, currency: str, now_micros: int) -> Renewed:
             before = _checked(old, ledger, currency)
             if not truncate_log(old, WAIT_S, BUSY_TIMEOUT_MS):
                 raise ConfigError(f"another program reads {ledger}; close it")
-        for leftover in (ready, ready.with_name(ready.name + LOG_SUFFIX), ready.with_name(f"{ready.name}-shm")):
-            leftover.unlink(missing_ok=True)
+        _remove(ready)
         renewed = _fill(ready, ledger, kept, before, currency, now_micros)
-        _sync(ready)
+        sync(ready)
         os.link(ledger, kept)
         for suffix in (LOG_SUFFIX, "-shm"):
             ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
         os.replace(ready, ledger)
-        _sync(ledger.parent)
+        sync(ledger.parent)
     except sqlite3.Error as e:
         raise LedgerUnavailable(f"cannot renew the ledger: {explain(e, ledger)}") from e
     except OSError as e:
         raise ConfigError(f"cannot renew the ledger: {e.filename}: {e.strerror}") from e
+    finally:
+        _remove(ready)
     return renewed
+
+
+def _remove(ready: Path) -> None:
+    """What an attempt left that failed."""
+    for suffix in ("", LOG_SUFFIX, "-shm"):
+        ready.with_name(ready.name + suffix).unlink(missing_ok=True)
 
 
 def _checked(conn: sqlite3.Connection, ledger: Path, currency: str) -> str:
@@ -145,11 +153,3 @@ def _names(conn: sqlite3.Connection, rows: str) -> list[str]:
     query = f"""SELECT name FROM main.tenants WHERE state <> 'removed' AND id IN (SELECT tenant_id FROM {rows})
         ORDER BY name"""
     return [str(row[0]) for row in conn.execute(query)]
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

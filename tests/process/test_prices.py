@@ -137,3 +137,27 @@ def test_what_cannot_be_set_is_refused_with_the_field_and_changes_nothing(tmp_pa
         largest = {"input_nanos_per_million": 10**15, "output_nanos_per_million": 10**15, "minimum_nanos": 10**15}
         assert daemon.post(PRICES, largest).status_code == 201
         assert last_cost(daemon, "acme")[0] == 3 * 10**9
+
+
+def test_a_ledger_with_money_goes_on_in_another_currency_with_its_tenants_and_keys(tmp_path: Path) -> None:
+    with Daemon(tmp_path) as daemon:
+        key = daemon.add_tenant("acme")
+        last_cost(daemon, "acme")
+        renew = ("ledger", "renew", "--currency", "EUR", "--state-dir", str(tmp_path / "state"))
+        running = tenantctl(daemon, *renew, "--yes")
+        assert running.returncode != 0 and "stop it first" in running.stderr
+        assert daemon.stop() == 0
+        daemon.configure(billing={"currency": "EUR"})
+        daemon.launch()
+        assert daemon.wait(30) == 78
+        assert "tenantctl ledger renew --currency EUR" in daemon.log.read_text()
+        assert "pass --yes to confirm" in tenantctl(daemon, *renew).stderr
+        done = tenantctl(daemon, *renew, "--yes")
+        assert done.returncode == 0, done.stderr
+        assert "1 tenants and 1 keys" in done.stdout and 'set currency = "EUR"' in done.stderr
+        daemon.start()
+        answer = daemon.post("/v1/completions", {"prompt": "x"}, headers={"Authorization": f"Bearer {key}"})
+        assert answer.status_code == 200
+        assert daemon.get(PRICES).json()["currency"] == "EUR"
+        assert len(daemon.rows()) == 1
+        assert daemon.stop() == 0

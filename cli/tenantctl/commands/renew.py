@@ -8,13 +8,15 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantctl.client import configured_state_dir
+from tenantctl.ledger_place import LEDGER_NAME, StateDir
+from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, examples
 from tenantctl.render import message, print_fields, print_json
 from tenantd.errors import AlreadyRunning, ConfigError, TenantdError
 
-EXAMPLES: Final = examples("tenantctl invoice --month this --finalize", "tenantctl ledger renew --currency EUR")
-LEDGER_NAME: Final = "ledger.db"
+EXAMPLES: Final = examples(
+    "tenantctl ledger renew --currency EUR", "tenantctl ledger renew --currency EUR --yes --json"
+)
 MOST_CHARACTERS: Final = 8
 
 
@@ -25,12 +27,11 @@ def _currency(value: str) -> str:
 
 
 def renew(
+    ctx: typer.Context,
     currency: Annotated[
         str, typer.Option("--currency", metavar="TEXT", help="Currency of the new ledger.", callback=_currency)
     ],
-    state_dir: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
-    ] = None,
+    state_dir: StateDir = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
@@ -45,7 +46,7 @@ def renew(
     from tenantd.clock import now_micros
     from tenantd.ledger.renewal import renew as begin_anew
 
-    folder = configured_state_dir() if state_dir is None else state_dir
+    folder = folder_of(ctx, state_dir)
     ledger = folder / LEDGER_NAME
     if not ledger.is_file():
         raise ConfigError(f"{ledger}: no such file; pass --state-dir DIR")
@@ -66,7 +67,7 @@ def renew(
         {
             "new ledger": renewed.ledger,
             "old ledger": renewed.kept,
-            "kept": f"{renewed.tenants} tenants, {renewed.keys} keys, the audit trail",
+            "kept": f"{renewed.tenants} tenants and {renewed.keys} keys, and the audit trail",
             "left behind": f"{renewed.requests_left} requests and {renewed.invoices_left} invoices in "
             f"{renewed.currency_before}",
         }
