@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Final, NamedTuple
 
 from tenantd.budget_events import BudgetReached
@@ -215,30 +216,37 @@ class Allowances:
         state = shortage.state
         whose = f"key {state.budget.key_id}" if state.budget.key_id else f"tenant {tenant.name}"
         name = f"the {state.budget.period} budget of {whose}"
-        cap, used, needed = (self._words(state, amount) for amount in (state.cap, state.used, shortage.needed))
+        used = f"{self._number(state, state.used)} of {self._words(state, state.cap)} are used"
         resets = datetime.fromtimestamp(state.resets_micros / 1e6, self._ledger.timezone).isoformat(" ", "minutes")
         if shortage.is_final and state.used >= state.cap:
-            return InsufficientQuota(f"{name} is used up: {used} of {cap}; it resets on {resets}")
+            return InsufficientQuota(f"{name} is used up: {used}; it resets on {resets}")
         if shortage.is_final:
             return InsufficientQuota(
-                f"{name} has too little left: {used} of {cap} are used, and this request needs at least {needed}; it "
-                f"resets on {resets}"
+                f"{name} has too little left: {used}, and this request needs at least "
+                f"{self._words(state, shortage.needed)}; it resets on {resets}"
             )
         live = self._replica.live
         count = live.count(tenant.name)
         turns = max(1, round(len(live) / max(1, count.waiting + count.running)))
         retry_after_s = self._replica.throughput.wait_s(self._clock_s(), turns, live.oldest_s())
         return BudgetBusy(
-            f"what is left of {name} is held by running requests: {used} of {cap} are used, "
-            f"{self._words(state, state.reserved)} are held; try again in {retry_after_s} s",
+            f"what is left of {name} is held by running requests: {used} and "
+            f"{self._number(state, state.reserved)} are held; try again in {retry_after_s} s",
             retry_after_s=retry_after_s,
         )
 
     def _words(self, state: BudgetState, amount: int) -> str:
-        unit = state.budget.unit
-        if unit is BudgetUnit.MONEY:
-            return f"{amount // 10**9}.{amount % 10**9:09d}".rstrip("0").rstrip(".") + f" {self._billing().currency}"
-        return f"{amount} tokens" if unit is BudgetUnit.TOKENS else f"{amount / 1e6:g} s of engine time"
+        units = {
+            BudgetUnit.MONEY: self._billing().currency,
+            BudgetUnit.TOKENS: "tokens",
+            BudgetUnit.ENGINE: "seconds of engine time",
+        }
+        return f"{self._number(state, amount)} {units[state.budget.unit]}"
+
+    def _number(self, state: BudgetState, amount: int) -> str:
+        """Exact, in the unit that people use."""
+        places = {BudgetUnit.MONEY: 9, BudgetUnit.TOKENS: 0, BudgetUnit.ENGINE: 6}[state.budget.unit]
+        return f"{Decimal(amount).scaleb(-places).normalize():f}"
 
     def _announce(self, use: Use, tenant: str) -> None:
         budget, level = use.budget, use.level

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import random
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from tenantd.domain import FinishReason, Sampling
 from tenantd.wire.messages import Allow, SetSampling, Submit
 from tests.engine.world import World, world
@@ -81,3 +86,26 @@ def test_what_is_submitted_again_after_a_crash_stops_where_it_would_have() -> No
     for _ in range(20):
         w.step()
     assert generated(w, 1) == 5
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_whatever_else_happens_nothing_is_generated_that_was_not_allowed_and_everything_ends(seed: int) -> None:
+    rng = random.Random(seed)
+    w = world(slots=rng.choice((1, 2, 4)))
+    allowed: dict[int, int] = {}
+    for request in range(rng.randrange(1, 16)):
+        w.submit(request, rng.choice("abc"), rng.randrange(1, 40), rng.randrange(1, 30))
+        if rng.random() < 0.7:
+            allowed[request] = rng.randrange(4)
+            w.loop.apply([Allow(request, allowed[request])])
+    for _ in range(3_000):
+        if w.scheduler.is_idle:
+            break
+        w.step()
+        for request, most in allowed.items():
+            assert len(w.tokens[request]) <= most
+            if request not in w.finishes and rng.random() < 0.5:
+                allowed[request] = most + rng.randrange(3)
+                w.loop.apply([Allow(request, allowed[request])])
+    assert w.scheduler.is_idle and set(w.finishes.values()) <= {FinishReason.LENGTH}
