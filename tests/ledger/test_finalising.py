@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from tenantd.ledger.invoices import Month, invoice
 from tenantd.ledger.issued import Record, issued, listed
 from tenantd.ledger.paperwork import Paperwork, TenantInvoice, digest, encoded
 from tenantd.ledger.requests import insert_request, interrupt_running, settle_request
+from tenantd.ledger.unsettled import FILE_NAME, TakenIn, Unsettled
 from tests.ledger.bills import HOUR, NOVEMBER, NOW, USED, add, add_tenant, ledger, month, no_record, price_list
 from tests.ledger.books import admission, settlement
 
@@ -297,3 +299,20 @@ def test_no_request_is_on_two_invoices_or_on_none_after_the_time_zone_changed() 
             assert december.since_micros == november.until_micros
             assert november.requests + december.requests == 60
             assert problems(conn) == []
+
+
+def test_what_is_on_a_finalised_invoice_is_not_settled_anew_from_what_was_set_aside(tmp_path: Path) -> None:
+    ended = settlement("r1", USED)
+    (tmp_path / FILE_NAME).write_bytes(msgspec.json.encode(Unsettled(settlement=ended)) + b"\n")
+    with ledger() as conn:
+        add(conn, "r0", MIDDLE)
+        insert_request(conn, admission("r1", created_micros=NOVEMBER.until_micros - HOUR))
+        interrupt_running(conn, NOVEMBER.until_micros - 1)
+        (bill,) = finalise(conn)
+        taken = TakenIn(tmp_path)
+        conn.execute("BEGIN")
+        taken.settle(conn, NOW)
+        conn.execute("COMMIT")
+        assert (taken.settled, taken.rejected, bill.requests) == (0, [], 2)
+        assert invoice(conn, NOVEMBER).tenants == [bill] and problems(conn) == []
+        assert invoice(conn, month("2026-12")).tenants == []
