@@ -18,11 +18,11 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --reason | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --key | --warn | --daily | --weekly | --monthly | --daily-tokens | --weekly-tokens | --monthly-tokens | --daily-engine-seconds | --weekly-engine-seconds | --monthly-engine-seconds | --reason | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " stats" | " compare" | " usage" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " ledger renew" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " alerts" | " alerts test" | " stats" | " compare" | " usage" | " budget" | " budget set" | " budget list" | " budget topup" | " budget remove" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " ledger renew" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -32,9 +32,9 @@ _tenantctl() {
 
     case "$command $prev" in
         *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
-        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --reason" | *" --amount" | *" --before" | *" --currency" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --key" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --currency" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
-        *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference") _tenantctl_words "none" "$cur"; return ;;
+        *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference" | *" --warn") _tenantctl_words "none" "$cur"; return ;;
         *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
         *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --max-wait") _tenantctl_words "none default" "$cur"; return ;;
         *" --on-limit") _tenantctl_words "reject queue default" "$cur"; return ;;
@@ -75,9 +75,16 @@ _tenantctl() {
             " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;
+            " alerts") _tenantctl_words "--json --help -h" "$cur" ;;
+            " alerts test") _tenantctl_words "--json --help -h" "$cur" ;;
             " stats") _tenantctl_words "--tenant --window --month --since --until --json --csv --help -h" "$cur" ;;
             " compare") _tenantctl_words "--window --json --csv --help -h" "$cur" ;;
             " usage") _tenantctl_words "--by --month --since --until --tenant --json --csv --help -h" "$cur" ;;
+            " budget") _tenantctl_words "--help -h" "$cur" ;;
+            " budget set") _tenantctl_words "--key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --json --help -h" "$cur" ;;
+            " budget list") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
+            " budget topup") _tenantctl_words "--key --reason --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --json --help -h" "$cur" ;;
+            " budget remove") _tenantctl_words "--key --yes --json --help -h" "$cur" ;;
             " price") _tenantctl_words "--help -h" "$cur" ;;
             " price list") _tenantctl_words "--tenant --past --json --help -h" "$cur" ;;
             " price set") _tenantctl_words "--from --tenant --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --like-all --json --help -h" "$cur" ;;
@@ -105,7 +112,7 @@ _tenantctl() {
         return
     fi
     case "$command $count" in
-        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies stats compare usage price invoice export ledger audit bench completion" "$cur" ;;
+        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies alerts stats compare usage budget price invoice export ledger audit bench completion" "$cur" ;;
         " tenant 0") _tenantctl_words "add list show set suspend resume rename remove forget" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
@@ -119,6 +126,11 @@ _tenantctl() {
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " alerts 0") _tenantctl_words "test" "$cur" ;;
+        " budget 0") _tenantctl_words "set list topup remove" "$cur" ;;
+        " budget set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " budget topup 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " budget remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " price 0") _tenantctl_words "list set" "$cur" ;;
         " invoice 0") _tenantctl_words "list show credit verify" "$cur" ;;
         " ledger 0") _tenantctl_words "check backup restore prune renew" "$cur" ;;

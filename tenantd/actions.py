@@ -27,3 +27,6 @@ class Action(StrEnum):
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
     INVOICE_FINALIZED = "invoice_finalized"
     INVOICE_CREDITED = "invoice_credited"
+    BUDGET_SET = "budget_set"
+    BUDGET_TOPPED_UP = "budget_topped_up"  # for its current period
+    BUDGET_REMOVED = "budget_removed"

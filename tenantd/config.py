@@ -18,6 +18,9 @@ from zoneinfo import ZoneInfo
 from pydantic import (
     ConfigDict,
     Field,
+    HttpUrl,
+    SecretStr,
+    TypeAdapter,
     ValidationError,
     create_model,
     field_validator,
@@ -41,7 +44,9 @@ GONE_KEYS: Final = {
     ("engine", "grammar_timeout_s"): "engine.grammar_budget_ms bounds what a request's grammar may take",
 }
 """Keys that the previous release had, and what replaces them."""
-
+SECRET_KEYS: Final = {("alerts", "url")}
+"""Settings whose value is never shown."""
+_WEB_ADDRESS: Final = TypeAdapter(HttpUrl)
 
 MOST_SHOWN_CHARACTERS: Final = 200
 """Of a value in an error message."""
@@ -244,6 +249,25 @@ class SecurityConfig(Section):
         return value
 
 
+class AlertsConfig(Section):
+    """Alerts: budgets that are nearly used up, anomalies, engine failures, broken isolation."""
+
+    url: SecretStr = Field(
+        SecretStr(""), description="Where to POST alerts as JSON, http or https; empty: nowhere. May hold a token."
+    )
+    timeout_s: float = Field(10, gt=0, le=300, description="Maximum time for one attempt; failures are retried.")
+
+    @field_validator("url")
+    @classmethod
+    def _web_address(cls, value: SecretStr) -> SecretStr:
+        try:
+            if value.get_secret_value():
+                _WEB_ADDRESS.validate_python(value.get_secret_value())
+        except ValidationError:
+            raise ValueError("must be a URL such as https://example.org/hook, or empty") from None
+        return value
+
+
 class LogConfig(Section):
     """The log, written to standard error."""
 
@@ -261,6 +285,7 @@ class Config(Section):
     billing: BillingConfig = BillingConfig()
     ledger: LedgerConfig = LedgerConfig()
     security: SecurityConfig = SecurityConfig()
+    alerts: AlertsConfig = AlertsConfig()
     log: LogConfig = LogConfig()
 
     @property
@@ -346,7 +371,9 @@ def _explain(error: Any) -> str:
         return f"{key}: unknown key"
     if isinstance(error["input"], dict):
         return f"{key}: {in_words(error, 'a table')}"
-    return f"{key} = {_shown(error['input'])}: {in_words(error, 'a table')}"
+    may_hold_secret = any(secret[: len(error["loc"])] == error["loc"] for secret in SECRET_KEYS)
+    shown = "..." if may_hold_secret else _shown(error["input"])
+    return f"{key} = {shown}: {in_words(error, 'a table')}"
 
 
 def _shown(value: Any) -> str:

@@ -42,6 +42,7 @@ from tenantd.watching.anomalies import AnomalyWatch, HabitFile
 from tenantd.watching.metrics import Meter
 from tenantd.watching.reactions import Reactions
 from tenantd.watching.recorder import Recorder
+from tenantd.watching.webhook import alert_operators
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
     "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
     "ledger": ("settle_timeout_s",),
     "security": ("audit_keep_days", "anchor", "anchor_every_s"),
+    "alerts": ("url", "timeout_s"),
     "log": ("level",),
 }
 """Settings that SIGHUP can change. Others need a restart, and the log says so."""
@@ -93,11 +95,11 @@ class Daemon:
         self._notifier = Notifier()
         self._events = Events()
         self._meter = Meter(self._events, config.model_name)
+        self._webhook = alert_operators(self._events, lambda: self._config)
         self._recorder: Recorder | None = None
         self._watch: AnomalyWatch | None = None
         self._clock = clock
-        self._stop = asyncio.Event()
-        self._stop_now = asyncio.Event()
+        self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._only_logged = 0
 
@@ -159,7 +161,9 @@ class Daemon:
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
         self._meter.keep(directory.tenants)
-        server = Server(make_app(service, self._meter), listener, lambda: service.config.server, self._events)
+        server = Server(
+            make_app(service, self._meter, self._webhook), listener, lambda: service.config.server, self._events
+        )
         # The service stops before the server, so that every stream still gets its real end.
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
@@ -265,6 +269,7 @@ class Daemon:
         """The last of them are announced, and nothing else needs the loop any more."""
         if self._recorder is not None:
             self._recorder.flush(is_last=True)
+        self._webhook.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER))
         if not self._events.close(self._clock.most(EVENTS_TIMEOUT_S, Stage.LEDGER)):
             self._watch = None  # it may still hear or save
 

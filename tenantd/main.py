@@ -96,6 +96,8 @@ def set_up_logging(config: Config, handler: StderrHandler) -> None:
     # uvicorn warns about each malformed request, so anybody could fill the log. They are counted instead.
     logging.getLogger("uvicorn").setLevel(logging.ERROR)
     logging.getLogger("asyncio").setLevel(logging.WARNING)
+    for name in ("httpx", "httpcore"):  # they log addresses, and that of alerts may hold a token
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def hide_gpus() -> None:

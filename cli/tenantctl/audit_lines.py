@@ -8,6 +8,8 @@ import textwrap
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+from tenantctl.budget_options import name_of
+from tenantctl.budget_table import plain
 from tenantctl.units import moment
 from tenantd.printable import one_line
 
@@ -88,9 +90,21 @@ def _administered(detail: dict[str, Any], label_of: LabelOf) -> str:
     by = _who(detail["by"])
     if label := label_of(detail["by"].get("key_id") or ""):
         by += f" ({label})"
-    subject = " ".join(filter(None, (detail["action"], detail.get("key_id"))))
-    changed = changes(detail.get("before"), detail.get("after"))
+    before, after = detail.get("before"), detail.get("after")
+    budget = ""
+    if named := detail.get("budget"):
+        budget = name_of(named["period"], named["unit"])
+        before, after = (_amounts(named["unit"], shown or {}) for shown in (before, after))
+    subject = " ".join(filter(None, (detail["action"], detail.get("key_id"), budget)))
+    changed = changes(before, after)
+    if reason := detail.get("reason"):
+        by += f": {reason}"
     return f"{subject}: {', '.join(changed)}, by {by}" if changed else f"{subject} by {by}"
+
+
+def _amounts(unit: str, shown: dict[str, Any]) -> dict[str, Any]:
+    """What is shown of a budget, with amounts as people write them."""
+    return {name: plain(unit, value) if isinstance(value, int) else value for name, value in shown.items()}
 
 
 def changes(before: dict[str, Any] | None, after: dict[str, Any] | None) -> list[str]:
@@ -144,6 +158,12 @@ def _binding_broken(detail: dict[str, Any]) -> str:
     return f"found in the {detail['breach']}, stopped; the engine is restarted"
 
 
+def _budget_reached(detail: dict[str, Any]) -> str:
+    whose = " ".join(filter(None, (detail["key_id"], name_of(detail["period"], detail["unit"]))))
+    used, cap = (plain(detail["unit"], detail[name]) for name in ("used", "cap"))
+    return f"{whose}: {detail['level']}% reached, {used} of {cap} used"
+
+
 def _plain(detail: dict[str, Any]) -> str:
     return ", ".join(f"{name} {value}" for name, value in detail.items() if isinstance(value, str | int | float))
 
@@ -157,4 +177,5 @@ _DESCRIBED: Final = {
     "engine_lost": _engine_lost,
     "anomaly_found": _anomaly_found,
     "binding_broken": _binding_broken,
+    "budget_reached": _budget_reached,
 }

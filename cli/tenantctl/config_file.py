@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, get_args, get_origin
 
 import tomli_w
+from pydantic import SecretStr
 from pydantic.fields import FieldInfo
 
 from tenantd.config import Config, parse_config
@@ -57,6 +58,8 @@ def _setting(key: str, value: Any, field: FieldInfo) -> str:
     if value is None:
         assert field.examples, f"{key} has neither a default nor an example"
         return "# " + tomli_w.dumps({key: field.examples[0]}).strip()
+    if isinstance(value, SecretStr):
+        value = value.get_secret_value()
     return tomli_w.dumps({key: str(value) if isinstance(value, Path) else value}).strip()
 
 

@@ -13,9 +13,11 @@ import typer
 from typer.core import TyperGroup
 
 from tenantctl.commands import (
+    alert_commands,
     anomaly,
     audit_trail,
     bench,
+    budget_commands,
     compare,
     completion,
     demo,
@@ -111,9 +113,11 @@ ORDER = (
     "requests",
     "cancel",
     "anomalies",
+    "alerts",
     "stats",
     "compare",
     "usage",
+    "budget",
     "price",
     "invoice",
     "export",
@@ -131,12 +135,14 @@ app.command(epilog=doctor.EXAMPLES, rich_help_panel=DAEMON)(doctor.doctor)
 app.add_typer(tenant.app, rich_help_panel=TENANTS)
 app.add_typer(key.app, rich_help_panel=TENANTS)
 app.add_typer(anomaly.app, rich_help_panel=TENANTS)
+app.add_typer(alert_commands.app, rich_help_panel=DAEMON)
 app.command(epilog=run.EXAMPLES, rich_help_panel=REQUESTS)(run.run)
 app.command(epilog=usage.REQUESTS_EXAMPLES, rich_help_panel=REQUESTS)(usage.requests)
 app.command(epilog=usage.CANCEL_EXAMPLES, rich_help_panel=REQUESTS)(usage.cancel)
 app.command(epilog=stats.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(stats.stats)
 app.command(epilog=compare.EXAMPLES, rich_help_panel=BILLING)(compare.compare)
 app.command(epilog=usage.USAGE_EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(usage.usage)
+app.add_typer(budget_commands.app, rich_help_panel=BILLING)
 app.add_typer(invoice.app, rich_help_panel=BILLING)
 app.command(epilog=export.EXAMPLES, rich_help_panel=BILLING, cls=MonthCommand)(export.export)
 app.add_typer(price.app, rich_help_panel=BILLING)
@@ -154,7 +160,18 @@ def _join_lines(group: typer.Typer) -> None:
         command.help = re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.getdoc(command.callback) or "")
 
 
-for group in (app, tenant.app, key.app, price.app, invoice.app, anomaly.app, ledger_file.app, audit_trail.app):
+for group in (
+    app,
+    tenant.app,
+    key.app,
+    price.app,
+    invoice.app,
+    anomaly.app,
+    ledger_file.app,
+    alert_commands.app,
+    budget_commands.app,
+    audit_trail.app,
+):
     _join_lines(group)
 
 

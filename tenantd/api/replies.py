@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import msgspec
@@ -12,6 +12,7 @@ from starlette.responses import Response
 from tenantd.errors import TenantdError
 from tenantd.printable import one_line
 from tenantd.request_ids import new_request_id
+from tenantd.tenancy.budget_accounts import BudgetState
 from tenantd.tenancy.rates import RateState
 
 MOST_PATH_CHARACTERS: Final = 200
@@ -33,6 +34,22 @@ def rate_headers(states: Mapping[str, RateState]) -> list[tuple[bytes, bytes]]:
         for name, value in (("limit", state.limit), ("remaining", state.remaining), ("reset", reset)):
             headers.append((f"x-ratelimit-{name}-{what}".encode(), str(value).encode()))
     return headers
+
+
+def budget_headers(states: Iterable[BudgetState], key_id: str | None) -> list[tuple[bytes, bytes]]:
+    """The budget that is nearest to its end, if it has reached a level that its administrator warns of.
+
+    Of `states`, those of keys are left out if the request has no key.
+    """
+    shares = [
+        (state.percent, state.budget)
+        for state in states
+        if (key_id or not state.budget.key_id) and state.budget.warn and state.percent >= state.budget.warn[0]
+    ]
+    if not shares:
+        return []
+    percent, budget = max(shares, key=lambda share: share[0])
+    return [(b"x-tenantd-budget", f"{budget.period} {budget.unit} {percent}%".encode())]
 
 
 def shown_path(request: Request) -> str:

@@ -21,20 +21,21 @@ from tenantd.api.body import give_back_body
 from tenantd.api.connection import Connection, Peer
 from tenantd.api.connections import Connections
 from tenantd.api.health import health_operations
-from tenantd.api.identity import asking
+from tenantd.api.identity import actor_of, asking
 from tenantd.api.listener import Listener
 from tenantd.api.openai.routes import OpenAI
 from tenantd.api.openai.streaming import SEND
 from tenantd.api.openapi import Description
 from tenantd.api.operations import Operation, serve
 from tenantd.api.refusals import on_disconnect, on_error, on_http_exception, on_unexpected
-from tenantd.api.replies import rate_headers
+from tenantd.api.replies import budget_headers, rate_headers
 from tenantd.api.tenant.routes import TenantsOwn
 from tenantd.config import ServerConfig
 from tenantd.errors import TenantdError
 from tenantd.events import Events
 from tenantd.serving.service import Service
 from tenantd.watching.metrics import Meter
+from tenantd.watching.webhook import Webhook
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ GOODBYE_S = 5
 """How long complete answers may take to be sent after the drain."""
 
 
-def make_routes(service: Service, meter: Meter) -> FastAPI:
+def make_routes(service: Service, meter: Meter, webhook: Webhook) -> FastAPI:
     """The application with all routes."""
     app = FastAPI(
         title="tenantd",
@@ -58,29 +59,33 @@ def make_routes(service: Service, meter: Meter) -> FastAPI:
             Exception: on_unexpected,
         },
     )
-    serve(app, operations(service, meter), service)
+    serve(app, operations(service, meter, webhook), service)
     return app
 
 
-def operations(service: Service, meter: Meter) -> list[Operation]:
+def operations(service: Service, meter: Meter, webhook: Webhook) -> list[Operation]:
     """All that is served, and its description."""
     own = [
         *OpenAI(service).operations(),
         *TenantsOwn(service).operations(),
-        *Admin(service, meter).operations(),
+        *Admin(service, meter, webhook).operations(),
         *health_operations(service),
     ]
     return Description(own).operations
 
 
-def make_app(service: Service, meter: Meter) -> ASGIApp:
+def make_app(service: Service, meter: Meter, webhook: Webhook) -> ASGIApp:
     """The routes, with the headers and clean-up that every answer needs."""
-    app = make_routes(service, meter)
+    app = make_routes(service, meter, webhook)
 
     async def outermost(scope: Scope, receive: Receive, send: Send) -> None:
         async def with_rates(message: Message) -> None:
             if message["type"] == "http.response.start" and (tenant := asking(scope)) is not None:
-                message["headers"] = [*message["headers"], *rate_headers(service.rates(tenant))]
+                headers = rate_headers(service.rates(tenant))
+                if tenant.id is not None:
+                    key_id = actor_of(scope).key_id
+                    headers += budget_headers(service.budgets.states(tenant.id, key_id), key_id)
+                message["headers"] = [*message["headers"], *headers]
             await send(message)
 
         scope["extensions"][SEND] = send

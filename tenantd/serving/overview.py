@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -15,6 +15,7 @@ from tenantd.fleet.supervisor import Supervisor
 from tenantd.fleet.tally import Tally
 from tenantd.ledger.ledger import Ledger
 from tenantd.live.registry import Count
+from tenantd.tenancy.budget_accounts import BudgetState
 
 CHECKING = "checking"
 """The state of an engine that checks isolation; requests wait."""
@@ -68,14 +69,20 @@ def work_status(replicas: Sequence[Replica], held: int) -> dict[str, Any]:
 
 
 def tenants_status(
-    tenants: Iterable[Tenant], replicas: Sequence[Replica], held: Callable[[str], int]
+    tenants: Mapping[str, Tenant],
+    replicas: Sequence[Replica],
+    held: Callable[[str], int],
+    budgets: Callable[[int | None], Iterable[BudgetState]],
 ) -> list[dict[str, Any]]:
-    """One entry for each tenant: who has how much of all replicas. `held` says how many wait for their rate limits."""
+    """One entry for each tenant: who has how much of all replicas. `held` says how many wait for their rate limits.
+
+    `budgets` gives the budgets of a tenant, of which the entry has how much is used of the one nearest to its end.
+    """
     paused: Counter[str] = Counter()
     for replica in replicas:
         paused.update(replica.paused())
     result = []
-    for tenant in tenants:
+    for tenant in tenants.values():
         count = sum((replica.live.count(tenant.name) for replica in replicas), Count())
         result.append(
             {
@@ -89,6 +96,7 @@ def tenants_status(
                 "waiting": count.waiting + held(tenant.name),
                 "max_queued": tenant.limits.max_queued,
                 "usage": sum(replica.usage(tenant.name) for replica in replicas),
+                "budget_used_percent": max((one.percent for one in budgets(tenant.id)), default=None),
             }
         )
     return result

@@ -397,7 +397,7 @@ class Service:
             "isolation": self.isolation.status(),
             "unwatched_prompts": self._sketching.left_out,
             "is_checking_isolation": self.isolation.is_on,
-            "tenants": tenants_status(self.directory.tenants.values(), replicas, self._gate.waiting),
+            "tenants": tenants_status(self.directory.tenants, replicas, self._gate.waiting, self.budgets.states),
         }
 
     def idle_check(self) -> None:

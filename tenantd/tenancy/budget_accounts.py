@@ -36,6 +36,11 @@ class BudgetState(NamedTuple):
         """What is neither used nor held."""
         return max(0, self.cap - self.used - self.reserved)
 
+    @property
+    def percent(self) -> int:
+        """How much is used, rounded down: 100 means used up."""
+        return 100 if self.used >= self.cap else self.used * 100 // self.cap
+
 
 class Draw(NamedTuple):
     """What a request wants. `prompt_tokens` is 0 if another choice pays for the prompt."""

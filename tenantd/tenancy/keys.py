@@ -24,6 +24,7 @@ import msgspec
 from tenantd import clock
 from tenantd.domain import Scope
 from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.tenancy.budget_rows import inherit_budgets
 from tenantd.tenancy.tenants import get_tenant
 
 PREFIX: Final = "td_"
@@ -151,8 +152,8 @@ def rotate_key(
     """Replace a key by a new one of the same tenant, label and scopes. The old one ends after `grace_micros`, or at
     once if that is 0, but never later than it would have.
 
-    The new one ends at `expires_micros`; if that is None, it lasts as long as the old one was meant to.
-    Raises NotFound, InvalidRequest, Conflict: the old one has ended or was rotated.
+    The new one ends at `expires_micros`; if that is None, it lasts as long as the old one was meant to. It has the
+    budgets of the old one. Raises NotFound, InvalidRequest, Conflict: the old one has ended or was rotated.
     """
     before = get_key(conn, key_id)
     _check_rotatable(before, now_micros)
@@ -163,6 +164,7 @@ def rotate_key(
         conn, before.tenant, before.label, now_micros, scopes=before.scopes, expires_micros=expires_micros
     )
     conn.execute("UPDATE keys SET replaced_by = ? WHERE id = ?", (new.id, key_id))
+    inherit_budgets(conn, key_id, new.id)
     if grace_micros:
         ends_micros = now_micros + grace_micros
         if before.expires_micros is not None:

@@ -9,16 +9,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from tenantd.budget_events import BudgetReached
 from tenantd.domain import Verdict
 from tenantd.events import MALFORMED, Account, AnomalyFound, BindingBroken, Event, Events, Refused, Settled
 from tenantd.logs import dropped_lines
+from tenantd.tenancy.budget_accounts import BudgetState
 from tenantd.watching.gen_ai import GenAi
 
 M = TypeVar("M", Counter, Histogram)
@@ -55,6 +57,12 @@ class Meter:
         )
         self._broken_bindings = Counter(
             "tenantd_broken_bindings", "Answers that were another request's and were stopped.", registry=self.registry
+        )
+        self._budget_warnings = Counter(
+            "tenantd_budget_warnings",
+            "Levels, in percent, that budgets of a tenant and its keys have reached.",
+            ["tenant", "period", "unit", "level"],
+            registry=self.registry,
         )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
@@ -102,6 +110,8 @@ class Meter:
             self._refuse(event)
         elif isinstance(event, AnomalyFound) and self._is_there(event.tenant):
             self._of(self._anomalies, event.tenant, event.action.value).inc()
+        elif isinstance(event, BudgetReached) and self._is_there(event.tenant):
+            self._of(self._budget_warnings, event.tenant, event.period, event.unit, str(event.level)).inc()
         elif isinstance(event, BindingBroken):
             self._broken_bindings.inc()
 
@@ -146,10 +156,12 @@ class Meter:
         self._children.setdefault(labels[0], set()).add((metric, labels))
         return metric.labels(*labels)
 
-    def render(self, status: dict[str, Any]) -> bytes:
-        """The text format. `status` is the service's. Safe in a thread: with many tenants it takes a while."""
+    def render(self, status: dict[str, Any], budgets: Sequence[tuple[str, BudgetState]] = ()) -> bytes:
+        """The text format. `status` is the service's, and `budgets` all with the names of their tenants. Safe in a
+        thread: with many tenants it takes a while."""
         state = CollectorRegistry()
         state.register(_ServiceState(status, self._events.accounts()))
+        state.register(_Budgets(budgets))
         return generate_latest(self.registry) + generate_latest(state)
 
 
@@ -204,6 +216,26 @@ class _ServiceState(Collector):
             failed.add_metric([name], float(account.failed))
             dropped.add_metric([name], float(account.dropped))
         yield from (failed, dropped)
+
+
+class _Budgets(Collector):
+    """Gauges of what is used of budgets. `key` is empty for those of all keys."""
+
+    def __init__(self, budgets: Sequence[tuple[str, BudgetState]]) -> None:
+        self._budgets = budgets
+
+    def collect(self) -> Iterator[Metric]:
+        labels = ["tenant", "key", "period", "unit"]
+        used = GaugeMetricFamily("tenantd_budget_used_ratio", "Used part of a budget in its period.", labels=labels)
+        held = GaugeMetricFamily(
+            "tenantd_budget_reserved_ratio", "Part of a budget held by requests that run or wait.", labels=labels
+        )
+        for tenant, state in self._budgets:
+            budget = state.budget
+            for family, amount in ((used, state.used), (held, state.reserved)):
+                ratio = amount / state.cap if state.cap else float(family is used)
+                family.add_metric([tenant, budget.key_id, budget.period, budget.unit], ratio)
+        yield from (used, held)
 
 
 def _anchor_metrics(anchor: dict[str, Any] | None) -> Iterator[Metric]:

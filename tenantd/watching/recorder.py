@@ -15,8 +15,9 @@ from typing import Any, Final
 
 import msgspec
 
+from tenantd.budget_events import BudgetReached
 from tenantd.clock import now_micros
-from tenantd.config import Config
+from tenantd.config import SECRET_KEYS, Config
 from tenantd.domain import NOBODY, Actor
 from tenantd.events import (
     Action,
@@ -53,6 +54,7 @@ _NAMES: Final[dict[type[Event], str]] = {
     AnomalyFound: "anomaly_found",
     IsolationChecked: "isolation_checked",
     BindingBroken: "binding_broken",
+    BudgetReached: "budget_reached",
 }
 """Events that are recorded as they are, and under which name."""
 REFUSED: Final = "refused"
@@ -117,8 +119,8 @@ class Recorder:
         detail = {
             "action": Action.RELOADED.value,
             "by": who(NOBODY),
-            "before": {name: old.get(name) for name in changed},
-            "after": {name: new[name] for name in changed},
+            "before": {name: _recorded(name, old.get(name)) for name in changed},
+            "after": {name: _recorded(name, new[name]) for name in changed},
         }
         self._ledger.audit([_entry(now_micros(), ADMINISTERED, detail)])
 
@@ -154,9 +156,19 @@ def _entry(
 
 
 def _flat(config: Config) -> dict[str, Any]:
-    """Its settings, by `section.key`."""
+    """Its settings, by `section.key`, secrets included."""
     sections = config.model_dump(mode="json").items()
-    return {f"{section}.{key}": value for section, settings in sections for key, value in settings.items()}
+    flat = {f"{section}.{key}": value for section, settings in sections for key, value in settings.items()}
+    for section, key in SECRET_KEYS:
+        flat[f"{section}.{key}"] = getattr(getattr(config, section), key).get_secret_value()
+    return flat
+
+
+def _recorded(name: str, value: Any) -> Any:
+    """What an entry shows of a setting: of a secret, only whether there is one."""
+    if tuple(name.split(".")) in SECRET_KEYS:
+        return "(not shown)" if value else ""
+    return value
 
 
 def _as_it_is(name: str, event: Event) -> Entry:

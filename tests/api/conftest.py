@@ -18,8 +18,9 @@ import uvloop
 
 from tenantd.api.listener import listen
 from tenantd.api.server import Server, make_app
-from tenantd.config import Config, parse_config
+from tenantd.config import AlertsConfig, Config, parse_config
 from tenantd.watching.metrics import Meter
+from tenantd.watching.webhook import Webhook
 from tests.api.fake_service import FakeService
 from tests.support.contract import contract_of
 from tests.support.openai_http import on_socket
@@ -58,7 +59,7 @@ class Api:
         self.service = service
         self.loop = loop
         listener = listen(self.path, mode=0o600)
-        app = make_app(service, Meter(service.events))  # type: ignore[arg-type]
+        app = make_app(service, Meter(service.events), no_webhook())  # type: ignore[arg-type]
         self._server = Server(app, listener, lambda: service.config.server, service.events)
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
@@ -102,6 +103,11 @@ class Api:
         self.loop.run(self._server.stop())
         self.service.pool.close()
         self.loop.run(self.service.grammars.close())
+
+
+def no_webhook() -> Webhook:
+    """Alerts that go nowhere."""
+    return Webhook(AlertsConfig, lambda: "USD")
 
 
 def make_config(folder: Path, settings: dict[str, Any] | None = None) -> Config:

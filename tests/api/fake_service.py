@@ -14,6 +14,7 @@ from tenantd.live.generation import Generation, SharedSampling
 from tenantd.live.streams import LiveStream
 from tenantd.serving.rows import settled
 from tenantd.tenancy.administration import Administration
+from tenantd.tenancy.budgets import Budgets
 from tenantd.tenancy.directory import KnownKey
 from tenantd.tenancy.keys import TENANT_SCOPES
 from tenantd.tenancy.rates import RateState
@@ -114,6 +115,7 @@ class FakeService:
         self.hold_submit = False  # requests wait for their tenant's limits for ever
         self.held = 0
         self.rate_states: dict[str, dict[str, RateState]] = {}
+        self.budgets = Budgets()
         self.timeouts_s: list[float | None] = []
         self.streams: list[LiveStream] = []
         self.keys_used: list[tuple[str, Actor]] = []
@@ -213,6 +215,9 @@ class FakeService:
                 for n in self.directory.tenants
             ],
         }
+
+    async def budgets_changed(self) -> None:
+        await self.budgets.reload(self.ledger)
 
     async def tenants_changed(self) -> None:
         await self.directory.reload(self.ledger)

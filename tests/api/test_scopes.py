@@ -12,7 +12,7 @@ from tenantd.api.operations import Access, Operation
 from tenantd.api.server import operations
 from tenantd.domain import Actor, Scope, Tenant
 from tenantd.watching.metrics import Meter
-from tests.api.conftest import Api
+from tests.api.conftest import Api, no_webhook
 
 FOREIGN_UID = 54321
 ADMIN = {"authorization": "Bearer td_admin"}
@@ -38,7 +38,7 @@ def error(answer: httpx.Response) -> tuple[int, str]:
 
 def declared(api: Api) -> list[Operation]:
     service: Any = api.service
-    return operations(service, Meter(service.events))
+    return operations(service, Meter(service.events), no_webhook())
 
 
 def test_every_operation_declares_who_may_use_it_and_with_which_scope(api: Api) -> None:

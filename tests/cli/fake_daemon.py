@@ -179,6 +179,7 @@ class FakeDaemon:
         self.seen: list[tuple[str, str, dict[str, str], Any]] = []
         self.failure: TenantdError | None = None
         self.stats = fake_figures.stats(fake_figures.listed(fake_figures.BUSY), fake_figures.listed(fake_figures.IDLE))
+        self.answers: dict[tuple[str, str], Any] = {}  # by method and path, instead of the usual ones
         self.defaults = Limits(max_queued=256)
         self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
         self.engine: EngineInfo | None = ENGINE
@@ -222,6 +223,8 @@ class FakeDaemon:
             return JSONResponse(e.body(), e.http_status, headers)
 
     def _answer(self, method: str, path: list[str], body: Any) -> JSONResponse:
+        if (answer := self.answers.get((method, "/".join(path)))) is not None:
+            return JSONResponse(answer)
         match method, path:
             case "GET", ["status"]:
                 return JSONResponse(self._status())
@@ -233,6 +236,8 @@ class FakeDaemon:
                 return self._keys(method, path, body)
             case "GET", ["anomalies"]:
                 return JSONResponse({"anomalies": [ANOMALY]})
+            case "GET", ["tenants", _, "budgets"]:
+                return JSONResponse({"currency": "USD", "timezone": "UTC", "budgets": []})
             case _, ["tenants", name, *action]:
                 return self._one_tenant(method, self._tenant(name), action, body)
             case "GET", ["usage"]:

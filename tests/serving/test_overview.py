@@ -49,7 +49,12 @@ def test_usage_and_counts_told_by_two_replicas_are_added_up_and_the_last_does_no
             "paused": 0,
             "waiting": 3,
         }
-        usage = {each["name"]: each["usage"] for each in tenants_status([ACME, GLOBEX], [first, second], lambda _: 0)}
+        usage = {
+            each["name"]: each["usage"]
+            for each in tenants_status(
+                {one.name: one for one in (ACME, GLOBEX)}, [first, second], lambda _: 0, lambda _: ()
+            )
+        }
         assert usage == pytest.approx({"acme": 15.0, "globex": 2.0})
         assert (first.board.level(5.0, 60), second.board.level(5.0, 60)) == (9.0, 9.0), "each engine has its own"
         for replica in (first, second):

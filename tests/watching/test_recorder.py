@@ -8,8 +8,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 
-from tenantd import events
+from tenantd import budget_events, events
+from tenantd.budget_events import BudgetReached
 from tenantd.config import Config, parse_config
+from tenantd.domain import BudgetUnit
 from tenantd.events import (
     Action,
     Administered,
@@ -24,9 +26,12 @@ from tenantd.events import (
     Started,
 )
 from tenantd.ledger.audit import Entry, columns
+from tenantd.periods import Period
 from tenantd.watching import recorder as recording
 from tenantd.watching.recorder import _NAMES, MOST_COUNTED, MOST_NAMED, PORTION, Recorder
 from tests.serving.daemon_kit import run
+
+MODULES = (events.__name__, budget_events.__name__)
 
 
 class Ledger:
@@ -76,6 +81,24 @@ OF = {"request_id": "req_1", "tenant": "acme", "tenant_id": 7, "at_micros": 5}
             "engine_lost",
             {"reason": "signal", "status": -9, "live": 2},
         ),
+        (
+            BudgetReached(
+                budget_id=3,
+                tenant="acme",
+                tenant_id=7,
+                key_id=None,
+                period=Period.DAILY,
+                unit=BudgetUnit.TOKENS,
+                level=80,
+                used=8,
+                cap=10,
+                since_micros=1,
+                resets_micros=2,
+                at_micros=5,
+            ),
+            "budget_reached",
+            {"budget_id": 3, "period": "daily", "unit": "tokens", "level": 80, "used": 8, "cap": 10},
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -85,7 +108,9 @@ def test_what_happens_is_recorded_at_once(event: Event, name: str, detail: dict[
     [entry] = ledger.entries
     assert (entry.event, entry.at_micros) == (name, 5)
     assert {key: entry.detail[key] for key in detail} == detail
-    if isinstance(event, Started | CleanedUp):
+    if isinstance(event, BudgetReached):
+        assert (entry.request_id, entry.tenant_id, entry.tenant) == (None, 7, "acme")
+    elif isinstance(event, Started | CleanedUp):
         assert (entry.request_id, entry.tenant_id, entry.tenant) == ("req_1", 7, "acme")
     else:
         assert entry.request_id is entry.tenant_id is entry.tenant is None
@@ -186,6 +211,6 @@ def test_many_counts_are_recorded_in_portions_between_which_the_loop_turns(monke
 
 def test_every_kind_of_event_is_recorded_or_is_known_not_to_be() -> None:
     elsewhere = {"Admitted", "Settled", "FirstToken", "Refused", "Administered", "Sketched"}
-    kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__ == events.__name__}
+    kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__ in MODULES}
     assert kinds == elsewhere | {kind.__name__ for kind in _NAMES}
     assert msgspec.json.encode(refused(1))

@@ -13,7 +13,7 @@ import typer
 from tenantctl.client import Client, url
 from tenantctl.options import Json, connect, examples, finite
 from tenantctl.render import message, print_fields, print_json, print_table
-from tenantctl.units import duration, size
+from tenantctl.units import NOTHING, duration, size
 from tenantd.errors import DaemonNotRunning, EngineUnavailable
 
 EXAMPLES = examples(
@@ -141,7 +141,7 @@ def _print(state: dict[str, Any]) -> None:
     print_fields(fields)
     if state["tenants"]:
         print()
-        columns = ["tenant", "state", "weight>", "priority", "running>", "paused>", "waiting>", "usage>"]
+        columns = ["tenant", "state", "weight>", "priority", "running>", "paused>", "waiting>", "usage>", "budget>"]
         print_table(
             columns,
             [
@@ -154,9 +154,11 @@ def _print(state: dict[str, Any]) -> None:
                     t["paused"],
                     f"{t['waiting']} (no queue)" if t["max_queued"] == 0 else t["waiting"],
                     f"{t['usage']:.1f}",
+                    _percent(t.get("budget_used_percent")),
                 )
                 for t in state["tenants"]
             ],
+            ("weight", "priority"),
         )
 
     if queue := state.get("queue"):
@@ -165,6 +167,11 @@ def _print(state: dict[str, Any]) -> None:
         print_table(columns, [_queue_row(entry) for entry in queue[:MOST_QUEUED]])
         if state["waiting"] > MOST_QUEUED:
             message(f"and {state['waiting'] - MOST_QUEUED} more")
+
+
+def _percent(used: int | None) -> str:
+    """Of the budget nearest to its end."""
+    return NOTHING if used is None else f"{used}%"
 
 
 def _isolation(last: dict[str, Any] | None, is_checking: bool) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Annotated, Any, Final
 
 import typer
 
-from tenantctl import billing_options, system_prompt_options
+from tenantctl import billing_options, budget_table, system_prompt_options
 from tenantctl.billing_options import with_billing
 from tenantctl.client import url
 from tenantctl.limit_options import with_limits
@@ -144,7 +146,9 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
 def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
     """Show one tenant."""
     with connect(ctx) as client:
-        _print(client.get(url("tenants", tenant)), json)
+        answer = client.get(url("tenants", tenant))
+        budgets = {} if json else budget_table.fields(client.get(url("tenants", tenant, "budgets")))
+    _print(answer, json, budgets)
 
 
 @app.command(
@@ -335,7 +339,7 @@ def _report(answer: Any, json: bool, text: str) -> None:
         message(text)
 
 
-def _print(answer: Any, json: bool) -> None:
+def _print(answer: Any, json: bool, more: Mapping[str, object] = MappingProxyType({})) -> None:
     if json:
         print_json(answer)
         return
@@ -354,6 +358,7 @@ def _print(answer: Any, json: bool) -> None:
             "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",
             "on anomaly": tenant.get("on_anomaly", "log"),
             **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
+            **more,
             "created": moment(tenant["created_micros"]),
         }
     )

@@ -19,7 +19,9 @@ from starlette.responses import Response
 
 from tenantd import __version__, clock
 from tenantd.api.admin import types
+from tenantd.api.admin.alert_routes import alert_operations
 from tenantd.api.admin.audit_routes import AuditTrail
+from tenantd.api.admin.budget_routes import BudgetRoutes
 from tenantd.api.admin.examination import examination_operations
 from tenantd.api.admin.figure_routes import FigureRoutes
 from tenantd.api.admin.invoice_routes import invoice_operations
@@ -40,11 +42,13 @@ from tenantd.ledger.records import RequestRecord
 from tenantd.request_ids import new_request_id, request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration, Change
+from tenantd.tenancy.budget_administration import BudgetAdministration
 from tenantd.tenancy.reporting import Reporting
 from tenantd.text.excerpt import excerpt
 from tenantd.text.pool import ADMINISTRATORS
 from tenantd.watching.metrics import Meter
 from tenantd.watching.scores import explain
+from tenantd.watching.webhook import Webhook
 
 MOST_LISTED = 10_000
 
@@ -52,13 +56,20 @@ MOST_LISTED = 10_000
 class Admin:
     """The route handlers of /admin/v1 and /metrics, and their shared state."""
 
-    def __init__(self, service: Service, meter: Meter) -> None:
+    def __init__(self, service: Service, meter: Meter, webhook: Webhook) -> None:
         self._service = service
         self._administration: Administration = service.administration
         self._reporting = Reporting(service.ledger)
         self._audit_trail = AuditTrail(service, self._administration, self._reporting, self._parse)
         self._prices = PriceRoutes(service, self._parse)
         self._figures = FigureRoutes(service, self._reporting, meter)
+        budgets = BudgetAdministration(
+            service.ledger, service, service.events, records=service.config.security.is_audited
+        )
+        self._budgets = BudgetRoutes(
+            budgets, self._parse, lambda number: service.budgets.reserved(number), lambda: service.config.billing
+        )
+        self._webhook = webhook
         self._meter = meter
         self._began_s = time.monotonic()
 
@@ -89,6 +100,8 @@ class Admin:
             Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
             *invoice_operations(self._service, self._parse, self._month),
             *self._prices.operations(),
+            *self._budgets.operations(),
+            *alert_operations(self._webhook),
             *self._audit_trail.operations(),
             *ledger_operations(self._service, self._parse),
             *examination_operations(self._service),
@@ -118,7 +131,10 @@ class Admin:
     async def metrics(self) -> Response:
         """Render the metrics for Prometheus."""
         headers = {"x-request-id": new_request_id(), "content-type": CONTENT_TYPE_LATEST}
-        render = functools.partial(self._meter.render, self._service.status())
+        names = {tenant.id: tenant.name for tenant in self._service.directory.tenants.values()}
+        states = self._service.budgets.states()
+        budgets = [(names[one.budget.tenant_id], one) for one in states if one.budget.tenant_id in names]
+        render = functools.partial(self._meter.render, self._service.status(), budgets)
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request: Request, request_id: str) -> Response:

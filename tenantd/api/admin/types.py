@@ -222,7 +222,8 @@ class LedgerStatus(TypedDict):
 
 
 class TenantStatus(TypedDict):
-    """`usage` is by weight, decayed: who has the least goes first. Who is throttled has an eighth of its weight."""
+    """`usage` is by weight, decayed: who has the least goes first. Who is throttled has an eighth of its weight.
+    `budget_used_percent` is that of the budget nearest to its end, null without budgets."""
 
     name: str
     state: TenantState
@@ -234,6 +235,7 @@ class TenantStatus(TypedDict):
     waiting: int
     max_queued: int | None
     usage: float
+    budget_used_percent: int | None
 
 
 class Status(TypedDict):
