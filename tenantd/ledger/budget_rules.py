@@ -11,7 +11,7 @@ from typing import Final
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER
 from tenantd.ledger.spending import all_budgets, used_in
-from tenantd.periods import EPOCH
+from tenantd.periods import EPOCH, HOUR_MICROS, Period
 
 _USES: Final = """SELECT since_micros, used, topped_up, (SELECT coalesce(sum(amount), 0) FROM budget_topups AS topup
     WHERE topup.budget_id = budget_uses.budget_id AND topup.since_micros = budget_uses.since_micros)
@@ -20,16 +20,26 @@ _FREE: Final = """SELECT tenant_id, sum(prompt_tokens), sum(completion_tokens) F
 _FREE_ROWS: Final = """SELECT tenant_id, sum(free_prompt_tokens), sum(free_completion_tokens) FROM requests
     GROUP BY tenant_id HAVING sum(free_prompt_tokens) + sum(free_completion_tokens) > 0"""
 END_OF_TIME: Final = 2**62
+SHORTEST_MICROS: Final = {
+    Period.DAILY: 23 * HOUR_MICROS,
+    Period.WEEKLY: (7 * 24 - 1) * HOUR_MICROS,
+    Period.MONTHLY: (28 * 24 - 1) * HOUR_MICROS,
+}
+"""When clocks are set forward."""
 
 
 def broken_budgets(conn: Connection, on_progress: Callable[[int, int], None]) -> Iterator[tuple[int, str]]:
     """For each period of a budget 1, and what is wrong with it, "" if nothing.
 
-    A period lasts until the next one in which something was used. Periods whose rows were pruned are left out.
+    A period lasts until the next one in which something was used. Left out are those whose rows were pruned, and those
+    around a change of the time zone, which overlap.
     """
     for budget in all_budgets(conn):
         uses = conn.execute(_USES, (budget.id,)).fetchall()
+        overlapping = _overlapping([use[0] for use in uses], SHORTEST_MICROS[budget.period])
         for (since, used, topped_up, amounts), following in pairwise([*uses, (END_OF_TIME,)]):
+            if since in overlapping:
+                continue
             whose = f"{budget.period.value} {budget.unit.value} budget {budget.id} of tenant {budget.tenant_id}"
             whose += f", period from {EPOCH + timedelta(microseconds=since):%Y-%m-%dT%H:%MZ}"
             try:
@@ -39,6 +49,15 @@ def broken_budgets(conn: Connection, on_progress: Callable[[int, int], None]) ->
             yield 1, "" if counted == used else f"{whose}: {used} used, and its requests say {counted}"
             if topped_up != amounts:
                 yield 0, f"{whose}: topped up by {topped_up}, and its top-ups say {amounts}"
+
+
+def _overlapping(begins: list[int], shortest_micros: int) -> set[int]:
+    """Periods that begin too soon after one another, and those before them."""
+    found: set[int] = set()
+    for number, (one, other) in enumerate(pairwise(begins)):
+        if other - one < shortest_micros:
+            found |= {one, other, begins[max(0, number - 1)]}
+    return found
 
 
 def broken_quotas(conn: Connection, on_progress: Callable[[int, int], None]) -> Iterator[tuple[int, str]]:

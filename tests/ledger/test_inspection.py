@@ -84,6 +84,14 @@ def test_an_upgraded_ledger_passes(schema: int, tmp_path: Path) -> None:
     assert (found.breaches, found.checked["requests"]) == ([], 120)
 
 
+def test_days_of_two_time_zones_that_overlap_are_no_breach(conn: sqlite3.Connection) -> None:
+    (since,) = conn.execute("SELECT since_micros FROM budget_uses").fetchone()
+    conn.execute("INSERT INTO budget_uses (budget_id, since_micros, used) VALUES (1, ?, 5)", (since - HOUR_MICROS,))
+    assert breaches(conn) == []
+    conn.execute("UPDATE budget_uses SET since_micros = ? WHERE used = 5", (since - 24 * HOUR_MICROS,))
+    assert len(breaches(conn)) == 1
+
+
 BROKEN = (
     ("UPDATE hours SET prompt_tokens = prompt_tokens + 1", Check.HOURS, "prompt_tokens: 12 in rows, 13 kept"),
     ("DELETE FROM hours", Check.HOURS, "completed: 1 in rows, 0 kept"),
