@@ -75,6 +75,8 @@ def test_prices_are_set_shown_and_charged_and_who_set_them_is_recorded(tmp_path:
         assert first["after"] == {"price_id": 2, "output_nanos_per_million": 7 * 10**9, "minimum_nanos": 2_500_000_000}
         assert first["by"]["uid"] is not None and first["since_micros"] > 0
         assert "prices_set" in told_audit(daemon)
+        checked = tenantctl(daemon, "ledger", "check")
+        assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def told_audit(daemon: Daemon) -> str:
