@@ -22,20 +22,21 @@ from tests.attacks.kit import unharmed
 from tests.attacks.neighbour import UnixConnection
 from tests.support.daemon import Daemon
 
-ROWS = 250_000
+ROWS = 500_000
 REPORTS = 6
 QUICK_S = 2.0
 
 FILL = """
     INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens,
-        prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id, tenant_id)
+        prompt_tokens, completion_tokens, engine_micros, first_token_micros, duration_micros, price_id, tenant_id,
+        ended_micros)
     WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :rows)
     SELECT 'req_' || i, 'old' || i % 5, 'chat', 'fake', 'stop', 1700000000000000 + i, 10, 10, 10, 10, 100,
-        i * 7919 % 1000003, i * 104729 % 1000003, 1, 100 + i % 5 FROM n"""
+        i * 7919 % 1000003, i * 104729 % 1000003, 1, 100 + i % 5, 1700000000000000 + i FROM n"""
 
 
 def fill_ledger(state: Path) -> None:
-    """Requests of some years ago, so many that a report takes seconds."""
+    """Requests of one hour some years ago, so many that a report takes seconds: within an hour it reads each row."""
     state.mkdir(mode=0o700)
     ledger = Ledger.open(state / "ledger.db", BillingConfig(), lambda: 1_700_000_000_000_000)
     asyncio.run(ledger.close())
@@ -52,7 +53,7 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
         yield one
 
 
-USAGE = "/admin/v1/usage?since=0"
+USAGE = "/admin/v1/usage?since=1700000000000000&until=1700003500000000"
 
 
 @contextmanager
