@@ -10,6 +10,7 @@ from sqlite3 import Connection
 from typing import TypeVar
 
 from tenantd.errors import NotFound
+from tenantd.ledger.grouped import Grouping, UsageGroup, usage_by
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.lookups import own_request, own_requests
@@ -33,6 +34,17 @@ class OwnReports:
 
         def read(conn: Connection) -> TenantUsage | None:
             return next(iter(usage_report(conn, since_micros, until_micros, tenant_id)), None)
+
+        return await self._read(tenant_id, read)
+
+    async def usage_by(
+        self, tenant_id: int, grouping: Grouping, since_micros: int, until_micros: int
+    ) -> list[UsageGroup]:
+        """The same in groups; see `tenantd.ledger.grouped`."""
+        timezone = self._ledger.timezone
+
+        def read(conn: Connection) -> list[UsageGroup]:
+            return usage_by(conn, grouping, since_micros, until_micros, timezone, tenant_id)
 
         return await self._read(tenant_id, read)
 

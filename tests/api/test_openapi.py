@@ -35,6 +35,7 @@ PUBLIC = {
     "/v1/requests/{request_id}",
     "/v1/requests/{request_id}/cancel",
     "/v1/usage",
+    "/v1/usage/{by}",
 }
 BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),

@@ -69,6 +69,14 @@ def test_usage_and_invoice_are_its_own_and_agree_with_the_administrators(tenants
     [theirs] = one.daemon.get(f"/admin/v1/usage?tenant={one.name}").json()["tenants"]
     assert mine["total"] == {name: value for name, value in theirs.items() if name not in ("tenant", "tenant_id")}
     assert (mine["total"]["requests"], mine["total"]["completion_tokens"]) == (2, 12)
+    for by in ("day", "hour", "key", "model"):
+        grouped = one.json(f"/v1/usage/{by}")
+        [group] = grouped["groups"]
+        assert grouped["by"] == by and "tenant" not in group and "tenant_id" not in group
+        for name in ("requests", "prompt_tokens", "completion_tokens", "engine_micros", "cost_nanos"):
+            assert group[name] == mine["total"][name], (by, name)
+    for by in ("tenant", "adapter", "x", "hour?since=0"):
+        assert one.get(f"/v1/usage/{by}").status_code == 400, by
     invoice = one.json("/v1/invoices/this")
     assert invoice["open"] and invoice["invoice"]["tenant"] == one.name
     assert invoice["invoice"]["total_nanos"] == mine["total"]["cost_nanos"] > 0
@@ -122,7 +130,7 @@ def test_anothers_request_is_as_one_that_never_was(tenants: tuple[Tenant, Tenant
         answers_alike(one, theirs, "/v1/requests/{}/cancel", "POST")
     assert other.json(f"/v1/requests/{running.request_id}")["request"]["live_state"] == "running", "nothing ended it"
     assert other.cancel(running.request_id).json() == {"cancelled": running.request_id}
-    assert running.join().error["code"] == "request_cancelled"
+    assert running.join().error["code"] == "cancelled"
 
 
 def test_the_time_of_an_answer_does_not_tell_either(tenants: tuple[Tenant, Tenant]) -> None:

@@ -8,12 +8,13 @@ from __future__ import annotations
 import dataclasses
 import functools
 from typing import Final
+from zoneinfo import ZoneInfo
 
 from fastapi import Request
 from starlette.responses import Response
 
-from tenantd.api.admin.parameters import whole_number
-from tenantd.api.asked import asked_month, asked_period
+from tenantd import clock
+from tenantd.api.admin.parameters import one_of, period_of, whole_number
 from tenantd.api.identity import actor_of, tenant_of
 from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
@@ -21,7 +22,10 @@ from tenantd.api.replies import reply
 from tenantd.api.tenant import types
 from tenantd.domain import RUNNING, Scope
 from tenantd.errors import InvalidRequest, NotFound
+from tenantd.ledger.grouped import MOST_HOURS, Grouping
+from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.paperwork import Paperwork
+from tenantd.periods import HOUR_MICROS
 from tenantd.request_ids import request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy.own_reports import OwnReports
@@ -42,6 +46,7 @@ class TenantsOwn:
         one = f"{requests}/{{request_id}}"
         return [
             own("GET", "/v1/usage", self.own_usage, types.OwnUsage),
+            own("GET", "/v1/usage/{by}", self.own_usage_by, types.OwnGroupedUsage),
             own("GET", "/v1/limits", self.own_limits, types.OwnLimits),
             own("GET", requests, self.own_requests, types.OwnRequestPage),
             own("GET", one, self.own_request, types.OneOwnRequest),
@@ -52,13 +57,33 @@ class TenantsOwn:
     async def own_usage(
         self, request: Request, month: str | None = None, since: str | None = None, until: str | None = None
     ) -> Response:
-        """Report the tenant's own usage of a month, or of a period in microseconds since 1970."""
+        """Report the tenant's own usage of a month, or of a period: microseconds since 1970, or dates in the billing
+        time zone."""
         billing = self._service.config.billing
-        since_micros, until_micros = asked_period(month, since, until, billing.timezone)
+        since_micros, until_micros = period_of(billing, month, since, until)
         work = self._reports.usage(_id_of(request), since_micros, until_micros)
         total = types.own_total(await while_connected(request, work))
         period = {"since_micros": since_micros, "until_micros": until_micros}
         return reply({**period, "currency": billing.currency, "total": total})
+
+    async def own_usage_by(
+        self, request: Request, by: str, month: str | None = None, since: str | None = None, until: str | None = None
+    ) -> Response:
+        """Report the tenant's own usage by day, hour, key or model.
+
+        Only requests that have ended count. The period is that of /v1/usage; by hour, at most 100 days.
+        """
+        billing = self._service.config.billing
+        grouping = Grouping(one_of("by", by, types.GROUPINGS))
+        since_micros, until_micros = period_of(billing, month, since, until)
+        if grouping is Grouping.HOUR and until_micros - since_micros > MOST_HOURS * HOUR_MICROS:
+            raise InvalidRequest(
+                f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since"
+            )
+        work = self._reports.usage_by(_id_of(request), grouping, since_micros, until_micros)
+        groups = [types.own_group(group) for group in await while_connected(request, work)]
+        period = {"since_micros": since_micros, "until_micros": until_micros, "timezone": billing.timezone}
+        return reply({**period, "currency": billing.currency, "by": grouping, "groups": groups})
 
     async def own_limits(self, request: Request) -> Response:
         """Show the limits in force for the tenant, and what is left of them."""
@@ -106,7 +131,9 @@ class TenantsOwn:
     async def own_invoice(self, request: Request, month: str) -> Response:
         """Show the tenant's own invoice of a month: YYYY-MM, this or last."""
         billing = self._service.config.billing
-        asked = asked_month(month, billing.timezone)
+        asked = parse_month(month, ZoneInfo(billing.timezone), now_micros := clock.now_micros())
+        if asked.since_micros > now_micros:
+            raise InvalidRequest(f"{asked.name} has not started, so it has no invoice yet", param="month")
         work = self._reports.invoice(_id_of(request), asked, Paperwork.of(billing))
         return reply(types.own_invoice(await while_connected(request, work)))
 

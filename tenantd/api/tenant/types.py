@@ -7,6 +7,7 @@ from typing import Any, Literal, TypedDict, get_args
 import msgspec
 
 from tenantd.domain import BudgetUnit, Limits, TenantState
+from tenantd.ledger.grouped import Grouping, UsageGroup
 from tenantd.ledger.invoices import Invoice
 from tenantd.ledger.paperwork import TenantInvoice
 from tenantd.ledger.records import RequestRecord
@@ -18,6 +19,8 @@ from tenantd.tenancy.budget_accounts import BudgetState
 _OF_THE_DAEMON = {"tenant", "tenant_id", "uid", "adapter", "price_id", "unbilled"}
 """Fields of records that say nothing to the tenant, or are not its business."""
 
+GROUPINGS = (Grouping.DAY, Grouping.HOUR, Grouping.KEY, Grouping.MODEL)
+_GROUP = [field for field in msgspec.structs.fields(UsageGroup) if field.name not in _OF_THE_DAEMON]
 _REQUEST = [field for field in msgspec.structs.fields(RequestRecord) if field.name not in _OF_THE_DAEMON]
 _USAGE = [field for field in msgspec.structs.fields(TenantUsage) if field.name not in _OF_THE_DAEMON]
 
@@ -40,6 +43,23 @@ OwnTotal = msgspec.defstruct(
 )
 """Requests that ended in a period, and those created in it that still run, with their usage so far. Percentiles over
 more than an hour are within 2%."""
+
+
+OwnGroup = msgspec.defstruct("OwnGroup", [(field.name, field.type) for field in _GROUP])
+"""Requests that ended in a day or an hour of the billing time zone, or with one key ("" is none, `label` is the key's)
+or model. What is billed, `cost_nanos`, is `list_nanos` less `free_nanos` (free quotas) and `waived_nanos` (beyond
+budgets)."""
+
+
+class OwnGroupedUsage(TypedDict):
+    """A period, in microseconds since 1970, and what the tenant used in it, in groups."""
+
+    since_micros: int
+    until_micros: int
+    currency: str
+    timezone: str
+    by: Grouping
+    groups: list[OwnGroup]  # type: ignore[valid-type]
 
 
 class OwnRequestPage(TypedDict):
@@ -138,6 +158,11 @@ def own_request(row: RequestRecord, live_state: str | None) -> dict[str, Any]:
 def own_total(found: TenantUsage | None) -> Any:
     """An `OwnTotal`, of nothing if there was no usage."""
     return OwnTotal() if found is None else OwnTotal(**{field.name: getattr(found, field.name) for field in _USAGE})
+
+
+def own_group(found: UsageGroup) -> Any:
+    """An `OwnGroup`."""
+    return OwnGroup(**{field.name: getattr(found, field.name) for field in _GROUP})
 
 
 def own_invoice(found: Invoice) -> OwnInvoice:
