@@ -20,6 +20,7 @@ FUNCTIONS = {"histogram_quantile", "increase", "rate"}
 AGGREGATIONS = {"sum", "max", "avg"}
 GROUPING = {"by", "without", "on", "ignoring", "group_left", "group_right"}
 TOKEN = re.compile(r'\s*("[^"]*"|\[[^]]*\]|[a-zA-Z_:][a-zA-Z0-9_:]*|[0-9.]+|=~|!~|!=|[-+*/%(){},=])')
+BUDGET = {"budgets": [{"period": "monthly", "unit": "tokens", "amount": 1_000_000}]}
 Exported = dict[str, set[str]]
 """By the name of a sample, its labels."""
 
@@ -98,6 +99,7 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     with Daemon(tmp_path_factory.mktemp("dashboard"), engine=engine) as daemon:
         for name in ("noisy", "quiet"):
             daemon.add_tenant(name)
+        daemon.request("PATCH", "/admin/v1/tenants/noisy/budgets", json=BUDGET).raise_for_status()
         body: dict[str, Any] = {"max_tokens": 2000, "ignore_eos": True}
         noisy = daemon.stream("noisy", **body).begun(50)
         assert daemon.complete("quiet", max_tokens=20, ignore_eos=True).status_code == 200

@@ -183,6 +183,11 @@ def test_limits_say_what_is_in_force_and_what_is_left(tenants: tuple[Tenant, Ten
     assert found["limits"]["max_concurrent"] == 3 and found["limits"]["tokens_per_minute"] is None
     assert found["rates"]["requests"]["remaining"] == 8 and found["rates"]["tokens"] is None
     assert found["budgets"] == []
+    budget = {"budgets": [{"period": "daily", "unit": "tokens", "amount": 5000}]}
+    one.daemon.request("PATCH", f"/admin/v1/tenants/{one.name}/budgets", json=budget).raise_for_status()
+    [shown] = one.json("/v1/limits")["budgets"]
+    assert (shown["period"], shown["unit"], shown["amount"], shown["key_id"]) == ("daily", "tokens", 5000, None)
+    assert 0 < shown["left"] == 5000 - shown["used"] - shown["reserved"] < 5000 and shown["used"] > 0
     one.cancel(running.request_id)
     running.join()
 
