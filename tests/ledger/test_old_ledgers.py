@@ -240,11 +240,12 @@ def test_keys_may_still_run_and_read_and_every_tenant_left_can_be_audited(tmp_pa
         assert conn.execute(audited).fetchall() == [(0, None), (1, 32)]
 
 
-@pytest.mark.parametrize("lines", [1, 2, 13, 25])
-def test_an_upgrade_that_is_killed_is_made_whole_by_the_next_start(tmp_path: Path, lines: int) -> None:
-    path = ledger_of(5, tmp_path)
+@pytest.mark.parametrize(("start", "lines"), [(5, 1), (5, 2), (5, 13), (5, 25), (7, 1), (7, 2), (7, 20)])
+def test_an_upgrade_that_is_killed_is_made_whole_by_the_next_start(tmp_path: Path, start: int, lines: int) -> None:
+    path = ledger_of(start, tmp_path)
     with opened(path) as conn:
-        conn.execute(GROW, (json.dumps(list(range(100))),))
+        grow = GROW if start == 5 else GROW.replace("interrupted_micros", "interrupted_micros, tenant_id")
+        conn.execute(grow, (json.dumps(list(range(100))),))
         before, schema = old_rows(conn), tables(conn)
         rows = len(before[0])
     command = [sys.executable, "-u", "-m", "tests.ledger.old.upgrade", str(tmp_path)]
@@ -257,10 +258,10 @@ def test_an_upgrade_that_is_killed_is_made_whole_by_the_next_start(tmp_path: Pat
             said.append(process.stdout.readline())
         process.kill()
     assert process.returncode == -9
-    assert said[0] == "upgrading ledger.db from schema 5 to 6\n"
+    assert said[0] == f"upgrading ledger.db from schema {start} to {start + 1}\n"
     assert lines == 1 or said[1] == f"upgrading the ledger: 500 of {rows} requests\n"
     with opened(path) as conn:
-        assert conn.execute("PRAGMA user_version").fetchone() == (5,)
+        assert conn.execute("PRAGMA user_version").fetchone() == (start,)
         assert (old_rows(conn), tables(conn)) == (before, schema)
         assert migrate(conn, "ledger.db") == VERSION
         assert old_rows(conn) == before

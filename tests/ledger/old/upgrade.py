@@ -6,7 +6,7 @@ import logging
 import sys
 from pathlib import Path
 
-from tenantd.ledger import tenant_ids
+from tenantd.ledger import accounted, tenant_ids
 from tenantd.ledger.database import connect_writer
 from tenantd.ledger.migrations import migrate
 
@@ -22,6 +22,7 @@ class Waiting(logging.Handler):
 def main(folder: Path) -> None:
     logging.basicConfig(handlers=[Waiting()], level=logging.INFO)
     tenant_ids.BATCH_ROWS, tenant_ids.PROGRESS_INTERVAL_S = 500, 0.0
+    accounted.BATCH_ROWS, accounted.PROGRESS_INTERVAL_S = 500, 0.0
     migrate(connect_writer(folder / "ledger.db", 1000), "ledger.db")
 
 
