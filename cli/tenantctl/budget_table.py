@@ -10,7 +10,7 @@ from tenantctl.budget_options import name_of
 from tenantctl.units import duration, money
 
 COLUMNS: Final = ["tenant", "key", "budget", "used>", "of>", "left>", "reserved>", "share", "resets in>"]
-SPARE: Final = ("reserved", "left", "resets in", "key")
+SPARE: Final = ("reserved", "left", "resets in", "share", "key")
 """Columns that are left out first on a narrow terminal."""
 BAR_CHARACTERS: Final = 8
 _WORDS: Final = {"money": "{period} {currency}", "tokens": "{period} tokens", "engine": "{period} engine s"}
