@@ -27,7 +27,7 @@ class _Parse(Protocol):
 def ledger_operations(service: Service, parse: _Parse) -> list[Operation]:
     """`parse` reads and checks the body of a request."""
 
-    async def prune(request: Request) -> Response:
+    async def prune_ledger(request: Request) -> Response:
         """Delete the rows of requests that ended before a month. Sums of hours, finalised invoices and the audit trail
         stay. Only of months that are over. If the client leaves, the next pruning finishes it.
         """
@@ -36,4 +36,4 @@ def ledger_operations(service: Service, parse: _Parse) -> list[Operation]:
         work = prune_requests(service.ledger, service.events, actor_of(request.scope), body.before, timezone)
         return reply(await while_connected(request, work))
 
-    return [Operation("POST", "/admin/v1/ledger/prune", prune, PrunedRows, types.RequestPruning)]
+    return [Operation("POST", "/admin/v1/ledger/prune", prune_ledger, PrunedRows, types.RequestPruning)]
