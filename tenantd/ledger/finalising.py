@@ -61,7 +61,7 @@ def keep(
     Raises Conflict if it can no longer be; then it must be made ready again.
     """
     _check_running(conn, month, tenant_id)
-    late = "SELECT 1 FROM requests WHERE number > ? AND created_micros < ? LIMIT 1"
+    late = "SELECT 1 FROM requests WHERE number > ? AND +created_micros < ? LIMIT 1"  # + is: not by that index
     if conn.execute(late, (ready.newest, month.until_micros)).fetchone() is not None:
         raise Conflict(f"requests were added to {month.name} meanwhile; try again", param="month")
     before = finalised_of(conn, month.name, tenant_id)

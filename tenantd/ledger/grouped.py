@@ -18,6 +18,7 @@ from tenantd.ledger.sums import Key, sums, too_large
 from tenantd.periods import HOUR_MICROS, Span, days, hours
 
 MOST_HOURS: Final = 100 * 24
+_FIRST_AND_LAST: Final = "SELECT (SELECT min(hour_micros) FROM hours), (SELECT max(hour_micros) FROM hours)"
 AMOUNTS: Final = ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos")
 
 
@@ -103,7 +104,7 @@ def _spans(
     conn: Connection, grouping: Grouping, since_micros: int, until_micros: int, timezone: ZoneInfo
 ) -> Iterator[Span]:
     """The days or hours of the part of the period in which requests ended."""
-    first, last = conn.execute("SELECT min(hour_micros), max(hour_micros) FROM hours").fetchone()
+    first, last = conn.execute(_FIRST_AND_LAST).fetchone()
     if first is None:
         return iter(())
     since_micros, until_micros = max(since_micros, first), min(until_micros, last + HOUR_MICROS)

@@ -118,6 +118,7 @@ ROLL_UPS: Final = (
     swaps              INTEGER NOT NULL,
     PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled)
 ) STRICT, WITHOUT ROWID""",
+    "CREATE INDEX hours_by_tenant ON hours (tenant_id, hour_micros)",
     """CREATE TABLE latencies (
     hour_micros INTEGER NOT NULL,
     tenant_id   INTEGER NOT NULL,
