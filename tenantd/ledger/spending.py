@@ -7,6 +7,7 @@ and in the budgets of its key and of those that its key was rotated to.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from sqlite3 import Connection
 from typing import Any, Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -120,6 +121,12 @@ def begin_use(conn: Connection, budget: Budget, now_micros: int, timezone: ZoneI
     used = 0 if known.fetchone() is not None else used_in(conn, budget, since_micros, until_micros)
     row = conn.execute(_ADD, (budget.id, since_micros, min(used, MAX_INTEGER))).fetchall()[0]
     return Use(budget, since_micros, *row)
+
+
+def begin_uses(conn: Connection, budgets: Iterable[Budget], now_micros: int, timezone: ZoneInfo) -> list[Use]:
+    """Like `begin_use`, for those of some budgets that are not removed meanwhile."""
+    present = {budget.id for budget in all_budgets(conn)}
+    return [begin_use(conn, budget, now_micros, timezone) for budget in budgets if budget.id in present]
 
 
 def used_in(conn: Connection, budget: Budget, since_micros: int, until_micros: int) -> int:

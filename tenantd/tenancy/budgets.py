@@ -11,7 +11,8 @@ A period ends by the wall clock. What a request holds then counts in the next on
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from sqlite3 import Connection
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
@@ -21,13 +22,15 @@ from tenantd.domain import BudgetUnit
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.records import PriceList
-from tenantd.ledger.spending import Budget, Use, all_budgets, begin_use, heirs, uses_from
+from tenantd.ledger.spending import Budget, Use, all_budgets, begin_uses, heirs, uses_from
 from tenantd.periods import UTC_ZONE, bounds
 from tenantd.tenancy.budget_accounts import NEVER, Account, BudgetState, Draw, Hold, Shortage
 from tenantd.tenancy.price_book import PriceBook, Rates
 
 BLOCK_TOKENS: Final = 64
 """The most output tokens that are held at a time."""
+BATCH_BUDGETS: Final = 20
+"""Budgets whose use is added up in one transaction, which takes some milliseconds for each at most."""
 ALL: Final = 100
 NEARLY_ALL_PER_MILLE: Final = 995
 LONGEST_PERIOD_MICROS: Final = 32 * 24 * 3_600_000_000
@@ -55,6 +58,8 @@ class Budgets:
         self._prices = PriceBook()
         self._heirs: Mapping[str, list[str]] = {}
         self._loads_begun = self._load_shown = 0
+        self._reads = 0  # of the ledger, under way
+        self._noted: list[Use] = []  # meanwhile: a snapshot may be from before them, and have budgets that are new
 
     # ---- what the ledger holds -----------------------------------------------------------------------------------
 
@@ -63,14 +68,26 @@ class Budgets:
         self._loads_begun += 1
         load = self._loads_begun
         read = functools.partial(_read, since_micros=self._now_micros() - LONGEST_PERIOD_MICROS)
-        snapshot = await ledger.read(read, Lane.DIRECTORY)
-        if load > self._load_shown:
-            self._load_shown = load
-            if new := self.load(snapshot):
-                now_micros, timezone = self._now_micros(), self._timezone()
-                self.note(
-                    await ledger.write(lambda conn: [begin_use(conn, each, now_micros, timezone) for each in new])
-                )
+        new: list[Budget] = []
+        with self._reading():
+            snapshot = await ledger.read(read, Lane.DIRECTORY)
+            if load > self._load_shown:
+                self._load_shown = load
+                new = self.load(snapshot)
+        for first in range(0, len(new), BATCH_BUDGETS):
+            some, now_micros, timezone = new[first : first + BATCH_BUDGETS], self._now_micros(), self._timezone()
+            begin = functools.partial(begin_uses, budgets=some, now_micros=now_micros, timezone=timezone)
+            self.note(await ledger.write(begin))
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
+        self._reads += 1
+        try:
+            yield
+        finally:
+            self._reads -= 1
+            if not self._reads:
+                self._noted = []
 
     def load(self, snapshot: Snapshot) -> list[Budget]:
         """Take over a snapshot. Requests keep what they hold, also of budgets that are new.
@@ -89,7 +106,7 @@ class Budgets:
             account.budget = budget
             account.pass_time(self._now_micros(), self._timezone())
             self._accounts.setdefault(budget.tenant_id, []).append(account)
-        self.note(snapshot.uses)
+        self._count([*snapshot.uses, *self._noted])
         for hold in holds:
             self._attach(hold)
         counted = {(use.budget.id, use.since_micros) for use in snapshot.uses}
@@ -110,6 +127,12 @@ class Budgets:
 
     def note(self, uses: Iterable[Use]) -> None:
         """What the ledger has counted for a row."""
+        noted = list(uses)
+        if self._reads:
+            self._noted += noted
+        self._count(noted)
+
+    def _count(self, uses: Iterable[Use]) -> None:
         for use in uses:
             if (account := self._account(use.budget)) is not None:
                 account.pass_time(self._now_micros(), self._timezone())

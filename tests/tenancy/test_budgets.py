@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from collections.abc import Callable
+from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 
 from tenantd.domain import BudgetUnit
 from tenantd.ledger.records import PriceList
-from tenantd.periods import Period
+from tenantd.periods import Period, bounds
 from tenantd.tenancy.budget_accounts import Draw
 from tenantd.tenancy.budgets import BLOCK_TOKENS, _read
 from tenantd.tenancy.price_book import PriceBook
@@ -210,3 +213,50 @@ def test_when_a_budget_is_removed_requests_may_generate_all_they_want() -> None:
     assert world.budgets.extend(one.hold, 1, 0) and one.allowed == 500
     world.settle(one)
     world.budgets.idle_check()
+
+
+class Read:
+    """A ledger after whose reading something happens before the daemon goes on."""
+
+    def __init__(self, world: BudgetWorld, meanwhile: Callable[[], object]) -> None:
+        self._world = world
+        self._meanwhile = meanwhile
+
+    async def read(self, work: Callable[[Any], Any], lane: object) -> Any:
+        found = work(self._world.conn)
+        self._meanwhile()
+        return found
+
+    async def write(self, work: Callable[[Any], Any]) -> Any:
+        return work(self._world.conn)
+
+
+def insert_budget(world: BudgetWorld, used: int | None) -> None:
+    """Set one, of which this much is counted, without reading it."""
+    world.conn.execute(
+        """INSERT INTO budgets (tenant_id, period, unit, amount, warn, set_micros)
+        VALUES (?, 'daily', 'tokens', 100, '', 0)""",
+        (TENANT,),
+    )
+    if used is not None:
+        since = bounds(Period.DAILY, world.now_micros, world.timezone).since_micros
+        world.conn.execute("INSERT INTO budget_uses (budget_id, since_micros, used) VALUES (1, ?, ?)", (since, used))
+
+
+def test_what_is_settled_while_a_new_budget_is_read_counts_in_it() -> None:
+    world = BudgetWorld()
+    assert world.start(10, 50)
+    [one] = world.running
+    world.generate(one, 30)
+    insert_budget(world, 5)
+    ledger: Any = Read(world, lambda: world.budgets.note(world.commit(one)))
+    asyncio.run(world.budgets.reload(ledger))
+    assert [state.used for state in world.budgets.states()] == [45]
+
+
+def test_a_budget_that_is_removed_while_it_is_read_harms_nothing() -> None:
+    world = BudgetWorld()
+    insert_budget(world, None)
+    ledger: Any = Read(world, lambda: world.conn.execute("DELETE FROM budgets"))
+    asyncio.run(world.budgets.reload(ledger))
+    assert world.conn.execute("SELECT * FROM budget_uses").fetchall() == []
