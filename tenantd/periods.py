@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 HOUR_MICROS: Final = 3_600_000_000
+DAY_MICROS: Final = 24 * HOUR_MICROS
 UTC_ZONE: Final = ZoneInfo("UTC")
 
 

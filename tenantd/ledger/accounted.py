@@ -1,4 +1,4 @@
-"""The upgrade to schema 8: months by the end of requests, sums by hour, budgets, dated prices, finalised invoices."""
+"""The upgrade to schema 8: months by the end of requests, roll-ups, budgets, dated prices, finalised invoices."""
 
 from __future__ import annotations
 
@@ -71,6 +71,9 @@ _HOURS: Final = """INSERT INTO hours (hour_micros, tenant_id, key_id, model, ada
 _LATENCIES: Final = """INSERT INTO latencies
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, '{metric}', bucket_of({metric}_micros), count(*)
     FROM requests WHERE ended_micros IS NOT NULL AND {metric}_micros IS NOT NULL GROUP BY 1, 2, 4"""
+_LATENCY_DAYS: Final = """INSERT INTO latency_days
+    SELECT hour_micros - hour_micros % 86400000000, tenant_id, metric, bucket, sum(requests)
+    FROM latencies GROUP BY 1, 2, 3, 4"""
 _CAUSES: Final = """INSERT INTO causes
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, cause, count(*)
     FROM requests WHERE ended_micros IS NOT NULL AND cause <> '' GROUP BY 1, 2, 3"""
@@ -95,17 +98,18 @@ def add_accounts(conn: Connection) -> None:
         ROW_PRUNINGS,
     ):
         conn.execute(statement)
-    log.info("upgrading the ledger: adding up hours")
+    log.info("upgrading the ledger: adding up hours and days")
     add_up_rows(conn)
     conn.execute("PRAGMA cache_size = -2000")  # SQLite's default
 
 
 def add_up_rows(conn: Connection) -> None:
-    """Make the sums of hours of all rows, which have nothing yet that schema 8 added. There are no sums before."""
+    """Make the roll-ups of all rows, which have nothing yet that schema 8 added. There are none before."""
     conn.execute(_HOURS.format(names=", ".join((*_SUMMED, *_TIMES)), sums=_sums(conn)))
     conn.create_function("bucket_of", 1, bucket_of, deterministic=True)
     for metric in ("duration", "first_token"):
         conn.execute(_LATENCIES.format(metric=metric))
+    conn.execute(_LATENCY_DAYS)
     conn.execute(_CAUSES)
 
 

@@ -23,7 +23,7 @@ from tenantd.ledger.invoice_proof import prove
 from tenantd.ledger.long_reads import long_read
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION
 from tenantd.ledger.pieces import let_go
-from tenantd.ledger.row_rules import broken_hours, broken_rows
+from tenantd.ledger.row_rules import broken_days, broken_hours, broken_rows
 from tenantd.ledger.schema import SCHEMA
 from tenantd.ledger.verify import verify
 
@@ -162,6 +162,12 @@ def _requests(conn: sqlite3.Connection, on_progress: Callable[[int, int], None])
         said.add(rule if what else "")
 
 
+def _sums(conn: sqlite3.Connection, on_progress: Callable[[int, int], None]) -> Found:
+    yield from broken_hours(conn, on_progress)
+    for what in broken_days(conn):
+        yield 0, what
+
+
 def _invoices(conn: sqlite3.Connection, on_progress: Callable[[int, int], None]) -> Found:
     proof = prove(conn)
     yield proof.checked, ""
@@ -195,7 +201,7 @@ _CHECKS: Final[dict[Check, Callable[[sqlite3.Connection, Callable[[int, int], No
     Check.SCHEMA: _schema,
     Check.REFERENCES: _references,
     Check.REQUESTS: _requests,
-    Check.HOURS: broken_hours,
+    Check.HOURS: _sums,
     Check.BUDGETS: broken_budgets,
     Check.QUOTAS: broken_quotas,
     Check.INVOICES: _invoices,

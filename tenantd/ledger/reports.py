@@ -12,9 +12,9 @@ from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.requests import COLUMNS, as_record
 from tenantd.ledger.rollups import COUNTS, DURATION, ENDS, FIRST_TOKEN, SUMS
 from tenantd.ledger.sums import Percentiles, sums, too_large
+from tenantd.periods import DAY_MICROS
 
 MINUTE_MICROS: Final = 60_000_000
-DAY_MICROS: Final = 24 * 60 * MINUTE_MICROS
 
 
 class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):

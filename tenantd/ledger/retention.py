@@ -37,7 +37,7 @@ from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.pieces import let_go
 from tenantd.ledger.prunings import Announced, newest_announced
-from tenantd.periods import EPOCH
+from tenantd.periods import DAY_MICROS, EPOCH
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,6 @@ BATCH_ENTRIES: Final = 500
 PAUSE_S: Final = 0.05
 PIECE_ENTRIES: Final = 20_000
 DAY_S: Final = 86_400.0
-DAY_MICROS: Final = 86_400_000_000
 RETRY_S: Final = 3600.0
 
 _OLDEST_RUNNING: Final = "SELECT min(created_micros) FROM requests WHERE state = 'running'"

@@ -1,7 +1,7 @@
-"""Adds an ended request to the sums of its hour, in the transaction of its row. Reports read them instead of rows.
+"""Adds an ended request to the sums of its hour and day, in the transaction of its row, for reports to read.
 
-The tables are in schema.py. Hours are of UTC. A report over a period that does not begin or end with such an hour adds
-up the rows at its edges.
+The tables are in schema.py. Hours and days are of UTC. A report over a period that does not begin or end with such an
+hour adds up the rows at its edges.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from tenantd.domain import FinishReason
 from tenantd.ledger.buckets import bucket_of
 from tenantd.ledger.prices import MAX_INTEGER
 from tenantd.ledger.records import RequestRecord
-from tenantd.periods import HOUR_MICROS
+from tenantd.periods import DAY_MICROS, HOUR_MICROS
 
 DURATION: Final = "duration"
 FIRST_TOKEN: Final = "first_token"
@@ -43,8 +43,12 @@ _ADDED: Final = ", ".join(f"{name} = min({name} + excluded.{name}, {MAX_INTEGER}
 _ADD: Final = f"""INSERT INTO hours ({", ".join((*KEYS, *COUNTS, *SUMS))})
     VALUES ({", ".join("?" * len((*KEYS, *COUNTS, *SUMS)))})
     ON CONFLICT ({", ".join(KEYS)}) DO UPDATE SET {_ADDED}"""
-_ADD_LATENCY: Final = """INSERT INTO latencies VALUES (?, ?, ?, ?, ?)
+_ADD_LATENCY: Final = """INSERT INTO {table} VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET requests = requests + excluded.requests"""
+_ADD_LATENCIES: Final = (
+    (HOUR_MICROS, _ADD_LATENCY.format(table="latencies")),
+    (DAY_MICROS, _ADD_LATENCY.format(table="latency_days")),
+)
 _ADD_CAUSE: Final = """INSERT INTO causes VALUES (?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET requests = requests + excluded.requests"""
 
@@ -74,6 +78,9 @@ def add_row(conn: Connection, row: RequestRecord, times: int = 1) -> None:
     conn.execute(_ADD, (*key, *(times * int(value) for value in values)))
     for metric, micros in ((DURATION, row.duration_micros), (FIRST_TOKEN, row.first_token_micros)):
         if micros is not None:
-            conn.execute(_ADD_LATENCY, (hour, row.tenant_id, metric, bucket_of(micros), times))
+            bucket = bucket_of(micros)
+            for length_micros, statement in _ADD_LATENCIES:
+                since_micros = row.ended_micros - row.ended_micros % length_micros
+                conn.execute(statement, (since_micros, row.tenant_id, metric, bucket, times))
     if row.cause:
         conn.execute(_ADD_CAUSE, (hour, row.tenant_id, row.cause, times))

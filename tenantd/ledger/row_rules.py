@@ -1,4 +1,4 @@
-"""What must hold of every row of a request, and between rows and the sums of their hours.
+"""What must hold of every row of a request, and between rows and the sums of their hours and days.
 
 Reads in pieces with a snapshot each, in which a row and its sums agree, so the daemon may write meanwhile.
 """
@@ -17,7 +17,7 @@ from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge, all_prices, cost_
 from tenantd.ledger.rollups import COUNTS, KEYS, SUMS, hour_of
 from tenantd.ledger.rows_kept import Pruned
 from tenantd.ledger.sums import FROM_ROWS
-from tenantd.periods import EPOCH, HOUR_MICROS
+from tenantd.periods import DAY_MICROS, EPOCH, HOUR_MICROS
 
 PIECE_ROWS: Final = 20_000
 _COST: Final = "(input_nanos + cached_nanos + output_nanos + engine_nanos)"
@@ -59,6 +59,14 @@ _NEXT: Final = """SELECT min(hour) FROM (SELECT min(ended_micros) AS hour FROM r
     UNION ALL SELECT min(hour_micros) FROM hours WHERE hour_micros >= ?1
     UNION ALL SELECT min(hour_micros) FROM latencies WHERE hour_micros >= ?1
     UNION ALL SELECT min(hour_micros) FROM causes WHERE hour_micros >= ?1)"""
+_NEXT_DAY: Final = """SELECT min(micros) FROM (SELECT min(hour_micros) AS micros FROM latencies WHERE hour_micros >= ?1
+    UNION ALL SELECT min(day_micros) FROM latency_days WHERE day_micros >= ?1)"""
+_DAY: Final = """SELECT tenant_id, sum(of_hours), sum(of_day) FROM (
+    SELECT tenant_id, metric, bucket, requests AS of_hours, 0 AS of_day FROM latencies
+        WHERE hour_micros >= :day AND hour_micros < :next
+    UNION ALL SELECT tenant_id, metric, bucket, 0, requests FROM latency_days
+        WHERE day_micros >= :day AND day_micros < :next)
+    GROUP BY tenant_id, metric, bucket HAVING sum(of_hours) <> sum(of_day) LIMIT 3"""
 Sums = dict[tuple[Any, ...], tuple[int, ...]]
 Progress = Callable[[int, int], None]
 
@@ -115,6 +123,21 @@ def broken_hours(conn: Connection, on_progress: Progress) -> Iterator[tuple[int,
         at = f"{EPOCH + timedelta(microseconds=hour):%Y-%m-%dT%H:%MZ}"
         yield 1, f"hour {at}: {'; '.join(differing[:3])}" if differing else ""
         on_progress(since - first, max((last or 0) - first, since - first))
+        let_go(conn)
+
+
+def broken_days(conn: Connection) -> Iterator[str]:
+    """What differs between the times of each day and those of its hours."""
+    since = 0
+    while (found := conn.execute(_NEXT_DAY, (since,)).fetchone()[0]) is not None:
+        day = found - found % DAY_MICROS
+        since = day + DAY_MICROS
+        differing = [
+            f"times of tenant {tenant_id}: {of_hours} in its hours, {of_day} kept"
+            for tenant_id, of_hours, of_day in conn.execute(_DAY, {"day": day, "next": since})
+        ]
+        if differing:
+            yield f"day {EPOCH + timedelta(microseconds=day):%Y-%m-%d} of UTC: {'; '.join(differing)}"
         let_go(conn)
 
 

@@ -80,8 +80,8 @@ REQUESTS_BY_END: Final = "CREATE INDEX requests_by_end ON requests (ended_micros
 
 # Sums of the ended requests of an hour, of UTC, made in the transaction of each row. "" is no key, or no adapter.
 # `measured` counts those whose duration is known, `started` those with a first token. Sums stop at the largest integer.
-# `latencies` counts durations and times to the first token by logarithmic bucket (`tenantd.ledger.buckets`), `causes`
-# the errors by code.
+# `latencies` counts durations and times to the first token by logarithmic bucket (`tenantd.ledger.buckets`), and
+# `latency_days` adds up its hours by day, of UTC; `causes` counts the errors by code.
 ROLL_UPS: Final = (
     """CREATE TABLE hours (
     hour_micros        INTEGER NOT NULL,
@@ -126,6 +126,14 @@ ROLL_UPS: Final = (
     bucket      INTEGER NOT NULL,
     requests    INTEGER NOT NULL,
     PRIMARY KEY (hour_micros, tenant_id, metric, bucket)
+) STRICT, WITHOUT ROWID""",
+    """CREATE TABLE latency_days (
+    day_micros INTEGER NOT NULL,
+    tenant_id  INTEGER NOT NULL,
+    metric     TEXT NOT NULL,
+    bucket     INTEGER NOT NULL,
+    requests   INTEGER NOT NULL,
+    PRIMARY KEY (day_micros, tenant_id, metric, bucket)
 ) STRICT, WITHOUT ROWID""",
     """CREATE TABLE causes (
     hour_micros INTEGER NOT NULL,

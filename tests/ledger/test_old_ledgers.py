@@ -140,7 +140,7 @@ def test_the_work_of_an_upgrade_does_not_grow_with_requests_times_tenants(tmp_pa
 
         conn.set_progress_handler(count, 1000)
         migrate(conn, "ledger.db")
-        assert steps < (requests + 2000) * 200 / 1000, "instructions of SQLite, in thousands"
+        assert steps < (requests + 2000) * 250 / 1000, "instructions of SQLite, in thousands"
 
 
 ALTERED = (

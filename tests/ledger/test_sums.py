@@ -11,7 +11,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tenantd.domain import Usage
 from tenantd.errors import InvalidRequest
+from tenantd.ledger.buckets import bucket_of, percentile, value_of
 from tenantd.ledger.grouped import Grouping, usage_by
 from tenantd.ledger.rollups import COUNTS, DURATION, FIRST_TOKEN, SUMS, add_row, hour_of
 from tenantd.ledger.sums import Percentiles, sums
@@ -146,6 +148,43 @@ def test_percentiles_are_within_two_percent_and_exact_over_an_hour(
                         assert said == wanted
                     else:
                         assert abs(said - wanted) <= 0.02 * wanted + 1, "to the microsecond below 50 µs"
+
+
+@some
+@given(rows=many, period=periods, tenant_id=st.sampled_from([None, 1]), taken_out=st.integers(0, 3))
+def test_percentiles_of_days_are_those_of_their_hours(
+    rows: list[Made], period: list[int], tenant_id: int | None, taken_out: int
+) -> None:
+    since, until = (BASE + moment for moment in period)
+    with ledger_with(rows) as (conn, records):
+        for record in records[:taken_out]:
+            add_row(conn, record, -1)
+            conn.execute("DELETE FROM requests WHERE id = ?", (record.id,))
+        found = Percentiles(conn, since, until, tenant_id=tenant_id)
+        if found.is_exact:
+            return
+        own = [row for row in ended_in(records[taken_out:], since, until) if tenant_id in (None, row.tenant_id)]
+        for metric in (DURATION, FIRST_TOKEN):
+            for tenant in (None, 1, 2, 3):
+                values = [getattr(row, f"{metric}_micros") for row in own if tenant in (None, row.tenant_id)]
+                counts = Counter(bucket_of(micros) for micros in values if micros is not None)
+                for percent in (1, 50, 99, 100):
+                    assert found.of(tenant, metric, percent) == percentile(counts, percent)
+
+
+def test_only_whole_days_are_read_as_days_and_only_the_other_hours_as_hours() -> None:
+    day = 24 * HOUR
+    row = Made("acme", None, "tiny", "", False, "stop", "", Usage(), HOUR, 1, None)  # type: ignore[arg-type, call-arg]
+    ends = (day - 1, day, 2 * day - 1, 2 * day)
+    with ledger_with([row._replace(ended=ended) for ended in ends]) as (conn, _):
+        conn.execute(
+            "UPDATE latencies SET bucket = 100 WHERE hour_micros >= ? AND hour_micros < ?", (BASE + day, BASE + 2 * day)
+        )
+        conn.execute("UPDATE latency_days SET bucket = 200 WHERE day_micros <> ?", (BASE + day,))
+        whole = Percentiles(conn, BASE + day - HOUR, BASE + 2 * day + HOUR)
+        assert {whole.of(1, DURATION, percent) for percent in range(1, 101)} == {value_of(0)}
+        assert Percentiles(conn, BASE + day, BASE + 2 * day - HOUR).of(1, DURATION, 99) == value_of(100)
+        assert Percentiles(conn, BASE, BASE + day).of(1, DURATION, 99) == value_of(200)
 
 
 def test_what_was_taken_out_again_is_in_no_report() -> None:
