@@ -9,12 +9,13 @@ from typing import Any, Final
 
 import msgspec
 
-from tenantd.ledger.budget_uses import BudgetUse
+from tenantd.domain import BudgetUnit
 from tenantd.ledger.evenness import Evenness, Service, evenness
 from tenantd.ledger.prices import MAX_INTEGER, divide_half_up
 from tenantd.ledger.reports import cost_nanos, name_before
 from tenantd.ledger.rollups import COUNTS, DURATION, ENDS, FIRST_TOKEN, SUMS, USED
 from tenantd.ledger.sums import Percentiles, edges, sums, too_large, whole_hours
+from tenantd.periods import Period
 
 _CAUSES_OF_HOURS: Final = """SELECT tenant_id, cause, sum(requests) FROM causes
     WHERE hour_micros >= ? AND hour_micros < ? GROUP BY 1, 2 HAVING sum(requests) > 0"""
@@ -25,7 +26,20 @@ Causes = dict[str, int]
 Total = dict[str, int]
 
 
-class Customer(msgspec.Struct, frozen=True, kw_only=True):
+class BudgetUse(msgspec.Struct, frozen=True, kw_only=True):
+    """A budget and what was used of it since its period began, in its unit: nano-units of money, tokens, or
+    microseconds of engine time. `cap` includes what was added for this period. `key_id` is None for all keys."""
+
+    id: int
+    key_id: str | None
+    period: Period
+    unit: BudgetUnit
+    cap: int
+    used: int
+    resets_micros: int
+
+
+class KnownTenant(msgspec.Struct, frozen=True, kw_only=True):
     """A tenant as it is now, with its budgets. `weight` is what divides its usage."""
 
     tenant_id: int
@@ -97,7 +111,7 @@ def window_figures(
     conn: Connection,
     since_micros: int,
     until_micros: int,
-    customers: Mapping[int, Customer],
+    known: Mapping[int, KnownTenant],
     service: Service,
     tenant_id: int | None = None,
 ) -> WindowFigures:
@@ -110,18 +124,18 @@ def window_figures(
     causes = _causes(conn, since_micros, until_micros)
     window_s = max(0, until_micros - since_micros) / 1e6
     everything = _added(totals.values())
-    shown = [tenant_id] if tenant_id is not None else totals.keys() | _present(customers)
+    shown = [tenant_id] if tenant_id is not None else totals.keys() | _present(known)
     tenants = []
     for number in shown:
         total, cost = totals.get(number) or _nothing(), cost_nanos(billed.get(number))
-        customer = customers.get(number)
+        one = known.get(number)
         tenants.append(
             TenantFigures(
-                tenant=name_before(conn, number, until_micros) if customer is None else customer.name,
+                tenant=name_before(conn, number, until_micros) if one is None else one.name,
                 tenant_id=number,
-                is_removed=customer is None or customer.is_removed,
-                weight=1.0 if customer is None else customer.weight,
-                budgets=() if customer is None or customer.is_removed else customer.budgets,
+                is_removed=one is None or one.is_removed,
+                weight=1.0 if one is None else one.weight,
+                budgets=() if one is None or one.is_removed else one.budgets,
                 engine_share=_share(total["engine_micros"], everything["engine_micros"]),
                 token_share=_share(_tokens(total), _tokens(everything)),
                 **_figures(total, cost, window_s, percentiles, number, causes.get(number, {})),
@@ -130,7 +144,7 @@ def window_figures(
     together = _added(totals.get(number) or _nothing() for number in shown)
     cost = cost_nanos(_added(billed.get(number) or _nothing() for number in shown))
     all_causes = sum((Counter(causes.get(number, {})) for number in shown), Counter[str]())
-    weights = {customer.tenant_id: customer.weight for customer in customers.values()}
+    weights = {one.tenant_id: one.weight for one in known.values()}
     return WindowFigures(
         since_micros=since_micros,
         until_micros=until_micros,
@@ -166,8 +180,8 @@ def _nothing() -> Total:
     return dict.fromkeys((*COUNTS, *SUMS), 0)
 
 
-def _present(customers: Mapping[int, Customer]) -> set[int]:
-    return {number for number, customer in customers.items() if not customer.is_removed}
+def _present(known: Mapping[int, KnownTenant]) -> set[int]:
+    return {number for number, one in known.items() if not one.is_removed}
 
 
 def _tokens(total: Total) -> int:

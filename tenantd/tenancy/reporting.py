@@ -20,8 +20,8 @@ from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
 from tenantd.ledger.trail import MOST_ENTRIES_READ, AuditRecord, Portion, Wanted, select
 from tenantd.ledger.window import WindowFigures, window_figures
 from tenantd.tenancy.audit_keys import audit_key, tenant_of_name
-from tenantd.tenancy.customers import all_customers
 from tenantd.tenancy.fingerprints import of_text, of_tokens
+from tenantd.tenancy.known_tenants import known_tenants
 from tenantd.tenancy.recorded import ENTERED, RESPONSE
 from tenantd.tenancy.tenants import tenant_meant
 
@@ -73,8 +73,8 @@ class Reporting:
         timezone = self._ledger.timezone
 
         def read(conn: Connection, number: int | None) -> WindowFigures:
-            customers = all_customers(conn, clock.now_micros(), timezone)
-            return window_figures(conn, since_micros, until_micros, customers, service, number)
+            known = known_tenants(conn, clock.now_micros(), timezone)
+            return window_figures(conn, since_micros, until_micros, known, service, number)
 
         return await self._read(read, tenant, Lane.REPORTS)
 

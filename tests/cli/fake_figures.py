@@ -7,10 +7,9 @@ from typing import Any
 import msgspec
 
 from tenantd.domain import BudgetUnit, Limits
-from tenantd.ledger.budget_uses import BudgetUse
 from tenantd.ledger.evenness import Evenness
 from tenantd.ledger.grouped import Grouping, UsageGroup
-from tenantd.ledger.window import TenantFigures
+from tenantd.ledger.window import BudgetUse, TenantFigures
 from tenantd.periods import Period
 
 BUDGETS = (

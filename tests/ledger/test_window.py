@@ -12,14 +12,14 @@ from hypothesis import strategies as st
 from tenantd.domain import FinishReason, Usage
 from tenantd.ledger.evenness import Evenness, evenness, jain
 from tenantd.ledger.prices import AmountTooLarge
-from tenantd.ledger.window import Customer, window_figures
+from tenantd.ledger.window import KnownTenant, window_figures
 from tests.ledger.many_rows import BASE, HOUR, Made, ended_in, ledger_with, many, periods, total
 
-CUSTOMERS = {
-    1: Customer(tenant_id=1, name="acme", weight=2.0),
-    2: Customer(tenant_id=2, name="globex", weight=1.0),
-    9: Customer(tenant_id=9, name="gone", weight=1.0, is_removed=True),
-    10: Customer(tenant_id=10, name="idle", weight=1.0),
+KNOWN = {
+    1: KnownTenant(tenant_id=1, name="acme", weight=2.0),
+    2: KnownTenant(tenant_id=2, name="globex", weight=1.0),
+    9: KnownTenant(tenant_id=9, name="gone", weight=1.0, is_removed=True),
+    10: KnownTenant(tenant_id=10, name="idle", weight=1.0),
 }
 
 
@@ -40,8 +40,8 @@ def row(
 def test_figures_are_those_of_the_rows(rows: list[Made], period: list[int]) -> None:
     since, until = (BASE + moment for moment in period)
     with ledger_with(rows) as (conn, records):
-        found = window_figures(conn, since, until, CUSTOMERS, tokens_served)
-        [alone] = window_figures(conn, since, until, CUSTOMERS, tokens_served, 1).tenants
+        found = window_figures(conn, since, until, KNOWN, tokens_served)
+        [alone] = window_figures(conn, since, until, KNOWN, tokens_served, 1).tenants
     own = ended_in(records, since, until)
     names = {each.tenant for each in own}
     assert [each.tenant for each in found.tenants] == sorted({"acme", "globex", "idle"} | names)
@@ -69,14 +69,14 @@ def test_a_removed_tenant_is_shown_if_it_used_something() -> None:
     with ledger_with([row("acme")]) as (conn, _):
         for number, shown in ((9, ["acme", "globex", "gone", "idle"]), (1, ["acme", "globex", "idle"])):
             conn.execute("UPDATE hours SET tenant_id = ?", (number,))
-            found = window_figures(conn, BASE, BASE + HOUR, CUSTOMERS, tokens_served)
+            found = window_figures(conn, BASE, BASE + HOUR, KNOWN, tokens_served)
             assert [each.tenant for each in found.tenants] == shown
             assert [each.is_removed for each in found.tenants] == [name == "gone" for name in shown]
 
 
 def test_a_window_without_length_has_no_speed() -> None:
     with ledger_with([row()]) as (conn, _):
-        found = window_figures(conn, BASE, BASE, CUSTOMERS, tokens_served)
+        found = window_figures(conn, BASE, BASE, KNOWN, tokens_served)
     assert found.total.requests == 0 and found.total.output_tokens_per_s == 0
     assert found.tenants[0].engine_share is None and found.tenants[0].p99_duration_micros is None
 
@@ -84,7 +84,7 @@ def test_a_window_without_length_has_no_speed() -> None:
 def test_sums_beyond_64_bits_are_refused() -> None:
     big = row(usage=Usage(engine_micros=2**62, prompt_tokens=0))  # type: ignore[call-arg]
     with ledger_with([big, big._replace(tenant="globex")]) as (conn, _), pytest.raises(AmountTooLarge):
-        window_figures(conn, BASE, BASE + HOUR, CUSTOMERS, tokens_served)
+        window_figures(conn, BASE, BASE + HOUR, KNOWN, tokens_served)
 
 
 # -- evenness

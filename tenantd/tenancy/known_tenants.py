@@ -7,17 +7,28 @@ from zoneinfo import ZoneInfo
 
 from tenantd.costs import full_weight
 from tenantd.domain import Priority, Tenant
-from tenantd.ledger.budget_uses import budgets_in_use
-from tenantd.ledger.window import Customer
+from tenantd.ledger.window import BudgetUse, KnownTenant
+from tenantd.tenancy.budget_rows import list_budgets
 from tenantd.tenancy.tenants import REMOVED
 
 
-def all_customers(conn: Connection, now_micros: int, timezone: ZoneInfo) -> dict[int, Customer]:
+def known_tenants(conn: Connection, now_micros: int, timezone: ZoneInfo) -> dict[int, KnownTenant]:
     """Every tenant there is or was, by id. Periods of budgets are of the time zone."""
-    budgets = budgets_in_use(conn, now_micros, timezone)
+    budgets: dict[int, list[BudgetUse]] = {}
+    for one in list_budgets(conn, now_micros, timezone):
+        use = BudgetUse(
+            id=one.id,
+            key_id=one.key_id,
+            period=one.period,
+            unit=one.unit,
+            cap=one.cap,
+            used=one.used,
+            resets_micros=one.resets_micros,
+        )
+        budgets.setdefault(one.tenant_id, []).append(use)
     rows = conn.execute("SELECT id, name, weight, priority, throttled_micros, state FROM tenants")
     return {
-        number: Customer(
+        number: KnownTenant(
             tenant_id=number,
             name=name,
             weight=full_weight(
