@@ -154,6 +154,7 @@ def restore(
             copy(conn, ready, on_progress, replaces=True)
         if compared.backup.schema >= FIRST_AUDITED:
             _record(ready, compared, now_micros)
+        os.utime(ready, ns=(time.time_ns(), backup.stat().st_mtime_ns))  # what ran then has ended when it last wrote
         kept = _keep_aside(ledger) if ledger.exists() else None
         for suffix in (LOG_SUFFIX, "-shm"):  # of the present ledger, and kept with it, or else of none
             ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)

@@ -2,7 +2,8 @@
 
 The next start reads them. A line contains everything in a row, so it also works with a ledger that was restored
 from a backup meanwhile. Requests that are already settled are skipped, so reading the file twice changes nothing. But a
-line is better than the checkpoint that an interrupted request was settled from, so it replaces that.
+line is better than the checkpoint that an interrupted request was settled from, so it replaces that, except on a
+finalised invoice. Lines that cannot be used are kept in a file of their own.
 
 Entries of the audit trail that could not be written are lines of the same file. They may be in the trail already: the
 writer goes on trying after they were set aside, and a start may be killed before it has deleted the file. So an entry
@@ -27,12 +28,13 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenantd.domain import FinishReason
-from tenantd.errors import TenantdError
+from tenantd.errors import Conflict, TenantdError
 from tenantd.ledger.audit import SETTLED_LATE, AuditBroken, Columns, Entry, about_request, append, columns, newest
 from tenantd.ledger.charging import is_invoiced
 from tenantd.ledger.database import FILE_MODE, is_trouble
 from tenantd.ledger.records import Admitted, Settlement
 from tenantd.ledger.requests import get_request, insert_request, reopen_interrupted, settle_request, state_of
+from tenantd.ledger.rows_kept import Pruned
 from tenantd.ledger.tenant_ids import add_unknown
 from tenantd.periods import UTC_ZONE
 
@@ -185,16 +187,18 @@ class TakenIn:
         return True
 
     def _settle(self, conn: sqlite3.Connection, settlement: Settlement, admission: Admitted | None) -> bool:
-        """Settle one line. False if its request is already settled for good."""
+        """Settle one line. False if its request is settled for good. Raises Conflict if that cannot be known, or if a
+        finalised invoice has the request."""
         state = state_of(conn, settlement.id)
         owner = None
         if state is None and admission is not None:
+            if admission.created_micros < Pruned(conn).until_micros:
+                raise Conflict(f"request {settlement.id!r} is from a time whose rows were pruned, so it may be settled")
             owner = self._owner(conn, admission)
             insert_request(conn, msgspec.structs.replace(admission, tenant_id=owner))
         elif state == FinishReason.INTERRUPTED and settlement.state is not FinishReason.INTERRUPTED:
             if is_invoiced(conn, get_request(conn, settlement.id)):
-                log.warning("request %s is on a finalised invoice, so it stays interrupted", settlement.id)
-                return False
+                raise Conflict(f"request {settlement.id!r} is on a finalised invoice, so it stays interrupted")
             reopen_interrupted(conn, settlement.id, self._timezone)
         elif state not in (None, "running"):
             return False

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import shutil
 import sqlite3
 import stat
@@ -93,6 +94,14 @@ def test_the_writer_is_told_of_a_long_read_and_of_its_end(tmp_path: Path) -> Non
     with long_read(path), long_read(path):
         assert is_read_at_length(path)
     assert not is_read_at_length(path)
+
+
+def test_what_ran_when_a_backup_was_made_ends_then_and_not_when_it_is_restored(tmp_path: Path) -> None:
+    path, backup = filled(tmp_path), tmp_path / "backup.db"
+    back_up(path, backup, 0)
+    os.utime(backup, (1, 1))
+    restored(backup, path)
+    assert path.stat().st_mtime == 1
 
 
 def restored(backup: Path, ledger: Path) -> tuple[Comparison, Path | None]:

@@ -313,6 +313,25 @@ def test_what_is_on_a_finalised_invoice_is_not_settled_anew_from_what_was_set_as
         conn.execute("BEGIN")
         taken.settle(conn, NOW)
         conn.execute("COMMIT")
-        assert (taken.settled, taken.rejected, bill.requests) == (0, [], 2)
+        assert (taken.settled, len(taken.rejected), bill.requests) == (0, 1, 2)
         assert invoice(conn, NOVEMBER).tenants == [bill] and problems(conn) == []
         assert invoice(conn, month("2026-12")).tenants == []
+
+
+def test_what_may_have_been_pruned_is_not_settled_again_from_what_was_set_aside(tmp_path: Path) -> None:
+    ended = settlement("r1", USED)
+    before, after = (
+        Unsettled(settlement=msgspec.structs.replace(ended, id=name), admission=admission(name, created_micros=micros))
+        for name, micros in (("r1", NOVEMBER.until_micros - 1), ("r2", NOVEMBER.until_micros))
+    )
+    (tmp_path / FILE_NAME).write_bytes(b"".join(msgspec.json.encode(one) + b"\n" for one in (before, after)))
+    with ledger() as conn:
+        conn.execute(
+            "INSERT INTO row_prunings (month, timezone, until_micros, at_micros) VALUES ('2026-12', 'UTC', ?, ?)",
+            (NOVEMBER.until_micros, NOW),
+        )
+        taken = TakenIn(tmp_path, audits=False)
+        conn.execute("BEGIN")
+        taken.settle(conn, NOW)
+        conn.execute("COMMIT")
+        assert (taken.settled, taken.rejected) == (1, [msgspec.json.encode(before)])
