@@ -22,6 +22,7 @@ from tenantd.ledger.paperwork import CREDIT_NOTE, INVOICE, Paperwork, TenantInvo
 from tenantd.periods import EPOCH
 
 MOST_REASON_CHARACTERS: Final = 500
+_USED: Final = "SELECT 1 FROM requests WHERE tenant_id = ?1 AND created_micros < ?2 AND ended_micros < ?2 LIMIT 1"
 
 
 class Ready(NamedTuple):
@@ -150,8 +151,7 @@ def _check_running(conn: Connection, month: Month, tenant_id: int | None) -> Non
 
 def _check_existed(conn: Connection, month: Month, tenant_id: int) -> None:
     row = conn.execute("SELECT name, created_micros FROM tenants WHERE id = ?", (tenant_id,)).fetchone()
-    used = "SELECT 1 FROM requests WHERE tenant_id = ? AND ended_micros < ? LIMIT 1"
     if row is None or row[1] < month.until_micros:
         return
-    if conn.execute(used, (tenant_id, month.until_micros)).fetchone() is None:
+    if conn.execute(_USED, (tenant_id, month.until_micros)).fetchone() is None:
         raise Conflict(f"tenant {row[0]} did not exist in {month.name}, so there is nothing to finalise", param="month")

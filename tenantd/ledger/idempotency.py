@@ -31,8 +31,8 @@ _ROWS = """SELECT id, state, prompt_tokens, completion_tokens, engine_micros, ca
 _KEEP = """INSERT INTO idempotency (tenant_id, key, body_hash, requests, created_micros) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET body_hash = excluded.body_hash, requests = excluded.requests,
     created_micros = excluded.created_micros"""
-_PRUNE = """DELETE FROM idempotency WHERE (tenant_id, key) IN
-    (SELECT tenant_id, key FROM idempotency WHERE created_micros <= ? ORDER BY created_micros LIMIT ?)"""
+_OLD = "SELECT tenant_id, key FROM idempotency WHERE created_micros <= ? ORDER BY created_micros LIMIT ?"
+_DELETE = "DELETE FROM idempotency WHERE tenant_id = ? AND key = ?"
 
 
 class KeyedBody(msgspec.Struct, frozen=True, kw_only=True):
@@ -94,4 +94,6 @@ def keep_key(conn: Connection, keyed: KeyedBody, request_ids: Sequence[str], now
 
 def prune_keys(conn: Connection, now_micros: int) -> int:
     """Delete a batch of keys that are older than a day. Returns how many."""
-    return conn.execute(_PRUNE, (now_micros - KEPT_MICROS, BATCH_KEYS)).rowcount
+    old = conn.execute(_OLD, (now_micros - KEPT_MICROS, BATCH_KEYS)).fetchall()
+    conn.executemany(_DELETE, old)  # one statement for all would look through all keys of a tenant
+    return len(old)

@@ -162,10 +162,13 @@ class Booked(msgspec.Struct, frozen=True):
 
 
 def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
-    """Oldest first. A request counts with all its tokens, even if it got some before the last minute."""
+    """Oldest first. A request counts with all its tokens, even if it got some before the last minute.
+
+    `ended_micros` is never earlier than the end, and finds these rows among those of the day.
+    """
     rows = conn.execute(
-        f"""SELECT tenant_id, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0
-        FROM requests WHERE created_micros > :now - :day AND {_ENDED} > :now - :minute
+        f"""SELECT tenant_id, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0 FROM requests
+        WHERE ended_micros > :now - :minute AND +created_micros > :now - :day AND {_ENDED} > :now - :minute
         UNION ALL SELECT tenant_id, :now - created_micros AS age, 0, 1
         FROM requests WHERE created_micros > :now - :minute
         ORDER BY age DESC""",
