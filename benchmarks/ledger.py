@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import psutil
 
 from common import machine, stream
 from tenantctl.bench.launcher import OwnDaemon
@@ -38,6 +39,8 @@ TENANTS = 20
 DAYS = 90
 DAY_MICROS = 86_400_000_000
 STEP_MICROS = 5_000
+ENGINE = {"backend": "fake", "slots": 8, "fake_step_micros": STEP_MICROS}
+IDLE_S = 2.0
 HALF_LIFE_S = 60.0
 MOST_S = {"invoice": 1.0, "stats": 1.0, "compare": 1.0, "start": 2.0}
 """What is aimed at, with ten million rows."""
@@ -116,25 +119,70 @@ async def settle_rate(path: Path, count: int) -> float:
     return rate
 
 
-def reports(client: httpx.Client) -> dict[str, float]:
-    """Seconds of each, the median of five."""
+def reports(client: httpx.Client, process: psutil.Process) -> dict[str, dict[str, float]]:
+    """Seconds of each, elapsed and of the daemon's CPU time: medians of five."""
     month = time.strftime("%Y-%m", time.gmtime(time.time() - 30 * 86400))
     until = time.time_ns() // 1000
+    of_month = f"since={until - 30 * DAY_MICROS + 1234567}&until={until}"
     paths = {
         "invoice": f"/admin/v1/invoices/{month}",
-        "stats": f"/admin/v1/stats?since={until - 30 * DAY_MICROS + 1234567}&until={until}",
+        "stats": f"/admin/v1/stats?since={until - DAY_MICROS // 24}&until={until}",
+        "stats_tenant": f"/admin/v1/stats?since={until - DAY_MICROS // 24}&until={until}&tenant=tenant-03",
         "compare": f"/admin/v1/stats?since={until - DAY_MICROS}&until={until}",
-        "usage": f"/admin/v1/usage?since={until - 30 * DAY_MICROS}&until={until}",
+        "compare_month": f"/admin/v1/stats?{of_month}",
+        "usage_month": f"/admin/v1/usage?{of_month}",
+        "requests": "/admin/v1/requests?limit=100&tenant=tenant-03",
     }
     taken = {}
     for name, path in paths.items():
         times = []
         for _ in range(5):
-            began_s = time.perf_counter()
+            began_s, began_cpu_s = time.perf_counter(), cpu_s(process)
             client.get(path).raise_for_status()
-            times.append(time.perf_counter() - began_s)
-        taken[name] = statistics.median(times)
+            times.append((time.perf_counter() - began_s, cpu_s(process) - began_cpu_s))
+        elapsed, used = zip(*times, strict=True)
+        taken[name] = {"elapsed_s": statistics.median(elapsed), "cpu_s": statistics.median(used)}
     return taken
+
+
+def cpu_s(process: psutil.Process) -> float:
+    times = process.cpu_times()
+    return times.user + times.system
+
+
+def started(daemon: OwnDaemon) -> dict[str, float]:
+    """Seconds until it is ready."""
+    began_s = time.perf_counter()
+    daemon.launch(None)
+    daemon.wait_ready(300)
+    return {"elapsed_s": time.perf_counter() - began_s, "cpu_s": cpu_s(psutil.Process(daemon.running.pid))}
+
+
+def starts(folder: Path) -> dict[str, dict[str, float]]:
+    """Of the daemon with this ledger and with an empty one, in turn: medians of three."""
+    found: dict[str, list[dict[str, float]]] = {"large": [], "empty": []}
+    for _ in range(3):
+        with tempfile.TemporaryDirectory(dir=folder) as other:
+            for name, place in (("large", folder), ("empty", Path(other))):
+                daemon = OwnDaemon(place, {"engine": ENGINE})
+                try:
+                    found[name].append(started(daemon))
+                finally:
+                    daemon.kill()
+    return {
+        name: {what: statistics.median(each[what] for each in all_of) for what in all_of[0]}
+        for name, all_of in found.items()
+    }
+
+
+def wait_until_idle(process: psutil.Process) -> float:
+    """Seconds until a daemon that has just started has checked its ledger for damage, which it does beside its work."""
+    began_s = time.perf_counter()
+    before = -1.0
+    while (now := cpu_s(process)) - before > 0.02 * IDLE_S:
+        before = now
+        time.sleep(IDLE_S)
+    return time.perf_counter() - began_s
 
 
 def first_tokens(daemon: OwnDaemon, rounds: int) -> dict[str, Any]:
@@ -147,7 +195,7 @@ def first_tokens(daemon: OwnDaemon, rounds: int) -> dict[str, Any]:
         with own_client(daemon) as client:
             while not is_over.is_set():
                 if wanted.wait(0.1):
-                    reports(client)
+                    reports(client, psutil.Process(daemon.running.pid))
 
     asker = threading.Thread(target=ask_reports)
     asker.start()
@@ -186,15 +234,14 @@ def measure(folder: Path, rows: int, rounds: int) -> dict[str, Any]:
     size = (state / "ledger.db").stat().st_size
     results["bytes_per_row"] = size / rows  # without the audit trail
     results["open_s"] = asyncio.run(open_and_read(state / "ledger.db"))
-    engine = {"backend": "fake", "slots": 8, "fake_step_micros": STEP_MICROS}
-    daemon = OwnDaemon(folder, {"engine": engine})
+    results["start"] = starts(folder)
+    daemon = OwnDaemon(folder, {"engine": ENGINE})
     try:
-        began_s = time.perf_counter()
-        daemon.launch(None)
-        daemon.wait_ready(300)
-        results["start_s"] = time.perf_counter() - began_s
+        started(daemon)
+        process = psutil.Process(daemon.running.pid)
+        results["checked_s"] = wait_until_idle(process)
         with own_client(daemon) as client:
-            results["reports_s"] = reports(client)
+            results["reports"] = reports(client, process)
         results["first_token"] = first_tokens(daemon, rounds)
     finally:
         daemon.kill()
