@@ -87,9 +87,10 @@ class Alone:
         return said
 
     def _is_undecided(self, submit: Submit, sampling: Sampling, before: list[int], own: int, token: int) -> bool:
-        """Whether a change of the logits within the noise makes it `token` instead of `own`.
+        """Whether a pass of another shape, or a change of the logits within the noise, makes it `token` instead of `own`.
 
-        A draw goes through the tokens by id, so making all from one id on likelier moves it to the next ones.
+        A draw goes through the tokens by id (though a grammar changes the order), so making all from one id on likelier
+        moves it to the next ones.
         """
 
         def drawn(change: dict[int, float]) -> int:
@@ -99,7 +100,7 @@ class Alone:
             with self._bound(submit, msgspec.structs.replace(sampling, logit_bias=bias), before):
                 return self._run(0, submit.prompt + before).token
 
-        if drawn({own: -self.noise, token: self.noise}) == token:
+        if token in (drawn({}), drawn({own: -self.noise, token: self.noise})):
             return True
         upwards = 1 if token > own else -1
         least, most = 0.0, self.noise
