@@ -169,14 +169,22 @@ class Allowances:
         """Read budgets and prices, and apply them to running requests. Raises LedgerUnavailable or QueueFull."""
         await self._budgets.reload(self._ledger)
         for stream in self._replica.live:
+            if (free := self._holds.get(stream.number)) is not None and not free.accounts:
+                self._let_go(stream, free)
             if stream.number not in self._holds and (hold := self._adopted(stream)) is not None:
                 self._holds[stream.number] = hold
                 self._tell(stream, hold)
         self._end_overdrawn()
         for stream in self._replica.live:
             hold = self._holds.get(stream.number)
-            if hold is not None and (not hold.accounts or len(stream.generated) >= hold.ask_at_tokens):
+            if hold is not None and len(stream.generated) >= hold.ask_at_tokens:
                 self._extend(stream)
+
+    def _let_go(self, stream: LiveStream, hold: Hold) -> None:
+        """No budget concerns a request any more. If one does later, the request is adopted anew."""
+        self._budgets.extend(hold, len(stream.generated), stream.engine_micros)
+        self._tell(stream, hold)
+        del self._holds[stream.number]
 
     def _adopted(self, stream: LiveStream) -> Hold | None:
         """The hold of a request that ran before there was a budget."""
