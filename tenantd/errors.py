@@ -89,6 +89,12 @@ class ConfigError(TenantdError):
     exit_code = 78
 
 
+class UnusableFile(TenantdError):
+    """A file or folder that a command was given is missing, exists already, or is not what it should be."""
+
+    code = "unusable_file"
+
+
 class ModelError(TenantdError):
     """The model cannot be served: not a GGUF, truncated, unreadable, or too large for this machine."""
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 from urllib.parse import quote
 
-from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable, TenantdError
+from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable, TenantdError, UnusableFile
 from tenantd.ledger.check import find_damage
 from tenantd.ledger.database import FILE_MODE, connect_reader, explain
 from tenantd.ledger.files import LOG_SUFFIX
@@ -26,7 +26,10 @@ log = logging.getLogger(__name__)
 
 STEP_PAGES: Final = 2048
 """8 MiB with SQLite's usual pages."""
+SUFFIX: Final = ".db"
 SPARE_BYTES: Final = 16 * 1024 * 1024
+_HAS_LOG: Final = b"\x02\x02"
+"""Bytes 18 and 19 of a database with a write-ahead log."""
 Progress = Callable[[int, int], None]
 """Is told how many pages are copied, and how many there are."""
 
@@ -38,14 +41,12 @@ def no_progress(done: int, of: int) -> None:
 def back_up(ledger: Path, target: Path, busy_timeout_ms: int, on_progress: Progress = no_progress) -> Path:
     """Copy a ledger, which may be in use, to a new file, or into a folder. Returns the file.
 
-    Raises ConfigError if there is no ledger or `target` exists, LedgerUnavailable, LedgerDamaged if the copy is.
+    Raises ConfigError if there is no ledger, UnusableFile if `target` cannot be one, LedgerUnavailable, LedgerDamaged
+    if the copy is.
     """
     if not ledger.exists():
         raise ConfigError(f"{ledger}: no such file; pass --state-dir DIR")
-    if target.exists():
-        raise ConfigError(f"{target} exists, and a backup never overwrites a file; choose another name")
-    if not target.parent.is_dir():
-        raise ConfigError(f"{target.parent}: no such folder; create it first")
+    check_target(target)
     need_room(target.parent, ledger_bytes(ledger), f"a copy of {ledger}")
     try:
         with closing(connect_reader(ledger, busy_timeout_ms)) as conn, long_read(ledger):
@@ -59,12 +60,24 @@ def back_up(ledger: Path, target: Path, busy_timeout_ms: int, on_progress: Progr
     return target
 
 
+def check_target(target: Path) -> None:
+    """Raises UnusableFile if a backup cannot be made under this name, or was hardly meant to."""
+    if os.path.lexists(target):
+        raise UnusableFile(f"{target} exists, and a backup never overwrites a file; choose another name")
+    if target.parent.exists() and not target.parent.is_dir():
+        raise UnusableFile(f"{target.parent} is a file, not a folder; choose another name")
+    if not target.parent.is_dir():
+        raise UnusableFile(f"{target.parent}: no such folder; create it first")
+    if target.suffix != SUFFIX:  # such as the folder of a disk that is not mounted
+        raise UnusableFile(f"{target}: no such folder; create it first, or name a file that ends in {SUFFIX}")
+
+
 def copy(
     conn: sqlite3.Connection, target: Path, on_progress: Progress = no_progress, *, replaces: bool = False
 ) -> None:
     """Copy what a connection sees. It should have a transaction open, or changes meanwhile make it begin anew.
 
-    Raises sqlite3.Error, ConfigError if the target exists and is not replaced, or cannot be written.
+    Raises sqlite3.Error, UnusableFile if the target exists and is not replaced, ConfigError if it cannot be written.
     """
     part = target.with_name(target.name + ".part")
     try:
@@ -79,10 +92,10 @@ def copy(
                 os.link(part, target)  # unlike rename, this never replaces a file
             sync(target.parent)
         finally:
-            for leftover in (part, part.with_name(part.name + "-journal")):
+            for leftover in (part, *(part.with_name(part.name + end) for end in ("-journal", LOG_SUFFIX, "-shm"))):
                 leftover.unlink(missing_ok=True)
     except FileExistsError:
-        raise ConfigError(f"{target} exists, and is not overwritten; choose another name") from None
+        raise UnusableFile(f"{target} exists, and is not overwritten; choose another name") from None
     except OSError as e:
         raise ConfigError(f"cannot write {target}: {e.strerror}") from e
 
@@ -92,6 +105,7 @@ def _fill(conn: sqlite3.Connection, part: Path, on_progress: Progress) -> None:
         copied.execute("PRAGMA synchronous = OFF")  # it is of use only once it is complete, and is written to disk then
         try:
             conn.backup(copied, pages=STEP_PAGES, progress=lambda _, left, of: on_progress(of - left, of), sleep=0)
+            copied.execute("PRAGMA journal_mode = DELETE")  # tells it from a plain copy, which may lack the log
         except sqlite3.Error as e:
             raise ConfigError(f"cannot write the copy: {explain(e, part)}") from e
 
@@ -132,8 +146,20 @@ def open_copy(path: Path, busy_timeout_ms: int) -> sqlite3.Connection:
     """A reading connection to a ledger that nobody writes, without creating files beside it. Raises sqlite3.Error."""
     if path.with_name(path.name + LOG_SUFFIX).exists():
         return connect_reader(path, busy_timeout_ms)
-    name = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
-    return sqlite3.connect(name, uri=True, isolation_level=None)
+    return sqlite3.connect(readable_name(path), uri=True, isolation_level=None)
+
+
+def readable_name(path: Path) -> str:
+    """The name under which SQLite opens a ledger that nobody writes for reading, without creating files beside it."""
+    has_log = path.with_name(path.name + LOG_SUFFIX).exists()
+    return f"file:{quote(str(path.absolute()))}?mode=ro{'' if has_log else '&immutable=1'}"
+
+
+def is_plain(path: Path) -> bool:
+    """Whether a ledger's file, without a log beside it, was not made by `copy`: what was in its log may be missing."""
+    with path.open("rb") as file:
+        header = file.read(20)
+    return header[18:20] == _HAS_LOG and not path.with_name(path.name + LOG_SUFFIX).exists()
 
 
 def begin_snapshot(conn: sqlite3.Connection) -> None:

@@ -16,9 +16,9 @@ from typing import Final
 
 import msgspec
 
-from tenantd.errors import ConfigError, LedgerUnavailable
+from tenantd.errors import ConfigError, LedgerUnavailable, UnusableFile
 from tenantd.ledger.budget_rules import broken_budgets, broken_quotas
-from tenantd.ledger.database import connect_reader, explain
+from tenantd.ledger.database import connect_reader, explain, is_damage
 from tenantd.ledger.invoice_proof import prove
 from tenantd.ledger.long_reads import long_read
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION
@@ -85,7 +85,7 @@ Progress = Callable[[str, int, int], None]
 
 
 def inspect_file(path: Path, on_progress: Progress = lambda check, done, of: None) -> Inspection:
-    """Raises ConfigError if there is no ledger of this version, LedgerUnavailable."""
+    """Raises ConfigError if there is no ledger of this version, UnusableFile if it is none, LedgerUnavailable."""
     if not path.exists():
         raise ConfigError(f"{path}: no such file; tenantd has not run with this state folder yet, or pass --state-dir")
     try:
@@ -94,6 +94,8 @@ def inspect_file(path: Path, on_progress: Progress = lambda check, done, of: Non
             _is_of_this_version(conn, path)
             return inspect(conn, on_progress)
     except sqlite3.Error as e:
+        if getattr(e, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            raise UnusableFile(f"{path} is not a ledger of tenantd; if it was, {WHAT_TO_DO[Check.FILE]}") from e
         raise LedgerUnavailable(f"cannot read the ledger: {explain(e, path)}") from e
 
 
@@ -104,7 +106,7 @@ def inspect(conn: sqlite3.Connection, on_progress: Progress = lambda check, done
     more = 0
     for check, look in _CHECKS.items():
         checked[check.value] = found = 0
-        for count, what in look(conn, lambda done, of, check=check: on_progress(check.value, done, of)):  # type: ignore[misc]
+        for count, what in _looked(conn, look, lambda done, of, check=check: on_progress(check.value, done, of)):  # type: ignore[misc]
             checked[check.value] += count
             if what:
                 found += 1
@@ -115,12 +117,26 @@ def inspect(conn: sqlite3.Connection, on_progress: Progress = lambda check, done
     return Inspection(checked=checked, breaches=breaches, more=more)
 
 
+def _looked(
+    conn: sqlite3.Connection,
+    look: Callable[[sqlite3.Connection, Callable[[int, int], None]], Found],
+    on_progress: Callable[[int, int], None],
+) -> Found:
+    """What a check finds. That it cannot go on, because tables are missing or damaged, is a finding too."""
+    try:
+        yield from look(conn, on_progress)
+    except sqlite3.Error as e:
+        if not is_damage(e) and getattr(e, "sqlite_errorcode", 0) != sqlite3.SQLITE_ERROR:
+            raise
+        yield 0, f"cannot be checked: {e}"
+
+
 def _is_of_this_version(conn: sqlite3.Connection, path: Path) -> None:
     """Raises ConfigError."""
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
-        raise ConfigError(f"{path} is not a ledger of tenantd")
+        raise UnusableFile(f"{path} is not a ledger of tenantd")
     if version != VERSION:
         raise ConfigError(
             f"{path} has schema {version}, and this version checks {VERSION}: start tenantd once to upgrade it, or "

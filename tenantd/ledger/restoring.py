@@ -15,10 +15,21 @@ from typing import Final
 
 import msgspec
 
-from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable
+from tenantd.errors import ConfigError, LedgerDamaged, LedgerUnavailable, TenantdError, UnusableFile
 from tenantd.ledger.anchored import Anchors
 from tenantd.ledger.audit import RESTORED, Entry, append, read_head
-from tenantd.ledger.copies import Progress, begin_snapshot, copy, damage_of, ledger_bytes, need_room, no_progress, sync
+from tenantd.ledger.copies import (
+    Progress,
+    begin_snapshot,
+    copy,
+    damage_of,
+    is_plain,
+    ledger_bytes,
+    need_room,
+    no_progress,
+    readable_name,
+    sync,
+)
 from tenantd.ledger.copies import open_copy as open_ledger
 from tenantd.ledger.database import connect_writer, explain, is_damage, truncate_log
 from tenantd.ledger.files import LOG_SUFFIX
@@ -26,8 +37,15 @@ from tenantd.ledger.migrations import APPLICATION_ID, VERSION
 
 BUSY_TIMEOUT_MS: Final = 1000
 FIRST_AUDITED: Final = 7
+MOST_IDS: Final = 1000
+_LACKING: Final = "NOT EXISTS (SELECT 1 FROM backup.requests AS other WHERE other.id = own.id)"
+_ENTRY: Final = """SELECT own.hash, other.hash FROM main.audit AS own, backup.audit AS other
+    WHERE own.number = ? AND other.number = ?"""
+_REQUEST: Final = """SELECT own.id, other.id FROM main.requests AS own, backup.requests AS other
+    WHERE own.number = ? AND other.number = ?"""
+_TENANTS: Final = """SELECT 1 FROM main.tenants AS own JOIN backup.tenants AS other ON other.id = own.id
+    WHERE other.created_micros <> own.created_micros"""
 _TABLES: Final = "SELECT name FROM sqlite_schema WHERE type = 'table'"
-_HASH: Final = "SELECT hash FROM audit WHERE number = ?"
 
 
 class Content(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,8 +66,10 @@ class Content(msgspec.Struct, frozen=True, kw_only=True):
 class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     """A backup next to the present ledger, None if that is missing, or cannot be read because of `trouble`.
 
-    What only the present one has would be lost. `is_other`: the backup is of another ledger, or one of the two trails
-    was rewritten. `anchored` is the newest entry that was anchored.
+    What only the present one has would be lost: `lost_ids` are its newest requests, at most MOST_IDS. `is_other`: the
+    backup is of another ledger, or they have parted, or a trail was rewritten. `has_log`: what the log beside the
+    backup holds is part of it. `is_plain`: it was not made by `ledger backup`, and a log it may have had is missing.
+    `anchored` is the newest entry that was anchored.
     """
 
     backup: Content
@@ -57,50 +77,72 @@ class Comparison(msgspec.Struct, frozen=True, kw_only=True):
     trouble: str = ""
     is_other: bool = False
     anchored: int = 0
+    has_log: bool = False
+    is_plain: bool = False
     lost_requests: int = 0
+    lost_ids: list[str] = []
     lost_invoices: list[int] = []
     lost_entries: int = 0
 
 
 def compare(backup: Path, ledger: Path, anchors: Anchors | None = None) -> Comparison:
-    """Raises ConfigError if the backup is not a ledger that this version can use, LedgerDamaged, LedgerUnavailable
-    if it cannot be read."""
+    """Raises UnusableFile if the backup is missing or no ledger, ConfigError if this version cannot use it,
+    LedgerDamaged, LedgerUnavailable if it cannot be read."""
     found = content_of_file(backup)
+    if ledger.exists() and backup.samefile(ledger):
+        raise UnusableFile(f"{backup} is the present ledger itself; name a backup of it")
     if damage := damage_of(backup):
         raise LedgerDamaged(f"this backup cannot be used: {damage}")
     anchored = 0 if anchors is None else max(anchors.heads, default=0)
+    alone = Comparison(
+        backup=found,
+        present=None,
+        anchored=anchored,
+        has_log=_has_log(backup),
+        is_plain=is_plain(backup),
+        lost_entries=max(0, anchored - found.entry),
+    )
     if not ledger.exists():
-        return Comparison(backup=found, present=None, anchored=anchored, lost_entries=max(0, anchored - found.entry))
+        return alone
     try:
         with closing(open_ledger(ledger, BUSY_TIMEOUT_MS)) as conn:
+            conn.execute("ATTACH ? AS backup", (readable_name(backup),))
             begin_snapshot(conn)
-            return _compared(conn, content_of(conn, ledger), found, anchored)
-    except (sqlite3.Error, ConfigError) as e:
-        trouble = e.message if isinstance(e, ConfigError) else explain(e, ledger)
-        lost = max(0, anchored - found.entry)
-        return Comparison(backup=found, present=None, trouble=trouble, anchored=anchored, lost_entries=lost)
+            return _compared(conn, content_of(conn, ledger), alone)
+    except (sqlite3.Error, TenantdError) as e:
+        trouble = e.message if isinstance(e, TenantdError) else explain(e, ledger)
+        return msgspec.structs.replace(alone, trouble=trouble)
+
+
+def _has_log(path: Path) -> bool:
+    log_path = path.with_name(path.name + LOG_SUFFIX)
+    return log_path.exists() and log_path.stat().st_size > 0
 
 
 def content_of_file(path: Path) -> Content:
-    """What a ledger holds that nobody writes. Raises ConfigError, LedgerUnavailable, LedgerDamaged."""
+    """What a ledger holds that nobody writes. Raises UnusableFile, ConfigError, LedgerUnavailable, LedgerDamaged."""
+    if path.is_dir():
+        raise UnusableFile(f"{path} is a folder; name a file in it")
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file")
+        raise UnusableFile(f"{path}: no such file")
     try:
         with closing(open_ledger(path, BUSY_TIMEOUT_MS)) as conn:
             begin_snapshot(conn)
             return content_of(conn, path)
     except sqlite3.Error as e:
+        if getattr(e, "sqlite_errorcode", 0) == sqlite3.SQLITE_NOTADB:
+            raise UnusableFile(f"{path} is not a ledger of tenantd") from e
         if is_damage(e):
             raise LedgerDamaged(f"this backup cannot be used: {explain(e, path)}") from e
         raise LedgerUnavailable(f"cannot read the backup: {explain(e, path)}") from e
 
 
 def content_of(conn: sqlite3.Connection, path: Path) -> Content:
-    """Raises ConfigError if it is not a ledger that this version can use."""
+    """Raises UnusableFile if it is not a ledger, ConfigError if this version cannot use it."""
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
-        raise ConfigError(f"{path} is not a ledger of tenantd")
+        raise UnusableFile(f"{path} is not a ledger of tenantd")
     if not 0 < version <= VERSION:
         raise ConfigError(f"{path} has schema {version}, and this version knows {VERSION}: install a newer tenantd")
     tables = {name for (name,) in conn.execute(_TABLES)}
@@ -120,21 +162,35 @@ def content_of(conn: sqlite3.Connection, path: Path) -> Content:
     )
 
 
-def _compared(conn: sqlite3.Connection, present: Content, backup: Content, anchored: int) -> Comparison:
-    """`conn` is to the present ledger."""
-    (requests,) = conn.execute("SELECT count(*) FROM requests WHERE number > ?", (backup.request,)).fetchone()
-    is_other = False
-    if backup.entry and 0 < backup.entry <= present.entry:
-        row = conn.execute(_HASH, (backup.entry,)).fetchone()
-        is_other = row is not None and row[0].hex() != backup.hash
-    return Comparison(
-        backup=backup,
+def _compared(conn: sqlite3.Connection, present: Content, alone: Comparison) -> Comparison:
+    """`conn` is to the present ledger, with the backup attached."""
+    found = alone.backup
+    is_other = _parted(conn, found, present)
+    lacking = _LACKING if is_other else f"number > {found.request}"
+    (requests,) = conn.execute(f"SELECT count(*) FROM main.requests AS own WHERE {lacking}").fetchone()
+    newest = f"SELECT id FROM main.requests AS own WHERE {lacking} ORDER BY number DESC LIMIT {MOST_IDS}"
+    return msgspec.structs.replace(
+        alone,
         present=present,
         is_other=is_other,
-        anchored=anchored,
         lost_requests=requests,
-        lost_invoices=list(range(backup.invoice + 1, present.invoice + 1)),
-        lost_entries=max(0, max(present.entry, anchored) - backup.entry),
+        lost_ids=[name for (name,) in conn.execute(newest)],
+        lost_invoices=list(range(1 if is_other else found.invoice + 1, present.invoice + 1)),
+        lost_entries=max(0, max(present.entry, alone.anchored) - (0 if is_other else found.entry)),
+    )
+
+
+def _parted(conn: sqlite3.Connection, backup: Content, present: Content) -> bool:
+    """Whether the two ledgers differ in what both should have: the newest entry of the trail, request and tenants that
+    the older one has."""
+    pairs = [(_REQUEST, min(backup.request, present.request))]
+    if min(backup.schema, present.schema) >= FIRST_AUDITED:
+        pairs.append((_ENTRY, min(backup.entry, present.entry)))
+        if conn.execute(_TENANTS).fetchone() is not None:
+            return True
+    return any(
+        number and (pair := conn.execute(query, (number, number)).fetchone()) is not None and pair[0] != pair[1]
+        for query, number in pairs
     )
 
 

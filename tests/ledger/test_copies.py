@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantd.errors import ConfigError, LedgerDamaged
+from tenantd.errors import ConfigError, LedgerDamaged, UnusableFile
 from tenantd.ledger.audit import RESTORED
 from tenantd.ledger.copies import back_up
 from tenantd.ledger.inspection import inspect_file
@@ -71,8 +71,14 @@ def test_a_backup_made_while_rows_are_written_is_one_whole_state_that_only_its_o
 def test_a_backup_never_overwrites_and_says_what_is_missing(tmp_path: Path) -> None:
     path = filled(tmp_path, "r1")
     (tmp_path / "there").write_text("something")
-    for target, words in ((tmp_path / "there", "exists"), (tmp_path / "no" / "copy.db", "no such folder")):
-        with pytest.raises(ConfigError, match=words):
+    for name, words in (
+        ("there", "exists"),
+        ("no/copy.db", "no such folder"),
+        ("there/copy.db", "is a file, not a folder"),
+        ("unmounted", r"create it first, or name a file that ends in \.db"),
+    ):
+        target = tmp_path / name
+        with pytest.raises(UnusableFile, match=words):
             back_up(path, target, 1000)
     assert (tmp_path / "there").read_text() == "something"
     with pytest.raises(ConfigError, match="no such file"):
@@ -138,7 +144,65 @@ def test_a_backup_of_another_ledger_is_called_that(tmp_path: Path) -> None:
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     other = filled(tmp_path / "a", "x1")
-    assert compare(other, filled(tmp_path / "b", "y1", "y2")).is_other
+    present = filled(tmp_path / "b", "y1", "y2")
+    for backup, ledger, lost in ((other, present, ["y2", "y1"]), (present, other, ["x1"])):
+        compared = compare(backup, ledger)
+        assert (compared.is_other, compared.lost_ids, compared.lost_requests) == (True, lost, len(lost))
+
+
+@pytest.mark.parametrize("change", ["UPDATE requests SET id = 'z1'", "UPDATE tenants SET created_micros = 1"])
+def test_another_ledger_is_known_by_its_requests_or_tenants_where_the_trails_agree(tmp_path: Path, change: str) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.admit(admission("x1"))
+            await ledger.settle(settlement("x1"))
+
+    asyncio.run(main())
+    one, two = tmp_path / "ledger.db", tmp_path / "two.db"
+    with closing(sqlite3.connect(one)) as conn:
+        conn.execute(
+            "INSERT INTO tenants (name, weight, priority, state, uids, limits, created_micros) "
+            "VALUES ('acme', 1, 'normal', 'active', '[]', '{}', 0)"
+        )
+        conn.commit()
+    back_up(one, two, 1000)
+    assert not compare(two, one).is_other
+    with closing(sqlite3.connect(two)) as conn:
+        assert conn.execute(change).rowcount == 1
+        conn.commit()
+    assert compare(one, two).is_other and compare(two, one).is_other
+
+
+def test_requests_of_the_present_ledger_are_lost_if_the_backup_went_another_way(tmp_path: Path) -> None:
+    path = filled(tmp_path, "r1")
+    back_up(path, first := tmp_path / "first.db", 1000)
+    filled(tmp_path, "r2", "r3")
+    back_up(path, later := tmp_path / "later.db", 1000)
+    restored(first, path)
+    filled(tmp_path, "r4")
+    compared = compare(later, path)
+    assert (compared.is_other, compared.lost_ids) == (True, ["r4"])
+
+
+def test_a_ledger_in_use_is_read_with_its_log_and_a_plain_copy_of_its_file_is_told_apart(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    present = filled(tmp_path / "b", "y1")
+
+    async def main() -> None:
+        async with ledger_in(tmp_path / "a") as ledger:
+            await requests(ledger, "x1", "x2")
+            used = compare(ledger.path, present)
+            assert used.has_log and not used.is_plain and used.backup.requests == 2
+            back_up(ledger.path, backup := tmp_path / "backup.db", 1000)
+            made = compare(backup, present)
+            assert not made.has_log and not made.is_plain and made.backup.requests == 2
+
+    asyncio.run(main())
+    plain = Path(shutil.copy(present, tmp_path / "plain.db"))
+    assert compare(plain, tmp_path / "a" / "ledger.db").is_plain
+    with pytest.raises(UnusableFile, match="the present ledger itself"):
+        compare(present, present)
 
 
 def test_a_damaged_ledger_can_be_replaced_and_a_damaged_backup_is_refused(tmp_path: Path) -> None:
@@ -161,8 +225,11 @@ def test_what_is_no_ledger_or_of_a_newer_version_is_refused(tmp_path: Path) -> N
         conn.execute("PRAGMA user_version = 99")
     with closing(sqlite3.connect(other := tmp_path / "other.db")) as conn:
         conn.execute("CREATE TABLE t (x)")
-    for file, words in ((newer, "install a newer tenantd"), (other, "not a ledger"), (tmp_path / "none", "no such")):
-        with pytest.raises(ConfigError, match=words):
+    (text := tmp_path / "config.toml").write_text("[server]\n" * 200)
+    with pytest.raises(ConfigError, match="install a newer tenantd"):
+        compare(newer, path)
+    for file, words in ((other, "not a ledger"), (text, "not a ledger"), (tmp_path / "none", "no such")):
+        with pytest.raises(UnusableFile, match=words):
             compare(file, path)
     assert rows_in(path) == {"r1"}
 

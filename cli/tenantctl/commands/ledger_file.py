@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 app = typer.Typer(name="ledger", help="Check, back up, restore and prune the ledger.", no_args_is_help=True)
 
 BUSY_TIMEOUT_MS: Final = 1000
+MOST_NAMED: Final = 20
 PRUNE_TIMEOUT_S: Final = 24 * 3600.0
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
@@ -61,7 +62,9 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
 )
 def backup(
     ctx: typer.Context,
-    target: Annotated[Path, typer.Argument(metavar="FILE|DIR", help="New file, or a folder for it.")],
+    target: Annotated[
+        Path, typer.Argument(metavar="FILE|DIR", help="New file that ends in .db, or an existing folder for it.")
+    ],
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
@@ -116,8 +119,8 @@ def restore(
 ) -> None:
     """Put a backup in the place of the ledger. Stop the daemon first.
 
-    Says before what is lost: requests, invoices and entries of the audit trail that the backup lacks. The present
-    ledger is kept beside it.
+    Says before what is lost: requests, invoices and entries of the audit trail that the backup lacks, and whether it is
+    of this ledger at all; --json names up to 1000 of the requests. The present ledger is kept beside it.
     """
     import msgspec
 
@@ -166,17 +169,27 @@ def _losses(compared: Comparison) -> list[str]:
     if compared.trouble:
         lines.append(f"the present ledger cannot be read, so what is lost is not known: {compared.trouble}")
     if compared.is_other:
-        lines.append("this is not a backup of the present ledger: their audit trails differ")
-    if compared.lost_requests:
-        since = f", created after {moment(compared.backup.newest_micros)}" if compared.backup.newest_micros else ""
-        lines.append(f"the backup is older: {compared.lost_requests} requests are lost{since}, and are on no bill")
+        lines.append(
+            "this is not a backup of the present ledger: it is of another installation, or they have parted since"
+        )
+    if compared.has_log:
+        lines.append("a write-ahead log lies beside this file, and what it holds is restored, too")
+    if compared.is_plain:
+        lines.append(
+            "this file was not made by tenantctl ledger backup: if it was copied from a ledger in use, what was in its "
+            "log, ledger.db-wal, is missing"
+        )
+    if count := compared.lost_requests:
+        are = "1 request is" if count == 1 else f"{count} requests are"
+        more = f", and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
+        lines.append(f"{are} lost, and on no bill, newest first: {', '.join(compared.lost_ids[:MOST_NAMED])}{more}")
     if compared.lost_invoices:
-        numbers = ", ".join(map(str, compared.lost_invoices[:20]))
+        numbers = ", ".join(map(str, compared.lost_invoices[:MOST_NAMED]))
         lines.append(f"finalised invoices are lost, and their numbers will be given again: {numbers}")
     if compared.lost_entries:
         lines.append(
-            f"the audit trail of the backup ends at entry {compared.backup.entry}: {compared.lost_entries} later "
-            "entries are lost"
+            f"{compared.lost_entries} entries of the audit trail are lost; that of the backup ends at entry "
+            f"{compared.backup.entry}"
         )
     return lines
 
