@@ -189,7 +189,9 @@ class BillingConfig(Section):
     tax_name: Line = Field("Tax", max_length=40, description="Name of the tax, for example VAT.")
     tax_percent: Percent = Field(Decimal("0"), description="Tax added to the total, in percent. 0: no tax line.")
     invoice_prefix: str = Field(
-        "", pattern=r"^[A-Za-z0-9_.-]{0,16}$", description="Put before invoice numbers, for example INV-."
+        "INV-",
+        pattern=r"^[A-Za-z0-9_.-]{0,16}$",
+        description="Put before invoice numbers, as in INV-000007. May be empty.",
     )
 
     @field_validator("timezone")

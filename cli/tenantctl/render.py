@@ -41,18 +41,35 @@ def harmless(text: str) -> str:
     return printable(text)
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], spare: Sequence[str] = ()) -> None:
+def print_table(
+    columns: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    spare: Sequence[str] = (),
+    *,
+    has_csv: bool = False,
+    hint: bool = True,
+) -> bool:
     """A header and its rows. A column whose name ends with ">" is aligned to the right.
 
-    `spare` are columns to leave out, the first ones first, while a row is wider than the terminal.
+    `spare` are columns to leave out, the first ones first, while a row is wider than the terminal. Returns whether
+    some were left out. A hint says so, and that `has_csv` if the command does; without `hint` the caller gives it.
     """
     names = [column.removesuffix(">") for column in columns]
     right = [column.endswith(">") for column in columns]
     cells = [[_cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        _print_rich_table(names, right, cells, spare)
-    else:
-        print("\n".join(aligned([names, *cells], right)))
+        is_cut = _print_rich_table(names, right, cells, spare) and bool(rows)
+        if is_cut and hint:
+            narrow_hint(has_csv=has_csv)
+        return is_cut
+    print("\n".join(aligned([names, *cells], right)))
+    return False
+
+
+def narrow_hint(*, has_csv: bool) -> None:
+    """Say that columns were left out, and where they are."""
+    where = "--json and --csv have everything" if has_csv else "--json has everything"
+    message(f"this terminal is too narrow for all columns; {where}")
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
@@ -132,7 +149,8 @@ def _fitting(names: list[str], widths: list[int], spare: Sequence[str], width: i
     return kept
 
 
-def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]], spare: Sequence[str]) -> None:
+def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]], spare: Sequence[str]) -> bool:
+    """Returns whether columns were left out."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -141,8 +159,8 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
     console = _console()
     widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
     kept = _fitting(names, widths, spare, console.width)
-    if len(kept) < len(names):
-        message("this terminal is too narrow for all columns; --json has everything")
+    is_cut = len(kept) < len(names)
+    if is_cut:
         names, right = [names[i] for i in kept], [right[i] for i in kept]
         widths = [widths[i] for i in kept]
         cells = [[row[i] for i in kept] for row in cells]
@@ -156,3 +174,4 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
     for row in cells:
         table.add_row(*[Text(cell) for cell in row])  # Text: brackets in a cell are no markup
     console.print(table)
+    return is_cut

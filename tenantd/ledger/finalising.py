@@ -103,7 +103,7 @@ def credit(
         raise Conflict(f"nothing is left of invoice {billed.number} to credit", param="number")
     if amount > left:
         raise Conflict(
-            f"amount: only {money(left)} {billed.currency} before tax are left of invoice {billed.number}",
+            f"amount: only {money(left)} {billed.currency} before tax is left of invoice {billed.number}",
             param="amount",
         )
     line = InvoiceLine(description=reason, quantity=0, unit="", amount_nanos=-amount, meter=Meter.CREDIT)

@@ -168,7 +168,7 @@ def _of_month(bill: TenantInvoice) -> Iterator[Row]:
     about = _about(bill, bill.since_micros, bill.until_micros)
     for line in bill.lines:
         if line.meter == Meter.MINIMUM:
-            text = {"ChargeCategory": "Adjustment", "ChargeDescription": f"Amount {line.description}"}
+            text = {"ChargeCategory": "Adjustment", "ChargeDescription": line.description.capitalize()}
             yield {**about, **period, **_same(line.amount_nanos), **text}
     if bill.tax_nanos:
         text = {"ChargeCategory": "Tax", "ChargeDescription": f"{bill.tax_name} {bill.tax_percent}%".strip()}

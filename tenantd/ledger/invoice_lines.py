@@ -23,14 +23,15 @@ class Meter(StrEnum):
     ENGINE = "engine_time"
     FREE = "free_quota"
     WAIVED = "waived"  # beyond a budget
-    MINIMUM = "minimum"  # what is missing to that of the month
+    MINIMUM = "minimum"  # what is missing to reach that of the month
     CREDIT = "credit"  # of a credit note
 
 
 class InvoiceLine(msgspec.Struct, frozen=True, kw_only=True):
     """`quantity` is an integer: tokens, or microseconds of engine time; 0 with the unit "" where there is none.
 
-    `unit_price_nanos` is the price of a million tokens or of an hour. `adapter` is the name of the adapter's file.
+    `unit_price_nanos` is the price of a million tokens or of an hour, or the minimum of a month. `adapter` is the name
+    of the adapter's file.
     """
 
     description: str
@@ -92,7 +93,7 @@ def lines_of(
     """By model and adapter, one line for each price: input, output, cached tokens if there are any, and engine time if
     it has a price.
 
-    Then what is taken off, and what is missing to the minimum of the month. `sums` are those of BILLED.
+    Then what is taken off, and what is missing to reach the minimum of the month. `sums` are those of BILLED.
     """
     found: dict[_Key, list[int]] = {}
     several = _several_prices(sums, prices)
@@ -111,12 +112,23 @@ def lines_of(
         _line(METERED[place], model, adapter, price, quantity, amount, currency if place in several else "")
         for (model, adapter, place, price), (quantity, amount) in sorted(found.items(), key=lambda item: item[0][:3])
     ]
-    for meter, name, label in ((Meter.FREE, "free_nanos", "free quota"), (Meter.WAIVED, "waived_nanos", "waived")):
+    for meter, name, label in (
+        (Meter.FREE, "free_nanos", "free tokens"),
+        (Meter.WAIVED, "waived_nanos", "waived beyond budget"),
+    ):
         if taken := sum(row[name] for row in sums.values()):
             lines.append(InvoiceLine(description=label, quantity=0, unit="", amount_nanos=-taken, meter=meter))
     if (missing := minimum_nanos - sum(line.amount_nanos for line in lines)) > 0 and minimum_nanos:
-        label = f"to the minimum of {money(minimum_nanos)} {currency} a month"
-        lines.append(InvoiceLine(description=label, quantity=0, unit="", amount_nanos=missing, meter=Meter.MINIMUM))
+        lines.append(
+            InvoiceLine(
+                description="minimum charge",
+                quantity=0,
+                unit="",
+                amount_nanos=missing,
+                meter=Meter.MINIMUM,
+                unit_price_nanos=minimum_nanos,
+            )
+        )
     return lines
 
 

@@ -20,6 +20,7 @@ from tenantd import errors
 from tenantd.domain import Limits, OwnLimits
 from tenantd.errors import TenantdError
 from tenantd.ledger.invoices import AuditHead, Invoice, InvoiceLine, TenantInvoice
+from tenantd.ledger.paperwork import paid
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.wire.messages import EngineInfo
@@ -95,31 +96,38 @@ INVOICE = Invoice(
     currency="USD",
     open=True,
     tenants=[
-        TenantInvoice(
-            tenant="acme",
-            tenant_id=1,
-            requests=3,
-            prompt_tokens=1_000,
-            completion_tokens=57,
-            engine_micros=0,
-            lines=[
-                InvoiceLine(description="input tokens", quantity=1_000, unit="tokens", amount_nanos=100_000),
-                InvoiceLine(description="output tokens", quantity=57, unit="tokens", amount_nanos=22_800),
-            ],
-            total_nanos=122_800,
-        ),
-        TenantInvoice(
-            tenant="globex",
-            tenant_id=2,
-            requests=1,
-            prompt_tokens=3,
-            completion_tokens=0,
-            engine_micros=0,
-            lines=[
-                InvoiceLine(description="input tokens", quantity=3, unit="tokens", amount_nanos=9_000_000_000_000_001)
-            ],
-            total_nanos=9_000_000_000_000_001,
-        ),
+        paid(each)
+        for each in (
+            TenantInvoice(
+                tenant="acme",
+                tenant_id=1,
+                requests=3,
+                prompt_tokens=1_000,
+                completion_tokens=57,
+                engine_micros=0,
+                currency="USD",
+                lines=[
+                    InvoiceLine(description="input tokens", quantity=1_000, unit="tokens", amount_nanos=100_000),
+                    InvoiceLine(description="output tokens", quantity=57, unit="tokens", amount_nanos=22_800),
+                ],
+                total_nanos=122_800,
+            ),
+            TenantInvoice(
+                tenant="globex",
+                tenant_id=2,
+                requests=1,
+                prompt_tokens=3,
+                completion_tokens=0,
+                engine_micros=0,
+                currency="USD",
+                lines=[
+                    InvoiceLine(
+                        description="input tokens", quantity=3, unit="tokens", amount_nanos=9_000_000_000_000_001
+                    )
+                ],
+                total_nanos=9_000_000_000_000_001,
+            ),
+        )
     ],
     total_nanos=9_000_000_000_122_801,
     audit_head=AuditHead(number=1234, hash="5a" * 32),

@@ -138,7 +138,7 @@ def test_names_are_text_in_every_form() -> None:
 @pytest.mark.parametrize("start", ["=", "+", "-", "@", "\t", "\r"])
 def test_a_spreadsheet_runs_no_cell_and_numbers_stay_numbers(start: str) -> None:
     paper = invoice(lines=[line(f"{start}1+1", 0, "", -5)], tenant=f"{start}x")
-    _, row = csv.reader(io.StringIO(as_csv([paper], "2026-11", "USD")))
+    _, row, *_ = csv.reader(io.StringIO(as_csv([paper], "2026-11", "USD")))
     shown = start.replace("\r", " ")
     assert row[1:3] == [f"'{shown}x", f"'{shown}1+1"]
     assert row[6:8] == ["-0.000000005", "-5"]

@@ -78,13 +78,18 @@ item           quantity  unit    unit price        USD
 input tokens       1000  tokens           -  0.0001000
 output tokens        57  tokens           -  0.0000228
 total                 -  -                -  0.0001228
+rounded               -  -                -       0.00
+amount due            -  -                -       0.00
 
 globex: 1 request
 item          quantity  unit    unit price                USD
 input tokens         3  tokens           -  9000000.000000001
 total                -  -                -  9000000.000000001
+rounded              -  -                -         9000000.00
+amount due           -  -                -         9000000.00
 
 Total: USD 9000000.000122801
+Amount due: USD 9000000.00
 audit head: 1234, 5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a5a
 """
     )
@@ -111,7 +116,9 @@ def test_an_invoice_as_json_is_the_daemons(cli: Cli, daemon: FakeDaemon) -> None
 def test_an_invoice_as_csv_adds_up(cli: Cli, daemon: FakeDaemon) -> None:
     rows = list(csv.DictReader(cli("invoice", "--csv").stdout.splitlines()))
     assert daemon.seen[0][1] == "invoices/this"
-    assert sum(int(row["amount_nanos"]) for row in rows) == 9_000_000_000_122_801
+    assert sum(int(row["amount_nanos"]) for row in rows) == 9_000_000 * 10**9, "what is due"
+    rounding = [row["amount"] for row in rows if row["meter"] == "rounding"]
+    assert rounding == ["-0.0001228", "-0.000000001"]
     assert (
         rows[1].items()
         >= {

@@ -146,7 +146,7 @@ def test_credit_notes_are_new_records_and_together_at_most_the_invoice() -> None
             "outage",
         )
         assert (first.total_nanos, first.requests, first.month) == (-3_333_333_333, 0, "2026-11")
-        with pytest.raises(Conflict, match=r"only 6\.711666667 USD before tax are left"):
+        with pytest.raises(Conflict, match=r"only 6\.711666667 USD before tax is left"):
             give(conn, "1", 6_711_666_668)
         rest = give(conn, "1")
         assert first.total_nanos + rest.total_nanos == -bill.total_nanos

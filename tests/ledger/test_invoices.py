@@ -113,8 +113,8 @@ def test_what_is_free_waived_and_missing_to_the_minimum_are_lines_of_their_own()
         add(conn, "r1", MIDDLE, Usage(prompt_tokens=1_000_000))
         acme, idle = invoice(conn, NOVEMBER).tenants
     assert shown(acme.lines[2:]) == [
-        ("free quota", 0, "", -1_000),
-        ("to the minimum of 5.00 USD a month", 0, "", 4_900_001_000),
+        ("free tokens", 0, "", -1_000),
+        ("minimum charge", 0, "", 4_900_001_000),
     ]
     assert (acme.total_nanos, idle.tenant, idle.total_nanos) == (5_000_000_000, "idle", 5_000_000_000)
 

@@ -242,16 +242,18 @@ def _shares(questions: Sequence[Question]) -> str:
 def _print_invoice(rows: list[Any], invoice: Any, console: Console) -> None:
     from rich.table import Table
 
+    from tenantctl.papers.wording import items
+
     title = f"invoice {invoice['month']}, {invoice['timezone']}"
     table = Table("tenant", "item", title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("quantity", justify="right")
     table.add_column("unit")
+    table.add_column("unit price", justify="right")
     table.add_column(invoice["currency"], justify="right")
     for tenant in invoice["tenants"]:
-        for line in tenant["lines"]:
-            quantity, amount = f"{line['quantity']:,}", money(line["amount_nanos"], 9)
-            table.add_row(tenant["tenant"], line["description"], quantity, line["unit"], amount)
-        table.add_row("", "[bold]total[/]", "", "", f"[bold]{money(tenant['total_nanos'], 9)}[/]")
+        for item in items(tenant):
+            table.add_row(tenant["tenant"], item.what, item.quantity, item.unit, item.price, item.amount)
+        table.add_row("", "[bold]total[/]", "", "", "", f"[bold]{money(tenant['total_nanos'], 9)}[/]")
     console.print()
     console.print(table)
     from_rows = sum(row["cost_nanos"] for row in rows)

@@ -46,7 +46,9 @@ FormatOption = Annotated[
     Format,
     typer.Option("--format", metavar="table|json|csv|html|md", help="How to write them; html is a page to print."),
 ]
-Number = Annotated[str, typer.Argument(metavar="NUMBER", help="Number, as shown by `invoice list`.")]
+Number = Annotated[
+    str, typer.Argument(metavar="NUMBER", help="Number, as shown by `invoice list`, or without its prefix and zeros.")
+]
 OneMonth = Annotated[
     str | None, typer.Option("--month", metavar="YYYY-MM|this|last", help="Show only those of this month.")
 ]

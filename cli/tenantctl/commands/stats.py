@@ -84,7 +84,12 @@ def _print_all(answer: dict[str, Any]) -> None:
     columns = ["tenant", "requests>", "errors>", "in>", "cached>", "out>", "tok/s>", "avg>", "p50>", "p95>", "p99>"]
     columns += ["1st p50>", "1st p95>", "1st p99>", "engine>", f"{currency}>"]
     names = short_names(tenant_names(tenants))
-    print_table(columns, [_row(name, t, places) for name, t in zip(names, tenants, strict=True)], (*SPARE, currency))
+    print_table(
+        columns,
+        [_row(name, t, places) for name, t in zip(names, tenants, strict=True)],
+        (*SPARE, currency),
+        has_csv=True,
+    )
     if not tenants:
         message("no tenants yet")
 

@@ -101,7 +101,9 @@ def _print_tenants(tenants: list[dict[str, Any]], currency: str) -> None:
     columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
     columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{currency}>"]
     names = short_names(tenant_names(tenants))
-    print_table(columns, [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)], SPARE_USAGE)
+    print_table(
+        columns, [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)], SPARE_USAGE, has_csv=True
+    )
 
 
 def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
@@ -127,7 +129,8 @@ def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
             seconds(group["engine_micros"]),
             money(group["cost_nanos"], places),
         ]
-    print_table(columns, rows, ("cached", "failed", "label", "engine s", "prompt tokens", "requests"))
+    spare = ("cached", "failed", "label", "engine s", "prompt tokens", "requests")
+    print_table(columns, rows, spare, has_csv=True)
 
 
 def _group_fields(by: By) -> tuple[str, ...]:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-from tenantctl.papers.wording import Paper, cents, items, names
+from tenantctl.papers.wording import Paper, cents, items, names, sums, tax_label
 from tenantctl.papers.wording import title as title_of
-from tenantctl.render import heading, message, print_table
+from tenantctl.render import heading, message, narrow_hint, print_table, short_names
 from tenantctl.units import decimals, money
 
-SPARE = ("unit", "unit price")
+SPARE = ("unit", "quantity")
 """Columns that are left out first on a narrow terminal."""
 
 
@@ -18,16 +18,23 @@ def print_month(bill: dict[str, Any]) -> None:
     so_far = " so far" if bill["open"] else ""
     heading(f"Invoice {bill['month']}{so_far} ({bill['timezone']}, {bill['currency']})")
     papers = bill["tenants"]
+    is_cut = False
     for name, paper in zip(names(papers), papers, strict=True):
         print()
         count = paper["requests"]
         number = f", invoice {paper['number']}" if paper.get("number") else ""
         heading(f"{name}: {count} request{'' if count == 1 else 's'}{number}")
-        _print_lines(paper, bill["currency"])
+        is_cut |= _print_lines(paper, bill["currency"])
+    if is_cut:
+        narrow_hint(has_csv=True)
     if papers:
         print()
     places = decimals(nanos for paper in papers for nanos in _amounts(paper))
-    heading(f"Total: {bill['currency']} {money(bill['total_nanos'], places)}")
+    before_tax = " before tax" if any(paper["tax_nanos"] for paper in papers) else ""
+    heading(f"Total: {bill['currency']} {money(bill['total_nanos'], places)}{before_tax}")
+    if len(papers) > 1:
+        due_nanos = sum(paper["payable_nanos"] for paper in papers)
+        heading(f"Amount due: {bill['currency']} {cents(due_nanos, bill['currency'])}")
     if (head := bill.get("audit_head")) is not None:
         print(f"audit head: {head['number']}, {head['hash']}")
     if not papers:
@@ -40,21 +47,23 @@ def print_paper(paper: Paper) -> None:
     if paper["credits"]:
         print(f"corrects invoice {paper['credits']}")
     print()
-    _print_lines(paper, paper["currency"])
-    print()
-    due, sign = ("amount credited", -1) if paper["credits"] else ("amount due", 1)
-    with_tax = "" if paper["tax_percent"] == "0" else f", with {paper['tax_name']} of {paper['tax_percent']} %"
-    heading(f"{due}: {paper['currency']} {cents(sign * paper['payable_nanos'], paper['currency'])}{with_tax}")
+    if _print_lines(paper, paper["currency"]):
+        narrow_hint(has_csv=False)
 
 
-def _print_lines(paper: Paper, currency: str) -> None:
+def _print_lines(paper: Paper, currency: str) -> bool:
+    """The lines and what they add up to. Returns whether columns were left out."""
     rows: list[tuple[str, ...]] = []
-    for item in items(paper):
-        rows += [(f"[{part}]", "", "", "", "") for part in item.label.split(", ") if part]
+    lines = list(items(paper))
+    parts = sorted({part for item in lines for part in item.label.split(", ") if part})
+    shown = dict(zip(parts, short_names(parts), strict=True))
+    for item in lines:
+        rows += [(f"[{shown[part]}]", "", "", "", "") for part in item.label.split(", ") if part]
         rows.append((item.what, item.quantity, item.unit, item.price, item.amount))
-    places = decimals(_amounts(paper))
-    rows.append(("total", "", "", "", money(paper["total_nanos"], places)))
-    print_table(["item", "quantity>", "unit", "unit price>", f"{currency}>"], rows, SPARE)
+    for name, amount in sums(paper):
+        what = name.removesuffix(f" ({currency})")
+        rows.append((name if name == tax_label(paper) else what.lower(), "", "", "", amount))
+    return print_table(["item", "quantity>", "unit", "unit price>", f"{currency}>"], rows, SPARE, hint=False)
 
 
 def _amounts(paper: Paper) -> list[int]:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Any, Final
 
-from tenantctl.papers.wording import Paper
+from tenantctl.papers.wording import Paper, tax_label
 from tenantctl.units import money
 from tenantd.printable import for_spreadsheet
 
@@ -19,12 +19,15 @@ HOUR_MICROS: Final = 3_600_000_000
 
 
 def as_csv(papers: Iterable[Paper], month: str, currency: str) -> str:
-    """A header and the lines. `unit_price` is of a million tokens or of an hour; `hours` only of engine time."""
+    """A header and the lines, then what rounding and tax add, so that the amounts add up to what is due.
+
+    `unit_price` is of a million tokens, of an hour, or of a month; `hours` only of engine time.
+    """
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(COLUMNS)
     for paper in papers:
-        for line in paper["lines"]:
+        for line in (*paper["lines"], *_additions(paper)):
             nanos, price = line["amount_nanos"], line.get("unit_price_nanos")
             row = [
                 *(month, paper["tenant"], line["description"], line["quantity"], line["unit"], currency),
@@ -35,3 +38,11 @@ def as_csv(papers: Iterable[Paper], month: str, currency: str) -> str:
             ]
             writer.writerow([for_spreadsheet(str(cell)) for cell in row])
     return text.getvalue()
+
+
+def _additions(paper: Paper) -> Iterator[dict[str, Any]]:
+    """Lines for rounding to cents, and for tax."""
+    rounding_nanos = paper["rounded_nanos"] - paper["total_nanos"]
+    for meter, name, nanos in (("rounding", "rounding", rounding_nanos), ("tax", tax_label(paper), paper["tax_nanos"])):
+        if nanos:
+            yield {"description": name, "quantity": 0, "unit": "", "amount_nanos": nanos, "meter": meter}

@@ -96,11 +96,15 @@ def sums(paper: Paper) -> list[tuple[str, str]]:
     if paper["rounded_nanos"] != paper["total_nanos"]:
         found.append(("Rounded", cents(paper["rounded_nanos"], currency)))
     if paper["tax_percent"] != "0":
-        name = f"{paper['tax_name']} {paper['tax_percent']} %".strip()
-        found.append((name, cents(paper["tax_nanos"], currency)))
+        found.append((tax_label(paper), cents(paper["tax_nanos"], currency)))
     is_credit = paper["kind"] == CREDIT_NOTE
     due = cents(-paper["payable_nanos"] if is_credit else paper["payable_nanos"], currency)
     return [*found, (f"{'Amount credited' if is_credit else 'Amount due'} ({currency})", due)]
+
+
+def tax_label(paper: Paper) -> str:
+    """The tax and its rate: VAT 19 %."""
+    return f"{paper['tax_name']} {paper['tax_percent']} %".strip()
 
 
 def cents(nanos: int, currency: str) -> str:
@@ -117,9 +121,9 @@ def _what(line: dict[str, Any]) -> str:
 
 def _quantity(line: dict[str, Any]) -> tuple[str, str, str]:
     """Quantity, unit and unit price."""
-    if not line["unit"]:
-        return "", "", ""
     price = line.get("unit_price_nanos")
+    if not line["unit"]:
+        return "", "", "" if price is None else f"{money(price)} per month"
     if line["unit"] == "µs":
         parts = divide_half_even(line["quantity"] * 10**HOUR_PLACES, HOUR_MICROS)
         hours = f"{parts // 10**HOUR_PLACES}.{parts % 10**HOUR_PLACES:0{HOUR_PLACES}}"
