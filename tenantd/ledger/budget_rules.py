@@ -10,7 +10,7 @@ from typing import Final
 
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER
-from tenantd.ledger.spending import all_budgets, used_in
+from tenantd.ledger.spending import Budget, all_budgets, used_in
 from tenantd.periods import EPOCH, HOUR_MICROS, Period
 
 _USES: Final = """SELECT since_micros, used, topped_up, (SELECT coalesce(sum(amount), 0) FROM budget_topups AS topup
@@ -32,16 +32,17 @@ def broken_budgets(conn: Connection, on_progress: Callable[[int, int], None]) ->
     """For each period of a budget 1, and what is wrong with it, "" if nothing.
 
     A period lasts until the next one in which something was used. Left out are those whose rows were pruned, and those
-    around a change of the time zone, which overlap.
+    around a change of the time zone, which overlap; but if the current one is among them, one has to hold.
     """
     for budget in all_budgets(conn):
         uses = conn.execute(_USES, (budget.id,)).fetchall()
         overlapping = _overlapping([use[0] for use in uses], SHORTEST_MICROS[budget.period])
+        if (newest := _newest(conn, budget, uses, overlapping)) is not None:
+            yield 1, newest
         for (since, used, topped_up, amounts), following in pairwise([*uses, (END_OF_TIME,)]):
             if since in overlapping:
                 continue
-            whose = f"{budget.period.value} {budget.unit.value} budget {budget.id} of tenant {budget.tenant_id}"
-            whose += f", period from {EPOCH + timedelta(microseconds=since):%Y-%m-%dT%H:%MZ}"
+            whose = _words(budget, since)
             try:
                 counted = min(used_in(conn, budget, since, following[0]), MAX_INTEGER)
             except InvalidRequest:
@@ -49,6 +50,29 @@ def broken_budgets(conn: Connection, on_progress: Callable[[int, int], None]) ->
             yield 1, "" if counted == used else f"{whose}: {used} used, and its requests say {counted}"
             if topped_up != amounts:
                 yield 0, f"{whose}: topped up by {topped_up}, and its top-ups say {amounts}"
+
+
+def _newest(
+    conn: Connection, budget: Budget, uses: list[tuple[int, int, int, int]], overlapping: set[int]
+) -> str | None:
+    """What is wrong with all of the newest periods, if they overlap: one is that of the present time zone."""
+    wrong: str | None = None
+    for since, used, *_ in reversed(uses):
+        if since not in overlapping:
+            break
+        try:
+            counted = min(used_in(conn, budget, since, END_OF_TIME), MAX_INTEGER)
+        except InvalidRequest:
+            return None
+        if counted == used:
+            return ""
+        wrong = wrong or f"{_words(budget, since)}: {used} used, and its requests say {counted}"
+    return wrong
+
+
+def _words(budget: Budget, since_micros: int) -> str:
+    whose = f"{budget.period.value} {budget.unit.value} budget {budget.id} of tenant {budget.tenant_id}"
+    return f"{whose}, period from {EPOCH + timedelta(microseconds=since_micros):%Y-%m-%dT%H:%MZ}"
 
 
 def _overlapping(begins: list[int], shortest_micros: int) -> set[int]:

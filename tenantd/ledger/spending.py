@@ -15,9 +15,10 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenantd.domain import BudgetUnit, Usage
-from tenantd.ledger.prices import MAX_INTEGER, Cost
+from tenantd.errors import InvalidRequest
+from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge, Cost
 from tenantd.ledger.records import Customer, RequestRecord
-from tenantd.ledger.sums import sums
+from tenantd.ledger.sums import sums, whole_hours
 from tenantd.periods import Period, bounds
 
 
@@ -63,9 +64,10 @@ _COUNTING: Final = f"""{_HEIRS} SELECT {_COLUMNS} FROM budgets
     WHERE tenant_id = ?1 AND (key_id = '' OR key_id IN (SELECT id FROM heirs)) ORDER BY id"""
 _FORMER: Final = """WITH RECURSIVE former (id) AS (SELECT ? UNION
     SELECT keys.id FROM keys JOIN former ON keys.replaced_by = former.id) SELECT id FROM former"""
-_USE: Final = "SELECT used, topped_up FROM budget_uses WHERE budget_id = ? AND since_micros = ?"
+_USE: Final = "SELECT used, topped_up, warned FROM budget_uses WHERE budget_id = ? AND since_micros = ?"
 _ADD: Final = f"""INSERT INTO budget_uses (budget_id, since_micros, used) VALUES (?, ?, ?)
     ON CONFLICT DO UPDATE SET used = min(used + excluded.used, {MAX_INTEGER}) RETURNING used, topped_up, warned"""
+_RECOUNT: Final = "UPDATE budget_uses SET used = ? WHERE budget_id = ? AND since_micros = ?"
 _TAKE: Final = "UPDATE budget_uses SET used = max(0, used - ?) WHERE budget_id = ? AND since_micros = ?"
 _WARNED: Final = "UPDATE budget_uses SET warned = ? WHERE budget_id = ? AND since_micros = ?"
 _MONEY: Final = ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos")
@@ -87,19 +89,21 @@ def spend(
     `free_nanos` of its cost are in a free quota. The new uses, with the levels that they reach, are appended to `uses`;
     without it, levels are left for the next request.
     """
-    budgets = counting(conn, customer.tenant_id, customer.key_id)
+    budgets = [
+        budget
+        for budget in counting(conn, customer.tenant_id, customer.key_id)
+        if budget.unit is not BudgetUnit.MONEY or not customer.unbilled
+    ]
     if not budgets:
         return 0
-    since = {budget.id: bounds(budget.period, ended_micros, timezone).since_micros for budget in budgets}
-    waived_nanos = _waived(conn, budgets, since, usage, cost, free_nanos)
+    before = [begin_use(conn, budget, ended_micros, timezone) for budget in budgets]
+    waived_nanos = _waived(before, usage, cost, free_nanos)
     billed_nanos = 0 if customer.unbilled else _total(cost) - free_nanos - waived_nanos
-    for budget in budgets:
+    for budget, since_micros, *_ in before:
         amount = _counted(budget.unit, usage.prompt_tokens + usage.completion_tokens, billed_nanos, usage.engine_micros)
-        if budget.unit is BudgetUnit.MONEY and customer.unbilled:
-            continue
-        row = conn.execute(_ADD, (budget.id, since[budget.id], min(amount, MAX_INTEGER))).fetchall()[0]
+        row = conn.execute(_ADD, (budget.id, since_micros, min(amount, MAX_INTEGER))).fetchall()[0]
         if uses is not None:
-            uses.append(_with_level(conn, Use(budget, since[budget.id], *row)))
+            uses.append(_with_level(conn, Use(budget, since_micros, *row)))
     return 0 if customer.unbilled else waived_nanos
 
 
@@ -113,20 +117,42 @@ def unspend(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
 
 
 def begin_use(conn: Connection, budget: Budget, now_micros: int, timezone: ZoneInfo) -> Use:
-    """Count what was used before a budget was set, in the current period. Keeps what is counted already."""
+    """What was used in the period of a moment. If nothing is counted of it yet, count what ended in it before.
+
+    The budget may be new, or its periods may be those of another time zone. Nothing else begins the count of a period.
+    """
     since_micros, until_micros = bounds(budget.period, now_micros, timezone)
-    known = conn.execute(
-        "SELECT 1 FROM budget_uses WHERE budget_id = ? AND since_micros = ?", (budget.id, since_micros)
-    )
-    used = 0 if known.fetchone() is not None else used_in(conn, budget, since_micros, until_micros)
-    row = conn.execute(_ADD, (budget.id, since_micros, min(used, MAX_INTEGER))).fetchall()[0]
+    row = conn.execute(_USE, (budget.id, since_micros)).fetchone()
+    if row is None:
+        used = _used_since(conn, budget, since_micros, until_micros)
+        row = conn.execute(_ADD, (budget.id, since_micros, used)).fetchall()[0]
     return Use(budget, since_micros, *row)
 
 
 def begin_uses(conn: Connection, budgets: Iterable[Budget], now_micros: int, timezone: ZoneInfo) -> list[Use]:
-    """Like `begin_use`, for those of some budgets that are not removed meanwhile."""
-    present = {budget.id for budget in all_budgets(conn)}
-    return [begin_use(conn, budget, now_micros, timezone) for budget in budgets if budget.id in present]
+    """Like `begin_use`, for those of some budgets that are not removed meanwhile, whatever was counted before: what
+    ended while periods were those of another time zone was not."""
+    uses = []
+    for budget in budgets:
+        if conn.execute("SELECT 1 FROM budgets WHERE id = ?", (budget.id,)).fetchone() is None:
+            continue
+        since_micros, until_micros = bounds(budget.period, now_micros, timezone)
+        used = _used_since(conn, budget, since_micros, until_micros)
+        conn.execute(_ADD, (budget.id, since_micros, 0)).fetchall()
+        conn.execute(_RECOUNT, (used, budget.id, since_micros))
+        uses.append(begin_use(conn, budget, now_micros, timezone))
+    return uses
+
+
+def _used_since(conn: Connection, budget: Budget, since_micros: int, until_micros: int) -> int:
+    """`used_in`, as a count has it. Where the rows of the period's first hour are pruned, from the next hour."""
+    try:
+        return min(used_in(conn, budget, since_micros, until_micros), MAX_INTEGER)
+    except AmountTooLarge:
+        return MAX_INTEGER
+    except InvalidRequest:
+        whole = whole_hours(since_micros, until_micros)
+        return min(used_in(conn, budget, *whole), MAX_INTEGER)
 
 
 def used_in(conn: Connection, budget: Budget, since_micros: int, until_micros: int) -> int:
@@ -137,9 +163,9 @@ def used_in(conn: Connection, budget: Budget, since_micros: int, until_micros: i
     return sum(_used_before(conn, budget, key_id, since_micros, until_micros) for key_id in keys)
 
 
-def mark_warned(conn: Connection, use: Use, level: int) -> None:
+def mark_warned(conn: Connection, use: Use, level: int, timezone: ZoneInfo) -> None:
     """Record that a level was announced."""
-    conn.execute(_ADD, (use.budget.id, use.since_micros, 0)).fetchall()
+    begin_use(conn, use.budget, use.since_micros, timezone)
     conn.execute(_WARNED, (level, use.budget.id, use.since_micros))
 
 
@@ -176,15 +202,12 @@ def heirs(conn: Connection) -> dict[str, list[str]]:
     return found
 
 
-def _waived(
-    conn: Connection, budgets: list[Budget], since: dict[int, int], usage: Usage, cost: Cost, free_nanos: int
-) -> int:
+def _waived(before: list[Use], usage: Usage, cost: Cost, free_nanos: int) -> int:
     """What is beyond the room that budgets have left: engine time in money, and then money."""
     rooms: dict[BudgetUnit, int] = {}
-    for budget in budgets:
-        used, topped_up = conn.execute(_USE, (budget.id, since[budget.id])).fetchone() or (0, 0)
-        room = max(0, budget.amount + topped_up - used)
-        rooms[budget.unit] = min(room, rooms.get(budget.unit, room))
+    for use in before:
+        room = max(0, use.cap - use.used)
+        rooms[use.budget.unit] = min(room, rooms.get(use.budget.unit, room))
     waived_nanos = 0
     within_micros = rooms.get(BudgetUnit.ENGINE, usage.engine_micros)
     if within_micros < usage.engine_micros:

@@ -280,7 +280,7 @@ class Allowances:
 
         async def mark() -> None:
             with contextlib.suppress(LedgerUnavailable):
-                await self._ledger.write(lambda conn: mark_warned(conn, use, use.warned))
+                await self._ledger.write(lambda conn: mark_warned(conn, use, use.warned, self._ledger.timezone))
 
         task = asyncio.create_task(mark())
         self._marking.add(task)

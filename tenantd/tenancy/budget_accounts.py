@@ -119,6 +119,10 @@ class Account:
     def use(self) -> Use:
         return Use(self.budget, self.since_micros, self.used, self.topped_up, self.warned)
 
+    def is_of(self, timezone: ZoneInfo) -> bool:
+        """Whether its period is one of this time zone."""
+        return bounds(self.budget.period, self.since_micros, timezone) == self.bounds
+
     def pass_time(self, now_micros: int, timezone: ZoneInfo) -> None:
         """Begin a new period if it is time. What is held stays."""
         self._is_closing = bool(self.topped_up) and now_micros >= self.until_micros - CLOSING_MICROS

@@ -239,7 +239,7 @@ def _begun(
     assert after is not None, "it was just written"
     use = begin_use(conn, _budget(after), now_micros, timezone)
     level = level_of(use)
-    mark_warned(conn, use, level)
+    mark_warned(conn, use, level, timezone)
     after = msgspec.structs.replace(after, used=use.used, topped_up=use.topped_up)
     return Changed(before, after, level if level > use.warned else None)
 

@@ -19,6 +19,7 @@ from zoneinfo import ZoneInfo
 
 from tenantd import clock
 from tenantd.domain import BudgetUnit
+from tenantd.ledger.budget_rules import SHORTEST_MICROS
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.prices import all_prices
 from tenantd.ledger.records import PriceList
@@ -58,26 +59,30 @@ class Budgets:
         self._prices = PriceBook()
         self._heirs: Mapping[str, list[str]] = {}
         self._loads_begun = self._load_shown = 0
+        self._timezone_shown: ZoneInfo | None = None
         self._reads = 0  # of the ledger, under way
         self._noted: list[Use] = []  # meanwhile: a snapshot may be from before them, and have budgets that are new
 
     # ---- what the ledger holds -----------------------------------------------------------------------------------
 
     async def reload(self, ledger: Ledger) -> None:
-        """Read budgets, uses and prices. Raises LedgerUnavailable or QueueFull; then little changes."""
+        """Read budgets, uses and prices. A budget is in force once its current period is counted.
+
+        Raises LedgerUnavailable or QueueFull; then nothing changes.
+        """
         self._loads_begun += 1
         load = self._loads_begun
         read = functools.partial(_read, since_micros=self._now_micros() - LONGEST_PERIOD_MICROS)
-        new: list[Budget] = []
         with self._reading():
             snapshot = await ledger.read(read, Lane.DIRECTORY)
+            new = self.uncounted(snapshot)
+            for first in range(0, len(new), BATCH_BUDGETS):
+                some, now_micros, timezone = new[first : first + BATCH_BUDGETS], self._now_micros(), self._timezone()
+                begin = functools.partial(begin_uses, budgets=some, now_micros=now_micros, timezone=timezone)
+                self.note(await ledger.write(begin))
             if load > self._load_shown:
                 self._load_shown = load
-                new = self.load(snapshot)
-        for first in range(0, len(new), BATCH_BUDGETS):
-            some, now_micros, timezone = new[first : first + BATCH_BUDGETS], self._now_micros(), self._timezone()
-            begin = functools.partial(begin_uses, budgets=some, now_micros=now_micros, timezone=timezone)
-            self.note(await ledger.write(begin))
+                self.load(snapshot)
 
     @contextmanager
     def _reading(self) -> Iterator[None]:
@@ -89,19 +94,37 @@ class Budgets:
             if not self._reads:
                 self._noted = []
 
-    def load(self, snapshot: Snapshot) -> list[Budget]:
-        """Take over a snapshot. Requests keep what they hold, also of budgets that are new.
+    def uncounted(self, snapshot: Snapshot) -> list[Budget]:
+        """Those of whose current periods the ledger does not know all that was used.
 
-        Returns those of which the ledger has counted nothing in their current period. It may only have begun, but after
-        a change of the time zone another has.
+        They may only have begun; the time zone may have changed; or it changed and changed back, and what ended
+        meanwhile counted in other periods, which overlap these.
         """
+        now_micros, timezone = self._now_micros(), self._timezone()
+        begins: dict[int, list[int]] = {}
+        for use in snapshot.uses:
+            begins.setdefault(use.budget.id, []).append(use.since_micros)
+        found = []
+        for budget in snapshot.budgets:
+            since, until = bounds(budget.period, now_micros, timezone)
+            counted = begins.get(budget.id, [])
+            earliest = since - SHORTEST_MICROS[budget.period]
+            if since not in counted or (
+                timezone != self._timezone_shown and any(earliest < each < until and each != since for each in counted)
+            ):
+                found.append(budget)
+        return found
+
+    def load(self, snapshot: Snapshot) -> None:
+        """Take over a snapshot. Requests keep what they hold, also of budgets that are new."""
+        self._timezone_shown = self._timezone()
         known = {account.budget.id: account for account in self._all()}
         holds = dict.fromkeys(hold for account in known.values() for hold in account.holds)
         self._prices, self._heirs = PriceBook(snapshot.prices), snapshot.heirs
         self._accounts = {}
         for budget in snapshot.budgets:
             account = known.get(budget.id) or Account(budget)
-            if bounds(account.budget.period, account.since_micros, self._timezone()) != account.bounds:
+            if not account.is_of(self._timezone()):
                 account = Account(budget)
             account.budget = budget
             account.pass_time(self._now_micros(), self._timezone())
@@ -109,8 +132,6 @@ class Budgets:
         self._count([*snapshot.uses, *self._noted])
         for hold in holds:
             self._attach(hold)
-        counted = {(use.budget.id, use.since_micros) for use in snapshot.uses}
-        return [each.budget for each in self._all() if (each.budget.id, each.since_micros) not in counted]
 
     def used_up(self, budget_id: int) -> Use | None:
         """Note that requests are refused because a budget is used up. Returns what to announce: the last level, once.
@@ -225,6 +246,8 @@ class Budgets:
         """A request is settled, or costs nothing: give back what it holds, and count what it used."""
         self.note(uses)
         for account in list(hold.accounts):
+            if not account.is_of(self._timezone()):  # until it is counted anew, what is noted is of other periods
+                account.used += hold.accounts[account]
             account.drop(hold)
 
     def overdrawn(self) -> list[Account]:

@@ -88,6 +88,9 @@ def test_days_of_two_time_zones_that_overlap_are_no_breach(conn: sqlite3.Connect
     (since,) = conn.execute("SELECT since_micros FROM budget_uses").fetchone()
     conn.execute("INSERT INTO budget_uses (budget_id, since_micros, used) VALUES (1, ?, 5)", (since - HOUR_MICROS,))
     assert breaches(conn) == []
+    conn.execute("UPDATE budget_uses SET used = used + 1")
+    assert len(breaches(conn)) == 1, "one of them is the current one"
+    conn.execute("UPDATE budget_uses SET used = used - 1")
     conn.execute("UPDATE budget_uses SET since_micros = ? WHERE used = 5", (since - 24 * HOUR_MICROS,))
     assert len(breaches(conn)) == 1
 

@@ -16,7 +16,7 @@ from tenantd.ledger.charging import give_back
 from tenantd.ledger.prices import insert_prices
 from tenantd.ledger.records import PriceList, RequestRecord
 from tenantd.ledger.requests import insert_request, interrupt_running, reopen_interrupted, settle_request
-from tenantd.ledger.spending import Use, all_budgets, begin_use, counting, heirs, mark_warned, uses_from
+from tenantd.ledger.spending import Use, all_budgets, begin_use, begin_uses, counting, heirs, mark_warned, uses_from
 from tenantd.periods import Period
 from tests.ledger.books import NOW_MICROS, admission, memory_ledger, settlement
 
@@ -112,7 +112,7 @@ def test_levels_are_reached_once_and_the_highest_is_told(conn: sqlite3.Connectio
         ended(conn, f"r{n}", tokens(count), uses := [])
         told.append(uses[0].level)
     assert told == [None, 50, None, 80, None, 100, None]
-    mark_warned(conn, uses[0], 100)
+    mark_warned(conn, uses[0], 100, UTC)
     assert uses_from(conn, 0)[0].warned == 100
 
 
@@ -160,6 +160,25 @@ def test_a_budget_that_is_set_in_its_period_counts_what_was_used_before(conn: sq
     assert used(conn) == [billed.fetchone()[0], 35, 10, 15]
     again = begin_use(conn, all_budgets(conn)[1], NOW_MICROS, UTC)
     assert again.used == 35, "what is counted already is kept"
+
+
+def test_the_first_request_of_a_period_counts_what_ended_in_it_before(conn: sqlite3.Connection) -> None:
+    """As after a change of the time zone."""
+    ended(conn, "before", tokens(30))
+    set_budget(conn, BudgetUnit.TOKENS, 100)
+    ended(conn, "r1", tokens(12), uses := [])
+    assert used(conn) == [42] == [use.used for use in uses]
+    ended(conn, "r2", tokens(10), uses := [])
+    assert [(use.used, use.level) for use in uses] == [(52, 50)]
+
+
+def test_a_period_that_was_counted_in_part_is_counted_anew(conn: sqlite3.Connection) -> None:
+    """As after a change of the time zone and back."""
+    set_budget(conn, BudgetUnit.TOKENS, 100)
+    ended(conn, "r1", tokens(12))
+    conn.execute("UPDATE budget_uses SET used = 2, topped_up = 7")
+    [use] = begin_uses(conn, all_budgets(conn), NOW_MICROS, UTC)
+    assert (use.used, use.topped_up) == (12, 7)
 
 
 def test_a_key_that_was_rotated_counts_in_the_budget_of_the_one_that_replaced_it(conn: sqlite3.Connection) -> None:

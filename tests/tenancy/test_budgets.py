@@ -18,7 +18,7 @@ from tenantd.periods import Period, bounds
 from tenantd.tenancy.budget_accounts import Draw
 from tenantd.tenancy.budgets import BLOCK_TOKENS, _read
 from tenantd.tenancy.price_book import PriceBook
-from tests.tenancy.budget_world import DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
+from tests.tenancy.budget_world import BERLIN, DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
 
 OPERATIONS = ("start", "start", "generate", "generate", "generate", "settle", "reload", "top_up", "midnight", "crash")
 
@@ -194,10 +194,23 @@ def test_in_another_time_zone_another_period_has_begun_and_what_was_used_in_it_i
     assert world.start(10, 5)
     before = world.budgets.states()[0]
     world.timezone = ZoneInfo("Pacific/Auckland")
-    [budget] = world.budgets.load(_read(world.conn, since_micros=0))
+    world.settle(world.running[0])
     [state] = world.budgets.states()
-    assert budget == state.budget and state.since_micros != before.since_micros
-    assert (state.used, state.reserved) == (0, before.reserved)
+    assert (state.used, state.reserved) == (before.reserved, 0), "not forgotten until the ledger is read"
+    assert world.start(10, 5)
+    snapshot = _read(world.conn, since_micros=0)
+    assert world.budgets.uncounted(snapshot) == [], "its count began with the request"
+    world.budgets.load(snapshot)
+    [state] = world.budgets.states()
+    assert state.since_micros != before.since_micros
+    assert state.used == 10 < before.reserved == state.reserved
+    world.timezone = BERLIN
+    assert world.budgets.uncounted(snapshot) == [state.budget], "and nothing is counted in this one"
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    world.commit(world.running[0])
+    world.timezone = ZoneInfo("Pacific/Auckland")
+    snapshot = _read(world.conn, since_micros=0)
+    assert world.budgets.uncounted(snapshot) == [state.budget], "counted in part: the periods overlap"
     world.settle(world.running[0])
     world.budgets.idle_check()
 
