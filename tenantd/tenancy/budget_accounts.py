@@ -12,6 +12,8 @@ from tenantd.periods import Bounds, bounds
 
 CLOSING_MICROS: Final = 2_000_000
 """How long before a period ends what could not go on in the next one is ended."""
+OTHER_PERIODS: Final = 4
+"""How many periods around the current one are remembered, for clocks that are set back and for ends yet to come."""
 NEVER: Final = sys.maxsize
 """More tokens than any request generates."""
 
@@ -90,7 +92,7 @@ class Account:
         self.held = 0
         self._is_closing = False  # the period is about to end
         self.holds: dict[Hold, None] = {}  # the newest last
-        self._later: dict[int, Use] = {}  # by when they begin: what rows with an end yet to come have used
+        self._others: dict[int, Use] = {}  # by when they begin: other periods, before and after it
 
     @property
     def bounds(self) -> Bounds:
@@ -129,10 +131,12 @@ class Account:
         if self.since_micros <= now_micros < self.until_micros:
             return
         self._is_closing = False
+        if self.until_micros:
+            self._keep(self.use)  # the clock may be set back
         self.since_micros, self.until_micros = bounds(self.budget.period, now_micros, timezone)
         self.used = self.topped_up = self.warned = 0
-        if (use := self._later.pop(self.since_micros, None)) is not None:
-            self.note(use)
+        if (known := self._others.pop(self.since_micros, None)) is not None:
+            self.note(known)
 
     def note(self, use: Use) -> None:
         """What the ledger has counted. It only grows, so what was read earlier and comes later changes nothing."""
@@ -140,9 +144,19 @@ class Account:
             self.used = max(self.used, use.used)
             self.topped_up = max(self.topped_up, use.topped_up)
             self.warned = max(self.warned, use.warned)
-        elif use.since_micros > self.since_micros:
-            before = self._later.get(use.since_micros)
-            self._later[use.since_micros] = use if before is None or before.used <= use.used else before
+        else:
+            self._keep(use)
+
+    def _keep(self, use: Use) -> None:
+        """What was used in another period, of a few: those that are nearest."""
+        before = self._others.get(use.since_micros, use)
+        self._others[use.since_micros] = use._replace(
+            used=max(before.used, use.used),
+            topped_up=max(before.topped_up, use.topped_up),
+            warned=max(before.warned, use.warned),
+        )
+        if len(self._others) > OTHER_PERIODS:
+            del self._others[max(self._others, key=lambda since: abs(since - self.since_micros))]
 
     def put(self, hold: Hold, amount: int) -> None:
         """Hold this much for a request, in place of what it held."""

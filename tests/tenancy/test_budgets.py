@@ -126,6 +126,19 @@ def test_a_request_across_midnight_counts_in_the_new_period_alone() -> None:
     assert world.used() == [(100, 100)]
 
 
+def test_a_clock_that_is_set_back_over_midnight_brings_back_what_was_used() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    for days, tokens in ((0, 90), (1, 80), (-1, 0), (1, 0)):
+        world.now_micros += days * DAY_MICROS
+        if tokens:
+            assert world.start(tokens, 1)
+            world.settle(world.running[0])
+        assert not world.start(40, 1), "it is known"
+        world.check()
+    assert [state.used for state in world.budgets.states()] == [80]
+
+
 def test_engine_time_counts_as_it_is_used_and_a_budget_is_over_when_nothing_is_left() -> None:
     world = BudgetWorld()
     world.set_budget(BudgetUnit.ENGINE, 1_000)
