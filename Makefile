@@ -20,7 +20,7 @@ night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants besid
 	  TENANTD_SEEDS=$${TENANTD_SEEDS:-300} TENANTD_INTERLEAVINGS=$${TENANTD_INTERLEAVINGS:-1000} \
 	  TENANTD_REQUESTS_MINUTES=$${TENANTD_REQUESTS_MINUTES:-10} TENANTD_TEXTS=$${TENANTD_TEXTS:-500} \
 	  TENANTD_MUTATIONS=$${TENANTD_MUTATIONS:-all} TENANTD_KILLS=$${TENANTD_KILLS:-450} \
-  TENANTD_MODEL_KILLS=$${TENANTD_MODEL_KILLS:-50} \
+	  TENANTD_MODEL_KILLS=$${TENANTD_MODEL_KILLS:-50} \
 	  $(BIN)/python -m pytest -s --timeout 7200 tests/engine/test_simulation.py tests/model/test_grammar_costs.py \
 	  tests/model/test_constraints.py tests/isolation/test_interleavings.py tests/process/test_described_requests.py \
 	  tests/text/test_guard.py tests/mutations tests/crashes

@@ -343,7 +343,7 @@ complete -c tenantctl -n '__tenantctl_at 0 ledger' -a check -d 'Check everything
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a backup -d 'Copy the ledger, also while the daemon runs'
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a restore -d 'Put a backup in the place of the ledger. Stop the daemon first'
 complete -c tenantctl -n '__tenantctl_at 0 ledger' -a prune -d 'Delete the rows of requests of months that are over'
-complete -c tenantctl -n '__tenantctl_at 0 ledger' -a renew -d 'Begin the ledger anew in another currency. Stop the daemon first'
+complete -c tenantctl -n '__tenantctl_at 0 ledger' -a renew -d 'Start a new ledger in another currency. Stop the daemon first'
 complete -c tenantctl -n '__tenantctl_in ledger' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in ledger check' -l state-dir -r -F -d 'Folder with the ledger. Default: that of the daemon.'
 complete -c tenantctl -n '__tenantctl_in ledger check' -l json -d 'Print JSON.'

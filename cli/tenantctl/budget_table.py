@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantctl.budget_options import name_of
+from tenantctl.render import short_names
 from tenantctl.units import duration, money
 
 COLUMNS: Final = ["tenant", "key", "budget", "used>", "of>", "left>", "reserved>", "share", "resets in>"]
-SPARE: Final = ("reserved", "left", "resets in", "share", "key")
+SPARE: Final = ("reserved", "left", "used", "of", "key")
 """Columns that are left out first on a narrow terminal."""
 BAR_CHARACTERS: Final = 8
 _WORDS: Final = {"money": "{period} {currency}", "tokens": "{period} tokens", "engine": "{period} engine s"}
@@ -20,13 +21,15 @@ def rows(budgets: Sequence[dict[str, Any]], currency: str) -> tuple[list[str], l
     """Columns and cells. The column of keys is there only if a key has a budget."""
     has_keys = any(one["key_id"] for one in budgets)
     columns = [name for name in COLUMNS if has_keys or name != "key"]
-    return columns, [_row(one, currency, has_keys=has_keys) for one in budgets]
+    names = sorted({one["tenant"] for one in budgets})
+    shown = dict(zip(names, short_names(names), strict=True))
+    return columns, [_row(shown[one["tenant"]], one, currency, has_keys=has_keys) for one in budgets]
 
 
-def _row(one: dict[str, Any], currency: str, *, has_keys: bool) -> list[object]:
+def _row(name: str, one: dict[str, Any], currency: str, *, has_keys: bool) -> list[object]:
     cap = one["amount"] + one["topped_up"]
     return [
-        one["tenant"],
+        name,
         *([one["key_id"]] if has_keys else []),
         label(one, currency),
         *(plain(one["unit"], amount) for amount in (one["used"], cap, one["left"], one["reserved"])),

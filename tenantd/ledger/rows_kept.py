@@ -40,7 +40,7 @@ def need_rows(conn: Connection, since_micros: int, until_micros: int) -> None:
     for hour in missing_hours(conn, since_micros, until_micros):
         first, last = (EPOCH + timedelta(microseconds=micros) for micros in (hour, hour + HOUR_MICROS))
         raise InvalidRequest(
-            f"the requests of this time were pruned, and only the sums of whole hours are left: begin or end at "
+            f"the requests of that period were pruned, and only the sums of whole hours are left: begin or end at "
             f"{first:%Y-%m-%dT%H:%MZ} or {last:%Y-%m-%dT%H:%MZ}"
         )
 

@@ -227,11 +227,11 @@ class Allowances:
         used = f"{self._number(state, state.used)} of {self._words(state, state.cap)} are used"
         resets = datetime.fromtimestamp(state.resets_micros / 1e6, self._ledger.timezone).isoformat(" ", "minutes")
         if shortage.is_final and state.used >= state.cap:
-            return InsufficientQuota(f"{name} is used up: {used}; it resets on {resets}")
+            return InsufficientQuota(f"{name} is used up: {used}; it resets at {resets}")
         if shortage.is_final:
             return InsufficientQuota(
                 f"{name} has too little left: {used}, and this request needs at least "
-                f"{self._words(state, shortage.needed)}; it resets on {resets}"
+                f"{self._words(state, shortage.needed)}; it resets at {resets}"
             )
         live = self._replica.live
         count = live.count(tenant.name)

@@ -208,7 +208,7 @@ class Attempts:
     def _in_progress(self, first: FirstOfKey, streams: Sequence[LiveStream]) -> IdempotencyInProgress:
         rest_s = max((self._rest_s(stream) for stream in streams), default=0.0)
         return IdempotencyInProgress(
-            "the first request with this Idempotency-Key has not ended; try again then",
+            "the first request with this Idempotency-Key is still running; try again when it has ended",
             first=first,
             retry_after_s=max(SETTLING_S, math.ceil(rest_s)),
         )

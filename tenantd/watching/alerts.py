@@ -94,10 +94,12 @@ def budget_warnings(currency: Callable[[], str]) -> Listener:
 
 
 def reached_text(event: BudgetReached, currency: str) -> str:
-    """What a warning about a budget says: who, how much of what, and when it begins anew."""
+    """What a warning about a budget says: who, how much of what, and when it resets."""
     whose = event.tenant if event.key_id is None else f"key {event.key_id} of {event.tenant}"
-    cap = quantity(event.unit, event.cap, currency)
-    share = "all" if event.used >= event.cap else f"{event.used * 100 // event.cap}%"
     name = budget_name(event.period, event.unit)
     until = moment(event.resets_micros)
-    return f"{whose} has used {share} of its {name} budget of {cap}; it begins anew at {until}"
+    cap = quantity(event.unit, event.cap, currency)
+    if event.cap == 0:
+        return f"{whose} has a {name} budget of 0, which allows nothing; it resets at {until}"
+    share = "all" if event.used >= event.cap else f"{event.used * 100 // event.cap}%"
+    return f"{whose} has used {share} of its {name} budget of {cap}; it resets at {until}"

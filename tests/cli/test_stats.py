@@ -125,7 +125,7 @@ def test_compare_puts_the_largest_share_first(cli: Cli, daemon: FakeDaemon) -> N
 
 def test_compare_says_when_nobody_was_busy(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.stats = stats(listed(IDLE), evenness=Evenness(index=None, shared_micros=0, tenants=0))
-    assert "Jain's index: - (no two tenants were busy at the same time)" in cli("compare").stdout
+    assert "Jain's index: - (in no hour were two tenants busy throughout)" in cli("compare").stdout
     daemon.stats = stats()
     assert "no tenants yet" in cli("compare").stderr
 

@@ -41,7 +41,7 @@ def test_prices_are_set_shown_and_charged_and_who_set_them_is_recorded(tmp_path:
         assert last_cost(daemon, "acme") == (3 * 1_000, 3 * 1_000, 3)
         later = told(daemon, "set", "--from", SOON, "--output", "9")
         assert f"applies from {SOON} (Europe/Berlin)" in later
-        assert "these have their own prices and keep them: acme" in later
+        assert "unchanged, because they have their own prices: acme" in later
         told(daemon, "set", "--from", SOON, "--output", "10")
         assert "nothing to change" in told(daemon, "set", "--output", "7")
 

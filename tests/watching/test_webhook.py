@@ -66,7 +66,7 @@ def test_an_alert_says_what_has_happened_for_people_and_for_programs(hook: Hook)
     assert alert["id"].startswith("alert_") and alert["alert"] == "budget_reached" and alert["tenant"] == "acme"
     assert alert["at"] == "2026-11-18T11:06:40.123Z"
     assert alert["text"] == (
-        "acme has used 83% of its monthly money budget of 10.00 USD; it begins anew at 2026-12-01 00:00 UTC"
+        "acme has used 83% of its monthly money budget of 10.00 USD; it resets at 2026-12-01 00:00 UTC"
     )
     assert alert["detail"]["level"] == 80 and alert["detail"]["used"] == 8_300_000_001
     assert "at_micros" not in alert["detail"]

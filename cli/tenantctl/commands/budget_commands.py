@@ -58,7 +58,7 @@ def set_(
 
     Several hold together; the tightest decides. A day, a week (from Monday) or a month begins at midnight in the
     billing time zone; what was used in it before counts. When a budget is used up, running requests end with the
-    finish reason length, and new ones are refused until the next period. 0 blocks, `none` removes a budget.
+    finish reason length, and new ones are refused until it resets. 0 blocks, `none` removes a budget.
     """
     body: dict[str, Any] = {"key_id": key, "budgets": amounts}
     if (wanted := levels(warn)) is not None:

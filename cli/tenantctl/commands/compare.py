@@ -75,7 +75,7 @@ def _print(tenants: list[dict[str, Any]], evenness: dict[str, Any]) -> None:
     if not tenants:
         message("no tenants yet")
     elif evenness["index"] is None:
-        heading("Jain's index: - (no two tenants were busy at the same time)")
+        heading("Jain's index: - (in no hour were two tenants busy throughout)")
     else:
         shared = duration(evenness["shared_micros"] / 1e6)
         heading(f"Jain's index: {evenness['index']:.3f} ({evenness['tenants']} busy tenants, {shared})")

@@ -48,7 +48,14 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
         counts = {
             name: f"{count}, breaches found" if name in broken else count for name, count in found.checked.items()
         }
-        print_fields({"ledger": path, "result": "breaches found" if broken else "all holds", **counts})
+        print_fields(
+            {
+                "ledger": path,
+                "result": "breaches found" if broken else "no breach found",
+                "checked": "how many",
+                **counts,
+            }
+        )
         for breach in found.breaches:
             message(f"{breach.check.value}: {breach.what}; {breach.todo}")
         if found.more:

@@ -184,7 +184,7 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
     before, after = change["before"], change["after"]
     whose = tenant or "all tenants"
     if not change["is_changed"]:
-        message(f"nothing to change: {whose} would have these prices anyway")
+        message(f"nothing to change: the prices for {whose} are already these")
         return
     until = "" if after["until_micros"] is None else f" until {moment_in(after['until_micros'], timezone)}"
     message(
@@ -193,8 +193,8 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
     )
     rows = [(label, money(before[name]), money(after[name])) for name, label in MONEY.items()]
     rows += [(label, _short(before[name]), _short(after[name])) for name, label in COUNTS.items()]
-    print_table([after["currency"], "before>", "now>"], rows)
+    print_table([after["currency"], "before>", "from then>"], rows)
     if after["like_all"]:
         message(f"{tenant} no longer has its own prices then")
     if change["own_tenants"]:
-        message(f"these have their own prices and keep them: {', '.join(change['own_tenants'])}")
+        message(f"unchanged, because they have their own prices: {', '.join(change['own_tenants'])}")

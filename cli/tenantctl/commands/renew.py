@@ -35,10 +35,10 @@ def renew(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
-    """Begin the ledger anew in another currency. Stop the daemon first.
+    """Start a new ledger in another currency. Stop the daemon first.
 
     Keeps tenants, keys, budgets in tokens and engine time, and the audit trail. Requests, prices, budgets in money and
-    invoices stay in the old ledger, which is kept beside the new one. Bill what is open before.
+    invoices stay in the old ledger, which is kept beside the new one. Bill what is still open first.
     """
     import msgspec
 
@@ -84,5 +84,5 @@ def renew(
 def _confirm(ledger: Path, currency: str) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("not a terminal; pass --yes to confirm")
-    if not typer.confirm(f"Begin {ledger} anew in {currency}?", err=True):
+    if not typer.confirm(f"Start a new ledger at {ledger} in {currency}?", err=True):
         raise TenantdError("nothing was renewed")

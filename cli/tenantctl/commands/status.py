@@ -12,7 +12,7 @@ import typer
 
 from tenantctl.client import Client, url
 from tenantctl.options import Json, connect, examples, finite
-from tenantctl.render import message, print_fields, print_json, print_table
+from tenantctl.render import message, print_fields, print_json, print_table, short_names
 from tenantctl.units import NOTHING, duration, size
 from tenantd.errors import DaemonNotRunning, EngineUnavailable
 
@@ -146,7 +146,7 @@ def _print(state: dict[str, Any]) -> None:
             columns,
             [
                 (
-                    t["name"],
+                    name,
                     f"{t['state']}, throttled" if t.get("throttled") else t["state"],
                     f"{t['weight']:g}",
                     t["priority"],
@@ -156,7 +156,7 @@ def _print(state: dict[str, Any]) -> None:
                     f"{t['usage']:.1f}",
                     _percent(t.get("budget_used_percent")),
                 )
-                for t in state["tenants"]
+                for name, t in zip(short_names([t["name"] for t in state["tenants"]]), state["tenants"], strict=True)
             ],
             ("weight", "priority"),
         )

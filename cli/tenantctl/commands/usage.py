@@ -177,9 +177,12 @@ def requests(
         return
     rows = answer["requests"]
     places = decimals(r["cost_nanos"] for r in rows)
+    owners = sorted({r["tenant"] for r in rows})
+    shown = dict(zip(owners, short_names(owners), strict=True))
+    names = [shown[r["tenant"]] for r in rows]
     columns = ["request", "tenant", "kind", "state", "time", "prompt>", "output>"]
     columns += ["engine ms>", "first ms>", "took s>", "cost>", "error"]
-    print_table(columns, [_request_row(r, places) for r in rows], SPARE)
+    print_table(columns, [_request_row(name, r, places) for name, r in zip(names, rows, strict=True)], SPARE)
     if not rows:
         message("no requests yet")
 
@@ -193,10 +196,10 @@ def _when(micros: int) -> str:
     return time_of_day if day == moment(now_micros())[:10] else day
 
 
-def _request_row(r: dict[str, Any], places: int) -> list[object]:
+def _request_row(name: str, r: dict[str, Any], places: int) -> list[object]:
     return [
         r["id"],
-        r["tenant"],
+        name,
         r["kind"],
         r["live_state"] or r["state"],
         _when(r["created_micros"]),
