@@ -13,6 +13,7 @@ import tomllib
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
+from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
 from pydantic import (
@@ -263,10 +264,12 @@ class AlertsConfig(Section):
     @classmethod
     def _web_address(cls, value: SecretStr) -> SecretStr:
         try:
-            if value.get_secret_value():
-                _WEB_ADDRESS.validate_python(value.get_secret_value())
-        except ValidationError:
-            raise ValueError("must be a URL such as https://example.org/hook, or empty") from None
+            if address := value.get_secret_value():
+                _WEB_ADDRESS.validate_python(address)  # reads http:///x as http://x
+                if not urlsplit(address).hostname:
+                    raise ValueError("no host")
+        except ValueError:
+            raise ValueError("must be a URL with a host, such as https://example.org/hook, or empty") from None
         return value
 
 

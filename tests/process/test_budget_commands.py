@@ -171,6 +171,9 @@ def test_the_address_of_alerts_can_be_reloaded_and_is_shown_nowhere(tmp_path: Pa
         daemon.running.send_signal(signal.SIGHUP)
         wait_until(lambda: daemon.get("/admin/v1/alerts").json()["is_on"], "the reload")
         assert "delivered (HTTP 200)" in ok(daemon, "alerts", "test").stderr
+        daemon.configure(alerts={"url": f"http:///{SECRET}", "timeout_s": 0.5}, log={"level": "debug"})
+        daemon.running.send_signal(signal.SIGHUP)
+        wait_until(lambda: "alerts.url = ...: must be a URL" in daemon.log.read_text(), "the refusal")
         hook.statuses = [500]
         failed = tenantctl(daemon, "alerts", "test")
         assert failed.returncode == 1 and "HTTP 500" in failed.stderr
@@ -183,8 +186,9 @@ def test_the_address_of_alerts_can_be_reloaded_and_is_shown_nowhere(tmp_path: Pa
         assert SECRET not in "".join([*shown, daemon.log.read_text()])
 
 
-def test_a_bad_address_is_refused_without_being_shown(tmp_path: Path) -> None:
-    daemon = Daemon(tmp_path, alerts={"url": f"ftp://example.org/{SECRET}"})
+@pytest.mark.parametrize("address", ["ftp://example.org/{}", "http:///{}", "https:{}"])
+def test_a_bad_address_is_refused_without_being_shown(tmp_path: Path, address: str) -> None:
+    daemon = Daemon(tmp_path, alerts={"url": address.format(SECRET)})
     try:
         daemon.launch()
         assert daemon.running.wait(60) == 78
