@@ -71,6 +71,10 @@ class LiveRegistry:
         """The live stream with this request id."""
         return self._by_id.get(request_id)
 
+    def together(self, stream: LiveStream) -> list[LiveStream]:
+        """The live streams of the client's request that `stream` is of, in order of arrival."""
+        return [one for one in self if one.sampling is stream.sampling]
+
     def count(self, tenant: str) -> Count:
         """The count of one tenant."""
         return self._counts.get(tenant) or Count()

@@ -107,6 +107,11 @@ class KeptAnswers:
                 account.answers[key] = answer
                 account.answers.move_to_end(key, last=False)
 
+    def count_sending(self, tenant_id: int) -> int:
+        """How many times answers of a tenant are being sent now."""
+        account = self._accounts.get(tenant_id)
+        return 0 if account is None else sum(count for _, count in account.sending.values())
+
     def grow(self, tenant_id: int, more_bytes: int) -> bool:
         """Make room for a part of an answer that is being recorded, if need be at the cost of the tenant's oldest
         answers. False if that is impossible."""

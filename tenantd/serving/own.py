@@ -8,6 +8,7 @@ from tenantd.domain import FinishReason
 from tenantd.errors import NotFound, RequestCancelled
 from tenantd.fleet.replica import Replica
 from tenantd.live.registry import Count
+from tenantd.live.streams import LiveStream
 
 
 class OwnRequests:
@@ -29,8 +30,18 @@ class OwnRequests:
         return {each: state(one) for each, one in found if one is not None and one.tenant_id == tenant_id}
 
     def cancel(self, tenant_id: int | None, request_id: str) -> None:
-        """End a request; generated tokens are billed. Raises NotFound unless it is live and the tenant's."""
+        """End a request with all its choices; generated tokens are billed. Raises NotFound unless it is live and the
+        tenant's."""
         stream = self._replica.live.find(request_id)
         if stream is None or stream.tenant_id != tenant_id:
             raise NotFound("no request of this tenant with this id is running or waiting")
-        self._replica.end(stream, FinishReason.CANCELLED, RequestCancelled("the tenant cancelled the request"))
+        cancel_whole(self._replica, stream, "the tenant cancelled the request")
+
+
+def cancel_whole(replica: Replica, stream: LiveStream, why: str) -> None:
+    """End all live choices of a request: without one of them there is no answer, and the first pays for the prompt.
+
+    The last ends first, so that no choice runs on without the one that pays.
+    """
+    for one in reversed(replica.live.together(stream)):
+        replica.end(one, FinishReason.CANCELLED, RequestCancelled(why))

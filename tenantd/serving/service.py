@@ -17,7 +17,7 @@ from typing import Any, Final
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, Breach, FinishReason, Tenant
-from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull, RequestCancelled
+from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull
 from tenantd.events import Events
 from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
@@ -35,10 +35,11 @@ from tenantd.serving.entries import PromptHashes
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
 from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
-from tenantd.serving.own import OwnRequests
+from tenantd.serving.own import OwnRequests, cancel_whole
 from tenantd.serving.permissions import Permissions
 from tenantd.serving.policies import shares
 from tenantd.serving.positions import Positions
+from tenantd.serving.repeats import Repeats
 from tenantd.serving.rows import RequestRows, admission
 from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
@@ -134,6 +135,7 @@ class Service:
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         kept_bytes = self.config.server.idempotency_bytes
         self.attempts = Attempts(ledger, kept_bytes, now_micros, clock_s, self._entrance.wait_s)
+        self.repeats = Repeats(directory, self._gate, self.attempts.answers)
 
     @functools.cached_property
     def administration(self) -> Administration:
@@ -348,10 +350,10 @@ class Service:
         await check_fits(text, self.chat, self.pool, None if info is None else info.context_tokens)
 
     def cancel(self, request_id: str) -> bool:
-        """Cancel a live request for an administrator; generated tokens are billed. False if there is none."""
+        """Cancel a live request, with all its choices, for an administrator; generated tokens are billed. False if
+        there is none."""
         if stream := self._live.find(request_id):
-            error = RequestCancelled("an administrator cancelled the request")
-            self._replica.end(stream, FinishReason.CANCELLED, error)
+            cancel_whole(self._replica, stream, "an administrator cancelled the request")
         return stream is not None
 
     def misdirected(self, stream: LiveStream, other: str) -> None:

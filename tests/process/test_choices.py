@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 from tests.support.daemon import Daemon, wait_until
 
 PROMPT, ANSWER, CHOICES = "x" * 99, 6, 4
@@ -60,3 +62,37 @@ def test_a_prompt_is_billed_once_through_the_engines_death_before_and_after_its_
         assert [row["completion_tokens"] for row in rows] == [200] * CHOICES
         billed_micros = sum(row["engine_micros"] for row in rows)
         assert billed_micros + status["engine_unbilled_micros"] == status["engine_busy_micros"]
+
+
+@pytest.mark.parametrize("by_tenant", [True, False])
+def test_to_cancel_one_choice_is_to_cancel_the_request(tmp_path: Path, by_tenant: bool) -> None:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+        daemon.add_tenant("acme")
+
+        def cancel(request_id: str) -> None:
+            prefix = "/v1" if by_tenant else "/admin/v1"
+            daemon.post(f"{prefix}/requests/{request_id}/cancel", headers={"X-Tenant": "acme"}).raise_for_status()
+
+        runs = daemon.stream("acme", "x", max_tokens=4000, ignore_eos=True).begun()
+        waits = daemon.stream("acme", PROMPT, n=CHOICES, max_tokens=50, ignore_eos=True)
+        rows = wait_until(lambda: len(found := daemon.rows()) == 1 + CHOICES and found, "all rows")
+        cancel(next(row["id"] for row in rows if row["prompt_length_tokens"] == PROMPT_TOKENS))
+        assert waits.join().error is not None and waits.error["code"] == "cancelled" and waits.status == 503
+        cancel(runs.request_id)
+        runs.join()
+        assert daemon.stop() == 0
+        ended = [row for row in daemon.rows() if row["prompt_length_tokens"] == PROMPT_TOKENS]
+        assert [(row["state"], row["engine_micros"]) for row in ended] == [("cancelled", 0)] * CHOICES
+
+
+def test_a_stream_of_which_one_choice_is_cancelled_ends_at_once(tmp_path: Path) -> None:
+    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 2000}) as daemon:
+        daemon.add_tenant("acme")
+        stream = daemon.stream("acme", PROMPT, n=2, max_tokens=4000, ignore_eos=True).begun(10)
+        second = daemon.rows()[1]["id"]
+        daemon.post(f"/v1/requests/{second}/cancel", headers={"X-Tenant": "acme"}).raise_for_status()
+        assert stream.join().error is not None and stream.error["code"] == "cancelled"
+        assert daemon.stop() == 0
+        rows = daemon.rows()
+        assert [row["state"] for row in rows] == ["cancelled"] * 2
+        assert rows[0]["prompt_tokens"] == PROMPT_TOKENS and all(row["completion_tokens"] < 4000 for row in rows)

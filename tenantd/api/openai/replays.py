@@ -13,7 +13,8 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from tenantd.api.connection import connection_of
-from tenantd.api.identity import asking
+from tenantd.api.identity import actor_of, asking
+from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.operations import Header
 from tenantd.domain import Tenant
 from tenantd.errors import EngineFailure, InvalidRequest
@@ -30,9 +31,8 @@ KEY_PARAMETER: Final = Header(
 REPLAYED_HEADER: Final = b"idempotent-replayed"
 MOST_CHARACTERS: Final = 255
 _FORM: Final = re.compile(rf"[ -~]{{1,{MOST_CHARACTERS}}}")
-_QUICK_BYTES: Final = 256 * 1024
-"""Bodies up to this size are hashed in the event loop, which takes a fraction of a millisecond."""
 _PORTION_BYTES: Final = 64 * 1024
+"""Written at once; then everybody else has a turn."""
 _ABOUT_RETRIES: Final = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
@@ -49,12 +49,12 @@ def idempotency_key(request: Request) -> str | None:
 
 
 async def body_hash(service: Service, tenant: Tenant, path: str, raw: bytes) -> bytes:
-    """Tells bodies apart, and the routes they are sent to. Large ones are hashed in their tenant's turn.
+    """Tells bodies apart, and the routes they are sent to. Large ones are hashed in their tenant's turn, like parsing.
 
     Raises QueueFull, Draining.
     """
     work = partial(_hash, path.encode(), raw)
-    return work() if len(raw) <= _QUICK_BYTES else await service.pool.run(tenant.name, work, len(raw))
+    return work() if len(raw) <= INLINE_BYTES else await service.pool.run(tenant.name, work, len(raw))
 
 
 def _hash(path: bytes, raw: bytes) -> bytes:
@@ -75,7 +75,7 @@ class Replay(Response):
         answer, tenant = self._answer, asking(scope)
         if tenant is None or (tenant.id or 0) != answer.keyed.tenant_id:
             raise EngineFailure(MIXED_UP)
-        with self._service.attempts.answers.sending(answer):
+        with self._service.repeats.giving(answer, tenant, actor_of(scope)):
             try:
                 await self._send(answer, send)
             except TimeoutError:  # it reads nothing
@@ -86,6 +86,8 @@ class Replay(Response):
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
         body = memoryview(answer.body)
         for start in range(0, max(1, len(body)), _PORTION_BYTES):
+            if start:
+                await asyncio.sleep(0)
             end = start + _PORTION_BYTES
             async with asyncio.timeout(self._service.config.server.write_timeout_s):
                 await send(
