@@ -13,10 +13,11 @@ import typer
 PERIODS: Final = ("daily", "weekly", "monthly")
 NANOS: Final = 1_000_000_000
 MICROS: Final = 1_000_000
+_ONE: Final = {"money": NANOS, "tokens": 1, "engine": MICROS}
 MOST: Final = 10**18
 """The largest amount, in base units, that the daemon accepts."""
-_DECIMAL: Final = re.compile(r"([0-9]{1,19})(?:\.([0-9]+))?")
-_COUNT: Final = re.compile(r"([0-9]{1,19})(?:\.([0-9]{1,9}))?([kKMG]?)")
+_DECIMAL: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]+))?")
+_COUNT: Final = re.compile(r"([0-9]{1,40})(?:\.([0-9]{1,9}))?([kKMG]?)")
 _THOUSANDS: Final = {"": 0, "k": 3, "K": 3, "M": 6, "G": 9}
 
 
@@ -99,7 +100,7 @@ def _amount(name: str, unit: str, text: str, *, none: bool) -> int | None:
         last = ", or none" if none else ""
         raise typer.BadParameter(f"must be {e}{last} (got {text[:40]!r})", param_hint=f"--{name}") from None
     if amount > MOST:
-        raise typer.BadParameter(f"is too large (got {text[:40]!r})", param_hint=f"--{name}")
+        raise typer.BadParameter(f"must be at most {MOST // _ONE[unit]} (got {text[:40]!r})", param_hint=f"--{name}")
     return amount
 
 

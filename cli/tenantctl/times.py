@@ -13,7 +13,7 @@ _DURATION: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _DATE: Final = re.compile(
     r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?(Z|[+-][0-9]{2}:[0-9]{2})?)?"
 )
-_DAY: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_IN_BILLING_ZONE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
 MOST_YEARS: Final = 100
 """How far away an end may be, as the daemon has it."""
 WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, or 30m, 2h, 7d ago"
@@ -78,9 +78,11 @@ def _date_micros(text: str) -> int | None:
 
 
 def bound(text: str | None) -> str | None:
-    """One end of a period, as the API takes it: microseconds since 1970, or a date, which is one of the billing time
-    zone. Raises BadParameter."""
-    if text is None or _DAY.fullmatch(text):
+    """One end of a period, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
+    time zone. Raises BadParameter."""
+    if text is None or _IN_BILLING_ZONE.fullmatch(text):
+        if text is not None and len(text) > len("2026-11-29"):
+            moment_of(text)  # refuses the 31st of February
         return text
     return str(moment_of(text))
 
@@ -99,7 +101,7 @@ def _option(name: str, what: str) -> Any:
 Since = Annotated[str | None, _option("--since", "From this time on")]
 Until = Annotated[str | None, _option("--until", "Before this time")]
 
-_BOUND: Final = "a date in the billing time zone, a date and time, or 30m, 2h, 7d ago."
+_BOUND: Final = "a date, or a date and time, in the billing time zone, or 30m, 2h, 7d ago."
 PeriodSince = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help=f"Requests that ended since: {_BOUND}")
 ]

@@ -14,7 +14,10 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 def write_whole(path: Path, text: str) -> None:
     """Write a file, or replace it. If that fails, the file stays as it was. Raises OSError."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as e:
+        raise OSError(e.errno, e.strerror, str(path)) from None
     try:
         with open(fd, "w", encoding="utf-8", newline="") as file:
             file.write(text)

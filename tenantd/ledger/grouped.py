@@ -15,9 +15,10 @@ from tenantd.ledger.prices import MAX_INTEGER
 from tenantd.ledger.reports import cost_nanos, name_before
 from tenantd.ledger.rollups import COUNTS, ENDS, SUMS, USED
 from tenantd.ledger.sums import Key, sums, too_large
-from tenantd.periods import HOUR_MICROS, Span, days, hours
+from tenantd.periods import HOUR_MICROS, Period, Span, bounds, days, hours
 
 MOST_HOURS: Final = 100 * 24
+MOST_MICROS: Final = MOST_HOURS * HOUR_MICROS
 _FIRST_AND_LAST: Final = "SELECT (SELECT min(hour_micros) FROM hours), (SELECT max(hour_micros) FROM hours)"
 AMOUNTS: Final = ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos")
 
@@ -107,11 +108,13 @@ def _spans(
     first, last = conn.execute(_FIRST_AND_LAST).fetchone()
     if first is None:
         return iter(())
-    since_micros, until_micros = max(since_micros, first), min(until_micros, last + HOUR_MICROS)
+    if grouping is Grouping.HOUR and min(until_micros, last + HOUR_MICROS) - max(since_micros, first) > MOST_MICROS:
+        raise InvalidRequest(f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since")
+    first_day, last_day = (bounds(Period.DAILY, micros, timezone) for micros in (first, last + HOUR_MICROS - 1))
+    since_micros = max(since_micros, first_day.since_micros)  # whole days, whichever hours of them were used
+    until_micros = min(until_micros, last_day.until_micros)
     if grouping is Grouping.DAY:
         return days(since_micros, until_micros, timezone)
-    if until_micros - since_micros > MOST_HOURS * HOUR_MICROS:
-        raise InvalidRequest(f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since")
     return hours(since_micros, until_micros, timezone)
 
 

@@ -90,6 +90,7 @@ def test_amounts_are_read_exactly(cli: Cli, daemon: FakeDaemon, option: str, tex
         ("--monthly-tokens", "1.2345k"),
         ("--monthly-tokens", "5T"),
         ("--monthly-tokens", "9" * 19),
+        ("--monthly-tokens", "9" * 20),
         ("--daily-engine-seconds", "0.0000001"),
         ("--warn", "0"),
         ("--warn", "101"),
@@ -121,6 +122,10 @@ def test_several_budgets_of_a_key_and_their_levels_are_one_change(cli: Cli, daem
     assert cli("budget", "set", "acme", "--warn", "none").exit_code == 0
     assert daemon.seen[-1][3] == {"key_id": None, "budgets": [], "warn": []}
     assert cli("budget", "set", "acme").exit_code == 2
+    result = cli("budget", "set", "acme", "--daily-tokens", "9" * 20)
+    assert "must be at most 1000000000000000000 (got" in " ".join(result.stderr.replace("│", "").split())
+    answers(daemon)
+    assert "nothing changed: acme has no such budget" in cli("budget", "set", "acme", "--weekly", "none").stderr
 
 
 LISTED = [
@@ -166,12 +171,18 @@ def test_a_topup_is_one_amount_with_its_reason(cli: Cli, daemon: FakeDaemon) -> 
 
 
 def test_budgets_are_removed_by_name_or_all_at_once(cli: Cli, daemon: FakeDaemon) -> None:
-    answers(daemon, removed=(budget(), budget(unit="tokens", period="daily", key_id="key_1")))
+    both = (budget(), budget(unit="tokens", period="daily", key_id="key_1"))
+    answers(daemon, *both, removed=both)
+    daemon.answers["DELETE", "tenants/acme/budgets"] = {"currency": "USD", "budgets": [], "removed": both}
     assert cli("budget", "remove", "acme").exit_code == 2, "nobody can be asked"
     result = cli("budget", "remove", "acme", "--key", "key_1", "--yes")
     assert daemon.seen[-1][:2] == ("DELETE", "tenants/acme/budgets?key=key_1")
     assert result.stderr.splitlines() == ["acme: monthly budget removed", "acme (key_1): daily-tokens budget removed"]
-    assert cli("budget", "remove", "acme", "monthly", "daily-tokens", "--yes").exit_code == 0
+    result = cli("budget", "remove", "acme", "--yes")
+    assert result.stderr.splitlines()[0] == "budgets of its keys stay; to remove them, pass --key: key_1"
+    missing = cli("budget", "remove", "acme", "--weekly", "--yes")
+    assert missing.exit_code == 1 and "acme has no such budget" in missing.stderr
+    assert cli("budget", "remove", "acme", "--monthly", "daily-tokens", "--yes").exit_code == 0
     assert daemon.seen[-1][3]["budgets"] == [
         {"period": "monthly", "unit": "money", "amount": None},
         {"period": "daily", "unit": "tokens", "amount": None},

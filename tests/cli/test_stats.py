@@ -230,4 +230,5 @@ def test_a_bar_is_as_long_as_its_share(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_date_is_left_to_the_daemon() -> None:
     assert bound("2026-11-01") == "2026-11-01" and bound(None) is None
+    assert bound("2026-11-01 14:30") == "2026-11-01 14:30", "in the billing time zone, which the daemon knows"
     assert bound("1970-01-01T00:00:01Z") == "1000000"

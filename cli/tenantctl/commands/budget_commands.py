@@ -14,7 +14,7 @@ from tenantctl.client import url
 from tenantctl.options import Json, TenantArgument, TenantFilter, connect, examples, words
 from tenantctl.render import message, print_json, print_table
 from tenantctl.units import moment
-from tenantd.errors import TenantdError
+from tenantd.errors import NotFound, TenantdError
 from tenantd.printable import one_line
 
 app = typer.Typer(
@@ -25,7 +25,7 @@ Key = Annotated[
     str | None,
     typer.Option("--key", metavar="KEY", help="Budgets of this key of the tenant, by its id.", show_default=False),
 ]
-WHICH: Final = "Budget, such as monthly or daily-tokens. Default: all of them."
+WHICH: Final = "Budget, such as monthly or --daily-tokens. Default: all of them."
 
 
 @app.command(
@@ -68,6 +68,8 @@ def set_(
     with connect(ctx) as client:
         answer = client.patch(url("tenants", tenant, "budgets"), body)
     _report(answer, json)
+    if not json and not answer["budgets"] and not answer["removed"]:
+        message(f"nothing changed: {key or tenant} has no such budget; to list them: {words(ctx)} budget list")
 
 
 @app.command("list", epilog=examples("tenantctl budget list", "tenantctl budget list --tenant acme --json"))
@@ -116,11 +118,12 @@ def topup(
 
 
 @app.command(
+    context_settings={"ignore_unknown_options": True},  # --monthly names a budget, as it does for `set`
     epilog=examples(
         "tenantctl budget remove acme",
-        "tenantctl budget remove acme monthly daily-tokens --yes",
+        "tenantctl budget remove acme --monthly --daily-tokens --yes",
         "tenantctl budget remove acme --key key_0123456789ab --yes",
-    )
+    ),
 )
 def remove(
     ctx: typer.Context,
@@ -138,13 +141,18 @@ def remove(
     Without --key, budgets of the tenant's keys stay.
     """
     which = [_which(name) for name in budgets or ()]
-    if not yes:
-        if not sys.stdin.isatty():
-            raise typer.BadParameter("not a terminal; pass --yes to confirm")
-        what = ", ".join(budgets or ["all"])
-        if not typer.confirm(f"Remove budgets of {tenant if key is None else key} ({what})?", err=True):
-            raise TenantdError("nothing was removed")
+    if not yes and not sys.stdin.isatty():
+        raise typer.BadParameter("not a terminal; pass --yes to confirm")
     with connect(ctx) as client:
+        there = client.get(url("tenants", tenant, "budgets"))["budgets"]
+        found = [(each["period"], each["unit"]) for each in there if each["key_id"] == key]
+        going = [name_of(*each) for each in found if not which or each in which]
+        if key is None and (keys := sorted({each["key_id"] for each in there if each["key_id"]})):
+            message(f"budgets of its keys stay; to remove them, pass --key: {', '.join(keys)}")
+        if not going:
+            raise NotFound(f"{key or tenant} has no such budget; to list them: {words(ctx)} budget list")
+        if not yes and not typer.confirm(f"Remove budgets of {key or tenant} ({', '.join(going)})?", err=True):
+            raise TenantdError("nothing was removed")
         if which:
             gone = [{"period": period, "unit": unit, "amount": None} for period, unit in which]
             answer = client.patch(url("tenants", tenant, "budgets"), {"key_id": key, "budgets": gone})
@@ -152,8 +160,6 @@ def remove(
             query = "" if key is None else f"?{urlencode({'key': key})}"
             answer = client.delete(url("tenants", tenant, "budgets") + query)
     _report(answer, json)
-    if not json and not answer["removed"]:
-        message(f"{tenant} has no such budget; to list them: {words(ctx)} budget list")
 
 
 def _which(name: str) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -33,7 +34,8 @@ def init(
     text = config_text(None if model is None else model.expanduser().absolute())
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with path.open("w" if force else "x", encoding="utf-8") as file:
+        # Others may not read it: alerts.url may hold a token. The mode of an existing file stays.
+        with open(path, "w" if force else "x", encoding="utf-8", opener=_private) as file:
             file.write(text)
     except FileExistsError:
         raise Conflict(f"{path} already exists; use --force to overwrite it") from None
@@ -43,3 +45,8 @@ def init(
     elif not model.expanduser().exists():
         message(f"warning: {model} does not exist")
     message(f"next: tenantctl serve{'' if config is None else f' --config {config}'}")
+
+
+def _private(name: str, flags: int) -> int:
+    """Open a file, or create one that only its owner can read."""
+    return os.open(name, flags, 0o600)

@@ -11,7 +11,7 @@ from starlette.responses import Response
 
 from tenantd import clock
 from tenantd.api.admin.figure_types import GroupedUsage, Stats, UsageReport
-from tenantd.api.admin.parameters import one_of, period_of, window_micros
+from tenantd.api.admin.parameters import check_hours, one_of, period_of, window_micros
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
@@ -50,7 +50,8 @@ class FigureRoutes:
         since: str | None = None,
         until: str | None = None,
     ) -> Response:
-        """Report usage of a month, or of a period: microseconds since 1970, or dates in the billing time zone."""
+        """Report usage of a month, or of a period: microseconds since 1970, or dates, also
+        with a time (2026-11-29T14:30), in the billing time zone."""
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)
         rows = await while_connected(request, self._reporting.usage(since_micros, until_micros, tenant))
         return await self._reply(since_micros, until_micros, tenants=rows)
@@ -70,6 +71,7 @@ class FigureRoutes:
         """
         grouping = Grouping(one_of("by", by, Grouping))
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)
+        check_hours(grouping, since_micros, until_micros)
         groups = await while_connected(request, self._reporting.usage_by(grouping, since_micros, until_micros, tenant))
         timezone = self._service.config.billing.timezone
         return await self._reply(since_micros, until_micros, by=grouping, timezone=timezone, groups=groups)

@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import date
+from datetime import date, datetime
 from typing import Final
 from zoneinfo import ZoneInfo
 
 from tenantd import clock
 from tenantd.config import BillingConfig
 from tenantd.errors import InvalidRequest
+from tenantd.ledger.grouped import MOST_HOURS, Grouping
 from tenantd.ledger.invoices import parse_month
-from tenantd.periods import midnight_micros
+from tenantd.periods import HOUR_MICROS, midnight_micros
 from tenantd.text.excerpt import excerpt
 
 MOST_DIGITS: Final = 18
 _WINDOW: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
-_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}")
+_DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
 
 
 def whole_number(name: str, text: str) -> int:
@@ -44,11 +45,13 @@ def window_micros(text: str) -> int:
 
 
 def moment_micros(name: str, text: str, timezone: ZoneInfo) -> int:
-    """Microseconds since 1970, or when a date begins in a time zone. Raises InvalidRequest."""
+    """Microseconds since 1970, or when a date begins, or a date and time are, in a time zone. Raises InvalidRequest."""
     if not _DATE.fullmatch(text):
         return whole_number(name, text)
     try:
-        return max(0, midnight_micros(date.fromisoformat(text), timezone))
+        if len(text) == len("2026-11-29"):
+            return max(0, midnight_micros(date.fromisoformat(text), timezone))
+        return max(0, round(datetime.fromisoformat(text).replace(tzinfo=timezone).timestamp() * 1_000_000))
     except (ValueError, OverflowError):
         raise InvalidRequest(f"{name}: there is no {text}", param=name) from None
 
@@ -69,4 +72,13 @@ def period_of(
     if month is not None:
         raise InvalidRequest("use either month or since/until, not both", param="month")
     until_micros = now_micros if until is None else moment_micros("until", until, timezone)
-    return (0 if since is None else moment_micros("since", since, timezone)), until_micros
+    since_micros = 0 if since is None else moment_micros("since", since, timezone)
+    if until is not None and since_micros > until_micros:
+        raise InvalidRequest("since: must be before until", param="since")
+    return since_micros, until_micros
+
+
+def check_hours(grouping: Grouping, since_micros: int, until_micros: int) -> None:
+    """Raises InvalidRequest if a report by hour covers too many."""
+    if grouping is Grouping.HOUR and until_micros - since_micros > MOST_HOURS * HOUR_MICROS:
+        raise InvalidRequest(f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since")

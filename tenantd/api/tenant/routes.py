@@ -14,7 +14,7 @@ from fastapi import Request
 from starlette.responses import Response
 
 from tenantd import clock
-from tenantd.api.admin.parameters import one_of, period_of, whole_number
+from tenantd.api.admin.parameters import check_hours, one_of, period_of, whole_number
 from tenantd.api.identity import actor_of, tenant_of
 from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
@@ -22,10 +22,9 @@ from tenantd.api.replies import reply
 from tenantd.api.tenant import types
 from tenantd.domain import RUNNING, Scope
 from tenantd.errors import InvalidRequest, NotFound
-from tenantd.ledger.grouped import MOST_HOURS, Grouping
+from tenantd.ledger.grouped import Grouping
 from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.paperwork import Paperwork
-from tenantd.periods import HOUR_MICROS
 from tenantd.request_ids import request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy.own_reports import OwnReports
@@ -57,8 +56,8 @@ class TenantsOwn:
     async def own_usage(
         self, request: Request, month: str | None = None, since: str | None = None, until: str | None = None
     ) -> Response:
-        """Report the tenant's own usage of a month, or of a period: microseconds since 1970, or dates in the billing
-        time zone."""
+        """Report the tenant's own usage of a month, or of a period: microseconds since 1970, or dates, also
+        with a time (2026-11-29T14:30), in the billing time zone."""
         billing = self._service.config.billing
         since_micros, until_micros = period_of(billing, month, since, until)
         work = self._reports.usage(_id_of(request), since_micros, until_micros)
@@ -76,10 +75,7 @@ class TenantsOwn:
         billing = self._service.config.billing
         grouping = Grouping(one_of("by", by, types.GROUPINGS))
         since_micros, until_micros = period_of(billing, month, since, until)
-        if grouping is Grouping.HOUR and until_micros - since_micros > MOST_HOURS * HOUR_MICROS:
-            raise InvalidRequest(
-                f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since"
-            )
+        check_hours(grouping, since_micros, until_micros)
         work = self._reports.usage_by(_id_of(request), grouping, since_micros, until_micros)
         groups = [types.own_group(group) for group in await while_connected(request, work)]
         period = {"since_micros": since_micros, "until_micros": until_micros, "timezone": billing.timezone}

@@ -72,6 +72,8 @@ def test_usage_by_anything_adds_up_to_the_same(daemon: DescribedDaemon) -> None:
         assert (answer["by"], answer["timezone"]) == (by, ZONE)
         for field in ("requests", "prompt_tokens", "completion_tokens", "engine_micros", "cost_nanos"):
             assert sum(group[field] for group in answer["groups"]) == whole[field]
+    [day] = get(daemon, "usage/day", tenant="keyed")["groups"]
+    assert day["until_micros"] - day["since_micros"] == 86_400_000_000, "from midnight to midnight"
     [group] = get(daemon, "usage/key", tenant="keyed")["groups"]
     [key] = get(daemon, "tenants/keyed/keys")["keys"]
     assert (group["name"], group["label"], group["tenant"]) == (key["id"], key["label"], "keyed")
@@ -84,6 +86,9 @@ def test_dates_are_those_of_the_billing_time_zone(daemon: DescribedDaemon) -> No
     answer = get(daemon, "usage", since="2026-03-01", until="2026-03-02")
     assert answer["since_micros"] == 1_772_303_400_000_000  # 18:30 UTC on the day before
     assert answer["until_micros"] - answer["since_micros"] == 86_400_000_000
+    at = get(daemon, "usage", since="2026-03-01T14:30", until="2026-03-02 00:00:01.5")
+    assert at["since_micros"] - answer["since_micros"] == 14.5 * 3_600_000_000
+    assert at["until_micros"] - answer["until_micros"] == 1_500_000
     assert get(daemon, "stats", since="2026-03-01", until="2026-03-02")["total"]["requests"] == 0
     assert get(daemon, "stats", month="this")["until_micros"] <= time.time() * 1e6, "not in the future"
     ahead = get(daemon, "stats", since=str(int(time.time() * 1e6) + 10**12))
@@ -106,6 +111,9 @@ def test_dates_are_those_of_the_billing_time_zone(daemon: DescribedDaemon) -> No
         ("stats?window=1h&since=0", "window"),
         ("stats?month=this&until=0", "month"),
         ("stats?since=1e3", "since"),
+        ("usage?since=2&until=1", "since"),
+        ("usage/hour?since=2025-01-01&until=2026-01-01", "since"),
+        ("usage?since=2026-02-31T10:00", "since"),
     ],
 )
 def test_what_is_no_period_is_refused(daemon: DescribedDaemon, path: str, param: str) -> None:
