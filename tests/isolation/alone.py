@@ -87,7 +87,7 @@ class Alone:
         return said
 
     def _is_undecided(self, submit: Submit, sampling: Sampling, before: list[int], own: int, token: int) -> bool:
-        """Whether a pass of another shape, or a change of the logits within the noise, makes it `token` instead of `own`.
+        """Whether another shape of pass, or a change of the logits within the noise, makes it `token` instead of `own`.
 
         A draw goes through the tokens by id (though a grammar changes the order), so making all from one id on likelier
         moves it to the next ones.
