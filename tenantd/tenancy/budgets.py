@@ -56,6 +56,8 @@ class Budgets:
         self._timezone = timezone
         self._now_micros = now_micros
         self._accounts: dict[int, list[Account]] = {}  # by tenant; no list is empty
+        self._by_id: dict[int, Account] = {}
+        self._by_key: dict[tuple[int, str], list[Account]] = {}  # by tenant and key; "" for all keys together
         self._prices = PriceBook()
         self._heirs: Mapping[str, list[str]] = {}
         self._loads_begun = self._load_shown = 0
@@ -118,10 +120,10 @@ class Budgets:
     def load(self, snapshot: Snapshot) -> None:
         """Take over a snapshot. Requests keep what they hold, also of budgets that are new."""
         self._timezone_shown = self._timezone()
-        known = {account.budget.id: account for account in self._all()}
+        known = self._by_id
         holds = dict.fromkeys(hold for account in known.values() for hold in account.holds)
         self._prices, self._heirs = PriceBook(snapshot.prices), snapshot.heirs
-        self._accounts = {}
+        self._accounts, self._by_id, self._by_key = {}, {}, {}
         for budget in snapshot.budgets:
             account = known.get(budget.id) or Account(budget)
             if not account.is_of(self._timezone()):
@@ -129,6 +131,8 @@ class Budgets:
             account.budget = budget
             account.pass_time(self._now_micros(), self._timezone())
             self._accounts.setdefault(budget.tenant_id, []).append(account)
+            self._by_id[budget.id] = account
+            self._by_key.setdefault((budget.tenant_id, budget.key_id), []).append(account)
         self._count([*snapshot.uses, *self._noted])
         for hold in holds:
             self._attach(hold)
@@ -138,7 +142,7 @@ class Budgets:
 
         What is too little for any request stays unused, so that the level is never reached by counting.
         """
-        account = next((account for account in self._all() if account.budget.id == budget_id), None)
+        account = self._by_id.get(budget_id)
         if account is None or ALL not in account.budget.warn or account.warned >= ALL:
             return None
         if account.used * 1000 < (account.budget.amount + account.topped_up) * NEARLY_ALL_PER_MILLE:
@@ -155,13 +159,9 @@ class Budgets:
 
     def _count(self, uses: Iterable[Use]) -> None:
         for use in uses:
-            if (account := self._account(use.budget)) is not None:
+            if (account := self._by_id.get(use.budget.id)) is not None:
                 account.pass_time(self._now_micros(), self._timezone())
                 account.note(use)
-
-    def _account(self, budget: Budget) -> Account | None:
-        accounts = self._accounts.get(budget.tenant_id, ())
-        return next((account for account in accounts if account.budget.id == budget.id), None)
 
     # ---- requests ------------------------------------------------------------------------------------------------
 
@@ -283,7 +283,7 @@ class Budgets:
 
     def reserved(self, budget_id: int) -> int:
         """What is held of one budget."""
-        return next((account.held for account in self._all() if account.budget.id == budget_id), 0)
+        return account.held if (account := self._by_id.get(budget_id)) is not None else 0
 
     def idle_check(self) -> None:
         """Invariant while no request is left: nothing is held. Raises AssertionError."""
@@ -297,16 +297,16 @@ class Budgets:
 
     def _of(self, tenant_id: int | None, key_id: str | None, *, is_billed: bool) -> list[Account]:
         """The accounts that a request draws on, in their current periods."""
-        if tenant_id is None or (accounts := self._accounts.get(tenant_id)) is None:
+        if tenant_id is None or tenant_id not in self._accounts:
             return []
         keys = {"", *(self._heirs.get(key_id, (key_id,)) if key_id else ())}
         now_micros, timezone = self._now_micros(), self._timezone()
         found = []
-        for account in accounts:
-            if account.budget.key_id in keys and (is_billed or account.budget.unit is not BudgetUnit.MONEY):
+        for account in (account for key in keys for account in self._by_key.get((tenant_id, key), ())):
+            if is_billed or account.budget.unit is not BudgetUnit.MONEY:
                 account.pass_time(now_micros, timezone)
                 found.append(account)
-        return found
+        return sorted(found, key=lambda account: account.budget.id)
 
     def _attach(self, hold: Hold) -> None:
         """Let a request draw on its budgets, as they are now."""
@@ -315,7 +315,7 @@ class Budgets:
             account.put(hold, self._amount(account, hold))
 
     def _is_live(self, account: Account) -> bool:
-        return account in self._accounts.get(account.budget.tenant_id, ())
+        return self._by_id.get(account.budget.id) is account
 
     def _rates(self, tenant_id: int) -> Rates:
         return self._prices.rates(tenant_id, self._now_micros())

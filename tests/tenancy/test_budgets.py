@@ -139,6 +139,22 @@ def test_a_clock_that_is_set_back_over_midnight_brings_back_what_was_used() -> N
     assert [state.used for state in world.budgets.states()] == [80]
 
 
+def test_a_request_looks_only_at_budgets_of_its_own_key_and_of_all_keys() -> None:
+    world = BudgetWorld()
+    for key_id in ("", KEY, *(f"other_{n}" for n in range(20))):
+        world.conn.execute(
+            """INSERT INTO budgets (tenant_id, key_id, period, unit, amount, warn, set_micros)
+            VALUES (?, ?, 'daily', 'tokens', 100, '', 0)""",
+            (TENANT, key_id),
+        )
+    world.reload()
+    before = {account.budget.key_id: account.since_micros for account in world.budgets._all()}
+    world.now_micros += DAY_MICROS
+    assert world.start(10, 5, KEY)
+    moved = {a.budget.key_id for a in world.budgets._all() if a.since_micros != before[a.budget.key_id]}
+    assert moved == {"", KEY}
+
+
 def test_engine_time_counts_as_it_is_used_and_a_budget_is_over_when_nothing_is_left() -> None:
     world = BudgetWorld()
     world.set_budget(BudgetUnit.ENGINE, 1_000)
