@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
@@ -53,13 +53,16 @@ class Allowances:
         events: Events,
         billing: Callable[[], BillingConfig],
         clocks: Clocks,
+        unsettled: Callable[[], Iterable[LiveStream]],
     ) -> None:
-        """`billing` is called each time, because the configuration can be reloaded."""
+        """`unsettled` are the requests whose rows are not settled yet, also those that have ended. `billing` is called
+        each time, because the configuration can be reloaded."""
         self._ledger = ledger
         self._replica = replica
         self._directory = directory
         self._events = events
         self._billing = billing
+        self._unsettled = unsettled
         self._clock_s = clocks.clock_s
         self._budgets = Budgets(lambda: ledger.timezone, clocks.now_micros)
         self._holds: dict[int, Hold] = {}  # by number
@@ -171,6 +174,7 @@ class Allowances:
         for stream in self._replica.live:
             if (free := self._holds.get(stream.number)) is not None and not free.accounts:
                 self._let_go(stream, free)
+        for stream in self._unsettled():  # also what has ended: its row counts in the budgets only once it is written
             if stream.number not in self._holds and (hold := self._adopted(stream)) is not None:
                 self._holds[stream.number] = hold
                 self._tell(stream, hold)
@@ -187,7 +191,7 @@ class Allowances:
         del self._holds[stream.number]
 
     def _adopted(self, stream: LiveStream) -> Hold | None:
-        """The hold of a request that ran before there was a budget."""
+        """The hold of a request that began before there was a budget."""
         tenant = self._directory.tenants.get(stream.tenant)
         if tenant is None or tenant.id is None or tenant.id != stream.tenant_id:
             return None

@@ -60,6 +60,10 @@ class RequestRows:
         """Rows that are not settled yet."""
         return len(self._open)
 
+    def unsettled(self) -> list[LiveStream]:
+        """The requests whose rows are not settled yet, whether or not they have ended."""
+        return list(self._open.values())
+
     def has(self, tenant: str) -> bool:
         """Whether requests that came under this name are not settled yet."""
         return any(stream.tenant == tenant for stream in self._open.values())

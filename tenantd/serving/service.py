@@ -116,8 +116,15 @@ class Service:
         self._gate = Gate(self._rates, clock_s)
         self._permissions = Permissions(directory, self._replica, self._gate)
         self._positions = Positions(self._replica, clock_s)
-        clocks = Clocks(now_micros, clock_s)
-        self.budgets = Allowances(ledger, self._replica, directory, self.events, lambda: self.config.billing, clocks)
+        self.budgets = Allowances(
+            ledger,
+            self._replica,
+            directory,
+            self.events,
+            lambda: self.config.billing,
+            Clocks(now_micros, clock_s),
+            lambda: self._rows.unsettled(),
+        )
         self._entrance = Entrance(
             self._replica,
             ledger,
