@@ -55,11 +55,16 @@ class Pricing:
     async def set_prices(
         self, actor: Actor, tenant: str | None, since: str, amounts: Mapping[str, int], *, like_all: bool = False
     ) -> PriceChange:
-        """Set prices from a date on (`price_lists.set_prices`). Raises InvalidRequest, also for a date in the past."""
-        now_micros = clock.now_micros()
-        since_micros = begin_micros(since, self._ledger.timezone, now_micros)
+        """Set prices from a date on (`price_lists.set_prices`). Raises InvalidRequest, also for a date in the past.
+
+        They are set when the ledger writes them: "now" is then, and a date must not have passed by then.
+        """
+        since_micros = begin_micros(since, self._ledger.timezone, clock.now_micros())
 
         def work(conn: Connection) -> PriceChange:
+            now_micros = clock.now_micros()  # not before: what was settled while this waited has the prices until now
+            if since_micros is not None:
+                begin_micros(since, self._ledger.timezone, now_micros)
             number = None if tenant is None else get_tenant(conn, tenant).id
             before, after = set_prices(conn, number, since_micros, amounts, now_micros, like_all=like_all)
             is_changed = before != after
