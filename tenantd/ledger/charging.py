@@ -47,7 +47,11 @@ def charge(
 
 
 def give_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
-    """Undo what `charge` counted for a row that will be charged anew."""
+    """Undo what `charge` counted for a row that will be charged anew. Call it while the row is still in the sums.
+
+    If the time zone of billing was changed since, the row may have been counted in another month or period. Then what
+    it counted there stays, and the present one keeps what its other rows have: rather too little is left than too much.
+    """
     take_back(conn, row, timezone)
     unspend(conn, row, timezone)
 

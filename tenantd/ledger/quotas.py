@@ -14,9 +14,11 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from tenantd.domain import Usage
+from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import cost_of
 from tenantd.ledger.records import PriceList, RequestRecord
-from tenantd.periods import local_date
+from tenantd.ledger.sums import sums
+from tenantd.periods import Period, bounds, local_date
 
 
 class Free(NamedTuple):
@@ -31,8 +33,8 @@ _GIVEN: Final = "SELECT prompt_tokens, completion_tokens FROM free_uses WHERE te
 _GIVE: Final = """INSERT INTO free_uses (tenant_id, month, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET prompt_tokens = prompt_tokens + excluded.prompt_tokens,
     completion_tokens = completion_tokens + excluded.completion_tokens"""
-_TAKE: Final = """UPDATE free_uses SET prompt_tokens = max(0, prompt_tokens - ?),
-    completion_tokens = max(0, completion_tokens - ?) WHERE tenant_id = ? AND month = ?"""
+_KEEP: Final = "UPDATE free_uses SET prompt_tokens = ?, completion_tokens = ? WHERE tenant_id = ? AND month = ?"
+_NAMES: Final = ("free_prompt_tokens", "free_completion_tokens")
 
 
 def month_of(at_micros: int, timezone: ZoneInfo) -> str:
@@ -68,7 +70,23 @@ def free_part(
 
 
 def take_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
-    """Undo `free_part` for a row that has ended."""
-    if row.ended_micros is not None and (row.free_prompt_tokens or row.free_completion_tokens):
-        month = month_of(row.ended_micros, timezone)
-        conn.execute(_TAKE, (row.free_prompt_tokens, row.free_completion_tokens, row.tenant_id, month))
+    """Undo `free_part` for a row that has ended and is still in the sums.
+
+    A month keeps at least what its other rows were given: the row may have been counted in another one, in the time
+    zone of that time.
+    """
+    if row.ended_micros is None or not (row.free_prompt_tokens or row.free_completion_tokens):
+        return
+    month = month_of(row.ended_micros, timezone)
+    given = conn.execute(_GIVEN, (row.tenant_id, month)).fetchone() or (0, 0)
+    since_micros, until_micros = bounds(Period.MONTHLY, row.ended_micros, timezone)
+    try:
+        found = sums(conn, since_micros, until_micros, (), tenant_id=row.tenant_id, only=_NAMES)
+    except InvalidRequest:  # rows of it were pruned
+        return
+    [total] = found.values()
+    kept = [
+        max(0, min(n, max(n - getattr(row, name), total[name] - getattr(row, name))))
+        for n, name in zip(given, _NAMES, strict=True)
+    ]
+    conn.execute(_KEEP, (*kept, row.tenant_id, month))

@@ -130,8 +130,8 @@ def _columns(charged: Charge) -> tuple[int, ...]:
 def reopen_interrupted(conn: Connection, request_id: str, timezone: ZoneInfo = UTC_ZONE) -> None:
     """Make an interrupted row running again, to be settled after all, at the prices of its real end."""
     row = get_request(conn, request_id)
-    add_row(conn, row, -1)
     give_back(conn, row, timezone)
+    add_row(conn, row, -1)
     conn.execute(_REOPEN, (request_id,))
 
 

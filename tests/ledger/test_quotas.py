@@ -18,6 +18,7 @@ from tenantd.ledger.charging import give_back
 from tenantd.ledger.prices import cost_of, insert_prices
 from tenantd.ledger.records import PriceList, RequestRecord
 from tenantd.ledger.requests import get_request, insert_request, interrupt_running, reopen_interrupted, settle_request
+from tenantd.ledger.rollups import add_row
 from tenantd.periods import EPOCH
 from tests.ledger.books import admission, memory_ledger, settlement
 
@@ -153,4 +154,16 @@ def test_no_order_of_ends_and_no_row_charged_anew_gives_more_or_less(
             assert row.cost_nanos == sum(msgspec.structs.astuple(cost_of(beyond, PRICES)))
         for row in rows:
             give_back(conn, row, BERLIN)
+            add_row(conn, row, -1)
         assert conn.execute("SELECT total(prompt_tokens + completion_tokens) FROM free_uses").fetchone() == (0,)
+
+
+def test_after_a_change_of_the_time_zone_no_month_gives_its_quota_twice(conn: sqlite3.Connection) -> None:
+    utc, late = ZoneInfo("UTC"), micros(2026, 11, 30, 23, 30)  # December in Berlin
+    insert_request(conn, admission("r1", created_micros=late))
+    conn.execute("UPDATE requests SET prompt_tokens = 700 WHERE id = 'r1'")
+    interrupt_running(conn, late, utc)
+    assert free_tokens(ended(conn, "r2", (600, 0), late + 3_600_000_000)) == (600, 0)
+    reopen_interrupted(conn, "r1", BERLIN)
+    row = settle_request(conn, settlement("r1", Usage(prompt_tokens=700), duration_micros=0), BERLIN)
+    assert free_tokens(row) == (400, 0), "what r2 has of December stays taken"
