@@ -2,7 +2,8 @@
 
 The sums are made on a snapshot, in a reading thread, because they may take a second. That is enough: once a month is
 over and no request admitted before its end runs, nothing can be added to it, except by requests admitted since while
-the clock was wrong, which `keep` looks for.
+the clock was wrong; and it begins elsewhere if the month before was finalised since in another time zone. `keep` looks
+for both.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ import msgspec
 
 from tenantd.errors import Conflict, InvalidRequest
 from tenantd.ledger.invoice_lines import InvoiceLine, Meter, money
-from tenantd.ledger.invoices import Invoice, Month, invoice, running_before
-from tenantd.ledger.issued import Record, credited, finalised_of, issue, issued
+from tenantd.ledger.invoices import Invoice, Month, invoice, month_before, running_before
+from tenantd.ledger.issued import Record, credited, finalised_of, issue, issued, other_starts
 from tenantd.ledger.paperwork import CREDIT_NOTE, INVOICE, Paperwork, TenantInvoice, decoded, paid
 from tenantd.periods import EPOCH
 
@@ -66,11 +67,11 @@ def keep(
     if conn.execute(late, (ready.newest, month.until_micros)).fetchone() is not None:
         raise Conflict(f"requests were added to {month.name} meanwhile; try again", param="month")
     before = finalised_of(conn, month.name, tenant_id)
-    return [
-        issue(conn, msgspec.structs.replace(one, issued_micros=now_micros), prefix, record)
-        for one in ready.invoice.tenants
-        if one.tenant_id not in before
-    ]
+    new = [one for one in ready.invoice.tenants if one.tenant_id not in before]
+    starts = other_starts(conn, month_before(month.name), month.since_micros)
+    if any(one.since_micros != starts.get(one.tenant_id, month.since_micros) for one in new):
+        raise Conflict(f"the month before {month.name} was finalised meanwhile; try again", param="month")
+    return [issue(conn, msgspec.structs.replace(one, issued_micros=now_micros), prefix, record) for one in new]
 
 
 def credit(

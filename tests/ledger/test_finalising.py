@@ -301,6 +301,20 @@ def test_no_request_is_on_two_invoices_or_on_none_after_the_time_zone_changed() 
             assert problems(conn) == []
 
 
+def test_a_month_that_begins_elsewhere_since_it_was_added_up_is_added_up_again() -> None:
+    with ledger() as conn:
+        for n in range(-3, 3):
+            add(conn, f"r{n}", NOVEMBER.until_micros + n * HOUR, USED)
+        december = month("2026-12", "UTC", NOW + 31 * 24 * HOUR)
+        ready = make_ready(conn, december, None, PAPERS)
+        finalise(conn, month("2026-11", "America/New_York"))
+        with pytest.raises(Conflict, match="month before 2026-12 was finalised meanwhile; try again"):
+            keep(conn, december, None, ready, "", NOW, no_record)
+        finalise(conn, december)
+        assert finalise(conn, december) == [], "what is finalised stays"
+        assert [part.requests for part in invoice(conn, month("2026-11")).tenants] == [6]
+
+
 def test_what_is_on_a_finalised_invoice_is_not_settled_anew_from_what_was_set_aside(tmp_path: Path) -> None:
     ended = settlement("r1", USED)
     (tmp_path / FILE_NAME).write_bytes(msgspec.json.encode(Unsettled(settlement=ended)) + b"\n")
