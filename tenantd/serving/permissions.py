@@ -34,10 +34,10 @@ class Permissions:
 
     async def watch_keys(self) -> None:
         """End what runs with a key when the key's end comes. Runs until cancelled."""
-        ended = self._directory.keys_ended()
+        seen: tuple[int, int] | None = None
         while True:
             await asyncio.sleep(KEYS_INTERVAL_S)
-            before, ended = ended, self._directory.keys_ended()
-            if ended != before:
+            if (ended := self._directory.keys_ended()) != seen:
                 self._gate.wake()
                 self.enforce()
+                seen = ended

@@ -43,6 +43,7 @@ from tenantd.serving.repeats import Repeats
 from tenantd.serving.rows import RequestRows, admission
 from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
+from tenantd.serving.steadiness import steadily
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
 from tenantd.serving.system_prompts import check_fits
 from tenantd.tenancy.administration import Administration
@@ -181,8 +182,8 @@ class Service:
         self.attempts.tenants_are(self.directory.tenants)
         await self.budgets.reload()
         self.supervisor.start()
-        works = (self._standstill.run(), self._permissions.watch_keys(), self.budgets.run(), self.attempts.prune())
-        self._background = [asyncio.create_task(work) for work in works]
+        works = (self._standstill.run, self._permissions.watch_keys, self.budgets.run, self.attempts.prune)
+        self._background = [asyncio.create_task(steadily(work)) for work in works]
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
         """Take over earlier usage. Call it before `start`. `booked` covers the last minute, oldest first."""
