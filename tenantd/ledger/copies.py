@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import logging
 import os
+import secrets
 import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 from urllib.parse import quote
@@ -79,9 +80,10 @@ def copy(
 
     Raises sqlite3.Error, UnusableFile if the target exists and is not replaced, ConfigError if it cannot be written.
     """
-    part = target.with_name(target.name + ".part")
+    part = target.with_name(f"{target.name}.part" if replaces else f"{target.name}.{secrets.token_hex(4)}.part")
     try:
-        part.unlink(missing_ok=True)
+        if replaces:  # then nobody else writes it; other copies may be under way beside each other
+            part.unlink(missing_ok=True)
         os.close(os.open(part, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
         try:
             _fill(conn, part, on_progress)
@@ -89,8 +91,9 @@ def copy(
             if replaces:
                 os.replace(part, target)
             else:
-                os.link(part, target)  # unlike rename, this never replaces a file
-            sync(target.parent)
+                _put(part, target)
+            with suppress(OSError):  # some network shares cannot
+                sync(target.parent)
         finally:
             for leftover in (part, *(part.with_name(part.name + end) for end in ("-journal", LOG_SUFFIX, "-shm"))):
                 leftover.unlink(missing_ok=True)
@@ -98,6 +101,21 @@ def copy(
         raise UnusableFile(f"{target} exists, and is not overwritten; choose another name") from None
     except OSError as e:
         raise ConfigError(f"cannot write {target}: {e.strerror}") from e
+
+
+def _put(part: Path, target: Path) -> None:
+    """Give a file its name, which is no other file's. Raises OSError, FileExistsError if it is."""
+    try:
+        os.link(part, target)  # unlike rename, this never replaces a file
+    except FileExistsError:
+        raise
+    except OSError:  # FAT and some network shares have no links: take the name first, and replace what took it
+        os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, FILE_MODE))
+        try:
+            os.replace(part, target)
+        except OSError:
+            target.unlink(missing_ok=True)
+            raise
 
 
 def _fill(conn: sqlite3.Connection, part: Path, on_progress: Progress) -> None:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import shutil
 import sqlite3
 import stat
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
 
@@ -83,6 +86,51 @@ def test_a_backup_never_overwrites_and_says_what_is_missing(tmp_path: Path) -> N
     assert (tmp_path / "there").read_text() == "something"
     with pytest.raises(ConfigError, match="no such file"):
         back_up(tmp_path / "other.db", tmp_path / "copy.db", 1000)
+
+
+def no_links(*_: object, **__: object) -> None:
+    raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))  # as FAT says
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_of_backups_to_one_name_at_once_one_is_made_and_none_is_overwritten(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, has_links: bool
+) -> None:
+    path, target = filled(tmp_path, "r1"), tmp_path / "copy.db"
+    if not has_links:
+        monkeypatch.setattr(os, "link", no_links)
+    all_begun = threading.Barrier(4)
+    begun = threading.local()
+
+    def back_up_once(_: int) -> bool:
+        def on_progress(done: int, of: int) -> None:
+            if not getattr(begun, "is_set", False):
+                begun.is_set = True
+                all_begun.wait(20)
+
+        try:
+            back_up(path, target, 1000, on_progress)
+        except ConfigError as e:
+            assert "is not overwritten" in e.message
+            return False
+        return True
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sorted(pool.map(back_up_once, range(4))) == [False, False, False, True]
+    assert rows_in(target) == {"r1"}
+    assert stat.S_IMODE(target.stat().st_mode) == 0o600
+    assert [each.name for each in tmp_path.glob("copy*")] == ["copy.db"]
+
+
+def test_where_there_are_no_links_nothing_is_left_of_a_backup_that_cannot_get_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = filled(tmp_path, "r1")
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(os, "replace", no_links)
+    with pytest.raises(ConfigError, match="cannot write"):
+        back_up(path, tmp_path / "copy.db", 1000)
+    assert not list(tmp_path.glob("copy*"))
 
 
 def test_a_full_disk_is_noticed_before_a_byte_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
