@@ -26,6 +26,8 @@ from tenantd.serving.kept_answers import KeptAnswer, KeptAnswers, Recording
 log = logging.getLogger(__name__)
 
 PRUNE_INTERVAL_S: Final = 600.0
+UNANSWERED_S: Final = 600.0
+"""How long a key is claimed by a request that nobody begins to answer, as when its connection is lost before."""
 PAUSE_S: Final = 0.05
 """Between two batches of keys that are pruned."""
 SETTLING_S: Final = 1
@@ -73,10 +75,18 @@ class Attempt:
     """One client's request with a key. It is held by whoever answers it and by each of its open rows."""
 
     def __init__(
-        self, keyed: KeyedBody, ledger: Ledger, recording: Recording, on_end: Callable[[Attempt], None]
+        self,
+        keyed: KeyedBody,
+        ledger: Ledger,
+        recording: Recording,
+        on_end: Callable[[Attempt], None],
+        begun_s: float,
     ) -> None:
+        """`begun_s` is now, by a monotonic clock."""
         self.keyed = keyed
         self.recording = recording
+        self.begun_s = begun_s
+        self.is_answered = False  # whoever answers it has begun, and lets go of it for certain
         self.streams: Sequence[LiveStream] = ()  # once it is admitted
         self._ledger = ledger
         self._on_end = on_end
@@ -156,14 +166,14 @@ class Attempts:
         Raises IdempotencyKeyReused, IdempotencyInProgress, IdempotencyResultGone; LedgerUnavailable, QueueFull.
         """
         name = _id(tenant), key
-        if (claimed := self._claimed.get(name)) is not None:
+        if (claimed := self._claimed.get(name)) is not None and not self._is_abandoned(claimed):
             _check_same(claimed.keyed.body_hash, body_hash)
             raise self._in_progress(claimed.described(), claimed.streams)
         if (answer := self.answers.find(*name)) is not None:
             _check_same(answer.keyed.body_hash, body_hash)
             return answer
         keyed = KeyedBody(tenant_id=name[0], key=key, body_hash=body_hash)
-        attempt = Attempt(keyed, self._ledger, Recording(self.answers, keyed), self._end)
+        attempt = Attempt(keyed, self._ledger, Recording(self.answers, keyed), self._end, self._clock_s())
         self._claimed[name] = attempt
         with letting_go(attempt):
             async with self._turns.setdefault(name[0], asyncio.Lock()):
@@ -178,6 +188,8 @@ class Attempts:
         """Delete what is older than a day, now and then. Runs until cancelled."""
         while True:
             self.answers.forget_old()
+            for name in [name for name, attempt in self._claimed.items() if self._is_abandoned(attempt)]:
+                del self._claimed[name]
             try:
                 while await self._ledger.write(lambda conn: prune_keys(conn, self._now_micros())) == BATCH_KEYS:
                     await asyncio.sleep(PAUSE_S)
@@ -192,7 +204,13 @@ class Attempts:
             attempt.recording.keep(self._clock_s())
         else:
             attempt.recording.drop()
-        del self._claimed[attempt.keyed.tenant_id, attempt.keyed.key]
+        name = attempt.keyed.tenant_id, attempt.keyed.key
+        if self._claimed.get(name) is attempt:
+            del self._claimed[name]
+
+    def _is_abandoned(self, attempt: Attempt) -> bool:
+        """If it does run after all, the ledger still lets only one request have the key."""
+        return not attempt.is_answered and self._clock_s() - attempt.begun_s > UNANSWERED_S
 
     def _ended(self, first: FirstRequest) -> TenantdError:
         described = _described(first.states, [first.usage])

@@ -72,6 +72,8 @@ class Exchange(Response):
         self._mixed_up: EngineFailure | None = None  # a stream was not the recipient's
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._attempt is not None:
+            self._attempt.is_answered = True
         watch = asyncio.create_task(self._abandon_when_gone(receive))
         try:
             await self._run(scope, receive, send)
