@@ -171,7 +171,7 @@ class Allowances:
     async def reload(self) -> None:
         """Read budgets and prices, and apply them to running requests. Raises LedgerUnavailable or QueueFull."""
         await self._budgets.reload(self._ledger)
-        for stream in self._replica.live:
+        for stream in self._unsettled():
             if (free := self._holds.get(stream.number)) is not None and not free.accounts:
                 self._let_go(stream, free)
         for stream in self._unsettled():  # also what has ended: its row counts in the budgets only once it is written

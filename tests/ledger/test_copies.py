@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from tenantd.errors import ConfigError, LedgerDamaged, UnusableFile
+from tenantd.errors import ConfigError, LedgerDamaged, TenantdError, UnusableFile
 from tenantd.ledger.audit import RESTORED
 from tenantd.ledger.copies import back_up
 from tenantd.ledger.inspection import inspect_file
@@ -110,7 +110,7 @@ def test_of_backups_to_one_name_at_once_one_is_made_and_none_is_overwritten(
 
         try:
             back_up(path, target, 1000, on_progress)
-        except ConfigError as e:
+        except TenantdError as e:
             assert "is not overwritten" in e.message
             return False
         return True
