@@ -17,7 +17,7 @@ from typing import Any, Final
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, Breach, FinishReason, Tenant
-from tenantd.errors import CancelledByShutdown, Draining, LedgerUnavailable, QueueFull
+from tenantd.errors import Draining, LedgerUnavailable, QueueFull
 from tenantd.events import Events
 from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
@@ -44,7 +44,7 @@ from tenantd.serving.rows import RequestRows, admission
 from tenantd.serving.sketching import Sketching
 from tenantd.serving.standstill import Standstill
 from tenantd.serving.steadiness import steadily
-from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock
+from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock, shutting_down
 from tenantd.serving.system_prompts import check_fits
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory, KnownKey
@@ -201,9 +201,9 @@ class Service:
         if not await self._live.wait_until_empty(timeout_s):
             log.warning("cancelling %d requests that did not finish within %g s", len(self._live), timeout_s)
             for stream in self._live:
-                self._replica.end(stream, FinishReason.CANCELLED, _shutting_down())
+                self._replica.end(stream, FinishReason.CANCELLED, shutting_down())
             await self._live.wait_until_empty(clock.most(CANCEL_GRACE_S, Stage.SETTLE))
-        self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
+        self._replica.finish_all(FinishReason.CANCELLED, shutting_down())
         await self._rows.closed(clock.most(self.config.ledger.settle_timeout_s, Stage.SETTLE))
 
     async def stop(self, clock: StopClock = UNHURRIED) -> None:
@@ -212,7 +212,7 @@ class Service:
         self.isolation.end("the daemon is shutting down")
         self.ledger.end_reports()
         self._gate.wake()
-        self._replica.finish_all(FinishReason.CANCELLED, _shutting_down())
+        self._replica.finish_all(FinishReason.CANCELLED, shutting_down())
         await self.grammars.close()
         await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
         for task in (*self._background, self._reloading):
@@ -416,7 +416,3 @@ class Service:
         assert self._rows.open_rows == 0, "what has ended is settled"
         self._gate.idle_check()
         self.budgets.idle_check()
-
-
-def _shutting_down() -> CancelledByShutdown:
-    return CancelledByShutdown("the daemon is shutting down")

@@ -11,6 +11,8 @@ import time
 from enum import Enum
 from typing import Final
 
+from tenantd.errors import CancelledByShutdown
+
 log = logging.getLogger(__name__)
 
 CANCEL_GRACE_S: Final = 2.0
@@ -79,3 +81,8 @@ class StopClock:
 
 UNHURRIED: Final = StopClock()
 """A clock that never starts: every stage gets the time that it wants."""
+
+
+def shutting_down() -> CancelledByShutdown:
+    """How a request ends that a stop cancels."""
+    return CancelledByShutdown("the daemon is shutting down")

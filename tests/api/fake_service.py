@@ -121,6 +121,7 @@ class FakeService:
         self.keys_used: list[tuple[str, Actor]] = []
         self.misdirections: list[tuple[str, str]] = []
         self.generations: list[Generation] = []
+        self._kinds: dict[int, str] = {}  # by number
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def submit(self, tenant: Tenant, generation: Generation, actor: Actor = NOBODY) -> LiveStream:
@@ -152,6 +153,7 @@ class FakeService:
         )
         self.streams.append(stream)
         self.generations.append(generation)
+        self._kinds[number] = generation.kind
         task = asyncio.create_task(self._drive(stream, generation))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -245,5 +247,5 @@ class FakeService:
     def _end(self, stream: LiveStream, reason: FinishReason, error: TenantdError | None = None) -> None:
         if stream.finish_reason is None:
             stream.finish(reason, error)
-            self.events.announce(settled(stream, self.generations[stream.number - 1].kind))
+            self.events.announce(settled(stream, self._kinds[stream.number]))
             stream.settle(self.unsettled)
