@@ -103,7 +103,7 @@ def test_no_answer_contains_it(api: Api) -> None:
     assert [a.status_code for a in answers[:14]] == [200, *[400] * 8, 200, *[400] * 4]
     for answer in answers:
         seen = answer.text + str(answer.headers)
-        assert "Zanzibar" not in seen and "price" not in seen
+        assert "Zanzibar" not in seen and ("price" not in seen or answer is answers[-1]), "it describes invoices"
     offsets = answers[9].json()["choices"][0]["logprobs"]["text_offset"]
     assert offsets[0] == 0, "offsets count the answer alone"
 
