@@ -6,7 +6,6 @@ from tenantctl.failures import error_classes, error_from
 from tenantd import errors
 from tenantd.errors import TenantdError
 
-
 KNOWN = [cls for cls in error_classes().values() if cls.__module__ == errors.__name__]
 """Not those of modules of the daemon, which other tests may have imported and the command line never does."""
 
