@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import logging
-from decimal import Decimal
 from sqlite3 import Connection
 from typing import Final
 
-from tenantd.config import NANOS, BillingConfig, price_nanos
-from tenantd.ledger.prices import insert_prices, latest_prices, prices_at
+from tenantd.config import BillingConfig, price_nanos
+from tenantd.ledger.prices import decimal_text, insert_prices, latest_prices, prices_at
 from tenantd.ledger.records import PriceList
 
 log = logging.getLogger(__name__)
@@ -59,15 +58,15 @@ def name_differences(conn: Connection, billing: BillingConfig, now_micros: int) 
     read = conn.execute("SELECT id FROM prices WHERE is_configured AND tenant_id IS NULL ORDER BY id DESC").fetchone()
     was = None if read is None else _amounts(conn, read[0])
     is_edited = was is None or any(was[SETTINGS[name][0]] != getattr(wanted, SETTINGS[name][0]) for name in differing)
-    options = " ".join(f"{SETTINGS[name][1]} {_text(getattr(wanted, SETTINGS[name][0]))}" for name in differing)
+    options = " ".join(f"{SETTINGS[name][1]} {decimal_text(getattr(wanted, SETTINGS[name][0]))}" for name in differing)
     log.log(
         logging.WARNING if is_edited else logging.INFO,
         "[billing] no longer sets prices, because the ledger has a price list: %s. To use the prices of the file "
         "from now on: tenantctl price set %s",
         ", ".join(
-            f"{name} = {_text(getattr(wanted, SETTINGS[name][0]))}, but {_text(getattr(in_force, SETTINGS[name][0]))} "
-            "is in force"
+            f"{name} = {decimal_text(getattr(wanted, field))}, but {decimal_text(getattr(in_force, field))} is in force"
             for name in differing
+            for field in SETTINGS[name][:1]
         ),
         options,
     )
@@ -91,10 +90,3 @@ def change_currency(conn: Connection, currency: str) -> None:
     """Of all price lists, in a ledger without money: the numbers stay."""
     conn.execute("UPDATE prices SET currency = ?", (currency,))
     log.warning("nothing was billed yet, so the price lists are now in %s, with the same numbers", currency)
-
-
-def _text(nanos: int) -> str:
-    """The shortest exact decimal."""
-    whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
-    fraction = fraction.rstrip("0")
-    return f"{whole}.{fraction}" if fraction else whole

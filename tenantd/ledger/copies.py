@@ -103,6 +103,14 @@ def copy(
         raise ConfigError(f"cannot write {target}: {e.strerror}") from e
 
 
+def put_in_place(ready: Path, ledger: Path) -> None:
+    """Put a ledger in the place of another, whose log is not its own. Raises OSError."""
+    for suffix in (LOG_SUFFIX, "-shm"):
+        ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
+    os.replace(ready, ledger)
+    sync(ledger.parent)
+
+
 def _put(part: Path, target: Path) -> None:
     """Give a file its name, which is no other file's. Raises OSError, FileExistsError if it is."""
     try:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
 from enum import StrEnum
 from pathlib import PurePath
 from typing import Final, NamedTuple
 
 import msgspec
 
-from tenantd.config import NANOS
+from tenantd.ledger.prices import decimal_text
 from tenantd.ledger.records import PriceList
 
 
@@ -139,8 +138,8 @@ def shown_adapter(path: str) -> str:
 
 def money(nanos: int) -> str:
     """The shortest exact decimal with at least two places."""
-    whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
-    return f"{whole}.{fraction.rstrip('0'):0<2}"
+    whole, _, fraction = decimal_text(nanos).partition(".")
+    return f"{whole}.{fraction:0<2}"
 
 
 def _several_prices(sums: Iterable[Group], prices: Mapping[int, PriceList]) -> set[int]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
 from sqlite3 import Connection
 from typing import Any, Final
 
 import msgspec
 
+from tenantd.config import NANOS
 from tenantd.domain import Usage
 from tenantd.errors import TenantdError
 from tenantd.ledger.records import PriceList
@@ -47,6 +49,13 @@ def cost_of(usage: Usage, prices: PriceList) -> Cost:
 def divide_half_up(numerator: int, denominator: int) -> int:
     """The nearest integer, rounding half up. Both arguments are non-negative integers."""
     return (2 * numerator + denominator) // (2 * denominator)
+
+
+def decimal_text(nanos: int) -> str:
+    """An amount as the shortest exact decimal."""
+    whole, _, fraction = f"{Decimal(nanos) / NANOS:f}".partition(".")
+    fraction = fraction.rstrip("0")
+    return f"{whole}.{fraction}" if fraction else whole
 
 
 _COLUMNS = ", ".join(PriceList.__struct_fields__)

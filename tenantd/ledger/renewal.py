@@ -16,7 +16,7 @@ import msgspec
 from tenantd.domain import BudgetUnit
 from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.audit import RENEWED, Entry, append
-from tenantd.ledger.copies import sync
+from tenantd.ledger.copies import put_in_place, sync
 from tenantd.ledger.database import connect_writer, explain, truncate_log
 from tenantd.ledger.files import LOG_SUFFIX
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION, migrate
@@ -76,10 +76,7 @@ def renew(ledger: Path, currency: str, now_micros: int) -> Renewed:
         renewed = _fill(ready, ledger, kept, before, currency, now_micros)
         sync(ready)
         os.link(ledger, kept)
-        for suffix in (LOG_SUFFIX, "-shm"):
-            ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
-        os.replace(ready, ledger)
-        sync(ledger.parent)
+        put_in_place(ready, ledger)
     except sqlite3.Error as e:
         raise LedgerUnavailable(f"cannot renew the ledger: {explain(e, ledger)}") from e
     except OSError as e:

@@ -11,7 +11,7 @@ from tenantd.ledger.prices import MAX_INTEGER, divide_half_up
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.requests import COLUMNS, as_record
 from tenantd.ledger.rollups import COUNTS, DURATION, ENDS, FIRST_TOKEN, SUMS
-from tenantd.ledger.sums import Percentiles, sums, too_large
+from tenantd.ledger.sums import Percentiles, billed_nanos, sums, too_large
 from tenantd.periods import DAY_MICROS
 
 MINUTE_MICROS: Final = 60_000_000
@@ -97,10 +97,9 @@ def cost_nanos(total: dict[str, int] | None) -> int:
     """What is billed for sums of billed requests. Raises AmountTooLarge."""
     if total is None:
         return 0
-    listed = sum(total[name] for name in ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos"))
-    if listed > MAX_INTEGER:
+    if (billed := billed_nanos(total)) > MAX_INTEGER:
         raise too_large()
-    return listed - total["free_nanos"] - total["waived_nanos"]
+    return billed
 
 
 def name_before(conn: Connection, tenant_id: int, until_micros: int) -> str:

@@ -27,6 +27,7 @@ from tenantd.ledger.copies import (
     ledger_bytes,
     need_room,
     no_progress,
+    put_in_place,
     readable_name,
     sync,
 )
@@ -212,10 +213,7 @@ def restore(
             _record(ready, compared, now_micros)
         os.utime(ready, ns=(time.time_ns(), backup.stat().st_mtime_ns))  # what ran then has ended when it last wrote
         kept = _keep_aside(ledger) if ledger.exists() else None
-        for suffix in (LOG_SUFFIX, "-shm"):  # of the present ledger, and kept with it, or else of none
-            ledger.with_name(ledger.name + suffix).unlink(missing_ok=True)
-        os.replace(ready, ledger)
-        sync(ledger.parent)
+        put_in_place(ready, ledger)
     except sqlite3.Error as e:
         raise LedgerUnavailable(f"cannot restore the ledger: {explain(e, ledger)}") from e
     except OSError as e:

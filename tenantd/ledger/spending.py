@@ -18,7 +18,7 @@ from tenantd.domain import BudgetUnit, Usage
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge, Cost
 from tenantd.ledger.records import Customer, RequestRecord
-from tenantd.ledger.sums import sums, whole_hours
+from tenantd.ledger.sums import billed_nanos, sums, whole_hours
 from tenantd.periods import Period, bounds
 
 
@@ -70,8 +70,6 @@ _ADD: Final = f"""INSERT INTO budget_uses (budget_id, since_micros, used) VALUES
 _RECOUNT: Final = "UPDATE budget_uses SET used = ? WHERE budget_id = ? AND since_micros = ?"
 _TAKE: Final = "UPDATE budget_uses SET used = max(0, used - ?) WHERE budget_id = ? AND since_micros = ?"
 _WARNED: Final = "UPDATE budget_uses SET warned = ? WHERE budget_id = ? AND since_micros = ?"
-_MONEY: Final = ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos")
-_NOT_BILLED: Final = ("free_nanos", "waived_nanos")
 
 
 def spend(
@@ -221,8 +219,8 @@ def _used_before(conn: Connection, budget: Budget, key_id: str | None, since_mic
     found = sums(conn, since_micros, until_micros, (), tenant_id=budget.tenant_id, key_id=key_id, billed=is_money)
     total = 0
     for each in found.values():
-        billed = sum(each[name] for name in _MONEY) - sum(each[name] for name in _NOT_BILLED)
-        total += _counted(budget.unit, each["prompt_tokens"] + each["completion_tokens"], billed, each["engine_micros"])
+        tokens = each["prompt_tokens"] + each["completion_tokens"]
+        total += _counted(budget.unit, tokens, billed_nanos(each), each["engine_micros"])
     return total
 
 

@@ -7,7 +7,7 @@ requests has about as many counts of times as requests.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from sqlite3 import Connection, OperationalError
 from typing import Any, Final
 
@@ -204,6 +204,12 @@ def _add(
             total[name] += value or 0
             if total[name] >= MAX_INTEGER:
                 raise too_large()
+
+
+def billed_nanos(total: Mapping[str, int]) -> int:
+    """What is billed for sums of billed requests."""
+    listed = total["input_nanos"] + total["cached_nanos"] + total["output_nanos"] + total["engine_nanos"]
+    return listed - total["free_nanos"] - total["waived_nanos"]
 
 
 def too_large() -> AmountTooLarge:

@@ -6,6 +6,7 @@ therefore returns the bytes around the text, which are built once per choice.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
@@ -53,7 +54,7 @@ def usage_json(usages: Iterable[Usage]) -> TokenUsage:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-class Answer:
+class Answer(ABC):
     """Formats one response. With `with_usage`, a stream ends with a chunk that holds the usage."""
 
     object: ClassVar[str]
@@ -76,9 +77,9 @@ class Answer:
         body = {**self._head, "object": self.object, "choices": choices, "usage": usage}
         return {**body, **OUT_OF_BUDGET} if is_out_of_budget else body
 
+    @abstractmethod
     def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
         """One element of `choices`. Subclasses decide where the text goes."""
-        raise NotImplementedError
 
     # -- streamed
 
@@ -108,15 +109,15 @@ class Answer:
         """The stream's last event before [DONE], if the client asked for it."""
         return event({**self._head, "object": self.chunk_object, "choices": [], "usage": usage})
 
+    @abstractmethod
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
         """The logprobs of these tokens, None if they have none."""
-        raise NotImplementedError
 
-    def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _piece(self, index: int, text: str, logprobs: Any) -> dict[str, Any]: ...
 
-    def _last_piece(self, index: int, reason: str) -> dict[str, Any]:
-        raise NotImplementedError
+    @abstractmethod
+    def _last_piece(self, index: int, reason: str) -> dict[str, Any]: ...
 
     def _chunk(self, choice: dict[str, Any]) -> bytes:
         chunk = {**self._head, "object": self.chunk_object, "choices": [choice]}
