@@ -13,8 +13,13 @@ from tenantd.wire.settings import Settings
 
 
 def of_tokens(settings: Settings, prompt_tokens: float, generated_tokens: float) -> float:
-    """The cost of tokens, in units of usage."""
+    """The cost of tokens computed, in units of usage."""
     return prompt_tokens * settings.prompt_token_cost + generated_tokens * settings.generated_token_cost
+
+
+def of_cached(settings: Settings, cached_tokens: float) -> float:
+    """The cost of prompt tokens that need not be computed, in units of usage."""
+    return cached_tokens * settings.cached_token_cost
 
 
 def margin(settings: Settings) -> float:

@@ -27,6 +27,8 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     gpu_layers: int  # negative: all
     flash_attention: str  # "auto", "on" or "off"
     swap_bytes: int  # host memory for the state of swapped-out requests
+    cache_bytes: int = 0  # host memory for what tenants' finished requests leave to their later ones
+    checkpoint_tokens: int = 512  # between copies of a prompt's state, where the model cannot go back to an earlier one
     scrub: bool = False  # overwrite KV cells before another request gets them
     grammar_budget_ms: int  # total CPU time of one request's grammar
     fake_step_micros: int
@@ -60,8 +62,10 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     sampling: int  # number of a SetSampling
     seed: int = 0
     adapter: str = ""  # path of a LoRA adapter; "" for none
-    billed_prompt_tokens: int = 0  # computed and charged before a crash; recomputing them is free
+    billed_prompt_tokens: int = 0  # charged before a crash, computed or cached; recomputing them is free
     counts_prompt: bool = True  # towards tokens per minute; the choices of a prompt count it once
+    group: int = 0  # the same for all prompts and choices of one call, which share what they have in common; 0: none
+    marks: list[int] = []  # where turns end in the prompt, ascending: how many tokens are before
 
 
 class Allow(msgspec.Struct, tag="allow", frozen=True):
@@ -86,6 +90,7 @@ class TenantPolicy(msgspec.Struct, tag="share", frozen=True, kw_only=True):
     max_concurrent: int | None = None
     reserved_slots: int = 0
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds
+    cache: int = 0  # whose earlier requests it may go on from: the tenant's number in the ledger; 0: nobody's
 
 
 class Backlog(msgspec.Struct, tag="backlog", frozen=True):
@@ -220,7 +225,8 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
 
     `binding` is that of the sequence that did it, which must be the one that `Step.bound` told for this request.
     `prefilled` prompt tokens computed for the first time (charged), `token` the one generated or -1, `micros` the
-    request's part of the step's engine time.
+    request's part of the step's engine time. `cached` prompt tokens were not computed, because an earlier request had
+    left them; over `prefilled` and `cached`, each prompt token is told once.
     """
 
     request: int
@@ -229,6 +235,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     token: int
     micros: int
     logprobs: TokenLogprobs | None = None
+    cached: int = 0
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True):
@@ -278,6 +285,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     given: dict[int, tuple[int, int]] | None = None
     order: list[int] | None = None
     held: list[tuple[int, int, int]] | None = None
+    cache: dict[int, int] | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

@@ -35,6 +35,9 @@ class Settings:
 
     half_life_s: float = _setting(60.0, "Half-life of past usage.", gt=0, le=86_400)
     prompt_token_cost: float = _setting(1.0, "Usage charged for computing one prompt token.", ge=0, le=1000)
+    cached_token_cost: float = _setting(
+        0.1, "Usage charged for a prompt token that was cached instead of computed.", ge=0, le=1000
+    )
     generated_token_cost: float = _setting(2.0, "Usage charged for generating one token.", gt=0, le=1000)
     policy: Policy = _setting(  # noqa: RUF009
         Policy.USAGE, "Least usage first, or first come, first served.", strict=False
