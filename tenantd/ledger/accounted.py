@@ -15,6 +15,7 @@ from tenantd.ledger.schema import (
     IDEMPOTENCY,
     INVOICES,
     PRICES_BY_TENANT,
+    REQUESTS_BY_BILL,
     REQUESTS_BY_END,
     ROLL_UPS,
     ROW_PRUNINGS,
@@ -41,6 +42,7 @@ _COLUMNS: Final = {
         "cause                TEXT NOT NULL DEFAULT ''",
         "free_prompt_tokens   INTEGER NOT NULL DEFAULT 0",
         "free_completion_tokens INTEGER NOT NULL DEFAULT 0",
+        "billed_micros        INTEGER",
     ),
     "prices": (
         "cached_nanos_per_million INTEGER NOT NULL DEFAULT 0",
@@ -61,12 +63,13 @@ _SUMMED: Final = ("prompt_tokens", "completion_tokens", "engine_micros", "input_
 _TIMES: Final = ("duration_micros", "first_token_micros")
 _HOURS: Final = """INSERT INTO hours (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled, requests,
     completed, cancelled, disconnected, failed, interrupted, measured, started, cached_tokens, cached_nanos, free_nanos,
-    free_prompt_tokens, free_completion_tokens, waived_nanos, queue_micros, kv_token_micros, swaps, {names})
+    free_prompt_tokens, free_completion_tokens, waived_nanos, queue_micros, kv_token_micros, swaps, billed_micros,
+    {names})
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, coalesce(key_id, ''), model, adapter, price_id,
     unbilled, count(*), count(*) FILTER (WHERE state IN ('stop', 'length')),
     count(*) FILTER (WHERE state = 'cancelled'), count(*) FILTER (WHERE state = 'disconnected'),
     count(*) FILTER (WHERE state = 'failed'), count(*) FILTER (WHERE state = 'interrupted'),
-    count(duration_micros), count(first_token_micros), 0, 0, 0, 0, 0, 0, 0, 0, 0, {sums}
+    count(duration_micros), count(first_token_micros), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, {sums}
     FROM requests WHERE ended_micros IS NOT NULL GROUP BY 1, 2, 3, 4, 5, 6, 7"""
 _LATENCIES: Final = """INSERT INTO latencies
     SELECT ended_micros - ended_micros % 3600000000, tenant_id, '{metric}', bucket_of({metric}_micros), count(*)
@@ -90,6 +93,7 @@ def add_accounts(conn: Connection) -> None:
     for statement in (
         PRICES_BY_TENANT,
         REQUESTS_BY_END,
+        REQUESTS_BY_BILL,
         *ROLL_UPS,
         FREE_USES,
         *BUDGETS,

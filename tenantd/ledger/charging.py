@@ -6,7 +6,7 @@ Called in the transaction of its row, by the ledger's only writer, so that neith
 from __future__ import annotations
 
 from sqlite3 import Connection
-from typing import NamedTuple
+from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tenantd.domain import Usage
@@ -14,6 +14,9 @@ from tenantd.ledger.prices import Cost, cost_of, prices_at
 from tenantd.ledger.quotas import Free, free_part, take_back
 from tenantd.ledger.records import Customer, RequestRecord
 from tenantd.ledger.spending import Use, spend, unspend
+
+_INVOICED: Final = """SELECT max(until_micros) FROM invoices
+    WHERE tenant_id = ?1 AND since_micros <= ?2 AND until_micros > ?2"""
 
 
 class Charge(NamedTuple):
@@ -58,14 +61,24 @@ def give_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
 
 def is_invoiced(conn: Connection, row: RequestRecord) -> bool:
     """Whether a row that has ended is on a finalised invoice, or would be if it were billed."""
-    return row.ended_micros is not None and row.ended_micros < billed_until(conn, row.tenant_id)
+    at_micros = row.ended_micros if row.billed_micros is None else row.billed_micros
+    return at_micros is not None and billed_later(conn, row.tenant_id, at_micros) is not None
+
+
+def billed_later(conn: Connection, tenant_id: int, ended_micros: int) -> int | None:
+    """When a request that ended then and is settled now is billed, if a finalised invoice has that moment: at the end
+    of its month, or of the months after it that are finalised too. None if it is billed at its end.
+
+    Only the month is another one. Prices, budgets, free quotas and statistics are those of the true end.
+    """
+    at_micros = ended_micros
+    while (until_micros := conn.execute(_INVOICED, (tenant_id, at_micros)).fetchone()[0]) is not None:
+        at_micros = until_micros
+    return None if at_micros == ended_micros else at_micros
 
 
 def billed_until(conn: Connection, tenant_id: int) -> int:
-    """The end of the last month that a tenant has a finalised invoice of; 0 without one.
-
-    What ends before it and is settled later counts as ended then, because a finalised invoice never changes.
-    """
+    """The end of the last month that a tenant has a finalised invoice of; 0 without one."""
     (until_micros,) = conn.execute(
         "SELECT coalesce(max(until_micros), 0) FROM invoices WHERE tenant_id = ?", (tenant_id,)
     ).fetchone()

@@ -23,7 +23,8 @@ from tenantd.ledger.paperwork import CREDIT_NOTE, INVOICE, Paperwork, TenantInvo
 from tenantd.periods import EPOCH
 
 MOST_REASON_CHARACTERS: Final = 500
-_USED: Final = "SELECT 1 FROM requests WHERE tenant_id = ?1 AND created_micros < ?2 AND ended_micros < ?2 LIMIT 1"
+_USED: Final = """SELECT 1 FROM requests WHERE tenant_id = ?1 AND created_micros < ?2 AND ended_micros < ?2
+    AND billed_micros IS NULL LIMIT 1"""
 
 
 class Ready(NamedTuple):

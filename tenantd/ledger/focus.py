@@ -96,7 +96,7 @@ def focus_rows(conn: Connection, month: Month, tenant_id: int | None, papers: Pa
     prices = all_prices(conn)
     for since_micros, until_micros in _portions(bills.values(), ZoneInfo(month.timezone)):
         general = prices_at(conn, until_micros - 1)
-        found = sums(conn, since_micros, until_micros, _BY, tenant_id=tenant_id, billed=True, only=BILLED)
+        found = sums(conn, since_micros, until_micros, _BY, tenant_id=tenant_id, invoiced=True, only=BILLED)
         for (number, key_id, model, adapter, price_id), row in sorted(found.items()):
             bill = bills.get(number)
             if bill is None or not bill.since_micros <= since_micros < bill.until_micros:

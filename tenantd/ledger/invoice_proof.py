@@ -16,12 +16,20 @@ from tenantd.ledger.invoices import Month, draft
 from tenantd.ledger.issued import Issued, all_issued, issued
 from tenantd.ledger.paperwork import CREDIT_NOTE, INVOICE, Paperwork, TenantInvoice, decoded, digest, paid
 from tenantd.ledger.prices import all_prices
+from tenantd.ledger.rows_kept import Pruned
 from tenantd.ledger.sums import sums
+from tenantd.periods import HOUR_MICROS
 
 _BY: Final = ("tenant_id", "model", "adapter", "price_id")
-_FROM_ROWS: Final = """SELECT tenant_id, count(*), sum(input_nanos + cached_nanos + output_nanos + engine_nanos
-    - free_nanos - waived_nanos) FROM requests
-    WHERE ended_micros >= ? AND ended_micros < ? AND NOT unbilled GROUP BY tenant_id"""
+_AT_THEIR_END: Final = "billed_micros IS NULL AND ended_micros >= ?1 AND ended_micros < ?2 AND NOT unbilled"
+_LATER_ON: Final = "billed_micros >= ?1 AND billed_micros < ?2 AND NOT unbilled"
+_FROM_ROWS: Final = f"""SELECT tenant_id, count(*), sum(input_nanos + cached_nanos + output_nanos + engine_nanos
+    - free_nanos - waived_nanos) FROM (SELECT * FROM requests WHERE {_AT_THEIR_END}
+    UNION ALL SELECT * FROM requests WHERE {_LATER_ON}) GROUP BY tenant_id"""
+_FIRST_HOURS: Final = f"""SELECT tenant_id, min(hour_micros) FROM (
+    SELECT tenant_id, hour_micros FROM hours WHERE billed_micros = 0 AND NOT unbilled
+        AND hour_micros > ?1 - {HOUR_MICROS} AND hour_micros < ?2
+    UNION ALL SELECT tenant_id, hour_micros FROM hours WHERE billed_micros > 0 AND {_LATER_ON}) GROUP BY tenant_id"""
 _SHA256: Final = """SELECT iif(json_valid(detail), json_extract(detail, '$.after.sha256'), '') FROM audit
     WHERE number = ?"""
 _LATER: Final = """SELECT json_extract(detail, '$.after.number') FROM audit WHERE number > ? AND event = 'administered'
@@ -62,6 +70,8 @@ class _Proof:
         self._prices = all_prices(conn)
         self._hours: dict[Period, dict[tuple[object, ...], dict[str, int]]] = {}
         self._rows: dict[Period, dict[int, tuple[int, int]]] = {}
+        self._first_hours: dict[Period, dict[int, int]] = {}
+        self._pruned_until_micros = Pruned(conn).until_micros
         head = read_head(conn)
         self._pruned_number = 0 if head is None else head.pruned_number
         self._without_rows = self._without_entry = 0
@@ -125,12 +135,13 @@ class _Proof:
         period = (document.since_micros, document.until_micros)
         if period not in self._hours:
             try:
-                self._hours[period] = dict(sums(self._conn, *period, _BY, billed=True, only=BILLED))
+                self._hours[period] = dict(sums(self._conn, *period, _BY, invoiced=True, only=BILLED))
             except InvalidRequest:  # it begins or ends within an hour whose rows were pruned
                 self._without_rows += 1
                 return
             rows = self._conn.execute(_FROM_ROWS, period).fetchall()
             self._rows[period] = {tenant_id: (count, nanos) for tenant_id, count, nanos in rows}
+            self._first_hours[period] = dict(self._conn.execute(_FIRST_HOURS, period).fetchall())
         month = Month(
             name=document.month,
             timezone=document.timezone,
@@ -143,7 +154,8 @@ class _Proof:
         if _usage_of(again) != _usage_of(document):
             yield f"its requests come to {_described(again)}, and it says {_described(document)}"
         count, nanos = self._rows[period].get(document.tenant_id, (0, 0))
-        if not count and document.requests:
+        may_lack = self._first_hours[period].get(document.tenant_id, 0) < self._pruned_until_micros
+        if document.requests and (may_lack or not count):
             self._without_rows += 1
             return
         in_lines = sum(line.amount_nanos for line in document.lines if line.meter != Meter.MINIMUM)

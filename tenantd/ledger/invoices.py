@@ -1,6 +1,7 @@
 """What tenants owe for a month: the sum of the amounts in their rows, without recomputing any.
 
-A month is half-open and begins at local midnight in the billing time zone. Requests count by the time of their end.
+A month is half-open and begins at local midnight in the billing time zone. Requests count by the time of their end, or
+when they are billed, if their month was finalised before they were settled.
 Invoices that are finalised are shown as they were then.
 """
 
@@ -139,13 +140,13 @@ def sums_of(conn: Connection, month: Month, tenant_id: int | None, starts: dict[
     `starts` are the tenants whose month begins at another time. Raises AmountTooLarge.
     """
     groups: Groups = {number: {} for number in _may_owe(conn, month, tenant_id)}
-    found = sums(conn, month.since_micros, month.until_micros, _BY, tenant_id=tenant_id, billed=True, only=BILLED)
+    found = sums(conn, month.since_micros, month.until_micros, _BY, tenant_id=tenant_id, invoiced=True, only=BILLED)
     for (number, *group), row in found.items():
         if number not in starts:
             groups.setdefault(number, {})[tuple(group)] = row
     for number, since_micros in starts.items():
         if tenant_id in (None, number):
-            found = sums(conn, since_micros, month.until_micros, _BY[1:], tenant_id=number, billed=True, only=BILLED)
+            found = sums(conn, since_micros, month.until_micros, _BY[1:], tenant_id=number, invoiced=True, only=BILLED)
             groups.setdefault(number, {}).update(found)
     return groups
 

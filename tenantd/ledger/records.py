@@ -48,7 +48,8 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     `tenant` is the tenant's name at the time of the request, `tenant_id` identifies it.
 
     Durations are None while it runs, and stay None if the daemon died meanwhile, because nobody measured them.
-    `ended_micros` is None while it runs; month, price and budget are those of this moment.
+    `ended_micros` is None while it runs; month, price and budget are those of this moment. If its month was finalised
+    before it was settled, it is billed as if it had ended at `billed_micros`, in a later month.
     """
 
     id: str
@@ -86,6 +87,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     cause: str = ""
     free_prompt_tokens: int = 0  # of its tokens, those in the free quota
     free_completion_tokens: int = 0
+    billed_micros: int | None = None
 
     @property
     def list_nanos(self) -> int:

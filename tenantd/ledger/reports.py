@@ -123,10 +123,6 @@ def recent_requests(conn: Connection, tenant_id: int | None, limit: int) -> list
     return [as_record(row) for row in rows]
 
 
-_ENDED: Final = "coalesce(created_micros + duration_micros, interrupted_micros)"
-"""Latest time at which a request can have ended; NULL while it runs."""
-
-
 class RecentUsage(msgspec.Struct, frozen=True):
     """Tokens of a tenant's requests that ended about `age_s` seconds ago."""
 
@@ -142,7 +138,7 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
     Counts what was computed: for each answer the whole prompt, even if another choice of it was billed for it.
     """
     rows = conn.execute(
-        f"""SELECT tenant_id, (:now - coalesce({_ENDED}, created_micros)) / 1000000 AS age_s,
+        """SELECT tenant_id, (:now - coalesce(ended_micros, created_micros)) / 1000000 AS age_s,
         sum(CASE WHEN completion_tokens > 0 THEN prompt_length_tokens ELSE prompt_tokens END), sum(completion_tokens)
         FROM requests
         WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant_id, age_s""",
@@ -161,13 +157,10 @@ class Booked(msgspec.Struct, frozen=True):
 
 
 def last_minute(conn: Connection, now_micros: int) -> list[Booked]:
-    """Oldest first. A request counts with all its tokens, even if it got some before the last minute.
-
-    `ended_micros` is never earlier than the end, and finds these rows among those of the day.
-    """
+    """Oldest first. A request counts with all its tokens, even if it got some before the last minute."""
     rows = conn.execute(
-        f"""SELECT tenant_id, :now - {_ENDED} AS age, prompt_tokens + completion_tokens, 0 FROM requests
-        WHERE ended_micros > :now - :minute AND +created_micros > :now - :day AND {_ENDED} > :now - :minute
+        """SELECT tenant_id, :now - ended_micros AS age, prompt_tokens + completion_tokens, 0 FROM requests
+        WHERE ended_micros > :now - :minute AND +created_micros > :now - :day
         UNION ALL SELECT tenant_id, :now - created_micros AS age, 0, 1
         FROM requests WHERE created_micros > :now - :minute
         ORDER BY age DESC""",

@@ -10,7 +10,7 @@ import msgspec
 
 from tenantd.domain import RUNNING, FinishReason, RequestKind, Usage
 from tenantd.errors import Conflict, NotFound
-from tenantd.ledger.charging import Charge, billed_until, charge, give_back
+from tenantd.ledger.charging import Charge, billed_later, charge, give_back
 from tenantd.ledger.records import Admitted, Customer, RequestRecord, Settlement
 from tenantd.ledger.rollups import add_row
 from tenantd.ledger.spending import Use
@@ -29,17 +29,18 @@ _CHARGED = """price_id = ?, input_nanos = ?, cached_nanos = ?, output_nanos = ?,
     free_prompt_tokens = ?, free_completion_tokens = ?, waived_nanos = ?"""
 _SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
     cached_tokens = ?, first_token_micros = ?, duration_micros = ?, queue_micros = ?, prefill_micros = ?,
-    kv_token_micros = ?, swaps = ?, error = ?, cause = ?, ended_micros = ?, {_CHARGED}
+    kv_token_micros = ?, swaps = ?, error = ?, cause = ?, ended_micros = ?, billed_micros = ?,
+    {_CHARGED}
     WHERE id = ? RETURNING {COLUMNS}"""
 # The plus keeps SQLite from reading the whole table in order instead of sorting the few rows of an index.
 _RUNNING = """SELECT id, tenant_id, key_id, unbilled, created_micros, prompt_tokens, completion_tokens, engine_micros,
     cached_tokens FROM requests WHERE state = 'running' ORDER BY +number"""
-_INTERRUPT = f"""UPDATE requests SET state = 'interrupted', interrupted_micros = ?, ended_micros = ?, error = ?,
-    cause = ?, {_CHARGED} WHERE id = ? RETURNING {COLUMNS}"""
+_INTERRUPT = f"""UPDATE requests SET state = 'interrupted', interrupted_micros = ?, ended_micros = ?,
+    billed_micros = ?, error = ?, cause = ?, {_CHARGED} WHERE id = ? RETURNING {COLUMNS}"""
 _REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, cached_nanos = 0,
     output_nanos = 0, engine_nanos = 0, free_nanos = 0, free_prompt_tokens = 0, free_completion_tokens = 0,
-    waived_nanos = 0, error = '', cause = '', ended_micros = NULL, interrupted_micros = NULL
-    WHERE id = ? AND state = 'interrupted'"""
+    waived_nanos = 0, error = '', cause = '', ended_micros = NULL, billed_micros = NULL,
+    interrupted_micros = NULL WHERE id = ? AND state = 'interrupted'"""
 
 
 def insert_request(conn: Connection, admission: Admitted) -> None:
@@ -74,7 +75,7 @@ def settle_request(
     if state != RUNNING:
         raise Conflict(f"request {settlement.id!r} was settled before, as {state!r}")
     usage = settlement.usage
-    ended_micros = max(created_micros + settlement.duration_micros, billed_until(conn, tenant_id))
+    ended_micros = created_micros + settlement.duration_micros
     charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone, uses)
     values = (
         FinishReason(settlement.state).value,
@@ -91,6 +92,7 @@ def settle_request(
         settlement.error.encode("utf-8", "replace").decode(),  # a lone surrogate must not keep a row open
         settlement.cause,
         ended_micros,
+        billed_later(conn, tenant_id, ended_micros),
         *_columns(charged),
         settlement.id,
     )
@@ -108,10 +110,10 @@ def interrupt_running(conn: Connection, ended_micros: int, timezone: ZoneInfo = 
     settled = []
     for request_id, tenant_id, key_id, unbilled, created_micros, *used in rows:
         usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=True)))
-        interrupted_micros = max(created_micros, ended_micros)
-        counted_micros = max(interrupted_micros, billed_until(conn, tenant_id))
-        charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, counted_micros, timezone)
-        values = (interrupted_micros, counted_micros, INTERRUPTED_ERROR, INTERRUPTED_CAUSE)
+        end_micros = max(created_micros, ended_micros)
+        charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, end_micros, timezone)
+        billed_micros = billed_later(conn, tenant_id, end_micros)
+        values = (end_micros, end_micros, billed_micros, INTERRUPTED_ERROR, INTERRUPTED_CAUSE)
         row = as_record(conn.execute(_INTERRUPT, (*values, *_columns(charged), request_id)).fetchall()[0])
         add_row(conn, row)
         settled.append(row)

@@ -17,7 +17,7 @@ from tenantd.periods import DAY_MICROS, HOUR_MICROS
 
 DURATION: Final = "duration"
 FIRST_TOKEN: Final = "first_token"
-KEYS: Final = ("hour_micros", "tenant_id", "key_id", "model", "adapter", "price_id", "unbilled")
+KEYS: Final = ("hour_micros", "tenant_id", "key_id", "model", "adapter", "price_id", "unbilled", "billed_micros")
 ENDS: Final = ("completed", "cancelled", "disconnected", "failed", "interrupted")
 COUNTS: Final = ("requests", *ENDS, "measured", "started")
 USED: Final = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros")
@@ -62,7 +62,16 @@ def add_row(conn: Connection, row: RequestRecord, times: int = 1) -> None:
     """Add an ended request, or take it out again with `times` -1."""
     assert row.ended_micros is not None and row.price_id is not None, "it has ended"
     hour = hour_of(row.ended_micros)
-    key = (hour, row.tenant_id, row.key_id or "", row.model, row.adapter, row.price_id, int(row.unbilled))
+    key = (
+        hour,
+        row.tenant_id,
+        row.key_id or "",
+        row.model,
+        row.adapter,
+        row.price_id,
+        int(row.unbilled),
+        row.billed_micros or 0,
+    )
     state = FinishReason(row.state)
     counts = (
         1,

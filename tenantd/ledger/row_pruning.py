@@ -35,8 +35,8 @@ _OLDEST: Final = "SELECT min(ended_micros) FROM requests WHERE ended_micros >= ?
 _DELETE: Final = """DELETE FROM requests WHERE number IN (SELECT number FROM requests
     WHERE ended_micros >= ? AND ended_micros < ? ORDER BY ended_micros LIMIT ?)"""
 _KEPT: Final = "SELECT count(*) FROM requests WHERE ended_micros < ?"
-_BILLED: Final = """SELECT tenant_id, max(hour_micros) FROM hours WHERE hour_micros < ? AND NOT unbilled
-    GROUP BY tenant_id"""
+_BILLED: Final = """SELECT tenant_id, max(max(hour_micros, billed_micros)) FROM hours
+    WHERE hour_micros < ? AND NOT unbilled GROUP BY tenant_id"""
 
 
 class PrunedRows(msgspec.Struct, frozen=True, kw_only=True):

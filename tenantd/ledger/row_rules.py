@@ -27,6 +27,9 @@ _RULES: Final = {
     "runs, and has an end": "state = 'running' AND ended_micros IS NOT NULL",
     "has ended, and has no price list or time of its end": "state <> 'running' AND (price_id + ended_micros) IS NULL",
     "ended before it was created": "ended_micros < created_micros",
+    "did not end when its times say": """ended_micros >= created_micros AND
+        ended_micros <> coalesce(created_micros + duration_micros, interrupted_micros, created_micros)""",
+    "is billed before it ended": "billed_micros <= ended_micros",
     "has negative amounts": "min(cached_tokens, kv_token_micros, swaps, cached_nanos, free_nanos, waived_nanos) < 0",
     "is free or waived beyond its cost": f"free_nanos + waived_nanos > {_COST}",
     "has the price list of another tenant": """price_id IN (SELECT id FROM prices AS other WHERE
@@ -44,10 +47,10 @@ _AMISS: Final = """SELECT requests.id, price_id, prompt_tokens, completion_token
     OR output_nanos <> (2 * completion_tokens * output_nanos_per_million + 1000000) / 2000000
     OR engine_nanos <> (2 * engine_micros * engine_hour_nanos + 3600000000) / 7200000000)"""
 _KEY: Final = KEYS[1:]
-_ROW_KEY: Final = "tenant_id, coalesce(key_id, ''), model, adapter, price_id, unbilled"
+_ROW_KEY: Final = "tenant_id, coalesce(key_id, ''), model, adapter, price_id, unbilled, coalesce(billed_micros, 0)"
 _VALUES: Final = (*COUNTS, *SUMS)
 _HOUR_OF_ROWS: Final = f"""SELECT {_ROW_KEY}, {FROM_ROWS} FROM requests
-    WHERE ended_micros >= ? AND ended_micros < ? GROUP BY 1, 2, 3, 4, 5, 6"""
+    WHERE ended_micros >= ? AND ended_micros < ? GROUP BY 1, 2, 3, 4, 5, 6, 7"""
 _HOUR: Final = f"SELECT {', '.join((*_KEY, *_VALUES))} FROM hours WHERE hour_micros = ?"
 _TIMES_OF_ROWS: Final = """SELECT tenant_id, '{metric}', bucket_of({metric}_micros), count(*) FROM requests
     WHERE ended_micros >= ? AND ended_micros < ? AND {metric}_micros IS NOT NULL GROUP BY 1, 3"""
@@ -163,7 +166,7 @@ def _of_rows(conn: Connection, bounds: tuple[int, int]) -> Sums:
         if "integer overflow" not in str(e):
             raise
     found: Sums = {}
-    by_row = _HOUR_OF_ROWS.replace("GROUP BY 1, 2, 3, 4, 5, 6", "GROUP BY number")
+    by_row = _HOUR_OF_ROWS.replace("GROUP BY 1, 2, 3, 4, 5, 6, 7", "GROUP BY number")
     for row in conn.execute(by_row, bounds):
         key, values = row[: len(_KEY)], row[len(_KEY) :]
         found[key] = tuple(

@@ -30,10 +30,11 @@ PRICES: Final = """CREATE TABLE prices (
 
 PRICES_BY_TENANT: Final = "CREATE INDEX prices_by_tenant ON prices (tenant_id, effective_micros)"
 
-# Rows are in order of admission. Month, price and budget are those of `ended_micros`, which is NULL while a request
-# runs. What is billed is the sum of the four amounts less `free_nanos` (a free quota) and `waived_nanos` (beyond a
-# budget). `kv_token_micros` adds up how long how many tokens were in a slot. `tenant` is the name at the time of the
-# request; `tenant_id` identifies the tenant. There is no foreign key, because a bill outlives its customer.
+# Rows are in order of admission. Price, budget and statistics are those of `ended_micros`, which is NULL while a
+# request runs. So is the month, unless its invoice was finalised before the row was settled: then it is the month of
+# `billed_micros`. What is billed is the sum of the four amounts less `free_nanos` (a free quota) and `waived_nanos`
+# (beyond a budget). `kv_token_micros` adds up how long how many tokens were in a slot. `tenant` is the name at the time
+# of the request; `tenant_id` identifies the tenant. There is no foreign key, because a bill outlives its customer.
 REQUESTS: Final = """CREATE TABLE requests (
     number               INTEGER PRIMARY KEY,
     id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
@@ -72,13 +73,16 @@ REQUESTS: Final = """CREATE TABLE requests (
     cause                TEXT NOT NULL DEFAULT '',
     free_prompt_tokens   INTEGER NOT NULL DEFAULT 0,
     free_completion_tokens INTEGER NOT NULL DEFAULT 0,
+    billed_micros        INTEGER,
     CHECK ((state = 'running') = (price_id IS NULL)),
     CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
 ) STRICT"""
 REQUESTS_BY_TENANT: Final = "CREATE INDEX requests_by_tenant ON requests (tenant_id, created_micros)"
 REQUESTS_BY_END: Final = "CREATE INDEX requests_by_end ON requests (ended_micros) WHERE ended_micros IS NOT NULL"
+REQUESTS_BY_BILL: Final = "CREATE INDEX requests_by_bill ON requests (billed_micros) WHERE billed_micros IS NOT NULL"
 
 # Sums of the ended requests of an hour, of UTC, made in the transaction of each row. "" is no key, or no adapter.
+# `billed_micros` is 0 where the rows have none.
 # `measured` counts those whose duration is known, `started` those with a first token. Sums stop at the largest integer.
 # `latencies` counts durations and times to the first token by logarithmic bucket (`tenantd.ledger.buckets`), and
 # `latency_days` adds up its hours by day, of UTC; `causes` counts the errors by code.
@@ -91,6 +95,7 @@ ROLL_UPS: Final = (
     adapter            TEXT NOT NULL,
     price_id           INTEGER NOT NULL REFERENCES prices (id),
     unbilled           INTEGER NOT NULL,
+    billed_micros      INTEGER NOT NULL,
     requests           INTEGER NOT NULL,
     completed          INTEGER NOT NULL,
     cancelled          INTEGER NOT NULL,
@@ -116,9 +121,10 @@ ROLL_UPS: Final = (
     queue_micros       INTEGER NOT NULL,
     kv_token_micros    INTEGER NOT NULL,
     swaps              INTEGER NOT NULL,
-    PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled)
+    PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled, billed_micros)
 ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX hours_by_tenant ON hours (tenant_id, hour_micros)",
+    "CREATE INDEX hours_by_bill ON hours (billed_micros) WHERE billed_micros > 0",
     """CREATE TABLE latencies (
     hour_micros INTEGER NOT NULL,
     tenant_id   INTEGER NOT NULL,
@@ -342,6 +348,7 @@ SCHEMA: Final = (
     "CREATE INDEX requests_by_time ON requests (created_micros)",
     REQUESTS_BY_TENANT,
     REQUESTS_BY_END,
+    REQUESTS_BY_BILL,
     # Contains only running rows, so that start-up finds them at once in a ledger of any size.
     "CREATE INDEX requests_running ON requests (created_micros) WHERE state = 'running'",
     # Written and emptied to test whether the file can be written at all.

@@ -50,29 +50,35 @@ def sums(
     tenant_id: int | None = None,
     key_id: str | None = None,
     billed: bool = False,
+    invoiced: bool = False,
     only: Sequence[str] = _ALL,
 ) -> dict[Key, dict[str, int]]:
     """The sums of COUNTS and SUMS over the requests that ended from `since_micros` until before `until_micros`.
 
     Grouped by these of `rollups.KEYS`, in this order. `tenant_id` and `key_id` select; `billed` leaves out those that
-    appear on no invoice; `only` some sums are faster. Raises AmountTooLarge, and InvalidRequest if the period begins or
-    ends within an hour whose rows were pruned.
+    appear on no invoice, and `invoiced` adds up those that are billed in the period instead of those that ended in it.
+    `only` some sums are faster. Raises AmountTooLarge, and InvalidRequest if the period begins or ends within an hour
+    whose rows were pruned.
     """
-    where, values = _selected(tenant_id, key_id, billed=billed)
+    where, values = _selected(tenant_id, key_id, billed=billed or invoiced)
+    at_end = "AND billed_micros = 0 " if invoiced else ""
     found: dict[Key, dict[str, int]] = {}
     first, last = whole_hours(since_micros, until_micros)
-    if first < last:
-        keys = ", ".join(by) or "1"
-        added = ", ".join(f"sum({name}) AS {name}" for name in only)
-        query = f"""SELECT {keys}, {added} FROM hours
-            WHERE hour_micros >= :since AND hour_micros < :until {where} GROUP BY {keys}"""
-        _add(conn, query, {**values, "since": first, "until": last}, len(by), found, only)
+    of_hours = [(f"hour_micros >= :since AND hour_micros < :until {at_end}", first, last)] if first < last else []
+    if invoiced:
+        moved = "billed_micros > 0 AND billed_micros >= :since AND billed_micros < :until "
+        of_hours.append((moved, since_micros, until_micros))
+    keys = ", ".join(by) or "1"
+    added = ", ".join(f"sum({name}) AS {name}" for name in only)
+    for period, since, until in of_hours:
+        query = f"SELECT {keys}, {added} FROM hours WHERE {period} {where} GROUP BY {keys}"
+        _add(conn, query, {**values, "since": since, "until": until}, len(by), found, only)
     keys = ", ".join(ROW_KEYS.get(name, name) for name in by) or "1"
     added = ", ".join(f"{_COUNTED.get(name) or f'coalesce(sum({name}), 0)'} AS {name}" for name in only)
     for since, until in edges(since_micros, until_micros):
         need_rows(conn, since, until)
         query = f"""SELECT {keys}, {added} FROM requests
-            WHERE ended_micros >= :since AND ended_micros < :until {_of_rows(where)}
+            WHERE ended_micros >= :since AND ended_micros < :until {_of_rows(at_end + where)}
             GROUP BY {keys}"""
         _add(conn, query, {**values, "since": since, "until": until}, len(by), found, only)
     return found
@@ -147,6 +153,7 @@ def _selected(tenant_id: int | None, key_id: str | None, *, billed: bool) -> tup
 
 def _of_rows(where: str) -> str:
     """The conditions for rows. Without the plus, SQLite would read all rows of a tenant instead of those of an hour."""
+    where = where.replace("billed_micros = 0", "billed_micros IS NULL")
     return where.replace("key_id", ROW_KEYS["key_id"]).replace("AND tenant_id", "AND +tenant_id")
 
 

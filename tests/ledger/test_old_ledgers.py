@@ -74,7 +74,7 @@ def old_rows(conn: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
 NEW = (
     *("tenant_id", "key_id", "uid", "adapter", "ended_micros", "queue_micros", "prefill_micros", "cached_tokens"),
     *("kv_token_micros", "swaps", "cached_nanos", "free_nanos", "waived_nanos", "cause"),
-    *("free_prompt_tokens", "free_completion_tokens"),
+    *("free_prompt_tokens", "free_completion_tokens", "billed_micros"),
 )
 """Columns of requests that schemas after 5 added."""
 
@@ -191,7 +191,7 @@ def test_a_connection_that_was_open_reads_the_new_tables(tmp_path: Path) -> None
         with opened(path) as conn:
             migrate(conn, "ledger.db")
         other.execute("UPDATE requests SET kind = 'poem' WHERE number = 1")
-        assert len(other.execute("SELECT * FROM requests").fetchone()) == 37
+        assert len(other.execute("SELECT * FROM requests").fetchone()) == 38
     with opened(path) as conn, pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
         conn.execute("UPDATE requests SET tenant_id = NULL")
 
