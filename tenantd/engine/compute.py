@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 from tenantd.domain import Sampling, TokenLogprobs
 from tenantd.wire.messages import EngineInfo
@@ -88,6 +88,56 @@ class Swapped(Protocol):
         """Overwrite the state and free its memory, if the request ends while it is swapped out."""
 
 
+class Owner(NamedTuple):
+    """Whose a sequence is: the request's that is bound to it, or the prefix's that is parked in it."""
+
+    kind: Literal["request", "prefix"]
+    number: int
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.number}"
+
+
+def check_part(tokens: int, length: int) -> None:
+    """Raises EngineBroken if `tokens` are not a part, or the whole, of a sequence of this length."""
+    if not 0 < tokens <= length:
+        raise EngineBroken(f"{tokens} tokens were asked for of a sequence of {length}")
+
+
+class Parked(NamedTuple):
+    """A prefix that stays in a sequence: computed tokens of a request that has ended, for later ones to begin with.
+
+    `size_bytes` is the host memory that its state would take. `least_tokens` is the shortest length that it can be cut
+    to: 0 for any length, its own if it cannot be cut at all.
+    """
+
+    size_bytes: int
+    least_tokens: int
+
+
+class Kept(Protocol):
+    """The state of a prefix in host memory. Restoring it does not use it up."""
+
+    @property
+    def prefix(self) -> int:
+        """The number of the prefix that it is."""
+
+    @property
+    def tokens(self) -> int:
+        """Its length."""
+
+    @property
+    def size_bytes(self) -> int:
+        """The host memory that it takes."""
+
+    @property
+    def least_tokens(self) -> int:
+        """The shortest length that it can be cut to once it is restored; see `Parked`."""
+
+    def free(self) -> None:
+        """Overwrite the state and free its memory."""
+
+
 OnLogits = Callable[[int, "memoryview[float]"], None]
 """Gets a sequence, and the 32-bit floats of shape (vocabulary,) from which its next token is chosen. They are only
 valid during the call."""
@@ -96,8 +146,9 @@ valid during the call."""
 class Compute(Protocol):
     """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first.
 
-    A sequence belongs to the request it was bound to, also where it is moved. Whatever is asked for another request
-    raises EngineBroken, and nothing is computed.
+    A sequence belongs to the request it was bound to, also where it is moved, and then to the prefix as which it was
+    parked. Whatever is asked for another owner raises EngineBroken, and nothing is computed. Numbers of prefixes begin
+    at 1. A prefix has no tenant here: whoever names its number may use it.
 
     `on_logits`, if set, is called by `run` for every chunk with `sample`, before its token is chosen.
     """
@@ -113,12 +164,17 @@ class Compute(Protocol):
         generated: list[int],
         adapter: str = "",
         request: int = 0,
+        prefix: int = 0,
     ) -> int:
         """Prepare an empty sequence for a request, as if it had already sampled `generated`.
 
         `history` is what penalties may see of the prompt: none of a system prompt. `adapter` is the path of a LoRA
         adapter, "" for none; `request` is the number that chunks and states of this request carry. Returns the engine
         time in microseconds. Raises RequestRejected, which leaves the sequence unbound.
+
+        With `prefix`, the sequence must be parked as that one, computed with that adapter. Its tokens become the first
+        of the request, and it keeps the version of the adapter that they were computed with. If the request is
+        rejected, the sequence stays parked.
         """
 
     def run(self, chunks: list[Chunk]) -> PassResult:
@@ -129,13 +185,13 @@ class Compute(Protocol):
         """
 
     def move(self, source: int, target: int) -> None:
-        """Move a bound sequence, with its sampler, to an unbound one.
+        """Move a sequence, with its owner and its sampler, to an unbound one.
 
         Its cells may be copied as late as in the next `run`; a swap before that can take as long as a pass.
         """
 
     def clear(self, sequence: int) -> None:
-        """Unbind a sequence and check that nothing of it remains in the KV cache. Raises EngineBroken.
+        """Empty a sequence, bound or parked, and check that nothing of it remains in the KV cache. Raises EngineBroken.
 
         With `Load.scrub`, what it held is overwritten before anything else is computed or restored.
         """
@@ -152,8 +208,44 @@ class Compute(Protocol):
         The state must be that of `request`; it is used up and overwritten.
         """
 
+    def adapter_version(self, adapter: str) -> Hashable:
+        """The identity of this adapter's file as it is now; `()` for "". Another file at the same path is another
+        version. Raises RequestRejected."""
+
+    def park(self, sequence: int, request: int, prefix: int) -> Parked:
+        """End the binding of a request, and leave what was computed in the sequence as this prefix.
+
+        The sequence must hold tokens.
+        """
+
+    def cut(self, sequence: int, prefix: int, tokens: int) -> bool:
+        """Shorten a parked sequence to its first `tokens`, 1 to its length.
+
+        False if that is impossible, which `least_tokens` may not foretell in a pool with sliding windows: others use
+        cells that have left a window. Then the sequence is cleared. With `Load.scrub`, what was cut away is overwritten
+        before anything else is computed or restored.
+        """
+
+    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        """Park the first `tokens` of a sequence, which stays as it is, in an empty one as this prefix.
+
+        False if that is impossible; then the target stays empty. Like a move, a copy may be made as late as in the
+        next `run`.
+        """
+
+    def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> Kept | None:
+        """Copy the state of a sequence, which stays as it is, to host memory as this prefix. None if it does not fit
+        `room_bytes` or memory is short. The sequence must hold tokens."""
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        """Park a copy of a kept prefix, which stays kept, in an empty sequence. False if it cannot be restored there;
+        then the sequence stays empty."""
+
+    def holds_only(self, parked: Mapping[int, int]) -> bool:
+        """Whether these sequences are parked as these prefixes, by sequence, and all others are unbound and empty."""
+
     def is_empty(self) -> bool:
-        """Whether no sequence is bound and the KV cache is empty."""
+        """Whether no sequence is bound or parked and the KV cache is empty."""
 
     def close(self) -> None:
         """Free everything."""

@@ -11,12 +11,24 @@ import random
 import time
 import zlib
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from tenantd.domain import Sampling, TokenLogprobs
-from tenantd.engine.compute import Chunk, EngineBroken, OnLogits, PassResult, RequestRejected, Sampled, Swapped
+from tenantd.engine.compute import (
+    Chunk,
+    EngineBroken,
+    Kept,
+    OnLogits,
+    Owner,
+    Parked,
+    PassResult,
+    RequestRejected,
+    Sampled,
+    Swapped,
+    check_part,
+)
 from tenantd.wire.messages import EngineInfo, Load
 
 END_TOKEN: Final = 257
@@ -29,6 +41,10 @@ BROKEN_GRAMMAR: Final = "broken"
 """The only grammar that this engine rejects; it has no parser."""
 
 
+Version = tuple[str, int]
+"""An adapter: its path, and how often it was replaced."""
+
+
 @dataclass(frozen=True, slots=True)
 class FakeSwapped:
     """State of a swapped-out sequence. `is_whole`: all of it was kept."""
@@ -36,17 +52,44 @@ class FakeSwapped:
     sampling: Sampling
     length: int
     hash: int
+    hashes: list[int]
     is_whole: bool
     size_bytes: int
-    adapter: str
+    adapter: Version | None
     request: int
 
     def free(self) -> None:
         """Nothing to free."""
 
 
+@dataclass(frozen=True, slots=True)
+class FakeKept:
+    """State of a prefix. `hashes` are those after each of its tokens."""
+
+    prefix: int
+    hashes: list[int]
+    least_tokens: int
+    adapter: Version | None
+
+    @property
+    def tokens(self) -> int:
+        return len(self.hashes)
+
+    @property
+    def size_bytes(self) -> int:
+        return self.tokens * STATE_BYTES_PER_TOKEN
+
+    def free(self) -> None:
+        """Nothing to free."""
+
+
 class FakeCompute:
-    """See the module docstring. A sequence's state is its length and a running hash of its tokens."""
+    """See the module docstring. A sequence's state is its length and a running hash of its tokens.
+
+    `window_tokens`: longer sequences cannot be cut, as if the model had a sliding window; 0 is like a recurrent model.
+    """
+
+    window_tokens: int | None = None
 
     def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:
         """`sleep` stands for the time of a pass: `load.fake_step_micros` and `fake_token_micros` for each token,
@@ -76,8 +119,11 @@ class FakeCompute:
         self._sampling: list[Sampling | None] = [None] * load.slots
         self._length = [0] * load.slots
         self._hash = [0] * load.slots
-        self._adapter = [""] * load.slots
+        self._hashes: list[list[int]] = [[] for _ in range(load.slots)]  # after each token
+        self._adapter: list[Version | None] = [None] * load.slots
+        self._replaced: dict[str, int] = {}  # how often each adapter was
         self._request: list[int | None] = [None] * load.slots
+        self._prefix = [0] * load.slots  # 0: none
 
     def bind(
         self,
@@ -87,34 +133,45 @@ class FakeCompute:
         generated: list[int],
         adapter: str = "",
         request: int = 0,
+        prefix: int = 0,
     ) -> int:
-        self._check_empty(sequence)
+        if prefix:
+            self._check_owner(sequence, Owner("prefix", prefix))
+            if _path(self._adapter[sequence]) != adapter:
+                raise EngineBroken(f"prefix {prefix} was computed with another adapter")
+        else:
+            self._check_empty(sequence)
         if sampling.grammar == BROKEN_GRAMMAR:
             raise RequestRejected("cannot use the grammar", param="grammar")
         self._sampling[sequence] = sampling
-        self._request[sequence] = request
-        self._set_adapter(sequence, adapter)
+        self._request[sequence], self._prefix[sequence] = request, 0
+        if not prefix:
+            self._set_adapter(sequence, self._version(adapter))
         return 0
 
-    def _set_adapter(self, sequence: int, adapter: str) -> None:
+    def _version(self, adapter: str) -> Version | None:
+        return (adapter, self._replaced.get(adapter, 0)) if adapter else None
+
+    def _set_adapter(self, sequence: int, adapter: Version | None) -> None:
         """An adapter changes the initial value of the hash."""
         self._adapter[sequence] = adapter
-        self._hash[sequence] = zlib.crc32(adapter.encode())
+        self._hash[sequence] = zlib.crc32(adapter[0].encode(), adapter[1]) if adapter else 0
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
-        assert len({self._adapter[chunk.sequence] for chunk in chunks}) <= 1, "a pass has one adapter"
+        assert len({_path(self._adapter[chunk.sequence]) for chunk in chunks}) <= 1, "a pass has one adapter"
         for sequence, position, tokens, sample, request in chunks:
             sampling = self._sampling[sequence]
             if sampling is None or self._length[sequence] != position:
                 raise EngineBroken(f"sequence {sequence} holds {self._length[sequence]} tokens, not {position}")
             if self._request[sequence] != request:
                 raise EngineBroken(f"sequence {sequence} belongs to request {self._request[sequence]}, not {request}")
-            state = self._hash[sequence]
+            state, hashes = self._hash[sequence], self._hashes[sequence]
             for token in tokens:
                 state = (state ^ token) * 0x9E3779B97F4A7C15 & _MASK
                 state ^= state >> 29
+                hashes.append(state)
             self._hash[sequence] = state
             self._length[sequence] = position + len(tokens)
             if self._length[sequence] > self.info.context_tokens:
@@ -141,20 +198,29 @@ class FakeCompute:
         self._sampling[target] = self._sampling[source]
         self._length[target] = self._length[source]
         self._hash[target] = self._hash[source]
+        self._hashes[target] = self._hashes[source]
         self._adapter[target] = self._adapter[source]
         self._request[target] = self._request[source]
+        self._prefix[target] = self._prefix[source]
         self.clear(source)
 
     def clear(self, sequence: int) -> None:
         self._sampling[sequence] = None
         self._length[sequence] = 0
         self._hash[sequence] = 0
-        self._adapter[sequence] = ""
+        self._hashes[sequence] = []
+        self._adapter[sequence] = None
         self._request[sequence] = None
+        self._prefix[sequence] = 0
 
     def _check_empty(self, sequence: int) -> None:
         if self._sampling[sequence] is not None or self._length[sequence]:
             raise EngineBroken(f"sequence {sequence} is not empty")
+
+    def _check_owner(self, sequence: int, owner: Owner) -> None:
+        own = self._request[sequence] if owner.kind == "request" else self._prefix[sequence] or None
+        if own != owner.number:
+            raise EngineBroken(f"sequence {sequence} does not belong to {owner}")
 
     def swap_out(self, sequence: int, room_bytes: int) -> FakeSwapped:
         sampling, length, request = self._sampling[sequence], self._length[sequence], self._request[sequence]
@@ -162,8 +228,8 @@ class FakeCompute:
         size_bytes = length * STATE_BYTES_PER_TOKEN
         fits = size_bytes <= room_bytes
         size_bytes = size_bytes if fits else 0
-        adapter = self._adapter[sequence]
-        swapped = FakeSwapped(sampling, length, self._hash[sequence], fits, size_bytes, adapter, request)
+        state, hashes, adapter = self._hash[sequence], self._hashes[sequence], self._adapter[sequence]
+        swapped = FakeSwapped(sampling, length, state, hashes, fits, size_bytes, adapter, request)
         self.clear(sequence)
         return swapped
 
@@ -177,13 +243,90 @@ class FakeCompute:
         self._set_adapter(sequence, swapped.adapter)
         if swapped.is_whole:
             self._length[sequence], self._hash[sequence] = swapped.length, swapped.hash
+            self._hashes[sequence] = swapped.hashes
         return swapped.is_whole
 
+    # ---- prefixes ---------------------------------------------------------------------------------------------
+
+    def adapter_version(self, adapter: str) -> Hashable:
+        return self._version(adapter) or ()
+
+    def replace_adapter(self, adapter: str) -> None:
+        """Behave as if its file had been replaced."""
+        self._replaced[adapter] = self._replaced.get(adapter, 0) + 1
+
+    def park(self, sequence: int, request: int, prefix: int) -> Parked:
+        self._check_owner(sequence, Owner("request", request))
+        length = self._length[sequence]
+        if not length:
+            raise EngineBroken(f"sequence {sequence} was to be parked and is empty")
+        self._sampling[sequence] = self._request[sequence] = None
+        self._prefix[sequence] = prefix
+        return Parked(length * STATE_BYTES_PER_TOKEN, self._least(length))
+
+    def _least(self, length: int) -> int:
+        return 0 if self.window_tokens is None or length <= self.window_tokens else length
+
+    def cut(self, sequence: int, prefix: int, tokens: int) -> bool:
+        self._check_owner(sequence, Owner("prefix", prefix))
+        length = self._length[sequence]
+        check_part(tokens, length)
+        if tokens < length:
+            if tokens < self._least(length):
+                self.clear(sequence)
+                return False
+            self._fill(sequence, self._hashes[sequence][:tokens])
+        return True
+
+    def _fill(self, sequence: int, hashes: list[int]) -> None:
+        self._hashes[sequence] = hashes
+        self._length[sequence], self._hash[sequence] = len(hashes), hashes[-1]
+
+    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        self._check_owner(source, owner)
+        self._check_empty(target)
+        length = self._length[source]
+        check_part(tokens, length)
+        if tokens < length and tokens < self._least(length):
+            return False
+        self._adapter[target] = self._adapter[source]
+        self._prefix[target] = prefix
+        self._fill(target, self._hashes[source][:tokens])
+        return True
+
+    def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> FakeKept | None:
+        self._check_owner(sequence, owner)
+        hashes = self._hashes[sequence]
+        if not hashes:
+            raise EngineBroken(f"sequence {sequence} was to be saved and is empty")
+        kept = FakeKept(prefix, hashes[:], self._least(len(hashes)), self._adapter[sequence])
+        return kept if kept.size_bytes <= room_bytes else None
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        assert isinstance(kept, FakeKept)
+        self._check_empty(sequence)
+        self._adapter[sequence] = kept.adapter
+        self._prefix[sequence] = kept.prefix
+        self._fill(sequence, kept.hashes[:])
+        return True
+
+    def holds_only(self, parked: Mapping[int, int]) -> bool:
+        return all(
+            self._sampling[sequence] is None
+            and self._prefix[sequence] == parked.get(sequence, 0)
+            and (length > 0) == (sequence in parked)
+            for sequence, length in enumerate(self._length)
+        )
+
     def is_empty(self) -> bool:
-        return not any(self._length) and all(s is None for s in self._sampling)
+        return self.holds_only({})
 
     def close(self) -> None:
         """Nothing to free."""
+
+
+def _path(version: Version | None) -> str:
+    return version[0] if version else ""
 
 
 def _logits(state: int, token: int) -> memoryview[float]:

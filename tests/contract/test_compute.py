@@ -2,56 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken, RequestRejected
-from tenantd.engine.fake import BROKEN_GRAMMAR, FakeCompute
+from tenantd.engine.fake import BROKEN_GRAMMAR
+from tests.contract.kit import GREEDY, PROMPT, generate
 from tests.support.grammars import compiled
-from tests.support.loads import fake_load, make_load
-from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
-
-GREEDY = Sampling(temperature=0, ignore_eos=True)
-PROMPT = [5, 9, 12, 7, 30, 41, 8]
-
-
-@pytest.fixture(scope="session")
-def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_gguf(tmp_path_factory.mktemp("model") / "tiny.gguf")
-
-
-@pytest.fixture(params=["fake", "llama-streams", "llama-unified", "llama-streams-scrub", "llama-unified-scrub"])
-def engine(request: pytest.FixtureRequest, tiny_model: Path) -> Iterator[Compute]:
-    if request.param == "fake":
-        compute: Compute = FakeCompute(fake_load())
-    else:
-        from tenantd.engine.llama import LlamaCompute
-
-        _, kv, *scrub = request.param.split("-")
-        load = make_load(backend="llama", model_path=str(tiny_model), kv=kv, scrub=bool(scrub))
-        compute = LlamaCompute(load, lambda _: None)
-    yield compute
-    compute.close()
-
-
-def generate(engine: Compute, sequence: int, tokens: list[int], n: int, chunk: int = 64) -> list[int]:
-    """Prefill in chunks, then decode: the n next tokens of a bound sequence."""
-    out: list[int] = []
-    position = 0
-    pending = list(tokens)
-    while len(out) < n:
-        part, pending = pending[:chunk], pending[chunk:]
-        result = engine.run([Chunk(sequence, position, part, not pending)])
-        position += len(part)
-        if not pending:
-            assert not result.sampled[sequence].failed
-            out.append(result.sampled[sequence].token)
-            pending = [out[-1]]
-    return out
 
 
 def run_alone(engine: Compute, sequence: int, n: int = 8, sampling: Sampling = GREEDY) -> list[int]:
@@ -271,11 +230,6 @@ def test_a_request_swapped_out_before_its_first_token_needs_no_state(engine: Com
 
 
 # ---- adapters -------------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="session")
-def adapter(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return str(write_tiny_lora(tmp_path_factory.mktemp("adapter") / "lora.gguf"))
 
 
 def run_with(engine: Compute, sequence: int, adapter: str, n: int = 8) -> list[int]:

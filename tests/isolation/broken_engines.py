@@ -150,8 +150,9 @@ class KeepsTheSampler(SteadyLlama):
         generated: list[int],
         adapter: str = "",
         request: int = 0,
+        prefix: int = 0,
     ) -> int:
-        super().bind(sequence, sampling, history, generated, adapter, request)
+        super().bind(sequence, sampling, history, generated, adapter, request, prefix)
         last = self._last.get(sequence)
         self._last[sequence] = sampling, history
         if last is not None:

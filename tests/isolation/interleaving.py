@@ -49,8 +49,9 @@ class SteadyLlama(LlamaCompute):
         generated: list[int],
         adapter: str = "",
         request: int = 0,
+        prefix: int = 0,
     ) -> int:
-        super().bind(sequence, sampling, history, generated, adapter, request)
+        super().bind(sequence, sampling, history, generated, adapter, request, prefix)
         return 0
 
     def run(self, chunks: list[Chunk]) -> PassResult:

@@ -20,6 +20,7 @@ class Version(NamedTuple):
     path: str
     modified_ns: int
     size_bytes: int
+    inode: int  # two files may have the same time and size
 
 
 class Adapters:
@@ -31,14 +32,21 @@ class Adapters:
         self._handles: dict[Version, Any] = {}
         self._in_force: Version | None = None
 
-    def version(self, path: str) -> Version | None:
-        """The loaded version of this adapter ("" for none). Raises RequestRejected."""
+    def current(self, path: str) -> Version | None:
+        """The version that the file has now ("" has none). Raises RequestRejected."""
         if not path:
             return None
         try:
             status = Path(path).stat()
-            version = Version(path, status.st_mtime_ns, status.st_size)
-            if version in self._handles:
+        except OSError as e:
+            raise _rejected(str(e)) from e
+        return Version(path, status.st_mtime_ns, status.st_size, status.st_ino)
+
+    def version(self, path: str) -> Version | None:
+        """The loaded version of this adapter ("" for none). Raises RequestRejected."""
+        try:
+            version = self.current(path)
+            if version is None or version in self._handles:
                 return version
             check_adapter(Path(path))
         except (NotGguf, OSError) as e:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -13,11 +13,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, EngineBroken, OnLogits, PassResult, RequestRejected, Sampled, Swapped
+from tenantd.engine.compute import (
+    Chunk,
+    EngineBroken,
+    Kept,
+    OnLogits,
+    Owner,
+    Parked,
+    PassResult,
+    RequestRejected,
+    Sampled,
+    Swapped,
+)
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch
-from tenantd.engine.llama.cells import Cells
-from tenantd.engine.llama.loading import load_model
+from tenantd.engine.llama.cells import Cells, Memory
+from tenantd.engine.llama.loading import has_recurrent_state, load_model
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.wire.messages import Load
@@ -34,12 +45,16 @@ class LlamaCompute:
         self.info = loaded.info
         self.on_logits: OnLogits | None = None
         self._model, self._context = loaded.model, loaded.context
-        self._cells = Cells(self._context, self.info.slots, scrub=load.scrub, spare=loaded.spare)
+        memory = Memory(
+            load.kv == "unified", int(llama_cpp.llama_model_n_swa(self._model)), has_recurrent_state(self._model)
+        )
+        self._cells = Cells(self._context, self.info.slots, memory, scrub=load.scrub, spare=loaded.spare)
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
-        self._requests: list[int | None] = [None] * self.info.slots  # whose each sequence is
+        self._requests: list[int | None] = [None] * self.info.slots  # whose each bound sequence is
+        self._prefixes = [0] * self.info.slots  # what each parked sequence holds; 0 for others
         self._samplers: list[Sampler | None] = [None] * self.info.slots
         self._adapters = Adapters(self._model, self._context)
-        self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each bound sequence
+        self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each owned sequence
         self._batch = Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
 
@@ -51,17 +66,29 @@ class LlamaCompute:
         generated: list[int],
         adapter: str = "",
         request: int = 0,
+        prefix: int = 0,
     ) -> int:
-        self._check_unbound(sequence)
         started_ns = time.perf_counter_ns()
         try:
-            version = self._adapters.version(adapter)
+            version = self._version_for(sequence, adapter, prefix)
             self._samplers[sequence] = Sampler(self._vocabulary, sampling, history, generated)
         except RequestRejected as e:
             e.micros = _micros_since(started_ns)
             raise
         self._requests[sequence], self._versions[sequence] = request, version
+        self._prefixes[sequence] = 0
         return _micros_since(started_ns)
+
+    def _version_for(self, sequence: int, adapter: str, prefix: int) -> Version | None:
+        """The version of its adapter that a request begins with. Raises RequestRejected."""
+        if not prefix:
+            self._check_unbound(sequence)
+            return self._adapters.version(adapter)
+        self._check_owner(sequence, Owner("prefix", prefix))
+        version = self._versions[sequence]
+        if (version.path if version else "") != adapter:
+            raise EngineBroken(f"prefix {prefix} was computed with another adapter")
+        return version
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
@@ -79,12 +106,14 @@ class LlamaCompute:
         self._check_unbound(target)
         self._cells.move(source, target)
         self._requests[target], self._requests[source] = self._requests[source], None
+        self._prefixes[target], self._prefixes[source] = self._prefixes[source], 0
         self._samplers[target], self._samplers[source] = self._samplers[source], None
         self._versions[target], self._versions[source] = self._versions[source], None
 
     def clear(self, sequence: int) -> None:
         self._cells.clear(sequence)
         self._requests[sequence] = self._versions[sequence] = None
+        self._prefixes[sequence] = 0
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
@@ -110,10 +139,61 @@ class LlamaCompute:
         self._versions[sequence] = swapped.version
         if swapped.state is None:
             return swapped.length == 0
-        return self._cells.restore(sequence, swapped.state, swapped.length)
+        is_restored = self._cells.restore(sequence, swapped.state, swapped.length)
+        swapped.state.wipe()
+        return is_restored
+
+    # ---- prefixes ---------------------------------------------------------------------------------------------
+
+    def adapter_version(self, adapter: str) -> Hashable:
+        return self._adapters.current(adapter) or ()
+
+    def park(self, sequence: int, request: int, prefix: int) -> Parked:
+        self._check_owner(sequence, Owner("request", request))
+        if not self._cells.length(sequence):
+            raise EngineBroken(f"sequence {sequence} was to be parked and is empty")
+        if (sampler := self._samplers[sequence]) is not None:
+            sampler.free()
+        self._samplers[sequence] = self._requests[sequence] = None
+        self._prefixes[sequence] = prefix
+        return Parked(self._cells.size_bytes(sequence), self._cells.least_tokens(sequence))
+
+    def cut(self, sequence: int, prefix: int, tokens: int) -> bool:
+        self._check_owner(sequence, Owner("prefix", prefix))
+        if self._cells.cut(sequence, tokens):
+            return True
+        self.clear(sequence)
+        return False
+
+    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        self._check_owner(source, owner)
+        self._check_unbound(target)
+        if is_copied := self._cells.copy(source, target, tokens):
+            self._prefixes[target], self._versions[target] = prefix, self._versions[source]
+        return is_copied
+
+    def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> LlamaKept | None:
+        self._check_owner(sequence, owner)
+        if not (length := self._cells.length(sequence)):
+            raise EngineBroken(f"sequence {sequence} was to be saved and is empty")
+        if (state := self._cells.save(sequence, room_bytes)) is None:
+            return None
+        return LlamaKept(prefix, length, self._cells.least_tokens_saved(sequence), state, self._versions[sequence])
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        assert isinstance(kept, LlamaKept)
+        self._check_unbound(sequence)
+        if is_restored := self._cells.restore(sequence, kept.state, kept.tokens):
+            self._prefixes[sequence], self._versions[sequence] = kept.prefix, kept.version
+        return is_restored
+
+    def holds_only(self, parked: Mapping[int, int]) -> bool:
+        are_parked = all(prefix == parked.get(sequence, 0) for sequence, prefix in enumerate(self._prefixes))
+        are_unbound = all(sampler is None for sampler in self._samplers)
+        return are_unbound and are_parked and self._cells.only_in(parked.keys())
 
     def is_empty(self) -> bool:
-        return all(s is None for s in self._samplers) and self._cells.are_empty()
+        return self.holds_only({})
 
     def close(self) -> None:
         for sampler in self._samplers:
@@ -129,6 +209,12 @@ class LlamaCompute:
                 raise EngineBroken(f"sequence {sequence} belongs to request {self._requests[sequence]}, not {request}")
             if (length := self._cells.length(sequence)) != position:
                 raise EngineBroken(f"sequence {sequence} holds {length} tokens, not {position}")
+
+    def _check_owner(self, sequence: int, owner: Owner) -> None:
+        """Raises EngineBroken if it belongs to another, or to nobody."""
+        own = self._requests[sequence] if owner.kind == "request" else self._prefixes[sequence] or None
+        if own != owner.number:
+            raise EngineBroken(f"sequence {sequence} does not belong to {owner}")
 
     def _check_unbound(self, sequence: int) -> None:
         if self._samplers[sequence] is not None:
@@ -203,6 +289,24 @@ class LlamaSwapped:
         if self.state is not None:
             self.state.wipe()
         self.sampler.free()
+
+
+@dataclass(frozen=True, slots=True)
+class LlamaKept:
+    """A prefix in host memory."""
+
+    prefix: int
+    tokens: int
+    least_tokens: int
+    state: LockedMemory
+    version: Version | None  # of its adapter
+
+    @property
+    def size_bytes(self) -> int:
+        return self.state.size_bytes
+
+    def free(self) -> None:
+        self.state.wipe()
 
 
 def _micros_since(started_ns: int) -> int:

@@ -181,8 +181,12 @@ def _make_context(load: Load, model: Any, context_tokens: int) -> Any:
 
 def _spare_streams(load: Load, model: Any) -> int:
     """Streams beyond the slots: one to scrub with, if a copy of it overwrites all that a request left."""
-    has_recurrent_state = llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model)
-    return int(load.scrub and load.kv == "streams" and not has_recurrent_state)
+    return int(load.scrub and load.kv == "streams" and not has_recurrent_state(model))
+
+
+def has_recurrent_state(model: Any) -> bool:
+    """Whether it remembers in a state of fixed size, alone or beside a KV cache."""
+    return bool(llama_cpp.llama_model_is_recurrent(model) or llama_cpp.llama_model_is_hybrid(model))
 
 
 def _kind(reason: str) -> type[ModelError]:
