@@ -70,6 +70,8 @@ _ADD: Final = f"""INSERT INTO budget_uses (budget_id, since_micros, used) VALUES
 _RECOUNT: Final = "UPDATE budget_uses SET used = ? WHERE budget_id = ? AND since_micros = ?"
 _TAKE: Final = "UPDATE budget_uses SET used = max(0, used - ?) WHERE budget_id = ? AND since_micros = ?"
 _WARNED: Final = "UPDATE budget_uses SET warned = ? WHERE budget_id = ? AND since_micros = ?"
+_STILL_WARNED: Final = f"""{_WARNED} AND topped_up = ?
+    AND EXISTS (SELECT 1 FROM budgets WHERE id = budget_id AND set_micros = ?)"""
 
 
 def spend(
@@ -162,9 +164,9 @@ def used_in(conn: Connection, budget: Budget, since_micros: int, until_micros: i
 
 
 def mark_warned(conn: Connection, use: Use, level: int, timezone: ZoneInfo) -> None:
-    """Record that a level was announced."""
+    """Record that a level was announced, unless the budget was changed since."""
     begin_use(conn, use.budget, use.since_micros, timezone)
-    conn.execute(_WARNED, (level, use.budget.id, use.since_micros))
+    conn.execute(_STILL_WARNED, (level, use.budget.id, use.since_micros, use.topped_up, use.budget.set_micros))
 
 
 def counting(conn: Connection, tenant_id: int, key_id: str | None) -> list[Budget]:

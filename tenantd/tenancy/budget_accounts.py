@@ -138,12 +138,22 @@ class Account:
         if (known := self._others.pop(self.since_micros, None)) is not None:
             self.note(known)
 
+    def change(self, budget: Budget) -> None:
+        """It was set again, or not. The ledger has the levels that were reached since."""
+        if budget != self.budget:
+            self.budget, self.warned = budget, 0
+
     def note(self, use: Use) -> None:
-        """What the ledger has counted. It only grows, so what was read earlier and comes later changes nothing."""
+        """What the ledger has counted. It only grows, so what was read earlier and comes later changes nothing.
+
+        But levels are those of an amount: when there is more, they can be reached again.
+        """
         if use.since_micros == self.since_micros:
             self.used = max(self.used, use.used)
-            self.topped_up = max(self.topped_up, use.topped_up)
-            self.warned = max(self.warned, use.warned)
+            if use.topped_up > self.topped_up:
+                self.topped_up, self.warned = use.topped_up, 0
+            if (use.budget, use.topped_up) == (self.budget, self.topped_up):
+                self.warned = max(self.warned, use.warned)
         else:
             self._keep(use)
 

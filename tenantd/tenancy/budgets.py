@@ -128,7 +128,7 @@ class Budgets:
             account = known.get(budget.id) or Account(budget)
             if not account.is_of(self._timezone()):
                 account = Account(budget)
-            account.budget = budget
+            account.change(budget)
             account.pass_time(self._now_micros(), self._timezone())
             self._accounts.setdefault(budget.tenant_id, []).append(account)
             self._by_id[budget.id] = account

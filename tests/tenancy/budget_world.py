@@ -77,11 +77,11 @@ class BudgetWorld:
         self.reload()
 
     def top_up(self, amount: int) -> None:
-        """Of every budget, in its current period."""
+        """Of every budget, in its current period. It is below all levels afterwards."""
         for state in self.budgets.states():
             self.conn.execute(
                 """INSERT INTO budget_uses (budget_id, since_micros, topped_up) VALUES (?, ?, ?)
-                ON CONFLICT DO UPDATE SET topped_up = topped_up + excluded.topped_up""",
+                ON CONFLICT DO UPDATE SET topped_up = topped_up + excluded.topped_up, warned = 0""",
                 (state.budget.id, state.since_micros, amount),
             )
         self.reload()

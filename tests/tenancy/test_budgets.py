@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from tenantd.domain import BudgetUnit
 from tenantd.ledger.records import PriceList
+from tenantd.ledger.spending import Use, mark_warned
 from tenantd.periods import Period, bounds
 from tenantd.tenancy.budget_accounts import Draw
 from tenantd.tenancy.budgets import BLOCK_TOKENS, _read
@@ -180,6 +181,39 @@ def test_a_level_below_all_is_announced_where_the_rest_is_too_little_for_anythin
     use = world.budgets.used_up(1)
     assert use is not None and (use.used, use.level) == (998, 100)
     assert world.budgets.used_up(1) is None
+
+
+@pytest.mark.parametrize("more", ["topped up", "set again"])
+def test_that_a_budget_is_used_up_is_announced_again_when_it_was_given_more(more: str) -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 1_000)
+
+    def use_up(tokens: int) -> list[Use]:
+        assert world.start(tokens - 500, 500)
+        world.generate(world.running[0], 500)
+        uses = world.commit(one := world.running.pop())
+        assert one.hold is not None
+        world.budgets.release(one.hold, uses)
+        return uses
+
+    before = use_up(998)
+    announced = world.budgets.used_up(1)
+    assert announced is not None
+    if more == "topped up":
+        world.top_up(1_000)
+    else:
+        world.conn.execute("UPDATE budgets SET amount = 2000, set_micros = 1")
+        world.conn.execute("UPDATE budget_uses SET warned = 0")
+        world.reload()
+    mark_warned(world.conn, announced, 100, world.timezone)  # the daemon comes to it only now
+    world.reload()
+    world.budgets.note([before[0]._replace(warned=100)])  # and hears only now of an earlier row
+    assert world.budgets.used_up(1) is None, "half of it is used"
+    use_up(1_000)
+    use = world.budgets.used_up(1)
+    assert use is not None and (use.used, use.level) == (1_998, 100)
+    world.reload()
+    assert world.budgets.used_up(1) is None, "once"
 
 
 def test_money_is_held_at_the_dearest_list_that_may_apply() -> None:
