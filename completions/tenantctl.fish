@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --reason --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --amount --state-dir --anchor --before --currency --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --cache --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --reason --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --amount --state-dir --anchor --before --currency --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -91,6 +91,7 @@ complete -c tenantctl -n '__tenantctl_in tenant add' -l weight -x -d 'Share of t
 complete -c tenantctl -n '__tenantctl_in tenant add' -l priority -x -a 'high standard low' -d 'Multiplies the weight: high ×8, low ÷8.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l uid -x -a 'none' -d 'Unix user id that may use this tenant; may be repeated.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l adapter -r -F -d 'LoRA adapter (GGUF) for all its requests.'
+complete -c tenantctl -n '__tenantctl_in tenant add' -l cache -x -a 'on off default' -d 'Compute what its prompts have in common only once. Never shared with other tenants.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l unbilled -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l billed -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant add' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'
@@ -125,6 +126,7 @@ complete -c tenantctl -n '__tenantctl_in tenant set' -l weight -x -d 'Share of t
 complete -c tenantctl -n '__tenantctl_in tenant set' -l priority -x -a 'high standard low' -d 'Multiplies the weight: high ×8, low ÷8.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l uid -x -a 'none' -d 'Unix user id that may use this tenant; may be repeated.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l adapter -r -F -d 'LoRA adapter (GGUF) for all its requests.'
+complete -c tenantctl -n '__tenantctl_in tenant set' -l cache -x -a 'on off default' -d 'Compute what its prompts have in common only once. Never shared with other tenants.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l unbilled -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l billed -d 'Leave its requests off invoices, or bill them.'
 complete -c tenantctl -n '__tenantctl_in tenant set' -l allow-special -d 'Let plain prompts contain special tokens (parse_special), or not.'

@@ -22,6 +22,11 @@ def of_cached(settings: Settings, cached_tokens: float) -> float:
     return cached_tokens * settings.cached_token_cost
 
 
+def of_request(settings: Settings, prompt_tokens: float, cached_tokens: float, generated_tokens: float) -> float:
+    """The cost of what a request used, in units of usage."""
+    return of_tokens(settings, prompt_tokens, generated_tokens) + of_cached(settings, cached_tokens)
+
+
 def margin(settings: Settings) -> float:
     """The difference in usage from which a tenant of weight 1 is clearly ahead. It prevents thrashing."""
     return of_tokens(settings, 0, settings.min_run_tokens)

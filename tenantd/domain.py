@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import msgspec
 
+from tenantd.errors import TokenUsage
 from tenantd.limits import LIFTED, LIMITS
 from tenantd.limits import Limits as Limits
 from tenantd.limits import OnLimit as OnLimit
@@ -55,6 +56,14 @@ class Scope(StrEnum):
     RUN = "run"  # send requests, and what READ allows
     READ = "read"  # see the model, and its tenant's queue, usage, limits, requests and invoices
     ADMIN = "admin"  # administer; only for keys without a tenant
+
+
+class CacheUse(StrEnum):
+    """Whether a tenant's prompts are cached between its requests."""
+
+    DEFAULT = "default"  # as `cache.default` says
+    ON = "on"
+    OFF = "off"
 
 
 class IsolationCheck(StrEnum):
@@ -146,8 +155,9 @@ class BillingDetails(msgspec.Struct, frozen=True, kw_only=True):
 class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     """A customer of the daemon. `uids` are the Unix users that may act for it over the socket.
 
-    `limits` are the effective limits, computed by `Directory.in_force`; the ledger stores only the tenant's own. The
-    admin API calls the tenant's own limits `limits`, so that an administrator reads back what was set.
+    `limits` and `is_cached` are what is in effect, computed by `Directory.in_force`; the ledger stores only the
+    tenant's own. The admin API calls the tenant's own limits `limits`, so that an administrator reads back what was
+    set.
     """
 
     id: int | None = None  # given by the ledger, once: a name may change, and be another tenant's later
@@ -164,6 +174,8 @@ class Tenant(msgspec.Struct, frozen=True, kw_only=True):
     system_prompt: str = ""  # put before its chats by the server; requests cannot see or replace it
     system_in_completions: bool = False  # put it before plain prompts, too
     on_anomaly: OnAnomaly = OnAnomaly.LOG
+    cache: CacheUse = CacheUse.DEFAULT
+    is_cached: bool = msgspec.field(default=False, name="effective_cache")
     throttled_micros: int | None = None  # since when it has an eighth of its weight; None if it has all of it
     billing: BillingDetails = BillingDetails()
     created_micros: int = 0
@@ -247,3 +259,23 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int = 0
     engine_micros: int = 0
     cached_tokens: int = 0
+
+    @property
+    def tokens(self) -> int:
+        """All of them, as in an answer's `usage.total_tokens`."""
+        return self.prompt_tokens + self.cached_tokens + self.completion_tokens
+
+
+def as_billed(usages: Iterable[Usage]) -> TokenUsage:
+    """`usage` of several choices, as clients see it; it matches the sum of their rows in the ledger."""
+    prompt = cached = completion = 0
+    for usage in usages:
+        prompt += usage.prompt_tokens + usage.cached_tokens
+        cached += usage.cached_tokens
+        completion += usage.completion_tokens
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": cached},
+    }

@@ -17,19 +17,27 @@ class RequestAndState(TypedDict):
     state: str
 
 
-class UsedTokens(TypedDict):
-    """Tokens of requests together, as they are billed."""
+class PromptDetails(TypedDict):
+    """Of the prompt tokens, those that were not computed because an earlier prompt began with them."""
+
+    cached_tokens: int
+
+
+class TokenUsage(TypedDict):
+    """Tokens of requests or choices together, as they are billed. `prompt_tokens` are those computed and those
+    cached."""
 
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
+    prompt_tokens_details: PromptDetails
 
 
 class FirstOfKey(TypedDict):
     """The requests that an idempotency key stands for, and what they have used so far."""
 
     requests: list[RequestAndState]
-    usage: UsedTokens
+    usage: TokenUsage
 
 
 class ErrorDetail(TypedDict):

@@ -22,13 +22,14 @@ from tenantd.api.listener import FileLock, check_state_folder, listen, make_priv
 from tenantd.api.server import GOODBYE_S, Server, make_app
 from tenantd.banner import gpu_warning, ready_line
 from tenantd.clock import now_micros
-from tenantd.config import Config, LimitsConfig
+from tenantd.config import Config
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.events import CLOSE_TIMEOUT_S as EVENTS_TIMEOUT_S
 from tenantd.events import Action, Administered, Events
 from tenantd.ledger.ledger import CLOSE_TIMEOUT_S, Ledger
 from tenantd.ledger.reports import last_minute, recent_usage
 from tenantd.ledger.retention import keep_for_days
+from tenantd.reloadable import merge
 from tenantd.serving.isolation import FILE_NAME as ISOLATION_FILE
 from tenantd.serving.service import Service
 from tenantd.serving.stopping import Stage, StopClock
@@ -53,28 +54,6 @@ REMEMBERED_HALF_LIVES: Final = 10
 """Usage older than this many half-lives counts a thousandth, so it is not read at start."""
 EXIT_ONLY_LOGGED: Final = 74
 """EX_IOERR of sysexits.h: somebody must save what is in the log."""
-RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
-    "server": (
-        "max_body_bytes",
-        "lenient",
-        "body_bytes_total",
-        "drain_timeout_s",
-        "stop_timeout_s",
-        "head_timeout_s",
-        "body_timeout_s",
-        "idle_timeout_s",
-        "write_timeout_s",
-        "max_connections_per_uid",
-        "max_connections_per_key",
-    ),
-    "limits": tuple(LimitsConfig.model_fields),
-    "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
-    "ledger": ("settle_timeout_s",),
-    "security": ("audit_keep_days", "anchor", "anchor_every_s"),
-    "alerts": ("url", "timeout_s"),
-    "log": ("level",),
-}
-"""Settings that SIGHUP can change. Others need a restart, and the log says so."""
 
 
 class Daemon:
@@ -134,7 +113,7 @@ class Daemon:
         if chat.warning:
             log.warning("%s", chat.warning)
 
-        directory = Directory(config.limits.as_limits())
+        directory = Directory(config.limits.as_limits(), config.cache.is_on)
         await directory.reload(ledger)
         habits = HabitFile(config.state_dir / "habits.npz")
         loaded = await asyncio.to_thread(habits.load) if config.security.anomalies else None
@@ -377,20 +356,6 @@ class Daemon:
             if signals.has_lost_terminal():
                 await asyncio.sleep(TERMINAL_INTERVAL_S)  # the accompanying SIGHUP would have arrived by now
                 signals.forget_terminal()
-
-
-def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
-    """`before` with the reloadable settings of `found`, and the keys of other settings that differ."""
-    sections: dict[str, Any] = {}
-    ignored: list[str] = []
-    for name in Config.model_fields:
-        old, new = getattr(before, name), getattr(found, name)
-        changed = [key for key in type(old).__pydantic_fields__ if getattr(old, key) != getattr(new, key)]
-        allowed = RELOADABLE.get(name, ())
-        if taken := {key: getattr(new, key) for key in changed if key in allowed}:
-            sections[name] = old.model_copy(update=taken)
-        ignored += [f"{name}.{key}" for key in changed if key not in allowed]
-    return before.model_copy(update=sections), ignored
 
 
 def open_vocabulary(config: Config) -> Vocabulary:

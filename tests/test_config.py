@@ -13,8 +13,8 @@ import pytest
 from tenantd.config import GONE_KEYS, Config, load_config, parse_config
 from tenantd.errors import ConfigError
 from tenantd.fleet.supervisor import load_command
-from tenantd.lifecycle import merge
 from tenantd.limits import OnLimit
+from tenantd.reloadable import merge
 from tenantd.wire.frames import HEADER_BYTES, decode_inbox, frame
 from tenantd.wire.messages import Inbox
 from tenantd.wire.settings import Policy, Settings

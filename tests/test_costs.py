@@ -20,6 +20,7 @@ tokens = st.integers(0, 100_000)
 
 @given(
     prompt_tokens=tokens,
+    cached_tokens=tokens,
     generated_tokens=tokens,
     weight=st.floats(0.1, 100),
     priority=st.sampled_from(Priority),
@@ -27,18 +28,27 @@ tokens = st.integers(0, 100_000)
     half_life_s=st.floats(1, 1000),
 )
 def test_engine_board_and_ledger_come_to_the_same_usage(
-    prompt_tokens: int, generated_tokens: int, weight: float, priority: Priority, elapsed_s: float, half_life_s: float
+    prompt_tokens: int,
+    cached_tokens: int,
+    generated_tokens: int,
+    weight: float,
+    priority: Priority,
+    elapsed_s: float,
+    half_life_s: float,
 ) -> None:
-    settings = Settings(half_life_s=half_life_s, prompt_token_cost=0.5, generated_token_cost=3.0)
+    settings = Settings(
+        half_life_s=half_life_s, prompt_token_cost=0.5, cached_token_cost=0.25, generated_token_cost=3.0
+    )
     acme = Tenant(id=7, name="acme", weight=weight, priority=priority)
     engine, board = Fairness(half_life_s), UsageBoard()
     (policy,) = shares([acme], slots=1)
     engine.set_weight("acme", policy.weight)
-    engine.charge("acme", costs.of_tokens(settings, prompt_tokens, generated_tokens), 0.0)
+    cost = costs.of_tokens(settings, prompt_tokens, generated_tokens) + costs.of_cached(settings, cached_tokens)
+    engine.charge("acme", cost, 0.0)
     board.update(engine.snapshot(0.0), 0.0, now_s=0.0)
     expected = pytest.approx(engine.normalised("acme", elapsed_s))
     assert board.usage("acme", elapsed_s, half_life_s) == expected
-    row = RecentUsage(acme.id, elapsed_s, prompt_tokens, generated_tokens)
+    row = RecentUsage(acme.id, elapsed_s, prompt_tokens, cached_tokens, generated_tokens)
     assert decayed_usage([row], {"acme": acme}, settings)["acme"] == expected
 
 

@@ -17,7 +17,7 @@ class Transcript:
         self.id = ""
         self.model = ""
         self.finish_reason: str | None = None
-        self.usage: dict[str, int] | None = None
+        self.usage: dict[str, Any] | None = None
         self.first_token_micros: int | None = None
         self.duration_micros = 0
         self._parts: list[str] = []
@@ -56,14 +56,16 @@ class Transcript:
         }
 
     def timing(self) -> str:
-        """Time to first token, number of tokens, and speed after the first."""
-        tokens = (self.usage or {}).get("completion_tokens", 0)
+        """Time to first token, number of tokens, speed after the first, and how much of the prompt was cached."""
+        usage = self.usage or {}
+        tokens, cached = usage.get("completion_tokens", 0), usage.get("prompt_tokens_details", {}).get("cached_tokens")
         if self.first_token_micros is None:
             return f"no text in {self.duration_micros / 1e6:.2f} s"
         after_s = (self.duration_micros - self.first_token_micros) / 1e6
         speed = f", {(tokens - 1) / after_s:.1f} tokens/s after it" if tokens > 1 and after_s > 0 else ""
         total = f"{tokens} tokens in {self.duration_micros / 1e6:.2f} s"
-        return f"first token after {self.first_token_micros / 1000:.1f} ms, {total}{speed}"
+        from_cache = f"; {cached} of {usage['prompt_tokens']} prompt tokens were cached" if cached else ""
+        return f"first token after {self.first_token_micros / 1000:.1f} ms, {total}{speed}{from_cache}"
 
 
 class Printer:

@@ -33,7 +33,7 @@ def bytes_at_most(command: Command) -> int:
     """An upper bound of the encoded size, without encoding."""
     match command:
         case Submit():
-            tokens = len(command.prompt) + max(len(command.generated), command.max_tokens)
+            tokens = len(command.prompt) + len(command.marks) + max(len(command.generated), command.max_tokens)
             return _TOKEN_BYTES * tokens + 4 * len(command.adapter) + _REST_BYTES
         case SetSampling(_, sampling):
             return _BIAS_BYTES * len(sampling.logit_bias) + 4 * len(sampling.grammar) + 2 * _REST_BYTES

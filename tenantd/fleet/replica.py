@@ -359,13 +359,13 @@ class Replica:
 
     def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
         error: TenantdError | None = None
-        if stream.prefilled_tokens or stream.engine_micros:
+        if stream.prefilled_tokens or stream.cached_tokens or stream.engine_micros:
             self._on_started(stream)
         if finish.reason is FinishReason.FAILED and finish.param:
             error = InvalidRequest(finish.message, param=finish.param)
         elif finish.reason is FinishReason.FAILED:
             # If the engine refuses a request before computing anything, the request is at fault (e.g. its adapter).
-            kind = EngineFailure if stream.prefilled_tokens else InvalidRequest
+            kind = EngineFailure if stream.prefilled_tokens or stream.cached_tokens else InvalidRequest
             error = kind(finish.message or "the engine failed to run the request")
         if finish.detail:
             self._log_detail(stream.tenant, finish.detail)

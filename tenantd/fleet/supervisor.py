@@ -395,6 +395,8 @@ def load_command(config: Config) -> Load:
         gpu_layers=engine.gpu_layers,
         flash_attention=engine.flash_attention,
         swap_bytes=engine.swap_bytes,
+        cache_bytes=config.cache.host_bytes,
+        checkpoint_tokens=config.cache.checkpoint_tokens,
         scrub=config.security.scrub,
         grammar_budget_ms=engine.grammar_budget_ms,
         fake_step_micros=engine.fake_step_micros,

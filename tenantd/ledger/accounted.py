@@ -54,7 +54,10 @@ _COLUMNS: Final = {
         "is_configured            INTEGER NOT NULL DEFAULT 0",
         "set_micros               INTEGER NOT NULL DEFAULT 0",
     ),
-    "tenants": ("billing        TEXT NOT NULL DEFAULT '{}'",),
+    "tenants": (
+        "billing        TEXT NOT NULL DEFAULT '{}'",
+        "cache          TEXT NOT NULL DEFAULT 'default'",
+    ),
 }
 _ENDED: Final = """UPDATE requests SET ended_micros = coalesce(created_micros + duration_micros, interrupted_micros,
     created_micros), cause = iif(state = 'interrupted', 'interrupted', '')

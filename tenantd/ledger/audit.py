@@ -201,6 +201,7 @@ def about_request(event: str, row: RequestRecord, now_micros: int) -> Entry:
         detail={
             "completion_tokens": row.completion_tokens,
             "prompt_tokens": row.prompt_tokens,
+            "cached_tokens": row.cached_tokens,
             "state": row.state,
         },
     )

@@ -17,12 +17,13 @@ import msgspec
 from tenantd.ledger.sums import edges, whole_hours
 from tenantd.periods import HOUR_MICROS
 
-Service = Callable[[int, int], float]
-"""How much prompt tokens and generated tokens count, so that they can be added."""
+Service = Callable[[int, int, int], float]
+"""How much prompt tokens computed, those cached, and generated tokens count, so that they can be added."""
 
-_OF_HOURS: Final = f"""SELECT hour_micros, tenant_id, sum(prompt_tokens), sum(completion_tokens) FROM hours
+_TOKENS: Final = "sum(prompt_tokens), sum(cached_tokens), sum(completion_tokens)"
+_OF_HOURS: Final = f"""SELECT hour_micros, tenant_id, {_TOKENS} FROM hours
     WHERE hour_micros >= ? AND hour_micros < ? GROUP BY 1, 2 HAVING total(duration_micros) >= {HOUR_MICROS}"""
-_OF_ROWS: Final = """SELECT ?1, tenant_id, sum(prompt_tokens), sum(completion_tokens) FROM requests
+_OF_ROWS: Final = f"""SELECT ?1, tenant_id, {_TOKENS} FROM requests
     WHERE ended_micros >= ?1 AND ended_micros < ?2 GROUP BY 2 HAVING total(duration_micros) >= ?2 - ?1"""
 
 
@@ -59,8 +60,8 @@ def evenness(
     shares: dict[int, list[float]] = {}
     busy: dict[int, set[int]] = {}
     for query, since, until in pieces:
-        for begin_micros, tenant_id, prompt_tokens, completion_tokens in conn.execute(query, (since, until)):
-            served = service(prompt_tokens, completion_tokens) / weights.get(tenant_id, 1.0)
+        for begin_micros, tenant_id, *tokens in conn.execute(query, (since, until)):
+            served = service(*tokens) / weights.get(tenant_id, 1.0)
             shares.setdefault(begin_micros, []).append(served)
             busy.setdefault(begin_micros, set()).add(tenant_id)
     shared = {begin: each for begin, each in shares.items() if len(each) > 1}

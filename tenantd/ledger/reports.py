@@ -129,6 +129,7 @@ class RecentUsage(msgspec.Struct, frozen=True):
     tenant_id: int
     age_s: float
     prompt_tokens: int
+    cached_tokens: int
     completion_tokens: int
 
 
@@ -139,12 +140,13 @@ def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[Rec
     """
     rows = conn.execute(
         """SELECT tenant_id, (:now - coalesce(ended_micros, created_micros)) / 1000000 AS age_s,
-        sum(CASE WHEN completion_tokens > 0 THEN prompt_length_tokens ELSE prompt_tokens END), sum(completion_tokens)
+        sum(iif(completion_tokens > 0, prompt_length_tokens - cached_tokens, prompt_tokens)), sum(cached_tokens),
+        sum(completion_tokens)
         FROM requests
         WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant_id, age_s""",
         {"now": now_micros, "period": int(period_s * 1_000_000)},
     )
-    return [RecentUsage(number, float(age_s), prompt, completion) for number, age_s, prompt, completion in rows]
+    return [RecentUsage(number, float(age_s), *tokens) for number, age_s, *tokens in rows]
 
 
 class Booked(msgspec.Struct, frozen=True):

@@ -334,7 +334,8 @@ TENANTS: Final = (
     on_anomaly     TEXT NOT NULL DEFAULT 'log',
     throttled_micros INTEGER,
     audit_key      BLOB,
-    billing        TEXT NOT NULL DEFAULT '{}'
+    billing        TEXT NOT NULL DEFAULT '{}',
+    cache          TEXT NOT NULL DEFAULT 'default'
 ) STRICT""",
     "CREATE UNIQUE INDEX tenants_by_name ON tenants (name) WHERE state <> 'removed'",
     KEYS,

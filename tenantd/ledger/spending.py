@@ -100,7 +100,7 @@ def spend(
     waived_nanos = _waived(before, usage, cost, free_nanos)
     billed_nanos = 0 if customer.unbilled else _total(cost) - free_nanos - waived_nanos
     for budget, since_micros, *_ in before:
-        amount = _counted(budget.unit, usage.prompt_tokens + usage.completion_tokens, billed_nanos, usage.engine_micros)
+        amount = _counted(budget.unit, usage.tokens, billed_nanos, usage.engine_micros)
         row = conn.execute(_ADD, (budget.id, since_micros, min(amount, MAX_INTEGER))).fetchall()[0]
         if uses is not None:
             uses.append(_with_level(conn, Use(budget, since_micros, *row)))
@@ -112,7 +112,8 @@ def unspend(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:
     assert row.ended_micros is not None, "it has ended"
     for budget in counting(conn, row.tenant_id, row.key_id):
         since_micros = bounds(budget.period, row.ended_micros, timezone).since_micros
-        amount = _counted(budget.unit, row.prompt_tokens + row.completion_tokens, row.cost_nanos, row.engine_micros)
+        tokens = row.prompt_tokens + row.cached_tokens + row.completion_tokens
+        amount = _counted(budget.unit, tokens, row.cost_nanos, row.engine_micros)
         conn.execute(_TAKE, (min(amount, MAX_INTEGER), budget.id, since_micros))
 
 
@@ -221,7 +222,7 @@ def _used_before(conn: Connection, budget: Budget, key_id: str | None, since_mic
     found = sums(conn, since_micros, until_micros, (), tenant_id=budget.tenant_id, key_id=key_id, billed=is_money)
     total = 0
     for each in found.values():
-        tokens = each["prompt_tokens"] + each["completion_tokens"]
+        tokens = each["prompt_tokens"] + each["cached_tokens"] + each["completion_tokens"]
         total += _counted(budget.unit, tokens, billed_nanos(each), each["engine_micros"])
     return total
 

@@ -20,6 +20,7 @@ class Generation(msgspec.Struct, frozen=True, kw_only=True):
     kind: Literal["completion", "chat"]
     prompt: list[int]
     hidden_tokens: int = 0  # of it, up to the end of its tenant's system prompt
+    marks: tuple[int, ...] = ()  # where turns end in it: how many tokens are before
     max_tokens: int | None = None
     sampling: Sampling = Sampling()
     stops: StopStrings | tuple[str, ...] = ()

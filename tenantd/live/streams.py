@@ -44,6 +44,7 @@ class LiveStream:
     Readers get nothing before the row is durable, and see the end only after settlement.
     """
 
+    cached_tokens = 0  # of its prompt, charged without being computed
     # Without a budget these stay as they are.
     allowed_tokens: int | None = None  # to be generated for the time being
     ask_at_tokens = sys.maxsize  # when this many are generated, it needs to be allowed more
@@ -121,6 +122,7 @@ class LiveStream:
             prompt_tokens=self.prefilled_tokens if self.counts_prompt else 0,
             completion_tokens=len(self.generated),
             engine_micros=self.engine_micros,
+            cached_tokens=self.cached_tokens if self.counts_prompt else 0,
         )
 
     async def started(self) -> None:
@@ -184,7 +186,7 @@ class LiveStream:
         return msgspec.structs.replace(
             self._submit,
             generated=list(self.generated),
-            billed_prompt_tokens=self.prefilled_tokens,
+            billed_prompt_tokens=self.prefilled_tokens + self.cached_tokens,
             allowed_tokens=self.allowed_tokens,
         )
 
@@ -212,6 +214,7 @@ class LiveStream:
         Time counts until the end. Tokens computed after a stop string, before the engine knew of it, are discarded.
         """
         self.prefilled_tokens += progress.prefilled
+        self.cached_tokens += progress.cached
         self.engine_micros += progress.micros
         token = progress.token
         if token < 0 or self._text.stopped:

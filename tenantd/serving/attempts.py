@@ -15,7 +15,7 @@ import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Final
 
-from tenantd.domain import RUNNING, Tenant, Usage
+from tenantd.domain import RUNNING, Tenant, Usage, as_billed
 from tenantd.errors import Conflict, ErrorBody, FirstOfKey, TenantdError
 from tenantd.ledger.audit import MakeEntry
 from tenantd.ledger.idempotency import BATCH_KEYS, FirstRequest, KeyedBody, find_first, prune_keys
@@ -262,10 +262,9 @@ def _check_same(first: bytes, body_hash: bytes) -> None:
 
 
 def _described(states: Mapping[str, str], usages: Collection[Usage]) -> FirstOfKey:
-    prompt, completion = (sum(getattr(one, name) for one in usages) for name in ("prompt_tokens", "completion_tokens"))
     return {
         "requests": [{"id": request_id, "state": state} for request_id, state in states.items()],
-        "usage": {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion},
+        "usage": as_billed(usages),
     }
 
 

@@ -19,7 +19,7 @@ def decayed_usage(
     by_id = {tenant.id: tenant for tenant in tenants.values()}
     for row in recent:
         if (tenant := by_id.get(row.tenant_id)) is not None:
-            cost = costs.of_tokens(scheduler, row.prompt_tokens, row.completion_tokens)
+            cost = costs.of_request(scheduler, row.prompt_tokens, row.cached_tokens, row.completion_tokens)
             left = cost * costs.left_after(row.age_s, scheduler.half_life_s)
             usage[tenant.name] = usage.get(tenant.name, 0.0) + left / costs.full_weight(tenant)
     return usage

@@ -162,6 +162,7 @@ class Entrance:
         shared: dict[int, SharedSampling] = {}
         commands: list[Command] = []
         streams: list[LiveStream] = []
+        group = self._number + 1 if len(generations) > 1 else 0  # the number of its first request
         for generation, max_tokens in zip(generations, most_tokens, strict=True):
             self._number += 1
             if (sampling := shared.get(id(generation.sampling))) is None:
@@ -177,6 +178,8 @@ class Entrance:
                 seed=generation.seed(),
                 adapter=tenant.adapter,
                 counts_prompt=generation.counts_prompt,
+                group=group,
+                marks=list(generation.marks),
             )
             commands.append(submit)
             created_micros = self._now_micros()

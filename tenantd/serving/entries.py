@@ -90,6 +90,7 @@ class RequestEntries:
                     "state": state.value,
                     "cause": None if error is None else error.code,
                     "prompt_tokens": usage.prompt_tokens,
+                    "cached_tokens": usage.cached_tokens,
                     "completion_tokens": usage.completion_tokens,
                     "text_bytes": len(text),
                     "text_hmac": None if key is None else of_bytes(key, text),

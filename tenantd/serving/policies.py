@@ -31,6 +31,7 @@ def shares(tenants: Collection[Tenant], slots: int) -> list[TenantPolicy]:
             max_concurrent=tenant.limits.max_concurrent,
             reserved_slots=0 if reserved > slots else tenant.limits.reserved_slots or 0,
             tokens_per_minute=tenant.limits.tokens_per_minute,
+            cache=(tenant.id or 0) if tenant.is_cached else 0,
         )
         for tenant in tenants
     ]

@@ -149,7 +149,8 @@ class Service:
     def administration(self) -> Administration:
         """What administrators, and parts of the daemon like them, can do."""
         records = self.config.security.is_audited
-        return Administration(self.ledger, self, self.events, self.config.engine.slots, records=records)
+        slots, caches = self.config.engine.slots, self.config.cache.host_bytes > 0
+        return Administration(self.ledger, self, self.events, slots, records=records, caches=caches)
 
     @functools.cached_property
     def own(self) -> OwnRequests:
@@ -290,7 +291,7 @@ class Service:
     def reconfigure(self, config: Config) -> None:
         """Use this configuration from now on. Default limits take effect at once, in the engine too."""
         self.config = config
-        self.directory.use_defaults(config.limits.as_limits())
+        self.directory.use_defaults(config.limits.as_limits(), config.cache.is_on)
         self._limits_changed()
 
     def _limits_changed(self) -> None:

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from sqlite3 import Connection
 from typing import Any, Final, Generic, NamedTuple, TypeVar
 
@@ -19,16 +18,16 @@ import msgspec
 
 from tenantd import clock
 from tenantd.domain import Actor, Scope, Tenant, TenantState
-from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, QueueFull
+from tenantd.errors import Conflict, LedgerUnavailable, NotFound, QueueFull
 from tenantd.events import Action, Administered, AnomalyFound, Events
 from tenantd.ledger.audit import append
 from tenantd.ledger.findings import add_finding, clear_findings
 from tenantd.ledger.ledger import Ledger
-from tenantd.llamacpp.gguf import NotGguf, check_adapter
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
 from tenantd.tenancy.audit_keys import Forgotten, forget_key
 from tenantd.tenancy.keys import KeyInfo
+from tenantd.tenancy.prerequisites import check_adapter, check_cache
 from tenantd.tenancy.recorded import administered, forgetting
 from tenantd.tenancy.running import Running
 from tenantd.text.excerpt import excerpt
@@ -56,9 +55,19 @@ class Change(NamedTuple, Generic[T]):
 class Administration:
     """The use cases. All raise LedgerUnavailable; those that name a tenant or key raise NotFound."""
 
-    def __init__(self, ledger: Ledger, running: Running, events: Events, slots: int, *, records: bool = True) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        running: Running,
+        events: Events,
+        slots: int,
+        *,
+        records: bool = True,
+        caches: bool = True,
+    ) -> None:
         """`slots` is the number of slots of the engine, the most that can be reserved. `records`: whether there is an
-        audit trail."""
+        audit trail. `caches`: whether there is room for cached prompts."""
+        self._caches = caches
         self._ledger = ledger
         self._records = records
         self._running = running
@@ -83,7 +92,8 @@ class Administration:
 
         Raises InvalidRequest, and Conflict if the name is in use, even if only by requests of a removed tenant.
         """
-        await _check_adapter(tenant.adapter)
+        check_cache(tenant.cache, has_room=self._caches)
+        await check_adapter(tenant.adapter)
         await self._check_system_prompt(tenant.system_prompt)
         created_micros = clock.now_micros()
 
@@ -109,7 +119,8 @@ class Administration:
         self, actor: Actor, name: str, changes: dict[str, Any], limits: dict[str, Any]
     ) -> Change[Tenant]:
         """Change only the given settings and own limits. Raises InvalidRequest, Conflict."""
-        await _check_adapter(changes.get("adapter") or "")
+        check_cache(changes.get("cache"), has_room=self._caches)
+        await check_adapter(changes.get("adapter") or "")
         await self._check_system_prompt(changes.get("system_prompt") or "")
 
         def work(conn: Connection) -> Change[Tenant]:
@@ -390,14 +401,3 @@ def _still_ending(name: str) -> Conflict:
         param="name",
         retry_after_s=1,
     )
-
-
-async def _check_adapter(path: str) -> None:
-    """Raises InvalidRequest if the file is not an adapter. The engine checks whether it fits the model at the first
-    request."""
-    if path:
-        store.check_adapter_path(path)
-        try:
-            await asyncio.to_thread(check_adapter, Path(path))  # a slow disk must not block the event loop
-        except (NotGguf, ValueError) as e:  # ValueError: not a valid path
-            raise InvalidRequest(f"adapter: {e}", param="adapter") from e

@@ -11,7 +11,7 @@ from typing import Final, NamedTuple
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import Limits, Scope, Tenant, TenantState
+from tenantd.domain import CacheUse, Limits, Scope, Tenant, TenantState
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.tenancy.audit_keys import audit_keys
 from tenantd.tenancy.fingerprints import of_text
@@ -44,6 +44,22 @@ class AuditKey(NamedTuple):
         return cls(key, system_prompt, of_text(key, system_prompt))
 
 
+def _only_own(own: CacheUse) -> bool:
+    """No cache for tenants that do not ask for one."""
+    return own is CacheUse.ON
+
+
+class _Defaults(NamedTuple):
+    """What tenants without their own settings have."""
+
+    limits: Limits
+    caches: Callable[[CacheUse], bool]
+
+    def in_force(self, tenant: Tenant) -> Tenant:
+        limits = tenant.own_limits.over(self.limits)
+        return msgspec.structs.replace(tenant, limits=limits, is_cached=self.caches(tenant.cache))
+
+
 class Snapshot(NamedTuple):
     """What the ledger holds at one moment. Keys by their hash, and the hashes by key id; audit keys by tenant id."""
 
@@ -64,12 +80,14 @@ class Directory:
     def __init__(
         self,
         defaults: Limits = NO_LIMITS,
+        caches: Callable[[CacheUse], bool] = _only_own,
         *,
         now_micros: Callable[[], int] = clock.now_micros,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`defaults` are the limits of tenants that do not set their own. `clock_s` is monotonic."""
-        self._defaults = defaults
+        """`defaults` are the limits of tenants that do not set their own, and `caches` tells whether one with this
+        setting has a cache. `clock_s` is monotonic."""
+        self._defaults = _Defaults(defaults, caches)
         self.tenants: dict[str, Tenant] = {}
         self._keys: dict[str, LiveKey] = {}
         self._digests: dict[str, str] = {}  # by key id
@@ -104,14 +122,14 @@ class Directory:
         self._show(snapshot.tenants if defaults is self._defaults else map(self.in_force, snapshot.tenants))
         return before
 
-    def use_defaults(self, defaults: Limits) -> None:
-        """Set the limits of all tenants without their own, effective at once."""
-        self._defaults = defaults
+    def use_defaults(self, defaults: Limits, caches: Callable[[CacheUse], bool] = _only_own) -> None:
+        """Set what tenants without their own settings have, effective at once."""
+        self._defaults = _Defaults(defaults, caches)
         self._show(map(self.in_force, self.tenants.values()))
 
     def in_force(self, tenant: Tenant) -> Tenant:
-        """A tenant from the ledger, with its effective limits."""
-        return _in_force(tenant, self._defaults)
+        """A tenant from the ledger, with what is in effect for it."""
+        return self._defaults.in_force(tenant)
 
     def _show(self, tenants: Iterable[Tenant]) -> None:
         self.tenants = {tenant.name: tenant for tenant in tenants}
@@ -185,15 +203,11 @@ class Directory:
         return list(self._by_uid.get(uid, ()))
 
 
-def _in_force(tenant: Tenant, defaults: Limits) -> Tenant:
-    return msgspec.structs.replace(tenant, limits=tenant.own_limits.over(defaults))
-
-
-def _read(conn: Connection, defaults: Limits, ends: KeyEnds) -> Snapshot:
+def _read(conn: Connection, defaults: _Defaults, ends: KeyEnds) -> Snapshot:
     """Read everything. Runs in a reading thread, to spare the event loop."""
     tenants, secrets, keys = list_tenants(conn), audit_keys(conn), live_keys(conn)
     return Snapshot(
-        tenants=[_in_force(tenant, defaults) for tenant in tenants],
+        tenants=[defaults.in_force(tenant) for tenant in tenants],
         keys=keys,
         digests={key.id: digest for digest, key in keys.items()},
         ends=ends.next({key.id: key.expires_micros for key in keys.values() if key.expires_micros is not None}),

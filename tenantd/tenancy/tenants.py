@@ -14,7 +14,7 @@ from typing import Any, Final
 import msgspec
 
 from tenantd import clock
-from tenantd.domain import TENANT_NAME, BillingDetails, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, BillingDetails, CacheUse, OnAnomaly, OwnLimits, Priority, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.audited import AUDIT_KEY_BYTES
 from tenantd.limits import LIMITS
@@ -41,6 +41,7 @@ CHANGEABLE: Final = (
     "on_anomaly",
     "throttled_micros",
     "billing",
+    "cache",
 )
 _CHANGED: Final = tuple("limits" if name == "own_limits" else name for name in CHANGEABLE)
 """The columns of what is changeable."""
@@ -263,6 +264,7 @@ def _row(tenant: Tenant) -> tuple[str | float | int | None, ...]:
         tenant.on_anomaly.value,
         tenant.throttled_micros,
         msgspec.json.encode(tenant.billing).decode(),
+        tenant.cache.value,
     )
 
 
@@ -289,5 +291,6 @@ def _tenant(row: tuple[Any, ...]) -> Tenant:
         on_anomaly=OnAnomaly(has["on_anomaly"]),
         throttled_micros=has["throttled_micros"],
         billing=_billing(has["billing"]),
+        cache=CacheUse(has["cache"]),
         created_micros=has["created_micros"],
     )

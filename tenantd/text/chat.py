@@ -28,6 +28,7 @@ from tenantd.text.chat_messages import Message, read_messages
 from tenantd.text.guard import Guard, GuardedTokens
 from tenantd.text.system_prompt import BLANK_LINE, Prompt, arrangements, joined
 from tenantd.text.template import ChatTemplate
+from tenantd.text.turn_ends import line_ends, turn_marks
 from tenantd.text.vocabulary import Vocabulary
 
 LEADS_KEPT: Final = 32
@@ -90,8 +91,10 @@ class ChatFormatter:
         whole = _Sentinels()
         conversation, whole_cut = self._whole(whole, conversation, system_prompt, add_generation_prompt)
         structure = GuardedTokens(self._guard, context_tokens)
+        begun: list[int] = []  # for each message text, how many special tokens are before it
         for template_text, _ in whole.split("".join(whole_cut)):
             structure.add_template(template_text)
+            begun.append(len(structure.trail))
 
         marked = _Sentinels()
         hide, lead = self._hide_spellings_in(marked), marked.hide_apart(system_prompt)
@@ -101,7 +104,9 @@ class ChatFormatter:
         ignored = self._ignored_marks(conversation)
         if not is_complete or _without(tokens.trail, ignored) != _without(structure.trail, ignored):
             tokens = self._tokens(whole, whole_cut, context_tokens)
-        return Prompt(tokens.ids, tokens.hidden_tokens)
+        # A turn ends with the first special token after its text. The last count is of those before the end.
+        ends = [tokens.places[count] for count in begun[:-1] if count < len(tokens.places)]
+        return Prompt(tokens.ids, tokens.hidden_tokens, () if ignored else turn_marks(ends))
 
     def prompt(
         self,
@@ -211,8 +216,10 @@ class ChatFormatter:
         lines += [f"{m.role.capitalize()}: {m.content.strip()}\n" for m in conversation]
         if add_generation_prompt:
             lines.append("Assistant:")
+        before = len(tokens.ids)
         tokens.add_message("".join(lines))
-        return Prompt(tokens.ids, tokens.hidden_tokens)
+        ends = line_ends(self._guard.vocabulary, tokens.ids, before, lines[:-1] if add_generation_prompt else lines)
+        return Prompt(tokens.ids, tokens.hidden_tokens, turn_marks(ends))
 
 
 class _Sentinels:

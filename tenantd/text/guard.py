@@ -81,8 +81,8 @@ def _is_inspected(text: str, template: ChatTemplate | None) -> bool:
 class GuardedTokens:
     """The token ids of one prompt, built from template text and message text.
 
-    `trail` lists the special tokens of the template text, in order: the structure of the conversation. `hidden_tokens`
-    counts the tokens up to the end of a system prompt.
+    `trail` lists the special tokens of the template text, in order: the structure of the conversation. `places` tells
+    how many tokens there are up to the end of each. `hidden_tokens` counts the tokens up to the end of a system prompt.
     """
 
     def __init__(self, guard: Guard, context_tokens: int | None = None, start: Sequence[int] | None = None) -> None:
@@ -95,6 +95,7 @@ class GuardedTokens:
         self._bos = guard.vocabulary.tokenize("", add_bos=True)
         self.ids = list(self._bos if start is None else start)
         self.trail: list[int] = []
+        self.places: list[int] = []
         self.hidden_tokens = 0 if start is None else len(start)
 
     def add_template(self, text: str) -> None:
@@ -123,16 +124,20 @@ class GuardedTokens:
         self.hidden_tokens = len(self.ids)
 
     def _add_special(self, token: SpecialToken) -> None:
-        self.trail.append(token.id)
         if not self.ids == self._bos == [token.id]:  # the template may itself begin with the BOS
             self.ids.append(token.id)
+        self.trail.append(token.id)
+        self.places.append(len(self.ids))
 
     def _add(self, text: str, forbidden: Set[int]) -> None:
         if not text:
             return
         ids = self._tokenize(text)
         if forbidden.isdisjoint(ids):
-            self.trail += [token for token in ids if token in self._guard.mark_ids]
+            for place, token in enumerate(ids, start=len(self.ids) + 1):
+                if token in self._guard.mark_ids:
+                    self.trail.append(token)
+                    self.places.append(place)
             self.ids += ids
             self._check_length()
         elif len(text) > 1:

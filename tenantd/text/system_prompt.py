@@ -19,10 +19,12 @@ BLANK_LINE: Final = "\n\n"
 
 
 class Prompt(NamedTuple):
-    """Token ids. The first `hidden_tokens` are those up to the end of the system prompt; 0 if there is none."""
+    """Token ids. The first `hidden_tokens` are those up to the end of the system prompt; 0 if there is none. `marks`
+    are where turns end, ascending: how many tokens are before."""
 
     tokens: list[int]
     hidden_tokens: int = 0
+    marks: tuple[int, ...] = ()
 
 
 def checked_system_prompt(text: str) -> str:

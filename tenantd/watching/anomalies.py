@@ -95,7 +95,7 @@ class AnomalyWatch:
         elif isinstance(event, Settled):
             if event.tenant_id is not None:
                 row = self.habits.of(event.tenant_id, event.at_micros)
-                add_answer(row, event.usage.prompt_tokens, event.usage.completion_tokens)
+                add_answer(row, event.usage.prompt_tokens + event.usage.cached_tokens, event.usage.completion_tokens)
         elif isinstance(event, Administered) and event.tenant_id is not None:
             self._administered(event.action, event.tenant_id)
         self._save_sometimes(event.at_micros)

@@ -66,6 +66,12 @@ class Meter:
         )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
+        self._cached = Counter(
+            "tenantd_cached_tokens", "Prompt tokens billed without being computed.", ["tenant"], registry=self.registry
+        )
+        self._hits = Counter(
+            "tenantd_cache_hits", "Finished requests with cached tokens.", ["tenant"], registry=self.registry
+        )
         self._completion = Counter(
             "tenantd_completion_tokens", "Generated tokens billed.", ["tenant"], registry=self.registry
         )
@@ -137,6 +143,9 @@ class Meter:
         self._of(self._requests, tenant, event.state.value).inc()
         self._of(self._prompt, tenant).inc(usage.prompt_tokens)
         self._of(self._completion, tenant).inc(usage.completion_tokens)
+        if usage.cached_tokens:
+            self._of(self._cached, tenant).inc(usage.cached_tokens)
+            self._of(self._hits, tenant).inc()
         self._of(self._engine, tenant).inc(usage.engine_micros / 1e6)
         if event.first_token_micros is not None:
             self._of(self._first_token, tenant).observe(event.first_token_micros / 1e6)

@@ -39,6 +39,7 @@ PUBLIC = {
 }
 BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),
+    "billing": ("control characters",),
     "best_of": ("n answers",),
     "expires_micros": ("in the future", "within", "not both"),
     "grammar": ("grammar",),

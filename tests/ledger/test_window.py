@@ -23,8 +23,8 @@ KNOWN = {
 }
 
 
-def tokens_served(prompt_tokens: int, completion_tokens: int) -> float:
-    return prompt_tokens + 2.0 * completion_tokens
+def tokens_served(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> float:
+    return prompt_tokens + 0.1 * cached_tokens + 2.0 * completion_tokens
 
 
 def row(

@@ -110,6 +110,7 @@ def test_the_end_of_the_context_ends_the_text_and_a_longer_prompt_is_refused(ask
         "prompt_tokens": CONTEXT_TOKENS - 4,
         "completion_tokens": 4,
         "total_tokens": CONTEXT_TOKENS,
+        "prompt_tokens_details": {"cached_tokens": 0},
     }
     assert answer["choices"][0]["finish_reason"] == "length"
     refused = daemon.complete("acme", [818] * CONTEXT_TOKENS)

@@ -26,6 +26,7 @@ def test_choices_are_billed_and_counted_as_one_prompt_and_used_as_many(tmp_path:
             "prompt_tokens": 2 * PROMPT_TOKENS,
             "completion_tokens": 2 * CHOICES * ANSWER,
             "total_tokens": 2 * (PROMPT_TOKENS + CHOICES * ANSWER),
+            "prompt_tokens_details": {"cached_tokens": 0},
         }
         left = daemon.complete("acme", "y", max_tokens=1, ignore_eos=True).headers["x-ratelimit-remaining-tokens"]
         assert int(left) in range(1000 - 2 * (PROMPT_TOKENS + CHOICES * ANSWER) - 3, 1000 - 200 - 48 + 1)

@@ -13,7 +13,7 @@ from tenantd.wire.settings import Settings
 
 def test_newcomers_start_where_the_tenant_that_used_most_for_its_weight_is() -> None:
     tenants = {"acme": Tenant(id=1, name="acme", weight=2), "globex": Tenant(id=2, name="globex")}
-    recent = [RecentUsage(1, 60, 1000, 500), RecentUsage(2, 0, 10, 5), RecentUsage(3, 0, 10**6, 0)]
+    recent = [RecentUsage(1, 60, 1000, 0, 500), RecentUsage(2, 0, 9, 10, 5), RecentUsage(3, 0, 10**6, 0, 0)]
     usage = decayed_usage(recent, tenants, Settings(half_life_s=60))
     assert usage == pytest.approx({"acme": 500, "globex": 20})
     assert newcomers_level(usage) == pytest.approx(500)

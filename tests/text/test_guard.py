@@ -166,7 +166,7 @@ def test_harmless_text_is_tokenised_as_llama_cpp_does(name: str, data: st.DataOb
         expected = llama.tokenize(
             rendered.removeprefix(bos) if bos and llama.tokenize("") else rendered, parse_special=True
         )
-        tokens, hidden = chat.conversation(messages, system_prompt=system_prompt)
+        tokens, hidden, _ = chat.conversation(messages, system_prompt=system_prompt)
         if own or not system_prompt:
             assert tokens == expected, hidden
         else:  # marks that are text to this vocabulary cannot share a token with the end of a system prompt

@@ -37,7 +37,7 @@ def test_they_hold_the_system_prompt_and_nothing_after_them_does(
     vocabulary = tiny_without_space
     chat = ChatFormatter(WithTemplate(vocabulary, template))
     for make in CHATS:
-        tokens, hidden = chat.conversation(make(own, asked), system_prompt=policy)
+        tokens, hidden, _ = chat.conversation(make(own, asked), system_prompt=policy)
         head, rest = (b"".join(map(vocabulary.piece, part)).decode() for part in (tokens[:hidden], tokens[hidden:]))
         assert head.endswith(policy) and policy not in rest
         assert template in (BEFORE_THE_LAST, TWICE) or "hi" not in head

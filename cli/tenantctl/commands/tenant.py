@@ -11,8 +11,9 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantctl import billing_options, budget_table, system_prompt_options
+from tenantctl import billing_options, budget_table, cache_options, system_prompt_options
 from tenantctl.billing_options import with_billing
+from tenantctl.cache_options import Cache
 from tenantctl.client import url
 from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
@@ -106,6 +107,7 @@ def add(
     priority: PriorityOption = None,
     uid: Uids = None,
     adapter: Adapter = None,
+    cache: Cache = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
     on_anomaly: OnAnomalyOption = None,
@@ -118,7 +120,8 @@ def add(
 ) -> None:
     """Add a tenant and print its key, which is shown only once."""
     body = {"name": name, **_changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)}
-    body |= system_prompt_options.changes(system, system_completions) | ({"billing": billing} if billing else {})
+    body |= cache_options.changes(cache) | system_prompt_options.changes(system, system_completions)
+    body |= {"billing": billing} if billing else {}
     with connect(ctx) as client:
         answer = client.post(url("tenants"), body)
     if json:
@@ -160,6 +163,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
         "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
         "tenantctl tenant set acme --adapter acme-lora.gguf",
+        "tenantctl tenant set acme --cache on",
         "tenantctl tenant set acme --system @policy.txt --system-completions",
         "tenantctl tenant set acme --billing-name 'Acme Ltd' --billing-address '1 High St\\nLondon'",
     ),
@@ -173,6 +177,7 @@ def set_(
     priority: PriorityOption = None,
     uid: Uids = None,
     adapter: Adapter = None,
+    cache: Cache = None,
     unbilled: Unbilled = None,
     allow_special: AllowSpecial = None,
     on_anomaly: OnAnomalyOption = None,
@@ -190,7 +195,8 @@ def set_(
     queue. `none` also removes all uids, the adapter or the system prompt.
     """
     changes = _changes(weight, priority, uid, adapter, unbilled, allow_special, on_anomaly, limits)
-    changes |= system_prompt_options.changes(system, system_completions) | ({"billing": billing} if billing else {})
+    changes |= cache_options.changes(cache) | system_prompt_options.changes(system, system_completions)
+    changes |= {"billing": billing} if billing else {}
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
@@ -352,6 +358,7 @@ def _print(answer: Any, json: bool, more: Mapping[str, object] = MappingProxyTyp
             "priority": tenant["priority"],
             "uids": _uids(tenant),
             "adapter": tenant.get("adapter") or NOTHING,
+            **cache_options.shown(tenant),
             **billing_options.shown(tenant),
             "billed": "no" if tenant["unbilled"] else "yes",
             **system_prompt_options.shown(tenant),

@@ -15,7 +15,7 @@ from tenantd.api.admin.parameters import check_hours, one_of, period_of, window_
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
-from tenantd.costs import of_tokens
+from tenantd.costs import of_request
 from tenantd.ledger.grouped import Grouping
 from tenantd.ledger.window import TenantFigures, WindowFigures
 from tenantd.serving.service import Service
@@ -95,7 +95,7 @@ class FigureRoutes:
         else:
             since_micros, until_micros = period_of(self._service.config.billing, month, since, until, window=window)
         since_micros, until_micros = max(0, since_micros), min(until_micros, now_micros)
-        service = partial(of_tokens, self._service.config.scheduler)
+        service = partial(of_request, self._service.config.scheduler)
         found: WindowFigures = await while_connected(
             request, self._reporting.figures(since_micros, until_micros, tenant, service)
         )

@@ -169,6 +169,7 @@ class Admin:
             unbilled=body.unbilled,
             allow_special=body.allow_special,
             on_anomaly=body.on_anomaly,
+            cache=body.cache,
             system_prompt=body.system_prompt,
             system_in_completions=body.system_in_completions,
             billing=BillingDetails(**body.billing.given()),

@@ -9,7 +9,7 @@ from pydantic import Field, PlainValidator, create_model
 
 from tenantd.api.body import Body
 from tenantd.api.openai.shapes import Waiting
-from tenantd.domain import TENANT_NAME, OnAnomaly, OwnLimits, Priority, Scope, Tenant, TenantState
+from tenantd.domain import TENANT_NAME, CacheUse, OnAnomaly, OwnLimits, Priority, Scope, Tenant, TenantState
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.findings import Finding
 from tenantd.ledger.records import RequestRecord
@@ -78,6 +78,7 @@ class NewTenant(Body):
     unbilled: bool = False
     allow_special: bool = False
     on_anomaly: OnAnomaly = OnAnomaly.LOG
+    cache: CacheUse = CacheUse.DEFAULT
     system_prompt: str = ""  # put before its chats by the server
     system_in_completions: bool = False  # and before its plain prompts
     billing: BillingBody = BillingBody()
@@ -97,6 +98,7 @@ class TenantChange(Body):
     unbilled: bool | None = None
     allow_special: bool | None = None
     on_anomaly: OnAnomaly | None = None
+    cache: CacheUse | None = None
     system_prompt: str | None = None  # "" for none
     system_in_completions: bool | None = None
     billing: BillingBody | None = None
@@ -119,6 +121,8 @@ class TenantChange(Body):
             given["allow_special"] = self.allow_special
         if self.on_anomaly is not None:
             given["on_anomaly"] = self.on_anomaly
+        if self.cache is not None:
+            given["cache"] = self.cache
         if self.system_prompt is not None:
             given["system_prompt"] = self.system_prompt
         if self.system_in_completions is not None:

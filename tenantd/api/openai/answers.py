@@ -7,13 +7,12 @@ therefore returns the bytes around the text, which are built once per choice.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from typing import Any, ClassVar, Final
 
 import msgspec
 
-from tenantd.api.openai.shapes import TokenUsage
-from tenantd.domain import FinishReason, TokenLogprobs, Usage
+from tenantd.domain import FinishReason, TokenLogprobs
+from tenantd.errors import TokenUsage
 from tenantd.live.streams import Delta
 from tenantd.request_ids import CHAT_PREFIX, COMPLETION_PREFIX, answer_id
 from tenantd.text.vocabulary import Vocabulary
@@ -43,15 +42,6 @@ def encode_line(content: Any) -> bytes:
 def event(content: Any) -> bytes:
     """One server-sent event."""
     return b"data: " + encode_line(content) + b"\n\n"
-
-
-def usage_json(usages: Iterable[Usage]) -> TokenUsage:
-    """`usage` over all choices; it matches the sum of their rows in the ledger."""
-    prompt = completion = 0
-    for usage in usages:
-        prompt += usage.prompt_tokens
-        completion += usage.completion_tokens
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
 class Answer(ABC):

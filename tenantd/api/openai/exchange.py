@@ -18,13 +18,13 @@ from starlette.types import Receive, Scope, Send
 
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import actor_of, for_asker
-from tenantd.api.openai.answers import Answer, usage_json
+from tenantd.api.openai.answers import Answer
 from tenantd.api.openai.recipient import Recipient
 from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
 from tenantd.api.openai.whole import collect
 from tenantd.api.refusals import announce_refusal
 from tenantd.api.replies import error_reply, reply
-from tenantd.domain import FinishReason, Tenant
+from tenantd.domain import FinishReason, Tenant, as_billed
 from tenantd.errors import EngineFailure, RequestCancelled, TenantdError
 from tenantd.live.generation import Generation
 from tenantd.live.streams import LiveStream
@@ -170,7 +170,7 @@ class Exchange(Response):
             answer.choice(index, whole.text, whole.logprobs, _reason(stream))
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
-        usage = usage_json(stream.usage for stream in self._streams)
+        usage = as_billed(stream.usage for stream in self._streams)
         response = reply(
             answer.whole(choices, usage, is_out_of_budget=any(stream.is_out_of_budget for stream in self._streams)),
             request_id=self._streams[0].id,
@@ -204,7 +204,7 @@ class Exchange(Response):
             if failed is not None:
                 await writer.fail(self._shown(failed, scope))
             else:
-                usage = usage_json(stream.usage for stream in self._streams)
+                usage = as_billed(stream.usage for stream in self._streams)
                 await writer.done(answer.usage_event(usage) if self._with_usage else b"")
         finally:
             if recording is not None and not (failed is not None and self._client_gone):
@@ -243,7 +243,7 @@ class Exchange(Response):
 
 def _last_event(answer: Answer, index: int, stream: LiveStream) -> bytes:
     if stream.is_out_of_budget:
-        return answer.out_of_budget_event(index, usage_json([stream.usage]))
+        return answer.out_of_budget_event(index, as_billed([stream.usage]))
     return answer.finish_event(index, _reason(stream))
 
 

@@ -206,6 +206,7 @@ class OpenAI:
                 kind=kind,
                 prompt=prompt.tokens,
                 hidden_tokens=prompt.hidden_tokens,
+                marks=prompt.marks,
                 max_tokens=body.output_limit_tokens(),
                 sampling=sampling,
                 stops=stops,

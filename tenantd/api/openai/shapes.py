@@ -4,15 +4,9 @@ from __future__ import annotations
 
 from typing import Literal, NotRequired, TypedDict
 
+from tenantd.errors import TokenUsage
+
 End = Literal["stop", "length"]
-
-
-class TokenUsage(TypedDict):
-    """Tokens of all choices together, as they are billed."""
-
-    prompt_tokens: int
-    completion_tokens: int
-    total_tokens: int
 
 
 class Remark(TypedDict):

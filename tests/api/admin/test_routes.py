@@ -24,6 +24,8 @@ TENANT = {
     "system_prompt": "",
     "system_in_completions": False,
     "on_anomaly": "log",
+    "cache": "default",
+    "effective_cache": False,
     "throttled_micros": None,
     "billing": {"name": "", "address": "", "email": "", "tax_id": "", "reference": ""},
     "limits": dict.fromkeys(LIMITS),

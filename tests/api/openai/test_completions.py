@@ -15,6 +15,12 @@ from tests.support.grammars import compiled, compiled_schema
 
 TEXT = "Hello, wörld!"
 TOKENS = len(TEXT.encode())
+USAGE = {
+    "prompt_tokens": 3,
+    "completion_tokens": TOKENS,
+    "total_tokens": 3 + TOKENS,
+    "prompt_tokens_details": {"cached_tokens": 0},
+}
 
 DIGITS = f"{1:032x}"
 FIRST = "req_" + DIGITS
@@ -37,7 +43,7 @@ def test_a_completion_is_answered_in_openais_shape(api: Api) -> None:
         "created": 1_700_000_000,
         "model": "tiny",
         "choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}],
-        "usage": {"prompt_tokens": 3, "completion_tokens": TOKENS, "total_tokens": 3 + TOKENS},
+        "usage": USAGE,
     }
 
 
@@ -83,7 +89,7 @@ def test_usage_comes_in_a_last_chunk_without_choices_when_asked_for(api: Api) ->
     *chunks, last, done = events(api.completion(prompt="Hi", stream=True, stream_options={"include_usage": True}).text)
     assert done == "[DONE]"
     assert last["choices"] == []
-    assert last["usage"] == {"prompt_tokens": 3, "completion_tokens": TOKENS, "total_tokens": 3 + TOKENS}
+    assert last["usage"] == USAGE
     assert all(chunk["usage"] is None for chunk in chunks)
 
 

@@ -1,0 +1,80 @@
+"""The tables of the configuration about the engine process: what it loads, how it runs, what it keeps."""
+
+from __future__ import annotations
+
+from typing import Literal, Self
+
+from pydantic import Field, model_validator
+
+from tenantd.domain import CacheUse
+from tenantd.setting_kinds import File, Line, Section
+
+
+class ModelConfig(Section):
+    """The model to serve."""
+
+    path: File | None = Field(default=None, description="GGUF file.", examples=["/path/to/model.gguf"])
+    name: Line = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
+
+
+class EngineConfig(Section):
+    """How to run the model."""
+
+    backend: Literal["llama", "fake"] = Field("llama", description='"fake" makes up text without a model, for tests.')
+    slots: int = Field(8, ge=1, le=256, description="Requests that run at the same time (llama.cpp sequences).")
+    context_tokens: int = Field(0, ge=0, le=1 << 24, description="Context of one slot. 0: the model's, at most 4096.")
+    batch_tokens: int = Field(512, ge=32, le=8192, description="Maximum tokens in one forward pass.")
+    kv: Literal["streams", "unified"] = Field("streams", description="A KV buffer for each slot, or one for all.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core.")
+    gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers to put on the GPU. -1: all.")
+    flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
+    swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for the state of paused requests.")
+    hang_timeout_s: float = Field(
+        60, ge=0.1, le=3600, description="Restart an engine that makes no step for this long."
+    )
+    grammar_budget_ms: int = Field(
+        5000, ge=1, le=3_600_000, description="Total CPU time for the grammar or JSON schema of one request."
+    )
+    load_timeout_s: float = Field(
+        600, ge=1, le=86_400, description="Restart an engine that makes no progress while loading for this long."
+    )
+    reload_timeout_s: float = Field(
+        60, ge=0, le=86_400, description="How long requests wait for an engine that fails to reload."
+    )
+    max_crashes: int = Field(5, ge=1, le=1000, description="Fail all requests after this many crashes in a row.")
+    restart_delay_s: float = Field(0.2, ge=0, le=60, description="Initial delay before a restart; doubles up to 10 s.")
+    fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="Duration of a forward pass of the fake engine.")
+    fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="Additional duration for each token in the pass.")
+
+
+class CacheConfig(Section):
+    """The prefix cache: what a tenant's prompts have in common is computed once. Tenants never share it."""
+
+    default: Literal["off", "on"] = Field(
+        "off",
+        description="Cache the prompts of each tenant without its own setting (tenantctl tenant set --cache). Off "
+        "keeps every request independent of earlier ones.",
+    )
+    host_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        le=1 << 44,
+        description="Host memory for all cached prompts, shared by weight; taken only as it fills. 0: no cache.",
+    )
+    checkpoint_tokens: int = Field(
+        512,
+        ge=16,
+        le=1 << 24,
+        description="Keep a copy of long prompts every this many tokens, for models that cannot go back to an earlier "
+        "token (sliding windows, recurrent).",
+    )
+
+    @model_validator(mode="after")
+    def _holds_something(self) -> Self:
+        if self.default == "on" and not self.host_bytes:
+            raise ValueError('default is "on", but host_bytes = 0 leaves no room; raise it or set default to "off"')
+        return self
+
+    def is_on(self, own: CacheUse) -> bool:
+        """Whether a tenant with this setting of its own has a cache."""
+        return self.host_bytes > 0 and (self.default if own is CacheUse.DEFAULT else own) == "on"

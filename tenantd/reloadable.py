@@ -1,0 +1,45 @@
+"""Which settings a running daemon can take over from a changed configuration."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from tenantd.config import Config, LimitsConfig
+
+RELOADABLE: Final[dict[str, tuple[str, ...]]] = {
+    "server": (
+        "max_body_bytes",
+        "lenient",
+        "body_bytes_total",
+        "drain_timeout_s",
+        "stop_timeout_s",
+        "head_timeout_s",
+        "body_timeout_s",
+        "idle_timeout_s",
+        "write_timeout_s",
+        "max_connections_per_uid",
+        "max_connections_per_key",
+    ),
+    "cache": ("default",),
+    "limits": tuple(LimitsConfig.model_fields),
+    "billing": ("currency", "input_price_per_million", "output_price_per_million", "engine_hour_price", "timezone"),
+    "ledger": ("settle_timeout_s",),
+    "security": ("audit_keep_days", "anchor", "anchor_every_s"),
+    "alerts": ("url", "timeout_s"),
+    "log": ("level",),
+}
+"""Settings that SIGHUP can change. Others need a restart, and the log says so."""
+
+
+def merge(before: Config, found: Config) -> tuple[Config, list[str]]:
+    """`before` with the reloadable settings of `found`, and the keys of other settings that differ."""
+    sections: dict[str, Any] = {}
+    ignored: list[str] = []
+    for name in Config.model_fields:
+        old, new = getattr(before, name), getattr(found, name)
+        changed = [key for key in type(old).__pydantic_fields__ if getattr(old, key) != getattr(new, key)]
+        allowed = RELOADABLE.get(name, ())
+        if taken := {key: getattr(new, key) for key in changed if key in allowed}:
+            sections[name] = old.model_copy(update=taken)
+        ignored += [f"{name}.{key}" for key in changed if key not in allowed]
+    return before.model_copy(update=sections), ignored
