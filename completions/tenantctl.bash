@@ -44,7 +44,7 @@ _tenantctl() {
         *" --month") _tenantctl_words "this last" "$cur"; return ;;
         *" --by") _tenantctl_words "day hour tenant key model adapter" "$cur"; return ;;
         *" --from") _tenantctl_words "now" "$cur"; return ;;
-        " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md" "$cur"; return ;;
+        " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md pdf" "$cur"; return ;;
         " export --format") _tenantctl_words "focus" "$cur"; return ;;
         " audit export --format") _tenantctl_words "jsonl csv" "$cur"; return ;;
     esac

@@ -11,7 +11,7 @@ from typing import Final
 _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
-def write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file, or replace it. If that fails, the file stays as it was. Raises OSError."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
@@ -19,8 +19,8 @@ def write_whole(path: Path, text: str) -> None:
     except OSError as e:
         raise OSError(e.errno, e.strerror, str(path)) from None
     try:
-        with open(fd, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
+        with open(fd, "wb") as file:
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(fd)
         os.replace(part, path)

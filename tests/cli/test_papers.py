@@ -200,7 +200,7 @@ def test_the_command_writes_a_file_for_each_tenant(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--format", "pdf"],
+        ["--format", "odt"],
         ["--out", "x"],
         ["--json", "--csv"],
         ["--json", "--format", "html"],

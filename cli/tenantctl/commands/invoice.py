@@ -40,11 +40,16 @@ class Format(StrEnum):
     CSV = "csv"
     HTML = "html"
     MD = "md"
+    PDF = "pdf"
 
 
 FormatOption = Annotated[
     Format,
-    typer.Option("--format", metavar="table|json|csv|html|md", help="How to write them; html is a page to print."),
+    typer.Option(
+        "--format",
+        metavar="table|json|csv|html|md|pdf",
+        help="How to write them; html is a page to print, pdf needs tenantd's extra `pdf`.",
+    ),
 ]
 Number = Annotated[
     str, typer.Argument(metavar="NUMBER", help="Number, as shown by `invoice list`, or without its prefix and zeros.")
@@ -75,7 +80,8 @@ def invoice(
         return
     chosen = _format(format, json=json, as_csv=as_csv)
     if out is not None and chosen is Format.TABLE:
-        raise typer.BadParameter("choose --format json, csv, html or md for files", param_hint="--out")
+        raise typer.BadParameter("choose --format json, csv, html, md or pdf for files", param_hint="--out")
+    _check(chosen, out)
     with connect(ctx) as client:
         if finalize:
             bill = client.post(url("invoices", month, "finalize"), {"tenant": tenant})
@@ -107,6 +113,7 @@ def list_(ctx: typer.Context, tenant: TenantFilter = None, month: OneMonth = Non
 def show(ctx: typer.Context, number: Number, format: FormatOption = Format.TABLE, json: Json = False) -> None:
     """Show a finalised invoice or a credit note, as it was issued."""
     chosen = _format(format, json=json, as_csv=False)
+    _check(chosen)
     with connect(ctx) as client:
         paper = client.get(url("invoices", "issued", number))["invoice"]
     if chosen is Format.TABLE:
@@ -116,7 +123,7 @@ def show(ctx: typer.Context, number: Number, format: FormatOption = Format.TABLE
     elif chosen is Format.JSON:
         print_json(paper)
     else:
-        sys.stdout.write(_written([paper], chosen, paper))
+        _write([paper], chosen, paper)
 
 
 @app.command(
@@ -206,13 +213,35 @@ def _print(bill: dict[str, Any], format: Format) -> None:
 
         print_month(bill)
     else:
-        sys.stdout.write(_written(bill["tenants"], format, bill))
+        _write(bill["tenants"], format, bill)
         if not bill["tenants"]:
             message(f"nothing to bill for {bill['month']}")
 
 
-def _written(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, Any]) -> str:
-    """One text with all of them."""
+def _check(format: Format, out: Path | None = None) -> None:
+    """Before anything is asked of the daemon. Raises InvalidRequest if the format cannot be written, BadParameter if it
+    is no text for a terminal."""
+    if format is Format.PDF:
+        from tenantctl.papers.pdf import need_pdf
+
+        need_pdf()
+        if out is None and sys.stdout.isatty():
+            raise typer.BadParameter(
+                "a PDF is not for a terminal; write it to a file: > invoice.pdf", param_hint="--format"
+            )
+
+
+def _write(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, Any]) -> None:
+    """All of them to standard output. Nothing is written as PDF if there are none."""
+    written = _written(papers, format, bill)
+    if isinstance(written, str):
+        sys.stdout.write(written)
+    elif papers:
+        sys.stdout.buffer.write(written)
+
+
+def _written(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, Any]) -> str | bytes:
+    """One document with all of them."""
     if format is Format.CSV:
         from tenantctl.papers.sheet import as_csv
 
@@ -225,6 +254,13 @@ def _written(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, A
         from tenantctl.papers.markdown import as_markdown
 
         return as_markdown(papers)
+    if format is Format.PDF:
+        from tenantctl.papers.pdf import UNKNOWN, as_pdf
+
+        document, lacking = as_pdf(papers)
+        if lacking:
+            message(f"the PDF has {UNKNOWN!r} where its font lacks a character ({lacking}); --format html shows all")
+        return document
     # exactly the bytes whose hash is in the audit trail, once it is finalised
     return json_format.dumps(papers[0], ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 

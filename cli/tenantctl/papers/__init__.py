@@ -1,1 +1,1 @@
-"""How invoices look: on a terminal, as CSV, as a page to print, as Markdown."""
+"""How invoices look: on a terminal, as CSV, as a page to print, as PDF, as Markdown."""

@@ -40,7 +40,7 @@ tfoot tr:last-child td { font-size: 13pt; font-weight: 700; border-top: .4mm sol
 .terms { margin-top: 10mm; white-space: pre-line; }
 .draft { margin-bottom: 6mm; padding: 2mm 3mm; border: .3mm solid #b35c00; color: #8a4700; }
 """
-_DRAFT: Final = "This is a draft. It has no number, and its amounts can still change."
+DRAFT: Final = "This is a draft. It has no number, and its amounts can still change."
 
 
 def as_html(papers: Sequence[Paper]) -> str:
@@ -72,7 +72,7 @@ def _article(paper: Paper) -> str:
     )
     shown = "\n".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in facts(paper))
     terms = f'<p class="terms">{_text(paper["terms"])}</p>' if paper["terms"] else ""
-    draft = f'<p class="draft">{_DRAFT}</p>' if paper["number"] is None else ""
+    draft = f'<p class="draft">{DRAFT}</p>' if paper["number"] is None else ""
     return f"""<article>
 <header><h1>{_text(title(paper))}</h1><div class="from">{_lines(issuer(paper))}</div></header>
 {draft}
