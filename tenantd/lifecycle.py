@@ -314,7 +314,7 @@ class Daemon:
         self._config = after
         service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())
-        await service.tenants_changed()
+        await service.changes.tenants_changed()
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
         self._events.announce(Administered(action=Action.RELOADED, actor_uid=None))

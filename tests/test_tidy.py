@@ -94,6 +94,7 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text("utf-8"))
 
 
+@cache
 def imports(path: Path) -> set[str]:
     """Every module a file imports, wherever in it, but for what only the type checker reads."""
     found: set[str] = set()

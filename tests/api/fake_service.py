@@ -218,6 +218,11 @@ class FakeService:
             ],
         }
 
+    @property
+    def changes(self) -> Any:
+        """It puts them into force itself."""
+        return self
+
     async def budgets_changed(self) -> None:
         await self.budgets.reload(self.ledger)
 

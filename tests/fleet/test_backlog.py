@@ -227,7 +227,7 @@ def test_the_engine_forgets_a_tenant_that_is_removed_with_a_backlog() -> None:
             streams = await s.ask(40, tokens=400)
             await until(lambda: s.steps)
             s.directory.next_tenants = {"globex": GLOBEX}
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             await read_all(streams)
             about = [c for c in s.sent if isinstance(c, BacklogNews | Forget) and c.tenant == "acme"]
             assert about == [BacklogNews("acme", True), BacklogNews("acme", False), Forget("acme")]

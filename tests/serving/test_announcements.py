@@ -74,7 +74,7 @@ def test_a_request_that_ends_in_the_queue_never_starts(tmp_path: Path) -> None:
             s.service.supervisor.kill()
             await until(lambda: of_kind(s.heard, EngineLost))
             stream = await s.submit([1])
-            assert s.service.cancel(stream.id)
+            assert s.service.changes.cancel(stream.id)
             await read(stream)
         [life] = check_lives(s.heard).values()
         assert life == [Admitted, Settled, CleanedUp]

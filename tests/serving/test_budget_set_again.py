@@ -50,7 +50,7 @@ async def set_budget(service: Service, amount: int | None) -> None:
                 (amount,),
             )
         )
-    await service.budgets_changed()
+    await service.changes.budgets_changed()
 
 
 async def ask(service: Service, max_tokens: int) -> LiveStream:

@@ -44,7 +44,7 @@ def test_what_has_ended_and_is_not_settled_is_held_of_it(tmp_path: Path) -> None
             s.ledger.settle_gate.clear()
             await (await s.submit([1], 30, ACME)).finished
             with_budget(s, 40)
-            await s.service.budgets_changed()
+            await s.service.changes.budgets_changed()
             [state] = s.service.budgets.states(1)
             assert state.reserved == 31, "its prompt, and what was generated"
             with pytest.raises(BudgetBusy, match=r"held by running requests"):

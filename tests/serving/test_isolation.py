@@ -107,7 +107,7 @@ def test_a_request_that_waits_for_the_check_can_be_cancelled_at_once(tmp_path: P
             checking = asyncio.create_task(check(s))
             await until(lambda: s.service.checking is not None and s.service.checking.has_begun)
             stream = await s.submit([3, 4], 5)
-            assert s.service.cancel(stream.id)
+            assert s.service.changes.cancel(stream.id)
             assert tokens(await read(stream)) == []
             checking.cancel()
             await asyncio.gather(checking, return_exceptions=True)

@@ -61,7 +61,7 @@ class LimitedScene(Scene):
     async def wait(self, seconds: float) -> None:
         """So much later; who waits looks again."""
         self.clock.now_s += seconds
-        await self.service.tenants_changed()
+        await self.service.changes.tenants_changed()
         for _ in range(20):
             await asyncio.sleep(0)
 

@@ -11,7 +11,7 @@ import pytest
 from tenantd.domain import Limits, Tenant, TenantState
 from tenantd.errors import LedgerUnavailable, TenantSuspended
 from tenantd.events import Events
-from tenantd.serving import service
+from tenantd.serving import changes
 from tenantd.watching.metrics import Meter
 from tests.serving.daemon_kit import run, until
 from tests.serving.scene import Scene, read
@@ -25,11 +25,11 @@ def test_a_tenant_has_requests_until_the_last_is_settled(tmp_path: Path) -> None
         async with Scene(tmp_path, tenants=(OLD,)) as s:
             s.ledger.settle_gate.clear()
             stream = await s.submit([1], 3, OLD)
-            assert s.service.has_requests("acme") and not s.service.has_requests("globex")
+            assert s.service.changes.has_requests("acme") and not s.service.changes.has_requests("globex")
             await stream.finished
-            assert not s.service.status()["running"] and s.service.has_requests("acme")
+            assert not s.service.status()["running"] and s.service.changes.has_requests("acme")
             s.ledger.settle_gate.set()
-            await until(lambda: not s.service.has_requests("acme"))
+            await until(lambda: not s.service.changes.has_requests("acme"))
 
     run(scene())
 
@@ -38,13 +38,13 @@ def test_what_is_booked_after_a_removal_does_not_count_for_the_next_tenant_of_th
     async def scene() -> None:
         async with Scene(tmp_path, tenants=(OLD,)) as s:
             await read(await s.submit([1], 3, OLD))
-            s.service.tenant_removed(OLD.id)
+            s.service.changes.tenant_removed(OLD.id)
             s.service._rates.book_tokens("acme", 7, s.service._gate._now_micros())  # as a late step does
             s.directory.next_tenants = {"acme": NEW}
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             assert s.service.rates(NEW)["tokens"].remaining == 1000
             await read(await s.submit([1], 3, NEW))
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             assert s.service.rates(NEW)["tokens"].remaining == 996, "its own stays"
 
     run(scene())
@@ -60,11 +60,11 @@ def test_a_change_that_overtakes_another_does_not_make_it_forget_the_new_tenant(
                 return s.directory.tenants
 
             s.directory.reload = overtaken  # type: ignore[method-assign]
-            first = asyncio.create_task(s.service.tenants_changed())
+            first = asyncio.create_task(s.service.changes.tenants_changed())
             await asyncio.sleep(0)
             s.directory.reload = shown  # type: ignore[method-assign]
             s.directory.next_tenants = {"acme": NEW}
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             await read(await s.submit([1], 3, NEW))
             go_on.set()
             await first
@@ -76,7 +76,7 @@ def test_a_change_that_overtakes_another_does_not_make_it_forget_the_new_tenant(
 def test_what_cannot_be_read_is_read_as_soon_as_it_can(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(service, "RELOAD_INTERVAL_S", 0.01)
+    monkeypatch.setattr(changes, "RELOAD_INTERVAL_S", 0.01)
 
     async def scene() -> None:
         async with Scene(tmp_path, tenants=(OLD,)) as s:
@@ -90,7 +90,7 @@ def test_what_cannot_be_read_is_read_as_soon_as_it_can(
             s.directory.next_tenants = {"acme": NEW}
             for _ in range(2):
                 with pytest.raises(LedgerUnavailable):
-                    await s.service.tenants_changed()
+                    await s.service.changes.tenants_changed()
             await until(lambda: len(tried) > 5)
             assert s.directory.tenants == {"acme": OLD}
             s.directory.reload = shown  # type: ignore[method-assign]
@@ -98,7 +98,7 @@ def test_what_cannot_be_read_is_read_as_soon_as_it_can(
             assert caplog.text.count("try again every second") == caplog.text.count("are in force") == 1
             s.directory.reload = broken  # type: ignore[method-assign]
             with pytest.raises(LedgerUnavailable):
-                await s.service.tenants_changed()  # and a stop ends that, too
+                await s.service.changes.tenants_changed()  # and a stop ends that, too
 
     run(scene())
 
@@ -106,7 +106,7 @@ def test_what_cannot_be_read_is_read_as_soon_as_it_can(
 def test_a_suspension_refuses_requests_without_a_reading(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path, tenants=(OLD,)) as s:
-            s.service.tenant_suspended(OLD.id)
+            s.service.changes.tenant_suspended(OLD.id)
             assert s.directory.tenants["acme"].state is TenantState.SUSPENDED
             with pytest.raises(TenantSuspended):
                 await s.submit([1], 3, OLD)
@@ -130,7 +130,7 @@ def test_metrics_of_a_name_begin_anew_even_if_nobody_saw_it_free_and_others_go_o
                 await read(await s.submit([1], 3, tenant))
             assert counted("acme") == counted("globex") == 1
             s.directory.next_tenants = {"acme": NEW, "globex": globex}
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             assert (counted("acme"), counted("globex")) == (None, 1)
             await read(await s.submit([1], 3, NEW))
             assert counted("acme") == 1, "it is counted from now on"

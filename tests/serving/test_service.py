@@ -93,11 +93,11 @@ def test_an_administrator_ends_a_request_by_its_id(tmp_path: Path) -> None:
             stream = await s.submit([1], 400)
             await stream.started()
             await stream.take()
-            assert s.service.cancel(stream.id) and not s.service.cancel("req_none")
+            assert s.service.changes.cancel(stream.id) and not s.service.changes.cancel("req_none")
             await read(stream)
             assert stream.finish_reason is FinishReason.CANCELLED and isinstance(stream.error, RequestCancelled)
             assert s.row(stream).state is FinishReason.CANCELLED
-            assert not s.service.cancel(stream.id), "it has ended"
+            assert not s.service.changes.cancel(stream.id), "it has ended"
 
     run(scene())
 
@@ -164,7 +164,7 @@ def test_shares_reach_each_engine_and_follow_changes(tmp_path: Path, caplog: pyt
         async with Scene(tmp_path) as s:
             await until(lambda: "share acme 16.0 None" in caplog.text and "share globex 1.0 3" in caplog.text)
             s.directory.next_tenants["acme"] = Tenant(name="acme", weight=5.0, priority=Priority.LOW)
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             await until(lambda: "share acme 0.625 None" in caplog.text)
             caplog.clear()
             s.service.supervisor.kill()
@@ -179,7 +179,7 @@ def test_requests_of_a_removed_tenant_are_ended_and_those_of_a_suspended_one_fin
             gone, stays = await s.submit([1], 400, GLOBEX), await s.submit([2], 50)
             await gone.started()
             s.directory.next_tenants = {"acme": Tenant(name="acme", state=TenantState.SUSPENDED)}
-            await s.service.tenants_changed()
+            await s.service.changes.tenants_changed()
             await read(gone)
             assert s.row(gone).state is FinishReason.CANCELLED and isinstance(gone.error, RequestCancelled)
             assert tokens(await read(stays)) == expected([2], 50)

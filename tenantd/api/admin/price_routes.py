@@ -73,7 +73,7 @@ class PriceRoutes:
         self._service = service
         self._parse = parse
         records = service.config.security.is_audited
-        self._pricing = Pricing(service.ledger, service.events, service.budgets_changed, records=records)
+        self._pricing = Pricing(service.ledger, service.events, service.changes.budgets_changed, records=records)
 
     def operations(self) -> list[Operation]:
         return [

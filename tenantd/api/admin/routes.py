@@ -64,7 +64,7 @@ class Admin:
         self._prices = PriceRoutes(service, self._parse)
         self._figures = FigureRoutes(service, self._reporting, meter)
         budgets = BudgetAdministration(
-            service.ledger, service, service.events, records=service.config.security.is_audited
+            service.ledger, service.changes, service.events, records=service.config.security.is_audited
         )
         self._budgets = BudgetRoutes(
             budgets, self._parse, lambda number: service.budgets.reserved(number), lambda: service.config.billing
