@@ -155,9 +155,13 @@ class Service:
             lambda: self.config.model_name,
             clock_s,
         )
-        self.changes = Changes(
-            ledger,
-            directory,
+        self.submit_all = self._submission.submit_all
+        self.changes = self._make_changes(on_tenants)
+
+    def _make_changes(self, on_tenants: Callable[[Iterable[str]], None] | None) -> Changes:
+        return Changes(
+            self.ledger,
+            self.directory,
             self._replica,
             self._rows,
             rates=self._rates,
@@ -170,7 +174,6 @@ class Service:
             check_system_prompt=self._check_system_prompt,
             on_tenants=on_tenants,
         )
-        self.submit_all = self._submission.submit_all
 
     @functools.cached_property
     def administration(self) -> Administration:
