@@ -129,13 +129,7 @@ class Cells:
         if self._spare is None:
             self._is_dirty = self._is_dirty or self._scrub
             return True
-        length = self.length(sequence)
-        if (state := self.save(sequence, 1 << 62)) is None:
-            return False
-        self.clear(sequence)
-        is_restored = self.restore(sequence, state, length)
-        state.wipe()
-        return is_restored
+        return self._through_host(sequence, sequence)
 
     def copy(self, source: int, target: int, tokens: int) -> bool:
         """Copy its first tokens to an empty sequence. False if they cannot be; then the target stays empty.
@@ -153,7 +147,7 @@ class Cells:
         elif self._kind.copies_streams:
             llama_cpp.llama_memory_seq_cp(self._memory, source, target, -1, -1)
             self._has_pending_copies = True
-        elif not self._copy_state(source, target, length):
+        elif not self._through_host(source, target):
             return False
         if self.length(target) != length:
             raise EngineBroken(f"sequence {source} was not copied completely to {target}")
@@ -163,18 +157,21 @@ class Cells:
         is_whole = self._kind.shares_cells or self._kind.copies_streams
         return self.least_tokens(sequence) if is_whole else self.least_tokens_saved(sequence)
 
-    def _copy_state(self, source: int, target: int, length: int) -> bool:
-        """False if there is no room; then the target stays empty."""
+    def _through_host(self, source: int, target: int) -> bool:
+        """Restore its state in an empty sequence, or where it is, so that nothing but its own is there. False if
+        there is no room."""
+        length = self.length(source)
         if (state := self.save(source, 1 << 62)) is None:
             return False
+        if source == target:
+            self.clear(source)
         is_restored = self.restore(target, state, length)
         state.wipe()
         return is_restored
 
-    def clear(self, sequence: int, *, was_written: bool = False) -> None:
-        """Free all cells, to be overwritten before anything else is computed or restored. `was_written`: there are
-        bytes of it also if it holds no tokens. Raises EngineBroken."""
-        held = was_written or self.length(sequence)
+    def clear(self, sequence: int) -> None:
+        """Free all cells, to be overwritten before anything else is computed or restored. Raises EngineBroken."""
+        held = self.length(sequence)
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         if held and self._spare is not None:
             llama_cpp.llama_memory_seq_cp(self._memory, self._spare, sequence, -1, -1)
@@ -206,7 +203,7 @@ class Cells:
         self._settle()
         read = llama_cpp.llama_state_seq_set_data(self._context, state.pointer, state.size_bytes, sequence)
         if not read:
-            self.clear(sequence, was_written=True)  # it may leave parts behind
+            self.clear(sequence)  # cells may be taken, with nothing written to them
         if (now := self.length(sequence)) != (length if read else 0):
             raise EngineBroken(f"sequence {sequence} was restored to {now} tokens instead of {length}")
         return bool(read)
