@@ -15,10 +15,13 @@ NVIDIA_SMI_TIMEOUT_S: Final = 10
 
 def ready_line(name: str, info: EngineInfo) -> str:
     """Model, size, context, slots, KV bytes, device and layers offloaded, in one line."""
+    context = f"{info.context_tokens} tokens"
+    if info.context_tokens < info.train_context_tokens:
+        context += f" (the model can take {info.train_context_tokens})"
     where = f"{info.device}, {info.layers_offloaded} of {info.layers} layers offloaded"
     return (
         f"ready: {name} ({count(info.parameters)} parameters, {size(info.model_bytes)}), "
-        f"{info.slots} slots of {info.context_tokens} tokens, KV {size(info.kv_bytes)} ({info.kv}), "
+        f"{info.slots} slots of {context}, KV {size(info.kv_bytes)} ({info.kv}, {info.kv_type}), "
         f"{where}, {info.threads} threads, llama.cpp {info.llama_version}"
     )
 

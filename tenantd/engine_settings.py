@@ -22,10 +22,20 @@ class EngineConfig(Section):
 
     backend: Literal["llama", "fake"] = Field("llama", description='"fake" makes up text without a model, for tests.')
     slots: int = Field(8, ge=1, le=256, description="Requests that run at the same time (llama.cpp sequences).")
-    context_tokens: int = Field(0, ge=0, le=1 << 24, description="Context of one slot. 0: the model's, at most 4096.")
+    context_tokens: int = Field(
+        0,
+        ge=0,
+        le=1 << 24,
+        description="Context of one slot. 0: the model's, as far as all slots fit in half of the free memory.",
+    )
     batch_tokens: int = Field(512, ge=32, le=8192, description="Maximum tokens in one forward pass.")
     kv: Literal["streams", "unified"] = Field("streams", description="A KV buffer for each slot, or one for all.")
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core.")
+    kv_type: Literal["f16", "q8_0", "q4_0"] = Field(
+        "f16",
+        description="Type of keys and values in the KV cache. q8_0 takes about half the memory of f16, q4_0 a quarter; "
+        "both lose precision and need flash attention.",
+    )
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core, less one.")
     gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers to put on the GPU. -1: all.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for the state of paused requests.")
@@ -45,6 +55,12 @@ class EngineConfig(Section):
     restart_delay_s: float = Field(0.2, ge=0, le=60, description="Initial delay before a restart; doubles up to 10 s.")
     fake_step_micros: int = Field(0, ge=0, le=10_000_000, description="Duration of a forward pass of the fake engine.")
     fake_token_micros: int = Field(0, ge=0, le=1_000_000, description="Additional duration for each token in the pass.")
+
+    @model_validator(mode="after")
+    def _quantised_with_flash_attention(self) -> Self:
+        if self.kv_type != "f16" and self.flash_attention == "off":
+            raise ValueError(f'kv_type = "{self.kv_type}" needs flash attention: set flash_attention to "auto"')
+        return self
 
 
 class CacheConfig(Section):

@@ -31,7 +31,7 @@ def test_the_line_has_size_context_slots_kv_device_and_layers() -> None:
         "268 M",
         "241.3 MiB",
         "8 slots of 4096 tokens",
-        "KV 144.0 MiB",
+        "KV 144.0 MiB (streams, f16)",
         "NVIDIA RTX 4090",
         "19 of 19",
     ):

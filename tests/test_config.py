@@ -53,6 +53,16 @@ def test_a_bad_setting_of_the_scheduler_is_an_error_that_names_its_key(table: ob
         parse_config({"scheduler": table}, "config.toml")
 
 
+def test_a_quantised_kv_cache_without_flash_attention_is_an_error_that_says_what_to_change() -> None:
+    engine = {"kv_type": "q8_0", "flash_attention": "off"}
+    with pytest.raises(
+        ConfigError, match=r'config.toml: engine: kv_type = "q8_0" needs flash attention: set .* "auto"'
+    ):
+        parse_config({"engine": engine}, "config.toml")
+    for allowed in ({"kv_type": "f16"}, {"flash_attention": "on"}, {"flash_attention": "auto"}):
+        assert load_command(parse_config({"engine": engine | allowed}, "")).kv_type == (engine | allowed)["kv_type"]
+
+
 def test_the_engine_gets_the_scheduler_settings_as_they_were_written() -> None:
     written = {"half_life_s": 30, "policy": "fifo", "burst_credit": 7.5}
     load = load_command(parse_config({"scheduler": written}, "config.toml"))

@@ -104,6 +104,7 @@ class FakeCompute:
             slots=load.slots,
             vocabulary=VOCABULARY,
             kv=load.kv,
+            kv_type=load.kv_type,
             kv_bytes=0,
             device="none",
             layers=0,

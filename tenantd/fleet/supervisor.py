@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from typing import Final, Protocol
 
+import msgspec
+
 from tenantd.config import Config, EngineConfig
 from tenantd.errors import EngineUnavailable, ModelError
 from tenantd.events import Loss
@@ -360,6 +362,8 @@ class Supervisor:
             self.kill(f"the model's file now holds another model ({info.model}); restart tenantd to serve it")
             return
         self.info = info
+        # a context that was chosen for the memory that was free: running requests need one as large in the next engine
+        self._load = msgspec.structs.replace(self._load, context_tokens=info.context_tokens)
         self._is_up = self._was_up = True
         self._failing.worked()
         if self.restarts:
@@ -391,6 +395,7 @@ def load_command(config: Config) -> Load:
         context_tokens=engine.context_tokens,
         batch_tokens=engine.batch_tokens,
         kv=engine.kv,
+        kv_type=engine.kv_type,
         threads=engine.threads,
         gpu_layers=engine.gpu_layers,
         flash_attention=engine.flash_attention,

@@ -65,6 +65,10 @@ def host_memory() -> tuple[int, int]:
 
 
 def default_threads() -> int:
-    """One thread per physical core available to this process; hyper-threads slow down matrix work."""
+    """One thread per physical core available to this process but one; hyper-threads slow down matrix work.
+
+    Threads wait for the slowest at every barrier, so one that shares its core with another program, or with the
+    daemon's HTTP, would delay all.
+    """
     physical = psutil.cpu_count(logical=False) or os.cpu_count() or 1
-    return max(1, min(physical, len(os.sched_getaffinity(0))))
+    return max(1, min(physical, len(os.sched_getaffinity(0))) - 1)

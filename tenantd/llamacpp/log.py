@@ -19,6 +19,7 @@ KEPT_LINES: Final = 4000
 
 _lines: deque[str] = deque(maxlen=KEPT_LINES)
 _last_level = 0
+_is_heard = True
 
 
 @llama_cpp.llama_log_callback  # type: ignore[untyped-decorator]
@@ -30,7 +31,7 @@ def _callback(level: int, text: bytes, _: Any) -> None:
     else:
         _last_level = level
         _lines.append(line)
-    if _last_level >= WARN:
+    if _last_level >= WARN and _is_heard:
         sys.stderr.write(line)
         sys.stderr.flush()
 
@@ -38,6 +39,17 @@ def _callback(level: int, text: bytes, _: Any) -> None:
 def capture() -> None:
     """Redirect llama.cpp's log here. Safe to call again."""
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
+
+
+@contextmanager
+def unheard() -> Iterator[None]:
+    """Keep lines as always, but forward none to standard error."""
+    global _is_heard
+    _is_heard = False
+    try:
+        yield
+    finally:
+        _is_heard = True
 
 
 def forget() -> None:

@@ -20,9 +20,10 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     backend: str
     model_path: str
     slots: int
-    context_tokens: int  # per slot; 0: the model's, at most 4096
+    context_tokens: int  # per slot; 0: chosen for model and memory
     batch_tokens: int
     kv: str  # "streams" or "unified"
+    kv_type: str = "f16"  # of keys and values: "f16", "q8_0" or "q4_0"
     threads: int  # 0: chosen for the machine
     gpu_layers: int  # negative: all
     flash_attention: str  # "auto", "on" or "off"
@@ -205,6 +206,7 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     slots: int
     vocabulary: int
     kv: str
+    kv_type: str = "f16"
     kv_bytes: int
     device: str
     layers: int

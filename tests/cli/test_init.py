@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from tenantctl.config_file import config_text
 from tenantd.config import Config, load_config, parse_config
 from tests.cli.conftest import Cli
+from tests.support.tiny_gguf import write_tiny_gguf
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -85,3 +87,20 @@ def test_a_model_path_that_toml_cannot_hold_is_refused(cli: Cli, tmp_path: Path)
     assert result.exit_code == 78
     assert "UTF-8" in result.stderr
     assert not (tmp_path / "config.toml").exists()
+
+
+def test_what_a_model_will_take_is_said(cli: Cli, tmp_path: Path) -> None:
+    model = write_tiny_gguf(tmp_path / "tiny.gguf", context_length=2048)
+    result = cli("init", "--model", str(model))
+    assert result.exit_code == 0
+    said = " ".join(result.stderr.split())
+    assert re.search(r"memory: \d+ MiB of .* free: .* KV cache \(f16\) for 8 slots of 2048 tokens, \d+ MiB work", said)
+    assert "engine.kv_type" in said
+
+
+def test_a_model_that_cannot_be_served_is_a_warning(cli: Cli, tmp_path: Path) -> None:
+    model = tmp_path / "text.gguf"
+    model.write_text("hello")
+    result = cli("init", "--model", str(model))
+    assert result.exit_code == 0
+    assert "warning:" in result.stderr and "not a GGUF file" in " ".join(result.stderr.split())

@@ -22,7 +22,7 @@ def test_status_shows_the_daemon_its_engine_and_its_tenants(cli: Cli, daemon: Fa
     result = cli("status")
     assert result.exit_code == 0
     assert "state            ready\n" in result.stdout
-    assert "8 slots of 4096 tokens, 180 MiB of KV cache" in result.stdout
+    assert "8 slots of 4096 tokens, 180 MiB of KV cache (f16)" in result.stdout
     assert "1 running, 3 paused, 2 waiting" in result.stdout
     assert result.stdout.splitlines()[-1].split() == ["acme", "active", "2", "standard", "1", "3", "2", "12.3", "-"]
 

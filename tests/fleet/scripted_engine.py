@@ -31,6 +31,7 @@ from tenantd.wire.messages import (
     EngineInfo,
     Event,
     Finish,
+    Load,
     LoadFailed,
     Loading,
     Progress,
@@ -105,12 +106,13 @@ def main() -> None:
     counter.with_suffix(".new").rename(counter)
     with script_path.with_suffix(".environment").open("w") as file:
         json.dump(dict(os.environ), file)
-    Engine(sock, lives[min(number, len(lives) - 1)]).run()
+    Engine(sock, lives[min(number, len(lives) - 1)], script_path.with_suffix(".contexts")).run()
 
 
 class Engine:
-    def __init__(self, sock: socket.socket, life: dict[str, object]) -> None:
+    def __init__(self, sock: socket.socket, life: dict[str, object], contexts: Path) -> None:
         self.sock = sock
+        self.contexts = contexts  # what each life was told to load
         self.life = life
         self.buffer = bytearray()
         self.jobs: dict[int, Submit] = {}
@@ -147,6 +149,9 @@ class Engine:
             for body in split_frames(self.buffer):
                 for command in decode_inbox(body).commands:
                     match command:
+                        case Load(context_tokens=tokens):
+                            with self.contexts.open("a") as file:
+                                print(tokens, file=file)
                         case Submit():
                             self.submit(command)
                         case Cancel(request) if request in self.jobs:

@@ -129,6 +129,19 @@ def test_a_load_may_be_silent_for_longer_than_a_step_but_not_for_ever(tmp_path: 
     run(scene())
 
 
+def test_the_next_engine_gets_the_context_that_the_first_one_chose(tmp_path: Path) -> None:
+    """Less memory may be free by then, but running requests are as long as before."""
+
+    async def scene() -> None:
+        async with Scene(tmp_path, prompt=[]) as s:
+            await s.supervisor.wait_ready()
+            s.supervisor.kill("as a test")
+            await until(lambda: s.supervisor.restarts == 1 and s.supervisor.is_ready)
+
+    run(scene())
+    assert (tmp_path / "script.contexts").read_text().split() == ["0", str(INFO.context_tokens)]
+
+
 def test_stopping_while_it_loads_does_not_wait(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path, {"start": "hang"}) as s:

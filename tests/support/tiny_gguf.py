@@ -51,9 +51,11 @@ def write_tiny_gguf(
     add_space_prefix: bool = True,
     is_packed: bool = True,
     architecture: Architecture = "llama",
+    heads: int = N_HEAD,
 ) -> Path:
     """Write the model to `path`, the same bytes for the same arguments, and return `path`.
 
+    A head has 64 / `heads` values.
     Not packed, its weights are 32 bits wide, and a pass of another shape changes its logits by a millionth.
     """
     tokens = _tokens()
@@ -63,11 +65,12 @@ def write_tiny_gguf(
     writer.add_embedding_length(N_EMBD)
     writer.add_block_count(N_LAYER)
     writer.add_feed_forward_length(N_FF)
-    writer.add_head_count(N_HEAD)
-    writer.add_head_count_kv([0, N_HEAD_KV] if architecture == "jamba" else N_HEAD_KV)
+    kv_heads = heads * N_HEAD_KV // N_HEAD
+    writer.add_head_count(heads)
+    writer.add_head_count_kv([0, kv_heads] if architecture == "jamba" else kv_heads)
     writer.add_layer_norm_rms_eps(1e-5)
     writer.add_rope_freq_base(10000.0)
-    writer.add_rope_dimension_count(N_EMBD // N_HEAD)
+    writer.add_rope_dimension_count(N_EMBD // heads)
     if architecture == "gemma2":
         writer.add_sliding_window(WINDOW_TOKENS)
     if architecture in ("mamba", "jamba"):

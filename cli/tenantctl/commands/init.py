@@ -10,7 +10,7 @@ import typer
 
 from tenantctl.options import examples
 from tenantctl.render import message
-from tenantd.errors import Conflict
+from tenantd.errors import Conflict, ModelError
 from tenantd.paths import default_config_path
 
 EXAMPLES = examples(
@@ -44,7 +44,33 @@ def init(
         message("set `path` in the [model] table of this file, or pass --model to tenantctl serve")
     elif not model.expanduser().exists():
         message(f"warning: {model} does not exist")
+    else:
+        for line in _costs(path):
+            message(line)
     message(f"next: tenantctl serve{'' if config is None else f' --config {config}'}")
+
+
+def _costs(config: Path) -> list[str]:
+    """How much memory this configuration will take here, and what takes less; or why it cannot be served."""
+    from tenantctl.units import size
+    from tenantd.config import load_config
+    from tenantd.fleet.supervisor import load_command
+    from tenantd.llamacpp.gguf import model_file
+    from tenantd.llamacpp.memory_plan import plan_memory
+
+    load = load_command(load_config(config))
+    try:
+        plan = plan_memory(load, model_file(load.model_path))
+    except ModelError as e:
+        return [f"warning: {e.message}"]
+    context = f"{plan.context_tokens} tokens"
+    if plan.context_tokens < plan.train_context_tokens:
+        context += f" (the model can take {plan.train_context_tokens})"
+    return [
+        f"memory: {size(plan.needed)} of {size(plan.free)} free: {size(plan.weights)} weights, {size(plan.kv)} "
+        f"KV cache ({load.kv_type}) for {load.slots} slots of {context}, {size(plan.compute)} work space",
+        'to take less, lower engine.slots or engine.context_tokens, or set engine.kv_type to "q8_0"',
+    ]
 
 
 def _private(name: str, flags: int) -> int:

@@ -196,6 +196,6 @@ def _engine_fields(engine: dict[str, Any]) -> dict[str, object]:
     slots = f"{engine['slots']} slots of {engine['context_tokens']} tokens"
     return {
         "model": f"{engine['model']}, {size(engine['model_bytes'])}",
-        "context": f"{slots}, {size(engine['kv_bytes'])} of KV cache",
+        "context": f"{slots}, {size(engine['kv_bytes'])} of KV cache ({engine['kv_type']})",
         "device": f"{engine['device']}{offloaded}",
     }

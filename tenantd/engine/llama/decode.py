@@ -28,9 +28,10 @@ from tenantd.engine.compute import (
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch
 from tenantd.engine.llama.cells import Cells, Memory
-from tenantd.engine.llama.loading import has_recurrent_state, load_model
+from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
+from tenantd.llamacpp.handles import has_recurrent_state
 from tenantd.wire.messages import Load
 
 NO_ROOM: Final = 1  # llama.h, llama_decode: nothing has changed, and a smaller batch may fit
