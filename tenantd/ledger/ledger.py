@@ -23,6 +23,7 @@ from tenantd.ledger.configured import add_prices, change_currency, has_money, na
 from tenantd.ledger.copies import copy_before_upgrade
 from tenantd.ledger.database import connect_writer, unusable
 from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.half_done import undo_half_done
 from tenantd.ledger.idempotency import KeyedBody, keep_key
 from tenantd.ledger.migrations import migrate, needs_upgrade
 from tenantd.ledger.prices import latest_prices
@@ -107,6 +108,10 @@ class Ledger:
         Also settles what a shutdown had to set aside. Raises LedgerUnavailable if the file cannot be used,
         LedgerDamaged, ConfigError if it is not a ledger of this program or `billing` does not match its content.
         """
+        try:
+            undo_half_done(path)
+        except OSError as e:
+            raise LedgerUnavailable(f"cannot open the ledger {path}: {e.strerror}") from e
         last_write_micros = _last_write_micros(path)
         is_new = not path.exists()
         if is_new:

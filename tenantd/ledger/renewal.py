@@ -18,7 +18,8 @@ from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.audit import RENEWED, Entry, append
 from tenantd.ledger.copies import put_in_place, sync
 from tenantd.ledger.database import connect_writer, explain, truncate_log
-from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.half_done import RENEWED as READY
+from tenantd.ledger.half_done import remove_ready, undo_half_done
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION, migrate
 from tenantd.ledger.prices import latest_prices
 from tenantd.ledger.unsettled import FILE_NAME as UNSETTLED_NAME
@@ -66,13 +67,13 @@ def renew(ledger: Path, currency: str, now_micros: int) -> Renewed:
     if unsettled.exists() and unsettled.stat().st_size:
         raise ConfigError(f"{unsettled} holds requests that are not settled yet; start tenantd once, and stop it again")
     kept = ledger.with_name(time.strftime(f"{ledger.name}.renewed-%Y%m%d-%H%M%S"))
-    ready = ledger.with_name(f"{ledger.name}.new")
+    ready = ledger.with_name(ledger.name + READY)
     try:
+        undo_half_done(ledger)
         with closing(connect_writer(ledger, BUSY_TIMEOUT_MS)) as old:
             before = _checked(old, ledger, currency)
             if not truncate_log(old, WAIT_S, BUSY_TIMEOUT_MS):
                 raise ConfigError(f"another program reads {ledger}; close it")
-        _remove(ready)
         renewed = _fill(ready, ledger, kept, before, currency, now_micros)
         sync(ready)
         os.link(ledger, kept)
@@ -82,14 +83,8 @@ def renew(ledger: Path, currency: str, now_micros: int) -> Renewed:
     except OSError as e:
         raise ConfigError(f"cannot renew the ledger: {e.filename}: {e.strerror}") from e
     finally:
-        _remove(ready)
+        remove_ready(ledger, READY)
     return renewed
-
-
-def _remove(ready: Path) -> None:
-    """What an attempt left that failed."""
-    for suffix in ("", LOG_SUFFIX, "-shm"):
-        ready.with_name(ready.name + suffix).unlink(missing_ok=True)
 
 
 def _checked(conn: sqlite3.Connection, ledger: Path, currency: str) -> str:

@@ -34,6 +34,8 @@ from tenantd.ledger.copies import (
 from tenantd.ledger.copies import open_copy as open_ledger
 from tenantd.ledger.database import connect_writer, explain, is_damage, truncate_log
 from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.half_done import RESTORED as READY
+from tenantd.ledger.half_done import undo_half_done
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION
 
 BUSY_TIMEOUT_MS: Final = 1000
@@ -204,8 +206,9 @@ def restore(
     trail tells of it, if the backup has one. Raises ConfigError, LedgerUnavailable.
     """
     need_room(ledger.parent, ledger_bytes(backup), f"a copy of {backup}")
-    ready = ledger.with_name(ledger.name + ".restored")
+    ready = ledger.with_name(ledger.name + READY)
     try:
+        undo_half_done(ledger)
         with closing(open_ledger(backup, BUSY_TIMEOUT_MS)) as conn:
             begin_snapshot(conn)
             copy(conn, ready, on_progress, replaces=True)

@@ -134,6 +134,7 @@ def restore(
     from tenantd.api.listener import FileLock
     from tenantd.clock import now_micros
     from tenantd.ledger.anchored import Anchors
+    from tenantd.ledger.half_done import undo_half_done
     from tenantd.ledger.restoring import compare
     from tenantd.ledger.restoring import restore as put_back
 
@@ -148,6 +149,7 @@ def restore(
     try:
         kept_elsewhere = anchor if anchor is not None else configured_anchor()
         anchors = None if kept_elsewhere is None else Anchors.read(kept_elsewhere)
+        undo_half_done(ledger)
         compared = compare(backup, ledger, anchors)
         for line in _losses(compared):
             message(line)
