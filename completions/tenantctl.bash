@@ -18,7 +18,7 @@ _tenantctl() {
             skip=
         else
             case $word in
-                --socket | --config | --model | --wait | --if-older | --weight | --priority | --uid | --adapter | --cache | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --key | --warn | --daily | --weekly | --monthly | --daily-tokens | --weekly-tokens | --monthly-tokens | --daily-engine-seconds | --weekly-engine-seconds | --monthly-engine-seconds | --reason | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                --socket | --config | --model | --cache | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --key | --warn | --daily | --weekly | --monthly | --daily-tokens | --weekly-tokens | --monthly-tokens | --daily-engine-seconds | --weekly-engine-seconds | --monthly-engine-seconds | --reason | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
                 -*) ;;
                 *)
                     case "$command $word" in
@@ -32,10 +32,11 @@ _tenantctl() {
 
     case "$command $prev" in
         *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
+        " init --cache") _tenantctl_words "on off" "$cur"; return ;;
+        " tenant add --cache" | " tenant set --cache") _tenantctl_words "on off default" "$cur"; return ;;
         *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --key" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --currency" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
         *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference" | *" --warn") _tenantctl_words "none" "$cur"; return ;;
-        *" --cache") _tenantctl_words "on off default" "$cur"; return ;;
         *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
         *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --max-wait") _tenantctl_words "none default" "$cur"; return ;;
         *" --on-limit") _tenantctl_words "reject queue default" "$cur"; return ;;
@@ -51,7 +52,7 @@ _tenantctl() {
     if [[ $cur == -* ]]; then
         case $command in
             "") _tenantctl_words "--socket --admin --version --help -h" "$cur" ;;
-            " init") _tenantctl_words "--config --model --force --help -h" "$cur" ;;
+            " init") _tenantctl_words "--config --model --cache --force --help -h" "$cur" ;;
             " serve") _tenantctl_words "--config --model --help -h" "$cur" ;;
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
             " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;

@@ -9,7 +9,7 @@ function __tenantctl_words
             continue
         end
         switch $word
-            case --socket --config --model --wait --if-older --weight --priority --uid --adapter --cache --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --reason --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --amount --state-dir --anchor --before --currency --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
+            case --socket --config --model --cache --wait --if-older --weight --priority --uid --adapter --on-anomaly --system --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --id --label --scope --expires --grace --tenant --max-tokens --timeout --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --grammar --schema --limit --since --window --month --until --by --key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --reason --from --input --cached --output --engine-hour --minimum --free-input-tokens --free-output-tokens --format --out --amount --state-dir --anchor --before --currency --event --request --prompt --response --duration --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png
                 set skip 1
             case '-*'
             case '*'
@@ -62,6 +62,7 @@ complete -c tenantctl -n '__tenantctl_at 0' -l version -d 'Print the version.'
 complete -c tenantctl -n '__tenantctl_at 0' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in init' -l config -r -F -d 'File to write. Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml.'
 complete -c tenantctl -n '__tenantctl_in init' -l model -r -F -d 'Model to serve.'
+complete -c tenantctl -n '__tenantctl_in init' -l cache -x -a 'on off' -d 'Cache the prompts of each tenant; asked on a terminal, off elsewhere.'
 complete -c tenantctl -n '__tenantctl_in init' -l force -d 'Overwrite an existing file.'
 complete -c tenantctl -n '__tenantctl_in init' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in serve' -l config -r -F -d 'Configuration file. Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml.'

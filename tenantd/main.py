@@ -16,10 +16,13 @@ import uvloop
 from tenantd import __version__, signals
 from tenantd.config import Config, default_config_path, load_config, with_environment
 from tenantd.errors import ConfigError, TenantdError
+from tenantd.host_memory import host_memory
 from tenantd.lifecycle import Daemon
 from tenantd.logs import StderrHandler, keep_standard_descriptors
 from tenantd.process_limits import allow_many_connections, give_back_large_blocks, hide_memory
 from tenantd.serving.stopping import StopClock
+
+log = logging.getLogger(__name__)
 
 GPU_VARIABLES: Final = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "GGML_VK_VISIBLE_DEVICES")
 
@@ -85,9 +88,28 @@ def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config
             config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
         if config.engine.backend == "llama" and config.model.path is None:
             raise ConfigError(f"which model? set model.path in {path}, or pass --model")
+        check_cache_fits(config)
         return config
 
     return load
+
+
+def check_cache_fits(config: Config) -> None:
+    """Raises ConfigError if all tenants' cached prompts may take more memory than there is; warns if only some
+    tenants' may, and if they may take more than is free now."""
+    wanted_bytes, is_on = config.cache.host_bytes, config.cache.default == "on"
+    free_bytes, total_bytes = host_memory()
+    there_is = f"cache.host_bytes = {wanted_bytes}, but there are only {total_bytes} bytes of memory"
+    if wanted_bytes > total_bytes and is_on:
+        raise ConfigError(f"{there_is}; lower it")
+    if wanted_bytes > total_bytes:
+        log.warning("%s; lower it before you turn on the cache of a tenant", there_is)
+    elif wanted_bytes > free_bytes and is_on:
+        log.warning(
+            "cache.host_bytes = %d, but only %d bytes of memory are free: a full cache will make the machine swap",
+            wanted_bytes,
+            free_bytes,
+        )
 
 
 def set_up_logging(config: Config, handler: StderrHandler) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,11 @@ import msgspec
 import pytest
 
 from tenantd.config import GONE_KEYS, Config, load_config, parse_config
+from tenantd.domain import CacheUse
 from tenantd.errors import ConfigError
 from tenantd.fleet.supervisor import load_command
 from tenantd.limits import OnLimit
+from tenantd.main import check_cache_fits
 from tenantd.reloadable import merge
 from tenantd.wire.frames import HEADER_BYTES, decode_inbox, frame
 from tenantd.wire.messages import Inbox
@@ -68,6 +71,46 @@ def test_the_engine_gets_the_scheduler_settings_as_they_were_written() -> None:
     load = load_command(parse_config({"scheduler": written}, "config.toml"))
     arrived = decode_inbox(frame(Inbox([load]))[HEADER_BYTES:]).commands
     assert arrived == [msgspec.structs.replace(load, settings=Settings(**{**written, "policy": Policy.FIFO}))]
+
+
+def test_a_cache_without_room_is_refused_only_if_it_is_on_for_all() -> None:
+    assert not parse_config({"cache": {"host_bytes": 0}}, "").cache.is_on(CacheUse.ON)
+    with pytest.raises(ConfigError, match=r"host_bytes = 0 leaves no room; raise it or set default to"):
+        parse_config({"cache": {"host_bytes": 0, "default": "on"}}, "config.toml")
+    for default, on in (("on", [True, True, False]), ("off", [False, True, False])):
+        cache = parse_config({"cache": {"default": default}}, "").cache
+        assert [cache.is_on(use) for use in (CacheUse.DEFAULT, CacheUse.ON, CacheUse.OFF)] == on
+
+
+@pytest.mark.parametrize(
+    ("default", "free", "total", "said"),
+    [
+        ("on", 90, 99, "cache.host_bytes = 100, but there are only 99 bytes of memory; lower it"),
+        ("off", 90, 99, "lower it before you turn on the cache of a tenant"),
+        ("on", 90, 110, "only 90 bytes of memory are free"),
+        ("off", 90, 110, ""),
+        ("on", 110, 120, ""),
+    ],
+)
+def test_a_cache_larger_than_memory_is_refused_and_one_that_may_be_is_a_warning(
+    default: str, free: int, total: int, said: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("tenantd.main.host_memory", lambda: (free, total))
+    config = parse_config({"cache": {"default": default, "host_bytes": 100}}, "")
+    is_refused = default == "on" and total < 100
+    with pytest.raises(ConfigError, match=re.escape(said)) if is_refused else nullcontext():
+        check_cache_fits(config)
+    assert is_refused or said in caplog.text
+    assert bool(caplog.records) == (bool(said) and not is_refused)
+
+
+def test_what_the_cache_may_take_needs_a_restart_and_for_whom_it_is_does_not() -> None:
+    found = parse_config({"cache": {"default": "on", "host_bytes": 5, "checkpoint_tokens": 64}}, "")
+    after, ignored = merge(Config(), found)
+    assert after == parse_config({"cache": {"default": "on"}}, "")
+    assert ignored == ["cache.host_bytes", "cache.checkpoint_tokens"]
+    load = load_command(found)
+    assert (load.cache_bytes, load.checkpoint_tokens) == (5, 64)
 
 
 def test_a_reload_takes_what_may_change_and_names_what_may_not() -> None:

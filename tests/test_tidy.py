@@ -19,6 +19,7 @@ SCRIPTS = sorted(ROOT.glob("benchmarks/**/*.py"))
 ROOMS = [
     "tenantd.printable",
     "tenantd.process_limits",
+    "tenantd.host_memory",
     "tenantd.paths",
     "tenantd.clock",
     "tenantd.request_ids",

@@ -26,9 +26,12 @@ A setting that you leave out keeps its default.
 The environment variables TENANTD_SOCKET and TENANTD_STATE_DIR override this file."""
 
 
-def config_text(model: Path | None = None) -> str:
-    """The whole file. Raises ConfigError if the model's path is not UTF-8."""
+def config_text(model: Path | None = None, *, caches: bool = False) -> str:
+    """The whole file. `caches`: each tenant has a cache unless it is set otherwise. Raises ConfigError if the model's
+    path is not UTF-8."""
     config = Config()
+    if caches:
+        config = config.model_copy(update={"cache": config.cache.model_copy(update={"default": "on"})})
     if model is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"path": model})})
     text = "\n".join(_lines(config)) + "\n"

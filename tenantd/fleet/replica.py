@@ -82,6 +82,7 @@ class Replica:
         self.checkup = Checkup()
         self.bound: frozenset[int] = frozenset()  # numbers of requests with a slot, as last reported by the engine
         self.order: list[int] = []  # numbers of the first waiting requests, in the engine's order
+        self.cached: dict[int, int] = {}  # bytes of cached prompts, by tenant id, as last reported
         self.on_order: Callable[[], None] = lambda: None  # called when that has changed
         self.on_short: Callable[[LiveStream], None] = lambda stream: None  # called when it needs to be allowed more
         self.supervisor = Supervisor(
@@ -319,6 +320,8 @@ class Replica:
         if step.order is not None:
             self.order = step.order
             self.on_order()
+        if step.cache is not None:
+            self.cached = step.cache
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
         if self._suspects.probe is not None:
@@ -394,7 +397,7 @@ class Replica:
     def on_crash(self, ending: Ending) -> bool:
         """Finish what was about to end, fail requests that took part in too many crashes, and keep the rest."""
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
-        self.bound, self.order = frozenset(), []
+        self.bound, self.order, self.cached = frozenset(), [], {}
         has_found_cause, was_checking = False, self.checkup.has_begun
         self.checkup.lose(f"the engine ended during this check, and is restarted: {ending.reason}")
         for stream in self.live:

@@ -8,11 +8,12 @@ from __future__ import annotations
 import ctypes
 import os
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import llama_cpp
 import psutil
+
+from tenantd.host_memory import host_memory as host_memory
 
 DEVICE_TYPE_GPU: Final = 1  # ggml-backend.h, enum ggml_backend_dev_type
 DEVICE_TYPE_IGPU: Final = 2
@@ -48,20 +49,6 @@ def gpus() -> list[Gpu]:
             description = _lib.ggml_backend_dev_description(device).decode()
             found.append(Gpu(description, free.value, total.value))
     return found
-
-
-def host_memory() -> tuple[int, int]:
-    """Free and total memory for this process in bytes: the machine's, or less if a cgroup limits it."""
-    memory = psutil.virtual_memory()
-    free, total = int(memory.available), int(memory.total)
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    try:
-        text = limit.read_text().strip()
-        if text != "max":
-            free, total = min(free, int(text) - int(used.read_text())), min(total, int(text))
-    except (OSError, ValueError):
-        pass  # no cgroup v2: use the machine's figures
-    return free, total
 
 
 def default_threads() -> int:

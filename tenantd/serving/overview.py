@@ -52,6 +52,20 @@ def ledger_status(ledger: Ledger, *, is_paused: bool) -> dict[str, Any]:
     }
 
 
+def cache_status(tenants: Mapping[str, Tenant], replicas: Sequence[Replica], host_bytes: int) -> dict[str, Any]:
+    """How many tenants have a cache, and how much of `host_bytes` is used."""
+    caching = [tenant for tenant in tenants.values() if tenant.is_cached]
+    return {
+        "tenants": len(caching),
+        "used_bytes": sum(_cached_bytes(tenant, replicas) for tenant in caching),
+        "host_bytes": host_bytes,
+    }
+
+
+def _cached_bytes(tenant: Tenant, replicas: Sequence[Replica]) -> int:
+    return sum(replica.cached.get(tenant.id or 0, 0) for replica in replicas)
+
+
 def work_status(replicas: Sequence[Replica], held: int) -> dict[str, Any]:
     """What all replicas did and do, added up. `held` requests wait for their tenants' rate limits."""
     tally = sum((replica.tally for replica in replicas), Tally())
@@ -96,6 +110,7 @@ def tenants_status(
                 "waiting": count.waiting + held(tenant.name),
                 "max_queued": tenant.limits.max_queued,
                 "usage": sum(replica.usage(tenant.name) for replica in replicas),
+                "cache_bytes": _cached_bytes(tenant, replicas) if tenant.is_cached else None,
                 "budget_used_percent": max((one.percent for one in budgets(tenant.id)), default=None),
             }
         )

@@ -33,7 +33,7 @@ from tenantd.serving.changes import Changes
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.gate import Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
-from tenantd.serving.overview import engine_status, ledger_status, tenants_status, work_status
+from tenantd.serving.overview import cache_status, engine_status, ledger_status, tenants_status, work_status
 from tenantd.serving.own import OwnRequests
 from tenantd.serving.permissions import Permissions
 from tenantd.serving.policies import shares
@@ -305,7 +305,7 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Current state of engine, ledger and tenants."""
-        replicas = [self._replica]
+        replicas, tenants = [self._replica], self.directory.tenants
         return {
             **engine_status(self.supervisor, self.checking, is_draining=self.draining),
             **work_status(replicas, self._gate.total_waiting),
@@ -313,7 +313,8 @@ class Service:
             "isolation": self.isolation.status(),
             "unwatched_prompts": self._sketching.left_out,
             "is_checking_isolation": self.isolation.is_on,
-            "tenants": tenants_status(self.directory.tenants, replicas, self._gate.waiting, self.budgets.states),
+            "cache": cache_status(tenants, replicas, self.config.cache.host_bytes),
+            "tenants": tenants_status(tenants, replicas, self._gate.waiting, self.budgets.states),
         }
 
     def idle_check(self) -> None:

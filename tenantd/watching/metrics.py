@@ -215,6 +215,11 @@ class _ServiceState(Collector):
             for tenant in status["tenants"]:
                 family.add_metric([tenant["name"]], float(tenant[name]))
             yield family
+        cached = GaugeMetricFamily("tenantd_cache_bytes", "Host memory that cached prompts take.", labels=["tenant"])
+        for tenant in status["tenants"]:
+            if tenant["cache_bytes"] is not None:
+                cached.add_metric([tenant["name"]], float(tenant["cache_bytes"]))
+        yield cached
         failed = CounterMetricFamily(
             "tenantd_listener_failures", "Events on which a listener failed.", labels=["listener"]
         )

@@ -28,6 +28,13 @@ def test_what_is_written_is_read_back_as_the_defaults(
     assert load_config(tmp_path / "config.toml") == Config()
 
 
+def test_a_cache_is_off_unless_it_is_asked_for(cli: Cli, tmp_path: Path) -> None:
+    for arguments, default in ((), "off"), (("--cache", "on", "--force"), "on"), (("--cache", "off", "--force"), "off"):
+        assert cli("init", *arguments).exit_code == 0
+        assert load_config(tmp_path / "config.toml").cache.default == default
+    assert cli("init", "--cache", "perhaps", "--force").exit_code == 2
+
+
 def test_every_setting_is_there_with_its_description() -> None:
     text = config_text()
     flat = " ".join(text.replace("#", "").split())

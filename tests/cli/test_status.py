@@ -44,6 +44,18 @@ def test_status_says_how_the_anchor_of_the_audit_trail_does(
     assert text in " ".join(cli("status").stdout.split())
 
 
+def test_status_says_how_full_the_cache_is_if_anybody_has_one(cli: Cli, daemon: FakeDaemon) -> None:
+    for name in ("acme", "globex"):
+        daemon.add(name)
+    state = json.loads(cli("status", "--json").stdout)
+    for tenants, used_bytes in ((0, 0), (1, 3 << 20)):
+        cache = {"tenants": tenants, "used_bytes": used_bytes, "host_bytes": 1 << 30}
+        daemon.answers["GET", "status"] = {**state, "cache": cache}
+        shown = cli("status").stdout
+        assert ("prefix cache     3 MiB of 1.00 GiB used, on for 1 of 2 tenants\n" in shown) == bool(tenants)
+        assert ("prefix cache" in shown) == bool(tenants)
+
+
 def test_status_says_who_has_no_queue(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme", limits={"max_queued": 0})
     assert "2 (no queue)" in cli("status").stdout.splitlines()[-1]

@@ -85,6 +85,18 @@ def test_show_says_which_limits_are_the_default_of_all_tenants(cli: Cli, daemon:
     assert (own["tokens_per_minute"], effective["tokens_per_minute"]) == (None, 600)
 
 
+@pytest.mark.parametrize("use", ["on", "off", "default"])
+def test_a_cache_is_turned_on_and_off(cli: Cli, daemon: FakeDaemon, use: str) -> None:
+    daemon.add("acme", cache="on", effective_cache=True)
+    assert "cache                   on\n" in cli("tenant", "show", "acme").stdout
+    assert cli("tenant", "set", "acme", "--cache", use).exit_code == 0
+    assert daemon.seen[-1][3] == {"cache": use}
+    assert cli("tenant", "add", "globex", "--cache", use).exit_code == 0
+    assert daemon.seen[-1][3] == {"name": "globex", "cache": use}
+    daemon.add("initech")
+    assert "cache                   off (default)\n" in cli("tenant", "show", "initech").stdout
+
+
 @pytest.mark.parametrize(("given", "sent"), [("none", ""), ("lora.gguf", str(Path.cwd() / "lora.gguf"))])
 def test_an_adapter_is_named_from_where_one_is(cli: Cli, daemon: FakeDaemon, given: str, sent: str) -> None:
     daemon.add("acme")
@@ -96,6 +108,7 @@ def test_an_adapter_is_named_from_where_one_is(cli: Cli, daemon: FakeDaemon, giv
     "options",
     [
         [],
+        ["--cache", "yes"],
         ["--max-queued", "-1"],
         ["--max-queued", "many"],
         ["--max-queued", "2147483649"],

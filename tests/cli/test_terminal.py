@@ -10,10 +10,12 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tenantd.config import load_config
 from tests.cli.conftest import command
 from tests.cli.fake_daemon import FakeDaemon
 
@@ -142,3 +144,20 @@ def test_a_terminal_gets_a_table_with_colours(terminal: Callable[..., Any], daem
         assert screen.end()[0] == 0
     assert "\x1b[1m" in screen.text
     assert "acme" in screen.text
+
+
+@pytest.mark.parametrize(("answer", "default"), [(b"y", "on"), (b"n", "off"), (b"", "off")])
+def test_init_asks_whether_to_cache_prompts_and_says_what_that_means(
+    answer: bytes, default: str, terminal: Callable[..., Any], tmp_path: Path
+) -> None:
+    file = tmp_path / "asked.toml"
+    with terminal("init", "--config", str(file), whole=True) as screen:
+        screen.wait_for("every request is independent of earlier ones")
+        screen.wait_for("Cache prompts? [y/N]: ")
+        screen.type(answer + b"\r")
+        assert screen.end()[0] == 0
+    assert "Tenants never share it" in screen.text
+    assert load_config(file).cache.default == default
+    with terminal("init", "--config", str(file), whole=True) as screen:
+        assert screen.end()[0] == 1
+    assert "already exists" in screen.text and "Cache prompts" not in screen.text, "it asks nothing in vain"

@@ -9,7 +9,7 @@ import pytest
 from tenantd.domain import Tenant
 from tenantd.events import Events
 from tenantd.fleet.replica import Replica
-from tenantd.serving.overview import tenants_status, work_status
+from tenantd.serving.overview import cache_status, tenants_status, work_status
 from tenantd.tenancy.rates import Rates
 from tenantd.wire.messages import Step
 from tests.serving.daemon_kit import config, run
@@ -57,6 +57,12 @@ def test_usage_and_counts_told_by_two_replicas_are_added_up_and_the_last_does_no
         }
         assert usage == pytest.approx({"acme": 15.0, "globex": 2.0})
         assert (first.board.level(5.0, 60), second.board.level(5.0, 60)) == (9.0, 9.0), "each engine has its own"
+        first.on_step(step(3, {}, cache={1: 5, 9: 7}, busy_micros=0, unbilled_micros=0))
+        second.on_step(step(2, {}, cache={1: 6}, busy_micros=0, unbilled_micros=0))
+        tenants = {"acme": Tenant(id=1, name="acme", is_cached=True), "globex": Tenant(id=9, name="globex")}
+        assert cache_status(tenants, [first, second], 99) == {"tenants": 1, "used_bytes": 11, "host_bytes": 99}
+        shown = tenants_status(tenants, [first, second], lambda _: 0, lambda _: ())
+        assert [each["cache_bytes"] for each in shown] == [11, None]
         for replica in (first, second):
             replica.idle_check()
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import sys
+from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 
@@ -13,8 +15,21 @@ from tenantctl.render import message
 from tenantd.errors import Conflict, ModelError
 from tenantd.paths import default_config_path
 
+ABOUT_CACHE: Final = """\
+A cache lets each tenant's chats go on from what was computed before, so long ones answer sooner.
+Tenants never share it. Without it, every request is independent of earlier ones."""
+
+
+class Switch(StrEnum):
+    """On or off."""
+
+    ON = "on"
+    OFF = "off"
+
+
 EXAMPLES = examples(
     "tenantctl init --model ~/models/gemma.gguf",
+    "tenantctl init --model ~/models/gemma.gguf --cache on",
     "tenantctl init --config ./tenantd.toml --force",
 )
 
@@ -25,20 +40,33 @@ def init(
         typer.Option(metavar="FILE", help="File to write. Default: TENANTD_CONFIG or ~/.config/tenantd/config.toml."),
     ] = None,
     model: Annotated[Path | None, typer.Option(metavar="GGUF", help="Model to serve.")] = None,
+    cache: Annotated[
+        Switch | None,
+        typer.Option(metavar="on|off", help="Cache the prompts of each tenant; asked on a terminal, off elsewhere."),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
 ) -> None:
-    """Write a commented configuration file."""
+    """Write a commented configuration file.
+
+    With a cache, what a tenant's prompts have in common is computed once, so growing chats answer sooner. Without it,
+    every request is independent of earlier ones. Tenants never share it. `tenantctl tenant set --cache` changes it for
+    one tenant.
+    """
     from tenantctl.config_file import config_text
 
     path = config or default_config_path()
-    text = config_text(None if model is None else model.expanduser().absolute())
+    if path.exists() and not force:
+        raise _exists(path)
+    text = config_text(
+        None if model is None else model.expanduser().absolute(), caches=(cache or _asked()) is Switch.ON
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
         # Others may not read it: alerts.url may hold a token. The mode of an existing file stays.
         with open(path, "w" if force else "x", encoding="utf-8", opener=_private) as file:
             file.write(text)
     except FileExistsError:
-        raise Conflict(f"{path} already exists; use --force to overwrite it") from None
+        raise _exists(path) from None
     message(f"wrote {path}")
     if model is None:
         message("set `path` in the [model] table of this file, or pass --model to tenantctl serve")
@@ -71,6 +99,18 @@ def _costs(config: Path) -> list[str]:
         f"KV cache ({load.kv_type}) for {load.slots} slots of {context}, {size(plan.compute)} work space",
         'to take less, lower engine.slots or engine.context_tokens, or set engine.kv_type to "q8_0"',
     ]
+
+
+def _exists(path: Path) -> Conflict:
+    return Conflict(f"{path} already exists; use --force to overwrite it")
+
+
+def _asked() -> Switch:
+    """Whether to have a cache, by the answer on a terminal."""
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        return Switch.OFF
+    message(ABOUT_CACHE)
+    return Switch.ON if typer.confirm("Cache prompts?", default=False, err=True) else Switch.OFF
 
 
 def _private(name: str, flags: int) -> int:

@@ -136,6 +136,9 @@ def _print(state: dict[str, Any]) -> None:
     }
     if (anchor := state["ledger"].get("anchor")) is not None:
         fields["audit anchor"] = _anchor_text(anchor)
+    if (cache := state.get("cache")) is not None and cache["tenants"]:
+        used = f"{size(cache['used_bytes'])} of {size(cache['host_bytes'])} used"
+        fields["prefix cache"] = f"{used}, on for {cache['tenants']} of {len(state['tenants'])} tenants"
     fields["isolation"] = _isolation(state.get("isolation"), state.get("is_checking_isolation", False))
     fields["requests"] = f"{state['running']} running, {state['paused']} paused, {state['waiting']} waiting"
     print_fields(fields)

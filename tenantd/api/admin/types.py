@@ -225,8 +225,17 @@ class LedgerStatus(TypedDict):
     anchor: AnchorStatus | None
 
 
+class CacheStatus(TypedDict):
+    """How many tenants have a cache, and how much of `host_bytes` their prompts take."""
+
+    tenants: int
+    used_bytes: int
+    host_bytes: int
+
+
 class TenantStatus(TypedDict):
     """`usage` is by weight, decayed: who has the least goes first. Who is throttled has an eighth of its weight.
+    `cache_bytes` is what its cached prompts take, null without a cache.
     `budget_used_percent` is that of the budget nearest to its end, null without budgets."""
 
     name: str
@@ -239,6 +248,7 @@ class TenantStatus(TypedDict):
     waiting: int
     max_queued: int | None
     usage: float
+    cache_bytes: int | None
     budget_used_percent: int | None
 
 
@@ -261,6 +271,7 @@ class Status(TypedDict):
     waiting: int
     ledger: LedgerStatus
     isolation: IsolationStatus | None
+    cache: CacheStatus
     unwatched_prompts: int
     is_checking_isolation: bool
     tenants: list[TenantStatus]

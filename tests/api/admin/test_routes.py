@@ -304,6 +304,7 @@ def test_status_has_what_the_command_line_shows(daemon: Daemon) -> None:
         "waiting": 0,
         "max_queued": 256,
         "usage": 0.0,
+        "cache_bytes": None,
         "budget_used_percent": None,
     }
 
