@@ -18,10 +18,10 @@ from tenantd.wire.messages import Progress, Submit
 from tests.serving.daemon_kit import run
 
 
-def stream(*stops: str) -> LiveStream:
+def stream(*stops: str, counts_prompt: bool = True) -> LiveStream:
     clock = iter(range(1000))
     return LiveStream(
-        Submit(request=1, tenant="acme", prompt=[1, 2, 3], max_tokens=20, sampling=1),
+        Submit(request=1, tenant="acme", prompt=[1, 2, 3], max_tokens=20, sampling=1, counts_prompt=counts_prompt),
         SharedSampling(1, Sampling()),
         TextStream(ByteVocabulary(), stops),
         request_id="req_1",
@@ -72,6 +72,21 @@ def test_what_gathered_for_a_slow_reader_is_handed_out_in_parts_and_others_get_a
         assert len(await live.take()) == 1
         feed(live, b"b")
         assert await live.take() == [Delta("b", 98, None)]
+
+    run(scene())
+
+
+@pytest.mark.parametrize("counts_prompt", [True, False])
+def test_cached_tokens_are_billed_once_apart_from_computed_ones_also_over_crashes(counts_prompt: bool) -> None:
+    async def scene() -> None:
+        live = stream(counts_prompt=counts_prompt)
+        live.sent()
+        live.advance(Progress(1, 1, 1, -1, 10, cached=2))
+        assert live.usage == (
+            Usage(prompt_tokens=1, cached_tokens=2, engine_micros=10) if counts_prompt else Usage(engine_micros=10)
+        )
+        live.lost()
+        assert live.sent().billed_prompt_tokens == 3
 
     run(scene())
 

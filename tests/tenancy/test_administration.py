@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from tenantd.domain import Actor, OwnLimits, Tenant, TenantState
+from tenantd.domain import Actor, CacheUse, OwnLimits, Tenant, TenantState
 from tenantd.errors import Conflict, InvalidRequest, LedgerUnavailable, NotFound, TenantdError
 from tenantd.events import Action, Administered, Event, Events
 from tenantd.ledger.ledger import Ledger
@@ -152,6 +152,23 @@ def test_what_is_refused_changes_nothing_and_is_not_announced(tmp_path: Path) ->
         assert (await admin.list_tenants(), await admin.list_keys("acme")) == before
 
     assert administer(tmp_path, work) == []
+
+
+def test_a_cache_that_could_hold_nothing_is_refused(tmp_path: Path) -> None:
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            admin = Administration(ledger, Running(ledger), Events(), slots=4, caches=False)
+            await admin.add_tenant(ACTOR, Tenant(name="globex", cache=CacheUse.OFF))
+            for refused in (
+                admin.add_tenant(ACTOR, Tenant(name="acme", cache=CacheUse.ON)),
+                admin.change_tenant(ACTOR, "globex", {"cache": CacheUse.ON}, {}),
+            ):
+                with pytest.raises(InvalidRequest, match=r"set cache\.host_bytes in the configuration") as caught:
+                    await refused
+                assert caught.value.param == "cache"
+            assert [tenant.cache for tenant in await admin.list_tenants()] == [CacheUse.OFF]
+
+    asyncio.run(main())
 
 
 def test_a_cancelled_request_is_announced(tmp_path: Path) -> None:

@@ -9,9 +9,10 @@ from typing import Any
 
 import pytest
 
-from tenantd.domain import Limits, OnLimit, OwnLimits, Tenant, TenantState
+from tenantd.domain import CacheUse, Limits, OnLimit, OwnLimits, Tenant, TenantState
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.ledger import Lane
+from tenantd.serving.policies import shares
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
 from tenantd.tenancy.directory import Directory, Snapshot
@@ -94,6 +95,34 @@ def test_defaults_hold_for_whoever_has_no_limit_of_its_own_and_change_at_once(tm
         directory.use_defaults(Limits(requests_per_minute=7, max_concurrent=1, tokens_per_minute=90))
         assert limits(acme) == Limits(requests_per_minute=7, max_concurrent=1, tokens_per_minute=90)
         assert limits(globex) == Limits(max_concurrent=3, tokens_per_minute=90)
+
+    asyncio.run(main())
+
+
+def test_who_has_a_cache_is_its_own_setting_or_that_of_all_which_changes_at_once(tmp_path: Path) -> None:
+    def on(own: CacheUse) -> bool:
+        return own is not CacheUse.OFF
+
+    async def main() -> None:
+        directory = Directory()
+        async with ledger_in(tmp_path) as ledger:
+            await ledger.write(two_tenants)
+            await directory.reload(ledger)
+            for acme, globex, caches, has in (
+                (CacheUse.DEFAULT, CacheUse.ON, None, [False, True]),
+                (CacheUse.DEFAULT, CacheUse.OFF, on, [True, False]),
+                (CacheUse.ON, CacheUse.DEFAULT, on, [True, True]),
+            ):
+                if caches is not None:
+                    directory.use_defaults(Limits(), caches)
+                await ledger.write(lambda conn, use=acme: store.update_tenant(conn, "acme", cache=use))
+                await ledger.write(lambda conn, use=globex: store.update_tenant(conn, "globex", cache=use))
+                await directory.reload(ledger)
+                tenants = [directory.tenants[name] for name in ("acme", "globex")]
+                assert [tenant.is_cached for tenant in tenants] == has
+                assert [policy.cache for policy in shares(tenants, 4)] == [
+                    tenant.id if tenant.is_cached else 0 for tenant in tenants
+                ]
 
     asyncio.run(main())
 
