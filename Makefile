@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo test night lint format generate clean
+.PHONY: help demo evidence test night lint format generate clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -24,6 +24,11 @@ night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants besid
 	  $(BIN)/python -m pytest -s --timeout 7200 tests/engine/test_simulation.py tests/model/test_grammar_costs.py \
 	  tests/model/test_constraints.py tests/isolation/test_interleavings.py tests/process/test_described_requests.py \
 	  tests/text/test_guard.py tests/mutations tests/crashes
+
+evidence: $(VENV)/demo.stamp ## measure tenantd next to llama-server, ten minutes: make evidence MODEL=x.gguf (LLAMA_SERVER=path)
+	@server="$${LLAMA_SERVER:-$$(PYTHON=$(BIN)/python $(NO_AMX) benchmarks/build_llama_server.sh $(VENV)/llama-server)}"; \
+	$(BIN)/python benchmarks/evidence.py --llama-server "$$server" $(if $(MODEL),--model "$(MODEL)") \
+	  --page build/evidence.md --json build/evidence.json
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@$(BIN)/ruff format --check .

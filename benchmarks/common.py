@@ -37,11 +37,13 @@ def tenantd(
 
 
 @contextmanager
-def llama_server(binary: Path, model: Path, slots: int, context_tokens: int, threads: int) -> Iterator[Target]:
-    """llama-server with the same slots, context and threads; its prompt cache off."""
+def llama_server(
+    binary: Path, model: Path, slots: int, context_tokens: int, threads: int, *, caches: bool = False
+) -> Iterator[Target]:
+    """llama-server with the same slots, context and threads; its prompt caches off, unless they are wanted."""
     given = {"slots": slots, "context_tokens": context_tokens, "threads": threads}
-    with own_llama_server(binary, model, **given) as (server, port):
-        yield Target("llama-server", port=port, extra=(("cache_prompt", False),), pids=server.pids)
+    with own_llama_server(binary, model, **given, caches=caches) as (server, port):
+        yield Target("llama-server", port=port, extra=(("cache_prompt", caches),), pids=server.pids)
 
 
 def machine() -> dict[str, Any]:

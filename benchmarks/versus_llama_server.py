@@ -20,7 +20,7 @@ from typing import Any
 from common import llama_server, machine, stream, tenantd
 from tenantctl.bench.target import Target
 
-CONCURRENCY = (1, 4, 8, 16)
+CONCURRENCY = (1, 4, 8, 16, 32)
 SLOTS = 16
 CONTEXT_TOKENS = 1024
 PROMPT_TOKENS = 64
@@ -98,6 +98,9 @@ def main() -> None:
             row = compare(targets, arguments.rounds, lambda target, seed, n=clients: throughput(target, n, seed))
             results[f"tokens_per_s_{clients}"] = row
             show(f"tokens/s, {clients} clients", row)
+        ratios = [results[f"tokens_per_s_{clients}"]["ratio"] for clients in CONCURRENCY]
+        results["tokens_per_s_mean_ratio"] = statistics.geometric_mean(ratios)
+        print(f"{'geometric mean':50}{results['tokens_per_s_mean_ratio']:8.2f}")
         row = compare(targets, arguments.rounds, first_token)
         results["idle_ttft_s"] = row
         show("idle TTFT, s", row)

@@ -220,9 +220,10 @@ def own_daemon(
 
 @contextmanager
 def own_llama_server(
-    binary: Path, model: Path, *, slots: int, context_tokens: int, threads: int
+    binary: Path, model: Path, *, slots: int, context_tokens: int, threads: int, caches: bool = False
 ) -> Iterator[tuple[Server, int]]:
-    """A ready llama-server and its port on loopback; each slot has `context_tokens`. Its prompt cache is off.
+    """A ready llama-server and its port on loopback; each slot has `context_tokens`. Without `caches` it keeps
+    no prompts in host memory.
 
     Raises TenantdError.
     """
@@ -230,7 +231,7 @@ def own_llama_server(
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
     command = [binary, "-m", model, "--host", "127.0.0.1", "--port", port, "-np", slots, "-c", slots * context_tokens]
-    command += ["-t", threads, "-tb", threads, "--no-kv-unified", "--cache-ram", 0]
+    command += ["-t", threads, "-tb", threads, "--no-kv-unified", *([] if caches else ["--cache-ram", 0])]
     with tempfile.TemporaryDirectory(prefix="llama-server-") as folder:
         server = Server("llama-server", Path(folder) / "log")
         with _stopped(server):
