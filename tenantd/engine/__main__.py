@@ -61,7 +61,9 @@ def _serve(pipe: Pipe) -> int:
         pipe.send(LoadFailed(e.message, may_pass=isinstance(e, NotEnoughMemory)))
         return EXIT_MODEL
     pipe.send(Ready(compute.info))
-    loop = Loop(_scheduler(load, compute), compute, batch_tokens=load.batch_tokens)
+    loop = Loop(
+        _scheduler(load, compute), compute, batch_tokens=load.batch_tokens, checkpoint_tokens=load.checkpoint_tokens
+    )
     try:
         keep_going = loop.apply(rest)
         while keep_going:
@@ -98,6 +100,7 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
         Fairness(settings.half_life_s, settings.burst_credit),
         settings,
         swap_bytes=load.swap_bytes,
+        cache_bytes=load.cache_bytes,
         packs=load.kv == "streams",
     )
 

@@ -25,6 +25,10 @@ class Charges:
         counted_tokens = generated_tokens + (prompt_tokens if submit.counts_prompt else 0)
         self._counted_tokens[tenant] = self._counted_tokens.get(tenant, 0) + counted_tokens
 
+    def cached(self, submit: Submit, prompt_tokens: int, now_s: float) -> None:
+        """Charge prompt tokens that need not be computed. They do not count towards tokens per minute."""
+        self._fairness.charge(submit.tenant, costs.of_cached(self._settings, prompt_tokens), now_s)
+
     def time(self, tenant: str, micros: int, now_s: float) -> None:
         """Charge engine time used by one request alone: as much as prompt tokens that take as long would cost."""
         if micros:

@@ -151,10 +151,14 @@ class Compute(Protocol):
     at 1. A prefix has no tenant here: whoever names its number may use it.
 
     `on_logits`, if set, is called by `run` for every chunk with `sample`, before its token is chosen.
+
+    `window_tokens`: a longer sequence can only be cut to what `least_tokens` says; 0 if that holds for all, None if any
+    can be cut to any length.
     """
 
     info: EngineInfo
     on_logits: OnLogits | None
+    window_tokens: int | None
 
     def bind(
         self,

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
 from tenantd.domain import Sampling
+from tenantd.engine.kv.prefixes import Key
 from tenantd.minute import TokenWindow
 from tenantd.wire.messages import Submit
 
@@ -23,7 +25,7 @@ class Job:
     sampling: Sampling  # with the request's own seed
     tokens: list[int]
     generated: int
-    charged_prompt: int  # prompt tokens charged so far, here or before a crash
+    charged_prompt: int  # prompt tokens charged so far, computed or not, here or before a crash
     computed: int = 0
     sequence: int = -1
     binding: int | None = None  # of the sequence it has or had last; None if it never had any
@@ -34,6 +36,14 @@ class Job:
     bound_s: float = 0.0  # when it got the slot that it has or had last
     kv_token_s: float = 0.0  # token-seconds in slots, but for what it holds now; see `held`
     swaps: int = 0  # how often it gave its slot up
+    has_failed: bool = False
+    key: Key | None = None  # with whom it shares what is computed, since it was bound; None: with nobody
+    chain: list[int] = field(
+        default_factory=list
+    )  # of its tokens when it was bound first, if it shares; see `chain_of`
+    stops: list[int] = field(default_factory=list)  # lengths, ascending, at which a chunk of its prompt must end
+    leader: Job | None = None  # computes what they have in common, for which it waits in its slot
+    overtaken: int = 0  # by how many later requests of its tenant
 
     def __post_init__(self) -> None:
         if self.submit.allowed_tokens is not None:
@@ -61,6 +71,17 @@ class Job:
     def is_decoding(self) -> bool:
         return self.computed > 0 and len(self.tokens) - self.computed == 1
 
+    @property
+    def is_held(self) -> bool:
+        """Whether it has generated all that it may for the time being."""
+        return self.generated >= self.allowed
+
+    @property
+    def stretch(self) -> int:
+        """How many tokens are left before the next of `stops`, or in all."""
+        end = bisect_right(self.stops, self.computed)
+        return (self.stops[end] if end < len(self.stops) else len(self.tokens)) - self.computed
+
     def held(self, now_s: float) -> tuple[int, int]:
         """Its token-microseconds in slots, and how often it gave its slot up.
 
@@ -69,6 +90,15 @@ class Job:
         """
         late = self.computed * (now_s - self.bound_s) if self.sequence >= 0 else 0.0
         return max(0, round((self.kv_token_s + late) * 1e6)), self.swaps
+
+    def begin_with(self, tokens: int, now_s: float) -> int:
+        """Its first `tokens` are in its slot now, without having been computed. Returns how many of its prompt are
+        accounted for by that."""
+        self.computed = tokens
+        self.kv_token_s -= tokens * (now_s - self.bound_s)
+        cached = max(0, min(tokens, len(self.submit.prompt)) - self.charged_prompt)
+        self.charged_prompt += cached
+        return cached
 
     def advance(self, computed: int, tokens: int, now_s: float) -> None:
         """`tokens` were computed; now there are `computed` in its slot."""
@@ -91,6 +121,7 @@ class TenantJobs:
     weight: float = 1.0
     max_concurrent: int | None = None
     reserved_slots: int = 0
+    cache: int = 0  # as in `TenantPolicy`
     is_waiting: bool = False  # one of its requests waited for a slot at the start of the step
     is_back: bool = False  # back from idle, without a token since
     was_busy: bool = False  # in the previous engine; its requests have yet to arrive

@@ -13,9 +13,10 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Compute, EngineBroken, RequestRejected
+from tenantd.engine.compute import Compute, EngineBroken
 from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
+from tenantd.engine.reuse import Reuse
 from tenantd.engine.scheduler import Plan, Scheduler
 from tenantd.wire.messages import (
     Allow,
@@ -58,11 +59,13 @@ class Loop:
         clock_s: Callable[[], float] = time.monotonic,
         *,
         batch_tokens: int = LEAST_BATCH_TOKENS,
+        checkpoint_tokens: int = 512,
     ) -> None:
-        """`batch_tokens` is the most that a pass may have."""
+        """`batch_tokens` is the most that a pass may have; `checkpoint_tokens` as in `Load`."""
         self._scheduler = scheduler
         self._compute = compute
         self._clock_s = clock_s
+        self._reuse = Reuse(scheduler, compute, checkpoint_tokens)
         self._interlude = Interlude(compute, batch_tokens)
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._news_due_s = 0.0
@@ -94,6 +97,7 @@ class Loop:
             return
         yield self.step()
         if self._interlude.is_asked and not self._scheduler.has_bound:
+            self._reuse.cache.vacate_all()
             yield (event := self._interlude.go_on())
             if isinstance(event, Checked):
                 self._interlude.forget()
@@ -135,8 +139,10 @@ class Loop:
                     self._scheduler.set_backlog(command, self._clock_s())
                 case TenantPolicy():
                     self._scheduler.set_policy(command)
+                    self._reuse.cache.set_policy(command)
                 case Forget(tenant):
                     self._scheduler.forget(tenant)
+                    self._reuse.cache.forget(tenant)
                 case Remember():
                     self._scheduler.remember(command, self._clock_s())
                 case Pause(is_paused):
@@ -155,19 +161,25 @@ class Loop:
         if not self._interlude.is_asked:
             self._make_room()
             self._bind()
+        self._reuse.before_pass(self._clock_s())
         return self._scheduler.plan(self._clock_s())
 
     def _make_room(self) -> None:
         """Swap out requests to free slots for needier tenants that wait."""
         while (victim := self._scheduler.next_victim(self._clock_s())) is not None:
-            job, room_bytes = victim
-            self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
+            self._swap_out(*victim)
 
     def _give_way(self) -> None:
         """Swap out every request, the newest first, so that they come back in their order."""
         while (victim := self._scheduler.newest_bound()) is not None:
-            job, room_bytes = victim
+            self._swap_out(*victim)
+
+    def _swap_out(self, job: Job, room_bytes: int) -> None:
+        self._reuse.stop_following(job, self._clock_s())
+        if job.sequence >= 0:
             self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
+        else:
+            self._clear_released()  # it was rejected
 
     def _bind(self) -> None:
         """Bind requests to free sequences until none waits or none is free; a rejected request frees its sequence.
@@ -182,33 +194,22 @@ class Loop:
     def _bind_one(self, job: Job) -> int:
         """Bind one request. Returns the engine time in microseconds."""
         if (state := self._scheduler.take_state(job)) is not None:
+            self._reuse.cache.vacate(job.sequence)
             if not self._compute.swap_in(job.sequence, state, job.submit.request):
                 self._scheduler.lost_state(job)
             return 0
-        submit = job.submit
-        visible = submit.prompt[submit.hidden_tokens :]  # penalties for the rest would tell what it is
-        try:
-            micros = self._compute.bind(
-                job.sequence, job.sampling, visible, submit.generated, submit.adapter, submit.request
-            )
-        except RequestRejected as e:
-            micros = e.micros
-            self._scheduler.bound(job, micros)
-            self._scheduler.reject(submit.request, str(e), e.param, e.detail)
-        else:
-            self._scheduler.bound(job, micros)
-        return micros
+        return self._reuse.begin(job, self._clock_s())
 
     def _clear_released(self) -> None:
-        for sequence in self._scheduler.take_released():
-            self._compute.clear(sequence)
+        for sequence, job in self._scheduler.take_released():
+            self._reuse.leave(sequence, job)
         for swapped in self._scheduler.take_discarded():
             swapped.free()
 
     def _check_idle(self) -> None:
-        """Invariant of an idle engine: every slot is free and the KV cache is empty."""
+        """Invariant of an idle engine: every slot is free, and the KV cache holds nothing but prefixes."""
         self._scheduler.check()
-        if not self._compute.is_empty():
+        if not self._reuse.check_idle():
             raise EngineBroken("the engine is idle but still holds tokens")
 
     def _with_news(self, step: Step) -> Step:
@@ -224,4 +225,5 @@ class Loop:
             level=self._scheduler.level(now_s),
             order=None if self._order == told else self._order,
             held=self._scheduler.held(now_s),
+            cache=self._reuse.cache.used(),
         )

@@ -117,7 +117,7 @@ class Passes:
             if job.submit.adapter != jobs[0].submit.adapter:
                 continue
             allowance = left[name]
-            count = job.remaining
+            count = job.stretch if job.stops else job.remaining
             if count > min(budget + budget // 2, most):  # a short remainder is not worth another pass
                 count = min(budget, count)
             if allowance is not None:

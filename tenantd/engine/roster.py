@@ -33,6 +33,7 @@ class Roster:
         tenant.weight = policy.weight
         tenant.max_concurrent = policy.max_concurrent
         tenant.reserved_slots = policy.reserved_slots
+        tenant.cache = policy.cache
         tenant.window.limit_tokens = policy.tokens_per_minute
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:

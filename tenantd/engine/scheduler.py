@@ -8,11 +8,11 @@ is charged only in `commit()`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-import msgspec
-
 from tenantd.domain import FinishReason, Sampling
+from tenantd.engine.booking import Booking
 from tenantd.engine.charges import Charges
 from tenantd.engine.compute import Chunk, EngineBroken, PassResult, Swapped
 from tenantd.engine.fairness import Fairness
@@ -21,6 +21,7 @@ from tenantd.engine.kv.slots import Slots
 from tenantd.engine.kv.states import States
 from tenantd.engine.order import binding_order
 from tenantd.engine.passes import Passes, divided
+from tenantd.engine.precedence import take_next
 from tenantd.engine.roster import Roster
 from tenantd.engine.sharing import Sharing
 from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
@@ -39,14 +40,25 @@ class Scheduler:
     """Owns every job. Each Submit gets exactly one Finish.
 
     The order of calls in a step: take_released; next_victim and swapped_out until there is no victim; bind; plan; (the
-    engine runs the passes); commit; take_released. `swap_bytes` is host memory for the state of swapped-out requests.
-    `packs`: keep decoding sequences adjacent, as KV streams need it (see slots.py).
+    engine runs the passes); commit; take_released. `swap_bytes` is host memory for the state of swapped-out requests,
+    `cache_bytes` for that of prefixes. `packs`: keep decoding sequences adjacent, as KV streams need it (see slots.py).
+    `cached`, if set, tells how many tokens of a waiting request are computed already, about.
     """
 
+    cached: Callable[[Job], int] | None = None
+
     def __init__(
-        self, slots: int, context_tokens: int, fairness: Fairness, settings: Settings, *, swap_bytes: int, packs: bool
+        self,
+        slots: int,
+        context_tokens: int,
+        fairness: Fairness,
+        settings: Settings,
+        *,
+        swap_bytes: int,
+        cache_bytes: int = 0,
+        packs: bool,
     ) -> None:
-        self._slots = Slots(slots)
+        self.slots = self._slots = Slots(slots)
         self._context_tokens = context_tokens
         self._fairness = fairness
         self._settings = settings
@@ -57,17 +69,14 @@ class Scheduler:
         self._active: dict[int, Job] = {}  # by sequence
         self._sharing = Sharing(slots, fairness, settings, self._tenants)
         self._roster = Roster(self._sharing, fairness, self._tenants)
-        self._states = States(swap_bytes)
+        self.states = self._states = States(swap_bytes, cache_bytes)
         self._promised: str | None = None  # the tenant for which a slot was freed, until it is bound
-        self._released: list[int] = []
-        self._finishes: list[Finish] = []
-        self._bindings: list[tuple[Job, int]] = []  # with their engine time, since the last commit
+        self._released: list[tuple[int, Job]] = []
         self._charges = Charges(settings, fairness, self._passes)
-        self._steps = 0
+        self._booking = Booking(self._charges)
+        self._warm: set[int] = set()  # bound requests that began with a prefix
+        self.followers: set[int] = set()  # bound requests that may wait for another's tokens; see reuse.py
         self._now_s = 0.0  # of the last submit, search for a victim, plan or commit
-        self._swaps = self._recomputes = 0  # since the last commit
-        self._taken: list[tuple[int, int, int, float]] = []  # since the last commit: request, binding, sequence, when
-        self._bound_changed = False
 
     # ---- commands ------------------------------------------------------------------------------------------
 
@@ -126,8 +135,8 @@ class Scheduler:
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
-    def take_released(self) -> list[int]:
-        """Sequences whose requests ended since the last call. Clear them before the next `bind`."""
+    def take_released(self) -> list[tuple[int, Job]]:
+        """Sequences whose requests ended since the last call, and these. Clear or park them before the next `bind`."""
         released, self._released = self._released, []
         return released
 
@@ -157,9 +166,8 @@ class Scheduler:
 
     def newest_bound(self) -> tuple[Job, int] | None:
         """The newest request that has a sequence, and how many bytes its state may take; None if none has one."""
-        if not self._active:
-            return None
-        return max(self._active.values(), key=lambda job: job.arrival), self._states.room_bytes
+        newest = max(self._active.values(), key=lambda job: job.arrival, default=None)
+        return None if newest is None else (newest, self._states.room_bytes)
 
     def swapped_out(self, job: Job, swapped: Swapped) -> None:
         """Record that the victim was swapped out. It waits at the head of its tenant's queue."""
@@ -167,29 +175,40 @@ class Scheduler:
         job.swaps += 1
         job.is_queued = True
         self._states.keep(job.submit.request, swapped, job.computed)
-        if swapped.size_bytes:
-            self._swaps += 1
-        elif job.computed:
-            self._recomputes += 1
+        self._booking.swapped(job, swapped)
         self._tenants[job.submit.tenant].queue.appendleft(job)
 
     def bind(self, now_s: float) -> Job | None:
-        """Give a free slot to the oldest request of the neediest tenant. None if there is no slot or no request."""
+        """Give a free slot to the next request of the neediest tenant. None if there is no slot or no request.
+
+        If a prefix is parked in it, that must be used or moved out first.
+        """
         assert not self._released, "released sequences are cleared first"
         if not self._slots.can_take() or (name := self._next_tenant(now_s)) is None:
             return None
         tenant = self._tenants[name]
-        job = tenant.queue.popleft()
+        job = take_next(tenant, self.cached if self._settings.policy is Policy.USAGE else None)
         job.is_queued = False
         job.run_tokens = 0
         job.decoded_s = job.bound_s = now_s
         job.sequence = self._slots.take(job.submit.request)
         job.binding = self._slots.bindings[job.sequence]
-        self._taken.append((job.submit.request, job.binding, job.sequence, now_s))
+        self._booking.took(job, job.sequence, now_s)
         tenant.active += 1
         self._active[job.sequence] = job
-        self._bound_changed = True
         return job
+
+    def reseat(self, job: Job, sequence: int) -> None:
+        """Give a request, of which nothing is computed, another free slot instead of its own."""
+        self._slots.exchange(job.sequence, sequence, job.submit.request)
+        self._active[sequence] = self._active.pop(job.sequence)
+        job.sequence = sequence
+        self._booking.took(job, sequence, job.bound_s)
+
+    def begin_with(self, job: Job, tokens: int, now_s: float) -> None:
+        """A request's first tokens were computed before, and are in its slot now."""
+        self._booking.cached(job, job.begin_with(tokens, now_s))
+        self._warm.add(job.submit.request)
 
     def _next_tenant(self, now_s: float) -> str | None:
         """The tenant for which a slot was freed, if any, so that the slot cannot bounce back; else the neediest."""
@@ -208,19 +227,17 @@ class Scheduler:
 
     def bound(self, job: Job, micros: int) -> None:
         """Record the engine time of a binding. The next commit charges it, except after a crash."""
-        if micros:
-            self._bindings.append((job, micros))
+        self._booking.timed(job, micros)
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def has_work(self, now_s: float) -> bool:
         """Whether a step now would do anything. Requests held back by their tenant's limits do not count."""
-        if self._finishes or self._released or self._states.discarded:
+        if self._booking.finishes or self._released or self._states.discarded:
             return True
-        is_paced = [job.is_paced(self._tenants[job.submit.tenant], now_s) for job in self._active.values()]
-        if not all(is_paced):
+        if not all(job.is_paced(self._tenants[job.submit.tenant], now_s) for job in self._active.values()):
             return True
-        has_place = self._slots.can_take() or (bool(is_paced) and self._settings.policy is Policy.USAGE)
+        has_place = self._slots.can_take() or (bool(self._active) and self._settings.policy is Policy.USAGE)
         return has_place and any(tenant.queue and tenant.may_start(now_s) for tenant in self._tenants.values())
 
     def wake_s(self, now_s: float) -> float | None:
@@ -243,7 +260,10 @@ class Scheduler:
             for name, tenant in self._tenants.items()
             if tenant.active
         }
-        chunks = self._passes.choose(list(self._active.values()), self._tenants, usage, now_s)
+        ready = list(self._active.values())
+        if self.followers:
+            ready = [job for job in ready if job.leader is None]
+        chunks = self._passes.choose(ready, self._tenants, usage, now_s)
         if not chunks:
             return Plan([], [])  # no moves, either: their copies are made by a pass
         moves = self._compact() if self._packs else []
@@ -254,9 +274,16 @@ class Scheduler:
     def _compact(self) -> list[tuple[int, int]]:
         moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
         for source, target in moves:
-            job = self._active[target] = self._active.pop(source)
-            job.sequence = target
+            if (job := self._active.pop(source, None)) is not None:  # otherwise a prefix is moved
+                self._active[target] = job
+                job.sequence = target
         return moves
+
+    def in_the_way(self) -> int | None:
+        """The sequence of a prefix that must be moved out before decoding requests can be adjacent, if one must."""
+        return (
+            self._slots.in_the_way({s for s, job in self._active.items() if job.is_decoding}) if self._packs else None
+        )
 
     def check_plan(self, plan: Plan) -> None:
         """Check that each chunk holds the next tokens of the request that its sequence is bound to.
@@ -286,7 +313,8 @@ class Scheduler:
         busy_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.busy_micros
-            self._passes.learn(chunks, result.micros)
+            if not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks):  # their tokens take longer
+                self._passes.learn(chunks, result.micros)
             for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
                 job = self._active[chunk.sequence]
                 request = chunk.request
@@ -295,39 +323,10 @@ class Scheduler:
                 binding = bindings[chunk.sequence]
                 micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
                 made[request] = self._advance(job, chunk, binding, result, micros, now_s)
-        for job, micros in self._bindings:
-            busy_micros += micros
-            self._book_binding(job, micros, made, now_s)
-        self._bindings = []
+        busy_micros += self._booking.add_to(made, now_s)
         for name, tokens in self._charges.take_counted().items():
             self._tenants[name].window.give(tokens, now_s)
-        progress = list(made.values())
-        self._steps += 1
-        finishes, self._finishes = self._finishes, []
-        bound = self._bound() if self._bound_changed else None
-        given = {request: (sequence, round((now_s - at_s) * 1e6)) for request, _, sequence, at_s in self._taken}
-        self._taken, self._bound_changed = [], False
-        swaps, self._swaps = self._swaps, 0
-        recomputes, self._recomputes = self._recomputes, 0
-        return Step(
-            number=self._steps,
-            busy_micros=busy_micros,
-            unbilled_micros=busy_micros - sum(one.micros for one in progress),
-            progress=progress,
-            finishes=finishes,
-            running=len(self._active),
-            waiting=len(self._jobs) - len(self._active),
-            swaps=swaps,
-            recomputes=recomputes,
-            bound=bound,
-            given=given or None,
-        )
-
-    def _bound(self) -> list[tuple[int, int]]:
-        """The requests that have a sequence or had one in this step, with its binding."""
-        bound = {request: binding for request, binding, *_ in self._taken}
-        bound.update((job.submit.request, self._slots.bindings[s]) for s, job in self._active.items())
-        return list(bound.items())
+        return self._booking.step(self._active, len(self._jobs), list(made.values()), busy_micros, now_s)
 
     def _advance(self, job: Job, chunk: Chunk, binding: int, result: PassResult, micros: int, now_s: float) -> Progress:
         """Book one chunk of one job: advance, charge, take the sampled token, and finish it if it has ended."""
@@ -359,37 +358,37 @@ class Scheduler:
         is_recompute = fresh_prompt == 0 and not chunk.sample
         return Progress(submit.request, binding, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
 
-    def _book_binding(self, job: Job, micros: int, made: dict[int, Progress], now_s: float) -> None:
-        if job.submit.generated:
-            return  # resumed after a crash
-        self._charges.time(job.submit.tenant, micros, now_s)
-        assert job.binding is not None, "it was bound"
-        before = made.get(job.submit.request) or Progress(job.submit.request, job.binding, 0, -1, 0)
-        made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
-
     # ---- endings ------------------------------------------------------------------------------------------------
 
     def _finish(self, job: Job, reason: FinishReason, message: str = "", param: str = "", detail: str = "") -> None:
         """The only way out of the scheduler, from any state."""
         del self._jobs[job.submit.request]
+        job.has_failed = reason is FinishReason.FAILED
         if job.sequence >= 0:
-            self._released.append(job.sequence)
+            self._released.append((job.sequence, job))
             self._unbind(job)
         elif job.is_queued:
             self._tenants[job.submit.tenant].queue.remove(job)
+            job.is_queued = False
         self._states.discard(job.submit.request)
         self._roster.leave_if_idle(job.submit.tenant, self._now_s)
         held = job.held(self._now_s)
-        self._finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
+        self._booking.finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
 
     def _unbind(self, job: Job) -> None:
         self._slots.release(job.sequence, job.submit.request)
         del self._active[job.sequence]
-        self._bound_changed = True
+        self._warm.discard(job.submit.request)
+        self._booking.left()
         job.leave(self._now_s)
         self._tenants[job.submit.tenant].active -= 1
 
     # ---- queries --------------------------------------------------------------------------------------
+
+    @property
+    def active(self) -> Mapping[int, Job]:
+        """The requests that have a sequence, by it."""
+        return self._active
 
     def usage(self, now_s: float) -> dict[str, float]:
         """Decayed usage by weight, by tenant."""

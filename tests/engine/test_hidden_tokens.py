@@ -9,7 +9,7 @@ import pytest
 from tenantd.domain import Sampling
 from tenantd.engine.fake import FakeCompute
 from tenantd.wire.messages import SetSampling, Submit
-from tests.engine.world import world
+from tests.engine.world import World, world
 
 seen: list[tuple[list[int], list[int]]] = []
 
@@ -26,8 +26,7 @@ class Remembering(FakeCompute):
 @pytest.mark.parametrize("hidden", [0, 5, 8])
 def test_only_what_stands_after_the_system_prompt_is_history(hidden: int, generated: list[int]) -> None:
     seen.clear()
-    w = world(slots=1)
-    w.loop._compute = Remembering(w.load, w._sleep)
+    w = World(world(slots=1).load, engine=Remembering)
     prompt = list(range(8))
     submit = Submit(
         request=1, tenant="a", prompt=prompt, hidden_tokens=hidden, generated=generated, max_tokens=9, sampling=1

@@ -40,10 +40,8 @@ class Costly(FakeCompute):
 
 
 def costly_world(**settings: Any) -> World:
-    w = world(slots=4, chunk=64, **settings)
-    w.compute = Costly(w.load, w._sleep)
-    w.loop._compute = w.compute
-    return w
+    plain = world(slots=4, chunk=64, **settings)
+    return World(plain.load, plain.chunk, plain.settings, engine=Costly)
 
 
 def run(w: World) -> list[Step]:

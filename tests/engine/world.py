@@ -40,7 +40,8 @@ SCENARIOS = int(os.environ.get("TENANTD_SCENARIOS", "150"))
 """How many of each kind. A night takes TENANTD_SCENARIOS=10000 or more, and draws a seed; else the set is fixed."""
 SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_SCENARIOS" in os.environ else 1))
 BURST_CREDIT = 200
-SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4, burst_credit=BURST_CREDIT)
+CACHED_COST = 0.5
+SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4, burst_credit=BURST_CREDIT, cached_token_cost=CACHED_COST)
 
 
 def scenarios(test: Callable[..., None]) -> Callable[..., None]:
@@ -65,11 +66,11 @@ class CountingFairness(Fairness):
 
     def __init__(self, *settings: Any, **more: Any) -> None:
         super().__init__(*settings, **more)
-        self.charged: Counter[str] = Counter()
+        self.charged: Any = Counter()  # by tenant
 
     def charge(self, tenant: str, cost: float, now_s: float) -> None:
         super().charge(tenant, cost, now_s)
-        self.charged[tenant] += int(cost)
+        self.charged[tenant] += int(2 * cost) / 2  # tokens; the time of a binding is less
 
 
 @dataclass(repr=False)
@@ -84,9 +85,10 @@ class World:
     engine: Callable[[Load, Callable[[float], None]], Compute] = FakeCompute
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
+    cached: Counter[int] = field(default_factory=Counter)
     logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=lambda: defaultdict(list))
     finishes: dict[int, FinishReason] = field(default_factory=dict)
-    service: Counter[str] = field(default_factory=Counter)
+    service: Any = field(default_factory=Counter)  # by tenant, in usage
     submits: dict[int, Submit] = field(default_factory=dict)
     samplings: dict[int, Sampling] = field(default_factory=dict)
     shares: dict[str, TenantPolicy] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class World:
     swaps: int = 0
     recomputes: int = 0
     active: dict[str, int] = field(default_factory=dict)
-    lost: Counter[str] = field(default_factory=Counter)
+    lost: Any = field(default_factory=Counter)  # the same
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -113,9 +115,11 @@ class World:
             self.fairness,
             self.settings,
             swap_bytes=self.load.swap_bytes,
+            cache_bytes=self.load.cache_bytes,
             packs=True,
         )
-        self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s)
+        checkpoint_tokens = self.load.checkpoint_tokens
+        self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s, checkpoint_tokens=checkpoint_tokens)
 
     def tenant_of(self, request: int) -> str:
         return self.submits[request].tenant
@@ -127,18 +131,20 @@ class World:
         self,
         request: int,
         tenant: str,
-        prompt: int,
+        prompt: int | list[int],
         output: int,
         *,
         generated=(),
         billed=0,
         counts_prompt=True,
+        group=0,
+        marks=(),
         **sampling,
     ):
         self.submits[request] = Submit(
             request=request,
             tenant=tenant,
-            prompt=self.prompt(request, prompt),
+            prompt=prompt if isinstance(prompt, list) else self.prompt(request, prompt),
             generated=list(generated),
             max_tokens=output,
             adapter=self.adapters.get(tenant, ""),
@@ -146,6 +152,8 @@ class World:
             seed=request,
             billed_prompt_tokens=billed,
             counts_prompt=counts_prompt,
+            group=group,
+            marks=list(marks),
         )
         self.unfinished[tenant] += 1
         self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))
@@ -178,7 +186,7 @@ class World:
         """The engine computes a step that nobody hears of, and is gone. The next one is told what the daemon knows."""
         if self.has_work:
             for made in self.loop.step().progress:
-                self.lost[self.tenant_of(made.request)] += made.prefilled + 2 * (made.token >= 0)
+                self.lost[self.tenant_of(made.request)] += cost_of(made)
         usage = self.fairness.snapshot(self.now_s)
         given = {
             # a little more than a minute, as the daemon tells it: the clocks are rounded to microseconds
@@ -198,12 +206,14 @@ class World:
             if request in self.cancelled:
                 self._finish(request, FinishReason.CANCELLED)
             else:
-                done = {"generated": list(self.tokens[request]), "billed_prompt_tokens": self.prefilled[request]}
+                billed = self.prefilled[request] + self.cached[request]
+                done = {"generated": list(self.tokens[request]), "billed_prompt_tokens": billed}
                 self._send(msgspec.structs.replace(submit, **done))
 
     def step(self) -> None:
         step = self.loop.step()
         self.scheduler.check()
+        self.loop._reuse.cache.check()
         self.check_no_slot_idles(step)
         assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
         self.check_pacing(step)
@@ -213,12 +223,12 @@ class World:
         for made in step.progress:
             assert made.request not in self.finishes, "nothing comes after the end"
             self.prefilled[made.request] += made.prefilled
-            cost = made.prefilled
+            assert not (made.cached and self.cached[made.request]), "it is told once"
+            self.cached[made.request] += made.cached
             if made.token >= 0:
                 self.tokens[made.request].append(made.token)
                 self.logprobs[made.request].append(made.logprobs)
-                cost += 2
-            self.service[self.tenant_of(made.request)] += cost
+            self.service[self.tenant_of(made.request)] += cost_of(made)
         for finish in step.finishes:
             assert finish.request not in self.finishes, "a request ends once"
             self._finish(finish.request, finish.reason)
@@ -249,6 +259,11 @@ class World:
         """Time that has passed. A clock that jumps backwards takes none of it back."""
         return self.now_s + self.set_back_s
 
+    def check_charges(self) -> None:
+        """Each tenant was charged what was delivered to it, or computed for it and lost."""
+        for tenant in {submit.tenant for submit in self.submits.values()}:
+            assert self.fairness.charged[tenant] == self.service[tenant] + self.lost[tenant]
+
     def jump(self, jump_s: float) -> None:
         self.now_s += jump_s
         self.set_back_s += max(0.0, -jump_s)
@@ -278,6 +293,11 @@ class World:
             self.step()
             if self.loop.patience_s():  # nothing could be done: a prompt's last token needs room for the answer's first
                 self.now_s += 1
+
+
+def cost_of(made: Progress) -> float:
+    """In usage."""
+    return made.prefilled + CACHED_COST * made.cached + 2 * (made.token >= 0)
 
 
 def world(

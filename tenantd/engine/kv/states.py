@@ -1,18 +1,27 @@
-"""Keeps the state of swapped-out sequences in host memory, within one byte budget. Pure.
+"""Owns all state in host memory: of swapped-out requests, and of prefixes, each within a byte budget of its own. Pure.
 
-The engine copies the bytes; this module decides how many there may be, and knows whose they are.
+The engine copies the bytes; this module decides how many there may be, and knows whose they are. The budgets are
+separate, so that what one tenant has swapped out never takes the place of another's prefixes.
 """
 
 from __future__ import annotations
 
-from tenantd.engine.compute import EngineBroken, Swapped
+from tenantd.engine.compute import EngineBroken, Kept, Swapped
+from tenantd.engine.kv.shares import Shares
 
 
 class States:
-    """The state of every swapped-out request, until it is swapped in or freed."""
+    """The state of every swapped-out request, until it is swapped in or freed, and of every prefix.
 
-    def __init__(self, budget_bytes: int) -> None:
+    `shares` are the bytes of the prefixes by owner. A prefix has its bytes reserved while it is still in a sequence, so
+    that it can leave that at any time without pushing anything out.
+    """
+
+    def __init__(self, budget_bytes: int, cache_bytes: int = 0) -> None:
         self._budget_bytes = budget_bytes
+        self.shares = Shares(cache_bytes)
+        self._reserved: dict[int, tuple[int, int]] = {}  # by prefix: its owner, and bytes
+        self._prefixes: dict[int, Kept] = {}  # those of them that have left their sequence
         self._kept: dict[int, Swapped] = {}
         self._kept_bytes = 0
         self.discarded: list[Swapped] = []  # to be freed: see `take_discarded`
@@ -60,14 +69,52 @@ class States:
         discarded, self.discarded = self.discarded, []
         return discarded
 
+    # ---- prefixes -------------------------------------------------------------------------------------------------
+
+    def reserve(self, prefix: int, owner: int, size_bytes: int) -> None:
+        """Take so many bytes of its owner's share for a prefix, or change how many it has. They must fit the budget."""
+        self.release(prefix)
+        self.shares.take(owner, size_bytes)
+        self._reserved[prefix] = (owner, size_bytes)
+
+    def put(self, kept: Kept) -> None:
+        """Keep the state of a prefix that has bytes for it. Raises EngineBroken if it has one already."""
+        if kept.prefix in self._prefixes:
+            raise EngineBroken(f"prefix {kept.prefix} has two states")
+        assert kept.size_bytes <= self._reserved[kept.prefix][1], "its bytes were reserved"
+        self._prefixes[kept.prefix] = kept
+
+    def of_prefix(self, prefix: int) -> Kept | None:
+        """Its state; None if it is in a sequence. Raises EngineBroken if it is another's."""
+        kept = self._prefixes.get(prefix)
+        if kept is not None and kept.prefix != prefix:
+            raise EngineBroken(f"the state of prefix {kept.prefix} was taken for that of prefix {prefix}")
+        return kept
+
+    def release(self, prefix: int) -> Kept | None:
+        """Give its bytes back, if it has any. Returns its state, to be freed at once."""
+        if (reserved := self._reserved.pop(prefix, None)) is not None:
+            self.shares.give_back(*reserved)
+        return self._prefixes.pop(prefix, None)
+
+    def prefixes(self) -> set[int]:
+        """The prefixes that have bytes."""
+        return set(self._reserved)
+
+    # ---- all of it ------------------------------------------------------------------------------------------------
+
     def requests(self) -> set[int]:
         """The requests whose state is kept."""
         return set(self._kept)
 
     def check(self) -> None:
-        """Check invariants: the bytes add up and are within the budget."""
+        """Check invariants: the bytes add up and are within the budgets."""
         kept_bytes = sum(state.size_bytes for state in self._kept.values())
         assert kept_bytes == self._kept_bytes <= self._budget_bytes, "kept bytes add up within their budget"
+        reserved_bytes = sum(size_bytes for _, size_bytes in self._reserved.values())
+        shares = self.shares
+        assert reserved_bytes == shares.used_bytes <= shares.budget_bytes, "those of prefixes add up within theirs"
+        assert self._prefixes.keys() <= self._reserved.keys(), "every state has its bytes"
 
 
 def _check(state: Swapped, request: int) -> None:

@@ -43,6 +43,11 @@ class Memory:
     has_recurrent_state: bool
 
     @property
+    def cuts_tokens(self) -> int | None:
+        """The longest sequence that can be cut to any length; None if there is no limit."""
+        return 0 if self.has_recurrent_state else self.window_tokens or None
+
+    @property
     def shares_cells(self) -> bool:
         """Whether a copy in the pool takes no cells. With a window, shared ones could not be used again by either
         sequence, and the pool has no others for them."""

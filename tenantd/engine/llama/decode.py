@@ -49,6 +49,7 @@ class LlamaCompute:
         memory = Memory(
             load.kv == "unified", int(llama_cpp.llama_model_n_swa(self._model)), has_recurrent_state(self._model)
         )
+        self.window_tokens = memory.cuts_tokens
         self._cells = Cells(self._context, self.info.slots, memory, scrub=load.scrub, spare=loaded.spare)
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
         self._requests: list[int | None] = [None] * self.info.slots  # whose each bound sequence is

@@ -1,0 +1,63 @@
+"""Divides the bytes for prefixes between tenants: a share by weight each, and what others leave unused. Pure.
+
+A tenant always gets its share, so what it finds there never depends on what others do. What it has beyond that is lent:
+it is taken back for those who are within theirs.
+"""
+
+from __future__ import annotations
+
+
+class Shares:
+    """How many bytes each owner uses of one budget."""
+
+    def __init__(self, budget_bytes: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._used: dict[int, int] = {}
+        self._weights: dict[int, float] = {}
+        self._total_weight = 0.0
+
+    @property
+    def room_bytes(self) -> int:
+        """What nobody uses."""
+        return self.budget_bytes - self.used_bytes
+
+    @property
+    def used(self) -> dict[int, int]:
+        """Bytes by owner, for those who have a share or use any."""
+        return {owner: self._used.get(owner, 0) for owner in self._weights | self._used}
+
+    def set_weight(self, owner: int, weight: float | None) -> None:
+        """Give an owner a share by this weight, or none. What it uses beyond that is lent from now on."""
+        if weight is None:
+            self._weights.pop(owner, None)
+        else:
+            self._weights[owner] = weight
+        self._total_weight = sum(self._weights.values())
+
+    def share_bytes(self, owner: int) -> int:
+        """What an owner can always have."""
+        weight = self._weights.get(owner)
+        return 0 if weight is None else int(self.budget_bytes * weight / self._total_weight)
+
+    def take(self, owner: int, size_bytes: int) -> None:
+        """Use bytes. They must fit the budget."""
+        assert 0 <= size_bytes <= self.room_bytes, "room is made first"
+        self.used_bytes += size_bytes
+        self._used[owner] = self._used.get(owner, 0) + size_bytes
+
+    def give_back(self, owner: int, size_bytes: int) -> None:
+        """Use them no more."""
+        self.used_bytes -= size_bytes
+        self._used[owner] -= size_bytes
+        assert self._used[owner] >= 0, "nobody gives back more than it took"
+        if not self._used[owner]:
+            del self._used[owner]
+
+    def over(self, owner: int, size_bytes: int) -> list[int]:
+        """Those who would use more than their share once `owner` has taken so many bytes more."""
+        return [
+            one
+            for one, used in self._used.items()
+            if used + (size_bytes if one == owner else 0) > self.share_bytes(one)
+        ]
