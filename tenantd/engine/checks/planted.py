@@ -33,8 +33,9 @@ MOST_S: Final = {True: 12.0, False: 50.0}
 """After this, the round that has begun is the last, and not completed. One must be."""
 KEPT: Final = 0
 SAMPLED: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
-PLACES: Final = ("beside", "kept", "moved", "before", "grammar")
-"""Where B is while A runs. `kept`: outside its sequence, and back on another one in the middle of A's answer.
+PLACES: Final = ("beside", "kept", "moved", "before", "parked", "grammar")
+"""Where B is while A runs. `kept`: outside its sequence, and back on another one in the middle of A's answer. `parked`:
+ended, and its prefix is still in its sequence, and in another that is free.
 `grammar`: beside it, with a grammar that allows only the canary."""
 
 
@@ -95,6 +96,11 @@ class _Planting:
         match self._place:
             case "kept":
                 stage.swap_out(its, KEPT)
+                return []
+            case "parked":
+                stage.park(its)
+                if free := [each for each in stage.free() if each != self._mine]:
+                    stage.copy(its, self._random.choice(free))
                 return []
             case "before":
                 stage.clear(its)

@@ -66,6 +66,20 @@ def _moved(stage: Stage, sequence: int, other: int) -> None:
         stage.move(sequence, other)
 
 
+def _stored(stage: Stage, sequence: int, other: int) -> None:
+    """It leaves a prefix, which is still kept outside while A runs."""
+    stage.park(sequence)
+    stage.store(sequence, KEPT)
+
+
+def _copied(stage: Stage, sequence: int, other: int) -> None:
+    """It leaves a prefix, of which there is still a copy beside A."""
+    stage.park(sequence)
+    if other != sequence:
+        stage.copy(sequence, other)
+    stage.clear(sequence)
+
+
 FILLER: Final = 40
 """A token of every vocabulary."""
 WAYS: Final[dict[str, Leave]] = {
@@ -75,6 +89,8 @@ WAYS: Final[dict[str, Leave]] = {
     "was swapped out and ended": _dropped,
     "was swapped out and in elsewhere": _swapped_back,
     "was moved": _moved,
+    "left a prefix outside": _stored,
+    "left a prefix that was copied": _copied,
 }
 
 

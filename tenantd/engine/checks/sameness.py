@@ -1,8 +1,9 @@
 """Check `logits`: with the same schedule, and only the contents of others different, a request's logits are the same.
 
 A random schedule of requests A to D is drawn: who is bound to which sequence with which adapter, how many tokens each
-gets in which pass, who is moved, swapped out and in, released and begun again. It is run several times, with other
-contents of B, C and D: their tokens and sampling settings. The logits of A must be the same to the last bit, and so
+gets in which pass, who is moved, swapped out and in, released and begun again; who leaves a prefix, where it is kept,
+and who begins with it. It is run several times, with other contents of B, C and D: their tokens and sampling settings.
+They may begin with what A computed, but A never with theirs. The logits of A must be the same to the last bit, and so
 must the tokens drawn from them. Only the same shapes can be compared, because llama.cpp picks its kernels by shape.
 """
 
@@ -22,7 +23,7 @@ A: Final = 0
 MOST_TOKENS: Final = LEAST_CONTEXT_TOKENS
 """Maximum length of a request."""
 MOST_CHUNK: Final = 24
-OPERATIONS: Final = {True: 28, False: 48}
+OPERATIONS: Final = {True: 44, False: 64}
 """Of a schedule, if quick and if not."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
 """The contents of each run of a schedule. The first brings every schedule to the same start, and the next two show
@@ -34,22 +35,26 @@ MOST_S: Final = {True: 12.0, False: 50.0}
 
 
 class Operation(NamedTuple):
-    """A step of a schedule. `what` is a method of `_Run`; `counts` are tokens by request."""
+    """A step of a schedule. `what` is done in `_Run.do`; `counts` are tokens by request, `source` is the request that
+    is copied."""
 
     what: str
     request: int = A
     sequence: int = 0
     adapter: str = ""
     counts: tuple[tuple[int, int], ...] = ()
+    source: int = A
 
 
 @dataclass(slots=True)
 class _Place:
-    """Where a request is while a schedule is drawn: on a sequence, or kept (None)."""
+    """Where a request is while a schedule is drawn: on a sequence, or kept (None). `is_parked`: it has ended, and this
+    is its prefix."""
 
     sequence: int | None
     adapter: str
     length: int = 0
+    is_parked: bool = False
 
 
 def check(stage: Stage) -> Course:
@@ -114,27 +119,57 @@ class _Drawing:
             self._swap_out(request)
         self._swap_in(A)
         self._add_pass([A])
+        for request in (A, A + 1):  # and two prefixes
+            if request != A:
+                self._swap_in(request)
+            self._park(request)
+            self._swap_out(request)
+        self._swap_in(A, max(self._free))
+        self._resume(A)
+        if self._free:  # before A in a pass
+            self._swap_in(A + 1, min(self._free))
+            self._resume(A + 1)
+        if self._free:
+            self._fork(A, A + 2)
+        for _ in range(2):
+            self._add_pass(self._running())
+
+    def _running(self) -> list[int]:
+        """Requests that have a sequence."""
+        return [one for one, place in self._places.items() if place.sequence is not None and not place.is_parked]
 
     def add(self) -> None:
         """Add an operation, mostly a pass."""
-        bound = [request for request, place in self._places.items() if place.sequence is not None]
+        here = [request for request, place in self._places.items() if place.sequence is not None]
+        bound = self._running()
+        parked = [request for request in here if self._places[request].is_parked]
         kept = [request for request, place in self._places.items() if place.sequence is None]
         absent = [request for request in range(REQUESTS) if request not in self._places]
-        choices = ["run"] * 5 * bool(bound) + ["swap_out", "swap_out", "end"] * bool(bound) + ["drop"] * bool(kept)
+        ended = [request for request in bound if self._places[request].length]
+        copies = [(source, new) for source in [*ended, *parked] for new in absent if new != A]
+        choices = ["run"] * 7 * bool(bound) + ["swap_out", "swap_out", "end"] * bool(here) + ["drop"] * bool(kept)
+        choices += ["park"] * 2 * bool(ended) + ["resume"] * 2 * bool(parked)
         if self._free:
-            choices += ["move"] * bool(bound) + ["swap_in"] * 2 * bool(kept) + ["begin"] * 4 * bool(absent)
+            choices += ["move"] * bool(here) + ["swap_in"] * 2 * bool(kept) + ["begin"] * 4 * bool(absent)
+            choices += ["fork"] * bool(copies)
         match self._random.choice(choices):
             case "run":
                 self._add_pass(bound)
             case "begin":
-                self._begin(self._random.choice(absent))
+                self._begin(A if A in absent else self._random.choice(absent))
+            case "fork":
+                self._fork(*self._random.choice(copies))
+            case "park":
+                self._park(self._random.choice(ended))
+            case "resume":
+                self._resume(self._random.choice(parked))
             case "move":
-                request = self._random.choice(bound)
+                request = self._random.choice(here)
                 target = self._take()
                 self.operations.append(Operation("move", request, target))
                 self._put(request, target)
             case "swap_out":
-                self._swap_out(self._random.choice(bound))
+                self._swap_out(self._random.choice(here))
             case "swap_in":
                 self._swap_in(self._random.choice(kept))
             case "drop":
@@ -142,7 +177,7 @@ class _Drawing:
                 self.operations.append(Operation("drop", request))
                 del self._places[request]
             case "end":
-                self._end(self._random.choice(bound))
+                self._end(self._random.choice(here))
 
     def _add_pass(self, bound: list[int]) -> None:
         """A pass of some requests with one adapter, decoding or in their prompts, with A if it can be. One that is at
@@ -167,13 +202,31 @@ class _Drawing:
         self._places[request] = _Place(sequence, adapter)
         self.operations.append(Operation("begin", request, sequence, adapter))
 
+    def _fork(self, source: int, request: int) -> None:
+        """A request begins with what another one has computed."""
+        place, target = self._places[source], self._take()
+        self._places[request] = _Place(target, place.adapter, place.length)
+        self.operations.append(Operation("fork", request, target, place.adapter, source=source))
+
+    def _park(self, request: int) -> None:
+        self.operations.append(Operation("park", request))
+        self._places[request].is_parked = True
+
+    def _resume(self, request: int) -> None:
+        place = self._places[request]
+        tokens = self._random.choice([place.length, self._random.randint(1, place.length)])
+        self.operations.append(Operation("resume", request, adapter=place.adapter, counts=((request, tokens),)))
+        place.length, place.is_parked = tokens, False
+
     def _swap_out(self, request: int) -> None:
-        self.operations.append(Operation("swap_out", request))
+        what = "store" if self._places[request].is_parked else "swap_out"
+        self.operations.append(Operation(what, request))
         self._put(request, None)
 
-    def _swap_in(self, request: int) -> None:
-        target = self._take()
-        self.operations.append(Operation("swap_in", request, target))
+    def _swap_in(self, request: int, sequence: int | None = None) -> None:
+        place, target = self._places[request], self._take(sequence)
+        what = "fetch" if place.is_parked else "swap_in"
+        self.operations.append(Operation(what, request, target, place.adapter))
         self._put(request, target)
 
     def _end(self, request: int) -> None:
@@ -181,8 +234,10 @@ class _Drawing:
         self._put(request, None)
         del self._places[request]
 
-    def _take(self) -> int:
-        sequence = self._random.choice(sorted(self._free))
+    def _take(self, sequence: int | None = None) -> int:
+        """This free sequence, or any."""
+        if sequence is None:
+            sequence = self._random.choice(sorted(self._free))
         self._free.discard(sequence)
         return sequence
 
@@ -219,9 +274,7 @@ class _Run:
             case "run":
                 self._run(operation.counts)
             case "begin":
-                sampling = _sampling(self._texts[request])
-                self._stage.bind(target, sampling, [], operation.adapter)
-                self._sequences[request], self._fed[request] = target, []
+                self._begin(operation)
             case "move":
                 self._stage.move(self._sequences[request], target)
                 self._sequences[request] = target
@@ -235,6 +288,49 @@ class _Run:
                 self._stage.drop(request)
             case "end":
                 self._stage.clear(self._sequences.pop(request))
+            case _:
+                self._do_with_prefix(operation)
+
+    def _do_with_prefix(self, operation: Operation) -> None:
+        request, target = operation.request, operation.sequence
+        match operation.what:
+            case "fork":
+                fed = [*self._fed[operation.source]]
+                if self._stage.copy(self._sequences[operation.source], target):
+                    self._sequences[request], self._fed[request] = target, fed
+                    self._resume(operation, len(fed))
+                else:
+                    self._begin(operation)
+                    self._fed[request] = fed
+                    self._compute_again(request)
+            case "park":
+                self._stage.park(self._sequences[request])
+            case "resume":
+                ((_, tokens),) = operation.counts
+                self._resume(operation, tokens)
+            case "store":
+                self._stage.store(self._sequences.pop(request), request)
+            case "fetch":
+                if self._stage.fetch(target, request):
+                    self._sequences[request] = target
+                else:
+                    fed = self._fed[request]
+                    self._begin(operation)
+                    self._fed[request] = fed
+                    self._compute_again(request)
+                    self._stage.park(target)
+
+    def _begin(self, operation: Operation) -> None:
+        request = operation.request
+        self._stage.bind(operation.sequence, _sampling(self._texts[request]), [], operation.adapter)
+        self._sequences[request], self._fed[request] = operation.sequence, []
+
+    def _resume(self, operation: Operation, tokens: int) -> None:
+        request = operation.request
+        sampling = _sampling(self._texts[request])
+        self._fed[request] = self._fed[request][:tokens]
+        if not self._stage.resume(self._sequences[request], sampling, tokens, operation.adapter):
+            self._compute_again(request)
 
     def _run(self, counts: tuple[tuple[int, int], ...]) -> None:
         tokens: dict[int, list[int]] = {}

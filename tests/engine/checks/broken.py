@@ -7,8 +7,8 @@ import random
 from typing import Any
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, PassResult, Swapped
-from tenantd.engine.fake import FakeCompute, FakeSwapped
+from tenantd.engine.compute import Chunk, Kept, PassResult, Swapped
+from tenantd.engine.fake import FakeCompute, FakeKept, FakeSwapped
 
 
 class Mixing(FakeCompute):
@@ -144,3 +144,76 @@ class Inexact(FakeCompute):
         for chunk in chunks:
             self._hash[chunk.sequence] ^= random.getrandbits(8)
         return super().run(chunks)
+
+
+class SharingCopies(FakeCompute):
+    """A copy of a prefix and what it was copied from remain one: what the one computes, the other has computed too."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._source: dict[int, int] = {}  # by copy
+
+    def copy(self, source: int, target: int, *rest: Any) -> bool:
+        self._source[target] = source
+        return super().copy(source, target, *rest)
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        for chunk in chunks:
+            if (source := self._source.get(chunk.sequence)) is not None and self._length[source]:
+                self._hash[source] ^= self._hash[chunk.sequence]
+        return result
+
+    def clear(self, sequence: int) -> None:
+        super().clear(sequence)
+        self._source.pop(sequence, None)
+
+
+class ConfusingPrefixes(FakeCompute):
+    """Restores a prefix mixed with the one that was saved last."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._last: list[FakeKept] = []
+
+    def save(self, sequence: int, *rest: Any) -> FakeKept | None:
+        if (kept := super().save(sequence, *rest)) is not None:
+            self._last.append(kept)
+        return kept
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        assert isinstance(kept, FakeKept)
+        super().restore(sequence, kept)
+        if (last := self._last[-1]) is not kept:
+            self._fill(sequence, [one ^ last.hashes[-1] for one in kept.hashes])
+        return True
+
+
+class LeavingPrefixes(FakeCompute):
+    """The next request in a sequence where a prefix was parked begins with what that has left."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._left: dict[int, int] = {}
+
+    def clear(self, sequence: int) -> None:
+        if self._prefix[sequence]:
+            self._left[sequence] = self._hash[sequence]
+        super().clear(sequence)
+
+    def bind(self, sequence: int, sampling: Sampling, *rest: Any) -> int:
+        micros = super().bind(sequence, sampling, *rest)
+        self._hash[sequence] ^= self._left.pop(sequence, 0)
+        return micros
+
+
+class EchoingPrefixes(Echoing):
+    """Attends to what is parked in other sequences, and to nothing else of them."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        mine = {chunk.sequence for chunk in chunks}
+        hidden = {s: text for s, text in self._texts.items() if s not in mine and not self._prefix[s]}
+        self._texts = {s: text for s, text in self._texts.items() if s not in hidden}
+        result = super().run(chunks)
+        self._texts |= hidden
+        return result

@@ -78,6 +78,10 @@ BROKEN = {
     broken.Echoing: CANARIES,
     broken.NotClearing: RELEASED,
     broken.Holding: RELEASED,
+    broken.SharingCopies: LOGITS,
+    broken.ConfusingPrefixes: LOGITS,
+    broken.LeavingPrefixes: RELEASED,
+    broken.EchoingPrefixes: CANARIES,
     broken.Remembering: TIMING,
 }
 
@@ -202,7 +206,9 @@ def test_schedules_have_everything_that_an_engine_does_with_sequences() -> None:
     stage = Stage(FakeCompute(fake_load(slots=6)), plan())
     drawn = [sameness.draw_schedule(stage, Random(seed), ["", "lora"]) for seed in range(30)]
     operations = [operation for schedule in drawn for operation in schedule]
-    assert {each.what for each in operations} == {"begin", "run", "move", "swap_out", "swap_in", "drop", "end"}
+    with_requests = {"begin", "run", "move", "swap_out", "swap_in", "drop", "end"}
+    assert {each.what for each in operations} == with_requests | {"fork", "park", "resume", "store", "fetch"}
+    assert not any(each.what == "fork" and each.request == sameness.A for each in operations)
     assert {each.adapter for each in operations if each.what == "begin"} == {"", "lora"}
     assert max(len(each.counts) for each in operations) == sameness.REQUESTS
     for schedule in drawn:
