@@ -16,10 +16,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from tenantd.domain import Actor
+from tenantd.events import Events
+from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.ledger import Ledger
+from tenantd.ledger.paperwork import Paperwork
 from tenantd.ledger.renewal import renew
 from tenantd.ledger.restoring import compare, restore
 from tenantd.ledger.row_pruning import prune_rows
+from tenantd.tenancy.invoicing import Invoicing
 from tests.ledger.books import BILLING
 from tests.ledger.trails import entry
 
@@ -80,7 +85,22 @@ def prunes(folder: Path) -> None:
     asyncio.run(main())
 
 
-COMMANDS: dict[str, Callable[[Path], None]] = {"restore": restores, "renew": renews, "prune": prunes}
+def finalises(folder: Path) -> None:
+    async def main() -> None:
+        ledger = Ledger.open(folder / "ledger.db", BILLING, lambda: NOW_MICROS)
+        month = parse_month("last", ledger.timezone, NOW_MICROS)
+        await Invoicing(ledger, Events(), records=True).finalize(Actor(uid=0), month, None, Paperwork())
+        await ledger.close()
+
+    asyncio.run(main())
+
+
+COMMANDS: dict[str, Callable[[Path], None]] = {
+    "restore": restores,
+    "renew": renews,
+    "prune": prunes,
+    "finalise": finalises,
+}
 
 
 def main(name: str, folder: Path) -> int:
