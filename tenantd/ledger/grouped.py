@@ -13,14 +13,16 @@ import msgspec
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER
 from tenantd.ledger.reports import cost_nanos, name_before
-from tenantd.ledger.rollups import COUNTS, ENDS, SUMS, USED
+from tenantd.ledger.rollups import ENDS, USED
 from tenantd.ledger.sums import Key, sums, too_large
-from tenantd.periods import HOUR_MICROS, Period, Span, bounds, days, hours
+from tenantd.periods import HOUR_MICROS, Period, Span, bounds, days, hours, local_date, midnight_micros
 
 MOST_HOURS: Final = 100 * 24
-MOST_MICROS: Final = MOST_HOURS * HOUR_MICROS
+MOST_OFF_HOURS: Final = 32 * 24
+"""Where the hours of a time zone are not those of UTC, so that each request is read instead of the sums of its hour."""
 _FIRST_AND_LAST: Final = "SELECT (SELECT min(hour_micros) FROM hours), (SELECT max(hour_micros) FROM hours)"
 AMOUNTS: Final = ("input_nanos", "cached_nanos", "output_nanos", "engine_nanos")
+_SHOWN: Final = ("requests", *ENDS, *USED, *AMOUNTS, "free_nanos", "waived_nanos")
 
 
 class Grouping(StrEnum):
@@ -79,7 +81,7 @@ def usage_by(
 
     def totals(since: int, until: int, by: Sequence[str]) -> dict[Key, _Total]:
         found: dict[Key, _Total] = {}
-        parts = sums(conn, since, until, (*by, "unbilled"), tenant_id=tenant_id, key_id=key_id)
+        parts = sums(conn, since, until, (*by, "unbilled"), tenant_id=tenant_id, key_id=key_id, only=_SHOWN)
         for (*key, unbilled), part in parts.items():
             found.setdefault(tuple(key), _Total()).add(part, is_billed=not unbilled)
         return found
@@ -108,14 +110,25 @@ def _spans(
     first, last = conn.execute(_FIRST_AND_LAST).fetchone()
     if first is None:
         return iter(())
-    if grouping is Grouping.HOUR and min(until_micros, last + HOUR_MICROS) - max(since_micros, first) > MOST_MICROS:
-        raise InvalidRequest(f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since")
+    if grouping is Grouping.HOUR:
+        _check_hours(max(since_micros, first), min(until_micros, last + HOUR_MICROS), timezone)
     first_day, last_day = (bounds(Period.DAILY, micros, timezone) for micros in (first, last + HOUR_MICROS - 1))
     since_micros = max(since_micros, first_day.since_micros)  # whole days, whichever hours of them were used
     until_micros = min(until_micros, last_day.until_micros)
     if grouping is Grouping.DAY:
         return days(since_micros, until_micros, timezone)
     return hours(since_micros, until_micros, timezone)
+
+
+def _check_hours(since_micros: int, until_micros: int, timezone: ZoneInfo) -> None:
+    """Raises InvalidRequest if they are too many."""
+    is_off = any(
+        midnight_micros(local_date(micros, timezone), timezone) % HOUR_MICROS for micros in (since_micros, until_micros)
+    )
+    most = MOST_OFF_HOURS if is_off else MOST_HOURS
+    if until_micros - since_micros > most * HOUR_MICROS:
+        where = f" in {timezone}, whose hours are not those of UTC" if is_off else ""
+        raise InvalidRequest(f"by hour covers at most {most // 24} days{where}; choose a shorter period", param="since")
 
 
 def _tenant(conn: Connection, key: Key, until_micros: int) -> dict[str, Any]:
@@ -145,7 +158,7 @@ class _Total:
     """The sums of a group: of all its requests, and of those that are billed."""
 
     def __init__(self) -> None:
-        self._all = dict.fromkeys((*COUNTS, *SUMS), 0)
+        self._all = dict.fromkeys(_SHOWN, 0)
         self._billed = dict(self._all)
 
     def add(self, part: dict[str, int], *, is_billed: bool) -> None:

@@ -206,6 +206,15 @@ def test_too_many_hours_are_refused_but_not_those_without_requests() -> None:
         assert len(usage_by(conn, Grouping.DAY, 0, BASE * 2, ZoneInfo("UTC"))) == 2
 
 
+def test_hours_that_are_not_those_of_utc_are_for_a_month_at_most() -> None:
+    row = Made("acme", None, "tiny", "", False, "stop", "", None, HOUR, 0, None)  # type: ignore[arg-type]
+    with ledger_with([row, row._replace(ended=40 * 24 * HOUR)]) as (conn, _):
+        assert len(usage_by(conn, Grouping.HOUR, 0, BASE * 2, ZoneInfo("Europe/Berlin"))) == 2
+        with pytest.raises(InvalidRequest, match="at most 32 days in Asia/Kolkata, whose hours are not those of UTC"):
+            usage_by(conn, Grouping.HOUR, 0, BASE * 2, ZoneInfo("Asia/Kolkata"))
+        assert len(usage_by(conn, Grouping.HOUR, BASE, BASE + 31 * 24 * HOUR, ZoneInfo("Asia/Kolkata"))) == 1
+
+
 @settings(max_examples=200, deadline=None)
 @given(
     zone=st.sampled_from(sorted(available_timezones())).map(ZoneInfo),

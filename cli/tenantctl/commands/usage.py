@@ -74,6 +74,8 @@ def usage(
 
     Requests count when they end. Days and hours are those of the billing time zone. By tenant, requests that still run
     count too, and percentiles over more than an hour are within 2%. JSON and CSV have all figures, and exact money.
+
+    By hour, a period has at most 100 days, and 32 if the billing time zone is not whole hours off UTC.
     """
     one_output(json, as_csv)
     if month is not None and (since or until):

@@ -67,7 +67,8 @@ class FigureRoutes:
     ) -> Response:
         """Report usage of a period by day, hour, tenant, key, model or adapter.
 
-        Only requests that have ended count. The period is that of /admin/v1/usage; by hour, at most 100 days.
+        Only requests that have ended count. The period is that of /admin/v1/usage; by hour, at most 100 days, and
+        32 if the billing time zone is not whole hours off UTC.
         """
         grouping = Grouping(one_of("by", by, Grouping))
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)

@@ -70,7 +70,8 @@ class TenantsOwn:
     ) -> Response:
         """Report the tenant's own usage by day, hour, key or model.
 
-        Only requests that have ended count. The period is that of /v1/usage; by hour, at most 100 days.
+        Only requests that have ended count. The period is that of /v1/usage; by hour, at most 100 days, and
+        32 if the billing time zone is not whole hours off UTC.
         """
         billing = self._service.config.billing
         grouping = Grouping(one_of("by", by, types.GROUPINGS))
