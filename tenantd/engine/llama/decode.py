@@ -47,7 +47,10 @@ class LlamaCompute:
         self.on_logits: OnLogits | None = None
         self._model, self._context = loaded.model, loaded.context
         memory = Memory(
-            load.kv == "unified", int(llama_cpp.llama_model_n_swa(self._model)), has_recurrent_state(self._model)
+            load.kv == "unified",
+            int(llama_cpp.llama_model_n_swa(self._model)),
+            has_recurrent_state(self._model),
+            is_on_device=self.info.layers_offloaded > 0,
         )
         self.window_tokens = memory.cuts_tokens
         self._cells = Cells(self._context, self.info.slots, memory, scrub=load.scrub, spare=loaded.spare)

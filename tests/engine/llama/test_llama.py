@@ -11,6 +11,7 @@ import pytest
 
 from tenantd.engine.compute import Chunk, RequestRejected
 from tenantd.engine.llama import LlamaCompute
+from tenantd.engine.llama.cells import SHORT_PART
 from tenantd.errors import ModelError, NotEnoughMemory
 from tenantd.llamacpp import devices
 from tests.engine.llama.kit import CAREFUL, GREEDY, LAYOUTS, Engines, logits, prompt
@@ -56,16 +57,18 @@ def test_a_sequence_gets_the_same_logits_to_the_last_bit_whatever_its_neighbours
     assert len(set(first[1])) == 6, "each step has its own logits"
 
 
-def test_a_sequence_moved_between_streams_gets_the_same_logits_to_the_last_bit(make: Engines) -> None:
-    engine = make()
-    tokens = prompt(20, seed=0)
+@pytest.mark.parametrize("length", [10, 100], ids=["short, as a state", "long, as a copy of its stream"])
+def test_a_sequence_moved_between_streams_gets_the_same_logits_to_the_last_bit(make: Engines, length: int) -> None:
+    engine = make(batch_tokens=128)
+    assert (length * SHORT_PART <= engine.info.context_tokens) == (length == 10)
+    tokens = prompt(length, seed=0)
     rows = []
     for target in (1, 2):
         engine.bind(1, GREEDY, tokens, [])
         first = engine.run([Chunk(1, 0, tokens, True)]).sampled[1]
         if target != 1:
             engine.move(1, target)
-        engine.run([Chunk(target, 20, [first.token], True)])
+        engine.run([Chunk(target, length, [first.token], True)])
         rows.append(logits(engine, 0).tobytes())
         engine.clear(target)
     assert rows[0] == rows[1]
