@@ -136,11 +136,11 @@ class RecentUsage(msgspec.Struct, frozen=True):
 def recent_usage(conn: Connection, now_micros: int, period_s: float) -> list[RecentUsage]:
     """Tokens of requests created in the last `period_s`, by tenant and second of their end.
 
-    Counts what was computed: for each answer the whole prompt, even if another choice of it was billed for it.
+    An answer whose prompt was billed with another choice shared it with that one, as if it had been cached.
     """
     rows = conn.execute(
         """SELECT tenant_id, (:now - coalesce(ended_micros, created_micros)) / 1000000 AS age_s,
-        sum(iif(completion_tokens > 0, prompt_length_tokens - cached_tokens, prompt_tokens)), sum(cached_tokens),
+        sum(prompt_tokens), sum(iif(completion_tokens > 0, prompt_length_tokens - prompt_tokens, cached_tokens)),
         sum(completion_tokens)
         FROM requests
         WHERE created_micros BETWEEN :now - :period AND :now GROUP BY tenant_id, age_s""",

@@ -13,6 +13,7 @@ import pytest
 from tenantctl.client import Client
 from tenantctl.outside.eavesdropper import check_canaries, is_part_in
 from tenantctl.outside.impostor import check_identity
+from tenantctl.outside.lookalike import check_cache
 from tenantctl.outside.visitors import Visitors
 from tenantd.errors import EngineUnavailable
 from tests.support.daemon import Daemon
@@ -43,7 +44,7 @@ class Administrator:
         return {"paths": paths}
 
     def patch(self, path: str, body: Any) -> Any:
-        self.system_prompt = body["system_prompt"]
+        self.system_prompt = body.get("system_prompt", "")
 
     def delete(self, path: str) -> Any:
         self._visitors.removed.append(path.rpartition("/")[2])
@@ -136,6 +137,7 @@ def test_a_daemon_that_refuses_everybody_proves_nothing() -> None:
     for check in (
         check_identity(cast(Client, Administrator(visitors)), visitors),
         check_canaries(cast(Client, Administrator(visitors)), visitors, quick=True),
+        check_cache(cast(Client, Administrator(visitors)), visitors, quick=True),
     ):
         result = check.result()
         assert result["result"] == "inconclusive" and "HTTP 503" in result["detail"]
@@ -154,6 +156,34 @@ def test_text_of_another_tenant_in_an_answer_is_a_failure() -> None:
     leaking = AtDoor.of(answer=lambda: administrator.system_prompt)
     result = check_canaries(client, leaking, quick=True).result()
     assert result["result"] == "failed" and "what another tenant sent" in result["detail"]
+
+
+class Caching(AtDoor):
+    """Keeps the prompts of each key, or of all of them together, or none."""
+
+    def call(self, method: str, path: str, *, key: str | None = None, body: Any = None, **_: str) -> httpx.Response:
+        seen = self.caches.setdefault(self.keeps_for(key), set())
+        cached = 200 if body["prompt"] in seen else 1
+        seen.add(body["prompt"])
+        return httpx.Response(200, json={"usage": {"prompt_tokens_details": {"cached_tokens": cached}}})
+
+
+@pytest.mark.parametrize(
+    ("keeps_for", "result", "detail"),
+    [
+        (lambda key: key, "held", ""),
+        (lambda key: "all", "failed", "another tenant had sent it"),
+        (lambda key: object(), "inconclusive", "a tenant's own prompt was not in its cache"),
+    ],
+)
+def test_a_cache_must_be_of_use_to_its_tenant_and_to_nobody_else(keeps_for: Any, result: str, detail: str) -> None:
+    client = cast(Client, Administrator(visitors := Caching.of(caches={}, keeps_for=keeps_for)))
+    client.patch = lambda path, body: turned_on.append((path.rpartition("/")[2], body))  # type: ignore[method-assign]
+    turned_on: list[Any] = []
+    found = check_cache(client, visitors, quick=False).result()
+    assert turned_on == [("doctor-a", {"cache": "on"}), ("doctor-b", {"cache": "on"})]
+    assert (found["name"], found["result"], found["n"]) == ("canaries", result, 3)
+    assert detail in found["detail"]
 
 
 def test_a_daemon_that_does_not_answer_in_time_is_busy_and_not_away(

@@ -47,7 +47,7 @@ def test_a_prompt_is_in_no_log_metric_status_or_error_of_another_tenant(tmp_path
     engine: dict[str, Any] = {"backend": backend, "fake_step_micros": 2000, "context_tokens": 512}
     model = {"path": str(write_tiny_gguf(tmp_path / "tiny.gguf"))} if backend == "llama" else {}
     with Daemon(tmp_path, engine=engine, model=model, log={"level": "debug"}) as daemon:
-        key, other = daemon.add_tenant("acme"), daemon.add_tenant("globex")
+        key, other = daemon.add_tenant("acme", cache="on"), daemon.add_tenant("globex", cache="on")
         assert {200, 400, 401, 403, 404} <= set(send_canaries(daemon, key))
         running = daemon.stream("acme", CANARY, max_tokens=300, ignore_eos=True, stop=[CANARY]).begun(2)
         waiting = [daemon.stream("acme", f"{CANARY} {n}", max_tokens=300, ignore_eos=True) for n in range(6)]

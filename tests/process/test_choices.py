@@ -1,4 +1,4 @@
-"""Several answers to one prompt, of a real daemon: the prompt is paid for once, its computation counts each time."""
+"""Several answers to one prompt, of a real daemon: the prompt is computed and paid for once."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def usage_of(daemon: Daemon, tenant: str) -> float:
     return float(next(t["usage"] for t in daemon.status()["tenants"] if t["name"] == tenant))
 
 
-def test_choices_are_billed_and_counted_as_one_prompt_and_used_as_many(tmp_path: Path) -> None:
+def test_choices_are_computed_billed_and_counted_as_one_prompt(tmp_path: Path) -> None:
     with Daemon(tmp_path, scheduler={"half_life_s": 86_400}) as daemon:
         daemon.add_tenant("acme", limits={"tokens_per_minute": 1000})
         answer = daemon.complete("acme", [PROMPT] * 2, n=CHOICES, max_tokens=ANSWER, ignore_eos=True)
@@ -26,16 +26,19 @@ def test_choices_are_billed_and_counted_as_one_prompt_and_used_as_many(tmp_path:
             "prompt_tokens": 2 * PROMPT_TOKENS,
             "completion_tokens": 2 * CHOICES * ANSWER,
             "total_tokens": 2 * (PROMPT_TOKENS + CHOICES * ANSWER),
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": PROMPT_TOKENS - 1},
         }
         left = daemon.complete("acme", "y", max_tokens=1, ignore_eos=True).headers["x-ratelimit-remaining-tokens"]
-        assert int(left) in range(1000 - 2 * (PROMPT_TOKENS + CHOICES * ANSWER) - 3, 1000 - 200 - 48 + 1)
-        computed = 2 * CHOICES * (PROMPT_TOKENS + 2 * ANSWER)
+        counted = PROMPT_TOKENS + 1 + 2 * CHOICES * ANSWER
+        assert int(left) in range(1000 - counted - 3, 1000 - counted + 1)
+        shared = 2 * CHOICES - 1
+        computed = PROMPT_TOKENS + shared * (1 + 0.1 * (PROMPT_TOKENS - 1)) + 2 * CHOICES * 2 * ANSWER
         usage = wait_until(lambda: (now := usage_of(daemon, "acme")) >= 0.99 * computed and now, "its usage")
         assert usage < 1.02 * computed
         assert daemon.stop() == 0
         rows = daemon.rows()
-        assert [row["prompt_tokens"] for row in rows[:8]] == [PROMPT_TOKENS, 0, 0, 0] * 2
+        assert [row["prompt_tokens"] for row in rows[:8]] == [PROMPT_TOKENS, 0, 0, 0, 1, 0, 0, 0]
+        assert [row["cached_tokens"] for row in rows[:8]] == [0, 0, 0, 0, PROMPT_TOKENS - 1, 0, 0, 0]
         assert {row["prompt_length_tokens"] for row in rows[:8]} == {PROMPT_TOKENS}
         assert [row["input_nanos"] > 0 for row in rows[:8]] == [True, False, False, False] * 2
         assert all(row["engine_micros"] > 0 for row in rows)

@@ -100,6 +100,7 @@ def _checked(client: Client, quick: bool) -> dict[str, Any]:
     """Check from outside, then let the daemon check and make a report of both."""
     from tenantctl.outside.eavesdropper import check_canaries
     from tenantctl.outside.impostor import check_identity
+    from tenantctl.outside.lookalike import check_cache
     from tenantctl.outside.turn import own_turn
     from tenantctl.outside.visitors import visitors
 
@@ -110,7 +111,10 @@ def _checked(client: Client, quick: bool) -> dict[str, Any]:
     with own_turn(client) as turn, _progress() as show:
         show("canaries and identity, over the socket", 0.0)
         with _ended_by_signals(), visitors(client) as pair:
-            outside = [check_canaries(client, pair, quick=quick).result(), check_identity(client, pair).result()]
+            outside = []
+            if state.get("cache", {}).get("host_bytes"):
+                outside.append(check_cache(client, pair, quick=quick).result())
+            outside += [check_canaries(client, pair, quick=quick).result(), check_identity(client, pair).result()]
         with _watching(client, show):
             body = {"quick": quick, "outside": outside, "turn": turn}
             report: dict[str, Any] = client.another(LONGEST_S).post(url("isolation"), body)
