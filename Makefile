@@ -12,8 +12,8 @@ help: ## this list
 demo: $(VENV)/demo.stamp ## install, then serve two tenants on a small model and print their invoice
 	@$(BIN)/tenantctl demo
 
-test: $(VENV)/dev.stamp ## install, then run the whole test suite
-	@$(BIN)/python -m pytest
+test: $(VENV)/dev.stamp ## install, then run the whole test suite, in several processes
+	@$(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 
 night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants beside each other, requests, grammars, broken lines
 	@TENANTD_SCENARIOS=$${TENANTD_SCENARIOS:-10000} TENANTD_GRAMMARS=$${TENANTD_GRAMMARS:-10000} \

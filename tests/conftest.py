@@ -1,9 +1,15 @@
-"""Settings of all tests."""
+"""Settings of all tests, and how `pytest -n` shares them among its processes."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
+import os
 import signal
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
 
 with contextlib.suppress(ImportError):  # tests with the oldest client have an environment of their own, without it
     from hypothesis import settings
@@ -13,3 +19,27 @@ with contextlib.suppress(ImportError):  # tests with the oldest client have an e
 
 # A shell starts what it runs in the background with SIGINT ignored, and so would be all programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+MOST_PROCESSES = 8
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """What `-n auto` means: two processes for each CPU, because most tests wait for programs that they start."""
+    return min(2 * len(os.sched_getaffinity(0)), MOST_PROCESSES)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files with tests that need the machine alone come last."""
+    late = {item.path for item in items if item.get_closest_marker("alone")}
+    items.sort(key=lambda item: item.path in late)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)  # before the test's timeout begins
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Processes run their tests at the same time, but each test that is marked `alone` by itself."""
+    if not hasattr(item.config, "workerinput"):
+        return (yield)
+    with Path(__file__).open("rb") as machine:
+        fcntl.flock(machine, fcntl.LOCK_EX if item.get_closest_marker("alone") else fcntl.LOCK_SH)
+        return (yield)
