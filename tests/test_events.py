@@ -133,19 +133,19 @@ def test_a_listener_that_blocks_keeps_nobody_waiting_and_misses_what_its_queue_c
 
     def listen_slowly(event: Event) -> None:
         began.set()
-        let_go.wait(30)
+        let_go.wait(120)
         slow.append(event)
 
     announcer, heard = Events(), list[Event]()
     announcer.queue("slow", listen_slowly, most_waiting=8)
     announcer.queue("quick", heard.append)
     announcer.announce(cleaned_up(0))
-    assert began.wait(10)
+    assert began.wait(120)
     began_s = time.monotonic()
     for number in range(1, 101):
         announcer.announce(cleaned_up(number))
     assert not announcer.close(0.1)  # nor does it keep the daemon from stopping
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 60
     assert len(heard) == 101
     assert announcer.accounts()["slow"] == Account(dropped=92)
     announcer.report()
@@ -162,13 +162,13 @@ def test_once_a_minute_the_log_says_which_listeners_missed_events(
     monkeypatch.setattr(events, "REPORT_INTERVAL_S", 0.01)
     let_go = threading.Event()
     announcer = Events()
-    announcer.queue("slow", lambda event: let_go.wait(30) and None, most_waiting=0)
+    announcer.queue("slow", lambda event: let_go.wait(120) and None, most_waiting=0)
 
     async def main() -> None:
         watching = asyncio.create_task(announcer.watch())
         for announced in (1, 2):
             announcer.announce(cleaned_up(announced))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while len(caplog.records) < announced:
                     await asyncio.sleep(0.01)
         await asyncio.sleep(0.05)

@@ -47,7 +47,7 @@ def test_tests_run_beside_each_other_except_those_marked_alone(tmp_path: Path) -
     for name, text in FILES.items():
         (tmp_path / f"{name}.py").write_text(HEAD + text)
     command = [sys.executable, "-m", "pytest", *ARGUMENTS]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=850, check=False)
     assert done.returncode == 0, done.stdout
     assert re.search(r"=+ 5 passed in .*=+$", done.stdout.strip()), "pytest's closing line"
     lines = (tmp_path / "log").read_text().splitlines()

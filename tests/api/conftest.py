@@ -37,7 +37,7 @@ class Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self.loop).result(60)
+        return asyncio.run_coroutine_threadsafe(work, self.loop).result(300)
 
     def call(self, function: Callable[[], T]) -> T:
         async def work() -> T:
@@ -70,7 +70,7 @@ class Api:
     def new_client(self, **headers: str) -> httpx.Client:
         """A client for which every answer has to be as the server describes it."""
         transport = httpx.HTTPTransport(uds=str(self.path))
-        client = httpx.Client(transport=transport, base_url="http://tenantd", headers=headers, timeout=30)
+        client = httpx.Client(transport=transport, base_url="http://tenantd", headers=headers, timeout=120)
         client.event_hooks = {"response": [self.contract.check]}
         self._clients.append(client)
         return client
@@ -78,7 +78,7 @@ class Api:
     def openai(self, key: str = "td_acme") -> openai.OpenAI:
         http = on_socket(self.path)
         self._clients.append(http)
-        return openai.OpenAI(api_key=key, base_url="http://tenantd/v1", http_client=http, max_retries=0, timeout=30)
+        return openai.OpenAI(api_key=key, base_url="http://tenantd/v1", http_client=http, max_retries=0, timeout=120)
 
     def completion(self, *, key: str = "td_acme", **body: Any) -> httpx.Response:
         headers = {"authorization": f"Bearer {key}"} if key else {}
@@ -88,10 +88,10 @@ class Api:
         return self.client.post("/v1/chat/completions", json=body, headers={"authorization": "Bearer td_acme"})
 
     def wait_until(self, true: Callable[[], bool]) -> None:
-        """Poll in the server's loop, for at most ten seconds."""
+        """Poll in the server's loop, for at most two minutes."""
 
         async def poll() -> None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 while not true():
                     await asyncio.sleep(0.005)
 

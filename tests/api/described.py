@@ -11,7 +11,7 @@ from tests.support.daemon import Daemon
 class DescribedDaemon(Daemon):
     """Checks what it answers to its clients."""
 
-    def client(self, timeout_s: float = 60) -> httpx.Client:
+    def client(self, timeout_s: float = 300) -> httpx.Client:
         contract = self.contract()
         client = super().client(timeout_s)
         client.event_hooks = {"response": [contract.check]}

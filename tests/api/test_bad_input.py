@@ -177,11 +177,11 @@ def test_a_thousand_biases_are_taken_and_more_are_refused_with_the_bound(api: Ap
 
 
 def test_a_text_of_ten_megabytes_is_refused_at_once(api: Api) -> None:
-    began_s = time.monotonic()
+    began_s = time.process_time()  # the server runs in this process
     answer = api.completion(prompt="x" * 10_000_000)
     assert answer.status_code == 400
     assert answer.json()["error"]["code"] == "context_length_exceeded"
-    assert time.monotonic() - began_s < 8  # half a second, on a machine with nothing else to do
+    assert time.process_time() - began_s < 8  # half a second, on a machine with nothing else to do
     assert still_serves(api)
 
 
@@ -193,9 +193,9 @@ def test_a_chat_of_ten_megabytes_is_refused_at_once(api: Api) -> None:
 @pytest.mark.parametrize("value", [b"1,", b'"a",', b"{},", b'"\\"",'])
 def test_millions_of_values_are_refused_before_they_are_made(api: Api, value: bytes) -> None:
     body = b'{"prompt": [' + value * 3_000_000 + b"1]}"
-    began_s = time.monotonic()
+    began_s = time.process_time()  # the server runs in this process
     answer = api.client.post("/v1/completions", content=body, headers=KEY)
-    assert (answer.status_code, time.monotonic() - began_s < 8) == (400, True)
+    assert (answer.status_code, time.process_time() - began_s < 8) == (400, True)
     assert "the request body has more than" in answer.json()["error"]["message"]
 
 

@@ -87,7 +87,7 @@ def test_how_late_the_event_loop_is_is_a_metric() -> None:
         began_s = time.monotonic()
         while time.monotonic() - began_s < LAG_INTERVAL_S * 2:
             pass
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(120):
             while not meter.registry.get_sample_value("tenantd_loop_lag_seconds_count"):
                 await asyncio.sleep(0.01)
         watching.cancel()

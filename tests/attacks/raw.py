@@ -17,7 +17,7 @@ from typing import NamedTuple
 from tests.support.daemon import Daemon
 from tests.support.program import stranger_uid
 
-TIMEOUT_S = 30
+TIMEOUT_S = 120
 
 
 def connect(daemon: Daemon, timeout_s: float = TIMEOUT_S) -> socket.socket:
@@ -110,7 +110,7 @@ def strangers(socket_path: Path, count: int, said: bytes = b"", patience_s: floa
         yield Held(int(held), answer)
     finally:
         process.stdin.close()
-        process.wait(60)
+        process.wait(300)
         process.stdout.close()
 
 

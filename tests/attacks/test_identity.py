@@ -62,7 +62,7 @@ class Running:
     @property
     def code(self) -> str:
         """Of the last event, or the whole answer."""
-        self._thread.join(60)
+        self._thread.join(300)
         return str(json.loads(self.text.strip().split("\n")[-1].removeprefix("data: "))["error"]["code"])
 
 

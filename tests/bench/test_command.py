@@ -123,7 +123,7 @@ def test_ctrl_c_ends_early_with_what_was_measured(daemon: Daemon) -> None:
 
         wait_until(is_flooded, "requests of the run")
         program.send_signal(signal.SIGINT)
-        out, said = program.communicate(timeout=60)
+        out, said = program.communicate(timeout=300)
     assert program.returncode == 130
     content = json.loads(out)
     assert content["interrupted"] is True

@@ -83,7 +83,7 @@ def test_one_that_does_not_stop_is_killed(tmp_path: Path) -> None:
     code = "import signal; signal.signal(signal.SIGTERM, lambda *_: None); print('deaf')\nwhile True: signal.pause()"
     server = Server("it", tmp_path / "log")
     server.spawn([sys.executable, "-uc", code], environment={})
-    server.wait_until(lambda: "deaf" in server.log.read_text(), timeout_s=30)
+    server.wait_until(lambda: "deaf" in server.log.read_text(), timeout_s=120)
     with pytest.raises(TenantdError, match="it did not stop within 1 s and was killed"):
         server.stop(timeout_s=1)
     assert server.running.returncode == -signal.SIGKILL

@@ -65,6 +65,6 @@ def program() -> Program:
     """Run the program as its own process."""
 
     def run(*arguments: str, **options: Any) -> subprocess.CompletedProcess[bytes]:
-        return subprocess.run(command(*arguments), capture_output=True, timeout=60, check=False, **options)
+        return subprocess.run(command(*arguments), capture_output=True, timeout=300, check=False, **options)
 
     return run

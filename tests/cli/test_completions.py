@@ -39,7 +39,7 @@ def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def complete(*words: str) -> list[str]:
     """What bash offers for the last word."""
     done = subprocess.run(
-        ["bash", "--norc", "-c", COMPLETE, "bash", *words], cwd=ROOT, capture_output=True, timeout=60, check=True
+        ["bash", "--norc", "-c", COMPLETE, "bash", *words], cwd=ROOT, capture_output=True, timeout=300, check=True
     )
     assert done.stderr == b""
     return done.stdout.decode().split()

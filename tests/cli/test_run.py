@@ -113,7 +113,7 @@ def test_a_pipe_that_stays_open_is_said_to_be_waited_for(daemon: FakeDaemon) -> 
     assert run.stdin is not None and run.stderr is not None
     assert b"waiting for the end of standard input; add < /dev/null" in run.stderr.readline()
     assert not daemon.seen
-    out, _ = run.communicate(b"there", timeout=60)
+    out, _ = run.communicate(b"there", timeout=300)
     assert (run.returncode, out) == (0, " Hello, wörld\n".encode())
     assert sent(daemon)["prompt"] == "Hi\nthere"
 

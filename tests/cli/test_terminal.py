@@ -40,7 +40,7 @@ class Screen:
         os.write(self._master, keys)
 
     def wait_for(self, text: str) -> None:
-        deadline_s = time.monotonic() + 30
+        deadline_s = time.monotonic() + 120
         while text not in self.text:
             ready, _, _ = select.select([self._master], [], [], max(0, deadline_s - time.monotonic()))
             assert ready, f"not on the screen: {text!r}; there is {self.text!r}"
@@ -59,7 +59,7 @@ class Screen:
         """Its exit status and what it said on standard error."""
         assert self.program.stderr is not None
         said = self.program.stderr.read().decode()
-        code = self.program.wait(30)
+        code = self.program.wait(120)
         os.close(self._slave)
         self._slave = -1
         while self._read():
@@ -103,7 +103,7 @@ def test_ctrl_c_cancels_the_request(terminal: Callable[..., Any], daemon: FakeDa
         code, said = screen.end()
     assert code == 130
     assert said == "cancelled\n"
-    assert daemon.disconnected.wait(30)
+    assert daemon.disconnected.wait(120)
 
 
 def test_text_comes_while_it_is_generated_and_without_escapes(terminal: Callable[..., Any], daemon: FakeDaemon) -> None:

@@ -49,7 +49,7 @@ def run(*command: str, **environment: str) -> str:
     """What it printed; it must succeed."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(("TENANTD_", "PYTEST"))}
     done = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=280, env={**clean, **environment}, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=850, env={**clean, **environment}, check=False
     )
     assert done.returncode == 0, done.stdout[-5000:] + done.stderr[-5000:]
     return done.stdout

@@ -146,7 +146,7 @@ def test_stopping_while_it_loads_does_not_wait(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path, {"start": "hang"}) as s:
             await until(lambda: s.supervisor.progress == 0.5)
-            async with asyncio.timeout(2):
+            async with asyncio.timeout(20):
                 await s.supervisor.stop()
 
     run(scene())

@@ -88,7 +88,7 @@ async def count_rows(ledger: Ledger) -> int:
     return await ledger.read(lambda conn: int(conn.execute("SELECT count(*) FROM requests").fetchone()[0]))
 
 
-async def until(fact: Callable[[], bool], timeout_s: float = 10) -> None:
+async def until(fact: Callable[[], bool], timeout_s: float = 120) -> None:
     """Raises TimeoutError when it does not come true."""
     async with asyncio.timeout(timeout_s):
         while not fact():
@@ -102,7 +102,7 @@ async def writer_held(ledger: Ledger) -> AsyncIterator[None]:
 
     def hold(_: sqlite3.Connection) -> None:
         begun.set()
-        assert may_end.wait(10)
+        assert may_end.wait(120)
 
     holding = asyncio.create_task(ledger.write(hold))
     await until(begun.is_set)

@@ -233,7 +233,7 @@ def test_the_journal_gets_a_line_that_verification_can_read(tmp_path: Path) -> N
     address = str(tmp_path / "journal")
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as journal:
         journal.bind(address)
-        journal.settimeout(10)
+        journal.settimeout(120)
 
         async def main() -> None:
             await open_ledger(tmp_path / "ledger.db").close()

@@ -132,7 +132,7 @@ def test_all_entries_of_one_transaction_are_chained_in_the_order_of_their_jobs(t
 
 
 async def until_audited(ledger: Ledger, count: int) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while len(await events_of(ledger)) < count:
             await asyncio.sleep(0.005)
 

@@ -84,7 +84,7 @@ def test_a_program_that_keeps_a_transaction_open_holds_up_no_write(
             other.execute("SELECT * FROM tenants").fetchall()
             for n in range(150):
                 await ledger.admit(admission(f"r{n}"))
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(120):
                     await ledger.settle(settlement(f"r{n}", error="x" * LARGE))
             await until(lambda: "holds a transaction open on the ledger" in caplog.text)
             other.execute("COMMIT")

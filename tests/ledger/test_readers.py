@@ -54,7 +54,7 @@ def one(conn: Connection) -> int:
 
 
 async def until_begun(report: Long) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not report.begun.is_set():
             await asyncio.sleep(0.002)
 
@@ -75,7 +75,7 @@ def test_reports_without_end_keep_no_lookup_and_no_directory_waiting(tmp_path: P
         async with ledger_in(tmp_path) as ledger:
             reports, tasks = await begin(ledger, 6)
             await until_begun(reports[0])
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 assert await ledger.read(one) == await ledger.read(one, Lane.DIRECTORY) == 1
             assert not any(task.done() for task in tasks)
             await end(tasks)
@@ -90,7 +90,7 @@ def test_a_report_that_nobody_waits_for_makes_room_for_the_next(tmp_path: Path) 
             await until_begun(reports[0])
             await end(tasks)
             assert not reports[-1].begun.is_set()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 assert await ledger.read(one, Lane.REPORTS) == 1
 
     asyncio.run(main())
@@ -102,7 +102,7 @@ def test_reports_end_with_the_daemon(tmp_path: Path) -> None:
             reports, tasks = await begin(ledger, 1)
             await until_begun(reports[0])
             ledger.end_reports()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 with pytest.raises(Draining, match="no more reports"):
                     await tasks[0]
                 with pytest.raises(Draining):
@@ -118,7 +118,7 @@ def test_closing_the_ledger_interrupts_whatever_is_read(tmp_path: Path) -> None:
             report = Long()
             task = asyncio.create_task(ledger.read(report))
             await until_begun(report)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(120):
                 await ledger.close(0.5)
                 with pytest.raises(Draining):
                     await task

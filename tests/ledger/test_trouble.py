@@ -257,7 +257,7 @@ def test_a_write_that_the_disk_cuts_off_at_commit_is_undone_and_repeated_once(tm
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     assert child.returncode == 0, child.stderr

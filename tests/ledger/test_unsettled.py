@@ -230,7 +230,7 @@ def test_a_start_killed_while_it_takes_them_in_leaves_them_to_the_next(tmp_path:
         f"module.{die_in} = lambda *_: os.kill(os.getpid(), 9)\n"
         "open_ledger(pathlib.Path(sys.argv[1]) / 'ledger.db')\n"
     )
-    child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, timeout=60, check=False)
+    child = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=ROOT, timeout=300, check=False)
     assert child.returncode == -9
     assert (tmp_path / FILE_NAME).exists()
     _, rows = rows_after_start(tmp_path)

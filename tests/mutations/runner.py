@@ -82,7 +82,7 @@ class Trials:
 
 def _pytest(copy: Copy, *tests: str) -> tuple[int, str]:
     """Exit code and output, without any settings of this run."""
-    return copy.outcome("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "120", *tests)
+    return copy.outcome("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--timeout", "600", *tests)
 
 
 def table(mutations: Iterable[Mutation]) -> str:

@@ -326,7 +326,7 @@ def test_the_trail_is_followed_line_by_line(tmp_path: Path) -> None:
             events = [following.stdout.readline() for _ in range(4)]
             assert ['"entered"' in events[0], '"cleaned_up"' in events[3]] == [True, True]
             following.send_signal(signal.SIGINT)
-            assert following.wait(20) == 130
+            assert following.wait(120) == 130
         finally:
             following.kill()
             following.wait()

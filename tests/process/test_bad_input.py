@@ -127,7 +127,7 @@ def test_absurd_values_get_400_with_their_field_quickly_and_leave_no_row(daemon:
         assert answer.status_code == 400, (field, answer.text[:200])
         assert answer.json()["error"]["param"].startswith(field)
         assert len(answer.content) < 1000
-        assert time.monotonic() - began_s < 10
+        assert time.monotonic() - began_s < 30
     assert len(daemon.rows()) == rows
 
 
@@ -314,7 +314,7 @@ def test_a_command_that_is_interrupted_stops_decoding(daemon: Daemon, number: in
         program.send_signal(number)
         while data := program.stdout.read(65536):
             printed += len(data)
-        assert program.wait(20) == code
+        assert program.wait(120) == code
     row = until_ended(daemon, newest(daemon, "globex")["id"])
     assert row["state"] == "disconnected"
     assert printed - 1 <= row["completion_tokens"] < LONG  # after Ctrl-C it ends its line

@@ -99,7 +99,7 @@ def test_lowering_a_budget_below_what_is_used_ends_what_runs(tmp_path: Path) -> 
         daemon.add_tenant("acme")
         running = daemon.stream("acme", max_tokens=4000, ignore_eos=True).begun(5)
         ok(daemon, "budget", "set", "acme", "--daily-tokens", "1")
-        assert running.join(20).finish_reason == "length" and running.error is None
+        assert running.join().finish_reason == "length" and running.error is None
         assert running.tokens < 2000
 
 
@@ -191,7 +191,7 @@ def test_a_bad_address_is_refused_without_being_shown(tmp_path: Path, address: s
     daemon = Daemon(tmp_path, alerts={"url": address.format(SECRET)})
     try:
         daemon.launch()
-        assert daemon.running.wait(60) == 78
+        assert daemon.running.wait(240) == 78
         assert "alerts.url = ...: must be a URL" in daemon.log.read_text() and SECRET not in daemon.log.read_text()
     finally:
         daemon.kill()

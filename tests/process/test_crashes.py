@@ -75,7 +75,7 @@ def test_after_the_daemons_death_no_row_is_left_running_and_no_answer_is_without
 
 
 def test_a_hanging_engine_is_replaced_and_the_stream_goes_on(tmp_path: Path) -> None:
-    settings = {"engine": {"slots": 2, "fake_step_micros": 2000, "hang_timeout_s": 0.5}}
+    settings = {"engine": {"slots": 2, "fake_step_micros": 2000, "hang_timeout_s": 3}}
     with Daemon(tmp_path, **settings) as daemon:
         daemon.add_tenant("acme")
         stream = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun(10)
@@ -127,7 +127,7 @@ def test_a_second_interrupt_stops_at_once_and_settles_what_ran(tmp_path: Path) -
         daemon.signal(signal.SIGINT)
         wait_until(lambda: daemon.get("/readyz").json()["status"] == "draining", "the drain")
         daemon.signal(signal.SIGINT)
-        daemon.wait(timeout_s=15)
+        daemon.wait(timeout_s=60)
     (row,) = daemon.rows()
     assert row["state"] == "cancelled" and row["completion_tokens"] >= 2
 

@@ -35,7 +35,7 @@ def run_to_its_end(*arguments: str, **environment: str) -> tuple[int, str]:
         [sys.executable, "-m", "tenantd", *arguments],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         env={**clean, **environment},
         check=False,
     )
@@ -131,7 +131,7 @@ def test_the_socket_and_the_state_folder_are_private(tmp_path: Path) -> None:
 def test_systemd_is_told_that_it_is_ready_and_that_it_stops(tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as notify:
         notify.bind(str(tmp_path / "notify"))
-        notify.settimeout(30)
+        notify.settimeout(120)
         daemon = Daemon(tmp_path)
         try:
             daemon.start(NOTIFY_SOCKET=str(tmp_path / "notify"))
@@ -196,7 +196,7 @@ def test_a_signal_during_an_upgrade_of_the_ledger_ends_the_program_at_once_and_c
         daemon.launch()
         log_has(daemon, "from schema 5 to 6")
         daemon.signal(signal.SIGTERM)
-        assert daemon.wait(15) == -signal.SIGTERM
+        assert daemon.wait(60) == -signal.SIGTERM
         assert "was upgraded" not in daemon.log.read_text()
     with sqlite3.connect(path) as conn:
         assert conn.execute("PRAGMA user_version").fetchone() == (5,)
@@ -232,7 +232,7 @@ def test_an_idle_daemon_stops_quickly_with_0_and_takes_its_engine_along(tmp_path
     with Daemon(tmp_path) as daemon:
         engine = daemon.engine_pid()
         daemon.signal(number)
-        assert daemon.wait(15) == 0
+        assert daemon.wait(60) == 0
         assert not Path(f"/proc/{engine}").exists()
 
 
@@ -240,7 +240,7 @@ def test_an_idle_keep_alive_connection_does_not_hold_up_the_stop(tmp_path: Path)
     with Daemon(tmp_path) as daemon, daemon.client() as client:
         client.get("/healthz")
         daemon.signal(signal.SIGTERM)
-        assert daemon.wait(4) == 0
+        assert daemon.wait(20) == 0  # far less than a drain may take
 
 
 def test_requests_that_outlast_the_drain_end_with_an_error_and_are_settled(tmp_path: Path) -> None:

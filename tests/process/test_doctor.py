@@ -157,7 +157,7 @@ def test_a_check_ends_soon_when_its_client_leaves(daemon: Daemon) -> None:
     doctor = begun(daemon)
     doctor.kill()
     doctor.communicate()
-    wait_until(lambda: state(daemon)["status"] == "ready", "the end of the check", timeout_s=3)
+    wait_until(lambda: state(daemon)["status"] == "ready", "the end of the check", timeout_s=20)
     assert daemon.complete("acme", max_tokens=2).status_code == 200
     assert daemon.get("/admin/v1/isolation").json()["last"] is None
 
@@ -167,7 +167,7 @@ def test_a_signal_ends_a_check_and_its_tenants(daemon: Daemon, number: signal.Si
     doctor = started(daemon)
     wait_until(lambda: len(names_of(daemon)) == 3, "both tenants")
     doctor.send_signal(number)
-    _, err = doctor.communicate(timeout=60)
+    _, err = doctor.communicate(timeout=300)
     assert (doctor.returncode, err) == (128 + number, "")
     assert names_of(daemon) == ["acme"]
 
@@ -201,7 +201,7 @@ def lasting(daemon: Daemon) -> list[dict[str, Any]]:
 def test_an_engine_that_dies_is_restarted_and_the_doctor_says_so(daemon: Daemon) -> None:
     doctor = begun(daemon)
     os.kill(daemon.engine_pid(), signal.SIGKILL)
-    out, err = doctor.communicate(timeout=60)
+    out, err = doctor.communicate(timeout=300)
     assert doctor.returncode == 75
     assert "inconclusive" in out and "killed by signal 9" in err and "restarted" in err
     wait_until(daemon.is_ready, "the next engine")
@@ -211,7 +211,7 @@ def test_an_engine_that_dies_is_restarted_and_the_doctor_says_so(daemon: Daemon)
 def test_a_daemon_that_is_told_to_stop_does_not_wait_for_the_check(daemon: Daemon) -> None:
     doctor = begun(daemon)
     assert daemon.stop() == 0
-    doctor.communicate(timeout=60)
+    doctor.communicate(timeout=300)
     assert doctor.returncode in (69, 75)
 
 

@@ -94,7 +94,7 @@ class Running:
     @property
     def code(self) -> str:
         """Of the last event, or the whole answer, once it has ended."""
-        self._thread.join(60)
+        self._thread.join(300)
         assert self.has_ended
         return str(json.loads(self.text.strip().split("\n")[-1].removeprefix("data: "))["error"]["code"])
 

@@ -12,8 +12,6 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from tests.ledger.bills import add, month
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import tenantctl
@@ -46,7 +44,6 @@ def entries(daemon: Daemon, action: str) -> list[dict[str, Any]]:
     return [entry for entry in found if entry["detail"]["action"] == action]
 
 
-@pytest.mark.timeout(240)
 def test_from_a_draft_to_a_credit_note_that_verify(tmp_path: Path) -> None:
     with Daemon(tmp_path, billing=BILLING) as daemon:
         details = {"name": "=cmd|' /C calc'!A0, \"Ltd\"", "address": "1 High St\nLondon", "reference": "PO <1>"}

@@ -61,7 +61,7 @@ def serve(daemon: Daemon) -> subprocess.CompletedProcess[str]:
         [sys.executable, "-m", "tenantd", "--config", str(daemon.config)],
         capture_output=True,
         text=True,
-        timeout=30,
+        timeout=120,
         env=command_environment(daemon),
         check=False,
     )

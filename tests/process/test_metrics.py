@@ -44,7 +44,7 @@ def test_what_is_not_http_is_counted_and_does_not_fill_the_log(tmp_path: Path, g
         before = daemon.log.read_text()
         for _ in range(20):
             with socket.socket(socket.AF_UNIX) as client:
-                client.settimeout(10)
+                client.settimeout(120)
                 client.connect(str(daemon.socket))
                 client.sendall(garbage)
                 assert client.recv(4096).startswith(b"HTTP/1.1 ")

@@ -151,7 +151,7 @@ def test_a_ledger_with_money_goes_on_in_another_currency_with_its_tenants_and_ke
         assert daemon.stop() == 0
         daemon.configure(billing={"currency": "EUR"})
         daemon.launch()
-        assert daemon.wait(30) == 78
+        assert daemon.wait(240) == 78
         assert "tenantctl ledger renew --currency EUR" in daemon.log.read_text()
         assert "pass --yes to confirm" in tenantctl(daemon, *renew).stderr
         done = tenantctl(daemon, *renew, "--yes")

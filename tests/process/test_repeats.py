@@ -82,7 +82,7 @@ def test_a_large_body_is_told_apart_like_a_small_one(tmp_path: Path) -> None:
 def slow_reader(daemon: Daemon, content: bytes) -> socket.socket:
     """It has read the beginning of a large answer that is given again, and reads nothing more."""
     reader = socket.socket(socket.AF_UNIX)
-    reader.settimeout(60)
+    reader.settimeout(300)
     reader.connect(str(daemon.socket))
     head = "host: x\r\nx-tenant: acme\r\nidempotency-key: k\r\ncontent-type: application/json\r\ncontent-length"
     reader.sendall(f"POST {URL} HTTP/1.1\r\n{head}: {len(content)}\r\n\r\n".encode() + content)

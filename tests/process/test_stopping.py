@@ -80,7 +80,7 @@ def test_sighup_before_it_can_reload_does_no_harm(daemon: Daemon, program: str) 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_an_interrupt_before_anything_is_open_ends_it_in_silence(daemon: Daemon, program: str) -> None:
     begin(daemon, program, signal.SIGINT)
-    assert daemon.wait(10) == -signal.SIGINT
+    assert daemon.wait(60) == -signal.SIGINT
     assert daemon.log.read_text() == ""
 
 
@@ -137,7 +137,7 @@ def test_sighup_reloads_while_the_terminal_is_there_and_stops_when_it_was_closed
     daemon.signal(signal.SIGHUP)
     wait_until(lambda: daemon.complete("acme", ignore_eos=True).json()["usage"]["completion_tokens"] == 3, "a reload")
     os.close(terminal)
-    assert daemon.wait(15) == 0
+    assert daemon.wait(60) == 0
     assert not daemon.socket.exists()
 
 
@@ -153,7 +153,7 @@ def test_closing_the_terminal_of_a_shell_stops_the_daemon_in_its_foreground(daem
         os.close(terminal)
     wait_until(lambda: not own.is_running(), "its end")
     assert not daemon.socket.exists()
-    shell.wait(10)
+    shell.wait(60)
 
 
 # ---- standard error ------------------------------------------------------------------------------------------------
@@ -195,7 +195,7 @@ def test_standard_error_that_nobody_reads_holds_up_nothing(daemon: Daemon, is_re
                 lambda: b"log lines were dropped because nobody read standard error" in read(ours), "the report of it"
             )
         daemon.signal(signal.SIGTERM)
-        assert daemon.wait(10) == 0
+        assert daemon.wait(60) == 0
     finally:
         os.close(ours)
 
@@ -231,8 +231,8 @@ def test_the_whole_stop_is_over_in_time_whatever_hangs(daemon: Daemon) -> None:
         os.kill(daemon.engine_pid(), signal.SIGSTOP)
         began_s = time.monotonic()
         daemon.signal(signal.SIGTERM)
-        daemon.wait(15)
-        assert time.monotonic() - began_s < 5
+        daemon.wait(60)
+        assert time.monotonic() - began_s < 20  # not the minute that the drain may take
     finally:
         other.close()
     stream.join()

@@ -34,7 +34,7 @@ if uid != os.geteuid():
 answers = []
 for request in asked:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(30)
+        sock.settimeout(120)
         sock.connect(path)
         sock.sendall(request.encode())
         answer = b""
@@ -89,7 +89,7 @@ def answers(asked: list[tuple[str, str]], daemon: Daemon, ids: Ids, **headers: s
         input=json.dumps(requests),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
         check=True,
     )
     found = [bytes.fromhex(answer) for answer in json.loads(done.stdout)]

@@ -22,7 +22,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
 }
 
 
-def run(work: Coroutine[Any, Any, T], loop: str = "asyncio", timeout_s: float = 60) -> T:
+def run(work: Coroutine[Any, Any, T], loop: str = "asyncio", timeout_s: float = 300) -> T:
     """Run to the end in a fresh event loop; nothing may be left over in it, nor any exception unseen."""
     unseen: list[dict[str, Any]] = []
 
@@ -40,7 +40,7 @@ def run(work: Coroutine[Any, Any, T], loop: str = "asyncio", timeout_s: float = 
     return result
 
 
-async def until(fact: Callable[[], object], timeout_s: float = 20) -> None:
+async def until(fact: Callable[[], object], timeout_s: float = 120) -> None:
     """Wait until `fact()` is true."""
     async with asyncio.timeout(timeout_s):
         while not fact():

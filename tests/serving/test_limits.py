@@ -216,7 +216,7 @@ def test_who_was_only_behind_another_is_let_in_as_soon_as_that_one_leaves(tmp_pa
             small = asyncio.create_task(s.ask())
             await until(lambda: s.service.status()["waiting"] == 2)
             large.cancel()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await read(await small)
 
     run(scene())
@@ -327,7 +327,7 @@ def test_a_deadline_ends_the_wait_by_itself(tmp_path: Path) -> None:
         async with Scene(tmp_path, tenants=(acme,)) as s:  # by the real clock
             generation = Generation(kind="completion", prompt=[1], max_tokens=1)
             await read(await s.service.submit(acme, generation))
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(30):
                 await refused(s.service.submit_all(acme, [generation], 0.05), RequestTimeout)
 
     run(scene())

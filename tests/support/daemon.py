@@ -17,12 +17,12 @@ import httpx
 from tenantctl.bench.launcher import OwnDaemon
 from tenantctl.sse import DONE, EventReader
 
-START_TIMEOUT_S = 60
+START_TIMEOUT_S = 240
 PYTHON = os.environ.get("DAEMON_PYTHON", sys.executable)
 """What runs the daemon: another than the tests' own where they run beside another version of a client."""
 
 
-def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 30) -> Any:
+def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120) -> Any:
     """The first true value of `condition`, which is asked again and again; fails with `what` after `timeout_s`."""
     deadline_s = time.monotonic() + timeout_s
     pause = threading.Event()
@@ -69,7 +69,7 @@ class Daemon(OwnDaemon):
         """Whether its model is loaded; it must not have ended."""
         return self.is_up() and self.get("/readyz").status_code == 200
 
-    def client(self, timeout_s: float = 60) -> httpx.Client:
+    def client(self, timeout_s: float = 300) -> httpx.Client:
         """Of the daemon's own user: an administrator."""
         transport = httpx.HTTPTransport(uds=str(self.socket), verify=False)  # certificates would be read each time
         return httpx.Client(transport=transport, base_url="http://tenantd", timeout=timeout_s, trust_env=False)
@@ -143,7 +143,7 @@ class Stream:
     def _run(self, tenant: str) -> None:
         headers = {"X-Tenant": tenant}
         with (
-            self._daemon.client(timeout_s=120) as client,
+            self._daemon.client(timeout_s=600) as client,
             client.stream("POST", "/v1/completions", json=self._body, headers=headers) as answer,
         ):
             self.status = answer.status_code
@@ -172,7 +172,7 @@ class Stream:
             self.finish_reason = choice["finish_reason"] or self.finish_reason
             self.tokens += choice["finish_reason"] is None
 
-    def join(self, timeout_s: float = 120) -> Stream:
+    def join(self, timeout_s: float = 600) -> Stream:
         """Wait for its end."""
         self._thread.join(timeout_s)
         assert not self._thread.is_alive(), "the stream did not end"

@@ -94,7 +94,7 @@ def _run(
         command,
         input=stdin,
         capture_output=True,
-        timeout=60,
+        timeout=300,
         env=command_environment(where, environment),
         check=False,
     )

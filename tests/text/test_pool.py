@@ -30,11 +30,11 @@ class Held:
 
     def __call__(self) -> None:
         self.begun.set()
-        assert self.go.wait(30)
+        assert self.go.wait(120)
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(120):
         while not condition():
             await asyncio.sleep(0.002)
 

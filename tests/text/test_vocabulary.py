@@ -114,9 +114,9 @@ def test_a_long_text_has_the_tokens_that_llama_cpp_gives_the_whole(
 
 
 def test_the_time_for_a_text_does_not_grow_with_its_square(gemma: LlamaVocabulary) -> None:
-    start = time.monotonic()
+    start = time.thread_time()
     assert len(gemma.tokenize("\n\n..<b>" * 20_000)) == 60_001
-    assert time.monotonic() - start < 5
+    assert time.thread_time() - start < 5
 
 
 def test_threads_may_tokenise_at_the_same_time(gemma: LlamaVocabulary) -> None:

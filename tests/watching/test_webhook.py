@@ -78,11 +78,9 @@ def test_what_fails_is_tried_again_until_it_arrives_as_the_same_alert(
 ) -> None:
     caplog.set_level(logging.DEBUG)
     hook.statuses = [trouble, trouble]
-    sender = webhook(hook.url, timeout_s=0.2)
-    began_s = time.monotonic()
+    sender = webhook(hook.url, timeout_s=1.5 if trouble in ("hang", "drip") else 60)
     for event in (REACHED, LOST):
         sender.hear(event)
-    assert time.monotonic() - began_s < 0.2, "the announcer does not wait"
     wait_until(lambda: sender.status()["delivered"] == 2, "both deliveries")
     sender.close()
     assert [one["alert"] for one in hook.received] == ["budget_reached"] * 3 + ["engine_lost"]
@@ -108,9 +106,9 @@ def test_what_cannot_be_delivered_is_given_up_and_the_next_is_tried(
 
 def test_what_waits_is_bounded_and_the_oldest_gives_way(hook: Hook) -> None:
     hook.statuses = ["hang"]
-    sender = webhook(hook.url, timeout_s=60)
+    sender = webhook(hook.url, timeout_s=300)
     sender.hear(LOST)
-    wait_until(lambda: hook.received, "the first is being sent")
+    wait_until(lambda: hook.received, "the first is being sent, and whoever announces does not wait for it")
     for _ in range(MOST_WAITING + 5):
         sender.hear(REACHED)
     assert sender.status()["waiting"] == MOST_WAITING + 1 and sender.status()["dropped"] == 5
@@ -132,21 +130,23 @@ def test_without_an_address_nothing_is_sent_and_no_thread_runs() -> None:
 
 
 def test_a_test_alert_tells_what_became_of_it(hook: Hook) -> None:
-    sender = webhook(hook.url, timeout_s=0.3)
+    sender, hasty = webhook(hook.url, timeout_s=60), webhook(hook.url, timeout_s=0.3)
 
     async def tests() -> None:
         assert (await sender.test()).status == 200
-        hook.statuses = [403, 302, "hang"]
+        hook.statuses = [403, 302]
         assert (await sender.test()).trouble == "the server refuses it (HTTP 403)"
         assert (await sender.test()).trouble == "the server redirects elsewhere (HTTP 302)"
-        waiting = asyncio.create_task(sender.test())
+        hook.statuses = ["hang"]
+        waiting = asyncio.create_task(hasty.test())
         await asyncio.sleep(0)
         with pytest.raises(Conflict):
-            await sender.test()
+            await hasty.test()
         assert (await waiting).trouble == "no answer within 0.3 s (alerts.timeout_s)"
 
     asyncio.run(tests())
     sender.close()
+    hasty.close()
     assert {one["alert"] for one in hook.received} == {"test"} and len(hook.received) == 4, "nothing is repeated"
 
 
@@ -157,7 +157,7 @@ def test_closing_does_not_wait_for_a_server_that_hangs(hook: Hook) -> None:
     wait_until(lambda: hook.received, "it is being sent")
     began_s = time.monotonic()
     sender.close(0.1)
-    assert time.monotonic() - began_s < 5
+    assert time.monotonic() - began_s < 60, "a fraction of what the attempt may take"
 
 
 def test_operators_hear_of_anomalies_lost_engines_and_broken_isolation() -> None:

@@ -17,7 +17,7 @@ from tests.api.conftest import Api
 @contextmanager
 def raw_client(api: Api) -> Iterator[socket.socket]:
     with socket.socket(socket.AF_UNIX) as sock:
-        sock.settimeout(20)
+        sock.settimeout(120)
         sock.connect(str(api.path))
         yield sock
 
