@@ -63,7 +63,9 @@ class Api:
         self._server = Server(app, listener, lambda: service.config.server, service.events)
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
-        with httpx.Client(transport=httpx.HTTPTransport(uds=str(self.path)), base_url="http://tenantd") as client:
+        with httpx.Client(
+            transport=httpx.HTTPTransport(uds=str(self.path)), base_url="http://tenantd", timeout=120
+        ) as client:
             self.contract = contract_of(client)
         self.client = self.new_client()
 
