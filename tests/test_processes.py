@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+from tests.conftest import LONGEST
+
 CONFTEST = Path(__file__).with_name("conftest.py")
 HEAD = """
 import threading, time
@@ -20,7 +22,7 @@ def log(line):
 
 def long(name):
     log(name + " begins")
-    time.sleep(0.3)
+    threading.Event().wait(0.3)
     log(name + " ends")
 
 def meet(own, other):
@@ -55,3 +57,7 @@ def test_tests_run_beside_each_other_except_those_marked_alone(tmp_path: Path) -
     for name in ("a1", "b1"):
         began = lines.index(f"{name} begins")
         assert began >= 4 and lines[began + 1] == f"{name} ends", lines
+
+
+def test_the_files_that_begin_first_are_there() -> None:
+    assert not [name for name in LONGEST if not (CONFTEST.parent / name).is_file()]

@@ -23,7 +23,8 @@ from tests.support.daemon import Daemon
 
 ATTACK_S = 10.0
 LONGEST_WAIT_S = 2.0
-"""For a whole request of the neighbour, from connecting to its last byte."""
+"""For a whole request of the neighbour, from connecting to its last byte, where a CPU is free. What else the machine
+does beside the attack is allowed for: see `Watch.slowness`."""
 MORE_BYTES = 200 * 1024 * 1024
 SAMPLE_S = 0.05
 RESULTS = os.environ.get("TENANTD_ATTACKS", "")
@@ -36,12 +37,18 @@ class Watch:
     until_s: float
     waits_s: list[float] = field(default_factory=list)
     statuses: list[int] = field(default_factory=list)
+    slowness_seen: list[float] = field(default_factory=list)
     more_bytes: dict[str, int] = field(default_factory=dict)  # of resident memory at its peak, by process
 
     @property
     def goes_on(self) -> bool:
         """True until the attack has lasted as long as it must. Attack in a loop on this."""
         return time.monotonic() < self.until_s
+
+    @property
+    def slowness(self) -> float:
+        """How many times as long as alone a program took for the same work, in all but the worst twentieth."""
+        return sorted(self.slowness_seen)[len(self.slowness_seen) * 19 // 20]
 
 
 @contextlib.contextmanager
@@ -71,7 +78,10 @@ def unharmed(
             file.write(json.dumps({**line, "more_bytes": watch.more_bytes}) + "\n")
     assert not watch.goes_on, "the attack was too short"
     assert set(watch.statuses) == {200}, f"the neighbour was answered {sorted(set(watch.statuses))}"
-    assert max(watch.waits_s) <= longest_wait_s, f"the neighbour waited {max(watch.waits_s):.2f} s"
+    waited = (
+        f"the neighbour waited {max(watch.waits_s):.2f} s, while the machine was {watch.slowness:.1f} times as slow"
+    )
+    assert max(watch.waits_s) <= longest_wait_s * watch.slowness, waited
     assert max(watch.more_bytes.values()) <= more_bytes, f"memory grew: {watch.more_bytes}"
     assert daemon.engine_pid() == engine_pid, "the engine was started again"
 
@@ -97,9 +107,10 @@ def _neighbour(daemon: Daemon, key: str, watch: Watch) -> Iterator[None]:
     lines = iter(process.stdout)
 
     def take(line: str) -> None:
-        seconds, status = line.split()
+        seconds, status, slowness = line.split()
         watch.waits_s.append(float(seconds))
         watch.statuses.append(int(status))
+        watch.slowness_seen.append(float(slowness))
 
     take(next(lines))  # it has started, and the first request has warmed everything up
     watch.waits_s.clear()
