@@ -8,6 +8,7 @@ it keeps within its share.
 from __future__ import annotations
 
 from array import array
+from collections.abc import Hashable
 from typing import Final
 
 from tenantd.engine.compute import Compute, Owner
@@ -56,6 +57,12 @@ class Cache:
             for prefix in self._prefixes.of(owner):
                 self._drop(prefix)
             self._shares.set_weight(owner, None)
+
+    def forget_adapter(self, adapter: str, but: Hashable) -> None:
+        """Forget what was computed with an adapter's file before it became this version."""
+        for prefix in list(self._prefixes):
+            if prefix.key.adapter == adapter and prefix.key.version != but:
+                self._drop(prefix)
 
     def used(self) -> dict[int, int] | None:
         """Bytes by owner; None if no tenant has a cache."""

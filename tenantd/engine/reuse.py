@@ -75,8 +75,9 @@ class Reuse:
         if not owner and not submit.group:
             return None
         version = self._compute.adapter_version(submit.adapter)
-        if submit.adapter:
+        if submit.adapter and self._versions.get(submit.adapter) != version:
             self._versions[submit.adapter] = version
+            self.cache.forget_adapter(submit.adapter, version)
         return Key(owner, 0 if owner else submit.group, submit.adapter, version)
 
     def _find(self, job: Job) -> tuple[int, int]:

@@ -109,6 +109,7 @@ def test_an_adapter_that_was_replaced_begins_anew() -> None:
     w.submit(2, "a", text(1, 200), 5)
     w.run()
     assert not w.cached[2]
+    assert len(w.scheduler.states.prefixes()) == 1, "nobody can use the earlier one"
 
 
 def test_the_choices_of_a_call_share_their_prompt_without_a_cache() -> None:
