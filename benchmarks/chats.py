@@ -28,7 +28,6 @@ from tenantctl.bench.target import Target
 from tenantctl.sse import DONE, EventReader
 
 SLOTS = 8
-CONTEXT_TOKENS = 4096
 WORDS = """
 a all and are as at be but by can day do for from get give go good have he her how in is it just know like
 look make man many more my new no not now of on one or our out over people say see she so some take than
@@ -184,6 +183,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, metavar="GGUF", help="default: the demo model")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--context", type=int, default=4096, metavar="TOKENS", help="of a slot")
     parser.add_argument("--scale", type=float, default=1.0, help="of all lengths")
     parser.add_argument("--scenarios", default=",".join(SCENARIOS), metavar="A,B")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures here, too")
@@ -195,10 +195,10 @@ def main() -> None:
         model = assemble()
     config = {
         "model": {"path": str(model)},
-        "engine": {"slots": SLOTS, "context_tokens": CONTEXT_TOKENS, "threads": arguments.threads},
+        "engine": {"slots": SLOTS, "context_tokens": arguments.context, "threads": arguments.threads},
     }
     results: dict[str, Any] = {"machine": machine(), "model": model.name, "threads": arguments.threads, "runs": []}
-    given = (arguments.llama_server, model, SLOTS, CONTEXT_TOKENS, arguments.threads)
+    given = (arguments.llama_server, model, SLOTS, arguments.context, arguments.threads)
     with tenantd(config, {"on": {"cache": "on"}, "off": {}}) as ours, llama_server(*given, caches=True) as theirs:
         targets = {"tenantd": ours.acting_for("on"), "cache off": ours.acting_for("off"), "llama-server": theirs}
         for number in range(arguments.rounds):

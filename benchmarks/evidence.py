@@ -266,7 +266,7 @@ def main() -> None:
     parser.add_argument("--llama-server", type=Path, metavar="PATH", help="see benchmarks/build_llama_server.sh")
     parser.add_argument("--model", type=Path, metavar="GGUF", help="default: the demo model")
     parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take (default 10)")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=4)
     parser.add_argument("--run-s", type=float, metavar="SECONDS", help="of one run; default: from --minutes")
     parser.add_argument("--chat-scale", type=float, default=1.0, metavar="NUMBER", help="of the chats' lengths")
     parser.add_argument("--slots", type=int, default=8)

@@ -14,11 +14,14 @@ import asyncio
 import json
 import random
 import statistics
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from common import llama_server, machine, stream, tenantd
+from tenantctl.bench.subjects import ordinary_tokens
 from tenantctl.bench.target import Target
+from tenantctl.client import Client, url
 
 CONCURRENCY = (1, 4, 8, 16, 32)
 SLOTS = 16
@@ -26,18 +29,21 @@ CONTEXT_TOKENS = 1024
 PROMPT_TOKENS = 64
 OUTPUT_TOKENS = 64
 TTFT_REQUESTS = 15
-VOCABULARY = range(1000, 200_000)  # ordinary tokens of the model
 
 
-def request(rng: random.Random, output_tokens: int) -> dict[str, Any]:
-    prompt = [2, *rng.choices(VOCABULARY, k=PROMPT_TOKENS - 1)]  # 2 begins a text
-    return {"prompt": prompt, "max_tokens": output_tokens, "temperature": 0, "ignore_eos": True}
+def request(rng: random.Random, output_tokens: int, vocabulary: range) -> dict[str, Any]:
+    return {
+        "prompt": rng.choices(vocabulary, k=PROMPT_TOKENS),
+        "max_tokens": output_tokens,
+        "temperature": 0,
+        "ignore_eos": True,
+    }
 
 
-async def throughput(target: Target, clients: int, seed: int) -> float:
+async def throughput(target: Target, clients: int, seed: int, vocabulary: range) -> float:
     """Output tokens per second of `clients` closed-loop clients with two requests each."""
     rng = random.Random(seed)
-    work = [[request(rng, OUTPUT_TOKENS) for _ in range(2)] for _ in range(clients)]
+    work = [[request(rng, OUTPUT_TOKENS, vocabulary) for _ in range(2)] for _ in range(clients)]
 
     async def client(requests: list[dict[str, Any]]) -> tuple[int, float, float]:
         results = [await stream(target, body) for body in requests]
@@ -49,18 +55,19 @@ async def throughput(target: Target, clients: int, seed: int) -> float:
     return tokens / (max(o[2] for o in outcomes) - min(o[1] for o in outcomes))
 
 
-async def first_token(target: Target, seed: int) -> float:
+async def first_token(target: Target, seed: int, vocabulary: range) -> float:
     """Median seconds to the first token of one request at a time."""
     rng = random.Random(seed)
-    return statistics.median([(await stream(target, request(rng, 2))).ttft_s for _ in range(TTFT_REQUESTS)])
+    records = [await stream(target, request(rng, 2, vocabulary)) for _ in range(TTFT_REQUESTS)]
+    return statistics.median((r.first_s or r.done_s or 0.0) - r.sent_s for r in records)  # tokens may have no text
 
 
 def compare(targets: list[Target], rounds: int, measure: Any) -> dict[str, Any]:
-    """`measure(target, seed)` for each target in turn, the order reversed every round."""
+    """`measure(target, seed=…)` for each target in turn, the order reversed every round."""
     values: dict[str, list[float]] = {target.name: [] for target in targets}
     for round_number in range(rounds):
         for target in targets if round_number % 2 == 0 else reversed(targets):
-            values[target.name].append(asyncio.run(measure(target, round_number)))
+            values[target.name].append(asyncio.run(measure(target, seed=round_number)))
     ours, theirs = (values[target.name] for target in targets)
     return {
         "tenantd": statistics.median(ours),
@@ -91,17 +98,21 @@ def main() -> None:
         llama_server(arguments.llama_server, model, SLOTS, CONTEXT_TOKENS, arguments.threads) as theirs,
     ):
         targets = [ours, theirs]
+        assert ours.path is not None
+        with Client(ours.path) as client:
+            vocabulary = ordinary_tokens(client.get(url("status"))["engine"]["vocabulary"])
         for target in targets:  # warm up: first touches of memory, lazily built tables
-            asyncio.run(throughput(target, 2, 99))
+            asyncio.run(throughput(target, 2, 99, vocabulary))
         print(f"{'':24}{'tenantd':>12}{'llama-server':>14}{'ratio':>8}   each round")
         for clients in CONCURRENCY:
-            row = compare(targets, arguments.rounds, lambda target, seed, n=clients: throughput(target, n, seed))
+            measure = partial(throughput, clients=clients, vocabulary=vocabulary)
+            row = compare(targets, arguments.rounds, measure)
             results[f"tokens_per_s_{clients}"] = row
             show(f"tokens/s, {clients} clients", row)
         ratios = [results[f"tokens_per_s_{clients}"]["ratio"] for clients in CONCURRENCY]
         results["tokens_per_s_mean_ratio"] = statistics.geometric_mean(ratios)
         print(f"{'geometric mean':50}{results['tokens_per_s_mean_ratio']:8.2f}")
-        row = compare(targets, arguments.rounds, first_token)
+        row = compare(targets, arguments.rounds, partial(first_token, vocabulary=vocabulary))
         results["idle_ttft_s"] = row
         show("idle TTFT, s", row)
     if arguments.json:
