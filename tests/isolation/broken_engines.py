@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 import llama_cpp
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, PassResult, Swapped
-from tenantd.engine.llama.decode import LlamaSwapped
+from tenantd.engine.compute import Chunk, Kept, Owner, PassResult, Swapped
+from tenantd.engine.llama.decode import LlamaKept, LlamaSwapped
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler
 from tests.isolation.interleaving import SteadyLlama
@@ -28,7 +29,7 @@ class SkipsClearing(SteadyLlama):
         self._left_of: dict[int, int] = {}  # by state kept outside
         self._cells.check_empty = lambda sequence: None  # type: ignore[method-assign]  # it does not look
 
-    def is_empty(self) -> bool:
+    def holds_only(self, parked: Mapping[int, int]) -> bool:
         return all(sampler is None for sampler in self._samplers)
 
     def _wipe(self, sequence: int) -> None:
@@ -42,6 +43,7 @@ class SkipsClearing(SteadyLlama):
         else:
             self._left[sequence] = length
         self._requests[sequence] = self._versions[sequence] = None
+        self._prefixes[sequence] = 0
         if (sampler := self._samplers[sequence]) is not None:
             sampler.free()
             self._samplers[sequence] = None
@@ -163,4 +165,63 @@ class KeepsTheSampler(SteadyLlama):
         return 0
 
 
-BROKEN = [SkipsClearing, SwapsStates, MixesAnswers, SharesACell, KeepsTheAdapter, KeepsTheSampler]
+class RestoresAnothersPrefix(SteadyLlama):
+    """A request begins with the prefix that was kept last, cut to the length of its own."""
+
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self._saved: list[tuple[int, int, LockedMemory]] = []  # prefix, its length, and a copy of its state
+
+    def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> LlamaKept | None:
+        kept = super().save(sequence, owner, prefix, room_bytes)
+        if kept is not None:
+            self._saved.append((prefix, kept.tokens, copied(kept.state)))
+        return kept
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        assert isinstance(kept, LlamaKept)
+        others = [(n, state) for prefix, n, state in self._saved if n >= kept.tokens and prefix != kept.prefix]
+        if not others:
+            return super().restore(sequence, kept)
+        tokens, state = others[-1]
+        is_restored = super().restore(sequence, dataclasses.replace(kept, tokens=tokens, state=state))
+        llama_cpp.llama_memory_seq_rm(self._cells._memory, sequence, kept.tokens, -1)
+        return is_restored
+
+
+class CopiesAnothersPrefix(SteadyLlama):
+    """A request gets a copy of the next sequence that has as many tokens, instead of the one that was asked for."""
+
+    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        others = [each for each in range(self.info.slots) if each not in (source, target)]
+        long = [each for each in others if self._cells.length(each) >= tokens]
+        if not long:
+            return super().copy(source, target, owner, prefix, tokens)
+        is_copied = self._cells.copy(long[0], target, tokens)
+        self._prefixes[target], self._versions[target] = prefix, self._versions[source]
+        return is_copied
+
+
+class KeepsTheEnd(SteadyLlama):
+    """A prefix that is cut has its last tokens at the end instead of those that were there."""
+
+    def cut(self, sequence: int, prefix: int, tokens: int) -> bool:
+        memory, length = self._cells._memory, self._cells.length(sequence)
+        if 0 < length - tokens < tokens and self.info.kv == "unified":
+            llama_cpp.llama_memory_seq_rm(memory, sequence, 2 * tokens - length, tokens)
+            llama_cpp.llama_memory_seq_add(memory, sequence, tokens, -1, tokens - length)
+            return True
+        return super().cut(sequence, prefix, tokens)
+
+
+BROKEN = [
+    SkipsClearing,
+    SwapsStates,
+    MixesAnswers,
+    SharesACell,
+    KeepsTheAdapter,
+    KeepsTheSampler,
+    RestoresAnothersPrefix,
+    CopiesAnothersPrefix,
+    KeepsTheEnd,
+]

@@ -1,5 +1,5 @@
-"""Random tenants, requests, cancellations, limits, swaps, moves, adapters and crashes over llama.cpp, with the real
-scheduler and loop. A seed always gives the same schedule: a pass takes a set time on a clock of its own.
+"""Random tenants, requests, cancellations, limits, swaps, moves, caches, adapters and crashes over llama.cpp, with the
+real scheduler and loop. A seed always gives the same schedule: a pass takes a set time on a clock of its own.
 
 A crash drops the engine and what its last step said; the next one gets what was live again, as the daemon sends it.
 """
@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Chunk, PassResult
+from tenantd.engine.compute import Chunk, Kept, Owner, PassResult
 from tenantd.engine.llama import LlamaCompute
 from tenantd.wire.messages import Load, Submit
 from tenantd.wire.settings import Settings
@@ -29,6 +29,8 @@ MOST_PROMPT_TOKENS, MOST_OUTPUT_TOKENS = 90, 40
 TENANTS = "abcd"
 SWAP_BYTES = (0, 0, 20_000, 1 << 20)
 """Of no state, of one or two, of all."""
+CACHE_BYTES = (0, 200_000, 1 << 20, 1 << 20)
+"""For no prefix, for few, for all."""
 LIVELY = {"max_stall_ms": 3, "half_life_s": 1, "burst_credit": 0}
 """Settings with which tenants take turns every few steps."""
 
@@ -64,6 +66,14 @@ class SteadyLlama(LlamaCompute):
         self.done["moves"] += 1
         super().move(source, target)
 
+    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        self.done["copies"] += 1
+        return super().copy(source, target, owner, prefix, tokens)
+
+    def restore(self, sequence: int, kept: Kept) -> bool:
+        self.done["restored"] += 1
+        return super().restore(sequence, kept)
+
 
 @dataclass(frozen=True)
 class Files:
@@ -88,6 +98,16 @@ class Tenants(World):
             same = random.Random(self.seed)
             prompt[:-1] = [same.randrange(3, 500) for _ in range(tokens - 1)]
         return prompt
+
+    def beginning(self, tenant: str, draw: random.Random) -> list[int]:
+        """What a tenant asked before and was answered, or a part of it; nothing if it has not asked yet."""
+        before = [submit for submit in self.submits.values() if submit.tenant == tenant]
+        ended = [submit for submit in before if submit.request in self.finishes.keys() - self.cancelled]
+        if not before:
+            return []
+        submit = draw.choice(ended or before)
+        text = [*submit.prompt, *self.tokens[submit.request]]
+        return text[: draw.choice([len(text), draw.randint(1, len(text))])]
 
     def step(self) -> None:
         super().step()
@@ -121,43 +141,57 @@ def interleaving(seed: int, files: Files, engine: type[SteadyLlama] = SteadyLlam
         flash_attention=draw.choice(sorted(NOISE)),
         swap_bytes=draw.choice(SWAP_BYTES),
         scrub=draw.random() < 0.5,
+        cache_bytes=draw.choice(CACHE_BYTES),
     )
     settings = Settings(min_run_tokens=draw.randint(1, 4), **LIVELY)
     w = Tenants(load, chunk=draw.choice([8, 16, 64]), settings=settings, engine=engine, seed=seed)
     try:
         one, other = map(str, files.adapters)
         w.adapters = {"b": one, "c": other, "d": one} if draw.random() < 0.7 else {}
+        for tenant in TENANTS:
+            w.share(tenant, cache=owner(tenant))
         for _ in range(draw.randint(20, 40)):
             happen(w, draw)
         for tenant in TENANTS:
-            w.share(tenant)  # nobody is held at zero for ever
+            w.share(tenant)  # nobody is held at zero for ever, and what was cached is forgotten
         w.run()
         assert w.compute.is_empty()
     finally:
         w.compute.close()
     w.done.update({"swaps": w.swaps, "recomputes": w.recomputes, "cancelled": len(w.cancelled)})
+    w.done["cached"] += sum(tokens > 0 for tokens in w.cached.values())
     return w
 
 
 def happen(w: Tenants, draw: random.Random) -> None:
     """One event."""
     kind = draw.random()
-    if kind < 0.35:
+    if kind < 0.4:
         tenant = draw.choice(TENANTS)
-        for _ in range(draw.choice([1, 1, 4])):
-            prompt, output = draw.randint(1, MOST_PROMPT_TOKENS), draw.randint(1, MOST_OUTPUT_TOKENS)
-            w.submit(len(w.submits), tenant, prompt, output, **sampling(draw))
-    elif kind < 0.5 and (live := sorted(w.submits.keys() - w.finishes.keys())):
+        count = draw.choice([1, 1, 4])
+        group, begins = draw.choice([0, len(w.submits) + 1]), w.beginning(tenant, draw) if draw.random() < 0.8 else []
+        for _ in range(count):
+            output = draw.randint(1, MOST_OUTPUT_TOKENS)
+            prompt = begins + w.prompt(len(w.submits), draw.randint(1, MOST_PROMPT_TOKENS))
+            w.submit(len(w.submits), tenant, prompt[: CONTEXT_TOKENS - output], output, group=group, **sampling(draw))
+    elif kind < 0.48 and (live := sorted(w.submits.keys() - w.finishes.keys())):
         w.cancel(draw.choice(live))
-    elif kind < 0.6:
+    elif kind < 0.55:
         most = draw.choice([None, None, 0, 1, 2])
-        w.share(draw.choice(TENANTS), weight=draw.choice([0.2, 1, 5]), max_concurrent=most)
-    elif kind < 0.63:
+        tenant = draw.choice(TENANTS)
+        cache = draw.choice([0, *[owner(tenant)] * 4])
+        w.share(tenant, weight=draw.choice([0.2, 1, 5]), max_concurrent=most, cache=cache)
+    elif kind < 0.58:
         w.crash()
     else:
-        for _ in range(draw.randint(1, 25)):
+        for _ in range(draw.randint(1, 50)):
             if w.has_work:
                 w.step()
+
+
+def owner(tenant: str) -> int:
+    """Whose its cache is."""
+    return TENANTS.index(tenant) + 1
 
 
 def sampling(draw: random.Random) -> dict[str, Any]:

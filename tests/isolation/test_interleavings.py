@@ -23,7 +23,18 @@ from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 SAMPLE = 10
 COUNT = int(os.environ.get("TENANTD_INTERLEAVINGS", SAMPLE))
 SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_INTERLEAVINGS" in os.environ else 1))
-NEEDED = {"swaps": 2, "recomputes": 1, "moves": 1, "crashes": 0.5, "cancelled": 1, "shared passes": 20, "answers": 5}
+NEEDED = {
+    "swaps": 2,
+    "recomputes": 1,
+    "moves": 1,
+    "cached": 2,
+    "copies": 0.5,
+    "restored": 0.2,
+    "crashes": 0.5,
+    "cancelled": 1,
+    "shared passes": 20,
+    "answers": 5,
+}
 """How often each must happen in an interleaving, on average."""
 REPLAY = "TENANTD_SEED={} TENANTD_INTERLEAVINGS=1 python -m pytest tests/isolation/test_interleavings.py"
 
