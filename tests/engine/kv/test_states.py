@@ -87,3 +87,42 @@ def test_bytes_add_up_whatever_happens(events: list[tuple[str, int, int]]) -> No
         states.check()
         assert states.requests() == kept.keys()
         assert states.room_bytes == 100 - sum(state.size_bytes for state in kept.values())
+
+
+@dataclass
+class Prefix:
+    prefix: int
+    size_bytes: int
+    tokens: int = 1
+    least_tokens: int = 0
+
+    def free(self) -> None:
+        """Nothing to free."""
+
+
+def test_a_prefix_has_its_bytes_wherever_it_is_beside_those_of_swapped_out_requests() -> None:
+    states = States(100, 50)
+    states.shares.set_weight(7, 1)
+    states.keep(1, State(100), 1)
+    states.reserve(3, 7, 40)
+    assert states.shares.room_bytes == 10 and states.of_prefix(3) is None
+    kept = Prefix(3, 40)
+    states.put(kept)
+    states.check()
+    assert states.of_prefix(3) is kept and states.prefixes() == {3}
+    with pytest.raises(EngineBroken):
+        states.put(Prefix(3, 1))
+    assert states.release(3) is kept and states.release(3) is None
+    assert states.shares.room_bytes == 50 and not states.prefixes()
+    states.check()
+
+
+def test_the_state_of_another_prefix_is_not_given_out() -> None:
+    states = States(0, 50)
+    states.shares.set_weight(7, 1)
+    states.reserve(3, 7, 40)
+    kept = Prefix(3, 40)
+    states.put(kept)
+    kept.prefix = 4
+    with pytest.raises(EngineBroken):
+        states.of_prefix(3)
