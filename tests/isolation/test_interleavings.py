@@ -24,7 +24,7 @@ SAMPLE = 10
 COUNT = int(os.environ.get("TENANTD_INTERLEAVINGS", SAMPLE))
 SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_INTERLEAVINGS" in os.environ else 1))
 NEEDED = {
-    "swaps": 2,
+    "swaps": 1,
     "recomputes": 1,
     "moves": 1,
     "cached": 2,
