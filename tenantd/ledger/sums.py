@@ -64,14 +64,16 @@ def sums(
     at_end = "AND billed_micros = 0 " if invoiced else ""
     found: dict[Key, dict[str, int]] = {}
     first, last = whole_hours(since_micros, until_micros)
-    of_hours = [(f"hour_micros >= :since AND hour_micros < :until {at_end}", first, last)] if first < last else []
+    of_hours = []
+    if first < last:
+        of_hours.append((f"hour_micros >= :since AND hour_micros < :until {at_end}{where}", first, last))
     if invoiced:
-        moved = "billed_micros > 0 AND billed_micros >= :since AND billed_micros < :until "
-        of_hours.append((moved, since_micros, until_micros))
+        period = "billed_micros > 0 AND billed_micros >= :since AND billed_micros < :until "
+        of_hours.append((period + _by_time(where), since_micros, until_micros))
     keys = ", ".join(by) or "1"
     added = ", ".join(f"sum({name}) AS {name}" for name in only)
-    for period, since, until in of_hours:
-        query = f"SELECT {keys}, {added} FROM hours WHERE {period} {where} GROUP BY {keys}"
+    for conditions, since, until in of_hours:
+        query = f"SELECT {keys}, {added} FROM hours WHERE {conditions} GROUP BY {keys}"
         _add(conn, query, {**values, "since": since, "until": until}, len(by), found, only)
     keys = ", ".join(ROW_KEYS.get(name, name) for name in by) or "1"
     added = ", ".join(f"{_COUNTED.get(name) or f'coalesce(sum({name}), 0)'} AS {name}" for name in only)
@@ -152,9 +154,14 @@ def _selected(tenant_id: int | None, key_id: str | None, *, billed: bool) -> tup
 
 
 def _of_rows(where: str) -> str:
-    """The conditions for rows. Without the plus, SQLite would read all rows of a tenant instead of those of an hour."""
+    """The conditions for rows."""
     where = where.replace("billed_micros = 0", "billed_micros IS NULL")
-    return where.replace("key_id", ROW_KEYS["key_id"]).replace("AND tenant_id", "AND +tenant_id")
+    return _by_time(where.replace("key_id", ROW_KEYS["key_id"]))
+
+
+def _by_time(where: str) -> str:
+    """Without the plus, SQLite would read all that there is of a tenant instead of what is of a period."""
+    return where.replace("AND tenant_id", "AND +tenant_id")
 
 
 def whole_hours(since_micros: int, until_micros: int) -> tuple[int, int]:
