@@ -187,7 +187,7 @@ SYSTEM_PROMPT: Final = [
     Mutation(
         "system prompt",
         "penalties for repetition count its tokens",
-        "tenantd/engine/loop.py",
+        "tenantd/engine/reuse.py",
         "        visible = submit.prompt[submit.hidden_tokens :]",
         "        visible = submit.prompt[:]",
         "tests/engine/test_hidden_tokens.py::test_only_what_stands_after_the_system_prompt_is_history",

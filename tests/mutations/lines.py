@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tests.mutations import daemon_lines, engine_lines
+from tests.mutations import cache_lines, daemon_lines, engine_lines
 
 MUTATIONS: Final = [
     *daemon_lines.IDENTITY,
@@ -15,6 +15,7 @@ MUTATIONS: Final = [
     *engine_lines.SLOTS,
     *engine_lines.BINDING,
     *engine_lines.SCRUB,
+    *cache_lines.CACHE,
     *daemon_lines.RETURN_PATH,
     *daemon_lines.GUARD,
     *daemon_lines.SYSTEM_PROMPT,
