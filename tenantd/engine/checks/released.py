@@ -21,7 +21,7 @@ OWN_TOKENS: Final = (24, 1, 1)
 """Of A's passes."""
 ROUNDS: Final = {True: 1, False: 6}
 """How often each way is tried, if quick and if not."""
-MOST_S: Final = {True: 10.0, False: 35.0}
+MOST_S: Final = {True: 13.0, False: 35.0}
 """After this, the round that has begun is the last, and not completed. One must be."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
 """What B has in each try of a round. The first brings every way to the same start; see sameness.py."""
