@@ -28,7 +28,7 @@ night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants besid
 evidence: $(VENV)/demo.stamp ## measure tenantd next to llama-server, ten minutes: make evidence MODEL=x.gguf (LLAMA_SERVER=path)
 	@server="$${LLAMA_SERVER:-$$(PYTHON=$(BIN)/python $(NO_AMX) benchmarks/build_llama_server.sh $(VENV)/llama-server)}"; \
 	$(BIN)/python benchmarks/evidence.py --llama-server "$$server" $(if $(MODEL),--model "$(MODEL)") \
-	  --page build/evidence.md --json build/evidence.json
+	  --page build/evidence.md --json build/evidence.json $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@$(BIN)/ruff format --check .

@@ -54,7 +54,7 @@ PRICES = {"input_price_per_million": 0.10, "output_price_per_million": 0.40}
 NANOS_A_TOKEN = (100, 400)  # the same, in billionths for one token
 DOCTOR_TIMEOUT_S = 600
 VERDICTS = {"held": True, "failed": False}  # others tell nothing: a busy machine hides differences in time
-KILLED_TOKENS = 96
+KILLED_TOKENS, KILLED_S = 96, 8.0  # the least that streams generate, and for about how long, when the engine is killed
 KILL_TIMEOUT_S = 120.0
 
 
@@ -125,11 +125,10 @@ def isolation(daemon: OwnDaemon) -> dict[str, str]:
         return {"all": f"inconclusive: {done.stderr.strip()}"}
 
 
-async def kill_engine(daemon: OwnDaemon, tenant: str, requests: int, vocabulary: range) -> Killed:
+async def kill_engine(daemon: OwnDaemon, tenant: str, requests: int, shape: Shape, vocabulary: range) -> Killed:
     """Kill the engine once every request has its first tokens, and wait for their ends."""
     target = Target("tenantd", path=daemon.socket, headers=(("x-tenant", tenant),))
     records = [Record(tenant) for _ in range(requests)]
-    shape = Shape(32, KILLED_TOKENS)
     tasks = [
         asyncio.create_task(send_shape(target, shape, vocabulary, random.Random(i), record))
         for i, record in enumerate(records)
@@ -146,11 +145,22 @@ async def kill_engine(daemon: OwnDaemon, tenant: str, requests: int, vocabulary:
     return Killed(
         requests,
         running,
-        sum(KILLED_TOKENS - tokens for tokens in done),
+        sum(shape.output_tokens - tokens for tokens in done),
         max(gaps, default=0.0),
         sum(record.prompt_tokens for record in records),
         sum(done),
     )
+
+
+def lasting_tokens(chatted: list[Work], context_tokens: int) -> int:
+    """How many tokens a stream generates in KILLED_S, going by the chats."""
+    per_s = chatted[-1].output_tokens / chatted[-1].total_s / CONVERSATIONS
+    return max(KILLED_TOKENS, min(round(KILLED_S * per_s), context_tokens - 64))
+
+
+def survived(killed: Killed) -> bool | None:
+    """Whether no token was lost; None if no stream was running when the engine was killed."""
+    return killed.lost == 0 and (True if killed.running else None)
 
 
 def recount(daemon: OwnDaemon, tenant: str, killed: Killed, chatted: list[Work]) -> list[Promise]:
@@ -233,13 +243,14 @@ def measure_all(arguments: argparse.Namespace) -> tuple[str, dict[str, Any], boo
         say("isolation: tenantctl doctor --isolation --quick")
         checks = isolation(daemon)
         say("killing the engine")
-        killed = asyncio.run(kill_engine(daemon, "billed", arguments.slots, vocabulary))
+        shape = Shape(32, lasting_tokens(talks["tenantd"], engine["context_tokens"]))
+        killed = asyncio.run(kill_engine(daemon, "billed", arguments.slots, shape, vocabulary))
         bill = recount(daemon, "billed", killed, talks["tenantd"])
     table = rows(runs["tenantd"], runs.get("llama-server"), talks)
     fate = f"{killed.running} of {killed.requests} streams were running, longest pause {killed.longest_pause_s:.2f} s"
     promises: list[Promise] = [
         *((f"isolation: {name}", result, VERDICTS.get(result)) for name, result in checks.items()),
-        (f"engine killed once: tokens lost ({fate})", str(killed.lost), killed.lost == 0 and killed.running > 0),
+        (f"engine killed once: tokens lost ({fate})", str(killed.lost), survived(killed)),
         *bill,
     ]
     what = about(arguments, engine)
