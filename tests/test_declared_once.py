@@ -42,7 +42,7 @@ def test_a_scheduler_setting_takes_three_files_its_use_and_the_example_included(
         "    prefill_chunk_tokens: int",
         '    probe_tokens: int = _setting(64, "A made-up portion.", ge=1, le=4096)\n    prefill_chunk_tokens: int',
     )
-    copy.edit("tenantd/engine/passes.py", "min(most, PROBE_TOKENS)", "min(most, self._settings.probe_tokens)")
+    copy.edit("tenantd/engine/slack.py", "min(most, PROBE_TOKENS)", "min(most, self._settings.probe_tokens)")
     copy.run("-m", "tenantctl", "init", "--config", "examples/tenantd.toml", "--force")
 
     config = tmp_path / "config.toml"

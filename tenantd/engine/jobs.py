@@ -7,7 +7,7 @@ from bisect import bisect_right
 from collections import deque
 from dataclasses import dataclass, field
 
-from tenantd.domain import Sampling
+from tenantd.domain import Priority, Sampling
 from tenantd.engine.kv.prefixes import Key
 from tenantd.minute import TokenWindow
 from tenantd.wire.messages import Submit
@@ -122,9 +122,11 @@ class TenantJobs:
     max_concurrent: int | None = None
     reserved_slots: int = 0
     cache: int = 0  # as in `TenantPolicy`
+    priority: Priority = Priority.STANDARD
     is_waiting: bool = False  # one of its requests waited for a slot at the start of the step
     is_back: bool = False  # back from idle, without a token since
     was_busy: bool = False  # in the previous engine; its requests have yet to arrive
+    left_s: float = -math.inf  # when it last had no more work
     has_backlog: bool = False  # the daemon holds more of its requests
     window: TokenWindow = field(default_factory=TokenWindow)
 

@@ -1,38 +1,26 @@
 """Decides what one forward pass contains: prompt tokens, or one token for each decoding request. Pure.
 
-The kind that the neediest tenant waits for goes first; a pass of the other kind follows after `max_stall_ms` at the
-latest. The number of prompt tokens in a pass is what the measured speed allows in `target_step_ms`, so that a new
-request waits no longer than that. A pass has one LoRA adapter. Prompts choose it in usage order; adapters of decoding
-requests take turns.
+Prompts are computed while no decoding stream falls behind because of it (`slack.py`); otherwise those decode. A pass
+has one LoRA adapter. Prompts choose it in usage order; adapters of decoding requests take turns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Final
 
 from tenantd import costs
 from tenantd.engine.compute import Chunk
 from tenantd.engine.jobs import Job, TenantJobs
+from tenantd.engine.slack import Room, Slack
 from tenantd.wire.settings import Policy, Settings
-
-TILE_TOKENS: Final = 16
-"""Matrix kernels work in tiles, so 50 tokens cost more than 48 by more than the time of two tokens."""
-MEASURABLE_TOKENS: Final = 8
-PROBE_TOKENS: Final = 64
-"""Prompt tokens in a pass until the speed is known; on a slow machine, more would hold everybody up for a second."""
-SPEED_WEIGHT: Final = 0.3
-"""Weight of the latest pass in the moving average of prefill speed."""
 
 
 class Passes:
-    """Chooses passes. Keeps the measured prefill speed and the time of the last prefill."""
+    """Chooses passes. The measured times are kept by `slack`."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._micros_per_token: float | None = None
-        self._prefilled_s = float("-inf")
-        self._was_prefill = True  # the last pass
+        self.slack = Slack(settings)
 
     def choose(
         self, jobs: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float], now_s: float
@@ -46,25 +34,24 @@ class Passes:
         jobs = [job for job in jobs if job.generated < job.allowed]
         decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
         prefilling = [job for job in jobs if not job.is_decoding and _affordable(job, allowances[job.submit.tenant])]
-        if prefilling and (not decoding or self._is_prefills_turn(prefilling, decoding, usage, now_s)):
-            self._prefilled_s = now_s
-            self._was_prefill = True
-            return list(self._prefill(prefilling, tenants, usage, allowances))
-        self._was_prefill = False
+        if prefilling:
+            prefilling = self._in_order(prefilling, usage)
+            clearly_more = self._clearly_more(prefilling[0], tenants, usage)
+            room = self.slack.room_for_prompts(prefilling[0], decoding, tenants, usage, now_s)
+            if room.tokens:
+                self.slack.begin(now_s, is_prefill=True)
+                return list(self._prefill(prefilling, room, clearly_more, usage, allowances))
+            decoding = self.slack.urgent(decoding, clearly_more, usage, now_s)
+        self.slack.begin(now_s, is_prefill=False)
         return [_chunk(job, 1) for job in decoding]
 
-    def learn(self, chunks: list[Chunk], micros: int) -> None:
-        """Update the measured speed with a prefill pass."""
-        tokens = sum(len(chunk.tokens) for chunk in chunks)
-        if tokens < max(MEASURABLE_TOKENS, 2 * len(chunks)):
-            return
-        speed = micros / tokens
-        before = self._micros_per_token
-        self._micros_per_token = speed if before is None else before + SPEED_WEIGHT * (speed - before)
+    def learn(self, chunks: list[Chunk], micros: int, *, is_cold: bool = True) -> None:
+        """Update the measured times with a pass. `is_cold`: none of its requests began with a cached prefix."""
+        self.slack.learn(chunks, micros, is_cold=is_cold)
 
     def tokens_in(self, micros: int) -> float:
-        """How many prompt tokens take this long; 0 while the speed is unknown."""
-        return micros / self._micros_per_token if self._micros_per_token else 0.0
+        """How many prompt tokens take this long on average; 0 while the speed is unknown."""
+        return self.slack.tokens_in(micros)
 
     def _unpaced(self, jobs: list[Job], allowances: Mapping[str, int | None]) -> list[Job]:
         """The jobs that may get a token. If a tenant has few left in this minute, those that waited longest get
@@ -82,34 +69,30 @@ class Passes:
                 chosen.append(job)
         return chosen
 
-    def _is_prefills_turn(
-        self, prefilling: list[Job], decoding: list[Job], usage: Mapping[str, float], now_s: float
-    ) -> bool:
-        stall_s = self._settings.max_stall_ms / 1000
-        is_overdue = now_s - self._prefilled_s >= stall_s
-        if now_s - min(job.decoded_s for job in decoding) >= stall_s:
-            return (
-                is_overdue and not self._was_prefill
-            )  # with many adapters one is always overdue, so prefill and decoding alternate
-        if self._settings.policy is Policy.FIFO or is_overdue:
-            return True
-        return min(usage[job.submit.tenant] for job in prefilling) <= min(usage[job.submit.tenant] for job in decoding)
+    def _in_order(self, jobs: list[Job], usage: Mapping[str, float]) -> list[Job]:
+        """Neediest tenant first, then oldest request; never in slot order."""
+        if self._settings.policy is Policy.FIFO:
+            return sorted(jobs, key=lambda job: job.arrival)
+        return sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
+
+    def _clearly_more(self, first: Job, tenants: Mapping[str, TenantJobs], usage: Mapping[str, float]) -> float:
+        """Usage by weight from which a tenant clearly needs less than that of the first prompt."""
+        if self._settings.policy is Policy.FIFO:
+            return float("inf")
+        name = first.submit.tenant
+        return usage[name] + costs.margin(self._settings) / tenants[name].weight
 
     def _prefill(
         self,
         jobs: list[Job],
-        tenants: Mapping[str, TenantJobs],
+        room: Room,
+        clearly_more: float,
         usage: Mapping[str, float],
         allowances: Mapping[str, int | None],
     ) -> Iterator[Chunk]:
-        """Neediest tenant first, then oldest request; never in slot order. Clearly less needy tenants wait."""
-        budget, most = self._budget(), self._settings.prefill_chunk_tokens
+        """The next tokens of the prompts of `jobs`, in their order. Clearly less needy tenants wait."""
+        budget, most = room
         left = dict(allowances)
-        if self._settings.policy is Policy.FIFO:
-            usage = dict.fromkeys(usage, 0.0)
-        jobs = sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
-        neediest = jobs[0].submit.tenant
-        clearly_more = usage[neediest] + costs.margin(self._settings) / tenants[neediest].weight
         for job in jobs:
             name = job.submit.tenant
             if budget <= 0 or usage[name] > clearly_more:
@@ -127,15 +110,6 @@ class Passes:
                 budget -= count
                 most -= count
                 yield _chunk(job, count)
-
-    def _budget(self) -> int:
-        """How many prompt tokens fit one step."""
-        most = self._settings.prefill_chunk_tokens
-        if self._micros_per_token is None:
-            return min(most, PROBE_TOKENS)
-        fitting = int(self._settings.target_step_ms * 1000 / max(self._micros_per_token, 1e-3))
-        whole_tiles = (fitting + TILE_TOKENS // 2) // TILE_TOKENS * TILE_TOKENS
-        return min(most, max(whole_tiles, TILE_TOKENS))
 
 
 def divided(micros: int, chunks: list[Chunk]) -> list[int]:

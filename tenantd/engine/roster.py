@@ -34,6 +34,7 @@ class Roster:
         tenant.max_concurrent = policy.max_concurrent
         tenant.reserved_slots = policy.reserved_slots
         tenant.cache = policy.cache
+        tenant.priority = policy.priority
         tenant.window.limit_tokens = policy.tokens_per_minute
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
@@ -88,7 +89,8 @@ class Roster:
 
     def leave_if_idle(self, name: str, now_s: float) -> None:
         """Called after one of the tenant's requests has ended."""
-        if not self._by_name[name].is_busy:
+        if not (tenant := self._by_name[name]).is_busy:
+            tenant.left_s = now_s
             self._fairness.leave(name, self.level(now_s, leaving=name), now_s)
 
     def level(self, now_s: float, leaving: str | None = None) -> float:

@@ -313,8 +313,9 @@ class Scheduler:
         busy_micros = 0
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.busy_micros
-            if not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks):  # their tokens take longer
-                self._passes.learn(chunks, result.micros)
+            # tokens after a cached prefix take longer
+            is_cold = not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks)
+            self._passes.learn(chunks, result.micros, is_cold=is_cold)
             for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
                 job = self._active[chunk.sequence]
                 request = chunk.request

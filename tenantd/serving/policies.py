@@ -28,6 +28,7 @@ def shares(tenants: Collection[Tenant], slots: int) -> list[TenantPolicy]:
         TenantPolicy(
             tenant=tenant.name,
             weight=costs.full_weight(tenant),
+            priority=tenant.priority,
             max_concurrent=tenant.limits.max_concurrent,
             reserved_slots=0 if reserved > slots else tenant.limits.reserved_slots or 0,
             tokens_per_minute=tenant.limits.tokens_per_minute,

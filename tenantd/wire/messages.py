@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import msgspec
 
-from tenantd.domain import FinishReason, IsolationCheck, Sampling, TokenLogprobs, Verdict
+from tenantd.domain import FinishReason, IsolationCheck, Priority, Sampling, TokenLogprobs, Verdict
 from tenantd.wire.settings import Settings
 
 # ---- daemon to engine -------------------------------------------------------------------------------------------
@@ -88,6 +88,7 @@ class TenantPolicy(msgspec.Struct, tag="share", frozen=True, kw_only=True):
 
     tenant: str
     weight: float  # includes the priority's factor
+    priority: Priority = Priority.STANDARD  # decides the pace of its streams
     max_concurrent: int | None = None
     reserved_slots: int = 0
     tokens_per_minute: int | None = None  # prompt tokens computed and tokens generated, in any 60 seconds

@@ -46,8 +46,26 @@ class Settings:
         500.0, "Head start, in usage, for one request of a tenant that was idle.", ge=0, le=1e9
     )
     prefill_chunk_tokens: int = _setting(512, "Maximum prompt tokens in one step.", ge=1, le=8192)
-    target_step_ms: float = _setting(100.0, "Target length of a step; prompts are split to fit.", ge=1, le=60_000)
+    target_step_ms: float = _setting(
+        100.0,
+        "Longest step while a tenant that was here lately may be back; prompts are split to fit. Otherwise, a step may "
+        "take max_stall_ms.",
+        ge=1,
+        le=60_000,
+    )
+    target_itl_high_ms: float = _setting(50.0, "Like target_itl_ms, for tenants of high priority.", ge=1, le=60_000)
+    target_itl_ms: float = _setting(
+        100.0,
+        "Pace of a stream: prompts of tenants that have used more leave it a token this often. Shorter makes answers "
+        "faster beside long prompts, and long prompts slower.",
+        ge=1,
+        le=60_000,
+    )
+    target_itl_low_ms: float = _setting(250.0, "Like target_itl_ms, for tenants of low priority.", ge=1, le=60_000)
     max_stall_ms: float = _setting(
-        250.0, "Maximum time that prompts hold up generation, or the reverse.", ge=1, le=60_000
+        250.0,
+        "Maximum time that any prompts hold up generation, or the reverse. No pace is slower than this.",
+        ge=1,
+        le=60_000,
     )
     min_run_tokens: int = _setting(16, "Do not pause a request before it has run this many tokens.", ge=1, le=1_000_000)

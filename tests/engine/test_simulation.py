@@ -119,11 +119,14 @@ def test_a_resumed_request_continues_token_for_token_and_is_charged_once(prompt,
     slots=st.integers(1, 8),
     chunk=st.sampled_from([8, 64]),
     min_run_tokens=st.sampled_from([1, 4, 16]),
+    token_micros=st.sampled_from([0, 0, 100]),
+    pace_ms=st.sampled_from([1, 4, 100]),
 )
 def test_tenants_with_work_always_waiting_are_served_by_weight_within_the_bound(
-    tenants, slots, chunk, min_run_tokens
+    tenants, slots, chunk, min_run_tokens, token_micros, pace_ms
 ) -> None:
-    w = world(slots=slots, chunk=chunk, min_run_tokens=min_run_tokens)
+    given = {"min_run_tokens": min_run_tokens, "token_micros": token_micros, "target_itl_ms": pace_ms}
+    w = world(slots=slots, chunk=chunk, **given)
     names = "abcde"[: len(tenants)]
     for name, (weight, _, _) in zip(names, tenants, strict=True):
         w.share(name, weight=weight)
@@ -155,6 +158,8 @@ newcomers = {
     "gap_s": st.just(0.0) | st.floats(0, 600),
     "is_new_engine": st.booleans(),
     "steps_later": st.sampled_from([0, 0, 1]) | st.integers(0, 30),
+    "token_micros": st.sampled_from([0, 0, 100]),
+    "pace_ms": st.sampled_from([1, 4, 100]),
 }
 
 
@@ -164,9 +169,10 @@ class Newcomer:
 
     def __init__(
         self, weights, ours, theirs, slots, chunk, min_run_tokens, clients, steps_alone, has_companion, gap_s,
-        is_new_engine, steps_later,
+        is_new_engine, steps_later, token_micros, pace_ms,
     ) -> None:  # fmt: skip
-        self.w = world(slots=slots, chunk=chunk, min_run_tokens=min_run_tokens)
+        given = {"min_run_tokens": min_run_tokens, "token_micros": token_micros, "target_itl_ms": pace_ms}
+        self.w = world(slots=slots, chunk=chunk, **given)
         for name, weight in zip("abc", weights, strict=True):
             self.w.share(name, weight=weight)
         self.weights = dict(zip("abc", weights, strict=True))

@@ -301,9 +301,20 @@ def cost_of(made: Progress) -> float:
 
 
 def world(
-    slots: int = 4, chunk: int = 16, context_tokens: int = 512, swap_bytes: int = 1 << 30, **settings: Any
+    slots: int = 4,
+    chunk: int = 16,
+    context_tokens: int = 512,
+    swap_bytes: int = 1 << 30,
+    token_micros: int = 0,
+    **settings: Any,
 ) -> World:
-    load = fake_load(slots=slots, context_tokens=context_tokens, swap_bytes=swap_bytes, fake_step_micros=STEP_MICROS)
+    load = fake_load(
+        slots=slots,
+        context_tokens=context_tokens,
+        swap_bytes=swap_bytes,
+        fake_step_micros=STEP_MICROS,
+        fake_token_micros=token_micros,
+    )
     return World(load, chunk, replace(SETTINGS, **settings))
 
 
