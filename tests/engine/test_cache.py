@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 
 from tenantd.domain import FinishReason
@@ -285,12 +283,13 @@ def test_the_longest_beginning_goes_first_but_not_for_ever() -> None:
 
 def test_a_cached_prompt_does_not_teach_the_speed_of_passes() -> None:
     w = chats()
-    w.settings = replace(w.settings)
     w.share("a", cache=1)
     ask(w, "a", text(1, 200))
-    speed = w.scheduler._passes._micros_per_token
+    learnt = vars(w.scheduler._passes.slack._prompts).copy()
     ask(w, "a", text(1, 200) + text(2, 30))
-    assert w.scheduler._passes._micros_per_token == speed
+    assert vars(w.scheduler._passes.slack._prompts) == learnt
+    ask(w, "a", text(3, 200, same=0))
+    assert vars(w.scheduler._passes.slack._prompts) != learnt
 
 
 def test_packing_is_not_kept_from_its_work_by_what_is_parked() -> None:
