@@ -65,7 +65,11 @@ def said(conn: sqlite3.Connection) -> dict[str, Any]:
                 "invoices": [invoice(conn, month) for month in months],
                 "invoices_of": {name: invoice(conn, months[1], ids[name]) for name in TENANTS},
                 "recent_usage": [
-                    {**msgspec.structs.asdict(each), "tenant": names[each.tenant_id]}
+                    {
+                        **msgspec.structs.asdict(each),
+                        "prompt_tokens": each.prompt_tokens + each.cached_tokens,  # before caches, all were one
+                        "tenant": names[each.tenant_id],
+                    }
                     for each in sorted(
                         recent_usage(conn, NOW_MICROS, 600), key=lambda each: (names[each.tenant_id], each.age_s)
                     )
