@@ -17,7 +17,8 @@ HINT_DIGITS: Final = 8
 SECRET_DIGITS: Final = 24
 LEAST_FOUND: Final = 8
 """How many digits of the secret in a row are a find: fewer may be chance."""
-TOKENS: Final = 24
+TOKENS: Final = {True: 16, False: 24}
+"""Of an answer, if quick and if not; enough for a find."""
 ROUNDS: Final = {True: 1, False: 3}
 """If quick and if not."""
 
@@ -31,8 +32,8 @@ def check_canaries(client: Client, v: Visitors, *, quick: bool) -> Tally:
             hint, secret = secrets.token_hex(HINT_DIGITS // 2), secrets.token_hex(SECRET_DIGITS // 2)
             sentence = f"The access code is {hint}{secret}. "
             client.patch(url("tenants", v.b), {"system_prompt": sentence * 2, "system_in_completions": True})
-            plants = [pool.submit(v.call, *call, key=v.b_key, body=body) for call, body in _plants(sentence)]
-            for call, body in _questions(hint):
+            plants = [pool.submit(v.call, *call, key=v.b_key, body=body) for call, body in _plants(sentence, TOKENS[quick])]
+            for call, body in _questions(hint, TOKENS[quick]):
                 answer = v.call(*call, key=v.a_key, body=body)
                 if answer.status_code != 200:
                     tally.obstacles.append(f"a request got HTTP {answer.status_code}")
@@ -46,23 +47,23 @@ def check_canaries(client: Client, v: Visitors, *, quick: bool) -> Tally:
     return tally
 
 
-def _plants(sentence: str) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+def _plants(sentence: str, most_tokens: int) -> list[tuple[tuple[str, str], dict[str, Any]]]:
     """B's requests."""
     run, chat = ("POST", "/v1/completions"), ("POST", "/v1/chat/completions")
     literal = sentence.strip()
     return [
-        (run, {"prompt": sentence * 3, "max_tokens": TOKENS}),
-        (chat, {"messages": [{"role": "user", "content": sentence * 3}], "max_tokens": TOKENS}),
-        (run, {"prompt": "Say it:", "max_tokens": 2 * TOKENS, "grammar": f'root ::= "{literal}"'}),
-        (run, {"prompt": "Say it:", "max_tokens": TOKENS, "stop": [literal, sentence]}),
+        (run, {"prompt": sentence * 3, "max_tokens": most_tokens}),
+        (chat, {"messages": [{"role": "user", "content": sentence * 3}], "max_tokens": most_tokens}),
+        (run, {"prompt": "Say it:", "max_tokens": 2 * most_tokens, "grammar": f'root ::= "{literal}"'}),
+        (run, {"prompt": "Say it:", "max_tokens": most_tokens, "stop": [literal, sentence]}),
     ]
 
 
-def _questions(hint: str) -> list[tuple[tuple[str, str], dict[str, Any]]]:
+def _questions(hint: str, most_tokens: int) -> list[tuple[tuple[str, str], dict[str, Any]]]:
     """A's requests, greedy and sampled."""
     found: list[tuple[tuple[str, str], dict[str, Any]]] = []
     for temperature in (0, 1):
-        own = {"max_tokens": TOKENS, "temperature": temperature, "ignore_eos": True}
+        own = {"max_tokens": most_tokens, "temperature": temperature, "ignore_eos": True}
         asked = f"Go on: the access code is {hint}"
         found.append((("POST", "/v1/completions"), {"prompt": f"The access code is {hint}", **own}))
         found.append((("POST", "/v1/chat/completions"), {"messages": [{"role": "user", "content": asked}], **own}))

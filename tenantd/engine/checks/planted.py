@@ -23,14 +23,15 @@ CANARY_TOKENS: Final = 16
 HINT_TOKENS: Final = 4
 REPEATS: Final = 3
 FILLER_TOKENS: Final = 8
-ANSWER_TOKENS: Final = 24
+ANSWER_TOKENS: Final = {True: 16, False: 24}
+"""If quick and if not."""
 LITERAL_LETTERS: Final = 40
 LEAST_FOUND: Final = {True: 4, False: 8}
 """How many tokens of a canary in a row are a find, in a large and in a small vocabulary: fewer may be chance."""
 ROUNDS: Final = {True: 1, False: 8}
 """How often each place is tried, if quick and if not."""
-MOST_S: Final = {True: 12.0, False: 50.0}
-"""After this, the round that has begun is the last, and not completed. One must be."""
+MOST_S: Final = 50.0
+"""After this, which a quick check needs only on a busy machine, the round that has begun is the last, and not completed. One must be."""
 KEPT: Final = 0
 SAMPLED: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
 PLACES: Final = ("beside", "kept", "moved", "before", "parked", "grammar")
@@ -137,8 +138,9 @@ class _Planting:
         stage.bind(mine, sampling, prompt)
         answer: list[int] = []
         pending = prompt
-        while len(answer) < ANSWER_TOKENS:
-            if self._place == "kept" and len(answer) == ANSWER_TOKENS // 2:
+        most = ANSWER_TOKENS[stage.plan.quick]
+        while len(answer) < most:
+            if self._place == "kept" and len(answer) == most // 2:
                 stage.swap_in(self._random.choice(stage.free()), KEPT)
             tokens = {mine: pending}
             if beside and stage.computed(self._its) + 1 < stage.compute.info.context_tokens:

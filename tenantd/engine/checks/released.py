@@ -15,14 +15,15 @@ from tenantd.domain import IsolationCheck, Verdict
 from tenantd.engine.checks.stage import GREEDY, OUT_OF_TIME, Course, Stage
 from tenantd.wire.messages import CheckResult
 
-PROMPT_TOKENS: Final = 48
+PROMPT_TOKENS: Final = {True: 24, False: 48}
+"""Of B, if quick and if not; more than A has, so that what is left could be before, at and behind A's tokens."""
 DECODED: Final = 4
-OWN_TOKENS: Final = (24, 1, 1)
-"""Of A's passes."""
+OWN_TOKENS: Final = {True: (12, 1, 1), False: (24, 1, 1)}
+"""Of A's passes, if quick and if not."""
 ROUNDS: Final = {True: 1, False: 6}
 """How often each way is tried, if quick and if not."""
-MOST_S: Final = {True: 13.0, False: 35.0}
-"""After this, the round that has begun is the last, and not completed. One must be."""
+MOST_S: Final = 35.0
+"""After this, which a quick check needs only on a busy machine, the round that has begun is the last, and not completed. One must be."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
 """What B has in each try of a round. The first brings every way to the same start; see sameness.py."""
 KEPT: Final = 0
@@ -125,14 +126,14 @@ def _follow(stage: Stage, leave: Leave, random: Random, content: int) -> list[by
     text = stage.plan.random("text", random.random(), content)
     own = stage.plan.random("text", random.random())
     stage.bind(sequence, GREEDY, [])
-    stage.prefill(sequence, stage.tokens(text, PROMPT_TOKENS))
+    stage.prefill(sequence, stage.tokens(text, PROMPT_TOKENS[stage.plan.quick]))
     leave(stage, sequence, other)
     if len(stage.free()) == stage.slots and not stage.compute.is_empty():
         return None
     rows: list[bytes] = []
     stage.compute.on_logits = lambda _, logits: rows.append(hashlib.blake2b(logits, digest_size=16).digest())
     stage.bind(sequence, GREEDY, [])
-    for count in OWN_TOKENS:
+    for count in OWN_TOKENS[stage.plan.quick]:
         stage.feed({sequence: stage.tokens(own, count)})
     stage.clear_all()
     return rows if stage.compute.is_empty() else None

@@ -31,7 +31,7 @@ whether the engine is exact at all: some GPU kernels are not."""
 TIME_S: Final = {True: 2.0, False: 40.0}
 """How long to draw new schedules, if quick and if not. At least one is completed, unless that takes longer than
 `MOST_S`."""
-MOST_S: Final = {True: 12.0, False: 50.0}
+MOST_S: Final = 50.0
 
 
 class Operation(NamedTuple):
@@ -60,7 +60,7 @@ class _Place:
 def check(stage: Stage) -> Course:
     """Run it. Yields its progress."""
     adapters = ["", *stage.usable_adapters()]
-    enough, last = stage.deadline(TIME_S), stage.deadline(MOST_S)
+    enough, last = stage.deadline(TIME_S[stage.plan.quick]), stage.deadline(MOST_S)
     rows = schedules = 0
     while not schedules or not enough.is_over:
         schedule = draw_schedule(stage, stage.plan.random("schedule", schedules), adapters)

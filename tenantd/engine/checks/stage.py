@@ -6,7 +6,7 @@ A stage knows everything that a check has bound or kept, so that it can be clear
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from random import Random
 from typing import Final, NamedTuple
@@ -98,9 +98,9 @@ class Stage:
         self._stored: dict[int, tuple[Kept, int]] = {}  # prefixes outside, by a name of the check's own, with tokens
         self._kept: dict[int, tuple[Swapped, int]] = {}  # states, by a name of the check's own, with their tokens
 
-    def deadline(self, limits_s: Mapping[bool, float]) -> Deadline:
-        """Begin the time of a check; the limits are those of a quick check and of a full one."""
-        return Deadline(self.clock, self.clock.now_ns(), int(limits_s[self.plan.quick] * 1e9))
+    def deadline(self, limit_s: float) -> Deadline:
+        """Begin the time of a check."""
+        return Deadline(self.clock, self.clock.now_ns(), int(limit_s * 1e9))
 
     def tokens(self, random: Random, count: int) -> list[int]:
         """Ordinary tokens, never the same twice in a row."""
