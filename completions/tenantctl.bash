@@ -73,7 +73,7 @@ _tenantctl() {
             " key rotate") _tenantctl_words "--grace --expires --json --help -h" "$cur" ;;
             " key revoke") _tenantctl_words "--json --help -h" "$cur" ;;
             " run") _tenantctl_words "--tenant --chat --system --max-tokens --timeout --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
-            " requests") _tenantctl_words "--tenant --limit --json --help -h" "$cur" ;;
+            " requests") _tenantctl_words "--tenant --limit --wide --json --help -h" "$cur" ;;
             " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;

@@ -215,6 +215,7 @@ complete -c tenantctl -n '__tenantctl_in run' -l schema -r -F -d 'Constrain the 
 complete -c tenantctl -n '__tenantctl_in run' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in requests' -l tenant -x -a '(tenantctl _tenants 2>/dev/null)' -d 'Show only this tenant.'
 complete -c tenantctl -n '__tenantctl_in requests' -l limit -x -d 'Show at most N requests.'
+complete -c tenantctl -n '__tenantctl_in requests' -l wide -d 'Show whole ids and all columns, in lines of any length.'
 complete -c tenantctl -n '__tenantctl_in requests' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in requests' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in cancel' -l json -d 'Print JSON.'

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections.abc import Iterable
 from typing import Final
 
 from tenantd import clock
@@ -15,8 +16,9 @@ from tenantd import clock
 PREFIX: Final = "req_"
 COMPLETION_PREFIX: Final = "cmpl-"
 CHAT_PREFIX: Final = "chatcmpl-"
-_LEAST_OF_AN_END: Final = 8
-_END: Final = re.compile(rf"[0-9a-f]{{{_LEAST_OF_AN_END},31}}")
+LEAST_OF_A_PART: Final = 8
+_END: Final = re.compile(rf"[0-9a-f]{{{LEAST_OF_A_PART},31}}")
+_PART: Final = re.compile(rf"(?:{PREFIX})?[0-9a-f]{{{LEAST_OF_A_PART},31}}")
 _FORMS: Final = re.compile(rf"(?:{PREFIX}|{COMPLETION_PREFIX}|{CHAT_PREFIX})?([0-9a-f]{{32}})")
 
 
@@ -35,6 +37,15 @@ def request_id_in(text: str) -> str | None:
     """The request id for `text`, which may be a request id or the `id` of an answer; None for anything else."""
     found = _FORMS.fullmatch(text.strip())
     return PREFIX + found[1] if found else None
+
+
+def ids_with_part(text: str, ids: Iterable[str]) -> list[str]:
+    """Those request ids that begin with `text`, with or without `req_`, or end with it; none if it is too short."""
+    part = text.strip()
+    if not _PART.fullmatch(part):
+        return []
+    start = part if part.startswith(PREFIX) else PREFIX + part
+    return [each for each in ids if each.startswith(start) or each.endswith(part)]
 
 
 def end_of_request_id_in(text: str) -> str | None:

@@ -29,3 +29,20 @@ def test_an_id_is_understood_as_it_is_copied(text: str) -> None:
 @pytest.mark.parametrize("text", ["", "req_", "req_1", ID[:-1], ID + "0", ID.upper(), "resp_" + ID[4:], f"req_{ID}"])
 def test_anything_else_is_no_id(text: str) -> None:
     assert request_id_in(text) is None
+
+
+def test_a_part_of_an_id_names_the_requests_that_begin_or_end_with_it() -> None:
+    one, other = "req_0123456789abcdef" + "0" * 8 + "deadbeef", "req_0123456789abcdef" + "1" * 16
+    for part, found in (
+        ("deadbeef", [one]),
+        (" 00deadbeef\n", [one]),
+        ("0123456789abcdef1", [other]),
+        ("req_0123456789abcdef1", [other]),
+        ("req_01234567", [one, other]),
+        ("req_deadbeef", []),  # with the beginning of an id it is a beginning
+        ("eadbeef", []),  # too short
+        ("DEADBEEF", []),
+        ("%", []),
+        ("", []),
+    ):
+        assert ids_with_part(part, [one, other]) == found

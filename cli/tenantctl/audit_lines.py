@@ -10,13 +10,13 @@ from typing import Any, Final
 
 from tenantctl.budget_options import name_of
 from tenantctl.budget_table import plain
+from tenantctl.render import SHORT_ID_DIGITS
 from tenantctl.units import moment
 from tenantd.printable import one_line
 
 COLUMNS: Final = ["number>", "time", "event", "tenant", "what"]
 LEAST_FOR_WHAT: Final = 16
 """With less room than this beside the other columns, a line is not wrapped under its last column."""
-TAIL_CHARACTERS: Final = 8
 MOST_OF_A_VALUE: Final = 200
 _USUAL_WIDTHS: Final = (7, 19, 14, 10)
 """Of lines that are printed one by one, before it is known what comes."""
@@ -58,7 +58,7 @@ def what(entry: dict[str, Any], label_of: LabelOf = _no_label) -> str:
             said = _DESCRIBED.get(entry["event"], _plain)(detail)
     except (KeyError, TypeError, AttributeError):  # somebody has edited it, or an earlier version wrote it
         said = _plain(detail)
-    tail = entry["request_id"][-TAIL_CHARACTERS:] if entry["request_id"] else ""
+    tail = entry["request_id"][-SHORT_ID_DIGITS:] if entry["request_id"] else ""
     return one_line(" ".join(filter(None, (tail, said))))
 
 

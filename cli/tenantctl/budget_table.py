@@ -75,11 +75,10 @@ def sentence(one: dict[str, Any], currency: str) -> str:
     unit, used, cap = one["unit"], one["used"], one["amount"] + one["topped_up"]
     whose = one["tenant"] if one["key_id"] is None else f"{one['tenant']} ({one['key_id']})"
     amount = with_unit(unit, cap, currency)
+    name = f"{one['period']} engine-time budget" if unit == "engine" else f"{one['period']} budget"
     if used >= cap:
-        return f"{whose}: {one['period']} budget already used up: {plain(unit, used)} of {amount}"
-    return (
-        f"{whose}: {one['period']} budget of {amount}, {with_unit(unit, used, currency)} used ({percent(used, cap)}%)"
-    )
+        return f"{whose}: {name} already used up: {plain(unit, used)} of {amount}"
+    return f"{whose}: {name} of {amount}, {with_unit(unit, used, currency)} used ({percent(used, cap)}%)"
 
 
 def fields(answer: dict[str, Any]) -> dict[str, object]:

@@ -55,6 +55,9 @@ class Commands(TyperGroup):
         try:
             result = super().invoke(ctx)
             sys.stdout.flush()
+        except typer.BadParameter as e:
+            e.message = e.message.removeprefix("Value error, ")  # pydantic's words, which Typer passes on
+            raise
         except TenantdError as e:
             complain(e.message)
             raise typer.Exit(e.exit_code) from e

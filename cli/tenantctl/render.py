@@ -17,6 +17,10 @@ from tenantd.printable import one_line, printable
 _BETWEEN: Final = 3
 """Columns of the terminal between those of a table."""
 _NARROWEST: Final = 8
+TOTAL: Final = "TOTAL"
+"""Name of the row of sums. No tenant can have it."""
+SHORT_ID_DIGITS: Final = 8
+"""Of a request id; the last ones, because the first are its time."""
 _LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
 
 
@@ -46,30 +50,41 @@ def print_table(
     rows: Sequence[Sequence[object]],
     spare: Sequence[str] = (),
     *,
-    has_csv: bool = False,
+    full: Sequence[str] = ("--json",),
     hint: bool = True,
 ) -> bool:
     """A header and its rows. A column whose name ends with ">" is aligned to the right.
 
     `spare` are columns to leave out, the first ones first, while a row is wider than the terminal. Returns whether
-    some were left out. A hint says so, and that `has_csv` if the command does; without `hint` the caller gives it.
+    some were left out. A hint names them, and the options `full` that show them; without `hint` the caller says it.
     """
     names = [column.removesuffix(">") for column in columns]
     right = [column.endswith(">") for column in columns]
     cells = [[_cell(value) for value in row] for row in rows]
     if sys.stdout.isatty():
-        is_cut = _print_rich_table(names, right, cells, spare) and bool(rows)
-        if is_cut and hint:
-            narrow_hint(has_csv=has_csv)
-        return is_cut
-    print("\n".join(aligned([names, *cells], right)))
+        left_out = _print_rich_table(names, right, cells, spare)
+        if left_out and rows and hint:
+            verb = "show" if len(full) > 1 else "shows"
+            message(f"left out on this terminal: {', '.join(left_out)}; {' and '.join(full)} {verb} everything")
+        return bool(left_out and rows)
+    _print_plain_table(names, right, cells)
     return False
 
 
-def narrow_hint(*, has_csv: bool) -> None:
-    """Say that columns were left out, and where they are."""
-    where = "--json and --csv have everything" if has_csv else "--json has everything"
-    message(f"this terminal is too narrow for all columns; {where}")
+def print_wide_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """All columns, each row in one line, however wide the terminal is."""
+    names = [column.removesuffix(">") for column in columns]
+    _print_plain_table(names, [column.endswith(">") for column in columns], [[_cell(v) for v in row] for row in rows])
+
+
+def _print_plain_table(names: list[str], right: list[bool], cells: list[list[str]]) -> None:
+    print("\n".join(aligned([names, *cells], right)))
+
+
+def narrow_hint(*full: str) -> None:
+    """Say that columns of several tables were left out, and which options show them."""
+    verb = "show" if len(full) > 1 else "shows"
+    message(f"this terminal is too narrow for all columns; {' and '.join(full)} {verb} everything")
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
@@ -113,6 +128,14 @@ def short_names(names: Sequence[str]) -> list[str]:
     return [short if count[short] == 1 else name for name, short in zip(names, cut, strict=True)]
 
 
+def short_ids(ids: Sequence[str]) -> list[str]:
+    """On a terminal, the ends of request ids, which commands take as well, unless two would look the same."""
+    if not sys.stdout.isatty():
+        return list(ids)
+    count = Counter(request_id[-SHORT_ID_DIGITS:] for request_id in set(ids))
+    return [end if count[end := each[-SHORT_ID_DIGITS:]] == 1 else each for each in ids]
+
+
 def terminal_width() -> int:
     """Columns of the terminal."""
     return int(_console().width)
@@ -149,8 +172,8 @@ def _fitting(names: list[str], widths: list[int], spare: Sequence[str], width: i
     return kept
 
 
-def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]], spare: Sequence[str]) -> bool:
-    """Returns whether columns were left out."""
+def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]], spare: Sequence[str]) -> list[str]:
+    """Returns the names of columns that were left out."""
     from rich import box
     from rich.cells import cell_len
     from rich.table import Table
@@ -159,8 +182,8 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
     console = _console()
     widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
     kept = _fitting(names, widths, spare, console.width)
-    is_cut = len(kept) < len(names)
-    if is_cut:
+    left_out = [name for i, name in enumerate(names) if i not in kept]
+    if left_out:
         names, right = [names[i] for i in kept], [right[i] for i in kept]
         widths = [widths[i] for i in kept]
         cells = [[row[i] for i in kept] for row in cells]
@@ -174,4 +197,4 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
     for row in cells:
         table.add_row(*[Text(cell) for cell in row])  # Text: brackets in a cell are no markup
     console.print(table)
-    return is_cut
+    return left_out

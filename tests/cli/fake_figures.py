@@ -71,9 +71,13 @@ def listed(figures: TenantFigures, **more: Any) -> dict[str, Any]:
 
 
 def stats(*tenants: dict[str, Any], is_exact: bool = True, evenness: Evenness = EVEN) -> dict[str, Any]:
-    """The answer of /admin/v1/stats."""
+    """The answer of /admin/v1/stats. What adds up is added up in the total, of which all else is that of the first."""
+    total = dict(tenants[0]) if tenants else {}
+    for name in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros", "cost_nanos"):
+        total[name] = sum(tenant[name] for tenant in tenants)
     period = {"since_micros": 1_795_000_000_000_000, "until_micros": 1_795_003_600_000_000, "currency": "USD"}
-    return {**period, "is_exact": is_exact, "evenness": msgspec.to_builtins(evenness), "tenants": list(tenants)}
+    even = msgspec.to_builtins(evenness)
+    return {**period, "is_exact": is_exact, "evenness": even, "total": total, "tenants": list(tenants)}
 
 
 def grouped(by: str) -> dict[str, Any]:

@@ -100,7 +100,7 @@ def test_tenants_of_one_name_are_told_apart_by_their_ids(
 ) -> None:
     same = [replace(fake_daemon.USAGE, tenant_id=number) for number in (1, 3)]
     monkeypatch.setattr(fake_daemon, "USAGES", [*same, replace(fake_daemon.USAGE, tenant="globex", tenant_id=2)])
-    assert [line[0] for line in table(cli("usage").stdout)[1:]] == ["acme (id 1)", "acme (id 3)", "globex"]
+    assert [line[0] for line in table(cli("usage").stdout)[1:]] == ["acme (id 1)", "acme (id 3)", "globex", "TOTAL"]
     bill = fake_daemon.INVOICE
     monkeypatch.setattr(fake_daemon, "INVOICE", replace(bill, tenants=[*bill.tenants, *bill.tenants[:1]]))
     parts = [line for line in cli("invoice").stdout.splitlines() if "request" in line]

@@ -26,12 +26,15 @@ def cells(text: str) -> list[list[str]]:
 
 
 def test_stats_have_a_row_for_each_tenant(cli: Cli, daemon: FakeDaemon) -> None:
-    header, acme, globex = cells(cli("stats").stdout)
+    header, acme, globex, total = cells(cli("stats").stdout)
     assert daemon.seen[0][1] == "stats"
     assert header[:4] == ["tenant", "requests", "errors", "in"] and header[-1] == "USD"
     assert acme[:7] == ["acme", "1.23M", "2.8%", "98.8G", "5", "57", "12.3"]
     assert acme[7:] == ["1.50s", "850µs", "12.3ms", "2m05s", "900µs", "2.00ms", "3.00ms", "1h02m", "0.000123"]
     assert globex[:3] == ["globex", "0", "-"] and globex[8] == "-"
+    assert total[:4] == ["TOTAL", "1.23M", "2.8%", "98.8G"] and total[-1] == "0.000123"
+    daemon.stats = stats(listed(BUSY))
+    assert "TOTAL" not in cli("stats").stdout, "the sum of one row is that row"
 
 
 def test_stats_of_one_tenant_are_a_page(cli: Cli, daemon: FakeDaemon) -> None:
@@ -176,7 +179,7 @@ def test_a_row_is_a_line(
     assert max(len(line.rstrip()) for line in lines) <= int(columns)
     if arguments in (["stats"], ["compare"]):
         assert len([line for line in lines if "long-" in line]) == 3 and "…" in screen
-        assert len(lines) == (4 if arguments == ["stats"] else 5)
+        assert len(lines) == 5
 
 
 def test_limits_in_use() -> None:

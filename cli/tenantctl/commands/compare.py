@@ -71,7 +71,12 @@ def _print(tenants: list[dict[str, Any]], evenness: dict[str, Any]) -> None:
     columns += ["budget>", "which limit", "which budget"]
     length = 20 if sys.stdout.isatty() and terminal_width() >= WIDE else 6
     names = short_names(tenant_names(tenants))
-    print_table(columns, [_row(name, t, length) for name, t in zip(names, tenants, strict=True)], SPARE, has_csv=True)
+    print_table(
+        columns,
+        [_row(name, t, length) for name, t in zip(names, tenants, strict=True)],
+        SPARE,
+        full=("--json", "--csv"),
+    )
     if not tenants:
         message("no tenants yet")
     elif evenness["index"] is None:

@@ -8,7 +8,7 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
-from tenantctl.render import heading, message, print_fields, print_json, print_table, short_names, tenant_names
+from tenantctl.render import TOTAL, heading, message, print_fields, print_json, print_table, short_names, tenant_names
 from tenantctl.spreadsheet import print_records
 from tenantctl.standing import amount, limits_in_use
 from tenantctl.times import PeriodSince, PeriodUntil, Window, bound
@@ -84,12 +84,10 @@ def _print_all(answer: dict[str, Any]) -> None:
     columns = ["tenant", "requests>", "errors>", "in>", "cached>", "out>", "tok/s>", "avg>", "p50>", "p95>", "p99>"]
     columns += ["1st p50>", "1st p95>", "1st p99>", "engine>", f"{currency}>"]
     names = short_names(tenant_names(tenants))
-    print_table(
-        columns,
-        [_row(name, t, places) for name, t in zip(names, tenants, strict=True)],
-        (*SPARE, currency),
-        has_csv=True,
-    )
+    rows = [_row(name, t, places) for name, t in zip(names, tenants, strict=True)]
+    if len(tenants) > 1:
+        rows.append(_row(TOTAL, answer["total"], places))
+    print_table(columns, rows, (*SPARE, currency), full=("--json", "--csv"))
     if not tenants:
         message("no tenants yet")
 

@@ -12,7 +12,7 @@ import typer
 
 from tenantctl.client import Client, url
 from tenantctl.options import Json, connect, examples, finite
-from tenantctl.render import message, print_fields, print_json, print_table, short_names
+from tenantctl.render import message, print_fields, print_json, print_table, short_ids, short_names
 from tenantctl.units import NOTHING, duration, size
 from tenantd.errors import DaemonNotRunning, EngineUnavailable
 
@@ -167,7 +167,10 @@ def _print(state: dict[str, Any]) -> None:
     if queue := state.get("queue"):
         print()
         columns = ["waiting request", "tenant", "position>", "waited>", "est. wait>"]
-        print_table(columns, [_queue_row(entry) for entry in queue[:MOST_QUEUED]])
+        ids = short_ids([entry["id"] for entry in queue[:MOST_QUEUED]])
+        names = short_names([entry["tenant"] for entry in queue[:MOST_QUEUED]])
+        rows = [_queue_row(*each) for each in zip(ids, names, queue[:MOST_QUEUED], strict=True)]
+        print_table(columns, rows, ("est. wait", "waited"))
         if state["waiting"] > MOST_QUEUED:
             message(f"and {state['waiting'] - MOST_QUEUED} more")
 
@@ -189,9 +192,9 @@ def _preempted(swaps: int, recomputes: int) -> str:
     return f"{swaps + recomputes} ({swaps} swapped out, {recomputes} recomputed)"
 
 
-def _queue_row(entry: dict[str, Any]) -> list[object]:
+def _queue_row(request: str, tenant: str, entry: dict[str, Any]) -> list[object]:
     waited, left = entry["waited_ms"] / 1000, entry["estimated_wait_ms"] / 1000
-    return [entry["id"], entry["tenant"], entry["position"], f"{waited:.1f} s", f"{left:.1f} s"]
+    return [request, tenant, entry["position"], f"{waited:.1f} s", f"{left:.1f} s"]
 
 
 def _engine_fields(engine: dict[str, Any]) -> dict[str, object]:

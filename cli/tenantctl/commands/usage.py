@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from enum import StrEnum
 from typing import Annotated, Any, Final
 
@@ -10,10 +11,19 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
-from tenantctl.render import message, print_json, print_table, short_names, tenant_names
+from tenantctl.render import (
+    TOTAL,
+    message,
+    print_json,
+    print_table,
+    print_wide_table,
+    short_ids,
+    short_names,
+    tenant_names,
+)
 from tenantctl.spreadsheet import print_records
 from tenantctl.times import PeriodSince, PeriodUntil, bound
-from tenantctl.units import decimals, milliseconds, moment, money, seconds
+from tenantctl.units import NOTHING, decimals, milliseconds, moment, money, seconds
 from tenantd.clock import now_micros
 
 USAGE_EXAMPLES = examples(
@@ -22,8 +32,10 @@ USAGE_EXAMPLES = examples(
     "tenantctl usage --by day --month",
     "tenantctl usage --by key --since 2026-11-15 --csv > keys.csv",
 )
-REQUESTS_EXAMPLES = examples("tenantctl requests", "tenantctl requests --tenant acme --limit 10")
-SPARE: Final = ("kind", "engine ms", "first ms", "cost", "took s", "prompt", "output", "error", "time")
+REQUESTS_EXAMPLES = examples(
+    "tenantctl requests", "tenantctl requests --tenant acme --limit 10", "tenantctl requests --wide | less -S"
+)
+SPARE: Final = ("kind", "engine ms", "first ms", "took s", "error", "time", "output", "prompt", "cost")
 """Columns of `requests` that are left out first on a narrow terminal."""
 SPARE_USAGE: Final = (
     "p50 s",
@@ -43,8 +55,15 @@ _TENANT_FIELDS: Final = (
     *("average_duration_micros", "p50_duration_micros", "p99_duration_micros"),
     *("p50_first_token_micros", "p99_first_token_micros", "cost_nanos"),
 )
+_PERCENTILES: Final = tuple(f"p{n}_{what}_micros" for what in ("duration", "first_token") for n in (50, 99))
+_ADDED: Final = ("requests", "failed", "interrupted", *_USED, "cost_nanos")
+"""What the row of totals has."""
 NAMED_MONTHS = {"this": "this month", "last": "last month"}
-CANCEL_EXAMPLES = examples("tenantctl requests --limit 5", "tenantctl cancel req_0123456789abcdef0123456789abcdef")
+CANCEL_EXAMPLES = examples(
+    "tenantctl requests --limit 5",
+    "tenantctl cancel 89abcdef    [dim]# the end of its id, as tables show it[/]",
+    "tenantctl cancel req_0123456789abcdef0123456789abcdef",
+)
 
 
 class By(StrEnum):
@@ -103,9 +122,15 @@ def _print_tenants(tenants: list[dict[str, Any]], currency: str) -> None:
     columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
     columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{currency}>"]
     names = short_names(tenant_names(tenants))
-    print_table(
-        columns, [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)], SPARE_USAGE, has_csv=True
-    )
+    rows = [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)]
+    if len(tenants) > 1:
+        rows.append(_usage_row(TOTAL, _summed(tenants), places))
+    print_table(columns, rows, SPARE_USAGE, full=("--json", "--csv"))
+
+
+def _summed(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """The sums of what adds up. Percentiles do not."""
+    return dict.fromkeys(_PERCENTILES) | {name: sum(row[name] for row in rows) for name in _ADDED}
 
 
 def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
@@ -121,6 +146,9 @@ def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
         for row, group in zip(rows, groups, strict=True):
             row += [owned_by[group["tenant_id"]], group["label"]]
     columns += ["requests>", "failed>", "prompt tokens>", "cached>", "output tokens>", "engine s>", f"{currency}>"]
+    if len(groups) > 1:
+        rows.append([TOTAL, *[NOTHING] * (len(rows[0]) - 1)])
+        groups = [*groups, _summed(groups)]
     for row, group in zip(rows, groups, strict=True):
         row += [
             group["requests"],
@@ -132,7 +160,7 @@ def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
             money(group["cost_nanos"], places),
         ]
     spare = ("cached", "failed", "label", "engine s", "prompt tokens", "requests")
-    print_table(columns, rows, spare, has_csv=True)
+    print_table(columns, rows, spare, full=("--json", "--csv"))
 
 
 def _group_fields(by: By) -> tuple[str, ...]:
@@ -169,9 +197,16 @@ def requests(
     ctx: typer.Context,
     tenant: TenantFilter = None,
     limit: Annotated[int, typer.Option(metavar="N", min=1, max=10_000, help="Show at most N requests.")] = 50,
+    wide: Annotated[
+        bool, typer.Option("--wide", help="Show whole ids and all columns, in lines of any length.")
+    ] = False,
     json: Json = False,
 ) -> None:
-    """List recent requests, newest first."""
+    """List recent requests, newest first.
+
+    On a terminal, ids are cut to their last 8 digits, which `cancel` and `audit log --request` also accept, and columns
+    that do not fit are left out.
+    """
     with connect(ctx) as client:
         answer = client.get(url("requests"), tenant=tenant, limit=limit)
     if json:
@@ -179,12 +214,21 @@ def requests(
         return
     rows = answer["requests"]
     places = decimals(r["cost_nanos"] for r in rows)
-    owners = sorted({r["tenant"] for r in rows})
-    shown = dict(zip(owners, short_names(owners), strict=True))
-    names = [shown[r["tenant"]] for r in rows]
+    ids, names = [r["id"] for r in rows], [r["tenant"] for r in rows]
+    if not wide:
+        owners = sorted(set(names))
+        shown = dict(zip(owners, short_names(owners), strict=True))
+        ids, names = short_ids(ids), [shown[name] for name in names]
     columns = ["request", "tenant", "kind", "state", "time", "prompt>", "output>"]
     columns += ["engine ms>", "first ms>", "took s>", "cost>", "error"]
-    print_table(columns, [_request_row(name, r, places) for name, r in zip(names, rows, strict=True)], SPARE)
+    when = moment if wide else _when
+    cells = [
+        [request, name, *_request_cells(r, when, places)] for request, name, r in zip(ids, names, rows, strict=True)
+    ]
+    if wide:
+        print_wide_table(columns, cells)
+    else:
+        print_table(columns, cells, SPARE, full=("--wide", "--json"))
     if not rows:
         message("no requests yet")
 
@@ -198,13 +242,11 @@ def _when(micros: int) -> str:
     return time_of_day if day == moment(now_micros())[:10] else day
 
 
-def _request_row(name: str, r: dict[str, Any], places: int) -> list[object]:
+def _request_cells(r: dict[str, Any], when: Callable[[int], str], places: int) -> list[object]:
     return [
-        r["id"],
-        name,
         r["kind"],
         r["live_state"] or r["state"],
-        _when(r["created_micros"]),
+        when(r["created_micros"]),
         r["prompt_tokens"],
         r["completion_tokens"],
         milliseconds(r["engine_micros"]),
@@ -217,7 +259,7 @@ def _request_row(name: str, r: dict[str, Any], places: int) -> list[object]:
 
 def cancel(
     ctx: typer.Context,
-    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Request id, as shown by `requests`.")],
+    request: Annotated[str, typer.Argument(metavar="REQUEST", help="Request id, or at least 8 digits at either end.")],
     json: Json = False,
 ) -> None:
     """Cancel a running or waiting request.

@@ -32,7 +32,9 @@ def check_canaries(client: Client, v: Visitors, *, quick: bool) -> Tally:
             hint, secret = secrets.token_hex(HINT_DIGITS // 2), secrets.token_hex(SECRET_DIGITS // 2)
             sentence = f"The access code is {hint}{secret}. "
             client.patch(url("tenants", v.b), {"system_prompt": sentence * 2, "system_in_completions": True})
-            plants = [pool.submit(v.call, *call, key=v.b_key, body=body) for call, body in _plants(sentence, TOKENS[quick])]
+            plants = [
+                pool.submit(v.call, *call, key=v.b_key, body=body) for call, body in _plants(sentence, TOKENS[quick])
+            ]
             for call, body in _questions(hint, TOKENS[quick]):
                 answer = v.call(*call, key=v.a_key, body=body)
                 if answer.status_code != 200:

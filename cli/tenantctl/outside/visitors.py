@@ -20,7 +20,7 @@ from tenantd.errors import Conflict, DaemonNotRunning, EngineUnavailable, NotFou
 if TYPE_CHECKING:
     import httpx
 
-ANSWER_TIMEOUT_S: Final = 120.0
+ANSWER_TIMEOUT_S: Final = 300.0
 BUSY: Final = (408, 429, 503)
 MOST_REASONS: Final = 3
 END_DIGITS: Final = 8

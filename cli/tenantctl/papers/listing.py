@@ -26,7 +26,7 @@ def print_month(bill: dict[str, Any]) -> None:
         heading(f"{name}: {count} request{'' if count == 1 else 's'}{number}")
         is_cut |= _print_lines(paper, bill["currency"])
     if is_cut:
-        narrow_hint(has_csv=True)
+        narrow_hint("--json", "--csv")
     if papers:
         print()
     places = decimals(nanos for paper in papers for nanos in _amounts(paper))
@@ -48,7 +48,7 @@ def print_paper(paper: Paper) -> None:
         print(f"corrects invoice {paper['credits']}")
     print()
     if _print_lines(paper, paper["currency"]):
-        narrow_hint(has_csv=False)
+        narrow_hint("--json")
 
 
 def _print_lines(paper: Paper, currency: str) -> bool:

@@ -35,11 +35,11 @@ from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import BillingDetails, Tenant
-from tenantd.errors import InvalidRequest, NotFound
+from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.findings import Finding
 from tenantd.ledger.invoices import Month, parse_month
 from tenantd.ledger.records import RequestRecord
-from tenantd.request_ids import new_request_id, request_id_in
+from tenantd.request_ids import ids_with_part, new_request_id, request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration, Change
 from tenantd.tenancy.budget_administration import BudgetAdministration
@@ -138,12 +138,20 @@ class Admin:
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
 
     async def cancel(self, request: Request, request_id: str) -> Response:
-        """Cancel a running or waiting request, by its id or the id of its answer."""
-        found = request_id_in(request_id)
-        if found is None:
-            raise NotFound(f"no request {excerpt(request_id, 80)} is running or waiting")
+        """Cancel a running or waiting request, by its id or the id of its answer, or by 8 digits or more at either end
+        of its id if no other live request has them."""
+        found = request_id_in(request_id) or self._live_id(request_id)
         self._administration.cancel_request(actor_of(request.scope), found)
         return reply({"cancelled": found})
+
+    def _live_id(self, part: str) -> str:
+        """The id of the only live request with these digits at either end. Raises NotFound, Conflict."""
+        found = ids_with_part(part, self._service.live_states())
+        if not found:
+            raise NotFound(f"no request {excerpt(part, 80)} is running or waiting")
+        if len(found) > 1:
+            raise Conflict(f"{len(found)} requests that run or wait begin or end with {part}; give more digits")
+        return found[0]
 
     # -- tenants
 

@@ -31,7 +31,8 @@ LEAST_FOUND: Final = {True: 4, False: 8}
 ROUNDS: Final = {True: 1, False: 8}
 """How often each place is tried, if quick and if not."""
 MOST_S: Final = 50.0
-"""After this, which a quick check needs only on a busy machine, the round that has begun is the last, and not completed. One must be."""
+"""After this, the round that has begun is the last, and not completed. One must be. A quick check needs this long only
+on a busy machine."""
 KEPT: Final = 0
 SAMPLED: Final = Sampling(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0, ignore_eos=True)
 PLACES: Final = ("beside", "kept", "moved", "before", "parked", "grammar")

@@ -23,7 +23,8 @@ OWN_TOKENS: Final = {True: (12, 1, 1), False: (24, 1, 1)}
 ROUNDS: Final = {True: 1, False: 6}
 """How often each way is tried, if quick and if not."""
 MOST_S: Final = 35.0
-"""After this, which a quick check needs only on a busy machine, the round that has begun is the last, and not completed. One must be."""
+"""After this, the round that has begun is the last, and not completed. One must be. A quick check needs this long only
+on a busy machine."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
 """What B has in each try of a round. The first brings every way to the same start; see sameness.py."""
 KEPT: Final = 0
