@@ -116,11 +116,18 @@ MALFORMED: Final = "malformed_http"
 """The cause for input that is not HTTP. Its answer has the code of any other bad request."""
 
 
+class Repeated(Event, frozen=True, kw_only=True):
+    """An answer that was kept for an `Idempotency-Key` is given again."""
+
+    tenant: str
+
+
 class Started(Event, frozen=True, kw_only=True):
     """A request got a sequence in the engine and starts to run, `waited_micros` after its creation.
 
     `binding` is the number of this use of the sequence; a sequence may be moved later, and a binding stays.
-    `adapter` is the name of the file of its adapter, and `adapter_sha256` the hash of its whole path, None without one.
+    `adapter` is the name of the file of its adapter, `adapter_sha256` the hash of its whole path, and `adapter_version`
+    what tells this file from others at that path (last change, size, inode); None without one.
     `system_prompt_hmac` is the keyed hash of the system prompt put before its own, None if there is none.
     """
 
@@ -132,6 +139,7 @@ class Started(Event, frozen=True, kw_only=True):
     binding: int | None = None
     adapter: str | None = None
     adapter_sha256: str | None = None
+    adapter_version: str | None = None
     system_prompt_hmac: str | None = None
 
 

@@ -2,7 +2,14 @@ from __future__ import annotations
 
 import pytest
 
-from tenantd.request_ids import CHAT_PREFIX, COMPLETION_PREFIX, answer_id, new_request_id, request_id_in
+from tenantd.request_ids import (
+    CHAT_PREFIX,
+    COMPLETION_PREFIX,
+    answer_id,
+    ids_with_part,
+    new_request_id,
+    request_id_in,
+)
 
 ID = "req_0660f90d1289cc263c4c39f767d7fc16"
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
+from tenantctl import plain_help
 from tenantctl.commands import (
     alert_commands,
     anomaly,
@@ -42,6 +43,7 @@ from tenantd import __version__, signals
 from tenantd.errors import TenantdError
 
 SIGPIPE_EXIT = 128 + 13
+plain_help.use()
 
 
 class Commands(TyperGroup):

@@ -103,12 +103,17 @@ Until = Annotated[str | None, _option("--until", "Before this time")]
 
 _BOUND: Final = "a date, or a date and time, in the billing time zone, or 30m, 2h, 7d ago."
 PeriodSince = Annotated[
-    str | None, typer.Option("--since", metavar="TIME", help=f"Requests that ended since: {_BOUND}")
+    str | None, typer.Option("--since", metavar="TIME", help=f"Count requests that ended since: {_BOUND}")
 ]
-PeriodUntil = Annotated[str | None, typer.Option("--until", metavar="TIME", help=f"And before: {_BOUND}")]
+PeriodUntil = Annotated[
+    str | None, typer.Option("--until", metavar="TIME", help=f"Count requests that ended before: {_BOUND}")
+]
 Window = Annotated[
     str | None,
     typer.Option(
-        "--window", metavar="DURATION", callback=checked_window, help="Requests that ended in the last 90s, 1h, 7d."
+        "--window",
+        metavar="DURATION",
+        callback=checked_window,
+        help="Count requests that ended in the last 90s, 1h or 7d.",
     ),
 ]

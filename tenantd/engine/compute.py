@@ -143,6 +143,12 @@ OnLogits = Callable[[int, "memoryview[float]"], None]
 valid during the call."""
 
 
+def version_text(version: Hashable) -> str:
+    """What tells this version of an adapter from others at its path: for llama.cpp the time of its last change in
+    nanoseconds since 1970, its bytes and its inode, as "1795000000000000000-65536-42"."""
+    return "-".join(str(part) for part in version[1:]) if isinstance(version, tuple) else str(version)
+
+
 class Compute(Protocol):
     """Sequences of tokens and their KV state. Sequence ids are 0 to info.slots-1; none is bound at first.
 

@@ -6,6 +6,7 @@ scheduler and the engine hold state.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -13,7 +14,7 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Compute, EngineBroken
+from tenantd.engine.compute import Compute, EngineBroken, RequestRejected, version_text
 from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
 from tenantd.engine.reuse import Reuse
@@ -69,6 +70,7 @@ class Loop:
         self._interlude = Interlude(compute, batch_tokens)
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._news_due_s = 0.0
+        self._adapters: dict[int, str] = {}  # versions of those that were bound since the last step
         self._order: list[int] = []  # as last reported
         self._is_stuck = False  # the last step did nothing, and nothing has happened since
         self._is_paused = False  # compute nothing, because the daemon cannot bill
@@ -198,7 +200,11 @@ class Loop:
             if not self._compute.swap_in(job.sequence, state, job.submit.request):
                 self._scheduler.lost_state(job)
             return 0
-        return self._reuse.begin(job, self._clock_s())
+        micros = self._reuse.begin(job, self._clock_s())
+        if adapter := job.submit.adapter:
+            with contextlib.suppress(RequestRejected):  # it was refused, or the file is gone since
+                self._adapters[job.submit.request] = version_text(self._compute.adapter_version(adapter))
+        return micros
 
     def _clear_released(self) -> None:
         for sequence, job in self._scheduler.take_released():
@@ -214,6 +220,9 @@ class Loop:
 
     def _with_news(self, step: Step) -> Step:
         """Adds usage, order and what is held at intervals, and when idle: an idle engine sends no further steps."""
+        if self._adapters:
+            step = msgspec.structs.replace(step, adapters=self._adapters)
+            self._adapters = {}
         now_s = self._clock_s()
         if now_s < self._news_due_s and not self._scheduler.is_idle:
             return step

@@ -23,6 +23,7 @@ def started(stream: LiveStream) -> Started:
         binding=stream.binding,
         adapter=Path(stream.adapter).name or None,
         adapter_sha256=hashlib.sha256(os.fsencode(stream.adapter)).hexdigest() if stream.adapter else None,
+        adapter_version=stream.adapter_version,
         system_prompt_hmac=stream.system_prompt_hmac,
     )
 

@@ -63,6 +63,9 @@ def _note(step: Step, live: Mapping[int, LiveStream]) -> None:
     for request, (sequence, ago_micros) in (step.given or {}).items():
         if (stream := live.get(request)) is not None:
             stream.seat(sequence, ago_micros)
+    for request, version in (step.adapters or {}).items():
+        if (stream := live.get(request)) is not None:
+            stream.adapter_version = version
     for request, kv_token_micros, swaps in step.held or ():
         if (stream := live.get(request)) is not None:
             stream.metered.note(kv_token_micros, swaps)

@@ -22,7 +22,10 @@ MOST_ENTRIES_READ: Final = 1000
 
 
 class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
-    """One entry. `detail` depends on `event`; `hash` in hex is over the entry and the hash before it."""
+    """One entry. `detail` depends on `event`; `hash` in hex is over the entry and the hash before it.
+
+    `detail_text` is the detail exactly as it is stored, which the hash is over.
+    """
 
     number: int
     at_micros: int
@@ -31,6 +34,7 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
     tenant: str | None
     request_id: str | None
     detail: dict[str, Any]
+    detail_text: str
     hash: str
 
 
@@ -132,5 +136,6 @@ def _record(row: tuple[Any, ...]) -> AuditRecord:
         tenant=tenant,
         request_id=request_id,
         detail=decoded,
+        detail_text=detail,
         hash=digest.hex(),
     )

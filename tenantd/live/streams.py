@@ -45,6 +45,7 @@ class LiveStream:
     """
 
     cached_tokens = 0  # of its prompt, charged without being computed
+    adapter_version: str | None = None  # of the file of its adapter, as the engine found it
     # Without a budget these stay as they are.
     allowed_tokens: int | None = None  # to be generated for the time being
     ask_at_tokens = sys.maxsize  # when this many are generated, it needs to be allowed more

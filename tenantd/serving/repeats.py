@@ -8,6 +8,7 @@ from typing import Final
 
 from tenantd.domain import Actor, Tenant, TenantState
 from tenantd.errors import TenantdError, TenantSuspended
+from tenantd.events import Events, Repeated
 from tenantd.serving.admission import as_it_is, check_allowed
 from tenantd.serving.gate import Gate
 from tenantd.serving.kept_answers import KeptAnswer, KeptAnswers
@@ -30,10 +31,11 @@ class TooManyRepeats(TenantdError):
 class Repeats:
     """Admits answers that are given again. They are not billed and take no tokens, but each counts as a request."""
 
-    def __init__(self, directory: Directory, gate: Gate, answers: KeptAnswers) -> None:
+    def __init__(self, directory: Directory, gate: Gate, answers: KeptAnswers, events: Events) -> None:
         self._directory = directory
         self._gate = gate
         self._answers = answers
+        self._events = events
 
     @contextlib.contextmanager
     def giving(self, answer: KeptAnswer, tenant: Tenant, actor: Actor) -> Iterator[None]:
@@ -51,5 +53,6 @@ class Repeats:
                 retry_after_s=RETRY_S,
             )
         self._gate.book_repeat(tenant)
+        self._events.announce(Repeated(tenant=tenant.name))
         with self._answers.sending(answer):
             yield

@@ -145,7 +145,7 @@ class Service:
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         kept_bytes = self.config.server.idempotency_bytes
         self.attempts = Attempts(ledger, kept_bytes, now_micros, clock_s, self._entrance.wait_s)
-        self.repeats = Repeats(directory, self._gate, self.attempts.answers)
+        self.repeats = Repeats(directory, self._gate, self.attempts.answers, self.events)
         self._submission = Submission(
             self._entrance,
             self._positions,

@@ -18,7 +18,7 @@ from prometheus_client.registry import Collector
 
 from tenantd.budget_events import BudgetReached
 from tenantd.domain import Verdict
-from tenantd.events import MALFORMED, Account, AnomalyFound, BindingBroken, Event, Events, Refused, Settled
+from tenantd.events import MALFORMED, Account, AnomalyFound, BindingBroken, Event, Events, Refused, Repeated, Settled
 from tenantd.logs import dropped_lines
 from tenantd.tenancy.budget_accounts import BudgetState
 from tenantd.watching.gen_ai import GenAi
@@ -65,6 +65,12 @@ class Meter:
             registry=self.registry,
         )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
+        self._repeated = Counter(
+            "tenantd_repeated_answers",
+            "Answers given again for an Idempotency-Key.",
+            ["tenant"],
+            registry=self.registry,
+        )
         self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
         self._cached = Counter(
             "tenantd_cached_tokens", "Prompt tokens billed without being computed.", ["tenant"], registry=self.registry
@@ -118,6 +124,8 @@ class Meter:
             self._of(self._anomalies, event.tenant, event.action.value).inc()
         elif isinstance(event, BudgetReached) and self._is_there(event.tenant):
             self._of(self._budget_warnings, event.tenant, event.period, event.unit, str(event.level)).inc()
+        elif isinstance(event, Repeated) and self._is_there(event.tenant):
+            self._of(self._repeated, event.tenant).inc()
         elif isinstance(event, BindingBroken):
             self._broken_bindings.inc()
 

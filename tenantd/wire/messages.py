@@ -267,7 +267,8 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     idle; `level`, at the same times, where newcomers start. `bound` are the requests that have a slot or had one in
     this step, when those are others than in the step before, each with its binding: a number that grows with each slot
     that is given and never repeats in the life of the engine. `given` has the requests that got a slot in this step:
-    its sequence, for the audit trail, and the microseconds since then. `order` are the first of those that wait for
+    its sequence, for the audit trail, and the microseconds since then. `adapters` has the versions of their adapters'
+    files, as `version_text` writes them, of those that have one. `order` are the first of those that wait for
     one, in the order in which they should get it, once a second when it is another than before. `held` has what those
     that have or had one have held in this engine, once a second: (request, tokens in slots times the microseconds that
     they were there, how often it gave its slot up).
@@ -286,6 +287,7 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     level: float = 0.0
     bound: list[tuple[int, int]] | None = None
     given: dict[int, tuple[int, int]] | None = None
+    adapters: dict[int, str] | None = None
     order: list[int] | None = None
     held: list[tuple[int, int, int]] | None = None
     cache: dict[int, int] | None = None

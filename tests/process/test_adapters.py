@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 from collections.abc import Iterator
@@ -48,6 +49,26 @@ def test_a_tenants_requests_run_with_its_adapter_and_the_others_without(daemon: 
     assert set_adapter(daemon, "acme", "").status_code == 200
     assert text(daemon, "acme") == plain
     assert daemon.stop() == 0
+
+
+def test_the_trail_tells_a_replaced_file_from_the_one_before(daemon: Daemon, tmp_path: Path) -> None:
+    path = write_tiny_lora(tmp_path / "own.gguf", seed=1)
+    daemon.add_tenant("hooli", adapter=str(path))
+
+    def used() -> list[dict[str, Any]]:
+        page = daemon.request("GET", "/admin/v1/audit?event=resources&tenant=hooli").json()
+        return [entry["detail"] for entry in reversed(page["entries"])]
+
+    for n in range(3):
+        if n == 2:
+            write_tiny_lora(tmp_path / "new.gguf", seed=2).replace(path)
+        assert daemon.complete("hooli", max_tokens=1).status_code == 200
+        wait_until(lambda n=n: len(used()) == n + 1, "its entry")  # type: ignore[misc]
+    first, again, replaced = used()
+    status = path.stat()
+    assert replaced["adapter_version"] == f"{status.st_mtime_ns}-{status.st_size}-{status.st_ino}"
+    assert first["adapter_version"] == again["adapter_version"] != replaced["adapter_version"]
+    assert {one["adapter_sha256"] for one in used()} == {hashlib.sha256(os.fsencode(path)).hexdigest()}
 
 
 def test_an_adapter_outlives_the_engine(daemon: Daemon) -> None:

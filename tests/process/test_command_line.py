@@ -84,7 +84,11 @@ def test_requests_shows_what_waits_and_what_is_paused_and_cancel_takes_any_id_th
         )
         assert {row["state"] for row in daemon.rows()} == {"running"}
         assert quiet.answer_id == "cmpl-" + quiet.request_id.removeprefix("req_")
-        for shown, request_id in ((quiet.answer_id, quiet.request_id), (waiting[-8:], waiting), (first.request_id[:30], first.request_id)):
+        for shown, request_id in (
+            (quiet.answer_id, quiet.request_id),
+            (waiting[-8:], waiting),
+            (first.request_id[:30], first.request_id),
+        ):
             assert tenantctl(daemon, "cancel", shown).stderr.split()[-1] == request_id
         for stream in (first, second, quiet):
             assert stream.join().error is not None and stream.error["code"] == "cancelled"

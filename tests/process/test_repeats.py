@@ -38,6 +38,9 @@ def test_each_counts_as_a_request_and_takes_no_tokens(tmp_path: Path) -> None:
             assert answers[2].headers["x-ratelimit-remaining-requests"] == "0"
             assert 0 < int(answers[2].headers["retry-after-ms"]) <= 60_100
         assert len(daemon.rows()) == 2
+        metrics = daemon.request("GET", "/metrics").text.splitlines()
+        for name in ("acme-reject", "acme-queue"):
+            assert f'tenantd_repeated_answers_total{{tenant="{name}"}} 2.0' in metrics
 
 
 def test_a_tenant_that_may_not_run_requests_is_given_none(tmp_path: Path) -> None:

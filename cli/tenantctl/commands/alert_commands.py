@@ -14,7 +14,7 @@ from tenantd.errors import TenantdError
 EXAMPLES: Final = examples("tenantctl alerts", "tenantctl alerts test")
 PATIENCE_S: Final = 330.0
 """Longer than one attempt may take (alerts.timeout_s)."""
-app = typer.Typer(name="alerts", help="Show whether alerts arrive at your webhook, and send a test.", epilog=EXAMPLES)
+app = typer.Typer(name="alerts", help="Show whether alerts reach your webhook, and send a test.", epilog=EXAMPLES)
 
 
 @app.callback(invoke_without_command=True)
@@ -47,7 +47,7 @@ def show(ctx: typer.Context, json: Json = False) -> None:
 
 @app.command(epilog=examples("tenantctl alerts test"))
 def test(ctx: typer.Context, json: Json = False) -> None:
-    """Send a test alert now and wait for the answer of your webhook.
+    """Send a test alert and wait for your webhook's answer.
 
     Exits with 1 if it was not delivered.
     """

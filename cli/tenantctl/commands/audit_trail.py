@@ -283,16 +283,26 @@ def export(
 ) -> None:
     """Print all entries, or those that match, oldest first.
 
-    To check the chain of hashes, run `tenantctl audit verify`: an export is for reading.
+    `detail` is exactly the text that is stored. To check the chain of hashes, run `tenantctl audit verify`.
     """
     filters = wanted(tenant, since, until, event, request, id)
     with connect(ctx) as client:
         entries = entries_after(client, filters, 0)
         if format is Format.JSONL:
             for entry in entries:
-                print(json_lines.dumps(entry))
+                print(_as_stored(entry))
         else:
             _print_csv(entries)
+
+
+def _as_stored(entry: dict[str, Any]) -> str:
+    """One line of JSON, with the bytes of the detail that are stored, unless somebody has made them unfit for that."""
+    stored = entry["detail_text"]
+    is_fit = "unreadable" not in entry["detail"] and stored.splitlines() == [stored]
+    cells = {name: json_lines.dumps(value) for name, value in entry.items() if name != "detail_text"}
+    if is_fit:
+        cells["detail"] = stored
+    return "{" + ", ".join(f'"{name}": {cell}' for name, cell in cells.items()) + "}"
 
 
 def _print_csv(entries: Iterator[dict[str, Any]]) -> None:
@@ -300,9 +310,8 @@ def _print_csv(entries: Iterator[dict[str, Any]]) -> None:
     writer.writerow(["number", "time", "event", "tenant_id", "tenant", "request_id", "detail", "hash"])
     for entry in entries:
         at = datetime.fromtimestamp(entry["at_micros"] / 1e6, UTC).isoformat(timespec="microseconds")
-        detail = json_lines.dumps(entry["detail"], sort_keys=True)
-        columns = [entry[name] for name in ("event", "tenant_id", "tenant", "request_id")]
-        writer.writerow([entry["number"], at, *columns, detail, entry["hash"]])
+        columns = [entry[name] for name in ("event", "tenant_id", "tenant", "request_id", "detail_text", "hash")]
+        writer.writerow([entry["number"], at, *columns])
 
 
 @app.command(epilog=examples("tenantctl audit prune --before 2026-01-01", "tenantctl audit prune --before 52w --yes"))

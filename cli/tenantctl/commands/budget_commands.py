@@ -56,8 +56,8 @@ def set_(
 ) -> None:
     """Set or change budgets of a tenant, or of one of its keys.
 
-    Several hold together; the tightest decides. A day, a week (from Monday) or a month begins at midnight in the
-    billing time zone; what was used in it before counts. When a budget is used up, running requests end with the
+    Several can apply at once; the tightest decides. Days, weeks (from Monday) and months begin at midnight in the
+    billing time zone; earlier usage in the same period counts. When a budget is used up, running requests end with the
     finish reason length, and new ones are refused until it resets. 0 blocks, `none` removes a budget.
     """
     body: dict[str, Any] = {"key_id": key, "budgets": amounts}
@@ -136,7 +136,7 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
-    """Remove budgets of a tenant, or of one of its keys; nothing limits it any more in that period and unit.
+    """Remove budgets of a tenant, or of one of its keys, effective immediately.
 
     Without --key, budgets of the tenant's keys stay.
     """

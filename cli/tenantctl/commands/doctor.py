@@ -49,7 +49,9 @@ def _age(text: str | None) -> str | None:
 def doctor(
     ctx: typer.Context,
     isolation: Annotated[bool, typer.Option("--isolation", help="Check the isolation between tenants.")] = False,
-    quick: Annotated[bool, typer.Option("--quick", help="Make a shorter check, of less than a minute.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Make a shorter check; half a minute on an idle machine.")
+    ] = False,
     if_older: Annotated[
         str | None,
         typer.Option(
@@ -62,7 +64,8 @@ def doctor(
 ) -> None:
     """Check, on the running daemon, that tenants are isolated from one another.
 
-    Takes up to five minutes. Running requests get ten seconds to finish and are then paused; new ones wait.
+    Takes up to five minutes, and half a minute with --quick unless the machine is busy. Running requests get ten
+    seconds to finish and are then paused; new ones wait.
     Creates two temporary tenants and removes them; their requests stay in the ledger and appear on no
     invoice.
 

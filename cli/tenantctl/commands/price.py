@@ -84,7 +84,7 @@ def list_(
 ) -> None:
     """List prices in force and to come.
 
-    Tenants that are not listed pay the prices of all. --json always includes past prices.
+    Tenants that are not listed pay the general prices, shown as (all). --json always includes past prices.
     """
     with connect(ctx) as client:
         answer = client.get(url("prices"), tenant=tenant)
@@ -156,10 +156,11 @@ def set_(
     like_all: Annotated[bool, typer.Option("--like-all", help="End the tenant's own prices.")] = False,
     json: Json = False,
 ) -> None:
-    """Set prices from now or from a later date on.
+    """Set prices, effective now or from a later date.
 
-    What you leave out stays as it is at that date. A request has the prices of its end. A tenant with its own prices
-    keeps all of them when those of all change. To replace prices that are still to come, set the same date again.
+    Prices that you leave out stay as they are on that date. A request is charged at the prices in force when it ends.
+    A tenant with its own prices keeps all of them when the general ones change. To replace prices that are still to
+    come, set the same date again.
     """
     amounts = dict(zip(MONEY, map(_nanos, (input, cached, output, engine_hour, minimum)), strict=True))
     amounts |= dict(zip(COUNTS, map(_tokens, (free_input, free_output)), strict=True))

@@ -56,7 +56,7 @@ def stats(
     json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Show tenants' requests, tokens, times and errors, by default of the last hour.
+    """Show tenants' requests, tokens, times and errors in the last hour or another period.
 
     Without --tenant, each tenant has a row. Requests count when they end, with all their tokens. Percentiles are exact
     over up to an hour, and within 2% over more. tok/s are output tokens by the length of the window. JSON and CSV have

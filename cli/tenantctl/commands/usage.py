@@ -89,7 +89,7 @@ def usage(
     json: Json = False,
     as_csv: Csv = False,
 ) -> None:
-    """Show what was used in this month or another period, by tenant or otherwise.
+    """Show usage in this month or another period, by tenant, day, key and more.
 
     Requests count when they end. Days and hours are those of the billing time zone. By tenant, requests that still run
     count too, and percentiles over more than an hour are within 2%. JSON and CSV have all figures, and exact money.

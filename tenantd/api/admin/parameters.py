@@ -40,7 +40,9 @@ def window_micros(text: str) -> int:
     """How long a window is: 90s, 30m, 24h, 7d or 2w. Raises InvalidRequest."""
     found = _WINDOW.fullmatch(text)
     if found is None or not int(found[1]):
-        raise InvalidRequest(f"window: must be like 90s, 30m, 24h or 7d (got {excerpt(text, 40)})", param="window")
+        raise InvalidRequest(
+            f"window: must be a duration such as 90d, 12h or 30m (got {excerpt(text, 40)})", param="window"
+        )
     return int(found[1]) * _UNIT_S[found[2]] * 1_000_000
 
 
