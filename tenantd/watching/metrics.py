@@ -65,30 +65,18 @@ class Meter:
             registry=self.registry,
         )
         self._requests = Counter("tenantd_requests", "Finished requests.", ["tenant", "state"], registry=self.registry)
-        self._repeated = Counter(
-            "tenantd_repeated_answers",
-            "Answers given again for an Idempotency-Key.",
-            ["tenant"],
-            registry=self.registry,
-        )
-        self._prompt = Counter("tenantd_prompt_tokens", "Prompt tokens billed.", ["tenant"], registry=self.registry)
-        self._cached = Counter(
-            "tenantd_cached_tokens", "Prompt tokens billed without being computed.", ["tenant"], registry=self.registry
-        )
-        self._hits = Counter(
-            "tenantd_cache_hits", "Finished requests with cached tokens.", ["tenant"], registry=self.registry
-        )
-        self._completion = Counter(
-            "tenantd_completion_tokens", "Generated tokens billed.", ["tenant"], registry=self.registry
-        )
-        self._engine = Counter("tenantd_engine_seconds", "Engine time billed.", ["tenant"], registry=self.registry)
+        count = functools.partial(Counter, labelnames=["tenant"], registry=self.registry)
+        self._repeated = count("tenantd_repeated_answers", "Answers given again for an Idempotency-Key.")
+        self._prompt = count("tenantd_prompt_tokens", "Prompt tokens billed.")
+        self._cached = count("tenantd_cached_tokens", "Prompt tokens billed without being computed.")
+        self._hits = count("tenantd_cache_hits", "Finished requests with cached tokens.")
+        self._completion = count("tenantd_completion_tokens", "Generated tokens billed.")
+        self._engine = count("tenantd_engine_seconds", "Engine time billed.")
         seconds = functools.partial(Histogram, labelnames=["tenant"], buckets=_SECONDS, registry=self.registry)
         self._first_token = seconds("tenantd_first_token_seconds", "From admission to the first token.")
         self._duration = seconds("tenantd_request_seconds", "From admission to the end.")
         self._queue = seconds("tenantd_queue_seconds", "From admission to the first slot.")
-        self._kv = Counter(
-            "tenantd_kv_token_seconds", "Tokens in slots times how long.", ["tenant"], registry=self.registry
-        )
+        self._kv = count("tenantd_kv_token_seconds", "Tokens in slots times how long.")
         self._gen_ai = GenAi(self.registry, model)
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",
