@@ -210,7 +210,7 @@ def test_many_counts_are_recorded_in_portions_between_which_the_loop_turns(monke
 
 
 def test_every_kind_of_event_is_recorded_or_is_known_not_to_be() -> None:
-    elsewhere = {"Admitted", "Settled", "FirstToken", "Refused", "Administered", "Sketched"}
+    elsewhere = {"Repeated", "Admitted", "Settled", "FirstToken", "Refused", "Administered", "Sketched"}
     kinds = {kind.__name__ for kind in Event.__subclasses__() if kind.__module__ in MODULES}
     assert kinds == elsewhere | {kind.__name__ for kind in _NAMES}
     assert msgspec.json.encode(refused(1))
