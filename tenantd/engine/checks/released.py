@@ -22,7 +22,7 @@ OWN_TOKENS: Final = {True: (12, 1, 1), False: (24, 1, 1)}
 """Of A's passes, if quick and if not."""
 ROUNDS: Final = {True: 1, False: 6}
 """How often each way is tried, if quick and if not."""
-MOST_S: Final = 35.0
+MOST_S: Final = 50.0
 """After this, the round that has begun is the last, and not completed. One must be. A quick check needs this long only
 on a busy machine."""
 CONTENTS: Final = (0, 0, 0, 1, 2)
