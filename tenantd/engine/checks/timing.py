@@ -25,7 +25,7 @@ MORE_PAIRS: Final = 100
 WARM_UP_PAIRS: Final = 5
 PREFIX_TOKENS: Final = {True: 4, False: 48}
 """If quick and if not; fewer if `LEAST_PAIRS` rounds would take longer than `AIM_S`."""
-AIM_S: Final = {True: 10.0, False: 35.0}
+AIM_S: Final = {True: 8.0, False: 35.0}
 MOST_S: Final = 125.0
 """For both sets of data, if there are two; more than `LEAST_PAIRS` rounds are made in its first half only. A quick
 check needs this long only on a busy machine."""

@@ -138,7 +138,7 @@ def test_a_quick_check_has_a_result_on_a_machine_that_is_eight_times_as_slow() -
             pass
         assert {result.result for result in check.results} == {HELD}
         took_s.append(time.now_ns / 1e9)
-    assert took_s[0] < 25 and took_s[1] < 285
+    assert took_s[0] < 27 and took_s[1] < 285
 
 
 def test_a_full_check_takes_less_than_five_minutes_whatever_the_speed() -> None:
