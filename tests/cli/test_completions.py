@@ -73,7 +73,7 @@ def test_a_script_has_every_command_and_option(shell: str) -> None:
         (["tenantctl", "tenant", "set", "--priority", "=", "l"], ["low"]),
         (["tenantctl", "tenant", "set", "--priority", "="], ["high", "standard", "low"]),
         (["tenantctl", "invoice", "--month", "l"], ["last"]),
-        (["tenantctl", "invoice", "--format", ""], ["table", "json", "csv", "html", "md"]),
+        (["tenantctl", "invoice", "--format", ""], ["table", "json", "csv", "html", "md", "pdf"]),
         (["tenantctl", "export", "--format", ""], ["focus"]),
         (["tenantctl", "audit", "export", "--format", ""], ["jsonl", "csv"]),
         (["tenantctl", "invoice", "v"], ["verify"]),
