@@ -141,7 +141,7 @@ def kill_often(folder: Path, kills: int, settings: dict[str, Any], longest_s: fl
 RUNS = [("fake", KILLS)] + ([("llama", MODEL_KILLS)] if MODEL_KILLS else [])
 
 
-@pytest.mark.timeout(120 + 30 * KILLS + 120 * MODEL_KILLS)
+@pytest.mark.timeout(900 + 30 * KILLS + 120 * MODEL_KILLS)
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # sockets whose daemon was killed
 @pytest.mark.parametrize(("backend", "kills"), RUNS)
 def test_after_each_kill_every_request_has_one_row_and_all_sums_hold(tmp_path: Path, backend: str, kills: int) -> None:

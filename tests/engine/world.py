@@ -36,7 +36,7 @@ from tenantd.wire.settings import Settings
 from tests.support.loads import fake_load
 
 STEP_MICROS = 1000
-SCENARIOS = int(os.environ.get("TENANTD_SCENARIOS", "150"))
+SCENARIOS = int(os.environ.get("TENANTD_SCENARIOS", "50"))
 """How many of each kind. A night takes TENANTD_SCENARIOS=10000 or more, and draws a seed; else the set is fixed."""
 SEED = int(os.environ.get("TENANTD_SEED") or (secrets.randbits(32) if "TENANTD_SCENARIOS" in os.environ else 1))
 BURST_CREDIT = 200

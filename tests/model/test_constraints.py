@@ -162,10 +162,14 @@ def test_every_answer_that_stops_is_json_that_fits_its_schema(daemon: Daemon) ->
             checker = jsonschema.Draft202012Validator.FORMAT_CHECKER
             jsonschema.validate(value, schema, jsonschema.Draft202012Validator, format_checker=checker)
 
+    stopped: set[str] = set()
     with ThreadPoolExecutor(SLOTS) as pool:
-        list(pool.map(one, range(SEEDS)))
+        for seeds in (range(first, min(first + 4 * SLOTS, SEEDS)) for first in range(0, SEEDS, 4 * SLOTS)):
+            list(pool.map(one, seeds))
+            stopped = {end.split(":")[0] for end in ended if end.endswith("stop")}
+            if stopped >= set(FORMS) and "TENANTD_SEEDS" not in os.environ:
+                break
     print(dict(sorted(ended.items())))
-    stopped = {end.split(":")[0] for end in ended if end.endswith("stop")}
     assert stopped >= set(FORMS), "each form came to its end at least once"
 
 
