@@ -37,8 +37,9 @@ def few_descriptors() -> None:
 @pytest.fixture
 def crowded() -> Iterator[Daemon]:
     """With the usual number of descriptors, and a socket that every user may connect to."""
+    engine = {"fake_step_micros": 5000, "context_tokens": 200_000}
     with open_folder() as folder:
-        daemon = Daemon(folder, server={"socket_mode": "0666"}, engine={"fake_step_micros": 5000})
+        daemon = Daemon(folder, server={"socket_mode": "0666"}, engine=engine)
         show_to_own_user(daemon)
         try:
             daemon.start(before_exec=few_descriptors)
@@ -314,7 +315,7 @@ def test_a_user_at_its_limit_loses_what_it_does_not_use_and_then_is_refused(tmp_
 
 def test_a_stranger_at_its_limit_is_refused_and_keeps_what_it_has(crowded: Daemon) -> None:
     key = crowded.add_tenant("acme", limits={"max_queued": 1000})
-    body = json.dumps({"prompt": "x", "max_tokens": 4000, "ignore_eos": True, "stream": True}).encode()
+    body = json.dumps({"prompt": "x", "max_tokens": 100_000, "ignore_eos": True, "stream": True}).encode()
     with strangers(crowded.socket, USUAL // 2, head(key, len(body)) + body):
         wait_until(lambda: crowded.status()["running"] + crowded.status()["waiting"] == USUAL // 2, "its requests")
         with strangers(crowded.socket, 1, REQUEST, patience_s=20) as more:

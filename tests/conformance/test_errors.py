@@ -133,7 +133,7 @@ def test_a_grammar_that_does_not_parse_is_a_bad_request(client: openai.OpenAI) -
 
 
 def test_a_full_queue_is_a_rate_limit_error_that_says_when_to_come_back(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 5000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 30_000}) as daemon:
         key = daemon.add_tenant("acme", limits={"max_queued": 0})
         running = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun()
         with connect(daemon, key) as client:
@@ -226,7 +226,7 @@ def test_an_engine_that_crashed_too_often_is_unavailable_with_the_reason(tmp_pat
 
 
 def test_a_drain_is_unavailable(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 5000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 40_000}) as daemon:
         key = daemon.add_tenant("acme")
         running = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun()
         with connect(daemon, key) as client:

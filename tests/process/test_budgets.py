@@ -114,7 +114,7 @@ def test_a_whole_answer_says_so_too_and_a_finished_one_does_not(tmp_path: Path) 
 
 
 def test_what_running_requests_hold_is_waited_for_and_used_when_they_give_it_back(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"fake_step_micros": 20_000}) as daemon:
+    with Daemon(tmp_path, engine={"fake_step_micros": 200_000}) as daemon:
         daemon.add_tenant("acme")
         set_budget(daemon, "tokens", 100)
         running = daemon.stream("acme", PROMPT, max_tokens=79, ignore_eos=True).begun(60)
@@ -199,7 +199,7 @@ def test_the_tightest_of_two_budgets_decides_and_each_counts_its_own(tmp_path: P
 
 
 def test_a_budget_that_is_lowered_ends_what_runs_on_it_at_once_and_one_removed_lets_it_go_on(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"fake_step_micros": 5_000}) as daemon:
+    with Daemon(tmp_path, engine={"fake_step_micros": 20_000}) as daemon:
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
         set_budget(daemon, "tokens", 100_000)

@@ -70,7 +70,7 @@ def test_a_prompt_is_billed_once_through_the_engines_death_before_and_after_its_
 
 @pytest.mark.parametrize("by_tenant", [True, False])
 def test_to_cancel_one_choice_is_to_cancel_the_request(tmp_path: Path, by_tenant: bool) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 10_000}) as daemon:
         daemon.add_tenant("acme")
 
         def cancel(request_id: str) -> None:
@@ -90,7 +90,7 @@ def test_to_cancel_one_choice_is_to_cancel_the_request(tmp_path: Path, by_tenant
 
 
 def test_a_stream_of_which_one_choice_is_cancelled_ends_at_once(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 10_000}) as daemon:
         daemon.add_tenant("acme")
         stream = daemon.stream("acme", PROMPT, n=2, max_tokens=4000, ignore_eos=True).begun(10)
         second = daemon.rows()[1]["id"]

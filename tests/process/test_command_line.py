@@ -69,7 +69,7 @@ def states(daemon: Daemon) -> dict[str, str]:
 
 
 def test_requests_shows_what_waits_and_what_is_paused_and_cancel_takes_any_id_that_is_shown(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 20_000}) as daemon:
         for name in ("noisy", "quiet"):
             daemon.add_tenant(name)
         first = daemon.stream("noisy", "a", max_tokens=3000, ignore_eos=True).begun(30)

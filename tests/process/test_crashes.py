@@ -104,7 +104,7 @@ def test_after_too_many_crashes_requests_fail_with_the_reason_and_the_daemon_sta
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
 def test_a_drain_lets_running_requests_finish_and_takes_no_new_ones(tmp_path: Path, first: int) -> None:
-    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 5000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 40_000}) as daemon:
         daemon.add_tenant("acme")
         stream = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun(5)
         with daemon.client() as client:

@@ -223,7 +223,7 @@ def test_what_is_answered_as_malformed_is_counted_as_that_alone(tmp_path: Path) 
 
 
 def test_what_comes_while_the_daemon_drains_is_counted(tmp_path: Path) -> None:
-    with HeardDaemon(tmp_path, engine={"fake_step_micros": 5000}) as daemon:
+    with HeardDaemon(tmp_path, engine={"fake_step_micros": 40_000}) as daemon:
         daemon.add_tenant("acme")
         running = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun(1)
         daemon.signal(signal.SIGTERM)

@@ -17,7 +17,7 @@ import pytest
 
 from tests.support.daemon import Daemon, wait_until
 
-SLOW = {"slots": 2, "fake_step_micros": 2000}
+SLOW = {"slots": 2, "fake_step_micros": 4000}
 URL = "/v1/completions"
 DAY_MICROS = 86_400_000_000
 
@@ -165,7 +165,7 @@ def test_the_time_to_try_again_is_when_it_has_ended(tmp_path: Path) -> None:
 
 
 def test_a_client_that_left_learns_what_was_billed_and_one_that_had_nothing_may_try_again(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 10_000}) as daemon:
         daemon.add_tenant("acme")
         content = body(max_tokens=4000, stream=True)
         client, answer = begin(daemon, content)
@@ -207,7 +207,7 @@ def test_after_the_daemons_death_nothing_that_was_billed_runs_again(tmp_path: Pa
 
 
 def test_a_request_that_a_kill_left_with_nothing_runs_again_under_its_key(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 10_000}) as daemon:
         daemon.add_tenant("acme")
         client, _ = begin(daemon, body(max_tokens=4000, stream=True), key="holds the slot")
         with ThreadPoolExecutor(1) as thread:

@@ -88,7 +88,8 @@ def test_the_requests_and_tokens_of_this_minute_outlive_the_daemon(tmp_path: Pat
 
 
 def test_defaults_hold_for_everybody_and_change_by_sighup_for_those_without_their_own(tmp_path: Path) -> None:
-    with Daemon(tmp_path, limits={"requests_per_minute": 1}, engine={"fake_step_micros": 5000}) as daemon:
+    engine = {"fake_step_micros": 5000, "context_tokens": 200_000}
+    with Daemon(tmp_path, limits={"requests_per_minute": 1}, engine=engine) as daemon:
         daemon.add_tenant("acme")
         daemon.add_tenant("globex", limits={"requests_per_minute": "none", "max_concurrent": 3})
         assert [daemon.complete("acme", max_tokens=1).status_code for _ in range(2)] == [200, 429]

@@ -32,7 +32,7 @@ def most_held(row: dict[str, Any]) -> int:
 
 
 def test_who_waits_for_a_slot_waited_and_held_nothing_meanwhile(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": STEP_MICROS}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 5 * STEP_MICROS}) as daemon:
         daemon.add_tenant("acme")
         first = daemon.stream("acme", **LONG).begun()
         second = daemon.stream("acme", **LONG)
@@ -41,10 +41,12 @@ def test_who_waits_for_a_slot_waited_and_held_nothing_meanwhile(tmp_path: Path) 
         one, other = requests(daemon, "acme")
     for row in (one, other):
         assert row["queue_micros"] + row["prefill_micros"] == row["first_token_micros"] < row["duration_micros"]
-        assert row["prefill_micros"] >= STEP_MICROS, "it got its slot before the step in which it got its first token"
+        assert row["prefill_micros"] >= 5 * STEP_MICROS, (
+            "it got its slot before the step in which it got its first token"
+        )
         assert most_held(row) / 3 < row["kv_token_micros"] < most_held(row)
         assert row["swaps"] == 0 and row["cached_tokens"] == 0
-    assert one["queue_micros"] < STEP_MICROS * 50 < STEP_MICROS * 250 < other["queue_micros"]
+    assert one["queue_micros"] < STEP_MICROS * 250 < STEP_MICROS * 1250 < other["queue_micros"]
 
 
 def test_who_gives_its_slot_up_is_counted_and_holds_nothing_while_it_is_paused(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ class Tenant(NamedTuple):
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     billing = {"input_price_per_million": 10, "output_price_per_million": 20}
-    with Daemon(tmp_path_factory.mktemp("own"), engine={"fake_step_micros": 1000}, billing=billing) as daemon:
+    with Daemon(tmp_path_factory.mktemp("own"), engine={"fake_step_micros": 10_000}, billing=billing) as daemon:
         yield daemon
 
 

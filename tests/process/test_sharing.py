@@ -41,7 +41,7 @@ def test_who_gives_way_to_another_tenant_goes_on_as_if_nothing_had_been(tmp_path
 
 
 def test_requests_that_gave_their_slot_away_are_paused_and_never_more_run_than_there_are_slots(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 2000}) as daemon:
+    with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 10_000}) as daemon:
         for name in ("noisy", "quiet"):
             daemon.add_tenant(name)
         noisy = [daemon.stream("noisy", f"{i}", max_tokens=1000, ignore_eos=True).begun(30) for i in range(2)]

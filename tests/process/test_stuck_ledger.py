@@ -167,7 +167,7 @@ def test_a_daemon_killed_with_a_stuck_ledger_has_promised_nothing_it_does_not_ke
 
 
 def test_a_stop_waits_for_a_ledger_that_gets_well_and_settles_what_it_cancelled(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"fake_step_micros": 1000}, server={"drain_timeout_s": 0.1}) as daemon:
+    with Daemon(tmp_path, engine={"fake_step_micros": 10_000}, server={"drain_timeout_s": 0.1}) as daemon:
         daemon.add_tenant("acme")
         stream = daemon.stream("acme", max_tokens=4000, ignore_eos=True).begun(5)
         with locked(daemon):
