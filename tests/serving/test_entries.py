@@ -71,6 +71,7 @@ def test_a_request_enters_and_is_answered_with_hashes_that_its_owner_can_compute
             "state": "length",
             "cause": None,
             "prompt_tokens": 0,  # another choice pays for it
+            "cached_tokens": 0,
             "completion_tokens": 10,
             "text_bytes": len(said.encode()),
             "text_hmac": hmac.new(KEY, said.encode(), hashlib.sha256).hexdigest(),
