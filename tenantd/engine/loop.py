@@ -47,7 +47,7 @@ HEARTBEAT_S: Final = 1.0
 LEAST_BATCH_TOKENS: Final = 32
 """What every engine can compute in one pass."""
 MOST_BINDING_MICROS: Final = 20_000
-"""A step starts no further binding after this; a single binding (grammar, adapter) may take longer."""
+"""A step starts no further binding after this; a single binding (grammar, adapter, state) may take longer."""
 
 
 class Loop:
@@ -163,7 +163,9 @@ class Loop:
         if not self._interlude.is_asked:
             self._make_room()
             self._bind()
-        self._reuse.before_pass(self._clock_s())
+        self._reuse.begin_followers(self._clock_s())
+        self._clear_released()  # those that were rejected, before a move can take their places
+        self._reuse.before_pass()
         return self._scheduler.plan(self._clock_s())
 
     def _make_room(self) -> None:
@@ -186,11 +188,12 @@ class Loop:
     def _bind(self) -> None:
         """Bind requests to free sequences until none waits or none is free; a rejected request frees its sequence.
 
-        Slow bindings are spread over several steps, so that decoding requests are not held up.
+        Slow bindings are spread over several steps, so that decoding requests are not held up. States are restored and
+        moved out meanwhile, which the time of a binding does not contain.
         """
-        micros = 0
+        micros, began_s = 0.0, self._clock_s()
         while micros < MOST_BINDING_MICROS and (job := self._scheduler.bind(self._clock_s())) is not None:
-            micros += self._bind_one(job)
+            micros = max(micros + self._bind_one(job), (self._clock_s() - began_s) * 1e6)
             self._clear_released()
 
     def _bind_one(self, job: Job) -> int:

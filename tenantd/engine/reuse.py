@@ -150,16 +150,15 @@ class Reuse:
 
     # ---- between passes -------------------------------------------------------------------------------------------
 
-    def before_pass(self, now_s: float) -> None:
-        """Begin followers whose wait is over, take the checkpoints that are due, and make room for packing."""
-        if self._followers:
-            self._begin_followers(now_s)
+    def before_pass(self) -> None:
+        """Take the checkpoints that are due, and make room for packing."""
         if self._checkpoints:
             self._take_checkpoints()
         if self._slots.parked and (sequence := self._scheduler.in_the_way()) is not None:
             self.cache.vacate(sequence)
 
-    def _begin_followers(self, now_s: float) -> None:
+    def begin_followers(self, now_s: float) -> None:
+        """Begin those whose wait is over. Some may be rejected."""
         can_wait = self._compute.window_tokens is None  # else the state is the right one only now
         copies = 0
         for job, lead in list(self._followers.values()):

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from tenantd.domain import FinishReason
+from tenantd.engine.compute import RequestRejected
+from tenantd.engine.fake import BROKEN_GRAMMAR
 from tests.engine.chats import Chats, alone, chats, text
 
 
@@ -161,6 +165,47 @@ def test_a_follower_that_is_cancelled_or_paused_leaves_the_others_alone() -> Non
     w.share("a")
     w.run()
     check(w, 0, 2, 3)
+
+
+@pytest.mark.parametrize("at_fault", ["grammar", "adapter"])
+def test_a_follower_that_is_rejected_leaves_its_place_to_others(at_fault: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    w = chats()
+    w.share("a", cache=7)
+    w.adapters = {"a": "x"}
+    w.submit(0, "a", text(1, 600), 40)
+    w.submit(1, "a", text(1, 600), 40, grammar=BROKEN_GRAMMAR if at_fault == "grammar" else "")
+    w.step()
+    assert w.scheduler.followers == {1}
+    w.submit(2, "b", text(2, 50), 80)
+    w.step()
+    if at_fault == "adapter":
+        monkeypatch.setattr(w.compute, "adapter_version", gone)
+    w.run()
+    assert w.finishes[1] is FinishReason.FAILED
+    check(w, 0, 2)
+
+
+def gone(adapter: str) -> tuple[()]:
+    raise RequestRejected(f"{adapter} is not there")
+
+
+def test_restoring_many_beginnings_is_spread_over_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    w = chats(slots=8)
+    w.share("a", cache=7)
+    for conversation in range(6):
+        ask(w, "a", text(conversation, 100, same=0))
+    w.loop._reuse.cache.vacate_all()
+    restore = w.compute.restore
+
+    def slow_restore(*args: Any) -> bool:
+        w.now_s += 0.015
+        return restore(*args)
+
+    monkeypatch.setattr(w.compute, "restore", slow_restore)
+    for conversation in range(6):
+        w.submit(6 + conversation, "a", text(conversation, 110, same=0), 10)
+    w.loop.step()
+    assert len(w.scheduler.active) == 2, "others wait for a pass meanwhile"
 
 
 @pytest.mark.parametrize("window_tokens", [64, 0])
