@@ -78,7 +78,7 @@ class Reuse:
         if submit.adapter and self._versions.get(submit.adapter) != version:
             self._versions[submit.adapter] = version
             self.cache.forget_adapter(submit.adapter, version)
-        return Key(owner, 0 if owner else submit.group, submit.adapter, version)
+        return Key(owner, 0 if owner else submit.group, submit.adapter, version, submit.hidden_tokens)
 
     def _find(self, job: Job) -> tuple[int, int]:
         """Get the longest beginning that there is into the request's sequence, parked there, or let it follow another.
@@ -124,7 +124,8 @@ class Reuse:
         if not (owner := self.cache.owner(submit.tenant)):
             return 0
         job.chain = job.chain or chain_of(job.tokens)
-        return self.cache.likely(Key(owner, 0, submit.adapter, self._versions.get(submit.adapter, ())), job.chain)
+        version = self._versions.get(submit.adapter, ())
+        return self.cache.likely(Key(owner, 0, submit.adapter, version, submit.hidden_tokens), job.chain)
 
     # ---- following ------------------------------------------------------------------------------------------------
 

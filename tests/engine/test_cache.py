@@ -74,6 +74,20 @@ def test_nobody_finds_what_another_tenant_left() -> None:
     assert not w.cached[ask(w, "c", text(1, 200))]
 
 
+def test_a_prompt_that_spells_a_system_prompt_does_not_find_it() -> None:
+    w = chats()
+    w.share("a", cache=7)
+    ask(w, "a", text(1, 200), hidden=100)
+    assert not w.cached[ask(w, "a", text(1, 150))], "how much of it were found would tell what it is"
+    assert w.cached[ask(w, "a", text(1, 250), hidden=100)] == 200
+    w.submit(3, "a", text(2, 600), 10, hidden=100)
+    w.submit(4, "a", text(2, 600), 10)
+    w.step()
+    assert not w.scheduler.followers
+    w.run()
+    check(w, 3, 4)
+
+
 def test_a_tenant_made_again_finds_nothing_and_one_switched_off_leaves_nothing() -> None:
     w = chats()
     w.share("a", cache=7)

@@ -139,6 +139,7 @@ class World:
         counts_prompt=True,
         group=0,
         marks=(),
+        hidden=0,
         **sampling,
     ):
         self.submits[request] = Submit(
@@ -154,6 +155,7 @@ class World:
             counts_prompt=counts_prompt,
             group=group,
             marks=list(marks),
+            hidden_tokens=hidden,
         )
         self.unfinished[tenant] += 1
         self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))

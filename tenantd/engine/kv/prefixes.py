@@ -24,12 +24,14 @@ PREFIX_BYTES: Final = 2048
 
 
 class Key(NamedTuple):
-    """What two requests must have in common to share anything: the tenant, and the adapter with its version."""
+    """What two requests must have in common to share anything: the tenant, the adapter with its version, and how many
+    tokens its system prompt takes. Else a prompt that spells a system prompt would find it, and so tell what it is."""
 
     owner: int  # the tenant's number in the ledger; 0: only the requests of one call
     group: int  # the call, if there is no owner
     adapter: str
     version: Hashable
+    hidden_tokens: int = 0  # as in `Submit`
 
 
 @dataclass(slots=True, eq=False)
