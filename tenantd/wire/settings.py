@@ -53,15 +53,15 @@ class Settings:
         ge=1,
         le=60_000,
     )
-    target_itl_high_ms: float = _setting(50.0, "Like target_itl_ms, for tenants of high priority.", ge=1, le=60_000)
+    target_itl_high_ms: float = _setting(25.0, "Like target_itl_ms, for tenants of high priority.", ge=1, le=60_000)
     target_itl_ms: float = _setting(
-        100.0,
+        50.0,
         "Pace of a stream: prompts of tenants that have used more leave it a token this often. Shorter makes answers "
         "faster beside long prompts, and long prompts slower.",
         ge=1,
         le=60_000,
     )
-    target_itl_low_ms: float = _setting(250.0, "Like target_itl_ms, for tenants of low priority.", ge=1, le=60_000)
+    target_itl_low_ms: float = _setting(150.0, "Like target_itl_ms, for tenants of low priority.", ge=1, le=60_000)
     max_stall_ms: float = _setting(
         250.0,
         "Maximum time that any prompts hold up generation, or the reverse. No pace is slower than this.",
