@@ -21,9 +21,10 @@ night: $(VENV)/dev.stamp ## the random tests at length: schedules, tenants besid
 	  TENANTD_REQUESTS_MINUTES=$${TENANTD_REQUESTS_MINUTES:-10} TENANTD_TEXTS=$${TENANTD_TEXTS:-500} \
 	  TENANTD_MUTATIONS=$${TENANTD_MUTATIONS:-all} TENANTD_KILLS=$${TENANTD_KILLS:-450} \
 	  TENANTD_MODEL_KILLS=$${TENANTD_MODEL_KILLS:-50} \
-	  $(BIN)/python -m pytest -s --timeout 7200 tests/engine/test_simulation.py tests/model/test_grammar_costs.py \
-	  tests/model/test_constraints.py tests/isolation/test_interleavings.py tests/process/test_described_requests.py \
-	  tests/text/test_guard.py tests/mutations tests/crashes
+	  $(BIN)/python -m pytest -s --timeout 7200 tests/engine/test_simulation.py tests/engine/test_backlog.py \
+	  tests/engine/test_order.py tests/engine/test_residency.py tests/engine/test_cache_simulation.py \
+	  tests/model/test_grammar_costs.py tests/model/test_constraints.py tests/isolation/test_interleavings.py \
+	  tests/process/test_described_requests.py tests/text/test_guard.py tests/mutations tests/crashes
 
 evidence: $(VENV)/demo.stamp ## measure tenantd next to llama-server, ten minutes: make evidence MODEL=x.gguf (LLAMA_SERVER=path)
 	@server="$${LLAMA_SERVER:-$$(PYTHON=$(BIN)/python $(NO_AMX) benchmarks/build_llama_server.sh $(VENV)/llama-server)}"; \
