@@ -213,7 +213,15 @@ class FakeService:
             "unwatched_prompts": 0,
             "is_checking_isolation": False,
             "tenants": [
-                {"name": n, "running": 0, "paused": 0, "waiting": 0, "usage": 0.0, "throttled": False}
+                {
+                    "name": n,
+                    "running": 0,
+                    "paused": 0,
+                    "waiting": 0,
+                    "usage": 0.0,
+                    "throttled": False,
+                    "cache_bytes": None,
+                }
                 for n in self.directory.tenants
             ],
         }
