@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_right, insort
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from typing import Final, NamedTuple
 
@@ -12,6 +12,8 @@ from tenantd.wire.messages import Submit
 
 LEAST_APART: Final = 4 * BLOCK_TOKENS
 """Between two checkpoints of a prompt: a shorter stretch is computed in the time that a copy takes."""
+MOST_CHECKPOINTS: Final = 16
+"""Of one prompt: each copies all that is before it, while everybody waits."""
 
 
 class Lead(NamedTuple):
@@ -57,15 +59,25 @@ def _common_blocks(ours: Sequence[int], theirs: Sequence[int]) -> int:
 def checkpoints(submit: Submit, begins: int, every_tokens: int) -> list[int]:
     """Lengths, ascending, at which a prompt's state is worth a copy because it cannot be cut to them later.
 
-    The end of the system prompt, the ends of turns, the latest first, and every so many tokens; those that are not
-    before `begins`, where the request starts, and not closer together than LEAST_APART.
+    The end of the system prompt, the ends of the latest turns, and every so many tokens, or a multiple that keeps them
+    to MOST_CHECKPOINTS in all; those that are not before `begins`, where the request starts, and not closer together
+    than LEAST_APART.
     """
-    end = len(submit.prompt)
-    every = range(every_tokens, end, every_tokens) if every_tokens else range(0)
+    end, most_turns = len(submit.prompt), MOST_CHECKPOINTS // 2
     chosen: list[int] = []
-    for tokens in (submit.hidden_tokens, *reversed(submit.marks), *every):
-        if max(begins, BLOCK_TOKENS - 1) < tokens < end:
-            at = bisect_right(chosen, tokens)
-            if all(abs(tokens - near) >= LEAST_APART for near in chosen[max(0, at - 1) : at + 1]):
-                insort(chosen, tokens)
+    for tokens in (submit.hidden_tokens, *reversed(submit.marks)):
+        if len(chosen) > most_turns:
+            break
+        _choose(chosen, tokens, begins, end)
+    if every_tokens:
+        step = every_tokens * -(-end // (every_tokens * most_turns))
+        for tokens in range(step, end, step):
+            _choose(chosen, tokens, begins, end)
     return chosen
+
+
+def _choose(chosen: list[int], tokens: int, begins: int, end: int) -> None:
+    if max(begins, BLOCK_TOKENS - 1) < tokens < end:
+        at = bisect_right(chosen, tokens)
+        if all(abs(tokens - near) >= LEAST_APART for near in chosen[max(0, at - 1) : at + 1]):
+            chosen.insert(at, tokens)

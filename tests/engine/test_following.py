@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Sampling
-from tenantd.engine.following import LEAST_APART, best_lead, checkpoints
+from tenantd.engine.following import LEAST_APART, MOST_CHECKPOINTS, best_lead, checkpoints
 from tenantd.engine.jobs import Job
 from tenantd.engine.kv.prefixes import BLOCK_TOKENS, Key, chain_of
 from tenantd.wire.messages import Submit
@@ -55,7 +55,21 @@ def test_checkpoints_are_apart_and_within_what_is_computed(
     assert all(b - a >= LEAST_APART for a, b in itertools.pairwise(lengths))
     if max(begins, BLOCK_TOKENS - 1) < hidden < prompt:
         assert hidden in lengths, "the end of the system prompt goes before all others"
-    wanted = [hidden, *marks, *(range(every, prompt, every) if every else ())]
+    assert len(lengths) <= MOST_CHECKPOINTS
+    few = len(marks) <= MOST_CHECKPOINTS // 2 and prompt <= every * MOST_CHECKPOINTS // 2
+    wanted = [hidden, *marks, *range(every, prompt, every)] if few else [hidden, max(marks, default=0)]
     for tokens in wanted:
         if max(begins, BLOCK_TOKENS - 1) < tokens < prompt:
             assert any(abs(tokens - near) < LEAST_APART for near in lengths)
+
+
+def test_a_chat_of_any_length_has_few_checkpoints_the_latest_turns_and_some_all_along() -> None:
+    prompt, every = 100_000, 500
+    submit = Submit(
+        request=1, tenant="a", prompt=[0] * prompt, marks=list(range(0, prompt, 70)), max_tokens=1, sampling=1
+    )
+    lengths = checkpoints(submit, 0, every)
+    assert MOST_CHECKPOINTS // 2 < len(lengths) <= MOST_CHECKPOINTS
+    assert lengths[-3:] == submit.marks[-3:]
+    assert all(b - a <= prompt / (MOST_CHECKPOINTS // 2 - 1) for a, b in itertools.pairwise(lengths))
+    assert all(tokens % every == 0 for tokens in lengths[:6]), "so that prompts that begin alike have the same ones"
