@@ -55,7 +55,8 @@ def test_whoever_is_within_its_share_finds_room_once_others_gave_back(
     size_bytes = data.draw(st.integers(0, shares.share_bytes(newcomer)))
     if shares.room_bytes < size_bytes:
         over = set(shares.over(newcomer, size_bytes))
-        within = sum(used for owner, used in shares.used.items() if owner not in over)
-        entitled = sum(shares.share_bytes(owner) for owner in over | {newcomer})
+        asked = over | {newcomer}
+        within = sum(used for owner, used in shares.used.items() if owner not in asked)
+        entitled = sum(shares.share_bytes(owner) for owner in asked)
         assert within + entitled <= budget_bytes + len(weights), "the shares of all fit"
         assert over or shares.used_bytes + size_bytes <= budget_bytes + len(weights)
