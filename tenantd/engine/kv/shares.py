@@ -15,7 +15,7 @@ class Shares:
         self.used_bytes = 0
         self._used: dict[int, int] = {}
         self._weights: dict[int, float] = {}
-        self._total_weight = 0.0
+        self._total_weight: float | None = None  # added up when it is asked for: weights often change together
 
     @property
     def room_bytes(self) -> int:
@@ -33,12 +33,15 @@ class Shares:
             self._weights.pop(owner, None)
         else:
             self._weights[owner] = weight
-        self._total_weight = sum(self._weights.values())
+        self._total_weight = None
 
     def share_bytes(self, owner: int) -> int:
         """What an owner can always have."""
-        weight = self._weights.get(owner)
-        return 0 if weight is None else int(self.budget_bytes * weight / self._total_weight)
+        if (weight := self._weights.get(owner)) is None:
+            return 0
+        if self._total_weight is None:
+            self._total_weight = sum(self._weights.values())
+        return int(self.budget_bytes * weight / self._total_weight)
 
     def take(self, owner: int, size_bytes: int) -> None:
         """Use bytes. They must fit the budget."""
