@@ -17,7 +17,7 @@ BLOCK_TOKENS: Final = 16
 """Nothing shorter is looked for: it is computed as fast as it is copied."""
 MOST_COMPARED: Final = 16
 """A search compares at most this many prefixes, the newest first, so that it stays short however many there are."""
-TOKEN_BYTES: Final = 16
+TOKEN_BYTES: Final = 28
 """What is kept here for each token, beside its state: the number, and its part of hashes and index."""
 PREFIX_BYTES: Final = 2048
 """And for each prefix."""

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import random
+import tracemalloc
 from array import array
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantd.engine.kv.prefixes import BLOCK_TOKENS, Key, Prefix, Prefixes, chain_of
+from tenantd.engine.kv.prefixes import BLOCK_TOKENS, PREFIX_BYTES, TOKEN_BYTES, Key, Prefix, Prefixes, chain_of
 
 OURS = Key(1, 0, "", ())
 texts = st.lists(st.integers(0, 1), max_size=2 * BLOCK_TOKENS).flatmap(
@@ -104,3 +107,18 @@ def test_those_inside_another_are_all_that_it_begins_with(kept: list[list[int]],
             prefixes.add(prefix(number, tokens))
     inside = {one.number for one in prefixes.inside(prefix(99, longer))}
     assert inside == {n for n, t in enumerate(kept) if len(t) >= BLOCK_TOKENS and longer[: len(t)] == t}
+
+
+@pytest.mark.parametrize("length", [16, 160, 1600])
+def test_what_is_kept_beside_a_state_takes_no_more_than_is_counted(length: int) -> None:
+    drawn = random.Random(1)
+    texts = [[drawn.randrange(30_000) for _ in range(length)] for _ in range(50)]
+    prefixes = Prefixes()
+    tracemalloc.start()
+    try:
+        for number, tokens in enumerate(texts, 1):
+            prefixes.add(prefix(number, tokens))
+        taken_bytes, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken_bytes <= len(texts) * (PREFIX_BYTES + TOKEN_BYTES * length)
