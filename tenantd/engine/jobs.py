@@ -38,9 +38,7 @@ class Job:
     swaps: int = 0  # how often it gave its slot up
     has_failed: bool = False
     key: Key | None = None  # with whom it shares what is computed, since it was bound; None: with nobody
-    chain: list[int] = field(
-        default_factory=list
-    )  # of its tokens when it was bound first, if it shares; see `chain_of`
+    chain: list[int] = field(default_factory=list)  # of its tokens when bound first, if it shares; see `chain_of`
     stops: list[int] = field(default_factory=list)  # lengths, ascending, at which a chunk of its prompt must end
     leader: Job | None = None  # computes what they have in common, for which it waits in its slot
     overtaken: int = 0  # by how many later requests of its tenant

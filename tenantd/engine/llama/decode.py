@@ -100,9 +100,8 @@ class LlamaCompute:
         self._check(chunks)
         sampled: dict[int, Sampled] = {}
         own_micros: dict[int, int] = {}
-        for version in dict.fromkeys(
-            self._versions[chunk.sequence] for chunk in chunks
-        ):  # several while an adapter is being replaced
+        versions = dict.fromkeys(self._versions[chunk.sequence] for chunk in chunks)
+        for version in versions:  # several while an adapter is being replaced
             self._adapters.put_in_force(version)
             self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled, own_micros)
         return PassResult(sampled, _micros_since(started_ns) - sum(own_micros.values()), own_micros)
