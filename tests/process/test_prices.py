@@ -36,7 +36,9 @@ def test_prices_are_set_shown_and_charged_and_who_set_them_is_recorded(tmp_path:
         said = told(daemon, "set", "--output", "7", "--minimum", "2.5")
         assert "price list 2 for all tenants applies from " in said and "(Europe/Berlin)" in said
         assert [line.split()[-2:] for line in said.splitlines()[3:6:2]] == [["0.40", "7.00"], ["0.00", "2.50"]]
-        told(daemon, "set", "--tenant", "acme", "--output", "1", "--free-output-tokens", "1k")
+        assert "cached prompt tokens cost nothing then" in said
+        own = told(daemon, "set", "--tenant", "acme", "--output", "1", "--cached", "0.01", "--free-output-tokens", "1k")
+        assert "cost nothing" not in own
         assert last_cost(daemon, "globex") == (3 * 7_000, 0, 2)
         assert last_cost(daemon, "acme") == (3 * 1_000, 3 * 1_000, 3)
         later = told(daemon, "set", "--from", SOON, "--output", "9")

@@ -195,6 +195,8 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
     rows = [(label, money(before[name]), money(after[name])) for name, label in MONEY.items()]
     rows += [(label, _short(before[name]), _short(after[name])) for name, label in COUNTS.items()]
     print_table([after["currency"], "before>", "from then>"], rows)
+    if int(after["input_nanos_per_million"]) and not int(after["cached_nanos_per_million"]):
+        message("cached prompt tokens cost nothing then, nor what the prompts of one request share: see --cached")
     if after["like_all"]:
         message(f"{tenant} no longer has its own prices then")
     if change["own_tenants"]:
