@@ -46,6 +46,11 @@ def test_it_says_all_that_an_invoice_has() -> None:
     assert as_pdf([paper])[0] == document, "the same bytes each time"
 
 
+def test_what_its_library_takes_for_a_number_of_pages_stays_as_it_is() -> None:
+    document, _ = as_pdf([invoice(number="INV-000001", issued_micros=ISSUED, terms="pay {nb} days after")])
+    assert "pay {nb} days after" in text_of(document)
+
+
 def test_a_draft_says_so_and_each_invoice_begins_a_page() -> None:
     reader = PdfReader(io.BytesIO(as_pdf([invoice(), invoice(tenant="globex")])[0]))
     assert len(reader.pages) == 2

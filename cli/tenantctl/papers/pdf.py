@@ -59,6 +59,7 @@ class _Sheet:
 
         self.lacking: set[str] = set()
         self._pdf: FPDF = FPDF(format="A4")
+        self._pdf.alias_nb_pages("")  # a text with "{nb}" is not about pages
         self._pdf.set_margin(MARGIN_MM)
         self._pdf.set_auto_page_break(True, MARGIN_MM)
         issued = [paper["issued_micros"] or paper["until_micros"] for paper in papers]
