@@ -23,6 +23,7 @@ def test_usage_shows_tokens_cost_and_latency(cli: Cli, daemon: FakeDaemon) -> No
     assert shown["requests"] == "3"
     assert shown["failed"] == "2"
     assert shown["prompt tokens"] == "1000"
+    assert shown["cached"] == "0"
     assert shown["USD"] == "0.000123"
     assert shown["p99 first ms"] == "-"
     assert shown["engine s"] == "1.235"
@@ -38,7 +39,7 @@ def test_requests_shows_the_ledgers_rows(cli: Cli, daemon: FakeDaemon) -> None:
     assert daemon.seen[0][1] == "requests?tenant=acme&limit=5"
     row = result.stdout.splitlines()[1].split()
     assert row[:4] == ["req_1", "acme", "completion", "stop"]
-    assert row[-7:] == ["7", "3", "4.5", "1.2", "0.006", "0.0000019", "-"]
+    assert row[-8:] == ["7", "0", "3", "4.5", "1.2", "0.006", "0.0000019", "-"]
     assert json.loads(cli("requests", "--json").stdout)["requests"][0]["cost_nanos"] == 1900
 
 

@@ -35,13 +35,14 @@ USAGE_EXAMPLES = examples(
 REQUESTS_EXAMPLES = examples(
     "tenantctl requests", "tenantctl requests --tenant acme --limit 10", "tenantctl requests --wide | less -S"
 )
-SPARE: Final = ("kind", "engine ms", "first ms", "took s", "error", "time", "output", "prompt", "cost")
+SPARE: Final = ("kind", "engine ms", "cached", "first ms", "took s", "error", "time", "output", "prompt", "cost")
 """Columns of `requests` that are left out first on a narrow terminal."""
 SPARE_USAGE: Final = (
     "p50 s",
     "p50 first ms",
     "p99 s",
     "p99 first ms",
+    "cached",
     "engine s",
     "failed",
     "prompt tokens",
@@ -119,7 +120,7 @@ def usage(
 
 def _print_tenants(tenants: list[dict[str, Any]], currency: str) -> None:
     places = decimals(t["cost_nanos"] for t in tenants)
-    columns = ["tenant", "requests>", "failed>", "prompt tokens>", "output tokens>", "engine s>"]
+    columns = ["tenant", "requests>", "failed>", "prompt tokens>", "cached>", "output tokens>", "engine s>"]
     columns += ["p50 first ms>", "p99 first ms>", "p50 s>", "p99 s>", f"{currency}>"]
     names = short_names(tenant_names(tenants))
     rows = [_usage_row(n, t, places) for n, t in zip(names, tenants, strict=True)]
@@ -183,6 +184,7 @@ def _usage_row(name: str, t: dict[str, Any], places: int) -> list[object]:
         t["requests"],
         t["failed"] + t["interrupted"],
         t["prompt_tokens"],
+        t["cached_tokens"],
         t["completion_tokens"],
         seconds(t["engine_micros"]),
         milliseconds(t["p50_first_token_micros"]),
@@ -219,7 +221,7 @@ def requests(
         owners = sorted(set(names))
         shown = dict(zip(owners, short_names(owners), strict=True))
         ids, names = short_ids(ids), [shown[name] for name in names]
-    columns = ["request", "tenant", "kind", "state", "time", "prompt>", "output>"]
+    columns = ["request", "tenant", "kind", "state", "time", "prompt>", "cached>", "output>"]
     columns += ["engine ms>", "first ms>", "took s>", "cost>", "error"]
     when = moment if wide else _when
     cells = [
@@ -248,6 +250,7 @@ def _request_cells(r: dict[str, Any], when: Callable[[int], str], places: int) -
         r["live_state"] or r["state"],
         when(r["created_micros"]),
         r["prompt_tokens"],
+        r["cached_tokens"],
         r["completion_tokens"],
         milliseconds(r["engine_micros"]),
         milliseconds(r["first_token_micros"]),
