@@ -1,8 +1,8 @@
 """Holds what tenants' requests leave for their later ones: parks it in its sequence, moves it to host memory when the
 sequence is needed, and lets the least recently used go when a share is full.
 
-Carries out with the compute what `kv/` decides. Nobody else pushes out what a tenant has within its share; only where it
-is, in a sequence or not, depends on who needs sequences.
+Carries out with the compute what `kv/` decides. Nobody else pushes out what a tenant has within its share; only where
+that is, in a sequence or not, depends on who needs sequences.
 """
 
 from __future__ import annotations
