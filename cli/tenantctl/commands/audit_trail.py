@@ -35,10 +35,11 @@ MOST_SHOWN: Final = 100_000
 SIGINT_EXIT: Final = 128 + 2
 REPORT_TIMEOUT_S: Final = 3600.0
 Event = Annotated[
-    str | None, typer.Option(metavar="EVENT", help="Only these, such as entered, response, refused or administered.")
+    str | None,
+    typer.Option(metavar="EVENT", help="Only this kind of event, such as entered, response, refused or administered."),
 ]
 RequestFilter = Annotated[
-    str | None, typer.Option("--request", metavar="REQUEST", help="Only of this request; the end of its id will do.")
+    str | None, typer.Option("--request", metavar="REQUEST", help="Only this request, by its id or the end of it.")
 ]
 RequiredTenant = Annotated[
     str, typer.Option("--tenant", metavar="NAME", help="Tenant whose requests to search.", callback=optional_tenant)
@@ -128,7 +129,8 @@ def match(
         str | None, typer.Option(metavar="TEXT", help="Find requests with this prompt. @FILE reads it from a file.")
     ] = None,
     response: Annotated[
-        str | None, typer.Option(metavar="TEXT", help="Find requests with this whole answer, or @FILE.")
+        str | None,
+        typer.Option(metavar="TEXT", help="Find requests with this complete answer. @FILE reads it from a file."),
     ] = None,
     since: Since = None,
     until: Until = None,
@@ -137,8 +139,8 @@ def match(
 ) -> None:
     """Find requests by the text of their prompt or answer.
 
-    A prompt is looked for as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
-    without one. An answer must be complete. A trailing newline is tried with and without. Only hashes are
+    Tries a prompt both as a plain prompt and as a chat of one message, with the tenant's current system prompt and
+    without one. An answer must be complete. Both are tried with and without a trailing newline. Only hashes are
     compared, so nothing is found from before the tenant was forgotten. Exits with 1 if nothing matches.
     """
     if (prompt is None) == (response is None):

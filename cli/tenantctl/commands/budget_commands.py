@@ -34,7 +34,7 @@ WHICH: Final = "Budget, such as monthly or --daily-tokens. Default: all of them.
         "tenantctl budget set acme --monthly 100 --daily-tokens 2M",
         "tenantctl budget set acme --monthly 250.50 --warn 50,80,100",
         "tenantctl budget set acme --key key_0123456789ab --daily-engine-seconds 600",
-        "tenantctl budget set acme --daily-tokens none       [dim]# no such budget any more[/]",
+        "tenantctl budget set acme --daily-tokens none       [dim]# remove this budget[/]",
     ),
 )
 @with_amounts(none=True)

@@ -40,12 +40,13 @@ WIDE: Final = 110
 def compare(ctx: typer.Context, window: Window = "24h", json: Json = False, as_csv: Csv = False) -> None:
     """Compare tenants: shares of engine time and tokens, latency, limits and budgets in use now.
 
-    The limit and the budget shown are those most used. Percentiles are exact over up to an hour, else within 2%.
+    Shows the limit and the budget that each tenant has used most of. Percentiles are exact for windows of up to an
+    hour, and otherwise within 2%.
 
-    Jain's index says how evenly service was shared: 1 if all got the same, 1/N if one of N got everything. Service is
-    tokens by what they cost in the scheduler's usage, divided by the tenant's weight. Only busy tenants count: those
-    whose requests took, waiting included, at least an hour in total within a clock hour (UTC), because who asks for
-    little gets little. The index is the mean over the hours in which at least two tenants were busy.
+    Jain's index tells how evenly service was shared: 1 if all got the same, 1/N if one of N got everything. Service is
+    what a tenant's tokens cost in the scheduler's usage, divided by its weight. Only busy tenants count, because a
+    tenant that asks for little gets little: those whose requests in a clock hour (UTC) took at least an hour together,
+    waiting included. The index is the mean over the hours in which at least two tenants were busy.
     """
     one_output(json, as_csv)
     with connect(ctx) as client:

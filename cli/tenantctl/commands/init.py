@@ -16,8 +16,9 @@ from tenantd.errors import Conflict, ModelError
 from tenantd.paths import default_config_path
 
 ABOUT_CACHE: Final = """\
-A cache lets each tenant's chats go on from what was computed before, so long ones answer sooner.
-Tenants never share it. Without it, every request is independent of earlier ones."""
+A prefix cache keeps what a tenant's prompts have in common, so that long chats
+are answered sooner. Tenants never share it.
+Without it, every request is independent of earlier ones."""
 
 
 class Switch(StrEnum):
@@ -48,9 +49,9 @@ def init(
 ) -> None:
     """Write a commented configuration file.
 
-    With a cache, what a tenant's prompts have in common is computed once, so growing chats answer sooner. Without it,
-    every request is independent of earlier ones. Tenants never share it. `tenantctl tenant set --cache` changes it for
-    one tenant.
+    With a cache, what a tenant's prompts have in common is computed only once, so that long chats are answered sooner.
+    Without it, every request is independent of earlier ones. Tenants never share it. `tenantctl tenant set --cache`
+    changes it for one tenant.
     """
     from tenantctl.config_file import config_text
 

@@ -48,7 +48,7 @@ FormatOption = Annotated[
     typer.Option(
         "--format",
         metavar="table|json|csv|html|md|pdf",
-        help="How to write them; html is a page to print, pdf needs tenantd's extra `pdf`.",
+        help="Output format; html is a page to print, pdf needs tenantd's extra `pdf`.",
     ),
 ]
 Number = Annotated[
@@ -72,7 +72,7 @@ def invoice(
         bool, typer.Option("--finalize", help="Finalise the invoices: they get numbers and never change.")
     ] = False,
     json: Json = False,
-    as_csv: Annotated[bool, typer.Option("--csv", help="Like --format csv.")] = False,
+    as_csv: Annotated[bool, typer.Option("--csv", help="Same as --format csv.")] = False,
 ) -> None:
     if ctx.invoked_subcommand is not None:
         if given := _given(ctx):
@@ -158,13 +158,13 @@ def credit(
 @app.command(epilog=examples("tenantctl invoice verify", "tenantctl invoice verify INV-000007 --json"))
 def verify(
     ctx: typer.Context,
-    number: Annotated[str | None, typer.Argument(metavar="NUMBER", help="Only this one. Default: all.")] = None,
+    number: Annotated[str | None, typer.Argument(metavar="NUMBER", help="Invoice to check. Default: all.")] = None,
     json: Json = False,
 ) -> None:
     """Recompute finalised invoices from the ledger.
 
-    Compares each with the sums of hours and with its requests, its hash with the audit trail, and looks for missing
-    numbers. Exits with 1 if something is wrong.
+    Compares each invoice with its hourly sums and its requests, and its hash with the audit trail. Also looks for
+    missing numbers. Exits with 1 if something is wrong.
     """
     with connect(ctx) as client:
         proof = client.another(600).get(url("invoices", "verification"), number=number)
@@ -174,7 +174,7 @@ def verify(
         for finding in proof["findings"]:
             print(f"{finding['number'] or 'invoices'}: {finding['problem']}")
         for count, why in (
-            (proof["without_rows"], "compared only with the sums of hours, because their requests were pruned"),
+            (proof["without_rows"], "compared only with hourly sums, because their requests were pruned"),
             (proof["without_entry"], "not compared with the audit trail, which was off or has been pruned"),
         ):
             if count:

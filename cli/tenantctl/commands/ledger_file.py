@@ -31,8 +31,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")
 def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) -> None:
     """Check everything that must hold in the ledger, and say what to do about each breach.
 
-    Damage, references, states, prices and amounts of all requests, sums of hours against rows, invoices, budgets, and
-    the audit trail. Reads the file, also while the daemon runs, and delays nobody. Exits with 1 if something is wrong.
+    Looks for damage and checks the references, states, prices and amounts of all requests, hourly sums against rows,
+    invoices, budgets and the audit trail. Reads the file directly, even while the daemon runs, and delays nobody. Exits
+    with 1 if something is wrong.
     """
     import msgspec
 
@@ -75,7 +76,7 @@ def backup(
     state_dir: StateDir = None,
     json: Json = False,
 ) -> None:
-    """Copy the ledger, also while the daemon runs.
+    """Copy the ledger, even while the daemon runs.
 
     The copy is one consistent state, readable only by you, and checked for damage. An existing file is never
     overwritten. Keep it on another disk.
@@ -124,10 +125,10 @@ def restore(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Put a backup in the place of the ledger. Stop the daemon first.
+    """Replace the ledger with a backup. Stop the daemon first.
 
-    Says before what is lost: requests, invoices and entries of the audit trail that the backup lacks, and whether it is
-    of this ledger at all; --json names up to 1000 of the requests. The present ledger is kept beside it.
+    First tells what would be lost: requests, invoices and entries of the audit trail that the backup lacks, and whether
+    it is a copy of this ledger at all. --json names up to 1000 of the requests. The replaced ledger is kept beside it.
     """
     import msgspec
 
@@ -215,10 +216,10 @@ def prune(
     yes: Yes = False,
     json: Json = False,
 ) -> None:
-    """Delete the rows of requests of months that are over.
+    """Delete the requests of past months.
 
-    Sums of hours, finalised invoices and the audit trail stay, so usage, statistics and invoices remain. Requests
-    themselves can no longer be listed, and reports can begin or end in that time only at full hours.
+    Hourly sums, finalised invoices and the audit trail stay, so usage, statistics and invoices remain. The requests
+    can no longer be listed, and reports on those months can begin and end only on the hour.
     """
     if not yes:
         if not sys.stdin.isatty():
@@ -236,7 +237,7 @@ def prune(
     print_fields(
         {
             "pruned": f"{answer['requests']} requests that ended before {answer['before']}",
-            "kept": f"sums of hours, invoices, audit trail, and {answer['kept']} requests",
+            "kept": f"hourly sums, invoices, audit trail, and {answer['kept']} requests",
             "freed": f"{answer['freed_bytes'] / 1e6:.1f} MB within the file, for new requests",
         }
     )

@@ -136,7 +136,7 @@ def _row(one: dict[str, Any], timezone: str) -> list[object]:
 def set_(
     ctx: typer.Context,
     since: Annotated[
-        str, typer.Option("--from", metavar="now|DATE", help="When they begin to apply, in the billing time zone.")
+        str, typer.Option("--from", metavar="now|DATE", help="When they take effect, in the billing time zone.")
     ] = "now",
     tenant: Annotated[
         str | None,
@@ -146,7 +146,7 @@ def set_(
     cached: Annotated[str | None, _amount_option("--cached", "Price of a million cached prompt tokens.")] = None,
     output: Annotated[str | None, _amount_option("--output", "Price of a million generated tokens.")] = None,
     engine_hour: Annotated[str | None, _amount_option("--engine-hour", "Price of an hour of engine time.")] = None,
-    minimum: Annotated[str | None, _amount_option("--minimum", "Least that is billed for a month.")] = None,
+    minimum: Annotated[str | None, _amount_option("--minimum", "Minimum charge for a month.")] = None,
     free_input: Annotated[
         str | None, _tokens_option("--free-input-tokens", "Prompt tokens a month that cost nothing.")
     ] = None,

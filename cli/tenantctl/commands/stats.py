@@ -59,8 +59,8 @@ def stats(
     """Show tenants' requests, tokens, times and errors in the last hour or another period.
 
     Without --tenant, each tenant has a row. Requests count when they end, with all their tokens. Percentiles are exact
-    over up to an hour, and within 2% over more. tok/s are output tokens by the length of the window. JSON and CSV have
-    all figures, and exact money.
+    for windows of up to an hour, and otherwise within 2%. tok/s is output tokens divided by the length of the window.
+    JSON and CSV have all figures, and exact money.
     """
     one_output(json, as_csv)
     if (month is not None) + (window is not None) + bool(since or until) > 1:

@@ -159,7 +159,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
     epilog=examples(
         "tenantctl tenant set acme --weight 3 --priority high",
         "tenantctl tenant set acme --requests-per-minute none       [dim]# no limit[/]",
-        "tenantctl tenant set acme --requests-per-minute default    [dim]# the limit of all tenants[/]",
+        "tenantctl tenant set acme --requests-per-minute default    [dim]# back to the default[/]",
         "tenantctl tenant set acme --tokens-per-minute 60000 --on-limit queue --max-wait 30",
         "tenantctl tenant set acme --uid 1001 --uid 1002",
         "tenantctl tenant set acme --adapter acme-lora.gguf",

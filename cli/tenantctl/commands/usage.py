@@ -92,10 +92,11 @@ def usage(
 ) -> None:
     """Show usage in this month or another period, by tenant, day, key and more.
 
-    Requests count when they end. Days and hours are those of the billing time zone. By tenant, requests that still run
-    count too, and percentiles over more than an hour are within 2%. JSON and CSV have all figures, and exact money.
+    Requests count when they end; by tenant, running ones count too. Prompt tokens do not include cached ones. Days and
+    hours are those of the billing time zone. Percentiles over more than an hour are within 2%. JSON and CSV have all
+    figures, and exact money.
 
-    By hour, a period has at most 100 days, and 32 if the billing time zone is not whole hours off UTC.
+    By hour, a period can have at most 100 days, or 32 if the billing time zone is not whole hours from UTC.
     """
     one_output(json, as_csv)
     if month is not None and (since or until):
@@ -206,8 +207,8 @@ def requests(
 ) -> None:
     """List recent requests, newest first.
 
-    On a terminal, ids are cut to their last 8 digits, which `cancel` and `audit log --request` also accept, and columns
-    that do not fit are left out.
+    Prompt tokens do not include cached ones. On a terminal, ids are cut to their last 8 digits, which `cancel` and
+    `audit log --request` also accept, and columns that do not fit are left out.
     """
     with connect(ctx) as client:
         answer = client.get(url("requests"), tenant=tenant, limit=limit)

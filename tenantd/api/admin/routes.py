@@ -39,7 +39,7 @@ from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.findings import Finding
 from tenantd.ledger.invoices import Month, parse_month
 from tenantd.ledger.records import RequestRecord
-from tenantd.request_ids import ids_with_part, new_request_id, request_id_in
+from tenantd.request_ids import LEAST_OF_A_PART, PREFIX, ids_with_part, new_request_id, request_id_in
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration, Change
 from tenantd.tenancy.budget_administration import BudgetAdministration
@@ -148,7 +148,9 @@ class Admin:
         """The id of the only live request with these digits at either end. Raises NotFound, Conflict."""
         found = ids_with_part(part, self._service.live_states())
         if not found:
-            raise NotFound(f"no request {excerpt(part, 80)} is running or waiting")
+            digits = part.strip().removeprefix(PREFIX)
+            advice = "; give at least 8 digits of its id" if len(digits) < LEAST_OF_A_PART else ""
+            raise NotFound(f"no request {excerpt(part, 80)} is running or waiting{advice}")
         if len(found) > 1:
             raise Conflict(f"{len(found)} requests that run or wait begin or end with {part}; give more digits")
         return found[0]
