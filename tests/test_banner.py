@@ -36,6 +36,8 @@ def test_the_line_has_size_context_slots_kv_device_and_layers() -> None:
         "19 of 19",
     ):
         assert part in line
+    one, two = (banner.ready_line("gemma", msgspec.structs.replace(GPU_INFO, threads=n)) for n in (1, 2))
+    assert ", 1 thread," in one and ", 2 threads," in two
 
 
 def test_a_gpu_that_a_cpu_build_cannot_use_is_warned_about(monkeypatch: pytest.MonkeyPatch) -> None:
