@@ -5,7 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: help demo evidence test night lint format generate clean
+.PHONY: help demo evidence gpu test night lint format generate clean
 help: ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 10
 
@@ -30,6 +30,9 @@ evidence: $(VENV)/demo.stamp ## measure tenantd next to llama-server, ten minute
 	@server="$${LLAMA_SERVER:-$$(PYTHON=$(BIN)/python $(NO_AMX) benchmarks/build_llama_server.sh $(VENV)/llama-server)}"; \
 	$(BIN)/python benchmarks/evidence.py --llama-server "$$server" $(if $(MODEL),--model "$(MODEL)") \
 	  --page build/evidence.md --json build/evidence.json $(ARGS)
+
+gpu: $(VENV)/demo.stamp ## measure tenantd next to llama.cpp itself on a GPU: make gpu MODEL=x.gguf (ARGS="--only raw,served")
+	@$(BIN)/python benchmarks/gpu.py $(if $(MODEL),--model "$(MODEL)") --page build/gpu.md --json build/gpu.json $(ARGS)
 
 lint: $(VENV)/dev.stamp ## ruff and mypy
 	@$(BIN)/ruff format --check .
