@@ -18,11 +18,11 @@ from tenantd.events import Account, Action, Administered, CleanedUp, Event, Even
 
 TEXTS = {
     *("request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"),
-    *("adapter", "adapter_sha256", "system_prompt_hmac", "other"),
+    *("adapter", "adapter_sha256", "adapter_version", "system_prompt_hmac", "other"),
 }
 """The fields of events that hold text. All of it is the daemon's own words: ids that it made, names of tenants that
-exist and of their adapters, codes of errors, names of fields, hashes. Nothing that a client has written may become one
-more."""
+exist and of their adapters, times and sizes of their files, codes of errors, names of fields, hashes. Nothing that a
+client has written may become one more."""
 
 
 def kinds() -> list[type[Event]]:
@@ -53,6 +53,7 @@ def test_there_is_a_kind_for_everything_that_happens() -> None:
         "first_token",
         "settled",
         "cleaned_up",
+        "repeated",
         "key_first_used",
         "administered",
         "engine_started",
