@@ -74,7 +74,7 @@ complete -c tenantctl -n '__tenantctl_in status' -l wait -x -d 'Wait up to SECON
 complete -c tenantctl -n '__tenantctl_in status' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in status' -l help -s h -d 'Show this message and exit.'
 complete -c tenantctl -n '__tenantctl_in doctor' -l isolation -d 'Check the isolation between tenants.'
-complete -c tenantctl -n '__tenantctl_in doctor' -l quick -d 'Run a shorter check; half a minute on an idle machine.'
+complete -c tenantctl -n '__tenantctl_in doctor' -l quick -d 'Run a shorter check; about a minute on an idle machine.'
 complete -c tenantctl -n '__tenantctl_in doctor' -l if-older -x -d 'Do nothing if the last check held and is younger than this, for example 7d.'
 complete -c tenantctl -n '__tenantctl_in doctor' -l json -d 'Print JSON.'
 complete -c tenantctl -n '__tenantctl_in doctor' -l help -s h -d 'Show this message and exit.'

@@ -50,7 +50,7 @@ def doctor(
     ctx: typer.Context,
     isolation: Annotated[bool, typer.Option("--isolation", help="Check the isolation between tenants.")] = False,
     quick: Annotated[
-        bool, typer.Option("--quick", help="Run a shorter check; half a minute on an idle machine.")
+        bool, typer.Option("--quick", help="Run a shorter check; about a minute on an idle machine.")
     ] = False,
     if_older: Annotated[
         str | None,
@@ -64,7 +64,7 @@ def doctor(
 ) -> None:
     """Check, on the running daemon, that tenants are isolated from one another.
 
-    Takes up to five minutes, or half a minute with --quick if the machine is not busy. Running requests get ten
+    Takes up to five minutes, or about a minute with --quick if the machine is not busy. Running requests get ten
     seconds to finish and are then paused; new ones wait. Creates two temporary tenants and removes them afterwards;
     their requests stay in the ledger and appear on no invoice.
 
