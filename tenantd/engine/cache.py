@@ -64,9 +64,9 @@ class Cache:
             if prefix.key.adapter == adapter and prefix.key.version != but:
                 self._drop(prefix)
 
-    def used(self) -> dict[int, int] | None:
-        """Bytes by owner; None if no tenant has a cache."""
-        return self._shares.used if self._owners else None
+    def used(self) -> dict[int, int]:
+        """Bytes by owner."""
+        return self._shares.used
 
     # ---- beginning ------------------------------------------------------------------------------------------------
 

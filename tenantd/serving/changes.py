@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 from tenantd.domain import Tenant
@@ -19,9 +19,12 @@ from tenantd.serving.gate import Gate
 from tenantd.serving.own import cancel_whole
 from tenantd.serving.permissions import Permissions
 from tenantd.serving.rows import RequestRows
+from tenantd.serving.system_prompts import check_fits
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates
+from tenantd.text.chat import ChatFormatter
+from tenantd.text.pool import TextPool
 from tenantd.wire.messages import TenantPolicy
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,8 @@ class Changes:
         budgets: Allowances,
         key_uses: KeyUses,
         shares: Callable[[], list[TenantPolicy]],
-        check_system_prompt: Callable[[str], Awaitable[None]],
+        chat: ChatFormatter,
+        pool: TextPool,
         on_tenants: Callable[[Iterable[str]], None] | None,
     ) -> None:
         """`shares` gives the tenants' parts of the engine as they are now. `on_tenants` hears all names whenever
@@ -55,7 +59,7 @@ class Changes:
         self._rates, self._gate, self._permissions = rates, gate, permissions
         self._attempts, self._budgets, self._key_uses = attempts, budgets, key_uses
         self._shares, self._on_tenants = shares, on_tenants
-        self._check_system_prompt = check_system_prompt
+        self._chat, self._pool = chat, pool
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
 
     async def close(self) -> None:
@@ -154,4 +158,5 @@ class Changes:
     async def check_system_prompt(self, text: str) -> None:
         """Raises InvalidRequest if a chat with this system prompt does not fit the context, if that is known, or cannot
         show it."""
-        await self._check_system_prompt(text)
+        info = self._replica.supervisor.info
+        await check_fits(text, self._chat, self._pool, None if info is None else info.context_tokens)

@@ -45,7 +45,6 @@ from tenantd.serving.standstill import Standstill
 from tenantd.serving.steadiness import steadily
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock, shutting_down
 from tenantd.serving.submission import Submission
-from tenantd.serving.system_prompts import check_fits
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.tenancy.key_uses import KeyUses
@@ -171,7 +170,8 @@ class Service:
             budgets=self.budgets,
             key_uses=self._key_uses,
             shares=self._shares,
-            check_system_prompt=self._check_system_prompt,
+            chat=self.chat,
+            pool=self.pool,
             on_tenants=on_tenants,
         )
 
@@ -284,10 +284,6 @@ class Service:
     def rates(self, tenant: Tenant) -> dict[str, RateState]:
         """What is left of the tenant's limits per minute, for those that are set."""
         return self._gate.states(tenant)
-
-    async def _check_system_prompt(self, text: str) -> None:
-        info = self.supervisor.info
-        await check_fits(text, self.chat, self.pool, None if info is None else info.context_tokens)
 
     def _shares(self) -> list[TenantPolicy]:
         return shares(self.directory.tenants.values(), self.config.engine.slots)

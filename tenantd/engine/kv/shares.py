@@ -1,7 +1,7 @@
 """Divides the bytes for prefixes between tenants: a share by weight each, and what others leave unused. Pure.
 
-A tenant always gets its share, so what it finds there never depends on what others do. What it has beyond that is lent:
-it is taken back for those who are within theirs.
+A tenant always gets its share: others never push out what it has within that. What it has beyond is lent, and
+taken back for those who are within theirs.
 """
 
 from __future__ import annotations
