@@ -72,8 +72,10 @@ class Asker:
         """`scale` multiplies all lengths."""
         self._target = target
         self._scale = scale
-        transport = httpx.AsyncHTTPTransport(uds=str(target.path)) if target.path else None
         base = "http://tenantd" if target.path else f"http://{target.host}:{target.port}"
+        # llama-server closes a connection that is idle for 5 s, just when the next turn may be sent on it.
+        one_each = httpx.Limits(max_keepalive_connections=0)
+        transport = httpx.AsyncHTTPTransport(uds=None if target.path is None else str(target.path), limits=one_each)
         self._client = httpx.AsyncClient(
             transport=transport, base_url=base + target.base, headers=dict(target.headers), timeout=600, trust_env=False
         )

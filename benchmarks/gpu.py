@@ -42,6 +42,7 @@ PARTS = {
     "streams": ("gpu_raw", "a KV buffer for each sequence, or one for all"),
     "swap": ("gpu_engine", "a sequence to host memory and back, or computed again"),
     "types": ("gpu_raw", "types of the KV cache"),
+    "sampling": ("gpu_sampling", "tokens chosen on the host, or on the device"),
 }
 """The module with a function of that name, and what the page calls it."""
 AIM = 0.95

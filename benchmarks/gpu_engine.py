@@ -30,7 +30,6 @@ from tenantd.llamacpp import log
 from tenantd.llamacpp.devices import gpus
 from tenantd.llamacpp.memory_plan import MIB, plan_memory
 from tenantd.process_limits import lock_much_memory
-from tenantd.wire.frames import frame
 from tenantd.wire.messages import DropSampling, EngineInfo, SetSampling, Submit
 
 # ---- devices
@@ -132,7 +131,8 @@ class Inside:
 
 
 def outside(setup: Setup) -> Found:
-    """What a pass of the engine takes outside llama_decode: scheduler, batch, sampling, and encoding what it did."""
+    """What a pass of the engine takes outside llama_decode: scheduler, batch and sampling. What it did is encoded while
+    the next one runs."""
     load = load_message(setup, setup.slots, setup.context)
     compute, settings = LlamaCompute(load, lambda _: None), load.settings
     inside = Inside(llama_cpp, "llama_decode", "llama_synchronize")
@@ -167,7 +167,6 @@ def _passes(loop: Loop, inside: Inside, setup: Setup, numbers: range) -> Iterato
     while unfinished:
         before_s, began_s = inside.seconds, time.perf_counter()
         step = loop.step()
-        frame(step)
         took_s = time.perf_counter() - began_s
         unfinished -= len(step.finishes)
         if failed := [finish.message for finish in step.finishes if finish.reason is FinishReason.FAILED]:

@@ -42,6 +42,8 @@ STEP_MICROS = 5_000
 ENGINE = {"backend": "fake", "slots": 8, "fake_step_micros": STEP_MICROS}
 IDLE_S = 2.0
 HALF_LIFE_S = 60.0
+EXAMPLE = 12_345
+"""The number of the request that is looked for by the end of its id."""
 MOST_S = {"invoice": 1.0, "stats": 1.0, "compare": 1.0, "start": 2.0}
 """What is aimed at, with ten million rows."""
 MAKE = """WITH RECURSIVE row (n) AS (SELECT 0 UNION ALL SELECT n + 1 FROM row WHERE n + 1 < :rows),
@@ -132,6 +134,10 @@ def reports(client: httpx.Client, process: psutil.Process) -> dict[str, dict[str
         "compare_month": f"/admin/v1/stats?{of_month}",
         "usage_month": f"/admin/v1/usage?{of_month}",
         "requests": "/admin/v1/requests?limit=100&tenant=tenant-03",
+        "requests_past": f"/admin/v1/requests?limit=100&until={until - 59 * DAY_MICROS}",
+        "requests_failed": "/admin/v1/requests?limit=100&state=failed&tenant=tenant-03",
+        "requests_none": "/admin/v1/requests?limit=100&state=interrupted",
+        "request_by_end": f"/admin/v1/requests/{EXAMPLE:08x}",
     }
     taken = {}
     for name, path in paths.items():

@@ -17,12 +17,12 @@ _tenantctl() {
         elif [[ $skip ]]; then
             skip=
         else
-            case $word in
-                --socket | --config | --model | --cache | --wait | --if-older | --weight | --priority | --uid | --adapter | --on-anomaly | --system | --max-concurrent | --max-queued | --max-tokens-per-request | --max-context-tokens | --requests-per-minute | --tokens-per-minute | --reserved-slots | --on-limit | --max-wait | --billing-name | --billing-address | --billing-email | --billing-tax-id | --billing-reference | --id | --label | --scope | --expires | --grace | --tenant | --max-tokens | --timeout | --temperature | --top-k | --top-p | --min-p | --typical-p | --repeat-penalty | --presence-penalty | --frequency-penalty | --seed | --stop | --grammar | --schema | --limit | --since | --window | --month | --until | --by | --key | --warn | --daily | --weekly | --monthly | --daily-tokens | --weekly-tokens | --monthly-tokens | --daily-engine-seconds | --weekly-engine-seconds | --monthly-engine-seconds | --reason | --from | --input | --cached | --output | --engine-hour | --minimum | --free-input-tokens | --free-output-tokens | --format | --out | --amount | --state-dir | --anchor | --before | --currency | --event | --request | --prompt | --response | --duration | --url | --api-key | --tenant-key | --extra | --rate-scale | --length-scale | --vocabulary | --png) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
-                -*) ;;
+            case "$command $word" in
+                *" --socket" | *" --url" | *" --ca" | *" --config" | *" --model" | *" --slots" | *" --context" | *" --cache" | *" --currency" | *" --timezone" | *" --lines" | *" -n" | *" --since" | *" --wait" | *" --tenant" | *" --interval" | *" --if-older" | *" --weight" | *" --priority" | *" --uid" | *" --adapter" | *" --on-anomaly" | " tenant add --system" | " tenant set --system" | " run --system" | " chat --system" | *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --on-limit" | *" --max-wait" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference" | *" --id" | *" --label" | *" --scope" | *" --expires" | *" --grace" | *" --file" | " run -f" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --grammar" | *" --schema" | *" --load" | *" --until" | *" --state" | *" --key" | *" --limit" | *" --window" | *" --month" | *" --by" | *" --warn" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --from" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --format" | *" --out" | *" --amount" | *" --state-dir" | *" --anchor" | *" --before" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary" | *" --png") [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
+                *" -"*) ;;
                 *)
                     case "$command $word" in
-                        " init" | " serve" | " demo" | " status" | " doctor" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " requests" | " cancel" | " anomalies" | " anomalies clear" | " alerts" | " alerts test" | " stats" | " compare" | " usage" | " budget" | " budget set" | " budget list" | " budget topup" | " budget remove" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " ledger renew" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
+                        " init" | " serve" | " service" | " service install" | " service uninstall" | " service status" | " service logs" | " demo" | " status" | " top" | " web" | " doctor" | " model" | " model list" | " model info" | " tenant" | " tenant add" | " tenant list" | " tenant show" | " tenant set" | " tenant suspend" | " tenant resume" | " tenant rename" | " tenant remove" | " tenant forget" | " tenant export" | " tenant apply" | " key" | " key create" | " key list" | " key rotate" | " key revoke" | " run" | " chat" | " queue" | " requests" | " requests show" | " cancel" | " logs" | " anomalies" | " anomalies clear" | " alerts" | " alerts test" | " stats" | " compare" | " usage" | " limits" | " budget" | " budget set" | " budget list" | " budget topup" | " budget remove" | " price" | " price list" | " price set" | " invoice" | " invoice list" | " invoice show" | " invoice credit" | " invoice verify" | " export" | " ledger" | " ledger renew" | " ledger check" | " ledger backup" | " ledger restore" | " ledger prune" | " audit" | " audit log" | " audit match" | " audit verify" | " audit export" | " audit prune" | " bench" | " completion") command="$command $word" ;;
                         *) ((count++)) ;;
                     esac
                     ;;
@@ -31,32 +31,44 @@ _tenantctl() {
     done
 
     case "$command $prev" in
-        *" --socket" | *" --config" | *" --model" | *" --adapter" | *" --grammar" | *" --schema" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
+        *" --socket" | *" --ca" | *" --config" | *" --model" | *" --adapter" | *" --file" | " run -f" | *" --grammar" | *" --schema" | *" --load" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
+        *" --url" | *" --slots" | *" --context" | *" --currency" | *" --timezone" | *" --lines" | *" -n" | *" --since" | *" --wait" | *" --interval" | *" --if-older" | *" --weight" | " tenant add --system" | " tenant set --system" | " run --system" | " chat --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --until" | *" --state" | *" --limit" | *" --window" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --event" | *" --prompt" | *" --response" | *" --duration" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         " init --cache") _tenantctl_words "on off" "$cur"; return ;;
         " tenant add --cache" | " tenant set --cache") _tenantctl_words "on off default" "$cur"; return ;;
-        *" --wait" | *" --if-older" | *" --weight" | *" --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --limit" | *" --since" | *" --window" | *" --until" | *" --key" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --currency" | *" --event" | *" --request" | *" --prompt" | *" --response" | *" --duration" | *" --url" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --tenant") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
         *" --priority") _tenantctl_words "high standard low" "$cur"; return ;;
         *" --uid" | *" --billing-name" | *" --billing-address" | *" --billing-email" | *" --billing-tax-id" | *" --billing-reference" | *" --warn") _tenantctl_words "none" "$cur"; return ;;
         *" --on-anomaly") _tenantctl_words "log throttle suspend" "$cur"; return ;;
         *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --max-wait") _tenantctl_words "none default" "$cur"; return ;;
         *" --on-limit") _tenantctl_words "reject queue default" "$cur"; return ;;
         *" --scope") _tenantctl_words "run read" "$cur"; return ;;
-        *" --tenant") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
+        *" --key") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur"; return ;;
         *" --month") _tenantctl_words "this last" "$cur"; return ;;
         *" --by") _tenantctl_words "day hour tenant key model adapter" "$cur"; return ;;
         *" --from") _tenantctl_words "now" "$cur"; return ;;
         " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md pdf" "$cur"; return ;;
         " export --format") _tenantctl_words "focus" "$cur"; return ;;
         " audit export --format") _tenantctl_words "jsonl csv" "$cur"; return ;;
+        *" --request") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur"; return ;;
     esac
     if [[ $cur == -* ]]; then
         case $command in
-            "") _tenantctl_words "--socket --admin --version --help -h" "$cur" ;;
-            " init") _tenantctl_words "--config --model --cache --force --help -h" "$cur" ;;
+            "") _tenantctl_words "--socket --url --ca --admin --version --help -h" "$cur" ;;
+            " init") _tenantctl_words "--config --model --slots --context --cache --currency --timezone --force --help -h" "$cur" ;;
             " serve") _tenantctl_words "--config --model --help -h" "$cur" ;;
+            " service") _tenantctl_words "--help -h" "$cur" ;;
+            " service install") _tenantctl_words "--system --user --config --gpu --no-gpu --new-ledger --dry-run --help -h" "$cur" ;;
+            " service uninstall") _tenantctl_words "--system --user --help -h" "$cur" ;;
+            " service status") _tenantctl_words "--system --user --json --help -h" "$cur" ;;
+            " service logs") _tenantctl_words "--system --user --follow -f --lines -n --since --help -h" "$cur" ;;
             " demo") _tenantctl_words "--model --help -h" "$cur" ;;
-            " status") _tenantctl_words "--wait --json --help -h" "$cur" ;;
-            " doctor") _tenantctl_words "--isolation --quick --if-older --json --help -h" "$cur" ;;
+            " status") _tenantctl_words "--wait --tenant --json --help -h" "$cur" ;;
+            " top") _tenantctl_words "--tenant --interval --once --json --help -h" "$cur" ;;
+            " web") _tenantctl_words "--close --json --help -h" "$cur" ;;
+            " doctor") _tenantctl_words "--config --isolation --quick --if-older --json --help -h" "$cur" ;;
+            " model") _tenantctl_words "--help -h" "$cur" ;;
+            " model list") _tenantctl_words "--json --help -h" "$cur" ;;
+            " model info") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant") _tenantctl_words "--help -h" "$cur" ;;
             " tenant add") _tenantctl_words "--weight --priority --uid --adapter --cache --unbilled --billed --allow-special --no-allow-special --on-anomaly --system --system-completions --no-system-completions --max-concurrent --max-queued --max-tokens-per-request --max-context-tokens --requests-per-minute --tokens-per-minute --reserved-slots --on-limit --max-wait --billing-name --billing-address --billing-email --billing-tax-id --billing-reference --json --help -h" "$cur" ;;
             " tenant list") _tenantctl_words "--json --help -h" "$cur" ;;
@@ -67,14 +79,20 @@ _tenantctl() {
             " tenant rename") _tenantctl_words "--json --help -h" "$cur" ;;
             " tenant remove") _tenantctl_words "--yes --json --help -h" "$cur" ;;
             " tenant forget") _tenantctl_words "--id --yes --json --help -h" "$cur" ;;
+            " tenant export") _tenantctl_words "--help -h" "$cur" ;;
+            " tenant apply") _tenantctl_words "--dry-run --prune --yes --help -h" "$cur" ;;
             " key") _tenantctl_words "--help -h" "$cur" ;;
             " key create") _tenantctl_words "--label --scope --expires --admin --json --help -h" "$cur" ;;
             " key list") _tenantctl_words "--admin --json --help -h" "$cur" ;;
             " key rotate") _tenantctl_words "--grace --expires --json --help -h" "$cur" ;;
             " key revoke") _tenantctl_words "--json --help -h" "$cur" ;;
-            " run") _tenantctl_words "--tenant --chat --system --max-tokens --timeout --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
-            " requests") _tenantctl_words "--tenant --limit --wide --json --help -h" "$cur" ;;
-            " cancel") _tenantctl_words "--json --help -h" "$cur" ;;
+            " run") _tenantctl_words "--tenant --file -f --system --chat --raw --max-tokens --timeout --json --timing --temperature --top-k --top-p --min-p --typical-p --repeat-penalty --presence-penalty --frequency-penalty --seed --stop --ignore-eos --grammar --schema --help -h" "$cur" ;;
+            " chat") _tenantctl_words "--tenant --system --load --max-tokens --temperature --seed --no-history --plain --help -h" "$cur" ;;
+            " queue") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
+            " requests") _tenantctl_words "--tenant --since --until --state --key --limit --wide --json --help -h" "$cur" ;;
+            " requests show") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
+            " cancel") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
+            " logs") _tenantctl_words "--tenant --since --follow -f --json --help -h" "$cur" ;;
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;
             " alerts") _tenantctl_words "--json --help -h" "$cur" ;;
@@ -82,6 +100,7 @@ _tenantctl() {
             " stats") _tenantctl_words "--tenant --window --month --since --until --json --csv --help -h" "$cur" ;;
             " compare") _tenantctl_words "--window --json --csv --help -h" "$cur" ;;
             " usage") _tenantctl_words "--by --month --since --until --tenant --json --csv --help -h" "$cur" ;;
+            " limits") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
             " budget") _tenantctl_words "--help -h" "$cur" ;;
             " budget set") _tenantctl_words "--key --warn --daily --weekly --monthly --daily-tokens --weekly-tokens --monthly-tokens --daily-engine-seconds --weekly-engine-seconds --monthly-engine-seconds --json --help -h" "$cur" ;;
             " budget list") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
@@ -97,11 +116,11 @@ _tenantctl() {
             " invoice verify") _tenantctl_words "--json --help -h" "$cur" ;;
             " export") _tenantctl_words "--format --month --tenant --out --help -h" "$cur" ;;
             " ledger") _tenantctl_words "--help -h" "$cur" ;;
+            " ledger renew") _tenantctl_words "--currency --state-dir --yes --json --help -h" "$cur" ;;
             " ledger check") _tenantctl_words "--state-dir --json --help -h" "$cur" ;;
             " ledger backup") _tenantctl_words "--state-dir --json --help -h" "$cur" ;;
             " ledger restore") _tenantctl_words "--anchor --state-dir --yes --json --help -h" "$cur" ;;
             " ledger prune") _tenantctl_words "--before --yes --json --help -h" "$cur" ;;
-            " ledger renew") _tenantctl_words "--currency --state-dir --yes --json --help -h" "$cur" ;;
             " audit") _tenantctl_words "--help -h" "$cur" ;;
             " audit log") _tenantctl_words "--tenant --since --until --event --request --id --limit --follow -f --json --help -h" "$cur" ;;
             " audit match") _tenantctl_words "--tenant --prompt --response --since --until --id --json --help -h" "$cur" ;;
@@ -109,13 +128,17 @@ _tenantctl() {
             " audit export") _tenantctl_words "--format --tenant --since --until --event --request --id --help -h" "$cur" ;;
             " audit prune") _tenantctl_words "--before --yes --json --help -h" "$cur" ;;
             " bench") _tenantctl_words "--duration --seed --url --api-key --tenant-key --extra --rate-scale --length-scale --vocabulary --png --json --help -h" "$cur" ;;
-            " completion") _tenantctl_words "--help -h" "$cur" ;;
+            " completion") _tenantctl_words "--install --help -h" "$cur" ;;
         esac
         return
     fi
     case "$command $count" in
-        " 0") _tenantctl_words "init serve demo status doctor tenant key run requests cancel anomalies alerts stats compare usage budget price invoice export ledger audit bench completion" "$cur" ;;
-        " tenant 0") _tenantctl_words "add list show set suspend resume rename remove forget" "$cur" ;;
+        " 0") _tenantctl_words "init serve service demo status top web doctor model tenant key run chat queue requests cancel logs anomalies alerts stats compare usage limits budget price invoice export ledger audit bench completion" "$cur" ;;
+        " service 0") _tenantctl_words "install uninstall status logs" "$cur" ;;
+        " model 0") _tenantctl_words "list info" "$cur" ;;
+        " model list 0") _tenantctl_files "$cur" ;;
+        " model info 0") _tenantctl_files "$cur" ;;
+        " tenant 0") _tenantctl_words "add list show set suspend resume rename remove forget export apply" "$cur" ;;
         " tenant show 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant set 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant suspend 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
@@ -123,9 +146,15 @@ _tenantctl() {
         " tenant rename 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " tenant forget 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " tenant apply 0") _tenantctl_files "$cur" ;;
         " key 0") _tenantctl_words "create list rotate revoke" "$cur" ;;
         " key create 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " key list 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
+        " key rotate 0") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur" ;;
+        " key revoke 0") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur" ;;
+        " requests 0") _tenantctl_words "show" "$cur" ;;
+        " requests show 0") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur" ;;
+        " cancel 0") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " alerts 0") _tenantctl_words "test" "$cur" ;;
@@ -135,7 +164,7 @@ _tenantctl() {
         " budget remove 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;
         " price 0") _tenantctl_words "list set" "$cur" ;;
         " invoice 0") _tenantctl_words "list show credit verify" "$cur" ;;
-        " ledger 0") _tenantctl_words "check backup restore prune renew" "$cur" ;;
+        " ledger 0") _tenantctl_words "renew check backup restore prune" "$cur" ;;
         " ledger backup 0") _tenantctl_files "$cur" ;;
         " ledger restore 0") _tenantctl_files "$cur" ;;
         " audit 0") _tenantctl_words "log match verify export prune" "$cur" ;;

@@ -11,7 +11,7 @@ tenantctl init --model "$model"
 tenantd &
 daemon=$!
 trap 'kill "$daemon" 2>/dev/null || true; wait "$daemon" || true; rm -rf "$folder"' EXIT
-tenantctl status --wait 120 >/dev/null
+tenantctl status --wait 600 >/dev/null
 
 tenantctl tenant add acme --weight 2
 tenantctl tenant add globex

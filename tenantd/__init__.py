@@ -1,3 +1,3 @@
 """tenantd: one GGUF model, many tenants, one daemon."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

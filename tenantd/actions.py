@@ -23,6 +23,7 @@ class Action(StrEnum):
     AUDIT_PRUNED = "audit_pruned"  # old entries were deleted
     REQUESTS_PRUNED = "requests_pruned"  # rows of months that are over were deleted
     REQUEST_CANCELLED = "request_cancelled"
+    PAGE_OPENED = "page_opened"  # an address was asked for that opens the web page as an administrator
     PRICES_SET = "prices_set"
     RELOADED = "reloaded"  # configuration and tenants, by SIGHUP
     INVOICE_FINALIZED = "invoice_finalized"

@@ -30,14 +30,20 @@ from pydantic import (
 from pydantic.dataclasses import dataclass
 
 from tenantd.engine_settings import CacheConfig as CacheConfig
+from tenantd.engine_settings import EmbeddingsConfig as EmbeddingsConfig
 from tenantd.engine_settings import EngineConfig as EngineConfig
+from tenantd.engine_settings import ImagesConfig as ImagesConfig
 from tenantd.engine_settings import ModelConfig as ModelConfig
+from tenantd.engine_settings import SamplingConfig as SamplingConfig
 from tenantd.errors import ConfigError
 from tenantd.limits import LIMITS, MOST, Limit, Limits
-from tenantd.mistakes import in_words
+from tenantd.listen_settings import ListenConfig as ListenConfig
+from tenantd.mistakes import in_words, meant
 from tenantd.paths import default_config_path as default_config_path
 from tenantd.paths import default_socket as default_socket
 from tenantd.paths import default_state_dir as default_state_dir
+from tenantd.response_settings import ResponsesConfig as ResponsesConfig
+from tenantd.server_settings import ServerConfig as ServerConfig
 from tenantd.setting_kinds import File, Line, Lines, Percent, Price, Section
 from tenantd.wire.settings import Settings
 
@@ -54,52 +60,6 @@ _WEB_ADDRESS: Final = TypeAdapter(HttpUrl)
 
 MOST_SHOWN_CHARACTERS: Final = 200
 """Of a value in an error message."""
-
-
-class ServerConfig(Section):
-    """Where clients connect."""
-
-    socket: File | None = Field(
-        default=None,
-        description="Unix socket. Default: $XDG_RUNTIME_DIR/tenantd/tenantd.sock.",
-        examples=["/run/tenantd/tenantd.sock"],
-    )
-    socket_mode: str = Field("0660", description="Permissions of the socket, in octal.", pattern=r"^0?[0-7]{3}$")
-    socket_group: Line = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
-    max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
-    lenient: bool = Field(
-        False,
-        description="Ignore unknown request fields and list them in x-tenantd-ignored; if false, they get 400.",
-    )
-    body_bytes_total: int = Field(
-        64 * 1024 * 1024,
-        ge=1024,
-        le=1 << 36,
-        description="Memory for all request bodies; one tenant can use up to half.",
-    )
-    idempotency_bytes: int = Field(
-        4 * 1024 * 1024,
-        ge=0,
-        le=1 << 40,
-        description="Memory for each tenant's last answers to requests with an Idempotency-Key.",
-    )
-    head_timeout_s: float = Field(15, gt=0, le=3600, description="Timeout for a request's line and headers.")
-    body_timeout_s: float = Field(30, gt=0, le=3600, description="Drop a request whose body stalls for this long.")
-    idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close an idle connection after this long.")
-    max_connections_per_uid: int = Field(
-        0, ge=0, le=1 << 20, description="Maximum connections of one Unix user. 0: half of the file descriptors."
-    )
-    max_connections_per_key: int = Field(
-        0, ge=0, le=1 << 20, description="Maximum connections with one API key. 0: half of the file descriptors."
-    )
-    drain_timeout_s: float = Field(30, ge=0, le=3600, description="On SIGTERM, let requests run for this long.")
-    stop_timeout_s: float = Field(
-        50,
-        ge=1,
-        le=3600,
-        description="Maximum time for a whole shutdown, drain_timeout_s included; then it is cut off.",
-    )
-    write_timeout_s: float = Field(60, gt=0, le=3600, description="Drop a client that reads nothing for this long.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, config=ConfigDict(extra="forbid"))
@@ -252,8 +212,12 @@ class Config(Section):
     model: ModelConfig = ModelConfig()
     engine: EngineConfig = EngineConfig()
     cache: CacheConfig = CacheConfig()
+    embeddings: EmbeddingsConfig = EmbeddingsConfig()
+    images: ImagesConfig = ImagesConfig()
     scheduler: SchedulerConfig = SchedulerConfig()
     limits: LimitsConfig = LimitsConfig()
+    sampling: SamplingConfig = SamplingConfig()
+    responses: ResponsesConfig = ResponsesConfig()
     billing: BillingConfig = BillingConfig()
     ledger: LedgerConfig = LedgerConfig()
     security: SecurityConfig = SecurityConfig()
@@ -275,6 +239,12 @@ class Config(Section):
             return self.model.name
         return self.model.path.name.removesuffix(".gguf") if self.model.path else "fake"
 
+    @property
+    def embeddings_name(self) -> str:
+        """The name of the model that embeds."""
+        own = self.embeddings
+        return own.name or (own.model.name.removesuffix(".gguf") if own.model else self.model_name)
+
 
 def load_config(path: Path) -> Config:
     """Read and check the file, then apply the environment. Raises ConfigError, whatever is in the file."""
@@ -292,7 +262,7 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text("utf-8")
         return tomllib.loads(text)
     except FileNotFoundError:
-        raise ConfigError(f"{path}: no such file; create it with: tenantctl init") from None
+        raise ConfigError(f"{path}: no such file; create it with: tenantctl init --config {path}") from None
     except (OSError, UnicodeDecodeError) as e:
         raise ConfigError(f"{path}: cannot read it: {e}") from e
     except tomllib.TOMLDecodeError as e:
@@ -340,7 +310,7 @@ def _without_gone_keys(data: dict[str, Any], source: str) -> dict[str, Any]:
 def _explain(error: Any) -> str:
     key = ".".join(str(part) for part in error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # in a model, in a dataclass
-        return f"{key}: unknown key"
+        return f"{key}: unknown key{meant(Config, error['loc'])}"
     if isinstance(error["input"], dict):
         return f"{key}: {in_words(error, 'a table')}"
     may_hold_secret = any(secret[: len(error["loc"])] == error["loc"] for secret in SECRET_KEYS)

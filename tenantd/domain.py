@@ -9,7 +9,7 @@ import dataclasses
 import re
 from collections.abc import Iterable
 from enum import StrEnum
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import msgspec
 
@@ -17,6 +17,7 @@ from tenantd.errors import TokenUsage
 from tenantd.limits import LIFTED, LIMITS
 from tenantd.limits import Limits as Limits
 from tenantd.limits import OnLimit as OnLimit
+from tenantd.samplers import SAMPLERS
 
 TENANT_NAME: Final = re.compile(r"[a-z0-9][a-z0-9_-]{0,62}")
 """Tenant names appear in URLs, file names and metric labels, so they are kept simple."""
@@ -33,6 +34,15 @@ class Priority(StrEnum):
     def factor(self) -> float:
         """Multiplies the weight: 8, 1 or 1/8."""
         return {"high": 8.0, "standard": 1.0, "low": 0.125}[self.value]
+
+    @property
+    def tier(self) -> Tier:
+        """What OpenAI's clients call it: their `service_tier`."""
+        return _TIERS[self.value]
+
+
+Tier = Literal["priority", "default", "flex"]
+_TIERS: Final[dict[str, Tier]] = {"high": "priority", "standard": "default", "low": "flex"}
 
 
 class TenantState(StrEnum):
@@ -69,7 +79,7 @@ class CacheUse(StrEnum):
 class IsolationCheck(StrEnum):
     """The checks of the isolation between tenants, in the order in which they are shown."""
 
-    LOGITS = "logits"  # what others' requests contain does not change a request's logits
+    LOGITS = "logits"  # what others' requests contain does not change a request's logits, or the vectors of its texts
     CANARIES = "canaries"  # planted text does not surface in others' answers
     RELEASED = "released"  # a sequence that was released holds nothing
     TIMING = "timing"  # what others have sent does not show in the time to the first token
@@ -103,6 +113,7 @@ class RequestKind(StrEnum):
 
     COMPLETION = "completion"
     CHAT = "chat"
+    EMBEDDING = "embedding"
 
 
 class FinishReason(StrEnum):
@@ -188,7 +199,8 @@ class Part(StrEnum):
 
 
 class Actor(msgspec.Struct, frozen=True, kw_only=True):
-    """Who asks: the process at the other end as the kernel knows it, and the key it showed. None: not known, none.
+    """Who asks: the process at the other end as the kernel knows it, or its address on TCP, and the key it showed.
+    None: not known, none.
 
     `part` is the part of the daemon that acts by itself.
     """
@@ -197,6 +209,7 @@ class Actor(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None = None
     key_id: str | None = None
     part: Part | None = None
+    address: str | None = None
 
 
 NOBODY: Final = Actor()
@@ -206,21 +219,21 @@ SEED_VALUES: Final = 0xFFFFFFFF
 
 
 class Sampling(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """How to choose the next token. Defaults are llama.cpp's (common/common.h, common_params_sampling).
+    """How to choose the next token. Defaults, also of the configuration, are those of `tenantd.samplers`.
 
     `temperature` 0 is greedy. `logprobs` None returns none; n >= 0 returns the chosen token's and the n best.
     `seed` None means random. `grammar` is in llguidance's notation, as produced by `text.grammar`; "" for none.
     """
 
-    temperature: float = 0.8
-    top_k: int = 40
-    top_p: float = 0.95
-    min_p: float = 0.05
-    typical_p: float = 1.0
-    repeat_penalty: float = 1.0
-    repeat_last_n: int = 64
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
+    temperature: float = SAMPLERS["temperature"].default
+    top_k: int = SAMPLERS["top_k"].default
+    top_p: float = SAMPLERS["top_p"].default
+    min_p: float = SAMPLERS["min_p"].default
+    typical_p: float = SAMPLERS["typical_p"].default
+    repeat_penalty: float = SAMPLERS["repeat_penalty"].default
+    repeat_last_n: int = SAMPLERS["repeat_last_n"].default
+    presence_penalty: float = SAMPLERS["presence_penalty"].default
+    frequency_penalty: float = SAMPLERS["frequency_penalty"].default
     seed: int | None = None
     logit_bias: dict[int, float] = {}
     logprobs: int | None = None
@@ -253,12 +266,13 @@ class Sketch(msgspec.Struct, frozen=True, kw_only=True):
 
 class Usage(msgspec.Struct, frozen=True, kw_only=True):
     """What a request has used so far. `prompt_tokens` counts each computed prompt token once, `cached_tokens` those of
-    its prompt that need not be computed because they were cached."""
+    its prompt that need not be computed because they were cached. Energy is that of GPUs, 0 if it is not measured."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     engine_micros: int = 0
     cached_tokens: int = 0
+    energy_millijoules: int = 0
 
     @property
     def tokens(self) -> int:

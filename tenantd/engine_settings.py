@@ -1,12 +1,14 @@
-"""The tables of the configuration about the engine process: what it loads, how it runs, what it keeps."""
+"""The tables of the configuration about the engine process: what it loads, how it runs, what it keeps, and
+how it chooses tokens."""
 
 from __future__ import annotations
 
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, create_model, model_validator
 
 from tenantd.domain import CacheUse
+from tenantd.samplers import SAMPLERS, Sampler
 from tenantd.setting_kinds import File, Line, Section
 
 
@@ -15,6 +17,26 @@ class ModelConfig(Section):
 
     path: File | None = Field(default=None, description="GGUF file.", examples=["/path/to/model.gguf"])
     name: Line = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
+    projector: File | None = Field(
+        default=None,
+        description="GGUF file of the model's projector (mmproj), so that it understands images. Unset: no images.",
+        examples=["/path/to/mmproj.gguf"],
+    )
+
+
+class ImagesConfig(Section):
+    """Images in chats, if model.projector is set. PNG and JPEG, sent with the request; nothing is fetched."""
+
+    max_per_request: int = Field(8, ge=1, le=256, description="Maximum images in one request.")
+    max_bytes: int = Field(16 * 1024 * 1024, ge=1, le=1 << 30, description="Largest file of an image.")
+    max_pixels: int = Field(50_000_000, ge=1, le=1 << 28, description="Maximum pixels of an image, width times height.")
+    timeout_s: float = Field(10, gt=0, le=600, description="Maximum time to decode one image.")
+    bytes_per_tenant: int = Field(
+        64 * 1024 * 1024,
+        ge=1,
+        le=1 << 34,
+        description="Memory for the images of each tenant's requests until they have ended; more get 429.",
+    )
 
 
 class EngineConfig(Section):
@@ -38,7 +60,13 @@ class EngineConfig(Section):
     threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core, less one.")
     gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers to put on the GPU. -1: all.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
-    swap_bytes: int = Field(1 << 30, ge=0, le=1 << 44, description="Host memory for the state of paused requests.")
+    swap_bytes: int = Field(
+        1 << 30,
+        ge=0,
+        le=1 << 44,
+        description="Host memory for the state of paused requests, taken only as needed. 1 GiB or less is lowered if "
+        "memory is short.",
+    )
     hang_timeout_s: float = Field(
         60, ge=0.1, le=3600, description="Restart an engine that makes no step for this long."
     )
@@ -61,6 +89,35 @@ class EngineConfig(Section):
         if self.kv_type != "f16" and self.flash_attention == "off":
             raise ValueError(f'kv_type = "{self.kv_type}" needs flash attention: set flash_attention to "auto"')
         return self
+
+
+class EmbeddingsConfig(Section):
+    """Embeddings (/v1/embeddings): a vector for each text. With one that ranks, scores of documents (/v1/rerank)."""
+
+    model: File | None = Field(
+        default=None,
+        description="GGUF file of the model. Unset: the served one if pooling is set, else there are no embeddings.",
+        examples=["/path/to/embedding-model.gguf"],
+    )
+    name: Line = Field("", description="Name shown to clients. Default: as for the served model.")
+    pooling: Literal["model", "mean", "cls", "last", "rank"] = Field(
+        "model",
+        description='How the vectors of a text\'s tokens become one. "model": as the file says. "rank": a score, by a '
+        "model that ranks.",
+    )
+    max_input_tokens: int = Field(
+        512,
+        ge=1,
+        le=131_072,
+        description="Longest text; no longer than the model was trained for. Memory for results is this times the "
+        "size of its vocabulary.",
+    )
+    max_inputs: int = Field(2048, ge=1, le=16_384, description="Maximum texts in one request.")
+
+    @property
+    def is_on(self) -> bool:
+        """Whether there are embeddings."""
+        return self.model is not None or self.pooling != "model"
 
 
 class CacheConfig(Section):
@@ -94,3 +151,17 @@ class CacheConfig(Section):
     def is_on(self, own: CacheUse) -> bool:
         """Whether a tenant with this setting of its own has a cache."""
         return self.host_bytes > 0 and (self.default if own is CacheUse.DEFAULT else own) == "on"
+
+
+def _sampler(one: Sampler) -> Any:
+    """The setting of a sampler's default."""
+    return one.kind, Field(one.default, description=one.help, **one.bounds)
+
+
+_SamplerDefaults: Any = create_model(
+    "_SamplerDefaults", __base__=Section, **{name: _sampler(one) for name, one in SAMPLERS.items()}
+)
+
+
+class SamplingConfig(_SamplerDefaults):
+    """How tokens are chosen if a request does not say. For the model's own probabilities: top_k 0, top_p 1, min_p 0."""

@@ -115,7 +115,7 @@ class NotEnoughMemory(ModelError):
 
 
 class DaemonNotRunning(TenantdError):
-    """Nothing listens on the daemon's socket."""
+    """Nothing listens on the daemon's socket, or at its address."""
 
     code = "daemon_not_running"
     exit_code = 69
@@ -181,6 +181,13 @@ class BodyTooLarge(InvalidRequest):
     http_status = 413
 
 
+class AnswerTooLarge(InvalidRequest):
+    """The answer would take more memory than one tenant can have."""
+
+    code = "answer_too_large"
+    http_status = 413
+
+
 class BodyTimeout(InvalidRequest):
     """The request body stalled for `server.body_timeout_s`."""
 
@@ -217,7 +224,7 @@ class BodyMemoryFull(TenantdError):
 
 
 class TooManyConnections(TenantdError):
-    """A Unix user, a key, or the whole daemon has reached its maximum of connections."""
+    """A Unix user, an address, a key, or the whole daemon has reached its maximum of connections."""
 
     code = "too_many_connections"
     type = "rate_limit_error"
@@ -232,6 +239,14 @@ class Unauthenticated(TenantdError):
     type = "authentication_error"
     http_status = 401
     exit_code = 77
+
+
+class TooManyWrongKeys(Unauthenticated):
+    """A wrong key, from an address that has shown many of them."""
+
+    code = "too_many_wrong_keys"
+    http_status = 429
+    should_retry = False  # another try with the same key does not help
 
 
 class KeyRevoked(Unauthenticated):
@@ -360,6 +375,12 @@ class EngineFailure(TenantdError):
     """The engine could not finish this request; others are not affected."""
 
     code = "engine_failure"
+
+
+class GarbledOutput(TenantdError):
+    """The model returned NaN or infinity for this request; others are not affected."""
+
+    code = "garbled_output"
 
 
 class RequestCancelled(TenantdError):

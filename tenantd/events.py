@@ -31,6 +31,7 @@ log = logging.getLogger(__name__)
 
 MOST_WAITING: Final = 4096
 """Maximum events that wait for one listener; each takes a few hundred bytes."""
+GATHER_S: Final = 0.02  # for which a thread lets events come, because waking it costs whoever announces them
 REPORT_INTERVAL_S: Final = 60.0
 CLOSE_TIMEOUT_S: Final = 1.0
 
@@ -40,11 +41,14 @@ class PathKind(StrEnum):
 
     COMPLETION = "completion"
     CHAT = "chat"
+    EMBEDDING = "embedding"
+    TEXT = "text"  # of text alone: its tokens, messages as a prompt
     MODELS = "models"
     QUEUE = "queue"
     FIGURES = "figures"  # what tenants ask of their own: usage, limits, requests, invoices
     ADMIN = "admin"
     METRICS = "metrics"
+    PAGE = "page"  # the web page, and what it asks for
     HEALTH = "health"
     OTHER = "other"  # no such route
     NONE = "none"  # refused without a path: not HTTP, or too many connections
@@ -99,7 +103,7 @@ class Refused(Event, frozen=True, kw_only=True):
     """A client got an error instead of an answer. `cause` is the error's code, or `MALFORMED`.
 
     `request_id` is None for a request that was not admitted; otherwise it failed before its first token. `tenant`,
-    `key_id` and `uid` (of the peer process) are None if unknown.
+    `key_id` and `uid` (of the peer process) are None if unknown, `address` (or network, of IPv6) on the Unix socket.
     """
 
     cause: str
@@ -109,6 +113,7 @@ class Refused(Event, frozen=True, kw_only=True):
     tenant_id: int | None = None
     key_id: str | None = None
     uid: int | None = None
+    address: str | None = None
     request_id: str | None = None
 
 
@@ -204,6 +209,7 @@ class Administered(Event, frozen=True, kw_only=True):
     actor_pid: int | None = None
     actor_key_id: str | None = None
     actor_part: Part | None = None
+    actor_address: str | None = None
     tenant: str | None = None
     tenant_id: int | None = None
     key_id: str | None = None
@@ -358,13 +364,13 @@ class _Lane(_Direct):
     def _run(self) -> None:
         while (event := self._queue.get()) is not None:
             super().take(event)
+            if self._queue.empty():
+                time.sleep(GATHER_S)
 
 
 class Events:
-    """Announces events. Everything except queued listeners runs in the event loop's thread.
-
-    Register listeners at start, before anything is announced.
-    """
+    """Announces events. Everything except queued listeners runs in the event loop's thread. Register listeners at
+    start, before anything is announced."""
 
     def __init__(self) -> None:
         self._listeners: list[_Direct] = []

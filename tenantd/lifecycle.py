@@ -12,15 +12,19 @@ import asyncio
 import gc
 import logging
 import math
-from collections.abc import Callable, Mapping
+import socket
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
+from pathlib import Path
 from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 from tenantd import signals
-from tenantd.api.listener import FileLock, check_state_folder, listen, make_private_folder
+from tenantd.api.listener import FileLock, check_state_folder, make_private_folder
 from tenantd.api.server import GOODBYE_S, Server, make_app
-from tenantd.banner import gpu_warning, ready_line
+from tenantd.api.tcp import open_listeners, say_where
+from tenantd.api.web.pages import Pages
+from tenantd.banner import gpu_warning, memory_warnings, ready_line
 from tenantd.clock import now_micros
 from tenantd.config import Config
 from tenantd.errors import ConfigError, TenantdError
@@ -43,6 +47,7 @@ from tenantd.watching.anomalies import AnomalyWatch, HabitFile
 from tenantd.watching.metrics import Meter
 from tenantd.watching.reactions import Reactions
 from tenantd.watching.recorder import Recorder
+from tenantd.watching.request_log import RequestLog
 from tenantd.watching.webhook import alert_operators
 
 log = logging.getLogger(__name__)
@@ -65,22 +70,26 @@ class Daemon:
         load_config: Callable[[], Config],
         environment: Mapping[str, str],
         clock: StopClock,
+        passed: Sequence[socket.socket] = (),
     ) -> None:
         """`environment` is for the engine process; this process hides the GPUs from itself. `clock` limits the
-        shutdown."""
+        shutdown. `passed` are sockets that systemd has bound."""
         self._config = config
         self._load_config = load_config
         self._environment = environment
+        self._passed = passed
         self._notifier = Notifier()
         self._events = Events()
-        self._meter = Meter(self._events, config.model_name)
+        self._meter = Meter(self._events, config.model_name, config.embeddings_name)
         self._webhook = alert_operators(self._events, lambda: self._config)
+        self._request_log = RequestLog(self._events)
         self._recorder: Recorder | None = None
         self._watch: AnomalyWatch | None = None
         self._clock = clock
         self._stop, self._stop_now = asyncio.Event(), asyncio.Event()
         self._reload_wanted = asyncio.Event()
         self._only_logged = 0
+        self._vocabularies: dict[Path, LlamaVocabulary] = {}
 
     async def run(self) -> int:
         """Serve until asked to stop. Returns the exit code. Raises TenantdError if serving is impossible."""
@@ -103,12 +112,11 @@ class Daemon:
         """Open everything. What is pushed on `stack` is undone in reverse order, locks last."""
         config = self._config
         ledger = self._open_ledger(stack)
-        listener = listen(config.socket, mode=int(config.server.socket_mode, 8), group=config.server.socket_group)
-        stack.callback(listener.close)
+        listeners = await asyncio.to_thread(open_listeners, config, self._passed)
+        for listener in listeners:
+            stack.callback(listener.close)
 
-        vocabulary = await asyncio.to_thread(open_vocabulary, config)
-        if isinstance(vocabulary, LlamaVocabulary):
-            stack.callback(vocabulary.close)
+        vocabulary = await self._open_vocabulary(stack, config.model.path)
         chat = ChatFormatter(vocabulary)
         if chat.warning:
             log.warning("%s", chat.warning)
@@ -127,6 +135,7 @@ class Daemon:
             environment=self._environment,
             on_tenants=self._meter.keep,
             sketcher=None if loaded is None else Sketcher(loaded[0]),
+            embedding_vocabulary=await self._open_vocabulary(stack, config.embeddings.model or config.model.path),
         )
         if loaded is not None:
             reactions = Reactions(self._events, directory, service.administration)
@@ -140,9 +149,9 @@ class Daemon:
             await ledger.read(lambda conn: last_minute(conn, now_micros())),
         )
         self._meter.keep(directory.tenants)
-        server = Server(
-            make_app(service, self._meter, self._webhook), listener, lambda: service.config.server, self._events
-        )
+        pages = Pages(directory, lambda: service.config.server)
+        app = make_app(service, self._meter, self._webhook, self._request_log, pages)
+        server = Server(app, listeners, lambda: service.config.server, self._events, directory, pages)
         # The service stops before the server, so that every stream still gets its real end.
         stack.push_async_callback(self._stop_server, server)
         stack.push_async_callback(service.stop, self._clock)
@@ -151,7 +160,7 @@ class Daemon:
         gc.freeze()  # what is there by now stays: looking through it again and again would hold up the loop for 70 ms
         await server.start()
         ledger.check_in_background()
-        log.info("listening on %s", config.socket)
+        say_where(listeners, config.socket)
         if (drain_s := config.server.drain_timeout_s) > (1 - Stage.DRAIN.value) * config.server.stop_timeout_s:
             log.warning(
                 "server.drain_timeout_s = %g is cut short: raise server.stop_timeout_s to %g",
@@ -159,6 +168,16 @@ class Daemon:
                 math.ceil(drain_s / (1 - Stage.DRAIN.value)),
             )
         return service, server
+
+    async def _open_vocabulary(self, stack: AsyncExitStack, path: Path | None) -> Vocabulary:
+        """That of a model, without weights. Raises ModelError."""
+        if self._config.engine.backend == "fake":
+            return ByteVocabulary()
+        assert path is not None, "checked when the configuration was loaded"
+        if path not in self._vocabularies:
+            self._vocabularies[path] = vocabulary = await asyncio.to_thread(LlamaVocabulary.open, path)
+            stack.callback(vocabulary.close)
+        return self._vocabularies[path]
 
     def _open_ledger(self, stack: AsyncExitStack) -> Ledger:
         """Open the ledger in its folder, which no other daemon can use meanwhile."""
@@ -191,8 +210,9 @@ class Daemon:
     async def _serve(self, service: Service, server: Server) -> None:
         background = [
             asyncio.create_task(self._watch_loading(service)),
-            asyncio.create_task(self._reload_when_told(service)),
+            asyncio.create_task(self._reload_when_told(service, server)),
             asyncio.create_task(self._watch_terminal()),
+            asyncio.create_task(self._notifier.keep_alive()),
             asyncio.create_task(server.ended()),
             asyncio.create_task(self._meter.watch_loop()),
             asyncio.create_task(self._events.watch()),
@@ -276,6 +296,8 @@ class Daemon:
             progress.cancel()
         line = ready_line(service.config.model_name, info)
         log.info("%s", line)
+        for warning in await asyncio.to_thread(memory_warnings, info, *service.cache_shares):
+            log.warning("%s", warning)
         if warning := await asyncio.to_thread(gpu_warning, info):
             for line_of_it in warning.splitlines():
                 log.warning("%s", line_of_it)
@@ -293,20 +315,23 @@ class Daemon:
 
     # -- reloading
 
-    async def _reload_when_told(self, service: Service) -> None:
+    async def _reload_when_told(self, service: Service, server: Server) -> None:
         while True:
             await self._reload_wanted.wait()
             self._reload_wanted.clear()
+            self._notifier.reloading()
             try:
-                await self._reload(service)
+                await self._reload(service, server)
             except ConfigError as e:
                 log.error("cannot reload the configuration: %s", e.message)
             except TenantdError as e:
                 log.error("cannot reload the tenants: %s", e.message)
             except Exception:
                 log.exception("cannot reload, for a reason that nobody foresaw")
+            finally:
+                self._notifier.reloaded()
 
-    async def _reload(self, service: Service) -> None:
+    async def _reload(self, service: Service, server: Server) -> None:
         before, found = service.config, self._load_config()
         after, ignored = merge(before, found)
         if after.billing != before.billing:
@@ -315,6 +340,7 @@ class Daemon:
         service.reconfigure(after)
         logging.getLogger().setLevel(after.log.level.upper())
         await service.changes.tenants_changed()
+        await server.renew_certificates()
         for key in ignored:
             log.warning("%s has changed; it takes effect at the next start", key)
         self._events.announce(Administered(action=Action.RELOADED, actor_uid=None))
@@ -356,14 +382,6 @@ class Daemon:
             if signals.has_lost_terminal():
                 await asyncio.sleep(TERMINAL_INTERVAL_S)  # the accompanying SIGHUP would have arrived by now
                 signals.forget_terminal()
-
-
-def open_vocabulary(config: Config) -> Vocabulary:
-    """Open the daemon's vocabulary, without weights. Raises ModelError."""
-    if config.engine.backend == "fake":
-        return ByteVocabulary()
-    assert config.model.path is not None, "checked when the configuration was loaded"
-    return LlamaVocabulary.open(config.model.path)
 
 
 def say_how_it_was_found(ledger: Ledger, *, has_run_before: bool) -> None:

@@ -1,7 +1,7 @@
 """The limits of tenants, each declared once, as a field of `Limits`.
 
 A declaration gives a limit its option in `tenantctl tenant add` and `set`, its field in the admin API, its default in
-[limits], its bounds, and its line in `tenantctl tenant show`. A test compares the table in docs/operations.md with it.
+[limits], its bounds, and its line in `tenantctl tenant show`. A test compares the table in docs/tenants.md with it.
 Code that enforces a limit reads it from `Tenant.limits`. Pure; imports only the standard library, because the command
 line loads it at every start.
 """
@@ -32,7 +32,7 @@ class Limit(NamedTuple):
     A name that ends in `_s` counts seconds. Only counts can be removed with "none".
     """
 
-    help: str  # a sentence for help, the configuration file and docs/operations.md
+    help: str  # a sentence for help, the configuration file and docs/tenants.md
     panel: str = "Limits"  # the panel of its option in help
     name: str = ""  # name of the field, filled in by `LIMITS`
     choices: type[StrEnum] | None = None

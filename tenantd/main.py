@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import logging
 import os
 import sys
@@ -14,13 +15,16 @@ from typing import Final, NoReturn
 import uvloop
 
 from tenantd import __version__, signals
+from tenantd.banner import size
 from tenantd.config import Config, default_config_path, load_config, with_environment
 from tenantd.errors import ConfigError, TenantdError
 from tenantd.host_memory import host_memory
 from tenantd.lifecycle import Daemon
 from tenantd.logs import StderrHandler, keep_standard_descriptors
+from tenantd.printable import as_message, wrapped
 from tenantd.process_limits import allow_many_connections, give_back_large_blocks, hide_memory
 from tenantd.serving.stopping import StopClock
+from tenantd.systemd import FOR_ITS_SERVICE, passed_sockets
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +55,17 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
     try:
         config = load()
         set_up_logging(config, errors)
-        environment = dict(os.environ)
+        passed = passed_sockets(os.environ)
+        environment = {name: value for name, value in os.environ.items() if name not in FOR_ITS_SERVICE}
         hide_gpus()
         give_back_large_blocks()
         allow_many_connections()
-        daemon = Daemon(config, load, environment, clock)
+        daemon = Daemon(config, load, environment, clock, passed)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             code = runner.run(_exit_code(daemon, errors))
             clock.closed(code)  # the runner waits for threads, possibly for long
     except ConfigError as e:
-        errors.say(f"tenantd: {e.message}")
+        _complain(errors, e.message)
         code = e.exit_code
     signals.ignore()
     errors.close()
@@ -71,8 +76,17 @@ async def _exit_code(daemon: Daemon, errors: StderrHandler) -> int:
     try:
         return await daemon.run()
     except TenantdError as e:
-        errors.say(f"tenantd: {e.message}")
+        _complain(errors, e.message)
         return e.exit_code
+
+
+def _complain(errors: StderrHandler, text: str) -> None:
+    """On a terminal, in lines that end between words."""
+    lines = as_message(f"tenantd: {text}").split("\n")
+    with contextlib.suppress(OSError):  # a file or a pipe
+        columns = os.get_terminal_size(2).columns
+        lines = [wrapped(line, columns) for line in lines] if columns else lines
+    errors.say("\n".join(lines))
 
 
 def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config]:
@@ -96,20 +110,14 @@ def _loader(config_path: Path | None, model: Path | None) -> Callable[[], Config
 
 def check_cache_fits(config: Config) -> None:
     """Raises ConfigError if all tenants' cached prompts may take more memory than there is; warns if only some
-    tenants' may, and if they may take more than is free now."""
+    tenants' may. What else takes memory is added up once the model is known."""
     wanted_bytes, is_on = config.cache.host_bytes, config.cache.default == "on"
-    free_bytes, total_bytes = host_memory()
-    there_is = f"cache.host_bytes = {wanted_bytes}, but there are only {total_bytes} bytes of memory"
+    _, total_bytes = host_memory()
+    there_is = f"cache.host_bytes is {size(wanted_bytes)}, but the machine has only {size(total_bytes)} of memory"
     if wanted_bytes > total_bytes and is_on:
         raise ConfigError(f"{there_is}; lower it")
     if wanted_bytes > total_bytes:
         log.warning("%s; lower it before you turn on the cache of a tenant", there_is)
-    elif wanted_bytes > free_bytes and is_on:
-        log.warning(
-            "cache.host_bytes = %d, but only %d bytes of memory are free: a full cache will make the machine swap",
-            wanted_bytes,
-            free_bytes,
-        )
 
 
 def set_up_logging(config: Config, handler: StderrHandler) -> None:

@@ -18,12 +18,16 @@ GRAIN_MICROS: Final = 100_000
 FINE_GRAIN_MICROS: Final = 1_000
 """Grain of the engine's windows: shorter than a step, so that slowed-down streams advance evenly."""
 
+COPY_GRAIN_MICROS: Final = 500_000
+"""Grain of copies that predict what will happen."""
+
 
 class SlidingWindow:
     """How much was counted in the last minute.
 
-    Amounts booked within one grain of time are added up, and count until the whole grain is a minute old. So if every
-    booking waits until `wait_micros` is 0, no 60 seconds exceed the limit, wherever they begin.
+    Amounts booked within one grain of time are added up, and count until the last of them is a minute old. So if every
+    booking waits until `wait_micros` is 0, no 60 seconds exceed the limit, wherever they begin. No wait is longer than
+    a minute either: clients give up when they are told to wait longer.
     """
 
     def __init__(self, grain_micros: int = GRAIN_MICROS) -> None:
@@ -36,10 +40,12 @@ class SlidingWindow:
     def book(self, amount: int, now_micros: int) -> None:
         """Count `amount` from now on."""
         self._pass_time(now_micros)
-        ends_micros = (self._now_micros // self._grain_micros + 1) * self._grain_micros + WINDOW_MICROS
-        if self._grains and self._grains[-1][0] == ends_micros:
-            self._grains[-1][1] += amount
-        elif amount:
+        if not amount:
+            return
+        ends_micros = self._now_micros + WINDOW_MICROS
+        if self._grains and self._grain(self._grains[-1][0]) == self._grain(ends_micros):
+            self._grains[-1] = [ends_micros, self._grains[-1][1] + amount]
+        else:
             self._grains.append([ends_micros, amount])
         self._sum += amount
 
@@ -80,6 +86,10 @@ class SlidingWindow:
                 self._grains.append([ends_micros, amount])
                 self._sum += amount
 
+    def _grain(self, ends_micros: int) -> int:
+        """The grain in which something was booked that counts until then."""
+        return (ends_micros - WINDOW_MICROS) // self._grain_micros
+
     def _pass_time(self, now_micros: int) -> None:
         if self._clock_micros is not None:
             self._now_micros += max(0, now_micros - self._clock_micros)
@@ -113,11 +123,24 @@ class TokenWindow:
         """Count tokens given before this window existed. See `SlidingWindow.recall`."""
         self._window.recall(counting, _micros(now_s))
 
-    def next_s(self, now_s: float) -> float | None:
-        """When tokens may be given again; None if they may now, or never (a limit of 0)."""
-        if not self.limit_tokens or self.allowance(now_s) != 0:
+    def copy(self, now_s: float) -> TokenWindow:
+        """Another one with the same tokens, to try things on; about the same, so that it is small."""
+        other = TokenWindow(self.limit_tokens)
+        if self.limit_tokens is not None:
+            merged: dict[int, int] = {}
+            for left_micros, amount in self._window.counting(_micros(now_s)):
+                at_micros = (left_micros // COPY_GRAIN_MICROS + 1) * COPY_GRAIN_MICROS
+                merged[at_micros] = merged.get(at_micros, 0) + amount
+            other._window = SlidingWindow(COPY_GRAIN_MICROS)
+            other.recall(merged.items(), now_s)
+        return other
+
+    def next_s(self, now_s: float, tokens: int = 1) -> float | None:
+        """When so many tokens may be given again; None if they may now, or never (a lower limit)."""
+        allowance = self.allowance(now_s)
+        if self.limit_tokens is None or tokens > self.limit_tokens or allowance is None or allowance >= tokens:
             return None
-        return now_s + self._window.wait_micros(1, self.limit_tokens, _micros(now_s)) / 1e6
+        return now_s + self._window.wait_micros(tokens, self.limit_tokens, _micros(now_s)) / 1e6
 
 
 def _micros(seconds: float) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Final
 
 
 def default_config_path() -> Path:
@@ -30,3 +31,17 @@ def default_socket() -> Path:
     if runtime := os.environ.get("XDG_RUNTIME_DIR"):
         return Path(runtime) / "tenantd" / "tenantd.sock"
     return default_state_dir() / "tenantd.sock"
+
+
+# -- a service of the whole machine, which `tenantctl service install` sets up
+
+SYSTEM_CONFIG: Final = Path("/etc/tenantd/config.toml")
+SYSTEM_SOCKET: Final = Path("/run/tenantd/tenantd.sock")
+SYSTEM_STATE_DIR: Final = Path("/var/lib/tenantd")
+SYSTEM_UNITS: Final = Path("/etc/systemd/system")
+
+
+def user_units() -> Path:
+    """Where a user's own systemd units are."""
+    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(base) / "systemd" / "user"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import re
+import textwrap
 from typing import Any, Final
 
 REPLACEMENT: Final = "\ufffd"
@@ -15,12 +16,13 @@ _FORMULAS: Final = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "
 _NUMBER: Final = re.compile(r"-?[0-9]+(\.[0-9]+)?")
 HIDDEN_PATH: Final = "<path>"
 _CONTROLS: Final = (*range(0x20), *range(0x7F, 0xA0))  # C0, DEL and C1: 0x9b alone begins a sequence
-_LINE_ENDS: Final = (0x2028, 0x2029)
-_TURNS: Final = (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # text direction
+LINE_ENDS: Final = (0x2028, 0x2029)
+TURNS: Final = (0x200E, 0x200F, 0x061C, *range(0x202A, 0x202F), *range(0x2066, 0x206A))  # text direction
 _IN_TEXT: Final = dict.fromkeys((code for code in _CONTROLS if chr(code) not in "\n\t"), REPLACEMENT)
+_IN_MESSAGE: Final = {**_IN_TEXT, **dict.fromkeys(TURNS, REPLACEMENT)}
 _ESCAPED: Final = {
     **{code: f"\\x{code:02x}" for code in _CONTROLS},
-    **{code: f"\\u{code:04x}" for code in (*_LINE_ENDS, *_TURNS)},
+    **{code: f"\\u{code:04x}" for code in (*LINE_ENDS, *TURNS)},
     ord("\n"): "\\n",
     ord("\r"): "\\r",
     ord("\t"): "\\t",
@@ -34,8 +36,28 @@ def one_line(text: str, most_characters: int | None = None) -> str:
 
 
 def printable(text: str) -> str:
-    """`text` without control characters except newlines and tabs: for answers and multi-line messages."""
+    """`text` without control characters except newlines and tabs: for answers."""
     return text.translate(_IN_TEXT)
+
+
+def as_message(text: str) -> str:
+    """The same, and without what turns the direction of text around: for messages, which name files and the like."""
+    return text.translate(_IN_MESSAGE)
+
+
+def wrapped(line: str, width: int, indent: str = "") -> str:
+    """Lines that end between words. Neither options nor paths are split, so that they can be copied."""
+    if len(line) <= width:
+        return line
+    wrapper = textwrap.TextWrapper(
+        width,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+        replace_whitespace=False,
+        expand_tabs=False,
+    )
+    return wrapper.fill(line)
 
 
 def escaped(text: str) -> str:

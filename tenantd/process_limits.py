@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import resource
+from pathlib import Path
 from typing import Final
 
 MOST_DESCRIPTORS: Final = 16_384
@@ -13,6 +14,7 @@ LARGE_BLOCK_BYTES: Final = 64 * 1024
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _PR_SET_DUMPABLE: Final = 4  # linux/prctl.h
+OOM_SCORE: Final = Path("/proc/self/oom_score_adj")
 
 
 def allow_many_connections() -> None:
@@ -33,6 +35,15 @@ def hide_memory() -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl(PR_SET_DUMPABLE)")
+
+
+def die_first() -> None:
+    """When memory is short, let the kernel end this process before all others that it may choose.
+
+    Call it before `hide_memory`, which gives the file to root.
+    """
+    with contextlib.suppress(OSError):
+        OOM_SCORE.write_text("1000", "ascii")
 
 
 def lock_much_memory() -> None:

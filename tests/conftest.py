@@ -11,11 +11,15 @@ from pathlib import Path
 
 import pytest
 
-with contextlib.suppress(ImportError):  # tests with the oldest client have an environment of their own, without it
-    from hypothesis import settings
+from tests.support.client_packages import NODE
 
-    settings.register_profile("tenantd", deadline=None)  # how long a case takes depends on what else the machine does
-    settings.load_profile("tenantd")
+GPU_LAYERS = int(os.environ.get("TENANTD_TEST_GPU_LAYERS", "0"))
+"""What tests/support/device.py says, which the environment of the oldest client cannot import."""
+
+with contextlib.suppress(ImportError):  # tests with the oldest client have an environment of their own, without it
+    from tests.support import examples
+
+    examples.register()
 
 # A shell starts what it runs in the background with SIGINT ignored, and so would be all programs that tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -45,6 +49,11 @@ LONGEST = (
 """Files that take longest, relative to this folder. They begin first, so that no process has one left in the end."""
 
 
+def pytest_report_header() -> list[str]:
+    """What this machine has no program for."""
+    return [] if NODE else ["without the tests of the client for JavaScript: node and npm are not installed"]
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """What `-n auto` means: two processes for each CPU, because most tests wait for programs that they start."""
@@ -53,6 +62,8 @@ def pytest_xdist_auto_num_workers() -> int:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest files come first, and those with tests that need the machine alone last."""
+    if GPU_LAYERS:
+        items[:] = [item for item in items if not item.get_closest_marker("needs_cpu")]
     early = {Path(__file__).parent / name for name in LONGEST}
     late = {item.path for item in items if item.get_closest_marker("alone")}
     items.sort(key=lambda item: (item.path in late, item.path not in early))

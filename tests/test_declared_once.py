@@ -74,7 +74,7 @@ def test_limits_keep_their_names_and_options() -> None:
 
 
 def in_file(limit: Limit) -> str:
-    """How docs/operations.md writes its default in [limits]."""
+    """How docs/tenants.md writes its default in [limits]."""
     if limit.no_default is not None:
         return "no default"
     default = json.dumps(limit.default)
@@ -82,7 +82,7 @@ def in_file(limit: Limit) -> str:
 
 
 def test_the_documents_have_every_limit_as_it_is_declared() -> None:
-    text = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    text = (ROOT / "docs" / "tenants.md").read_text("utf-8")
     rows = re.findall(r"^(\| `--\S+` \| .+? \| .+? \|) \S.* \|$", text, re.MULTILINE)
     assert rows == [f"| `{limit.option}` | {in_file(limit)} | {limit.help} |" for limit in LIMITS.values()]
     assert f"a whole number from 0 to {MOST}" in text
@@ -153,7 +153,7 @@ def test_a_limit_takes_three_files_by_hand_its_use_and_the_table_included(tmp_pa
     for path, before, text in (
         ("tenantd/limits.py", "    max_context_tokens: Annotated[", DECLARED),
         ("tenantd/serving/admission.py", "    if limits.tokens_per_minute == 1:", ENFORCED),
-        ("docs/operations.md", "| `--max-context-tokens` |", DOCUMENTED),
+        ("docs/tenants.md", "| `--max-context-tokens` |", DOCUMENTED),
     ):
         copy.edit(path, before, text + before)
     by_hand = copy.changed()

@@ -17,7 +17,7 @@ from tenantd.budget_events import BudgetReached
 from tenantd.events import Account, Action, Administered, CleanedUp, Event, Events, FirstToken
 
 TEXTS = {
-    *("request_id", "tenant", "key_id", "actor_key_id", "cause", "fields"),
+    *("request_id", "tenant", "key_id", "actor_key_id", "actor_address", "address", "cause", "fields"),
     *("adapter", "adapter_sha256", "adapter_version", "system_prompt_hmac", "other"),
 }
 """The fields of events that hold text. All of it is the daemon's own words: ids that it made, names of tenants that

@@ -32,7 +32,7 @@ def run(*command: str, **environment: str) -> str:
     clean = {name: value for name, value in os.environ.items() if not name.startswith("TENANTD_")}
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=600, env={**clean, "PATH": path, **environment}, check=False
+        command, capture_output=True, text=True, timeout=850, env={**clean, "PATH": path, **environment}, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "Traceback" not in done.stderr

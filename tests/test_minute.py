@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.minute import FINE_GRAIN_MICROS, GRAIN_MICROS, WINDOW_MICROS, SlidingWindow, TokenWindow
@@ -23,7 +23,6 @@ moves = st.one_of(
 grains = st.sampled_from([FINE_GRAIN_MICROS, GRAIN_MICROS])
 
 
-@settings(deadline=None)
 @given(grain=grains, limit=st.integers(1, 50), steps=st.lists(st.tuples(moves, st.integers(1, 50)), max_size=60))
 def test_no_minute_ever_holds_more_than_the_limit(grain: int, limit: int, steps: list[tuple[int, int]]) -> None:
     window, clock, passed = SlidingWindow(grain), 0, 0
@@ -35,11 +34,10 @@ def test_no_minute_ever_holds_more_than_the_limit(grain: int, limit: int, steps:
             window.book(amount, clock)
             booked.append((passed, amount))
     for begin, _ in booked:
-        within = sum(amount for when, amount in booked if begin <= when <= begin + WINDOW_MICROS)
+        within = sum(amount for when, amount in booked if begin <= when < begin + WINDOW_MICROS)
         assert within <= limit, f"{within} in the minute from {begin}"
 
 
-@settings(deadline=None)
 @given(
     grain=grains,
     limit=st.integers(1, 50),
@@ -56,14 +54,13 @@ def test_the_wait_is_true_and_no_longer_than_it_must_be(
         window.book(booked, clock)
     amount = min(amount, limit)
     wait = window.wait_micros(amount, limit, clock)
-    assert 0 <= wait <= WINDOW_MICROS + grain
+    assert 0 <= wait <= WINDOW_MICROS
     if wait:
         assert window.wait_micros(amount, limit, clock + wait - 1) == 1
         assert window.wait_micros(amount, limit, clock + wait) == 0
     assert (window.used(clock + wait) + amount) <= limit
 
 
-@settings(deadline=None)
 @given(
     grain=grains,
     steps=st.lists(st.tuples(moves, st.integers(1, 50)), max_size=40),
@@ -82,7 +79,6 @@ def test_a_window_that_is_told_what_another_counts_counts_the_same(
     assert told.counting(7 * HOUR + later) == window.counting(clock + later)
 
 
-@settings(deadline=None)
 @given(grain=grains, steps=st.lists(st.tuples(moves, st.integers(0, 50)), max_size=40))
 def test_the_window_counts_all_of_the_last_minute_and_a_grain_more_at_most(
     grain: int, steps: list[tuple[int, int]]
@@ -94,8 +90,8 @@ def test_the_window_counts_all_of_the_last_minute_and_a_grain_more_at_most(
         passed += max(0, move)
         window.book(amount, clock)
         booked.append((passed, amount))
-        least = sum(a for when, a in booked if passed - when <= WINDOW_MICROS)
-        most = sum(a for when, a in booked if passed - when <= WINDOW_MICROS + grain)
+        least = sum(a for when, a in booked if passed - when < WINDOW_MICROS)
+        most = sum(a for when, a in booked if passed - when < WINDOW_MICROS + grain)
         assert least <= window.used(clock) <= most
     reset = window.reset_micros(clock)
     assert (reset == 0) == (window.used(clock) == 0)
@@ -129,7 +125,7 @@ def test_a_window_that_is_full_has_room_at_the_moment_it_names() -> None:
     window.give(3, 10.0004)
     window.give(2, 20.0)
     room_s = window.next_s(30.0)
-    assert room_s is not None and 70.0004 < room_s <= 70.0014
+    assert room_s == pytest.approx(70.0004)
     assert window.allowance(room_s - 1e-5) == 0
     assert window.allowance(room_s) == 3
     assert window.next_s(room_s) is None

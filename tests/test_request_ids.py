@@ -33,7 +33,7 @@ def test_an_id_is_understood_as_it_is_copied(text: str) -> None:
     assert request_id_in(text) == ID
 
 
-@pytest.mark.parametrize("text", ["", "req_", "req_1", ID[:-1], ID + "0", ID.upper(), "resp_" + ID[4:], f"req_{ID}"])
+@pytest.mark.parametrize("text", ["", "req_", "req_1", ID[:-1], ID + "0", ID.upper(), "resq_" + ID[4:], f"req_{ID}"])
 def test_anything_else_is_no_id(text: str) -> None:
     assert request_id_in(text) is None
 

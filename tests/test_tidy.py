@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 SOURCES = sorted([*ROOT.glob("tenantd/**/*.py"), *ROOT.glob("cli/**/*.py")])
 TESTS = sorted(ROOT.glob("tests/**/*.py"))
-SCRIPTS = sorted(ROOT.glob("benchmarks/**/*.py"))
+SCRIPTS = sorted([*ROOT.glob("benchmarks/**/*.py"), *ROOT.glob("building/*.py")])
 
 # A room imports only from rooms before it. A folder is one room; a file beside the folders is one, too.
 ROOMS = [
@@ -26,6 +26,7 @@ ROOMS = [
     "tenantd.errors",
     "tenantd.mistakes",
     "tenantd.limits",
+    "tenantd.samplers",
     "tenantd.domain",
     "tenantd.periods",
     "tenantd.actions",
@@ -35,6 +36,9 @@ ROOMS = [
     "tenantd.costs",
     "tenantd.setting_kinds",
     "tenantd.engine_settings",
+    "tenantd.listen_settings",
+    "tenantd.server_settings",
+    "tenantd.response_settings",
     "tenantd.config",
     "tenantd.reloadable",
     "tenantd.minute",
@@ -67,9 +71,11 @@ SQL = re.compile(
 )
 PURE = (
     "tenantd.limits",
+    "tenantd.samplers",
     "tenantd.domain",
     "tenantd.engine.charges",
     "tenantd.engine.fairness",
+    "tenantd.engine.energy",
     "tenantd.costs",
     "tenantd.minute",
     "tenantd.engine.booking",
@@ -84,8 +90,12 @@ PURE = (
     "tenantd.engine.kv.shares",
     "tenantd.engine.kv.slots",
     "tenantd.engine.kv.states",
-    "tenantd.engine.order",
+    "tenantd.engine.forecast",
+    "tenantd.engine.lengths",
+    "tenantd.engine.rehearsal",
+    "tenantd.engine.returns",
     "tenantd.engine.roster",
+    "tenantd.serving.accuracy",
 )
 IMPURE = {"asyncio", "os", "socket", "sqlite3", "subprocess", "threading", "time", "random", "pathlib"}
 MOST_LINES = 420
@@ -247,11 +257,19 @@ def documents() -> list[Path]:
     return [path for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]) if path.name != "CHANGELOG.md"]
 
 
+def headings(path: Path) -> set[str]:
+    """Of a document, as links name them."""
+    titles = re.findall(r"^#+ (.+)$", path.read_text("utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
 @pytest.mark.parametrize("path", documents(), ids=by_path)
 def test_links_in_documents_lead_somewhere(path: Path) -> None:
-    for target in re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", path.read_text("utf-8")):
+    for target, heading in re.findall(r"\]\(([^)#]*)(?:#([^)]*))?\)", path.read_text("utf-8")):
         if "://" not in target:
-            assert (path.parent / target).exists(), f"{by_path(path)} links to {target}"
+            place = path.parent / target if target else path
+            assert place.exists(), f"{by_path(path)} links to {target}"
+            assert not heading or heading in headings(place), f"{by_path(path)} links to {target}#{heading}"
 
 
 @pytest.mark.parametrize("path", documents(), ids=by_path)

@@ -146,7 +146,7 @@ def _who(by: dict[str, Any]) -> str:
     if by.get("part"):
         return f"the {by['part']}"
     if by.get("key_id"):
-        return str(by["key_id"])
+        return f"{by['key_id']} from {by['address']}" if by.get("address") else str(by["key_id"])
     return "the system" if by.get("uid") is None else f"uid {by['uid']}"
 
 

@@ -10,21 +10,12 @@ from typing import Any, Final
 import typer
 
 from tenantctl.client import Client, url
-from tenantctl.times import moment_of
+from tenantctl.times import time_range
 from tenantd.errors import TenantdError
 
 POLL_S: Final = 1.0
 PAGE: Final = 1000
 Filters = dict[str, Any]
-
-
-def time_range(since: str | None, until: str | None) -> tuple[int | None, int | None]:
-    """The times of two options, as microseconds since 1970. Raises BadParameter if the range is empty."""
-    since_micros = None if since is None else moment_of(since)
-    until_micros = None if until is None else moment_of(until)
-    if since_micros is not None and until_micros is not None and until_micros <= since_micros:
-        raise typer.BadParameter("the range ends before it begins; --since must be the earlier", param_hint="--until")
-    return since_micros, until_micros
 
 
 def wanted(
@@ -77,7 +68,7 @@ def entries_after(client: Client, filters: Filters, after: int) -> Generator[dic
 
 
 def following(client: Client, filters: Filters, after: int) -> Iterator[dict[str, Any]]:
-    """New entries, for ever."""
+    """New entries, without end."""
     while True:
         after = yield from entries_after(client, filters, after)
         time.sleep(POLL_S)

@@ -95,12 +95,17 @@ def _amount(name: str, unit: str, text: str, *, none: bool) -> int | None:
     if text == "none" and none:
         return None
     try:
-        amount = _count(text) if unit == "tokens" else _fixed(text, NANOS if unit == "money" else MICROS)
+        return amount_of(unit, text)
     except ValueError as e:
         last = ", or none" if none else ""
         raise typer.BadParameter(f"must be {e}{last} (got {text[:40]!r})", param_hint=f"--{name}") from None
+
+
+def amount_of(unit: str, text: str) -> int:
+    """In nano-units of money, tokens, or microseconds. Raises ValueError, which says what it must be."""
+    amount = _count(text) if unit == "tokens" else _fixed(text, NANOS if unit == "money" else MICROS)
     if amount > MOST:
-        raise typer.BadParameter(f"must be at most {MOST // _ONE[unit]} (got {text[:40]!r})", param_hint=f"--{name}")
+        raise ValueError(f"at most {MOST // _ONE[unit]}")
     return amount
 
 

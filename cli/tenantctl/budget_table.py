@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantctl.budget_options import name_of
-from tenantctl.render import short_names
+from tenantctl.render import short_each
 from tenantctl.units import duration, money
 
 COLUMNS: Final = ["tenant", "key", "budget", "used>", "of>", "left>", "reserved>", "share", "resets in>"]
@@ -21,9 +21,8 @@ def rows(budgets: Sequence[dict[str, Any]], currency: str) -> tuple[list[str], l
     """Columns and cells. The column of keys is there only if a key has a budget."""
     has_keys = any(one["key_id"] for one in budgets)
     columns = [name for name in COLUMNS if has_keys or name != "key"]
-    names = sorted({one["tenant"] for one in budgets})
-    shown = dict(zip(names, short_names(names), strict=True))
-    return columns, [_row(shown[one["tenant"]], one, currency, has_keys=has_keys) for one in budgets]
+    names = short_each([one["tenant"] for one in budgets])
+    return columns, [_row(name, one, currency, has_keys=has_keys) for name, one in zip(names, budgets, strict=True)]
 
 
 def _row(name: str, one: dict[str, Any], currency: str, *, has_keys: bool) -> list[object]:

@@ -1,4 +1,4 @@
-"""Client for the daemon: HTTP over its Unix socket.
+"""Client for the daemon: HTTP over its Unix socket, or at a URL.
 
 httpx is imported on the first connection, so that `--help` and completion do not wait for it.
 """
@@ -6,8 +6,6 @@ httpx is imported on the first connection, so that `--help` and completion do no
 from __future__ import annotations
 
 import os
-import socket
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,56 +14,16 @@ from typing import TYPE_CHECKING, Any, Final, Self
 from urllib.parse import quote
 
 from tenantctl.failures import error_from
-from tenantctl.render import message
+from tenantctl.places import CONNECT_TIMEOUT_S, Place, SocketPlace
 from tenantctl.sse import Unfinished, answer_events
-from tenantd.errors import DaemonNotRunning, EngineUnavailable, Forbidden, TenantdError, Unauthenticated
-from tenantd.paths import default_config_path, default_socket, default_state_dir
+from tenantd.errors import DaemonNotRunning, EngineUnavailable, InvalidRequest, TenantdError, Unauthenticated
 
 if TYPE_CHECKING:
     import httpx
 
 ANSWER_TIMEOUT_S: Final = 60.0
-CONNECT_TIMEOUT_S: Final = 5.0
 TENANT_HEADER: Final = "x-tenant"
 CLIENT_ID_HEADER: Final = "x-client-request-id"
-
-
-def find_socket(given: Path | None, *, quiet: bool = False) -> Path:
-    """The first of: --socket, TENANTD_SOCKET, the configuration file, the default.
-
-    Warns about a broken configuration file unless `quiet`; the daemon may be running with an earlier version of it.
-    """
-    if given is not None:
-        return given
-    configured = None if os.environ.get("TENANTD_SOCKET") else _configured("server", "socket", quiet=quiet)
-    return configured or default_socket()
-
-
-def configured_state_dir() -> Path:
-    """The first of: TENANTD_STATE_DIR, the configuration file, the default."""
-    configured = None if os.environ.get("TENANTD_STATE_DIR") else _configured("ledger", "state_dir", quiet=False)
-    return configured or default_state_dir()
-
-
-def configured_anchor() -> Path | None:
-    """The file of security.anchor, if it is set and exists."""
-    path = _configured("security", "anchor", quiet=False)
-    return path if path is not None and path.is_file() else None
-
-
-def _configured(section: str, key: str, *, quiet: bool) -> Path | None:
-    """A path in the configuration file, if it is set."""
-    path = default_config_path()
-    try:
-        settings = tomllib.loads(path.read_text("utf-8")).get(section)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError) as e:
-        if not quiet:
-            message(f"warning: cannot read {path} ({e}); trying the default {key.replace('_', ' ')}")
-        return None
-    configured = settings.get(key) if isinstance(settings, dict) else None
-    return Path(configured).expanduser() if isinstance(configured, str) and configured else None
 
 
 def url(*parts: str) -> str:
@@ -76,9 +34,10 @@ def url(*parts: str) -> str:
 class Client:
     """One connection to the daemon; a context manager. Every failure is raised as a TenantdError."""
 
-    def __init__(self, path: Path, timeout_s: float = ANSWER_TIMEOUT_S, *, key: str = "") -> None:
-        """With `key`, every request carries it as a bearer token; without, the kernel identifies the user."""
-        self.socket = path
+    def __init__(self, place: Path | Place, timeout_s: float = ANSWER_TIMEOUT_S, *, key: str = "") -> None:
+        """`place` is where the daemon is; a path is that of its socket. With `key`, every request carries it;
+        without, the kernel identifies the user."""
+        self.place: Place = SocketPlace(place) if isinstance(place, Path) else place
         self._timeout_s = timeout_s
         self._key = key
         self._http: httpx.Client | None = None
@@ -94,7 +53,16 @@ class Client:
 
     def another(self, timeout_s: float) -> Client:
         """Another client with the same identity for the same daemon."""
-        return Client(self.socket, timeout_s, key=self._key)
+        return Client(self.place, timeout_s, key=self._key)
+
+    @property
+    def socket(self) -> Path:
+        """The daemon's socket, for what can be done only on its machine. Raises InvalidRequest."""
+        if isinstance(self.place, SocketPlace):
+            return self.place.path
+        raise InvalidRequest(
+            "this works only over the daemon's socket, on its own machine; leave out --url and unset TENANTD_URL"
+        )
 
     # -- whole answers
 
@@ -119,10 +87,32 @@ class Client:
     def delete(self, path: str) -> Any:
         return self._request("DELETE", path)
 
+    def model(self) -> dict[str, Any]:
+        """The model that is served, as /v1/models shows it."""
+        models: list[dict[str, Any]] = self.get("/v1/models")["data"]
+        return models[0]
+
+    def own(self, path: str, tenant: str | None, **query: Any) -> Any:
+        """Something of a tenant's own: of the one that is named, or else of the only one that one can act for."""
+        given = {k: v for k, v in query.items() if v is not None}
+        return self._request("GET", path, params=given, headers=_headers(tenant))
+
+    def post_own(self, path: str, tenant: str | None) -> Any:
+        return self._request("POST", path, headers=_headers(tenant))
+
+    @property
+    def is_administrator(self) -> bool:
+        """Whether it is certain, without asking, that the daemon takes commands of administration from here."""
+        if self._key:
+            return False
+        try:
+            return os.geteuid() in (0, self.socket.stat().st_uid)
+        except OSError:
+            return True  # connecting will fail, and tell why
+
     def queue(self, tenant: str | None) -> list[dict[str, Any]]:
         """Requests of one's own tenant, or of `tenant`, that have no token yet."""
-        answer = self._request("GET", "/v1/queue", headers=_headers(tenant))
-        waiting: list[dict[str, Any]] = answer["waiting"]
+        waiting: list[dict[str, Any]] = self.own("/v1/queue", tenant)["waiting"]
         return waiting
 
     def readiness(self) -> dict[str, Any]:
@@ -174,47 +164,30 @@ class Client:
 
     # -- what goes wrong below HTTP
 
-    def _probe(self) -> None:
-        """Connect once, to learn the system's reason if it fails."""
-        try:
-            with socket.socket(socket.AF_UNIX) as probe:
-                probe.settimeout(CONNECT_TIMEOUT_S)
-                probe.connect(str(self.socket))
-        except OSError as e:
-            raise _not_connected(self.socket, e) from e
-
     def _went_away(self) -> DaemonNotRunning:
-        return DaemonNotRunning(f"the daemon at {self.socket} closed the connection before its answer was complete")
+        return DaemonNotRunning(f"the daemon at {self.place} closed the connection before its answer was complete")
 
     @contextmanager
     def _explained(self) -> Iterator[httpx.Client]:
         """The connection. Turns transport errors into TenantdError."""
-        import httpx
-
         if self._http is None:
-            # no proxies and no certificates: httpx would look both up, and a Unix socket uses neither
-            transport = httpx.HTTPTransport(uds=str(self.socket), verify=False, trust_env=False)
-            timeout = httpx.Timeout(self._timeout_s, connect=min(CONNECT_TIMEOUT_S, self._timeout_s))
-            headers = {"authorization": f"Bearer {self._key}"} if self._key else {}
-            self._http = httpx.Client(
-                transport=transport, base_url="http://tenantd", headers=headers, timeout=timeout, trust_env=False
-            )
+            self.place.probe()
+        import httpx  # takes longer than to find that nothing listens
+
         try:
-            self._probe()
+            if self._http is None:
+                self._http = self.place.http(self._timeout_s, self._key)
             yield self._http
         except httpx.ConnectError as e:
-            raise DaemonNotRunning(f"lost the connection to the daemon at {self.socket} ({e})") from e
+            raise self.place.not_connected(e) from e
+        except httpx.ConnectTimeout as e:
+            raise DaemonNotRunning(
+                f"nothing at {self.place} accepts a connection within {CONNECT_TIMEOUT_S:g} s"
+            ) from e
         except httpx.TimeoutException as e:
-            raise EngineUnavailable(f"the daemon at {self.socket} did not answer within {self._timeout_s:g} s") from e
+            raise EngineUnavailable(f"the daemon at {self.place} did not answer within {self._timeout_s:g} s") from e
         except httpx.TransportError as e:
             raise self._went_away() from e
-
-
-def _not_connected(path: Path, error: OSError) -> TenantdError:
-    if isinstance(error, PermissionError):
-        return Forbidden(f"permission denied: {path}; join the group of the socket, or ask its owner")
-    reason = "" if isinstance(error, FileNotFoundError | ConnectionRefusedError) else f" ({error})"
-    return DaemonNotRunning(f"no daemon is listening on {path}{reason}; start one with: tenantctl serve")
 
 
 def environment_key() -> str:
@@ -236,7 +209,7 @@ def _decoded(response: httpx.Response) -> Any:
     try:
         return response.json()
     except ValueError as e:
-        raise TenantdError(f"HTTP {response.status_code} without JSON: is this the socket of tenantd?") from e
+        raise TenantdError(f"HTTP {response.status_code} without JSON: does tenantd listen there?") from e
 
 
 def _refusal(response: httpx.Response) -> TenantdError:

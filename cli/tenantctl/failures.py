@@ -19,13 +19,17 @@ _BY_STATUS: Final[dict[int, type[TenantdError]]] = {
 
 _OPTIONS: Final = {
     "this API key cannot administer: it does not have the scope admin": (
-        "this command needs an administrator, and TENANTD_API_KEY is set; use `tenantctl --admin …`"
+        "this command needs an administrator, and TENANTD_API_KEY is set; use `tenantctl --admin …`, or with --url "
+        "a key with the scope admin"
     ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
     "this API key has none; send the header X-Tenant": "pass --tenant NAME",
     "choose one with the parameter id": "pass --id N",
+    "GET /readyz shows its progress": "`tenantctl status` shows its progress",
     "event: must be one of": "--event must be one of",
     "request: must be the id": "--request must be the id",
+    "state: must be one of": "--state must be one of",
+    "by: must be one of": "--by must be one of",
     "month: must be": "--month must be",
     "from: must be": "--from must be",
     "choose one with X-Tenant": "choose one with --tenant NAME",

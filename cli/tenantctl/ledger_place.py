@@ -10,8 +10,9 @@ from typing import Annotated, Final
 
 import typer
 
-from tenantctl.client import configured_state_dir, url
-from tenantctl.options import connect
+from tenantctl.client import url
+from tenantctl.installed import configured_state_dir
+from tenantctl.options import connect, require_own_machine
 from tenantd.errors import TenantdError
 
 LEDGER_NAME: Final = "ledger.db"
@@ -24,6 +25,7 @@ def state_dir(ctx: typer.Context, given: Path | None) -> Path:
     """The folder of the ledger: as given, as the running daemon says, or as configured."""
     if given is not None:
         return given
+    require_own_machine(ctx, instead="or name the folder of a ledger with --state-dir")
     try:
         with connect(ctx) as client:
             return Path(client.get(url("status"))["state_dir"])

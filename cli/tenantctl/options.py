@@ -7,6 +7,7 @@ literally. A parameter named `tenant` completes tenant names, one named `suite` 
 from __future__ import annotations
 
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,8 +15,11 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from tenantctl.client import Client, environment_key, find_socket
+from tenantctl.client import Client, environment_key
+from tenantctl.installed import find_socket
+from tenantctl.places import WebPlace, web_place
 from tenantctl.render import message
+from tenantd.errors import InvalidRequest, Unauthenticated
 
 
 @dataclass(frozen=True)
@@ -24,23 +28,59 @@ class Globals:
 
     socket: Path | None
     admin: bool = False  # act as the Unix user, even if the environment holds a key
+    url: str | None = None
+    ca: Path | None = None
 
     @property
     def words(self) -> str:
         """The start of a suggested command, so that it reaches the same daemon."""
+        if self.url is not None:
+            return f"tenantctl --url {self.url}" + ("" if self.ca is None else f" --ca {self.ca}")
         return "tenantctl" if self.socket is None else f"tenantctl --socket {self.socket}"
+
+    @property
+    def web_place(self) -> WebPlace | None:
+        """The daemon's URL: as given, or that in TENANTD_URL if no socket is given. Raises InvalidRequest."""
+        ca = self.ca or (Path(named) if (named := os.environ.get("TENANTD_CA")) else None)
+        if self.url is not None:
+            return web_place(self.url, ca, named="--url")
+        if self.socket is None and (url := os.environ.get("TENANTD_URL")):
+            return web_place(url, ca, named="TENANTD_URL")
+        return None
 
 
 def connect(ctx: typer.Context) -> Client:
     """A client for the selected daemon. Uses the key in TENANTD_API_KEY, if set, and says so on standard error.
 
-    Raises Unauthenticated if the variable cannot be a key.
+    Raises Unauthenticated if the variable cannot be a key, or at a URL if there is none.
     """
     meant: Globals = ctx.find_object(Globals)  # type: ignore[assignment]  # set by the root
+    if (place := meant.web_place) is not None:
+        return _connect_to(place, meant)
     key = "" if meant.admin else environment_key()
     if key:
         message("using the API key in TENANTD_API_KEY (to ignore it: tenantctl --admin COMMAND)")
     return Client(find_socket(meant.socket), key=key)
+
+
+def _connect_to(place: WebPlace, meant: Globals) -> Client:
+    if meant.admin:
+        raise InvalidRequest(
+            "--admin acts as your Unix user, which only the socket knows; leave out --url (TENANTD_URL)"
+        )
+    if not (key := environment_key()):
+        raise Unauthenticated(f"set TENANTD_API_KEY to an API key: at {place} there is no other identity")
+    if place.is_exposed:
+        message(f"warning: {place} is not encrypted; others can read your API key on the way")
+    return Client(place, key=key)
+
+
+def require_own_machine(ctx: typer.Context, *, instead: str) -> None:
+    """For commands that read the daemon's files. Raises InvalidRequest, with what to do `instead`, at a URL."""
+    if ctx.find_object(Globals).web_place is not None:  # type: ignore[union-attr]  # set by the root
+        raise InvalidRequest(
+            f"this reads the daemon's files, so run it on the daemon's machine, without --url; {instead}"
+        )
 
 
 def words(ctx: typer.Context) -> str:
@@ -121,6 +161,15 @@ ActingTenant = Annotated[
         "--tenant",
         metavar="NAME",
         help="Tenant to act for. Required for administrators and for users of several tenants.",
+        callback=_tenant_name,
+    ),
+]
+Whose = Annotated[
+    str | None,
+    typer.Option(
+        "--tenant",
+        metavar="NAME",
+        help="Tenant whose request it is. Required only for users of several tenants.",
         callback=_tenant_name,
     ),
 ]

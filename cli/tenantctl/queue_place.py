@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from tenantctl.client import Client
-from tenantctl.units import duration
+from tenantctl.queue_table import wait_of
 from tenantd.errors import TenantdError
 
 QUIET_S: Final = 1.0
@@ -55,6 +55,5 @@ def _text(queue: list[dict[str, Any]], name: str) -> str:
     """The line to show for the request with this name."""
     for entry in queue:
         if entry["client_request_id"] == name:
-            left = duration(max(1.0, entry["estimated_wait_ms"] / 1000))
-            return f"waiting: {entry['position']} in the queue, about {left}"
+            return f"waiting: {entry['position']} in the queue, {wait_of(entry)}"
     return "waiting"

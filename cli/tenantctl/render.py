@@ -6,28 +6,45 @@ Data goes to standard output, messages go to standard error. rich is imported on
 from __future__ import annotations
 
 import json
+import os
 import sys
-import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any, Final
 
 from tenantctl.units import NOTHING
-from tenantd.printable import one_line, printable
+from tenantd.printable import LINE_ENDS, TURNS, as_message, one_line, printable, wrapped
 
 _BETWEEN: Final = 3
 """Columns of the terminal between those of a table."""
 _NARROWEST: Final = 8
+USUAL_WIDTH: Final = 80
+_REPORT_NAME: Final = 12
+"""Columns for what a finding is about."""
 TOTAL: Final = "TOTAL"
 """Name of the row of sums. No tenant can have it."""
 SHORT_ID_DIGITS: Final = 8
 """Of a request id; the last ones, because the first are its time."""
-_LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in range(0x7F, 0xA0)}
+_LEFT_BY_JSON: Final = {code: f"\\u{code:04x}" for code in (*range(0x7F, 0xA0), *LINE_ENDS, *TURNS)}
 
 
 def message(text: str) -> None:
-    """Print a line for people to standard error."""
-    print(printable(text), file=sys.stderr, flush=True)
+    """Print a line for people to standard error; on a terminal, in lines that end between words."""
+    text = as_message(text)
+    if sys.stderr.isatty():
+        width = _message_width()
+        text = "\n".join(wrapped(line, width) for line in text.split("\n"))
+    print(text, file=sys.stderr, flush=True)
+
+
+def _message_width() -> int:
+    given = os.environ.get("COLUMNS", "")
+    if given.isascii() and given.isdecimal() and int(given):
+        return int(given)
+    try:
+        return os.get_terminal_size(sys.stderr.fileno()).columns or USUAL_WIDTH
+    except (OSError, ValueError):
+        return USUAL_WIDTH
 
 
 def complain(text: str) -> None:
@@ -66,7 +83,7 @@ def print_table(
         left_out = _print_rich_table(names, right, cells, spare)
         if left_out and rows and hint:
             verb = "show" if len(full) > 1 else "shows"
-            _hint(f"left out on this terminal: {', '.join(left_out)}; {' and '.join(full)} {verb} everything")
+            message(f"left out on this terminal: {', '.join(left_out)}; {' and '.join(full)} {verb} everything")
         return bool(left_out and rows)
     _print_plain_table(names, right, cells)
     return False
@@ -85,14 +102,7 @@ def _print_plain_table(names: list[str], right: list[bool], cells: list[list[str
 def narrow_hint(*full: str) -> None:
     """Say that columns of several tables were left out, and which options show them."""
     verb = "show" if len(full) > 1 else "shows"
-    _hint(f"this terminal is too narrow for all columns; {' and '.join(full)} {verb} everything")
-
-
-def _hint(text: str) -> None:
-    """Print a message whose options are not split where the terminal's lines end."""
-    if sys.stderr.isatty():
-        text = textwrap.fill(text, terminal_width(), break_long_words=False, break_on_hyphens=False)
-    message(text)
+    message(f"this terminal is too narrow for all columns; {' and '.join(full)} {verb} everything")
 
 
 def aligned(lines: Sequence[Sequence[str]], right: Sequence[bool]) -> list[str]:
@@ -117,7 +127,30 @@ def print_fields(fields: dict[str, object]) -> None:
 
     console = _console()
     for name, value in fields.items():
-        console.print(Text.assemble((name.ljust(width) + "  ", "cyan"), _cell(value)), soft_wrap=True)
+        start = name.ljust(width) + "  "
+        lines = wrapped(start + _cell(value), console.width, " " * len(start))
+        console.print(Text.assemble((lines[: len(start)], "cyan"), lines[len(start) :]), soft_wrap=True)
+
+
+_LEVEL_STYLES: Final = {"ok": "green", "warn": "yellow", "fail": "bold red"}
+
+
+def print_report(level: str, name: str, what: str, cure: str) -> None:
+    """A finding: its level, what it is about, and what was seen; the cure on a line of its own."""
+    start = f"{level:<4}  {name:<{_REPORT_NAME}}  "
+    what, cure = one_line(what), one_line(cure)
+    if not sys.stdout.isatty():
+        print(start + what)
+        if cure:
+            print(f"{' ' * len(start)}→ {cure}")
+        return
+    from rich.text import Text
+
+    console, indent = _console(), " " * len(start)
+    lines = wrapped(start + what, console.width, indent)
+    console.print(Text.assemble((lines[: len(level)], _LEVEL_STYLES[level]), lines[len(level) :]), soft_wrap=True)
+    if cure:
+        console.print(Text(wrapped(f"{indent}→ {cure}", console.width, f"{indent}  "), "cyan"), soft_wrap=True)
 
 
 def tenant_names(tenants: Sequence[dict[str, Any]]) -> list[str]:
@@ -134,6 +167,13 @@ def short_names(names: Sequence[str]) -> list[str]:
     cut = [name if len(name) <= most else f"{name[: most - most // 2]}…{name[1 - most // 2 :]}" for name in names]
     count = Counter(cut)
     return [short if count[short] == 1 else name for name, short in zip(names, cut, strict=True)]
+
+
+def short_each(names: Sequence[str]) -> list[str]:
+    """`short_names` for names of which some may be the same."""
+    different = sorted(set(names))
+    shown = dict(zip(different, short_names(different), strict=True))
+    return [shown[name] for name in names]
 
 
 def short_ids(ids: Sequence[str]) -> list[str]:
@@ -158,6 +198,12 @@ def heading(text: str) -> None:
     from rich.text import Text
 
     _console().print(Text(text, "bold"), soft_wrap=True)
+
+
+def note(text: str) -> None:
+    """Print a sentence that is part of the data; on a terminal, in lines that end between words."""
+    text = one_line(text)
+    print(wrapped(text, terminal_width(), "    ") if sys.stdout.isatty() else text)
 
 
 def _cell(value: object) -> str:
@@ -195,7 +241,7 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
         names, right = [names[i] for i in kept], [right[i] for i in kept]
         widths = [widths[i] for i in kept]
         cells = [[row[i] for i in kept] for row in cells]
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="bold")
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, header_style="bold")
     widest = widths.index(max(widths))
     # Only the widest column is folded, so that ids stay whole; on a very narrow terminal all are.
     is_one_folded = sum(widths) - widths[widest] + _BETWEEN * len(names) + _NARROWEST <= console.width

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
 from tenantctl.options import finite, number
+from tenantctl.prompt_input import file_text
 
 _PANEL = "Sampling"
 
@@ -48,34 +49,57 @@ Grammar = Annotated[
     ),
 ]
 Schema = Annotated[
-    Path | None,
+    str | None,
     typer.Option(
-        metavar="FILE",
-        exists=True,
-        dir_okay=False,
-        help="Constrain the output to this JSON schema.",
+        metavar="FILE|JSON",
+        help="Constrain the output to this JSON schema: a file, or the schema itself.",
         rich_help_panel=_PANEL,
     ),
 ]
+FIELDS: Final = (
+    "max_tokens",
+    "temperature",
+    "top_k",
+    "top_p",
+    "min_p",
+    "typical_p",
+    "repeat_penalty",
+    "presence_penalty",
+    "frequency_penalty",
+    "seed",
+    "stop",
+    "ignore_eos",
+)
+"""Options that are fields of a request, under the same name."""
+MOST_CONSTRAINT_BYTES: Final = 1 << 20
+"""More than any daemon takes."""
 
 
-def constraint(grammar: Path | None, schema: Path | None) -> dict[str, Any]:
+def settings(given: dict[str, Any]) -> dict[str, Any]:
+    """The request fields for the options that were passed, from all values of a command. Raises BadParameter."""
+    fields = {name: value for name in FIELDS if (value := given.get(name)) or _is_zero(value)}
+    if given.get("timeout") is not None:
+        fields["timeout_s"] = given["timeout"]
+    return fields | constraint(given.get("grammar"), given.get("schema"))
+
+
+def _is_zero(value: Any) -> bool:
+    return value == 0 and value is not False
+
+
+def constraint(grammar: Path | None, schema: str | None) -> dict[str, Any]:
     """The request fields that constrain the form of the answer. Raises BadParameter."""
     if grammar is not None and schema is not None:
         raise typer.BadParameter("choose one of --grammar and --schema", param_hint="--schema")
     if grammar is not None:
-        return {"grammar": _text(grammar, "--grammar")}
+        return {"grammar": file_text(grammar, "--grammar", MOST_CONSTRAINT_BYTES)}
     if schema is None:
         return {}
+    is_inline = schema.lstrip().startswith("{")
+    text = schema if is_inline else file_text(schema, "--schema", MOST_CONSTRAINT_BYTES)
     try:
-        parsed = json.loads(_text(schema, "--schema"))
+        parsed = json.loads(text)
     except ValueError as e:
-        raise typer.BadParameter(f"{schema} is not JSON: {e}", param_hint="--schema") from e
+        named = "the schema" if is_inline else schema
+        raise typer.BadParameter(f"{named} is not JSON: {e}", param_hint="--schema") from e
     return {"response_format": {"type": "json_schema", "json_schema": {"name": "answer", "schema": parsed}}}
-
-
-def _text(path: Path, option: str) -> str:
-    try:
-        return path.read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as e:
-        raise typer.BadParameter(f"cannot read {path}: {e}", param_hint=option) from e

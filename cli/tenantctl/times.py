@@ -30,6 +30,15 @@ def moment_of(text: str) -> int:
     raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})")
 
 
+def time_range(since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """The times of two options, as microseconds since 1970. Raises BadParameter if the range is empty."""
+    since_micros = None if since is None else moment_of(since)
+    until_micros = None if until is None else moment_of(until)
+    if since_micros is not None and until_micros is not None and until_micros <= since_micros:
+        raise typer.BadParameter("the range ends before it begins; --since must be the earlier", param_hint="--until")
+    return since_micros, until_micros
+
+
 def end_fields(text: str) -> dict[str, int]:
     """When something ends, as the API takes it: after a duration, or when a day or a moment begins.
 

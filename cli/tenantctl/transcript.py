@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, TextIO
 
 from tenantctl.render import harmless, message
 
@@ -21,25 +21,33 @@ class Transcript:
         self.first_token_micros: int | None = None
         self.duration_micros = 0
         self._parts: list[str] = []
+        self._thoughts: list[str] = []
         self._began_ns = time.monotonic_ns()
 
     @property
     def text(self) -> str:
         return "".join(self._parts)
 
-    def read(self, events: Iterable[Any]) -> Iterator[str]:
-        """Yields each piece of text as it arrives."""
+    def read(self, events: Iterable[Any], on_thought: Callable[[str], None] = lambda _: None) -> Iterator[str]:
+        """Yields each piece of text as it arrives. `on_thought` is called with each piece of reasoning."""
         for event in events:
             self.model = event.get("model", self.model)
             self.usage = event.get("usage") or self.usage
             for choice in event["choices"]:
                 self.finish_reason = choice["finish_reason"] or self.finish_reason
-                if piece := choice["text"] if "text" in choice else choice["delta"].get("content"):
-                    if self.first_token_micros is None:
-                        self.first_token_micros = self._micros()
-                    self._parts.append(piece)
+                delta = choice.get("delta", {})
+                if thought := delta.get("reasoning_content"):
+                    self._arrived(thought, self._thoughts)
+                    on_thought(thought)
+                if piece := choice["text"] if "text" in choice else delta.get("content"):
+                    self._arrived(piece, self._parts)
                     yield piece
         self.duration_micros = self._micros()
+
+    def _arrived(self, piece: str, pieces: list[str]) -> None:
+        if self.first_token_micros is None:
+            self.first_token_micros = self._micros()
+        pieces.append(piece)
 
     def _micros(self) -> int:
         return (time.monotonic_ns() - self._began_ns) // 1000
@@ -49,6 +57,7 @@ class Transcript:
             "id": self.id,
             "model": self.model,
             "text": self.text,
+            **({"reasoning": "".join(self._thoughts)} if self._thoughts else {}),
             "finish_reason": self.finish_reason,
             "usage": self.usage,
             "first_token_micros": self.first_token_micros,
@@ -69,15 +78,17 @@ class Transcript:
 
 
 class Printer:
-    """Writes text to standard output piece by piece, without control characters if it is a terminal."""
+    """Writes text piece by piece, to standard output unless told otherwise; without control characters if it is a
+    terminal."""
 
-    def __init__(self) -> None:
-        self._terminal = sys.stdout.isatty()
+    def __init__(self, stream: TextIO | None = None) -> None:
+        self._stream = stream or sys.stdout
+        self._terminal = self._stream.isatty()
         self._at_line_start = True
 
     def write(self, piece: str) -> None:
-        sys.stdout.write(harmless(piece) if self._terminal else piece)
-        sys.stdout.flush()
+        self._stream.write(harmless(piece) if self._terminal else piece)
+        self._stream.flush()
         self._at_line_start = piece.endswith("\n")
 
     def end_line(self) -> None:

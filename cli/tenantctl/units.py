@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Final
@@ -67,6 +68,15 @@ def duration(total_s: float) -> str:
     return f"{int(total_s)} s"
 
 
+def span(low_s: float, high_s: float) -> str:
+    """A rough range of durations: 8-20 s, 40 s-3 min; one of them if they read alike."""
+    low, high = duration(max(1.0, low_s)), duration(max(1.0, math.ceil(high_s)))
+    if low == high:
+        return high
+    number, unit = low.split(" ")
+    return f"{number}-{high}" if high.endswith(f" {unit}") else f"{low}-{high}"
+
+
 def size(total_bytes: int) -> str:
     """In MiB or GiB."""
     return f"{total_bytes / 2**30:.2f} GiB" if total_bytes >= 2**30 else f"{total_bytes / 2**20:.0f} MiB"
@@ -100,6 +110,25 @@ def lasting(micros: float | None) -> str:
     if whole_s < 100 * 3600:
         return f"{whole_s // 3600}h{whole_s % 3600 // 60:02}m"
     return f"{whole_s // 86_400}d{whole_s % 86_400 // 3600:02}h"
+
+
+def energy(millijoules: int) -> str:
+    """In joules, watt-hours or kilowatt-hours: 4.2 J, 612 J, 1.70 Wh, 23.4 kWh."""
+    for millijoules_of, unit in ((3_600_000_000, "kWh"), (3_600_000, "Wh")):
+        if (amount := millijoules / millijoules_of) >= 0.9995:
+            return f"{amount:,.{2 if amount < 9.995 else 1 if amount < 99.95 else 0}f} {unit}"
+    joules = millijoules / 1000
+    return f"{joules:,.{1 if joules < 99.95 else 0}f} J"
+
+
+def watt_hours(millijoules: int) -> str:
+    """Watt-hours with three decimals, without the unit: 1.234."""
+    return f"{millijoules / 3_600_000:.3f}"
+
+
+def plural(number: int, noun: str) -> str:
+    """1 request, 2 requests."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def percent(fraction: float | None) -> str:

@@ -12,7 +12,7 @@ _UNSAFE: Final = re.compile(r"[^A-Za-z0-9._-]+")
 
 
 def write_whole(path: Path, content: str | bytes) -> None:
-    """Write a file, or replace it. If that fails, the file stays as it was. Raises OSError."""
+    """Write a file, or replace it. If that fails, the file stays as it was. Raises OSError with its path."""
     part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
     try:
         fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
@@ -24,6 +24,9 @@ def write_whole(path: Path, content: str | bytes) -> None:
             file.flush()
             os.fsync(fd)
         os.replace(part, path)
+    except OSError as e:
+        part.unlink(missing_ok=True)
+        raise OSError(e.errno, e.strerror, str(path)) from e
     except BaseException:
         part.unlink(missing_ok=True)
         raise

@@ -6,7 +6,7 @@ import asyncio
 import difflib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import cache
 from typing import Any, Final, TypeVar, get_args
 
@@ -19,7 +19,7 @@ from tenantd.api.budget import Lease
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import asking
 from tenantd.api.values import check_values
-from tenantd.errors import BodyTimeout, BodyTooLarge, InvalidRequest
+from tenantd.errors import AnswerTooLarge, BodyTimeout, BodyTooLarge, InvalidRequest
 from tenantd.mistakes import in_words
 from tenantd.text.excerpt import MOST_CHARACTERS, clean
 
@@ -28,6 +28,7 @@ PROGRESS_BYTES: Final = 16 * 1024
 """An incomplete body that makes less progress than this within `server.body_timeout_s` is dropped."""
 WIDE_BYTES: Final = 1 << 20
 LEASE: Final = "tenantd.lease"
+ANSWER: Final = "tenantd.answer"
 _LINE_ONE = re.compile(r" at line 1 column (\d+)")
 
 
@@ -41,18 +42,20 @@ B = TypeVar("B", bound=Body)
 
 
 async def read_body(request: Request, max_bytes: int) -> bytes:
-    """The whole body. Its memory counts towards the sender's share until `give_back_body`.
+    """The whole body. Its memory counts towards the sender's share until `give_back_body`. A listener may allow less
+    than `max_bytes`.
 
     Raises BodyTooLarge as early as possible, BodyTimeout, TooManyBodyBytes, BodyMemoryFull, ClientDisconnect.
     """
+    connection = connection_of(request.scope)
+    settings = connection.door.settings()
+    max_bytes = min(max_bytes, settings.max_body_bytes)
     announced = request.headers.get("content-length", "0")
     size_bytes = int(announced) if announced.isdecimal() else 0
     if size_bytes > max_bytes:
         raise _too_large(max_bytes)
-    connection = connection_of(request.scope)
-    table, tenant = connection.connections_table, asking(request.scope)
-    owner = f"tenant {tenant.name}" if tenant is not None else f"user {connection.uid}"
-    reader = _Reader(request, table.bodies.lease(owner, lambda: reader.stop()), table.settings().body_timeout_s)
+    lease = connection.connections_table.bodies.lease(_owner(request.scope), lambda: reader.stop())
+    reader = _Reader(request, lease, settings.body_timeout_s)
     request.scope["extensions"][LEASE] = reader.lease
     try:
         body = await reader.read(size_bytes, max_bytes)
@@ -63,7 +66,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
                     f"a body with characters beyond ASCII may have at most {max_bytes // 2} bytes "
                     "(half of server.max_body_bytes)"
                 )
-            await reader.lease.have_widened(table.settings().body_timeout_s)
+            await reader.lease.have_widened(settings.body_timeout_s)
     except BaseException:
         reader.lease.give_back()
         raise
@@ -78,6 +81,54 @@ def _is_wide(body: bytes) -> bool:
 def give_back_body(scope: Scope) -> None:
     """Call when nothing refers to the request's body any more. Safe to call twice, and if no body was read."""
     lease: Lease | None = scope["extensions"].get(LEASE)
+    if lease is not None:
+        lease.give_back()
+
+
+def check_answer(scope: Scope, size_bytes: int, advice: Callable[[int], str]) -> None:
+    """Refuse what would be answered with more than `hold_answer` can get for its sender, or whose sender has too many
+    answers that wait for memory.
+
+    `advice` says what to do if at most so many bytes are available. Raises AnswerTooLarge, TooManyBodyBytes.
+    """
+    _check_size(scope, size_bytes, advice)
+    connection_of(scope).connections_table.answers.check_waiting(_owner(scope))
+
+
+def _check_size(scope: Scope, size_bytes: int, advice: Callable[[int], str] | None = None) -> None:
+    answers = connection_of(scope).connections_table.answers
+    if size_bytes > (most_bytes := answers.most_bytes):
+        raise AnswerTooLarge(
+            f"the answer would take {size_bytes} bytes of memory, and at most {most_bytes} are available (half of "
+            f"server.body_bytes_total); {'ask for less at a time' if advice is None else advice(most_bytes)}"
+        )
+
+
+async def hold_answer(scope: Scope, size_bytes: int, patience_s: float | None = None) -> None:
+    """Wait for the memory of an answer that is out of proportion to what makes it, and count it until
+    `give_back_answer`. What answers have is apart from what bodies have. Nobody else can take it back, so hold it only
+    while an answer is made and sent, which `Portions` bounds.
+
+    Raises AnswerTooLarge, TooManyBodyBytes after `patience_s`, as long as for a body unless given, and BodyMemoryFull.
+    """
+    _check_size(scope, size_bytes)
+    connection = connection_of(scope)
+    lease = connection.connections_table.answers.lease(_owner(scope), lambda: None)
+    scope["extensions"][ANSWER] = lease
+    await lease.grow(size_bytes, patience_s or connection.door.settings().body_timeout_s)
+    if lease.refusal is not None:
+        raise lease.refusal
+    lease.complete()
+
+
+def _owner(scope: Scope) -> str:
+    tenant = asking(scope)
+    return connection_of(scope).source.name if tenant is None else f"tenant {tenant.name}"
+
+
+def give_back_answer(scope: Scope) -> None:
+    """Call when nothing refers to an answer any more. Safe if none was held."""
+    lease: Lease | None = scope["extensions"].get(ANSWER)
     if lease is not None:
         lease.give_back()
 

@@ -97,6 +97,16 @@ class BodyBudget:
         """Limit for one owner."""
         return max(self.total_bytes // 2, self._settings().max_body_bytes)
 
+    @property
+    def most_bytes(self) -> int:
+        """What an owner that holds nothing gets, now or later."""
+        return max(self.share_bytes, ALWAYS_BYTES)
+
+    def check_waiting(self, owner: str) -> None:
+        """Refuse to begin what will need memory, while much of its owner already waits. Raises TooManyBodyBytes."""
+        if (account := self._accounts.get(owner)) is not None and len(account.waiting) >= MOST_WAITING // 2:
+            raise self._too_many(owner)
+
     def lease(self, owner: str, on_refused: Callable[[], None]) -> Lease:
         """A lease of 0 bytes for a body that is about to be read."""
         return Lease(self, owner, on_refused)

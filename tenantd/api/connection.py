@@ -6,22 +6,28 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
-import socket
-import struct
+import time
+from collections.abc import Callable
 from enum import Enum, auto
-from typing import Any, Final, NamedTuple
+from typing import Final, NamedTuple, cast
 
 from starlette.types import Scope
+from uvicorn._types import ASGI3Application
 from uvicorn.config import Config
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
 from tenantd.api.connections import Connections
-from tenantd.api.replies import encode_error
+from tenantd.api.doors import Door, Source
+from tenantd.api.parsing import SLICE_S, Flow
+from tenantd.api.peers import Peer
+from tenantd.api.peers import peer_of as peer_of
+from tenantd.api.replies import closing_answer
+from tenantd.api.unpaid import PATIENCE_S, RETRY_S, TooManyStrangers
 from tenantd.errors import HeadTimeout, InvalidRequest, TenantdError
 from tenantd.events import MALFORMED, PathKind, Refused
-from tenantd.request_ids import new_request_id
 
 log = logging.getLogger(__name__)
 
@@ -33,18 +39,26 @@ MAX_PIECE_BYTES: Final = 8 * 1024
 MAX_HEADERS: Final = 100
 MAX_PIPELINED: Final = 16
 """Requests of a connection that wait for the previous one. Even a short one costs memory for its state."""
+FREE_CHUNKS: Final = 1024
+"""Chunks that a body may have however small they are: they cost as much as the request does without them."""
+LEAST_CHUNK_BYTES: Final = 64
+"""What the chunks of a body beyond those have to hold on average. Each costs a call, even one of a single byte."""
 LINGER_S: Final = 5.0
 """How long to read and drop the rest of a body whose request has already been answered."""
-NOBODY: Final = -1
-_UCRED = struct.Struct("iII")  # struct ucred of unix(7): pid, uid, gid
 
 
-class Peer(NamedTuple):
-    """The process at the other end, according to the kernel (SO_PEERCRED)."""
+class Caller(NamedTuple):
+    """The other end: a process on a Unix socket, an address on TCP, and whose connections it counts to."""
 
-    pid: int
-    uid: int
-    gid: int
+    source: Source
+    peer: Peer | None = None
+    address: str | None = None
+    administers: bool = False
+    """It may administer, unless it shows a key."""
+
+    @property
+    def uid(self) -> int | None:
+        return None if self.peer is None else self.peer.uid
 
 
 class Outlet:
@@ -65,6 +79,7 @@ class Phase(Enum):
     """What a connection is doing; each phase has its own timeout."""
 
     HEAD = auto()  # waiting for a head, or for the rest of it
+    TURN = auto()  # waiting for the turn of a request without a right key
     BUSY = auto()  # reading or answering a request, which has limits of its own
     LINGER = auto()  # answered, but the request's body is incomplete
     IDLE = auto()  # answered, and nothing has arrived since
@@ -73,11 +88,17 @@ class Phase(Enum):
 class Connection(HttpToolsProtocol):
     """One client connection."""
 
-    def __init__(self, config: Config, state: ServerState, connections: Connections, peer: Peer | None) -> None:
+    def __init__(
+        self, config: Config, state: ServerState, connections: Connections, door: Door, caller: Caller
+    ) -> None:
         super().__init__(config, state, {}, asyncio.get_running_loop())
         self.connections_table = connections
-        self.peer = peer
-        self.uid = NOBODY if peer is None else peer.uid
+        self.door = door
+        self.peer = caller.peer
+        self.administers = caller.administers
+        self.address = caller.address
+        self.source = caller.source
+        self.let_go: Callable[[], None] | None = None  # ends it while there is no transport yet
         self.only_administers = False  # beyond its user's limits
         self.key_id = ""  # of the last request, if it had a key
         self.is_refused = False  # answered with an error that concerns no single request, and closing
@@ -85,8 +106,13 @@ class Connection(HttpToolsProtocol):
         self._answering: RequestResponseCycle | None = None  # the first of the pipeline
         self._phase = Phase.HEAD
         self._deadline_s = float("inf")
+        self._waiting_bytes = 0  # received that waits behind a request that is not yet answered
         self._head_bytes = 0  # received since the last byte that belonged to a body
         self._is_head = True  # the chunk being parsed holds nothing but head
+        self._chunks = self._body_bytes = 0  # of the last request
+        self._unparsed = b""  # received, and waiting for its turn from `_parsed_bytes` on
+        self._parsed_bytes = 0
+        self._has_begun = False  # a head, of which not all has been parsed
         self._is_whole = True  # the last request with a complete head has a complete body
         self._unsent_bytes = 0  # at the last check
         self._unsent_since_s = 0.0
@@ -95,6 +121,8 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self.flow: Flow = Flow(transport)
+        self.let_go = None
         self.server = None  # otherwise the socket's path becomes the host of requests without one
         if self._is_cut:
             transport.abort()
@@ -109,23 +137,44 @@ class Connection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._phase is Phase.IDLE:
             self._enter(Phase.HEAD)
-        start = 0
-        while start < len(data) and not self.transport.is_closing():
+        is_waiting = bool(self._unparsed)  # TLS can have decrypted more before it was paused
+        self._unparsed += data
+        if not is_waiting and self._parse():
+            self.flow.hold()
+            self.connections_table.turns.wait(self.key_id or self.source, self._parse)
+
+    def _parse(self) -> bool:
+        """Parse what was received, for SLICE_S and one piece. True if some is left and has to wait for its turn."""
+        until_s = time.monotonic() + SLICE_S
+        while not self.transport.is_closing() and self._parsed_bytes < len(self._unparsed):
+            if time.monotonic() >= until_s:
+                return True
             # The parser does not say how long a head is. So it gets no more than a head may still have: what does not
             # complete the head shows that the head is too long.
-            piece = data[start : start + min(MAX_HEAD_BYTES - self._head_bytes, MAX_PIECE_BYTES)]
-            start += len(piece)
+            start = self._parsed_bytes
+            piece = self._unparsed[start : start + min(MAX_HEAD_BYTES - self._head_bytes, MAX_PIECE_BYTES)]
+            self._parsed_bytes += len(piece)
             self._is_head = True
             super().data_received(piece)
             self._head_bytes = self._head_bytes + len(piece) if self._is_head else 0
             if self._head_bytes >= MAX_HEAD_BYTES:
                 self.send_400_response(f"request line and headers are longer than {MAX_HEAD_BYTES} bytes")
-        if self._phase is Phase.HEAD and not self.transport.is_closing():
+        parsed_bytes, self._unparsed, self._parsed_bytes = self._parsed_bytes, b"", 0
+        self.flow.release()
+        if self.transport.is_closing():
+            return False
+        if self._phase is Phase.HEAD:
             self.connections_table.note_partial_head(self, self._head_bytes)
+        elif self._phase is Phase.TURN or self.pipeline:
+            self._waiting_bytes += parsed_bytes
+            self._note_waiting()
+        return False
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self.scope["extensions"] = {EXTENSION: self}  # type: ignore[dict-item]
+        self._chunks = self._body_bytes = 0
+        self._has_begun = True
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if len(self.headers) >= MAX_HEADERS:
@@ -133,7 +182,7 @@ class Connection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        self._is_head = False
+        self._is_head = self._has_begun = False
         self._is_whole = False
         if len(self.pipeline) >= MAX_PIPELINED:
             self.abort()
@@ -142,11 +191,35 @@ class Connection(HttpToolsProtocol):
         self.cycle.transport = Outlet(self.transport)  # type: ignore[assignment]
         if not self.pipeline:
             self._answering = self.cycle
-        if self._phase is not Phase.BUSY:
+        if self._phase not in (Phase.TURN, Phase.BUSY):
             self._enter(Phase.BUSY)
+
+    def on_chunk_header(self) -> None:
+        self._chunks += 1
+        if self._chunks > FREE_CHUNKS + self._body_bytes // LEAST_CHUNK_BYTES:
+            self.send_400_response(
+                f"the body's chunks are too small: after the first {FREE_CHUNKS}, send at least {LEAST_CHUNK_BYTES} "
+                "bytes in each, or the body with a content-length"
+            )
+            raise ValueError("too many chunks")  # the parser stops
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: ASGI3Application) -> None:
+        begin = functools.partial(super()._start_asgi_task, cycle, app)
+        if self.address is None or self.connections_table.has_right_key(cast(Scope, cycle.scope)):
+            begin()
+            return
+
+        def start() -> None:
+            self._enter(Phase.BUSY)
+            begin()
+
+        self._enter(Phase.TURN)
+        self.flow.pause_reading()
+        self.connections_table.unpaid.wait(self.address, self, start)
 
     def on_body(self, body: bytes) -> None:
         self._is_head = False
+        self._body_bytes += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -165,14 +238,21 @@ class Connection(HttpToolsProtocol):
         if not self._is_whole:
             self._enter(Phase.LINGER)
         else:
-            self._enter(Phase.HEAD if self._head_bytes else Phase.IDLE)
-        if not self._head_bytes:
+            self._enter(Phase.HEAD if self._has_begun or self._head_bytes or self._unparsed else Phase.IDLE)
+        if not self._has_begun:
             self._forget_request()
 
     def send_400_response(self, msg: str) -> None:
         """Answer malformed input like any other error. Count it instead of logging it: anybody could fill the log."""
         log.debug("not HTTP from %s: %s", self.peer, msg)
         self._answer_and_close(InvalidRequest(msg), MALFORMED)
+
+    def shutdown(self) -> None:
+        """End it after the answer that is on its way. A request that waits for its turn gets none."""
+        if self._phase is Phase.TURN:
+            self.transport.close()
+        else:
+            super().shutdown()
 
     # -- called by other modules
 
@@ -187,15 +267,26 @@ class Connection(HttpToolsProtocol):
         self._leave_answer()  # so that it writes nothing before the loop reports the loss
         if self.transport is not None:
             self.transport.abort()
+        elif self.let_go is not None:
+            self.let_go()
 
     def check_time(self, now_s: float) -> None:
         """Close the connection if its phase has timed out, or if the client has read nothing for too long."""
-        if self.transport is None:
-            return  # still being accepted
+        if self.transport is None:  # still being accepted
+            if now_s >= self._deadline_s:
+                self.abort()
+            return
         if now_s >= self._deadline_s:
             self._deadline_s = float("inf")
-            if self._phase is Phase.HEAD and self._head_bytes:
-                timeout_s = self.connections_table.settings().head_timeout_s
+            if self._phase is Phase.TURN:
+                error: TenantdError = TooManyStrangers(
+                    f"requests of {self.source.name} without a right API key have waited for {PATIENCE_S:g} s; "
+                    "send fewer of them, or a right key",
+                    retry_after_s=RETRY_S,
+                )
+                self._answer_and_close(error, error.code)
+            elif self._phase is Phase.HEAD and self._head_bytes:
+                timeout_s = self.door.settings().head_timeout_s
                 error = HeadTimeout(f"request line and headers took more than {timeout_s:g} s")
                 self._answer_and_close(error, error.code)
             else:
@@ -203,8 +294,12 @@ class Connection(HttpToolsProtocol):
         unsent_bytes = self.transport.get_write_buffer_size()
         if not unsent_bytes or unsent_bytes != self._unsent_bytes:
             self._unsent_bytes, self._unsent_since_s = unsent_bytes, now_s
-        elif now_s - self._unsent_since_s > self.connections_table.settings().write_timeout_s:
+        elif now_s - self._unsent_since_s > self.door.settings().write_timeout_s:
             self.abort()
+
+    def begin(self) -> None:
+        """Begin to wait for a client that has yet to shake hands: as long as for a head."""
+        self._deadline_s = self.loop.time() + self.door.settings().head_timeout_s
 
     # -- own
 
@@ -220,10 +315,22 @@ class Connection(HttpToolsProtocol):
             self.connections_table.note_partial_head(self, 0)
             self.connections_table.busy(self)
             return
-        server = self.connections_table.settings()
-        allowed_s = {Phase.HEAD: server.head_timeout_s, Phase.IDLE: server.idle_timeout_s}.get(phase, LINGER_S)
+        server = self.door.settings()
+        allowed_s = {
+            Phase.HEAD: server.head_timeout_s,
+            Phase.IDLE: server.idle_timeout_s,
+            Phase.TURN: PATIENCE_S,
+        }.get(phase, LINGER_S)
         self._deadline_s = self.loop.time() + allowed_s
         self.connections_table.unbusy(self)
+        if phase is Phase.TURN:
+            self._note_waiting()
+        else:
+            self._waiting_bytes = 0
+
+    def _note_waiting(self) -> None:
+        if self._phase is Phase.TURN:
+            self.connections_table.note_partial_head(self, self._waiting_bytes)
 
     def _forget_request(self) -> None:
         """Free what the last request sent; an idle connection does not need it."""
@@ -236,15 +343,16 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         self.is_refused = True
-        uid = None if self.peer is None else self.peer.uid
         self.connections_table.events.announce(
-            Refused(cause=cause, http_status=error.http_status, path=PathKind.NONE, uid=uid)
+            Refused(
+                cause=cause,
+                http_status=error.http_status,
+                path=PathKind.NONE,
+                uid=None if self.peer is None else self.peer.uid,
+                address=self.address,
+            )
         )
-        body = encode_error(error)
-        head = STATUS_LINE[error.http_status] + b"content-type: application/json\r\nx-request-id: %s\r\n" % (
-            new_request_id().encode()
-        )
-        self.transport.write(head + b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body) + body)
+        self.transport.write(closing_answer(error))
         self.transport.close()
 
 
@@ -253,11 +361,3 @@ def connection_of(scope: Scope) -> Connection:
     connection = scope["extensions"][EXTENSION]
     assert isinstance(connection, Connection)
     return connection
-
-
-def peer_of(sock: Any) -> Peer | None:
-    """The peer of a Unix socket; None for other sockets."""
-    if sock is None or sock.family != socket.AF_UNIX:
-        return None
-    pid, uid, gid = _UCRED.unpack(sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _UCRED.size))
-    return Peer(pid, uid, gid)

@@ -1,10 +1,10 @@
-"""/healthz and /readyz, for anyone who can connect to the socket."""
+"""/healthz, for anyone, and /readyz, for anyone who can connect to the socket."""
 
 from __future__ import annotations
 
 from typing import NotRequired, TypedDict
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.identity import is_admin, is_known
@@ -13,6 +13,7 @@ from tenantd.api.replies import reply
 from tenantd.printable import without_paths
 from tenantd.serving.overview import CHECKING
 from tenantd.serving.service import Service
+from tenantd.tenancy.keys import TENANT_SCOPES
 
 
 class Alive(TypedDict):
@@ -64,5 +65,5 @@ def health_operations(service: Service) -> list[Operation]:
 
     return [
         Operation("GET", "/healthz", healthz, Alive, access=Access.ANYONE, scopes=()),
-        Operation("GET", "/readyz", readyz, Readiness, access=Access.ANYONE, scopes=(), otherwise=503),
+        Operation("GET", "/readyz", readyz, Readiness, access=Access.NEAR, scopes=TENANT_SCOPES, otherwise=503),
     ]

@@ -7,14 +7,15 @@ Nothing here answers differently, or takes longer, because of a tenant that the 
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection
+from collections.abc import Collection, Hashable
 from typing import Final
 
+import msgspec
 from starlette.requests import Request
 from starlette.types import Scope as Asgi
 
 from tenantd.api.connection import connection_of
-from tenantd.api.connections import is_administrator
+from tenantd.api.dialect import KEY_HEADER, is_anthropics
 from tenantd.domain import Actor, Scope, Tenant
 from tenantd.errors import (
     Forbidden,
@@ -33,18 +34,19 @@ TENANT_HEADER: Final = "x-tenant"
 ASKING: Final = "tenantd.tenant"
 KEY: Final = "tenantd.key"
 IS_KNOWN: Final = "tenantd.known"
+ACTOR: Final = "tenantd.actor"
 
 
 # -- checks, before a handler runs
 
 
 def look_up_key(request: Request, directory: Directory) -> KnownKey | None:
-    """The key that a request shows, remembered for what follows; None if it has no Authorization header.
+    """The key that a request shows, remembered for what follows; None if it shows none.
 
     Raises Unauthenticated, with the same words for every key that is not live; TooManyConnections; InvalidRequest if a
     header that says who asks is there twice.
     """
-    for name in ("Authorization", "X-Tenant"):
+    for name in ("Authorization", "X-Tenant", *((KEY_HEADER,) if is_anthropics(request.scope["path"]) else ())):
         if len(request.headers.getlist(name)) > 1:
             raise InvalidRequest(f"this request has more than one {name} header", param=name.lower())
     secret = _bearer(request)
@@ -59,19 +61,23 @@ def look_up_key(request: Request, directory: Directory) -> KnownKey | None:
     return found
 
 
+def stand_for(request: Request, key: KnownKey, actor: Actor) -> None:
+    """Treat a request that shows no key as one with this key, and as sent by `actor`: its session has proved that."""
+    request.scope["extensions"][KEY] = key
+    request.scope["extensions"][ACTOR] = msgspec.structs.replace(actor, address=connection_of(request.scope).address)
+
+
 def require_admin(request: Request) -> None:
     """Raises Forbidden for anybody but administrators. Its key has been looked up."""
     if is_admin(request):
         return
     if shown_key(request.scope) is not None:
         raise Forbidden("this API key cannot administer: it does not have the scope admin")
-    raise Forbidden("only root and the user that runs tenantd can administer it, or a key with the scope admin")
-
-
-def refuse_browsers(request: Request) -> None:
-    """Raises Forbidden for a request that a page in a browser sends."""
-    if "origin" in request.headers:
-        raise Forbidden("administration is not allowed from a browser: this request has an Origin header")
+    if connection_of(request.scope).peer is None:
+        raise _stranger(request)
+    raise Forbidden(
+        "only root, the user that runs tenantd and server.admin_group can administer it, or a key with the scope admin"
+    )
 
 
 def require_scope(request: Request, scopes: Collection[Scope]) -> None:
@@ -90,7 +96,7 @@ def require_known(request: Request, directory: Directory) -> None:
     elif not is_admin(request):
         peer = connection_of(request.scope).peer
         if peer is None or not directory.by_uid(peer.uid):
-            raise _stranger()
+            raise _stranger(request)
     request.scope["extensions"][IS_KNOWN] = True
 
 
@@ -104,18 +110,40 @@ def require_tenant(request: Request, directory: Directory) -> None:
     request.scope["extensions"][ASKING] = _identify(request, directory)
 
 
+def has_right_key(scope: Asgi, directory: Directory) -> bool:
+    """Whether a request shows a key that is live, before anything else of it is looked at."""
+    return _live_key(scope, directory) is not None
+
+
+def owner_of(scope: Asgi, directory: Directory) -> Hashable:
+    """Who takes turns with others for this request: the tenant of its key, if that is live, else a user or address."""
+    if (key := _live_key(scope, directory)) is None:
+        return connection_of(scope).source
+    return key.id if key.tenant is None else key.tenant.name
+
+
+def _live_key(scope: Asgi, directory: Directory) -> KnownKey | None:
+    request = Request(scope)
+    if any(len(request.headers.getlist(name)) > 1 for name in ("authorization", KEY_HEADER)):
+        return None
+    try:
+        return directory.key_for(_bearer(request))
+    except (Unauthenticated, InvalidRequest):
+        return None
+
+
 # -- what is known of a request afterwards
 
 
 def is_admin(request: Request) -> bool:
-    """Whether a key with the scope admin asks, or the daemon's own user or root without a key.
+    """Whether a key with the scope admin asks, or root, the daemon's own user or a member of server.admin_group without
+    a key.
 
     False for a key that has not been looked up: a request with a key has the key's identity.
     """
     if (key := shown_key(request.scope)) is not None:
         return Scope.ADMIN in key.scopes
-    peer = connection_of(request.scope).peer
-    return peer is not None and is_administrator(peer.uid) and "authorization" not in request.headers
+    return connection_of(request.scope).administers and not _has_key(request)
 
 
 def is_known(request: Request) -> bool:
@@ -131,6 +159,14 @@ def for_asker(error: TenantdError, scope: Asgi) -> TenantdError:
     shown = copy.copy(error)
     shown.message = without_paths(error.message)
     return shown
+
+
+def own_tenants(request: Request, directory: Directory) -> list[Tenant]:
+    """Whom the asker can act for: the tenant of its key, or those that list its user."""
+    key, peer = shown_key(request.scope), connection_of(request.scope).peer
+    if key is not None:
+        return [] if key.tenant is None else [key.tenant]
+    return [] if peer is None else directory.by_uid(peer.uid)
 
 
 def tenant_of(request: Request) -> Tenant:
@@ -161,9 +197,14 @@ def shown_key(scope: Asgi) -> KnownKey | None:
 
 def actor_of(scope: Asgi) -> Actor:
     """Who asks; with the key once that has been looked up."""
-    peer, key = connection_of(scope).peer, shown_key(scope)
-    key_id = None if key is None else key.id
-    return Actor(key_id=key_id) if peer is None else Actor(uid=peer.uid, pid=peer.pid, key_id=key_id)
+    known: Actor | None = scope["extensions"].get(ACTOR)
+    if known is not None:
+        return known
+    connection, key = connection_of(scope), shown_key(scope)
+    peer, key_id = connection.peer, None if key is None else key.id
+    if peer is None:
+        return Actor(key_id=key_id, address=connection.address)
+    return Actor(uid=peer.uid, pid=peer.pid, key_id=key_id)
 
 
 def require_live_key(scope: Asgi, directory: Directory) -> None:
@@ -197,11 +238,13 @@ def _by_user(request: Request, directory: Directory, named: str) -> Tenant:
         return _only(named, own, f"user {peer.uid if peer else '?'}")
     if is_admin(request):
         raise InvalidRequest("which tenant? send an API key or the header X-Tenant", param=TENANT_HEADER)
-    raise _stranger()
+    raise _stranger(request)
 
 
-def _stranger() -> Unauthenticated:
-    return Unauthenticated("this user belongs to no tenant; send an API key as `Authorization: Bearer td_...`")
+def _stranger(request: Request) -> Unauthenticated:
+    is_near = connection_of(request.scope).peer is not None
+    why = "this user belongs to no tenant" if is_near else "clients on the network need a key"
+    return Unauthenticated(f"{why}; send an API key as `Authorization: Bearer td_...`")
 
 
 def _only(named: str, own: list[Tenant], who: str) -> Tenant:
@@ -219,12 +262,26 @@ def _only(named: str, own: list[Tenant], who: str) -> Tenant:
     return own[0]
 
 
+def _has_key(request: Request) -> bool:
+    """Whether the request shows a key, right or wrong."""
+    return "authorization" in request.headers or _anthropics_key(request) is not None
+
+
+def _anthropics_key(request: Request) -> str | None:
+    return request.headers.get(KEY_HEADER) if is_anthropics(request.scope["path"]) else None
+
+
 def _bearer(request: Request) -> str:
-    """The bearer key, or "" if there is no Authorization header. Raises Unauthenticated if it contains no key."""
-    header = request.headers.get("authorization")
+    """The key, or "" if no header shows one. Raises Unauthenticated if the header contains none, InvalidRequest if
+    two headers show different ones."""
+    header, other = request.headers.get("authorization"), _anthropics_key(request)
     if header is None:
-        return ""
+        if other is not None and not other.strip():
+            raise Unauthenticated(f"the {KEY_HEADER} header must have an API key")
+        return (other or "").strip()
     scheme, _, key = header.strip().partition(" ")
     if scheme.lower() != "bearer" or not key.strip():
         raise Unauthenticated("the Authorization header must be `Bearer <API key>`")
+    if other is not None and other.strip() != key.strip():
+        raise InvalidRequest(f"the headers Authorization and {KEY_HEADER} have different keys; send one of them")
     return key.strip()

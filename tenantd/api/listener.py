@@ -13,6 +13,7 @@ import shutil
 import socket
 import stat
 from pathlib import Path
+from typing import Protocol
 
 from tenantd.errors import AlreadyRunning, ConfigError
 
@@ -54,6 +55,15 @@ class FileLock:
             self._fd = -1
 
 
+class Listening(Protocol):
+    """A socket that listens, and how to end that."""
+
+    sock: socket.socket
+
+    def close(self) -> None:
+        """Stop listening. Safe to call twice."""
+
+
 class Listener:
     """A listening socket, its file and its lock."""
 
@@ -89,18 +99,18 @@ def make_private_folder(folder: Path, *, purpose: str) -> None:
         raise ConfigError(f"cannot create {folder} for {purpose}: {e.strerror} (set {variable})") from e
 
 
-def check_state_folder(folder: Path) -> None:
-    """Raises ConfigError if other users may write to the state folder; warns if they may read it."""
+def check_state_folder(folder: Path, uid: int | None = None) -> None:
+    """Raises ConfigError if users other than this one (by default one's own) may write to the state folder; warns if
+    they may read it."""
+    uid = os.geteuid() if uid is None else uid
     found = folder.stat()
     if found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         raise ConfigError(
             f"{folder} holds the ledger, but other users may write to it (mode {stat.S_IMODE(found.st_mode):04o}); "
             f"run: chmod go-w {folder}"
         )
-    if found.st_uid not in (0, os.geteuid()):
-        raise ConfigError(
-            f"{folder} holds the ledger, but belongs to user {found.st_uid}; run: chown {os.geteuid()} {folder}"
-        )
+    if found.st_uid not in (0, uid):
+        raise ConfigError(f"{folder} holds the ledger, but belongs to user {found.st_uid}; run: chown {uid} {folder}")
     if found.st_mode & (stat.S_IROTH | stat.S_IXOTH):
         log.warning("%s holds the ledger, but every user may enter it; run: chmod o-rwx %s", folder, folder)
 

@@ -10,23 +10,26 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import msgspec
-from fastapi import Request
 from pydantic.json_schema import models_json_schema
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd import __version__
 from tenantd.api.identity import TENANT_HEADER, is_admin
-from tenantd.api.operations import JSON, Access, Operation
+from tenantd.api.operations import JSON, Access, Operation, parameters
 from tenantd.api.replies import reply
 from tenantd.domain import Scope
 from tenantd.errors import ErrorBody
+from tenantd.tenancy.keys import TENANT_SCOPES
 
 MODEL: Final = "#/components/schemas/{model}"  # as pydantic has it
 NAME: Final = "#/components/schemas/{name}"  # and msgspec
 EVENTS: Final = "text/event-stream"
 _CONVERTER: Final = re.compile(r":\w+}")
 _ABOUT: Final = """\
-Serves one model to many tenants, on a Unix socket. Request bodies also take the names that other servers have for the
+Serves one model to many tenants, on a Unix socket and, if so configured, on TCP. There only keys are an identity, and
+every route but /healthz needs one. OpenAI's routes are also found without /v1, HEAD is answered where GET is, and a
+slash at the end of a path makes no difference. Request bodies also take the names that other servers have for the
 same settings; unknown fields are refused. Every answer has an `x-request-id`, those to tenants with limits
 `x-ratelimit-` headers, and a 429 or 503 that is worth another try a `retry-after`."""
 _SECURITY: Final = {
@@ -47,11 +50,14 @@ _SECURITY: Final = {
 }
 
 
+_GROUPS: Final = {Access.KNOWN: Access.TENANT, Access.NEAR: Access.ANYONE}
+
+
 class Description:
     """Serves the document; only administrators see the administration routes."""
 
     def __init__(self, operations: Iterable[Operation]) -> None:
-        own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.ANYONE, scopes=())
+        own = Operation("GET", "/openapi.json", self.show, dict[str, Any], access=Access.NEAR, scopes=TENANT_SCOPES)
         self.operations = [*operations, own]
         self._made: dict[bool, msgspec.Raw] = {}
 
@@ -73,7 +79,7 @@ def document(operations: Iterable[Operation]) -> dict[str, Any]:
     operations = list(operations)
     bodies = dict.fromkeys(one.body for one in operations if one.body is not None)
     body_schemas, definitions = models_json_schema([(body, "validation") for body in bodies], ref_template=MODEL)
-    answers = [kind for one in operations for kind in (one.answer, one.stream) if kind is not None]
+    answers = [kind for one in operations for kind in (one.answer, one.stream, one.error) if kind is not None]
     shapes, components = msgspec.json.schema_components([*answers, ErrorBody], ref_template=NAME)
     schemas = dict(zip([*answers, ErrorBody], shapes, strict=True))
     schemas |= {body: schema for (body, _), schema in body_schemas.items()}
@@ -100,7 +106,7 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         events = {"type": "string", "contentMediaType": JSON, "contentSchema": schemas[one.stream]}
         answer[EVENTS] = {"schema": events}
     statuses = [one.status] if one.otherwise is None else [one.status, one.otherwise]
-    group = Access.TENANT if one.access is Access.KNOWN else one.access
+    group = _GROUPS.get(one.access, one.access)
     described: dict[str, Any] = {
         "operationId": one.handler.__name__,
         "summary": inspect.getdoc(one.handler),
@@ -109,7 +115,7 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
         "parameters": _parameters(one),
         "responses": {
             **{str(status): {"description": HTTPStatus(status).phrase, "content": answer} for status in statuses},
-            "default": {"$ref": "#/components/responses/Error"},
+            "default": _error(one, schemas),
         },
     }
     if one.body is not None:
@@ -117,11 +123,18 @@ def _operation(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
     return described
 
 
+def _error(one: Operation, schemas: dict[Any, Any]) -> dict[str, Any]:
+    if one.error is None:
+        return {"$ref": "#/components/responses/Error"}
+    return {"description": "What went wrong", "content": {JSON: {"schema": schemas[one.error]}}}
+
+
 def _who(one: Operation) -> list[dict[str, list[str]]]:
     """The alternatives: a key with one of the scopes, or a user without a key."""
     if one.access is Access.ANYONE:
         return []
-    return [*({"key": [scope.value]} for scope in dict.fromkeys((*one.scopes, Scope.ADMIN))), {"user": []}]
+    keys: list[dict[str, list[str]]] = [{"key": [scope.value]} for scope in dict.fromkeys((*one.scopes, Scope.ADMIN))]
+    return [*keys, {}] if one.access is Access.NEAR else [*keys, {"user": []}]
 
 
 def _parameters(one: Operation) -> list[dict[str, Any]]:
@@ -136,12 +149,12 @@ def _parameters(one: Operation) -> list[dict[str, Any]]:
         }
         for header in one.headers
     ]
-    for name, parameter in inspect.signature(one.handler).parameters.items():
-        if name == "request":
-            continue
-        in_path = re.search(rf"{{{name}\b", one.path) is not None
+    for parameter in parameters(one)[0]:
+        in_path = re.search(rf"{{{parameter.name}\b", one.path) is not None
         schema: dict[str, Any] = {"type": "string"}
         if parameter.default not in (None, inspect.Parameter.empty):
             schema["default"] = parameter.default
-        found.append({"name": name, "in": "path" if in_path else "query", "required": in_path, "schema": schema})
+        found.append(
+            {"name": parameter.name, "in": "path" if in_path else "query", "required": in_path, "schema": schema}
+        )
     return found

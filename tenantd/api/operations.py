@@ -3,24 +3,30 @@
 from __future__ import annotations
 
 import contextlib
+import functools
+import inspect
 from collections.abc import Awaitable, Callable, Iterable
 from enum import StrEnum
 from typing import Any, Final, NamedTuple
 
-from fastapi import Depends, FastAPI, Request
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from tenantd.api.body import Body
+from tenantd.api.connection import connection_of
 from tenantd.api.identity import (
     actor_of,
     look_up_key,
-    refuse_browsers,
     require_admin,
     require_known,
     require_scope,
     require_tenant,
 )
+from tenantd.api.origins import refuse_foreign_pages
 from tenantd.domain import Scope
-from tenantd.errors import TenantdError
+from tenantd.errors import TenantdError, Unauthenticated
 from tenantd.serving.service import Service
 
 JSON: Final = "application/json"
@@ -30,6 +36,7 @@ class Access(StrEnum):
     """Who may use a route."""
 
     ANYONE = "anyone"
+    NEAR = "near"  # whoever can connect to the Unix socket; elsewhere as `KNOWN`
     KNOWN = "known"  # whoever belongs to a tenant, and administrators; the answer is the same for all
     TENANT = "tenant"  # whoever acts for a tenant; `tenant_of` tells the handler which
     ADMINISTRATOR = "administrator"
@@ -48,12 +55,13 @@ class Operation(NamedTuple):
 
     `answer` is the type of the answer with `status`. With `stream`, the body can ask for events of that type
     one. With the status `otherwise` it has the same form. Types are what msgspec takes: TypedDicts, Structs, str.
+    Errors have the form `error`, or that of most routes.
     A key needs one of the `scopes`; () if anyone may ask. The scope admin includes all others.
     """
 
     method: str
     path: str
-    handler: Callable[..., Any]
+    handler: Callable[..., Awaitable[Response]]
     answer: Any
     body: type[Body] | None = None
     status: int = 200
@@ -63,37 +71,79 @@ class Operation(NamedTuple):
     media_type: str = JSON
     otherwise: int | None = None
     headers: tuple[Header, ...] = ()
+    error: Any = None
 
 
-def serve(app: FastAPI, operations: Iterable[Operation], service: Service) -> None:
-    """Add the operations to the application, each guarded as it declares."""
+Identify = Callable[[Request], Awaitable[None]]
+
+
+def serve(app: Starlette, operations: Iterable[Operation], service: Service, identify: Identify | None = None) -> None:
+    """Add the operations to the application, each guarded as it declares. `identify` finds out who asks, in another way
+    than by a key, and has checked which pages may ask."""
     for one in operations:
-        guards = [Depends(_guard(one, service))]
-        app.add_api_route(one.path, one.handler, methods=[one.method], response_model=None, dependencies=guards)
+        endpoint = _endpoint(one, _guard(one, service, identify))
+        app.router.routes.append(Route(one.path, endpoint, methods=served_methods(one)))
 
 
-def _guard(one: Operation, service: Service) -> Callable[[Request], Awaitable[None]]:
+def served_methods(one: Operation) -> list[str]:
+    """HEAD is answered where GET is."""
+    return [one.method, "HEAD"] if one.method == "GET" else [one.method]
+
+
+def _endpoint(one: Operation, check: Identify) -> Callable[[Request], Awaitable[Response]]:
+    """Calls the handler with what it takes from path and query, all of them text, after the check."""
+    texts, of_request = parameters(one)
+
+    async def answer(request: Request) -> Response:
+        await check(request)
+        given = {**request.query_params, **request.path_params}
+        arguments = {text.name: given[text.name] for text in texts if text.name in given}
+        return await one.handler(**arguments, **dict.fromkeys(of_request, request))
+
+    return answer
+
+
+def parameters(one: Operation) -> tuple[list[inspect.Parameter], list[str]]:
+    """Those of the handler that come from path and query, and the name of that which takes the request, if any."""
+    taken = inspect.signature(one.handler, eval_str=True).parameters.values()
+    of_request = [each.name for each in taken if each.annotation is Request]
+    return [each for each in taken if each.name not in of_request], of_request
+
+
+def _guard(one: Operation, service: Service, identify: Identify | None) -> Identify:
     """Checks who asks before the handler of an operation runs."""
+    by_key = functools.partial(_by_key, service=service)
 
     async def check(request: Request) -> None:
+        is_near = connection_of(request.scope).door.listen is None
+        if one.access is Access.ANYONE and not is_near:
+            return  # and no way to try keys out
         if one.access is Access.ADMINISTRATOR:
-            refuse_browsers(request)
-            _identify(request, service)
+            if identify is None:
+                refuse_foreign_pages(request)
+            await (identify or by_key)(request)
             require_admin(request)
-        elif one.access is Access.ANYONE:
+        elif one.access is Access.ANYONE or (one.access is Access.NEAR and is_near):
             with contextlib.suppress(TenantdError):  # a wrong key is as good as none
-                _identify(request, service)
+                await by_key(request)
                 require_known(request, service.directory)
         else:
-            _identify(request, service)
+            await (identify or by_key)(request)
             require_scope(request, one.scopes)
-            find = require_known if one.access is Access.KNOWN else require_tenant
+            find = require_tenant if one.access is Access.TENANT else require_known
             find(request, service.directory)
 
     return check
 
 
-def _identify(request: Request, service: Service) -> None:
+async def _by_key(request: Request, service: Service) -> None:
     """Look up the key that is shown, if any. Raises Unauthenticated, TooManyConnections."""
-    if (key := look_up_key(request, service.directory)) is not None:
+    try:
+        key = look_up_key(request, service.directory)
+    except Unauthenticated:
+        connection = connection_of(request.scope)
+        if connection.address is not None:
+            await connection.connections_table.wrong_keys.hold_up(connection.address)
+        raise
+    if key is not None:
         service.key_used(key, actor_of(request.scope))

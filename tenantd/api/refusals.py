@@ -11,8 +11,10 @@ from starlette.responses import Response
 from starlette.types import Scope
 
 from tenantd.api.connection import connection_of
+from tenantd.api.dialect import MESSAGES
 from tenantd.api.identity import actor_of, for_asker, whose
 from tenantd.api.replies import error_reply, reply, shown_path
+from tenantd.api.spellings import unsupported_family
 from tenantd.errors import InvalidRequest, NotFound, TenantdError
 from tenantd.events import PathKind, Refused
 from tenantd.request_ids import new_request_id
@@ -23,12 +25,22 @@ CLIENT_CLOSED_REQUEST: Final = 499  # nginx's
 PATHS: Final = {
     "/v1/completions": PathKind.COMPLETION,
     "/v1/chat/completions": PathKind.CHAT,
+    "/v1/embeddings": PathKind.EMBEDDING,
+    "/tokenize": PathKind.TEXT,
+    "/detokenize": PathKind.TEXT,
+    "/apply-template": PathKind.TEXT,
+    "/v1/responses": PathKind.CHAT,
+    MESSAGES: PathKind.CHAT,
     "/v1/models": PathKind.MODELS,
     "/v1/queue": PathKind.QUEUE,
     "/v1/usage": PathKind.FIGURES,
+    "/v1/history": PathKind.FIGURES,
+    "/v1/identity": PathKind.FIGURES,
     "/v1/limits": PathKind.FIGURES,
+    "/v1/live": PathKind.FIGURES,
     "/v1/requests": PathKind.FIGURES,
     "/v1/invoices": PathKind.FIGURES,
+    "/web": PathKind.PAGE,
     "/admin": PathKind.ADMIN,
     "/metrics": PathKind.METRICS,
     "/healthz": PathKind.HEALTH,
@@ -41,6 +53,12 @@ class MethodNotAllowed(InvalidRequest):
 
     code = "method_not_allowed"
     http_status = 405
+
+
+class Unsupported(InvalidRequest):
+    """OpenAI's API has this route, but this server does not. Not 404: proxies would take the whole server for gone."""
+
+    code = "unsupported"
 
 
 def path_kind(path: str) -> PathKind:
@@ -68,6 +86,7 @@ def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None =
             tenant_id=None if tenant is None else tenant.id,
             key_id=actor.key_id,
             uid=actor.uid,
+            address=connection.address,
             request_id=request_id,
         )
     )
@@ -79,19 +98,22 @@ async def on_error(request: Request, error: Exception) -> Response:
     if error.http_status >= 500:  # the daemon's own fault
         log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
     announce_refusal(request.scope, error)
-    return error_reply(for_asker(error, request.scope))
+    return error_reply(for_asker(error, request.scope), path=request.scope["path"])
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:
     """Exception handler for the framework's errors: unknown routes and methods."""
     assert isinstance(error, HTTPException)
     refusal: TenantdError
-    if error.status_code == 404:
+    if error.status_code == 404 and (family := unsupported_family(request.scope["path"])):
+        refusal = Unsupported(f"{family}: this server does not have this part of OpenAI's API; see GET /openapi.json")
+        answer = error_reply(refusal, path=request.scope["path"])
+    elif error.status_code == 404:
         refusal = NotFound(f"no such route: {shown_path(request)}")
-        answer = error_reply(refusal)
+        answer = error_reply(refusal, path=request.scope["path"])
     elif error.status_code == 405:
         refusal = MethodNotAllowed(f"{shown_path(request)} does not accept {request.method}")
-        answer = error_reply(refusal)
+        answer = error_reply(refusal, path=request.scope["path"])
         answer.headers.update(error.headers or {})
     else:
         refusal = InvalidRequest(str(error.detail))
@@ -111,4 +133,4 @@ async def on_unexpected(request: Request, error: Exception) -> Response:
     log.error("%s %s failed (%s): %r", request.method, shown_path(request), request_id, error)
     refusal = TenantdError("internal error; see the daemon's log")
     announce_refusal(request.scope, refusal)
-    return error_reply(refusal, request_id)
+    return error_reply(refusal, request_id, path=request.scope["path"])

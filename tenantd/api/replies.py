@@ -8,7 +8,9 @@ from typing import Any, Final
 import msgspec
 from starlette.requests import Request
 from starlette.responses import Response
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from tenantd.api.dialect import error_body
 from tenantd.errors import TenantdError
 from tenantd.printable import one_line
 from tenantd.request_ids import new_request_id
@@ -62,8 +64,18 @@ def encode_error(error: TenantdError) -> bytes:
     return _encoder.encode(error.body())
 
 
-def error_reply(error: TenantdError, request_id: str = "") -> Response:
-    """The answer for an error, with when to retry if that is known."""
+def closing_answer(error: TenantdError) -> bytes:
+    """The whole answer to input that is not answered by a route, after which the connection is closed."""
+    body = encode_error(error)
+    retry = b"" if error.retry_after_s is None else b"retry-after: %d\r\n" % error.retry_after_s
+    return (
+        b"%scontent-type: application/json\r\nx-request-id: %s\r\n%scontent-length: %d\r\nconnection: close\r\n\r\n"
+        % (STATUS_LINE[error.http_status], new_request_id().encode(), retry, len(body))
+    ) + body
+
+
+def error_reply(error: TenantdError, request_id: str = "", *, path: str = "") -> Response:
+    """The answer for an error to a request for `path`, with when to retry if that is known."""
     headers = {} if error.should_retry else {"x-should-retry": "false"}
     if error.retry_after_s is not None:
         headers |= {"retry-after": str(error.retry_after_s), "retry-after-ms": str(error.retry_after_ms)}
@@ -71,4 +83,4 @@ def error_reply(error: TenantdError, request_id: str = "") -> Response:
         headers["www-authenticate"] = "Bearer"
     if error.http_status == 413:
         headers["connection"] = "close"  # we do not read the rest of the body
-    return reply(error.body(), status=error.http_status, request_id=request_id, headers=headers)
+    return reply(error_body(error, path), status=error.http_status, request_id=request_id, headers=headers)

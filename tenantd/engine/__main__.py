@@ -20,6 +20,7 @@ from typing import Final
 from tenantd.engine.compute import Compute, EngineBroken
 from tenantd.engine.fairness import Fairness
 from tenantd.engine.loop import Loop
+from tenantd.engine.metering import metering
 from tenantd.engine.pipe import Closed, Pipe
 from tenantd.engine.scheduler import Scheduler
 from tenantd.errors import ModelError, NotEnoughMemory
@@ -62,7 +63,12 @@ def _serve(pipe: Pipe) -> int:
         return EXIT_MODEL
     pipe.send(Ready(compute.info))
     loop = Loop(
-        _scheduler(load, compute), compute, batch_tokens=load.batch_tokens, checkpoint_tokens=load.checkpoint_tokens
+        _scheduler(load, compute),
+        compute,
+        batch_tokens=load.batch_tokens,
+        checkpoint_tokens=load.checkpoint_tokens,
+        before_work=pipe.write,
+        metering=metering(compute.gpu_bus_ids),
     )
     try:
         keep_going = loop.apply(rest)
@@ -70,6 +76,8 @@ def _serve(pipe: Pipe) -> int:
             keep_going = loop.apply(pipe.receive(loop.patience_s()))
             for event in loop.turn():
                 pipe.send(event)
+                if loop.is_checking:
+                    pipe.flush()  # nothing may happen beside what is measured
     finally:
         compute.close()
     return 0
@@ -99,7 +107,7 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
         compute.info.context_tokens,
         Fairness(settings.half_life_s, settings.burst_credit),
         settings,
-        swap_bytes=load.swap_bytes,
+        swap_bytes=compute.info.swap_bytes,
         cache_bytes=load.cache_bytes,
         packs=load.kv == "streams",
     )
@@ -114,6 +122,7 @@ def _report(pipe: Pipe) -> Callable[[float], None]:
         if (now_s := time.monotonic()) >= due_s:
             due_s = now_s + LOADING_INTERVAL_S
             pipe.send(Loading(progress))
+            pipe.write()
 
     return report
 

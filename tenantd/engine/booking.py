@@ -1,5 +1,6 @@
-"""What happened since the last step, to be told with the next one: bindings and their time, ends, swaps. Pure; the
-scheduler's `commit()` is the only one that tells.
+"""What happened since the last step, to be told with the next one: bindings, work between passes, ends, swaps.
+
+Pure; the scheduler's `commit()` is the only one that tells.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Booking:
     def __init__(self, charges: Charges) -> None:
         self._charges = charges
         self.finishes: list[Finish] = []
-        self._timed: list[tuple[Job, int]] = []  # bindings with their engine time
+        self._timed: list[tuple[Job | None, int, bool]] = []  # engine time outside of passes, whose it is, if usage
         self._cached: list[tuple[Job, int]] = []  # requests with the prompt tokens that were computed before them
         self._taken: dict[int, tuple[int, int, float]] = {}  # by request: binding, sequence, when
         self._bound_changed = False
@@ -41,13 +42,14 @@ class Booking:
         """A request gave up its sequence for a while."""
         if swapped.size_bytes:
             self._swaps += 1
-        elif job.computed:
+        elif job.computed and not job.ends:
             self._recomputes += 1
 
-    def timed(self, job: Job, micros: int) -> None:
-        """A binding took engine time."""
+    def timed(self, job: Job | None, micros: int, *, is_usage: bool) -> None:
+        """A binding, or other work outside of passes, took engine time. None: it is nobody's. `is_usage`: it counts in
+        its tenant's usage, as prompt tokens that take as long."""
         if micros:
-            self._timed.append((job, micros))
+            self._timed.append((job, micros, is_usage))
 
     def cached(self, job: Job, prompt_tokens: int) -> None:
         """So many tokens of its prompt need not be computed."""
@@ -55,13 +57,14 @@ class Booking:
             self._cached.append((job, prompt_tokens))
 
     def add_to(self, made: dict[int, Progress], now_s: float) -> int:
-        """Charge bindings and cached tokens, and add them to the progress by request. Returns the engine time in
+        """Charge such work and cached tokens, and add them to the progress by request. Returns the engine time in
         microseconds."""
         busy_micros = 0
-        for job, micros in self._timed:
+        for job, micros, is_usage in self._timed:
             busy_micros += micros
-            if not job.submit.generated:  # otherwise it was resumed after a crash
-                self._charges.time(job.submit.tenant, micros, now_s)
+            if job is not None:
+                if is_usage:
+                    self._charges.time(job.submit.tenant, micros, now_s)
                 before = _progress(made, job)
                 made[job.submit.request] = msgspec.structs.replace(before, micros=before.micros + micros)
         for job, tokens in self._cached:

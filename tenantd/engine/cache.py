@@ -7,10 +7,12 @@ that is, in a sequence or not, depends on who needs sequences.
 
 from __future__ import annotations
 
+import heapq
 from array import array
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from typing import Final
 
+from tenantd.engine.between import Upkeep
 from tenantd.engine.compute import Compute, Owner
 from tenantd.engine.jobs import Job
 from tenantd.engine.kv.prefixes import BLOCK_TOKENS, PREFIX_BYTES, TOKEN_BYTES, Key, Match, Prefix, Prefixes, chain_of
@@ -22,17 +24,26 @@ LITTLE_TOKENS: Final = 4 * BLOCK_TOKENS
 LITTLE_PART: Final = 1 / 8
 """So much of a prefix, the larger of the two, is cut away for a request that takes it where it is; to save more, the
 request gets a copy."""
+MOST_WIPED: Final = 8
+MOST_WIPED_BYTES: Final = 32 << 20
+"""So much of what was forgotten is overwritten and freed in one step, or one prefix if that has more: others wait for
+it, about 10 ms."""
 
 
 class Cache:
-    """Every prefix and its state. `slots` and `states` are the scheduler's."""
+    """Every prefix and its state. `slots` and `states` are the scheduler's.
 
-    def __init__(self, compute: Compute, slots: Slots, states: States) -> None:
+    What is done for a request is measured by the caller, what is done for what another tenant left is measured here.
+    """
+
+    def __init__(self, compute: Compute, slots: Slots, states: States, upkeep: Upkeep) -> None:
         self._compute = compute
         self._slots = slots
         self._states = states
         self._shares = states.shares
+        self._upkeep = upkeep
         self._prefixes = Prefixes()
+        self._forgotten: dict[int, Prefix] = {}  # found by nobody; still to be overwritten, and their bytes freed
         self._owners: dict[str, int] = {}  # tenants with a cache, by name
         self._bytes_per_token = 0.0  # of a state, as seen last
 
@@ -52,17 +63,40 @@ class Cache:
             self._shares.set_weight(policy.cache, policy.weight)
 
     def forget(self, tenant: str) -> None:
-        """Forget all that a tenant has here."""
+        """Forget all that a tenant has here: it is found no more, and is overwritten in the next steps."""
         if owner := self._owners.pop(tenant, 0):
-            for prefix in self._prefixes.of(owner):
-                self._drop(prefix)
+            self._withdraw(lambda key: key.owner == owner)
             self._shares.set_weight(owner, None)
 
     def forget_adapter(self, adapter: str, but: Hashable) -> None:
         """Forget what was computed with an adapter's file before it became this version."""
-        for prefix in list(self._prefixes):
-            if prefix.key.adapter == adapter and prefix.key.version != but:
-                self._drop(prefix)
+        self._withdraw(lambda key: key.adapter == adapter and key.version != but)
+
+    def distrust(self, job: Job) -> None:
+        """Forget all that a request that went wrong may have begun with, or left."""
+        self._withdraw(lambda key: key == job.key)
+
+    def _withdraw(self, is_meant: Callable[[Key], bool]) -> None:
+        for key in filter(is_meant, self._prefixes.keys()):
+            self._forgotten.update((prefix.number, prefix) for prefix in self._prefixes.withdraw(key))
+
+    @property
+    def is_wiping(self) -> bool:
+        """Whether anything that was forgotten is still there."""
+        return bool(self._forgotten)
+
+    def wipe(self) -> None:
+        """Overwrite and free a part of what was forgotten."""
+        wiped = wiped_bytes = 0
+        while self._forgotten and wiped < MOST_WIPED and wiped_bytes < MOST_WIPED_BYTES:
+            wiped += 1
+            wiped_bytes += self._wipe_one()
+
+    def _wipe_one(self) -> int:
+        """Returns how many bytes are free now."""
+        prefix = self._forgotten.pop(next(iter(self._forgotten)))
+        self._free(prefix)
+        return prefix.size_bytes
 
     def used(self) -> dict[int, int]:
         """Bytes by owner."""
@@ -156,10 +190,21 @@ class Cache:
         self._prefixes.add(Prefix(number, key, tokens, chain, kept.least_tokens, size_bytes, is_checkpoint=True))
 
     def vacate(self, sequence: int) -> None:
-        """Move the prefix that is parked in a sequence, if one is, to host memory, where its bytes are reserved."""
+        """Move the prefix that is parked in a sequence, if one is, to host memory, where its bytes are reserved.
+
+        That is for the owner, who keeps it.
+        """
         if (number := self._slots.parked.get(sequence)) is None:
             return
+        if (forgotten := self._forgotten.pop(number, None)) is not None:
+            self._free(forgotten)
+            return
         prefix = self._prefixes.get(number)
+        with self._upkeep.of_owner(prefix.owner):
+            self._move_out(prefix, sequence)
+
+    def _move_out(self, prefix: Prefix, sequence: int) -> None:
+        number = prefix.number
         room_bytes = prefix.size_bytes - _own_bytes(len(prefix.tokens))
         kept = self._compute.save(sequence, Owner("prefix", number), number, room_bytes)
         if kept is None:
@@ -196,16 +241,33 @@ class Cache:
         """Let the least recently used go, of those who have more than their share. False if it is over the owner's."""
         if size_bytes > self._shares.share_bytes(owner):
             return False
+        while self._shares.room_bytes < size_bytes and self._forgotten:
+            self._wipe_one()
+        if self._shares.room_bytes >= size_bytes:
+            return True
+        firsts: list[tuple[int, int, Prefix]] = []
+
+        def consider(one: int) -> None:
+            oldest = self._prefixes.oldest(one)
+            if oldest is not None and self._shares.is_over(one, size_bytes if one == owner else 0):
+                heapq.heappush(firsts, (oldest.used, oldest.number, oldest))
+
+        for one in self._prefixes.owners():
+            consider(one)
         while self._shares.room_bytes < size_bytes:
-            oldest = self._prefixes.oldest(self._shares.over(owner, size_bytes))
-            if oldest is None:
+            if not firsts:
                 return False  # for the byte that shares lost by rounding
-            self._drop(oldest)
+            *_, first = heapq.heappop(firsts)
+            self._drop(first)
+            consider(first.owner)
         return True
 
     def _drop(self, prefix: Prefix) -> None:
         """Forget it, overwrite and free its state, and give its bytes back."""
         self._prefixes.remove(prefix)
+        self._free(prefix)
+
+    def _free(self, prefix: Prefix) -> None:
         if (kept := self._states.release(prefix.number)) is not None:
             kept.free()
         if (sequence := self._slots.where(prefix.number)) is not None:
@@ -214,11 +276,12 @@ class Cache:
 
     def check(self) -> None:
         """Check invariants: every prefix has its bytes, and is in one place; every owner has a cache."""
-        numbers = {prefix.number for prefix in self._prefixes}
+        everything = [*self._prefixes, *self._forgotten.values()]
+        numbers = {prefix.number for prefix in everything}
         assert self._states.prefixes() == numbers, "every prefix has its bytes"
         parked = set(self._slots.parked.values())
         assert parked <= numbers and len(parked) == len(self._slots.parked), "what is parked is known, and in one place"
-        for prefix in self._prefixes:
+        for prefix in everything:
             is_kept = self._states.of_prefix(prefix.number) is not None
             assert is_kept != (prefix.number in parked), "a prefix is in one place"
         assert {prefix.owner for prefix in self._prefixes} <= set(self._owners.values()), "who has none leaves none"

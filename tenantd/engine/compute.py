@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, NamedTuple, Protocol
 
 from tenantd.domain import Sampling, TokenLogprobs
-from tenantd.wire.messages import EngineInfo
+from tenantd.wire.messages import EngineInfo, PlacedImage
 
 
 class RequestRejected(Exception):
@@ -34,7 +34,9 @@ class EngineBroken(Exception):
 class Chunk(NamedTuple):
     """Consecutive tokens of one sequence in a forward pass. With `sample`, choose the token after the last one.
 
-    `request` is the number of the request that they belong to, as in `bind`.
+    `request` is the number of the request that they belong to, as in `bind`. With `texts`, they are whole texts of
+    these lengths to embed: `position` is that in the request, nothing is left in the sequence, and all other chunks of
+    the pass are of this kind. With `image`, they are all the tokens of this image, and the pass has no other chunk.
     """
 
     sequence: int
@@ -42,6 +44,8 @@ class Chunk(NamedTuple):
     tokens: list[int]
     sample: bool
     request: int = 0
+    texts: tuple[int, ...] = ()
+    image: PlacedImage | None = None
 
 
 class Sampled(NamedTuple):
@@ -53,6 +57,7 @@ class Sampled(NamedTuple):
     failed: str = ""
     param: str = ""  # the field at fault, if the request caused the failure
     grammar_micros: int = 0  # time of its grammar, in addition to that of any token
+    is_garbled: bool = False  # it failed because the model returned NaN or infinity
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +65,28 @@ class PassResult:
     """Result of a pass: its engine time, and by sequence the token of every chunk with `sample`.
 
     A chunk without `sample` appears in `sampled` only if it failed. `micros` is the shared time; `own_micros` is, by
-    sequence, the additional time that only one of them needed (sampling, its grammar).
+    sequence, the additional time that only one of them needed (sampling, its grammar). `moving_micros` is what it took
+    to make its sequences adjacent before; it is shared like the pass. `vectors` are by
+    sequence those of the texts of its chunk, as in `Progress`. `image_micros` is the part of the time in which an image
+    was turned into embeddings.
     """
 
     sampled: dict[int, Sampled]
     micros: int
     own_micros: dict[int, int] = field(default_factory=dict)
+    moving_micros: int = 0
+    vectors: dict[int, bytes] = field(default_factory=dict)
+    image_micros: int = 0
+
+    @property
+    def shared_micros(self) -> int:
+        """What all its sequences share."""
+        return self.micros + self.moving_micros
 
     @property
     def busy_micros(self) -> int:
         """Total engine time of the pass."""
-        return self.micros + sum(self.own_micros.values())
+        return self.shared_micros + sum(self.own_micros.values())
 
 
 class Swapped(Protocol):
@@ -143,6 +159,10 @@ OnLogits = Callable[[int, "memoryview[float]"], None]
 valid during the call."""
 
 
+OnPass = Callable[[], None]
+"""Called in the thread that computes."""
+
+
 def version_text(version: Hashable) -> str:
     """What tells this version of an adapter from others at its path: for llama.cpp the time of its last change in
     nanoseconds since 1970, its bytes and its inode, as "1795000000000000000-65536-42"."""
@@ -156,14 +176,21 @@ class Compute(Protocol):
     parked. Whatever is asked for another owner raises EngineBroken, and nothing is computed. Numbers of prefixes begin
     at 1. A prefix has no tenant here: whoever names its number may use it.
 
+    `gpu_bus_ids` are the PCI bus ids of the GPUs that it computes on, as "0000:c1:00.0"; none if one of them has none.
+
     `on_logits`, if set, is called by `run` for every chunk with `sample`, before its token is chosen.
+
+    `on_pass` is called by `run` before it computes without the interpreter, which others can use until it is done. Its
+    own time counts as the pass's.
 
     `window_tokens`: a longer sequence can only be cut to what `least_tokens` says; 0 if that holds for all, None if any
     can be cut to any length.
     """
 
     info: EngineInfo
+    gpu_bus_ids: Sequence[str]
     on_logits: OnLogits | None
+    on_pass: OnPass
     window_tokens: int | None
 
     def bind(
@@ -192,6 +219,9 @@ class Compute(Protocol):
 
         Checks first that each chunk belongs to the request of its sequence, and that the sequence holds exactly the
         tokens before it. Raises EngineBroken. A chunk that cannot be computed by itself gets `failed`.
+
+        A pass over texts to embed may be several; each text is computed by itself, and nothing of it stays. A vector
+        has the length 1.
         """
 
     def move(self, source: int, target: int) -> None:
@@ -203,7 +233,8 @@ class Compute(Protocol):
     def clear(self, sequence: int) -> None:
         """Empty a sequence, bound or parked, and check that nothing of it remains in the KV cache. Raises EngineBroken.
 
-        With `Load.scrub`, what it held is overwritten before anything else is computed or restored.
+        With `Load.scrub`, what it held is overwritten before anything else is computed or restored, and without it if a
+        row was `is_garbled`.
         """
 
     def swap_out(self, sequence: int, room_bytes: int) -> Swapped:

@@ -11,7 +11,7 @@ tenant starts where the last one left.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from tenantd import costs
 
@@ -36,6 +36,13 @@ class Fairness:
         self._accounts: dict[str, _Account] = {}
         self._level = self._level_at_s = 0.0  # the virtual time, and when it was computed
 
+    def copy(self, tenants: Iterable[str]) -> Fairness:
+        """Another one with the accounts of these tenants, to try things on."""
+        other = Fairness(self._half_life_s, self._burst_credit)
+        other._accounts = {name: replace(self._accounts[name]) for name in tenants if name in self._accounts}
+        other._level, other._level_at_s = self._level, self._level_at_s
+        return other
+
     def set_weight(self, tenant: str, weight: float) -> None:
         """Set the weight (above 0, including the priority's factor) for future usage; usage by weight stays the same.
 
@@ -44,7 +51,7 @@ class Fairness:
         assert weight > 0
         account = self._account(tenant)
         account.usage *= weight / account.weight
-        account.behind *= weight / account.weight
+        account.behind = min(account.behind * weight / account.weight, self._burst_credit)
         account.even *= weight / account.weight
         account.weight = weight
 
@@ -62,6 +69,10 @@ class Fairness:
             account.usage = normalised * account.weight
         self._advance(level, now_s)
 
+    def __contains__(self, tenant: str) -> bool:
+        """Whether it is known: it was charged or compared, and not forgotten since."""
+        return tenant in self._accounts
+
     def forget(self, tenant: str) -> None:
         """Forget a removed tenant."""
         self._accounts.pop(tenant, None)
@@ -70,6 +81,11 @@ class Fairness:
         """`(U + pending_cost) / weight` at `now_s`."""
         account = self._decayed(tenant, now_s)
         return (account.usage + pending_cost) / account.weight
+
+    def noted(self, tenant: str) -> float:
+        """Usage by weight when it was last charged or compared."""
+        account = self._account(tenant)
+        return account.usage / account.weight
 
     def leave(self, tenant: str, level: float, now_s: float) -> None:
         """A tenant becomes idle: record how far it is behind `level`, below which the virtual time does not fall."""

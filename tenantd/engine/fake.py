@@ -7,11 +7,12 @@ Tokens are bytes, as in `ByteVocabulary`; 257 ends a text.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 import zlib
 from array import array
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -21,6 +22,7 @@ from tenantd.engine.compute import (
     EngineBroken,
     Kept,
     OnLogits,
+    OnPass,
     Owner,
     Parked,
     PassResult,
@@ -29,7 +31,7 @@ from tenantd.engine.compute import (
     Swapped,
     check_part,
 )
-from tenantd.wire.messages import EngineInfo, Load
+from tenantd.wire.messages import EmbeddingInfo, EngineInfo, ImageInfo, Load, LoadEmbeddings
 
 END_TOKEN: Final = 257
 VOCABULARY: Final = 258
@@ -37,6 +39,10 @@ DEFAULT_CONTEXT_TOKENS: Final = 4096
 _MASK: Final = (1 << 64) - 1
 _LETTERS: Final = b"etaoinshrdlucmfw etaoinshrdlu yp. "
 STATE_BYTES_PER_TOKEN: Final = 16
+DIMENSIONS: Final = 32
+"""Of the vectors of texts."""
+IMAGES: Final = ImageInfo(projector="fake", tokens=16, before=[60], after=[62], side=64, model_bytes=0)
+"""It looks at no pixel: the tokens of an image tell what it is."""
 BROKEN_GRAMMAR: Final = "broken"
 """The only grammar that this engine rejects; it has no parser."""
 
@@ -90,6 +96,7 @@ class FakeCompute:
     """
 
     window_tokens: int | None = None
+    gpu_bus_ids: Sequence[str] = ()
 
     def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:
         """`sleep` stands for the time of a pass: `load.fake_step_micros` and `fake_token_micros` for each token,
@@ -106,14 +113,20 @@ class FakeCompute:
             kv=load.kv,
             kv_type=load.kv_type,
             kv_bytes=0,
+            swap_bytes=load.swap_bytes,
+            cache_bytes=load.cache_bytes if load.has_caches else 0,
             device="none",
             layers=0,
             layers_offloaded=0,
             gpu_build=False,
             threads=1,
             llama_version="none",
+            fingerprint="fp_fake",
+            embeddings=None if load.embeddings is None else _embedding_info(load.embeddings),
+            images=IMAGES if load.projector_path else None,
         )
         self.on_logits: OnLogits | None = None
+        self.on_pass: OnPass = lambda: None
         self._step_micros = load.fake_step_micros
         self._token_micros = load.fake_token_micros
         self._sleep = sleep
@@ -161,13 +174,17 @@ class FakeCompute:
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
         sampled: dict[int, Sampled] = {}
+        vectors: dict[int, bytes] = {}
         assert len({_path(self._adapter[chunk.sequence]) for chunk in chunks}) <= 1, "a pass has one adapter"
-        for sequence, position, tokens, sample, request in chunks:
+        for sequence, position, tokens, sample, request, texts, _ in chunks:
             sampling = self._sampling[sequence]
-            if sampling is None or self._length[sequence] != position:
+            if sampling is None or self._length[sequence] != (0 if texts else position):
                 raise EngineBroken(f"sequence {sequence} holds {self._length[sequence]} tokens, not {position}")
             if self._request[sequence] != request:
                 raise EngineBroken(f"sequence {sequence} belongs to request {self._request[sequence]}, not {request}")
+            if texts:
+                vectors[sequence] = _vectors(tokens, texts, self.info.embeddings)
+                continue
             state, hashes = self._hash[sequence], self._hashes[sequence]
             for token in tokens:
                 state = (state ^ token) * 0x9E3779B97F4A7C15 & _MASK
@@ -182,9 +199,10 @@ class FakeCompute:
                 if self.on_logits is not None:
                     self.on_logits(sequence, _logits(state, sampled[sequence].token))
         if micros := self._step_micros + self._token_micros * sum(len(chunk.tokens) for chunk in chunks):
+            self.on_pass()
             self._sleep(micros / 1e6)
-            return PassResult(sampled, micros)
-        return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000)
+            return PassResult(sampled, micros, vectors=vectors)
+        return PassResult(sampled, (time.perf_counter_ns() - started_ns) // 1000, vectors=vectors)
 
     def _choose(self, state: int, sampling: Sampling) -> Sampled:
         if not sampling.ignore_eos and (state >> 40) % 61 == 0:
@@ -328,6 +346,36 @@ class FakeCompute:
 
 def _path(version: Version | None) -> str:
     return version[0] if version else ""
+
+
+def _embedding_info(load: LoadEmbeddings) -> EmbeddingInfo:
+    ranks = load.pooling == "rank"
+    return EmbeddingInfo(
+        model="fake",
+        dimensions=1 if ranks else DIMENSIONS,
+        ranks=ranks,
+        vocabulary=VOCABULARY,
+        input_tokens=load.input_tokens,
+        model_bytes=0,
+        work_bytes=0,
+    )
+
+
+def _vectors(tokens: list[int], texts: Sequence[int], info: EmbeddingInfo | None = None) -> bytes:
+    """Vectors of length 1, or scores, that depend only on the tokens of each text."""
+    found = array("f")
+    start = 0
+    for length in texts:
+        text = random.Random(bytes(token & 0xFF for token in tokens[start : start + length]))
+        if info is not None and info.ranks:
+            found.append(text.gauss(0, 4))
+            start += length
+            continue
+        numbers = [text.gauss(0, 1) for _ in range(DIMENSIONS)]
+        size = math.sqrt(sum(number * number for number in numbers))
+        found.extend(number / size for number in numbers)
+        start += length
+    return found.tobytes()
 
 
 def _logits(state: int, token: int) -> memoryview[float]:

@@ -1,4 +1,4 @@
-"""The token loop: make room, bind, plan, run, commit. One process, one thread.
+"""The token loop: make room, bind, plan, run, commit. One process, and one thread that decides and computes.
 
 A planned step is always committed, so tenants are charged for exactly what was computed. Between steps, only the
 scheduler and the engine hold state.
@@ -7,6 +7,7 @@ scheduler and the engine hold state.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Final
@@ -14,11 +15,15 @@ from typing import Final
 import msgspec
 
 from tenantd.domain import Sampling
-from tenantd.engine.compute import Compute, EngineBroken, RequestRejected, version_text
+from tenantd.engine.between import Upkeep
+from tenantd.engine.compute import Compute, EngineBroken, PassResult, RequestRejected, version_text
+from tenantd.engine.forecast import Forecast
 from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
+from tenantd.engine.metering import Metering
+from tenantd.engine.passes import Plan
 from tenantd.engine.reuse import Reuse
-from tenantd.engine.scheduler import Plan, Scheduler
+from tenantd.engine.scheduler import Scheduler
 from tenantd.wire.messages import (
     Allow,
     Backlog,
@@ -41,8 +46,6 @@ from tenantd.wire.messages import (
 )
 
 NEWS_INTERVAL_S: Final = 1.0
-MOST_ORDERED: Final = 256
-"""The order reported to the daemon covers at most this many waiting requests."""
 HEARTBEAT_S: Final = 1.0
 LEAST_BATCH_TOKENS: Final = 32
 """What every engine can compute in one pass."""
@@ -61,17 +64,23 @@ class Loop:
         *,
         batch_tokens: int = LEAST_BATCH_TOKENS,
         checkpoint_tokens: int = 512,
+        before_work: Callable[[], None] = lambda: None,
+        metering: Metering | None = None,
     ) -> None:
-        """`batch_tokens` is the most that a pass may have; `checkpoint_tokens` as in `Load`."""
+        """`batch_tokens` is the most that a pass may have; `checkpoint_tokens` as in `Load`. `before_work` is called
+        when a pass, or other work of the compute that may take long, begins. `metering` tells requests' energy."""
         self._scheduler = scheduler
         self._compute = compute
+        self._before_work = compute.on_pass = before_work
         self._clock_s = clock_s
-        self._reuse = Reuse(scheduler, compute, checkpoint_tokens)
+        self._metering = metering
+        self._upkeep = Upkeep(scheduler, clock_s)
+        self._reuse = Reuse(scheduler, compute, self._upkeep, checkpoint_tokens)
         self._interlude = Interlude(compute, batch_tokens)
+        self._forecast = Forecast(scheduler, clock_s)
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._news_due_s = 0.0
         self._adapters: dict[int, str] = {}  # versions of those that were bound since the last step
-        self._order: list[int] = []  # as last reported
         self._is_stuck = False  # the last step did nothing, and nothing has happened since
         self._is_paused = False  # compute nothing, because the daemon cannot bill
 
@@ -81,7 +90,7 @@ class Loop:
         If all requests are held back by their tenants' limits, an empty step is made now and then, as a heartbeat.
         """
         now_s = self._clock_s()
-        if self._interlude.is_asked and not self._scheduler.has_bound:
+        if self.is_checking or self._reuse.cache.is_wiping:
             return 0.0
         if self._scheduler.has_work(now_s) and not self._is_stuck:
             return 0.0
@@ -89,6 +98,11 @@ class Loop:
             return None
         wake_s = None if self._is_paused else self._scheduler.wake_s(now_s)
         return HEARTBEAT_S if wake_s is None else min(HEARTBEAT_S, max(0.0, wake_s - now_s))
+
+    @property
+    def is_checking(self) -> bool:
+        """Whether a part of a check comes next."""
+        return self._interlude.is_asked and not self._scheduler.has_bound
 
     def turn(self) -> Iterator[Event]:
         """A step, or a part of a check, and what it did; nothing if there is nothing to do.
@@ -98,7 +112,7 @@ class Loop:
         if self.patience_s() is None:
             return
         yield self.step()
-        if self._interlude.is_asked and not self._scheduler.has_bound:
+        if self.is_checking:
             self._reuse.cache.vacate_all()
             yield (event := self._interlude.go_on())
             if isinstance(event, Checked):
@@ -106,20 +120,36 @@ class Loop:
 
     def step(self) -> Step:
         """Make one step: at most one token for each bound request. Raises EngineBroken if the process must restart."""
+        if self._metering is not None:
+            self._metering.begin()
         self._clear_released()
         if self._interlude.is_overdue(self._clock_s()):
             self._give_way()
+        if self._reuse.cache.is_wiping:
+            self._before_work()
+            with self._upkeep.of(None):
+                self._reuse.cache.wipe()
         plan = Plan([], []) if self._is_paused else self._plan()
-        for source, target in plan.moves:
-            self._compute.move(source, target)
-        self._scheduler.check_plan(plan)
-        results = [self._compute.run(chunks) for chunks in plan.passes]
-        step = self._scheduler.commit(plan, results, self._clock_s())
-        self._clear_released()
-        if self._scheduler.is_idle and not self._interlude.has_begun:
+        results = self._run(plan)
+        step = self._scheduler.commit(plan, results, self._clock_s(), self._clear_released)
+        if self._scheduler.is_idle and not self._interlude.has_begun and not self._reuse.cache.is_wiping:
             self._check_idle()
         self._is_stuck = not (step.progress or step.finishes)
+        if self._metering is not None:
+            step = self._metering.end(step, is_resting=self.is_checking or self.patience_s() != 0)
         return self._with_news(step)
+
+    def _run(self, plan: Plan) -> list[PassResult]:
+        """Make the moves and passes of a step."""
+        began_s = self._clock_s()
+        for source, target in plan.moves:
+            self._compute.move(source, target)
+        moving_micros = self._micros_since(began_s) if plan.moves else 0
+        self._scheduler.check_plan(plan)
+        results = [self._compute.run(chunks) for chunks in plan.passes]
+        if moving_micros:
+            results[0] = dataclasses.replace(results[0], moving_micros=moving_micros)
+        return results
 
     def apply(self, commands: Iterable[Command]) -> bool:
         """Pass commands to the scheduler, which only queues them. False if the process must stop."""
@@ -133,6 +163,7 @@ class Loop:
                 case Submit():
                     sampling = msgspec.structs.replace(self._samplings[command.sampling], seed=command.seed)
                     self._scheduler.submit(command, sampling, self._clock_s())
+                    self._forecast.came(command)
                 case Allow(request, tokens):
                     self._scheduler.allow(request, tokens)
                 case Cancel(request):
@@ -145,6 +176,7 @@ class Loop:
                 case Forget(tenant):
                     self._scheduler.forget(tenant)
                     self._reuse.cache.forget(tenant)
+                    self._forecast.forget(tenant)
                 case Remember():
                     self._scheduler.remember(command, self._clock_s())
                 case Pause(is_paused):
@@ -171,19 +203,26 @@ class Loop:
     def _make_room(self) -> None:
         """Swap out requests to free slots for needier tenants that wait."""
         while (victim := self._scheduler.next_victim(self._clock_s())) is not None:
-            self._swap_out(*victim)
+            with self._upkeep.of(victim[0]):
+                self._swap_out(*victim)
 
     def _give_way(self) -> None:
-        """Swap out every request, the newest first, so that they come back in their order."""
-        while (victim := self._scheduler.newest_bound()) is not None:
-            self._swap_out(*victim)
+        """Swap out every request, the newest first, so that they come back in their order. That is for nobody."""
+        with self._upkeep.of(None):
+            while (victim := self._scheduler.newest_bound()) is not None:
+                self._swap_out(*victim)
 
     def _swap_out(self, job: Job, room_bytes: int) -> None:
-        self._reuse.stop_following(job, self._clock_s())
-        if job.sequence >= 0:
-            self._scheduler.swapped_out(job, self._compute.swap_out(job.sequence, room_bytes))
+        self._before_work()
+        if job.leader is None:
+            began_s, tokens = self._clock_s(), job.computed
+            swapped = self._compute.swap_out(job.sequence, room_bytes)
+            if swapped.size_bytes:
+                self._scheduler.keeping.saved(tokens, self._micros_since(began_s))
+            self._scheduler.swapped_out(job, swapped)
         else:
-            self._clear_released()  # it was rejected
+            self._reuse.unfollow(job)  # it begins anew, perhaps with what the other has computed by then
+            self._scheduler.swapped_out(job, None)
 
     def _bind(self) -> None:
         """Bind requests to free sequences until none waits or none is free; a rejected request frees its sequence.
@@ -198,10 +237,15 @@ class Loop:
 
     def _bind_one(self, job: Job) -> int:
         """Bind one request. Returns the engine time in microseconds."""
+        self._before_work()
         if (state := self._scheduler.take_state(job)) is not None:
-            self._reuse.cache.vacate(job.sequence)
-            if not self._compute.swap_in(job.sequence, state, job.submit.request):
-                self._scheduler.lost_state(job)
+            with self._upkeep.of(job):
+                self._reuse.cache.vacate(job.sequence)
+                began_s = self._clock_s()
+                if not self._compute.swap_in(job.sequence, state, job.submit.request):
+                    self._scheduler.lost_state(job)
+                elif job.computed:
+                    self._scheduler.keeping.restored(job.computed, self._micros_since(began_s))
             return 0
         micros = self._reuse.begin(job, self._clock_s())
         if adapter := job.submit.adapter:
@@ -209,33 +253,43 @@ class Loop:
                 self._adapters[job.submit.request] = version_text(self._compute.adapter_version(adapter))
         return micros
 
+    def _micros_since(self, began_s: float) -> int:
+        return round((self._clock_s() - began_s) * 1e6)
+
     def _clear_released(self) -> None:
         for sequence, job in self._scheduler.take_released():
-            self._reuse.leave(sequence, job)
-        for swapped in self._scheduler.take_discarded():
-            swapped.free()
+            with self._upkeep.of(job):
+                self._reuse.leave(sequence, job)
+            self._forecast.ended(job)
+        for job, swapped in self._scheduler.take_discarded():
+            with self._upkeep.of(job):
+                swapped.free()
 
     def _check_idle(self) -> None:
         """Invariant of an idle engine: every slot is free, and the KV cache holds nothing but prefixes."""
         self._scheduler.check()
-        if not self._reuse.check_idle():
+        with self._upkeep.of(None):
+            is_clean = self._reuse.check_idle()
+        if not is_clean:
             raise EngineBroken("the engine is idle but still holds tokens")
 
     def _with_news(self, step: Step) -> Step:
-        """Adds usage, order and what is held at intervals, and when idle: an idle engine sends no further steps."""
+        """Adds usage and what is held at intervals, and when idle: an idle engine sends no further steps. And what is
+        foreseen, once it is."""
+        order, outlook = self._forecast.go_on()
+        if order is not None or outlook is not None:
+            step = msgspec.structs.replace(step, order=order, outlook=outlook)
         if self._adapters:
             step = msgspec.structs.replace(step, adapters=self._adapters)
             self._adapters = {}
         now_s = self._clock_s()
-        if now_s < self._news_due_s and not self._scheduler.is_idle:
+        if now_s < self._news_due_s and (not self._scheduler.is_idle or self._reuse.cache.is_wiping):
             return step
         self._news_due_s = now_s + NEWS_INTERVAL_S
-        told, self._order = self._order, self._scheduler.order(now_s, MOST_ORDERED)
         return msgspec.structs.replace(
             step,
             usage=self._scheduler.usage(now_s),
             level=self._scheduler.level(now_s),
-            order=None if self._order == told else self._order,
             held=self._scheduler.held(now_s),
             cache=self._reuse.cache.used(),
         )

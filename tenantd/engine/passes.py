@@ -1,18 +1,34 @@
 """Decides what one forward pass contains: prompt tokens, or one token for each decoding request. Pure.
 
 Prompts are computed while no decoding stream falls behind because of it (`slack.py`); otherwise those decode. A pass
-has one LoRA adapter. Prompts choose it in usage order; adapters of decoding requests take turns.
+has one LoRA adapter. Prompts choose it in usage order; adapters of decoding requests take turns. Texts to embed are
+prompts like any, but in passes of their own, and never cut: one that is longer than a pass should be is a pass alone.
+An image always is.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final
 
 from tenantd import costs
 from tenantd.engine.compute import Chunk
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.slack import Room, Slack
 from tenantd.wire.settings import Policy, Settings
+
+MOST_TEXTS_IN_ALL: Final = 256
+"""To embed in one pass: all vectors of a step are told in one message, which `MAX_FRAME_BYTES` bounds. With vectors of
+16,384 numbers they take a quarter of that."""
+
+
+@dataclass(slots=True)
+class Plan:
+    """One step: sequence moves, in order, then forward passes (one llama_decode call each)."""
+
+    moves: list[tuple[int, int]]
+    passes: list[list[Chunk]]
 
 
 class Passes:
@@ -31,9 +47,13 @@ class Passes:
         `usage` is the usage by weight of each tenant with bound requests.
         """
         allowances = {name: tenants[name].window.allowance(now_s) for name in usage}
-        jobs = [job for job in jobs if job.generated < job.allowed]
-        decoding = _longest_waiting_adapter(self._unpaced([job for job in jobs if job.is_decoding], allowances))
-        prefilling = [job for job in jobs if not job.is_decoding and _affordable(job, allowances[job.submit.tenant])]
+        decoding: list[Job] = []
+        prefilling: list[Job] = []
+        for job in jobs:
+            if job.generated < job.allowed:
+                (decoding if job.is_decoding else prefilling).append(job)
+        decoding = _longest_waiting_adapter(self._unpaced(decoding, allowances))
+        prefilling = [job for job in prefilling if _affordable(job, allowances[job.submit.tenant])]
         if prefilling:
             prefilling = self._in_order(prefilling, usage)
             clearly_more = self._clearly_more(prefilling[0], tenants, usage)
@@ -70,10 +90,10 @@ class Passes:
         return chosen
 
     def _in_order(self, jobs: list[Job], usage: Mapping[str, float]) -> list[Job]:
-        """Neediest tenant first, then oldest request; never in slot order."""
+        """Neediest tenant first, then its flex requests last, then oldest request; never in slot order."""
         if self._settings.policy is Policy.FIFO:
             return sorted(jobs, key=lambda job: job.arrival)
-        return sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.arrival))
+        return sorted(jobs, key=lambda job: (usage[job.submit.tenant], job.submit.is_flex, job.arrival))
 
     def _clearly_more(self, first: Job, tenants: Mapping[str, TenantJobs], usage: Mapping[str, float]) -> float:
         """Usage by weight from which a tenant clearly needs less than that of the first prompt."""
@@ -92,23 +112,32 @@ class Passes:
     ) -> Iterator[Chunk]:
         """The next tokens of the prompts of `jobs`, in their order. Clearly less needy tenants wait."""
         budget, most = room
-        left = dict(allowances)
+        left, texts = dict(allowances), MOST_TEXTS_IN_ALL
         for job in jobs:
             name = job.submit.tenant
             if budget <= 0 or usage[name] > clearly_more:
                 return
-            if job.submit.adapter != jobs[0].submit.adapter:
+            if job.submit.adapter != jobs[0].submit.adapter or bool(job.ends) != bool(jobs[0].ends):
+                continue
+            if job.image is not None:
+                if job is jobs[0]:
+                    yield _chunk(job, job.image.tokens)
+                    return
                 continue
             allowance = left[name]
-            count = job.stretch if job.stops else job.remaining
-            if count > min(budget + budget // 2, most):  # a short remainder is not worth another pass
-                count = min(budget, count)
+            if job.ends:
+                count = job.whole_texts(budget, texts) or (job.next_whole if job is jobs[0] else 0)
+            else:
+                count = job.stretch if job.stops else job.remaining
+                if count > min(budget + budget // 2, most):  # a short remainder is not worth another pass
+                    count = min(budget, count)
             if allowance is not None:
                 count = min(count, _affordable(job, allowance))
                 left[name] = allowance - _cost(job, count)
             if count > 0:
                 budget -= count
                 most -= count
+                texts -= len(job.texts_in(count)) if job.ends else 0
                 yield _chunk(job, count)
 
 
@@ -126,7 +155,7 @@ def divided(micros: int, chunks: list[Chunk]) -> list[int]:
 
 def _longest_waiting_adapter(decoding: list[Job]) -> list[Job]:
     """The jobs that can share a pass with the one that waited longest. Each of n adapters gets every n-th pass."""
-    if not decoding:
+    if len({job.submit.adapter for job in decoding}) < 2:
         return decoding
     adapter = min(decoding, key=lambda job: job.decoded_s).submit.adapter
     return [job for job in decoding if job.submit.adapter == adapter]
@@ -136,15 +165,17 @@ def _cost(job: Job, count: int) -> int:
     """How many of its tenant's tokens per minute the next `count` tokens use: prompt tokens not counted before, plus
     the token generated at the end of the prompt."""
     prompt = min(job.computed + count, len(job.submit.prompt)) - max(job.computed, job.counted_prompt)
-    return max(0, prompt) + (count == job.remaining)
+    return max(0, prompt) + (count == job.remaining and not job.ends)
 
 
 def _affordable(job: Job, allowance: int | None) -> int:
     """How many of its next tokens `allowance` pays for. None means no limit."""
     if allowance is None or _cost(job, job.remaining) <= allowance:
         return job.remaining
-    if allowance == 0:
-        return 0
+    if (image := job.image) is not None:
+        return image.tokens if _cost(job, image.tokens) <= allowance else 0
+    if allowance == 0 or job.ends:
+        return job.whole_texts(allowance)
     is_counted = job.counted_prompt >= len(job.submit.prompt)
     free = job.remaining if is_counted else max(0, job.counted_prompt - job.computed)
     return min(free + allowance, job.remaining - 1)
@@ -153,4 +184,6 @@ def _affordable(job: Job, allowance: int | None) -> int:
 def _chunk(job: Job, count: int) -> Chunk:
     start = job.computed
     tokens = job.tokens[start : start + count] if count > 1 else [job.tokens[start]]
-    return Chunk(job.sequence, start, tokens, start + count == len(job.tokens), job.submit.request)
+    if job.ends:
+        return Chunk(job.sequence, start, tokens, False, job.submit.request, job.texts_in(count))
+    return Chunk(job.sequence, start, tokens, start + count == len(job.tokens), job.submit.request, (), job.image)

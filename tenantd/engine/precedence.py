@@ -1,4 +1,5 @@
-"""Which of a tenant's waiting requests is bound next: the one that has most of its prompt computed already. Pure.
+"""Which of a tenant's waiting requests is bound next: the one that has most of its prompt computed already, and flex
+requests after all others. Pure.
 
 What is used together then runs together, before it has to make room (DLPM, Cao et al., "Locality-aware Fair Scheduling
 in LLM Serving", 2025). It is between requests of one tenant only, which has its turn whichever it is.
@@ -26,7 +27,8 @@ def take_next(tenant: TenantJobs, cached: Callable[[Job], int] | None) -> Job:
         return queue.popleft()
     if oldest.binding is not None or oldest.overtaken >= MOST_OVERTAKEN:
         return queue.popleft()
-    best = max(islice(queue, MOST_CONSIDERED), key=cached)  # the oldest of several
+    alike = (job for job in islice(queue, MOST_CONSIDERED) if job.submit.is_flex == oldest.submit.is_flex)
+    best = max(alike, key=cached)  # the oldest of several
     if best is oldest:
         return queue.popleft()
     oldest.overtaken += 1

@@ -13,27 +13,31 @@ from bisect import insort
 from collections.abc import Hashable
 from typing import Final
 
+from tenantd.engine.between import Upkeep
 from tenantd.engine.cache import Cache
 from tenantd.engine.compute import Compute, EngineBroken, Owner, RequestRejected
 from tenantd.engine.following import Lead, best_lead, checkpoints
 from tenantd.engine.jobs import Job
 from tenantd.engine.kv.prefixes import BLOCK_TOKENS, Key, Match, chain_of
 from tenantd.engine.scheduler import Scheduler
-from tenantd.wire.messages import Submit
+from tenantd.wire.messages import IMAGE_TOKENS_FROM, Submit
 
 MOST_COPIES: Final = 4
 """To followers, before one pass: others wait for it."""
+MOST_HASHED_BLOCKS: Final = 256
+"""Of a waiting request, each time it is looked at: there may be many long ones, and nobody computes meanwhile."""
 
 
 class Reuse:
     """Begins and ends requests in their sequences. Owns who follows whom, and which checkpoints are to come."""
 
-    def __init__(self, scheduler: Scheduler, compute: Compute, checkpoint_tokens: int) -> None:
+    def __init__(self, scheduler: Scheduler, compute: Compute, upkeep: Upkeep, checkpoint_tokens: int) -> None:
         self._scheduler = scheduler
         self._compute = compute
+        self._upkeep = upkeep
         self._slots = scheduler.slots
         self._checkpoint_tokens = checkpoint_tokens
-        self.cache = Cache(compute, scheduler.slots, scheduler.states)
+        self.cache = Cache(compute, scheduler.slots, scheduler.states, upkeep)
         self._versions: dict[str, Hashable] = {}  # of adapters, as seen last
         self._followers: dict[int, tuple[Job, Lead]] = {}  # they have a sequence, in which nothing is yet
         self._checkpoints: dict[int, tuple[Job, list[int]]] = {}  # to come, ascending
@@ -41,28 +45,34 @@ class Reuse:
 
     # ---- beginning ------------------------------------------------------------------------------------------------
 
-    def begin(self, job: Job, now_s: float, *, alone: bool = False) -> int:
-        """Bind a request that has a sequence in the compute, too, or let it follow another, unless it begins `alone`.
-        Returns the engine time in microseconds. A rejected request ends."""
+    def begin(self, job: Job, now_s: float) -> int:
+        """Bind a request that has a sequence in the compute, too, or let it follow another.
+
+        Returns the engine time of the binding in microseconds. A rejected request ends.
+        """
         submit = job.submit
         visible = submit.prompt[submit.hidden_tokens :]  # penalties for the rest would tell what it is
+        if submit.images:
+            visible = [token for token in visible if token < IMAGE_TOKENS_FROM]
+        payer = None if submit.generated else job  # after a crash all this is done again
         number = tokens = 0
         try:
-            if (key := self._key(submit)) is not None:
-                job.key = key
-                number, tokens = (0, 0) if alone else self._find(job)
-                if job.leader is not None:
-                    return 0
-            if not number:
-                self.cache.vacate(job.sequence)
+            with self._upkeep.of(payer):
+                if (key := self._key(submit)) is not None:
+                    job.key = key
+                    number, tokens = self._find(job)
+                if not number and job.leader is None:
+                    self.cache.vacate(job.sequence)
+            if job.leader is not None:
+                return 0
             micros = self._compute.bind(
                 job.sequence, job.sampling, visible, submit.generated, submit.adapter, submit.request, number
             )
         except RequestRejected as e:
-            self._scheduler.bound(job, e.micros)
+            self._scheduler.worked(payer, e.micros)
             self._scheduler.reject(submit.request, str(e), e.param, e.detail)
             return e.micros
-        self._scheduler.bound(job, micros)
+        self._scheduler.worked(payer, micros)
         if number:
             self._scheduler.begin_with(job, tokens, now_s)
         if key is not None and key.owner:
@@ -70,9 +80,9 @@ class Reuse:
         return micros
 
     def _key(self, submit: Submit) -> Key | None:
-        """With whom a request shares; None: with nobody. Raises RequestRejected."""
+        """With whom a request shares; None: with nobody, as with images. Raises RequestRejected."""
         owner = self.cache.owner(submit.tenant)
-        if not owner and not submit.group:
+        if submit.texts or submit.images or (not owner and not submit.group):
             return None
         version = self._compute.adapter_version(submit.adapter)
         if submit.adapter and self._versions.get(submit.adapter) != version:
@@ -121,9 +131,10 @@ class Reuse:
     def _likely(self, job: Job) -> int:
         """About how many tokens of a waiting request are computed already."""
         submit = job.submit
-        if not (owner := self.cache.owner(submit.tenant)):
+        if submit.texts or submit.images or not (owner := self.cache.owner(submit.tenant)):
             return 0
-        job.chain = job.chain or chain_of(job.tokens)
+        if len(job.chain) < len(job.tokens) // BLOCK_TOKENS:
+            job.chain = chain_of(job.tokens, job.chain, MOST_HASHED_BLOCKS)
         version = self._versions.get(submit.adapter, ())
         return self.cache.likely(Key(owner, 0, submit.adapter, version, submit.hidden_tokens), job.chain)
 
@@ -138,16 +149,11 @@ class Reuse:
         if (self._compute.window_tokens is not None or ends_soon) and lead.tokens not in lead.job.stops:
             insort(lead.job.stops, lead.tokens)  # later its state cannot be cut to that, or is gone
 
-    def _unfollow(self, job: Job) -> None:
+    def unfollow(self, job: Job) -> None:
+        """It no longer waits for another. Nothing is in its sequence yet, and the compute does not know it."""
         job.leader = None
         del self._followers[job.submit.request]
         self._scheduler.followers.discard(job.submit.request)
-
-    def stop_following(self, job: Job, now_s: float) -> None:
-        """Bind a request that must give its slot up in the compute, if it only waits there. It may be rejected."""
-        if job.leader is not None:
-            self._unfollow(job)
-            self.begin(job, now_s, alone=True)
 
     # ---- between passes -------------------------------------------------------------------------------------------
 
@@ -165,10 +171,10 @@ class Reuse:
         for job, lead in list(self._followers.values()):
             leader = lead.job
             if job.sequence < 0:
-                self._unfollow(job)  # it has ended
+                self.unfollow(job)  # it has ended
             elif leader.sequence < 0 or leader.is_held or (lead.is_ready and not (can_wait and copies >= MOST_COPIES)):
                 copies += 1
-                self._unfollow(job)
+                self.unfollow(job)
                 self.begin(job, now_s)
 
     def _plan_checkpoints(self, job: Job) -> None:
@@ -187,7 +193,8 @@ class Reuse:
                 while lengths and lengths[0] < job.computed:
                     lengths.pop(0)
                 if lengths and lengths[0] == job.computed:
-                    self.cache.checkpoint(job)
+                    with self._upkeep.of(job):
+                        self.cache.checkpoint(job)
                     lengths.pop(0)
             if not lengths or not (job.is_queued or job.sequence >= 0):
                 del self._checkpoints[request]
@@ -196,6 +203,8 @@ class Reuse:
 
     def leave(self, sequence: int, job: Job) -> None:
         """Park what a request that has ended leaves in its sequence, or clear it."""
+        if job.is_garbled:
+            self.cache.distrust(job)
         if sequence in self._slots.parked:
             return  # it did not begin, so what was there still is
         if job.has_failed or not self.cache.keep(job, sequence):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from tenantd import costs
 from tenantd.engine.fairness import Fairness
-from tenantd.engine.jobs import TenantJobs
+from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.sharing import Sharing
-from tenantd.wire.messages import Backlog, Remember, TenantPolicy
+from tenantd.wire.messages import Backlog, Remember, Submit, TenantPolicy
 
 
 class Roster:
@@ -28,24 +31,25 @@ class Roster:
 
     def set_policy(self, policy: TenantPolicy) -> None:
         """Takes effect at the next plan. Running requests over a lowered `max_concurrent` finish."""
-        self._fairness.set_weight(policy.tenant, policy.weight)
         tenant = self.get(policy.tenant)
-        tenant.weight = policy.weight
+        tenant.full_weight = policy.weight
         tenant.max_concurrent = policy.max_concurrent
         tenant.reserved_slots = policy.reserved_slots
         tenant.cache = policy.cache
         tenant.priority = policy.priority
         tenant.window.limit_tokens = policy.tokens_per_minute
+        self._weigh(policy.tenant)
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
         """Requests that still wait in the daemon are work too: a tenant with any is not idle."""
+        name = backlog.tenant
         if backlog.exists:
-            self.with_work(backlog.tenant).has_backlog = True
-            return
-        tenant = self.get(backlog.tenant)
-        if tenant.has_backlog:
-            tenant.has_backlog = False
-            self.leave_if_idle(backlog.tenant, now_s)
+            tenant = self.with_work(name, is_flex=backlog.is_flex)
+            tenant.has_backlog, tenant.has_flex_backlog = True, backlog.is_flex
+        elif (tenant := self.get(name)).has_backlog:
+            tenant.has_backlog = tenant.has_flex_backlog = False
+            self.leave_if_idle(name, now_s)
+        self._weigh(name)
 
     def forget(self, name: str) -> None:
         """Forget a removed tenant, unless it still has requests."""
@@ -64,13 +68,43 @@ class Roster:
 
     # ---- arriving, waiting, leaving -------------------------------------------------------------------------------
 
-    def with_work(self, name: str) -> TenantJobs:
-        """The tenant of this name, which is about to have work."""
+    def came(self, submit: Submit) -> TenantJobs:
+        """The tenant of a request that has come."""
+        tenant = self.with_work(submit.tenant, is_flex=submit.is_flex)
+        self._count(submit, 1)
+        return tenant
+
+    def left(self, submit: Submit, now_s: float) -> None:
+        """A request that had come has ended."""
+        self.leave_if_idle(submit.tenant, now_s)
+        self._count(submit, -1)
+
+    def _count(self, submit: Submit, number: int) -> None:
+        tenant = self._by_name[submit.tenant]
+        if submit.is_flex:
+            tenant.flex += number
+        else:
+            tenant.ordinary += number
+        self._weigh(submit.tenant)
+
+    def with_work(self, name: str, *, is_flex: bool = False) -> TenantJobs:
+        """The tenant of this name, which is about to have work. The credit of those that return is not for flex
+        requests."""
         tenant = self.get(name)
         if not tenant.is_busy and not tenant.was_busy:
-            tenant.is_back = True
+            tenant.is_back = not is_flex
         tenant.was_busy = False
         return tenant
+
+    def _weigh(self, name: str) -> None:
+        """Give a tenant the weight that goes with its work. Its usage by weight stays the same."""
+        tenant = self._by_name[name]
+        weight = tenant.full_weight
+        if tenant.is_flex:
+            weight = costs.flex_weight(weight, tenant.priority)
+        if weight != tenant.weight or name not in self._fairness:
+            tenant.weight = weight
+            self._fairness.set_weight(name, weight)
 
     def note_waiting(self, now_s: float) -> None:
         """Raise tenants that began to wait since the last step to the virtual time."""
@@ -86,6 +120,14 @@ class Roster:
         for name in began:
             self._fairness.begin_to_wait(name, level, others, now_s)
             self._by_name[name].is_waiting = True
+
+    def wake_s(self, active: Iterable[Job], now_s: float) -> float | None:
+        """The earliest time at which a tenant over its tokens per minute may begin something, or go on with one of its
+        `active` requests; None if there is none."""
+        wanted = {(name, 1) for name, tenant in self._by_name.items() if tenant.is_busy}
+        wanted |= {(job.submit.tenant, job.next_whole) for job in active if job.ends or job.image}
+        times = [self._by_name[name].window.next_s(now_s, tokens) for name, tokens in wanted]
+        return min((time for time in times if time is not None), default=None)
 
     def leave_if_idle(self, name: str, now_s: float) -> None:
         """Called after one of the tenant's requests has ended."""

@@ -9,7 +9,6 @@ is charged only in `commit()`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
 from tenantd.domain import FinishReason, Sampling
 from tenantd.engine.booking import Booking
@@ -19,21 +18,13 @@ from tenantd.engine.fairness import Fairness
 from tenantd.engine.jobs import Job, TenantJobs
 from tenantd.engine.kv.slots import Slots
 from tenantd.engine.kv.states import States
-from tenantd.engine.order import binding_order
-from tenantd.engine.passes import Passes, divided
+from tenantd.engine.passes import Passes, Plan, divided
 from tenantd.engine.precedence import take_next
 from tenantd.engine.roster import Roster
 from tenantd.engine.sharing import Sharing
+from tenantd.engine.speeds import Keeping
 from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
 from tenantd.wire.settings import Policy, Settings
-
-
-@dataclass(slots=True)
-class Plan:
-    """One step: sequence moves, in order, then forward passes (one llama_decode call each)."""
-
-    moves: list[tuple[int, int]]
-    passes: list[list[Chunk]]
 
 
 class Scheduler:
@@ -64,14 +55,18 @@ class Scheduler:
         self._settings = settings
         self._packs = packs
         self._passes = Passes(settings)
+        self.slack = self._passes.slack
         self._tenants: dict[str, TenantJobs] = {}  # changed only by `_roster`
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
-        self._sharing = Sharing(slots, fairness, settings, self._tenants)
+        self.sharing = self._sharing = Sharing(slots, fairness, settings, self._tenants)
         self._roster = Roster(self._sharing, fairness, self._tenants)
-        self.states = self._states = States(swap_bytes, cache_bytes)
+        self.keeping = Keeping(self.slack.prompt_s)
+        self.states = self._states = States(swap_bytes, cache_bytes, self.keeping)
         self._promised: str | None = None  # the tenant for which a slot was freed, until it is bound
         self._released: list[tuple[int, Job]] = []
+        self._ended: list[tuple[Job, FinishReason, str, str]] = []  # in the step that is being booked
+        self._discarded: list[tuple[Job, Swapped]] = []
         self._charges = Charges(settings, fairness, self._passes)
         self._booking = Booking(self._charges)
         self._warm: set[int] = set()  # bound requests that began with a prefix
@@ -81,10 +76,10 @@ class Scheduler:
     # ---- commands ------------------------------------------------------------------------------------------
 
     def submit(self, submit: Submit, sampling: Sampling, now_s: float) -> None:
-        """Queue a request."""
-        assert submit.request not in self._jobs, "a request is submitted once"
+        """Queue a request, which is submitted once."""
+        assert submit.request not in self._jobs
         self._now_s = now_s
-        tenant = self._roster.with_work(submit.tenant)
+        tenant = self._roster.came(submit)
         job = Job(
             submit=submit,
             sampling=sampling,
@@ -93,12 +88,10 @@ class Scheduler:
             charged_prompt=submit.billed_prompt_tokens,
         )
         self._jobs[submit.request] = job
-        if not job.tokens or len(job.tokens) > self._context_tokens:
-            self._finish(job, FinishReason.FAILED, f"{len(job.tokens)} tokens in a context of {self._context_tokens}")
-        elif job.generated >= submit.max_tokens or len(job.tokens) == self._context_tokens:
-            self._finish(job, FinishReason.LENGTH)
+        if (end := job.at_once(self._context_tokens, tenant.window.limit_tokens)) is not None:
+            self._finish(job, *end)
         else:
-            tenant.queue.append(job)
+            tenant.add(job)
             job.is_queued = True
 
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
@@ -108,7 +101,7 @@ class Scheduler:
 
     def allow(self, request: int, tokens: int) -> None:
         """Let a request generate so many tokens in all. Ignores unknown ids."""
-        if (job := self._jobs.get(request)) is not None:
+        if (job := self._jobs.get(request)) is not None and not job.ends:
             job.allowed = tokens
 
     def cancel(self, request: int) -> None:
@@ -124,6 +117,9 @@ class Scheduler:
     def set_policy(self, policy: TenantPolicy) -> None:
         """Takes effect at the next plan. Running requests over a lowered `max_concurrent` finish."""
         self._roster.set_policy(policy)
+        for job in [job for job in self._jobs.values() if job.has_wholes and job.submit.tenant == policy.tenant]:
+            if (end := job.at_once(self._context_tokens, policy.tokens_per_minute)) is not None:
+                self._finish(job, *end)
 
     def forget(self, name: str) -> None:
         """Forget a removed tenant, unless it still has requests."""
@@ -140,9 +136,10 @@ class Scheduler:
         released, self._released = self._released, []
         return released
 
-    def take_discarded(self) -> list[Swapped]:
-        """States of requests that ended while they were swapped out."""
-        return self._states.take_discarded() if self._states.discarded else []
+    def take_discarded(self) -> list[tuple[Job, Swapped]]:
+        """Requests that ended while they were swapped out since the last call, and their states. Free those."""
+        discarded, self._discarded = self._discarded, []
+        return discarded
 
     def next_victim(self, now_s: float) -> tuple[Job, int] | None:
         """The request that must now give its sequence to a needier tenant, and how many bytes its state may take.
@@ -151,13 +148,12 @@ class Scheduler:
         """
         self._now_s = now_s
         self._roster.note_waiting(now_s)
-        if self._slots.can_take():
-            return None
-        found = self._sharing.victim(self._active.values(), now_s, lambda job: self._states.fits(job.computed))
+        search = self._sharing.yielding if self._slots.can_take() else self._sharing.victim
+        found = search(self._active.values(), now_s, lambda job: self._states.fits(job.computed))
         if found is None:
             return None
         job, self._promised = found
-        return job, self._states.room_bytes
+        return job, self._states.room_for(job.soon_again)
 
     @property
     def has_bound(self) -> bool:
@@ -167,16 +163,17 @@ class Scheduler:
     def newest_bound(self) -> tuple[Job, int] | None:
         """The newest request that has a sequence, and how many bytes its state may take; None if none has one."""
         newest = max(self._active.values(), key=lambda job: job.arrival, default=None)
-        return None if newest is None else (newest, self._states.room_bytes)
+        return None if newest is None else (newest, self._states.room_for(newest.soon_again))
 
-    def swapped_out(self, job: Job, swapped: Swapped) -> None:
-        """Record that the victim was swapped out. It waits at the head of its tenant's queue."""
+    def swapped_out(self, job: Job, swapped: Swapped | None) -> None:
+        """Record that the victim was swapped out; None: before it began. It goes first among its like in the queue."""
         self._unbind(job)
         job.swaps += 1
         job.is_queued = True
-        self._states.keep(job.submit.request, swapped, job.computed)
-        self._booking.swapped(job, swapped)
-        self._tenants[job.submit.tenant].queue.appendleft(job)
+        if swapped is not None:
+            self._states.keep(job.submit.request, swapped, 0 if job.ends else job.computed)
+            self._booking.swapped(job, swapped)
+        self._tenants[job.submit.tenant].put_back(job)
 
     def bind(self, now_s: float) -> Job | None:
         """Give a free slot to the next request of the neediest tenant. None if there is no slot or no request.
@@ -225,15 +222,15 @@ class Scheduler:
         """The job's tokens must be recomputed, which is charged to nobody."""
         job.computed = 0
 
-    def bound(self, job: Job, micros: int) -> None:
-        """Record the engine time of a binding. The next commit charges it, except after a crash."""
-        self._booking.timed(job, micros)
+    def worked(self, job: Job | None, micros: int, *, is_usage: bool = True) -> None:
+        """Record engine time outside of passes, for a request that has or had a sequence, or for nobody."""
+        self._booking.timed(job, micros, is_usage=is_usage)
 
     # ---- a step -------------------------------------------------------------------------------------------------
 
     def has_work(self, now_s: float) -> bool:
         """Whether a step now would do anything. Requests held back by their tenant's limits do not count."""
-        if self._booking.finishes or self._released or self._states.discarded:
+        if self._booking.finishes or self._released or self._discarded:
             return True
         if not all(job.is_paced(self._tenants[job.submit.tenant], now_s) for job in self._active.values()):
             return True
@@ -242,8 +239,7 @@ class Scheduler:
 
     def wake_s(self, now_s: float) -> float | None:
         """The earliest time at which a tenant over its tokens per minute may continue; None if there is none."""
-        times = [tenant.window.next_s(now_s) for tenant in self._tenants.values() if tenant.is_busy]
-        return min((time for time in times if time is not None), default=None)
+        return self._roster.wake_s(self._active.values(), now_s)
 
     @property
     def is_idle(self) -> bool:
@@ -266,7 +262,7 @@ class Scheduler:
         chunks = self._passes.choose(ready, self._tenants, usage, now_s)
         if not chunks:
             return Plan([], [])  # no moves, either: their copies are made by a pass
-        moves = self._compact() if self._packs else []
+        moves = self._compact() if self._packs and not chunks[0].texts else []
         if moves:
             chunks = [chunk._replace(sequence=self._jobs[chunk.request].sequence) for chunk in chunks]
         return Plan(moves, [sorted(chunks)])
@@ -281,9 +277,8 @@ class Scheduler:
 
     def in_the_way(self) -> int | None:
         """The sequence of a prefix that must be moved out before decoding requests can be adjacent, if one must."""
-        return (
-            self._slots.in_the_way({s for s, job in self._active.items() if job.is_decoding}) if self._packs else None
-        )
+        decoding = {s for s, job in self._active.items() if job.is_decoding}
+        return self._slots.in_the_way(decoding) if self._packs else None
 
     def check_plan(self, plan: Plan) -> None:
         """Check that each chunk holds the next tokens of the request that its sequence is bound to.
@@ -292,12 +287,13 @@ class Scheduler:
         """
         owners, jobs = self._slots.owners, self._jobs
         for chunks in plan.passes:
-            for sequence, position, tokens, _, request in chunks:
+            for sequence, position, tokens, _, request, _, image in chunks:
                 if (
                     owners[sequence] != request
                     or (job := jobs.get(request)) is None
                     or job.computed != position
                     or job.tokens[position] != tokens[0]
+                    or job.image is not image
                     or (len(tokens) > 1 and job.tokens[position : position + len(tokens)] != tokens)
                 ):
                     raise EngineBroken(
@@ -305,38 +301,42 @@ class Scheduler:
                         f"{position} for request {request}, which are not its next ones"
                     )
 
-    def commit(self, plan: Plan, results: list[PassResult], now_s: float) -> Step:
-        """Book what was computed: tokens, charges, engine time and ends. The only place that charges."""
+    def commit(self, plan: Plan, results: list[PassResult], now_s: float, leave: Callable[[], None]) -> Step:
+        """Book what was computed: tokens, charges, engine time and ends. The only place that charges.
+
+        `leave` clears or parks what those leave that ended, which takes engine time as well.
+        """
         self._now_s = now_s
         made: dict[int, Progress] = {}
-        bindings = self._slots.bindings
-        busy_micros = 0
+        bindings, busy_micros = self._slots.bindings, 0
         for chunks, result in zip(plan.passes, results, strict=True):
             busy_micros += result.busy_micros
             # tokens after a cached prefix take longer
             is_cold = not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks)
             self._passes.learn(chunks, result.micros, is_cold=is_cold)
-            for chunk, shared_micros in zip(chunks, divided(result.micros, chunks), strict=True):
-                job = self._active[chunk.sequence]
-                request = chunk.request
+            for chunk, shared_micros in zip(chunks, divided(result.shared_micros, chunks), strict=True):
+                request, job = chunk.request, self._active[chunk.sequence]
                 if job.submit.request != request:
                     raise EngineBroken(f"sequence {chunk.sequence} computed for request {chunk.request} is another's")
                 binding = bindings[chunk.sequence]
                 micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
                 made[request] = self._advance(job, chunk, binding, result, micros, now_s)
-        busy_micros += self._booking.add_to(made, now_s)
-        for name, tokens in self._charges.take_counted().items():
+        for name, tokens in self._charges.settle(now_s):
             self._tenants[name].window.give(tokens, now_s)
+        while self._ended:
+            self._finish(*self._ended.pop(0))
+        leave()
+        busy_micros += self._booking.add_to(made, now_s)
         return self._booking.step(self._active, len(self._jobs), list(made.values()), busy_micros, now_s)
 
     def _advance(self, job: Job, chunk: Chunk, binding: int, result: PassResult, micros: int, now_s: float) -> Progress:
-        """Book one chunk of one job: advance, charge, take the sampled token, and finish it if it has ended."""
-        submit = job.submit
-        sampled = result.sampled.get(chunk.sequence)
+        """Book one chunk of one job: advance, charge, take the sampled token, and note whether it has ended."""
+        submit, sampled = job.submit, result.sampled.get(chunk.sequence)
         if sampled is not None and sampled.grammar_micros:
             self._charges.time(submit.tenant, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
-            self._finish(job, FinishReason.FAILED, sampled.failed, sampled.param)
+            job.is_garbled = sampled.is_garbled
+            self._ended.append((job, FinishReason.FAILED, sampled.failed, sampled.param))
             return Progress(submit.request, binding, 0, -1, micros)
         job.advance(chunk.position + len(chunk.tokens), len(chunk.tokens), now_s)
         fresh_prompt = 0
@@ -344,20 +344,23 @@ class Scheduler:
             fresh_prompt = max(0, min(job.computed, len(submit.prompt)) - max(job.charged_prompt, chunk.position))
             job.charged_prompt += fresh_prompt
         token, logprobs = -1, None
-        if sampled is not None:
+        if sampled is not None or chunk.texts:
             job.decoded_s = now_s
             self._tenants[submit.tenant].is_back = False
-            if not sampled.is_end:
-                token, logprobs = sampled.token, sampled.logprobs
-                job.tokens.append(token)
-                job.generated += 1
-        self._charges.tokens(submit, fresh_prompt, int(token >= 0), now_s)
-        if sampled is not None and sampled.is_end:
-            self._finish(job, FinishReason.STOP)
-        elif job.generated >= submit.max_tokens or len(job.tokens) >= self._context_tokens:
-            self._finish(job, FinishReason.LENGTH)
-        is_recompute = fresh_prompt == 0 and not chunk.sample
-        return Progress(submit.request, binding, fresh_prompt, token, 0 if is_recompute else micros, logprobs)
+        if sampled is not None and not sampled.is_end:
+            token, logprobs = sampled.token, sampled.logprobs
+            job.tokens.append(token)
+            job.generated += 1
+            if job.generated >= submit.max_tokens or len(job.tokens) >= self._context_tokens:
+                self._ended.append((job, FinishReason.LENGTH, "", ""))
+        elif sampled is not None or (chunk.texts and not job.remaining):
+            self._ended.append((job, FinishReason.STOP, "", ""))
+        self._charges.tokens(submit, fresh_prompt, int(token >= 0))
+        if chunk.image and fresh_prompt:
+            self._charges.time(submit.tenant, result.image_micros, now_s)
+        micros = 0 if fresh_prompt == 0 and not chunk.sample else micros  # what is computed again
+        vectors = result.vectors.get(chunk.sequence, b"")
+        return Progress(submit.request, binding, fresh_prompt, token, micros, logprobs, 0, vectors)
 
     # ---- endings ------------------------------------------------------------------------------------------------
 
@@ -371,9 +374,10 @@ class Scheduler:
         elif job.is_queued:
             self._tenants[job.submit.tenant].queue.remove(job)
             job.is_queued = False
-        self._states.discard(job.submit.request)
-        self._roster.leave_if_idle(job.submit.tenant, self._now_s)
-        held = job.held(self._now_s)
+        if (state := self._states.take(job.submit.request)) is not None:
+            self._discarded.append((job, state))
+        self._roster.left(job.submit, self._now_s)
+        held = (*job.held(self._now_s), job.is_garbled)
         self._booking.finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
 
     def _unbind(self, job: Job) -> None:
@@ -402,10 +406,6 @@ class Scheduler:
     def held(self, now_s: float) -> list[tuple[int, int, int]]:
         """What those that have or had a slot have held; see `Step.held`."""
         return [(number, *job.held(now_s)) for number, job in self._jobs.items() if job.binding is not None]
-
-    def order(self, now_s: float, most: int) -> list[int]:
-        """The first `most` waiting requests in the order in which they should be bound."""
-        return binding_order(self._sharing, self._tenants, self._active.values(), now_s, most)
 
     def check(self) -> None:
         """Check invariants: every job is in one place, and every bound sequence has its job."""

@@ -9,13 +9,13 @@ from collections.abc import Callable, Generator
 from typing import Final
 
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.engine.checks import planted, released, sameness, timing
+from tenantd.engine.checks import planted, released, texts, timing
 from tenantd.engine.checks.stage import LEAST_CONTEXT_TOKENS, REAL_CLOCK, Clock, Course, Plan, Stage
 from tenantd.engine.compute import Compute, EngineBroken, RequestRejected
 from tenantd.wire.messages import CheckResult
 
 CHECKS: Final[dict[IsolationCheck, Callable[[Stage], Course]]] = {
-    IsolationCheck.LOGITS: sameness.check,
+    IsolationCheck.LOGITS: texts.check,  # of requests that generate, and vectors of texts
     IsolationCheck.CANARIES: planted.check,
     IsolationCheck.RELEASED: released.check,
     IsolationCheck.TIMING: timing.check,

@@ -10,7 +10,7 @@ and tests/engine/test_simulation.py checks it.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from tenantd import costs
@@ -39,10 +39,14 @@ class Sharing:
     """Compares tenants. Owns no state: `tenants` belongs to the scheduler and changes."""
 
     def __init__(self, slots: int, fairness: Fairness, settings: Settings, tenants: Mapping[str, TenantJobs]) -> None:
-        self._slots = slots
-        self._fairness = fairness
-        self._settings = settings
-        self._tenants = tenants
+        self.slots = slots
+        self.fairness = fairness
+        self.settings = settings
+        self.tenants = tenants
+
+    def copy(self, tenants: Mapping[str, TenantJobs], fairness: Fairness) -> Sharing:
+        """The same rules for other tenants, to try things on."""
+        return Sharing(self.slots, fairness, self.settings, tenants)
 
     def neediest(self, active: Iterable[Job], now_s: float) -> str | None:
         """The tenant whose oldest request gets a free slot. Reserves come first, then whole slots of shares, then the
@@ -54,34 +58,39 @@ class Sharing:
         if not waiting:
             return None
         now = self.standing(active, now_s)
-        tenants = self._tenants
+        tenants = self.tenants
         return min(waiting, key=lambda name: self.need(name, tenants[name].active, tenants[name].queue[0], now))
 
     def need(self, name: str, active: int, head: Job, now: Standing) -> tuple[float, ...]:
         """Sort key of a tenant with `active` slots and this next request; the lowest goes first."""
-        if self._settings.policy is Policy.FIFO:
+        if self.settings.policy is Policy.FIFO:
             return (head.arrival,)
         is_short = active < math.floor(now.shares[name]) and not self._is_ahead(name, now.least, now)
-        return (active >= self._tenants[name].reserved_slots, not is_short, now.ranks[name], head.arrival)
+        return (active >= self.tenants[name].reserved_slots, not is_short, now.ranks[name], head.arrival)
 
-    def victim(self, active: Iterable[Job], now_s: float, fits: Callable[[Job], bool]) -> tuple[Job, str | None] | None:
+    def victim(
+        self, active: Collection[Job], now_s: float, fits: Callable[[Job], bool]
+    ) -> tuple[Job, str | None] | None:
         """The request that must give up its slot, and the tenant that gets the slot (None: the neediest). None if no
         request must. Called when no slot is free.
 
         A tenant over its tokens per minute always gives up a slot, because it cannot use it. Otherwise the tenant
-        furthest ahead gives up its newest request that has run for `min_run_tokens`. `fits` tells whether a request's
-        state can be kept; recomputing it is worthwhile only for a tenant with less than its share.
+        furthest ahead gives up its newest request that has run for `min_run_tokens`, a flex request if it has one.
+        `fits` tells whether a request's state can be kept; recomputing it is worthwhile only for a tenant with less
+        than its share.
         """
         waiting = self.contenders(now_s)
-        if self._settings.policy is Policy.FIFO or not waiting:
+        if self.settings.policy is Policy.FIFO or not waiting:
             return None
-        newest_first = sorted(active, key=lambda job: -job.arrival)
+        if (own := self.yielding(active, now_s, fits)) is not None:
+            return own
+        newest_first = sorted(active, key=lambda job: (not job.submit.is_flex, -job.arrival))
         candidates: dict[str, Job] = {}
         for job in newest_first:
             name = job.submit.tenant
-            if self._tenants[name].window.allowance(now_s) == 0:
+            if self.tenants[name].window.allowance(now_s) == 0:
                 return job, None
-            if job.run_tokens >= self._settings.min_run_tokens:
+            if job.run_tokens >= self.settings.min_run_tokens:
                 candidates.setdefault(name, job)
         now = self.standing(newest_first, now_s)
         holders = sorted(candidates, key=lambda name: -now.ranks[name])
@@ -91,6 +100,25 @@ class Sharing:
                     return candidates[holder], taker
         return None
 
+    def yielding(
+        self, active: Collection[Job], now_s: float, fits: Callable[[Job], bool]
+    ) -> tuple[Job, str | None] | None:
+        """A flex request that must give up its slot to another request of its tenant, and the tenant; None if there is
+        none. It happens when no slot is free, or none for the tenant, and only if the state can be kept: nobody
+        would pay for computing it again.
+        """
+        if self.settings.policy is Policy.FIFO:
+            return None
+        flex = [job for job in active if job.submit.is_flex and job.run_tokens >= self.settings.min_run_tokens]
+        is_full = len(active) >= self.slots
+        for job in sorted(flex, key=lambda job: -job.arrival):
+            tenant = self.tenants[name := job.submit.tenant]
+            if not tenant.queue or tenant.queue[0].submit.is_flex or (not is_full and tenant.has_place(tenant.active)):
+                continue
+            if self._can_run(name, now_s) and fits(job):
+                return job, name
+        return None
+
     def contenders(self, now_s: float) -> list[str]:
         """Tenants whose next request is waiting only for a slot."""
         return [name for name in self._waiting(now_s) if self._can_run(name, now_s)]
@@ -98,7 +126,7 @@ class Sharing:
     def _must_give(
         self, holder_name: str, taker_name: str, job: Job, now: Standing, fits: Callable[[Job], bool]
     ) -> bool:
-        holder, taker = self._tenants[holder_name], self._tenants[taker_name]
+        holder, taker = self.tenants[holder_name], self.tenants[taker_name]
         if holder.active <= holder.reserved_slots:
             return False
         if taker.active < taker.reserved_slots:
@@ -109,93 +137,78 @@ class Sharing:
         if holder.active < share or taker.active > whole:
             return False
         is_last_whole = holder.active <= math.floor(share)
-        if is_last_whole and not self._is_ahead(holder_name, taker_name, now, costs.margin(self._settings)):
+        if is_last_whole and not self._is_ahead(holder_name, taker_name, now, costs.margin(self.settings)):
             return False
         ahead = now.ranks[holder_name] - self._quantum(job) / holder.weight
         if holder.is_back and holder.active == 1:  # its credit lasts until its first token
-            ahead -= self._settings.burst_credit / holder.weight
+            ahead -= self.settings.burst_credit / holder.weight
         worth = (ahead - now.ranks[taker_name]) * taker.weight
         evens_out = holder.active > share and taker.active < now.shares[taker_name]
         if not evens_out:  # the taker exceeds its share: only if it is still behind after using the slot
             if not fits(job):
                 return False
             worth -= self._quantum(taker.queue[0])
-        return worth > costs.margin(self._settings)
+        return worth > costs.margin(self.settings)
 
     def _is_ahead(self, name: str, other: str | None, now: Standing, more: float = 0.0) -> bool:
         """Whether a tenant was given more than the other since both wait, by more than its next request is worth.
 
         Only then may it have fewer than the whole slots of its share. A tenant that does not wait is never ahead.
         """
-        tenant = self._tenants[name]
+        tenant = self.tenants[name]
         if name not in now.leads or other not in now.leads or not tenant.queue:
             return False
         lead = (now.leads[name] - now.leads[other]) * tenant.weight
-        return lead > self._quantum(tenant.queue[0]) + costs.margin(self._settings) + more
+        return lead > self._quantum(tenant.queue[0]) + costs.margin(self.settings) + more
 
     def standing(self, active: Iterable[Job], now_s: float) -> Standing:
         """How tenants compare at `now_s`."""
-        leads = {name: self._fairness.lead(name, now_s) for name, t in self._tenants.items() if t.is_waiting}
+        leads = {name: self.fairness.lead(name, now_s) for name, t in self.tenants.items() if t.is_waiting}
         least = min(leads, key=leads.__getitem__, default=None)
         return Standing(self._ranks(active, now_s), self._shares(), leads, least)
 
     def _waiting(self, now_s: float) -> list[str]:
-        return [name for name, tenant in self._tenants.items() if tenant.queue and tenant.may_start(now_s)]
+        return [name for name, tenant in self.tenants.items() if tenant.queue and tenant.may_start(now_s)]
 
     def _can_run(self, name: str, now_s: float) -> bool:
         """Whether its remaining tokens per minute justify taking a slot from another tenant."""
-        tenant = self._tenants[name]
+        tenant = self.tenants[name]
         allowance = tenant.window.allowance(now_s)
         if allowance is None:
             return True
         job = tenant.queue[0]
         to_come = len(job.submit.prompt) - job.counted_prompt + job.submit.max_tokens - job.generated
-        return allowance >= min(self._settings.min_run_tokens, to_come, tenant.window.limit_tokens or 0)
+        return allowance >= min(self.settings.min_run_tokens, to_come, tenant.window.limit_tokens or 0)
 
     def _ranks(self, active: Iterable[Job], now_s: float) -> dict[str, float]:
         """Usage by weight of every busy tenant, including what its bound requests use before they can be swapped out.
 
         Otherwise one tenant would take all free slots at once. A tenant back from idle has a credit for its first slot.
         """
-        credit = -self._settings.burst_credit
-        busy = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
+        credit = -self.settings.burst_credit
+        busy = {name: tenant for name, tenant in self.tenants.items() if tenant.is_busy}
         pending = {name: credit if t.is_back and not t.active else 0.0 for name, t in busy.items()}
         for job in active:
             pending[job.submit.tenant] += self._quantum(job)
-        return {name: self._fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
+        return {name: self.fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
 
     def _quantum(self, job: Job) -> float:
         """Cost until the request can be swapped out: the rest of its prompt, and its first tokens on this slot."""
         has_run = job.run_tokens if job.sequence >= 0 else 0
         return self.cost(
-            job, max(1, min(self._settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
+            job, max(1, min(self.settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
         )
 
     def cost(self, job: Job, output_tokens: int) -> float:
         """Cost of the rest of its prompt and of `output_tokens`."""
-        return costs.of_tokens(self._settings, max(0, len(job.submit.prompt) - job.charged_prompt), output_tokens)
+        return costs.of_tokens(self.settings, max(0, len(job.submit.prompt) - job.charged_prompt), output_tokens)
 
     @property
     def burst_credit(self) -> float:
         """How much less usage a tenant back from idle counts with for its first slot."""
-        return self._settings.burst_credit
+        return self.settings.burst_credit
 
     def _shares(self) -> dict[str, float]:
-        """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use.
-
-        What a tenant cannot use is divided among the others, again by weight.
-        """
-        shares: dict[str, float] = {}
-        open_ = {name: tenant for name, tenant in self._tenants.items() if tenant.is_busy}
-        left = float(self._slots)
-        while open_:
-            level = max(0.0, left) / sum(tenant.weight for tenant in open_.values())
-            fitted = {name: tenant.fit(level * tenant.weight) for name, tenant in open_.items()}
-            over = sum(fitted.values()) - left
-            # Tenants at a bound in the direction of the error stay there; the others share the rest.
-            held = [name for name, slots in fitted.items() if (slots - level * open_[name].weight) * over > 0]
-            for name in held or list(open_):
-                shares[name] = round(fitted[name], 9)  # 3 × 0.1 / 0.3 is one slot, not a little more
-                left -= fitted[name]
-                del open_[name]
-        return shares
+        """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use."""
+        weights = {name: tenant.weight for name, tenant in self.tenants.items() if tenant.is_busy}
+        return costs.shares_of_slots(self.slots, weights, lambda name, slots: self.tenants[name].fit(slots))

@@ -49,6 +49,7 @@ class Slack:
         }
         self._pace_s = {name: min(self._stall_s, PUNCTUAL * ms / 1000) for name, ms in paces_ms.items()}
         self._prompts = Line()  # the time of a pass by its prompt tokens
+        self._texts = Line()  # and by its tokens of texts to embed, with another model perhaps
         self._decodes = Line(is_flat=True)  # and by its decoding sequences
         self._prefilled_s = float("-inf")
         self._was_prefill = True  # the last pass
@@ -59,7 +60,11 @@ class Slack:
         """Update the measured times with a pass. Only those that are `is_cold`, without a request that began with a
         cached prefix, teach how long prompts take."""
         tokens = sum(len(chunk.tokens) for chunk in chunks)
-        if tokens >= max(MEASURABLE_TOKENS, 2 * len(chunks)):
+        if chunks and chunks[0].image:
+            return  # most of it took something else
+        if chunks and chunks[0].texts:
+            self._texts.learn(tokens, micros)
+        elif tokens >= max(MEASURABLE_TOKENS, 2 * len(chunks)):
             if is_cold:
                 self._prompts.learn(tokens, micros)
         elif tokens == len(chunks):
@@ -68,6 +73,39 @@ class Slack:
     def tokens_in(self, micros: float) -> float:
         """How many prompt tokens take this long on average; 0 while the speed is unknown."""
         return self._prompts.typical(micros)
+
+    # ---- what to expect -----------------------------------------------------------------------------------------
+
+    @property
+    def is_known(self) -> bool:
+        """Whether it was measured how long prompts and decoding take."""
+        return self._decodes.is_known and (self._prompts.is_known or self._texts.is_known)
+
+    def prompt_s(self, tokens: int, *, is_texts: bool = False) -> float:
+        """How long so many tokens of prompts take in all."""
+        line = self._texts if is_texts and self._texts.is_known else self._prompts
+        per_s = line.typical(1e6)
+        return tokens / per_s if per_s else 0.0
+
+    def decode_s(self, sequences: float) -> float:
+        """How long a pass takes that decodes for this many."""
+        return self._decodes.micros(sequences) / 1e6
+
+    def part_of_prompts(
+        self, first: Job, decoding: list[Job], tenants: Mapping[str, TenantJobs], usage: Mapping[str, float]
+    ) -> float:
+        """Which part of the time goes to the neediest prompt and those that can join it, while `decoding` go on."""
+        decode_s = self.decode_s(len(decoding))
+        part, overdue = 1.0, self._step_s / (self._step_s + self._stall_s)
+        for name, pace_s in {(job.submit.tenant, self._pace(job, tenants)) for job in decoding}:
+            other = first.submit.tenant
+            if name == other or usage[other] <= usage[name] or self._settings.policy is Policy.FIFO:
+                part = min(part, self._stall_s / (self._stall_s + decode_s))
+                continue
+            left_s = 0.0 if tenants[name].is_waiting else pace_s - decode_s
+            fits = self._has_room(left_s, self._texts if first.ends else self._prompts)
+            part = min(part, left_s / pace_s if fits else overdue)
+        return part
 
     # ---- what may come next -------------------------------------------------------------------------------------
 
@@ -86,20 +124,21 @@ class Slack:
         now_s: float,
     ) -> Room:
         """What the next pass should have of prompts; 0 tokens if it should decode. `first` is the neediest prompt."""
+        line = self._texts if first.ends else self._prompts
         step_s = self._longest_s(tenants, now_s)
         if not decoding:
-            return self._room(step_s)
+            return self._room(step_s, line)
         decode_s = self._decodes.micros(len(decoding)) / 1e6
         slack_s = min(self._patience_s(job, first, tenants, usage, now_s, decode_s) for job in decoding)
         is_overdue = now_s - self._prefilled_s >= self._stall_s and not self._was_prefill
         if slack_s > 0:
-            return self._room(min(slack_s, step_s), is_strict=slack_s < self._step_s)
+            return self._room(min(slack_s, step_s), line, is_strict=slack_s < self._step_s)
         if not is_overdue:
             return Room(0, 0)
-        kept_s = min(self._pace_s[tenants[job.submit.tenant].priority] for job in decoding) - decode_s
+        kept_s = min(self._pace(job, tenants) for job in decoding) - decode_s
         # if nothing fits within their paces, those cannot be kept anyway
-        is_kept = self._has_room(kept_s)
-        return self._room(min(self._step_s, kept_s) if is_kept else self._step_s, is_strict=is_kept)
+        is_kept = self._has_room(kept_s, line)
+        return self._room(min(self._step_s, kept_s) if is_kept else self._step_s, line, is_strict=is_kept)
 
     def urgent(self, decoding: list[Job], clearly_more: float, usage: Mapping[str, float], now_s: float) -> list[Job]:
         """Those of `decoding` that a needy prompt has to wait for: all but the streams of tenants whose usage is
@@ -136,19 +175,23 @@ class Slack:
             return max(self._step_s, self._stall_s - waited_s) if waited_s < self._stall_s else 0.0
         if tenants[mine].is_waiting:
             return 0.0  # it has used less and lacks slots, so it must not fall further behind
-        left_s = self._pace_s[tenants[mine].priority] - decode_s - waited_s
-        return left_s if self._has_room(left_s) else 0.0
+        left_s = self._pace(job, tenants) - decode_s - waited_s
+        return left_s if self._has_room(left_s, self._texts if first.ends else self._prompts) else 0.0
 
-    def _room(self, seconds: float, *, is_strict: bool = False) -> Room:
-        """The prompt tokens that take about this long: whole tiles, at least one."""
+    def _pace(self, job: Job, tenants: Mapping[str, TenantJobs]) -> float:
+        """How often a stream is entitled to a token, in seconds."""
+        return self._pace_s[Priority.LOW if job.submit.is_flex else tenants[job.submit.tenant].priority]
+
+    def _room(self, seconds: float, line: Line, *, is_strict: bool = False) -> Room:
+        """The tokens of a pass with these times that take about this long: whole tiles, at least one."""
         most = self._settings.prefill_chunk_tokens
         tokens = min(most, PROBE_TOKENS)
-        if self._prompts.is_known:
-            fitting = min(most, self._prompts.size(seconds * 1e6) + ROUNDED_UP)
+        if line.is_known:
+            fitting = min(most, line.size(seconds * 1e6) + ROUNDED_UP)
             tokens = most if fitting == most else min(most, max(int(fitting) // TILE_TOKENS * TILE_TOKENS, TILE_TOKENS))
         return Room(tokens, tokens if is_strict else min(most, tokens + tokens // 2))
 
-    def _has_room(self, seconds: float) -> bool:
-        """Whether the fewest prompt tokens that are worth a pass take no longer than about this."""
+    def _has_room(self, seconds: float, line: Line) -> bool:
+        """Whether the fewest tokens that are worth a pass with these times take no longer than about this."""
         least = min(TILE_TOKENS, self._settings.prefill_chunk_tokens)
-        return seconds > 0 and self._prompts.size(seconds * 1e6) + ROUNDED_UP >= least
+        return seconds > 0 and line.size(seconds * 1e6) + ROUNDED_UP >= least

@@ -1,7 +1,9 @@
-"""How long passes take, as measured: a straight line through their sizes and times. Pure."""
+"""How long passes take, as measured: a straight line through their sizes and times; and what that means for requests
+that are paused. Pure."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Final
 
 KEPT: Final = 0.95
@@ -11,6 +13,11 @@ FIRMNESS: Final = 0.1
 less teach the height of the line, but not its slope."""
 MOST_SURPRISE: Final = 4
 """A pass counts as at most this many times as long as expected."""
+CLEARLY: Final = 2
+"""A state is not kept if computing its tokens again is this many times as fast. Less is not worth it: nobody pays for
+computing again, and what follows may differ in the last bits."""
+TRIED: Final = 32
+"""One in so many states that are not worth keeping is kept all the same, to measure again."""
 
 
 class Line:
@@ -65,3 +72,33 @@ class Line:
         guess = 0.0 if self._is_flat else steepest
         hold = (FIRMNESS * self._size) ** 2
         return min(steepest, max(0.0, (self._product + hold * guess) / (self._spread + hold)))
+
+
+class Keeping:
+    """Whether the state of a paused request is worth keeping, by its tokens, or should be computed again."""
+
+    def __init__(self, prompt_s: Callable[[int], float]) -> None:
+        """`prompt_s` tells how long it takes to compute this many tokens; 0 if that is unknown."""
+        self._prompt_s = prompt_s
+        self._saves, self._restores = Line(), Line()
+        self._refused = 0  # one after the other
+
+    def saved(self, tokens: int, micros: int) -> None:
+        """A state of so many tokens was copied to host memory."""
+        self._saves.learn(tokens, micros)
+
+    def restored(self, tokens: int, micros: int) -> None:
+        """And back."""
+        self._restores.learn(tokens, micros)
+
+    def is_worth(self, tokens: int) -> bool:
+        """Whether it is, as far as was measured."""
+        computed_micros = 1e6 * self._prompt_s(tokens)
+        if not (computed_micros and self._saves.is_known and self._restores.is_known):
+            return True
+        return self._saves.micros(tokens) + self._restores.micros(tokens) <= CLEARLY * computed_micros
+
+    def decide(self, tokens: int) -> bool:
+        """The same for a state that is there now; now and then one is kept to measure again."""
+        self._refused = 0 if self.is_worth(tokens) else (self._refused + 1) % TRIED
+        return not self._refused

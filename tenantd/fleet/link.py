@@ -34,7 +34,8 @@ def bytes_at_most(command: Command) -> int:
     match command:
         case Submit():
             tokens = len(command.prompt) + len(command.marks) + max(len(command.generated), command.max_tokens)
-            return _TOKEN_BYTES * tokens + 4 * len(command.adapter) + _REST_BYTES
+            others = _SMALL_BYTES * len(command.images) + 4 * len(command.adapter)
+            return _TOKEN_BYTES * (tokens + len(command.texts)) + others + _REST_BYTES
         case SetSampling(_, sampling):
             return _BIAS_BYTES * len(sampling.logit_bias) + 4 * len(sampling.grammar) + 2 * _REST_BYTES
         case Check():

@@ -15,16 +15,14 @@ from tenantd.events import Loss
 from tenantd.fleet.link import EngineLink
 from tenantd.fleet.oom import oom_kills
 from tenantd.fleet.output import Output
-from tenantd.wire.messages import Command, Event
+from tenantd.wire.messages import IMAGES_FD_VARIABLE, Command, Event
 
 EXIT_GRACE_S: Final = 5.0
 """How long a process that closed its connection may take to free the model and exit."""
 LAST_WORDS_S: Final = 1.0
 """How long to read what it wrote before it ended; its own children may hold the pipe open longer."""
 
-WRONG_CPU: Final = (
-    "an instruction that this CPU does not have; build llama.cpp again on this machine (docs/operations.md, Install)"
-)
+WRONG_CPU: Final = "an instruction that this CPU does not have; build llama.cpp again on this machine (docs/install.md)"
 
 
 class Ending(NamedTuple):
@@ -43,6 +41,12 @@ class Ending(NamedTuple):
     def explained(self) -> str:
         """The reason and the words, for administrators."""
         return f"{self.reason}: {self.words}" if self.words else self.reason
+
+
+def _inherited(environment: Mapping[str, str]) -> tuple[int, ...]:
+    """The descriptor of the memory with images, if there is any."""
+    fd = environment.get(IMAGES_FD_VARIABLE)
+    return () if fd is None else (int(fd),)
 
 
 class EngineProcess:
@@ -82,7 +86,7 @@ class EngineProcess:
                     stdin=DEVNULL,
                     stdout=write_fd,
                     stderr=write_fd,
-                    pass_fds=(theirs.fileno(),),
+                    pass_fds=(theirs.fileno(), *_inherited(environment)),
                     env=dict(environment),
                     start_new_session=True,
                 )

@@ -43,5 +43,5 @@ def is_same_model(before: EngineInfo, after: EngineInfo) -> bool:
     """Whether requests can move from one engine to the other, because tokens mean the same."""
     return all(
         getattr(before, name) == getattr(after, name)
-        for name in ("model", "parameters", "vocabulary", "train_context_tokens")
+        for name in ("model", "parameters", "vocabulary", "train_context_tokens", "embeddings", "images")
     )

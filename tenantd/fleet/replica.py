@@ -16,14 +16,16 @@ from typing import Final
 
 from tenantd.config import Config
 from tenantd.domain import Breach, FinishReason
-from tenantd.errors import EngineFailure, EngineUnavailable, InvalidRequest, TenantdError
+from tenantd.errors import EngineFailure, EngineUnavailable, TenantdError
 from tenantd.events import EngineLost, EngineStarted, Events, FirstToken
 from tenantd.fleet.announced import binding_broken, started
 from tenantd.fleet.backlog import Backlog
 from tenantd.fleet.bindings import Bindings, Misbound
 from tenantd.fleet.board import UsageBoard
 from tenantd.fleet.checkup import Checkup
+from tenantd.fleet.faults import detail_of, error_of
 from tenantd.fleet.process import Ending
+from tenantd.fleet.served import Served
 from tenantd.fleet.supervisor import Supervisor, load_command
 from tenantd.fleet.suspects import Suspects
 from tenantd.fleet.tally import Tally
@@ -32,7 +34,6 @@ from tenantd.live.phases import Phase
 from tenantd.live.registry import LiveRegistry
 from tenantd.live.streams import MIXED_UP, LiveStream
 from tenantd.tenancy.rates import Rates
-from tenantd.wire.messages import Backlog as BacklogNews
 from tenantd.wire.messages import (
     Cancel,
     Check,
@@ -79,11 +80,12 @@ class Replica:
         self.throughput = Throughput()
         self.board = UsageBoard()
         self.tally = Tally()
+        self.served = Served()
         self.checkup = Checkup()
         self.bound: frozenset[int] = frozenset()  # numbers of requests with a slot, as last reported by the engine
         self.order: list[int] = []  # numbers of the first waiting requests, in the engine's order
         self.cached: dict[int, int] = {}  # bytes of cached prompts, by tenant id, as last reported
-        self.on_order: Callable[[], None] = lambda: None  # called when that has changed
+        self.on_order: Callable[[Step | None], None] = lambda step: None  # called when that is told, or lost
         self.on_short: Callable[[LiveStream], None] = lambda stream: None  # called when it needs to be allowed more
         self.supervisor = Supervisor(
             load_command(config),
@@ -196,6 +198,7 @@ class Replica:
         else:
             self._booked_micros += stream.engine_micros
         self.throughput.ended(self._clock_s())
+        self.served.ended(stream)
         stream.finish(reason, error)
         self._send_soon()
 
@@ -218,7 +221,8 @@ class Replica:
 
     def state(self, stream: LiveStream) -> str:
         """`waiting` (no token yet), `paused` (tokens but no slot) or `running` (tokens and a slot)."""
-        return "waiting" if not stream.generated else "running" if stream.number in self.bound else "paused"
+        has_begun = bool(stream.generated or stream.texts)
+        return "running" if has_begun and stream.number in self.bound else "paused" if stream.generated else "waiting"
 
     # ---- events of the supervisor -------------------------------------------------------------------------------
 
@@ -245,7 +249,7 @@ class Replica:
         for stream in self.live:
             stream.sampling.is_in_engine = False
         for stream in self.live:
-            if len(stream.generated) >= stream.max_tokens:
+            if len(stream.generated) >= stream.max_tokens and not stream.texts:
                 self._finish(stream, FinishReason.LENGTH)  # its last token arrived, but its Finish was lost
             elif self._suspects.has(stream):
                 suspects.append(stream)
@@ -268,8 +272,8 @@ class Replica:
         while may_send and self.supervisor.has_room and (stream := self.backlog.take()) is not None:
             for command in self._start(stream):
                 self.supervisor.send(command)
-        for tenant, exists in self.backlog.news():
-            self.supervisor.send(BacklogNews(tenant, exists))
+        for news in self.backlog.news():
+            self.supervisor.send(news)
 
     def _start(self, stream: LiveStream) -> list[Command]:
         """The commands that make the engine run a request; they are sent right away."""
@@ -312,16 +316,16 @@ class Replica:
         now_micros = round(self._clock_s() * 1e6)
         for tenant, tokens in delivered.items():
             self._rates.book_tokens(tenant, tokens, now_micros)
+        self.live.book_energy(step.energy or {})
         for finish in step.finishes:
             if finish.request in live:
                 self._on_finish(live[finish.request], finish)
         if step.bound is not None:
             self._on_bound([number for number, _ in step.bound])
-        if step.order is not None:
-            self.order = step.order
-            self.on_order()
-        if step.cache is not None:
-            self.cached = step.cache
+        if step.order is not None or step.outlook is not None:
+            self.order = self.order if step.order is None else step.order
+            self.on_order(step)
+        self.cached = self.cached if step.cache is None else step.cache
         if step.usage is not None:
             self.board.update(step.usage, step.level, self._clock_s())
         if self._suspects.probe is not None:
@@ -361,17 +365,12 @@ class Replica:
             self.on_short(stream)
 
     def _on_finish(self, stream: LiveStream, finish: Finish) -> None:
-        error: TenantdError | None = None
-        if stream.prefilled_tokens or stream.cached_tokens or stream.engine_micros:
+        has_computed = bool(stream.prefilled_tokens or stream.cached_tokens)
+        if has_computed or stream.engine_micros:
             self._on_started(stream)
-        if finish.reason is FinishReason.FAILED and finish.param:
-            error = InvalidRequest(finish.message, param=finish.param)
-        elif finish.reason is FinishReason.FAILED:
-            # If the engine refuses a request before computing anything, the request is at fault (e.g. its adapter).
-            kind = EngineFailure if stream.prefilled_tokens or stream.cached_tokens else InvalidRequest
-            error = kind(finish.message or "the engine failed to run the request")
-        if finish.detail:
-            self._log_detail(stream.tenant, finish.detail)
+        error = error_of(finish, has_computed=has_computed)
+        if detail := detail_of(finish):
+            self._log_detail(stream.tenant, detail)
         self._finish(stream, finish.reason, error)
 
     def break_off(
@@ -398,6 +397,7 @@ class Replica:
         """Finish what was about to end, fail requests that took part in too many crashes, and keep the rest."""
         self._events.announce(EngineLost(reason=ending.loss, status=ending.status, live=len(self.live)))
         self.bound, self.order, self.cached = frozenset(), [], {}
+        self.on_order(None)
         has_found_cause, was_checking = False, self.checkup.has_begun
         self.checkup.lose(f"the engine ended during this check, and is restarted: {ending.reason}")
         for stream in self.live:

@@ -21,7 +21,7 @@ from typing import Final, Protocol
 
 import msgspec
 
-from tenantd.config import Config, EngineConfig
+from tenantd.config import Config, EmbeddingsConfig, EngineConfig
 from tenantd.errors import EngineUnavailable, ModelError
 from tenantd.events import Loss
 from tenantd.fleet.process import Ending, EngineProcess
@@ -33,6 +33,7 @@ from tenantd.wire.messages import (
     EngineInfo,
     Event,
     Load,
+    LoadEmbeddings,
     LoadFailed,
     Loading,
     Ready,
@@ -401,10 +402,19 @@ def load_command(config: Config) -> Load:
         flash_attention=engine.flash_attention,
         swap_bytes=engine.swap_bytes,
         cache_bytes=config.cache.host_bytes,
+        has_caches=config.cache.default == "on",
         checkpoint_tokens=config.cache.checkpoint_tokens,
         scrub=config.security.scrub,
         grammar_budget_ms=engine.grammar_budget_ms,
         fake_step_micros=engine.fake_step_micros,
         fake_token_micros=engine.fake_token_micros,
         settings=config.scheduler,
+        embeddings=_load_embeddings(config.embeddings),
+        projector_path=str(config.model.projector or ""),
     )
+
+
+def _load_embeddings(own: EmbeddingsConfig) -> LoadEmbeddings | None:
+    if not own.is_on:
+        return None
+    return LoadEmbeddings(model_path=str(own.model or ""), pooling=own.pooling, input_tokens=own.max_input_tokens)

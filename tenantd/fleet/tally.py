@@ -12,13 +12,14 @@ class Tally:
     """Of one replica over all its engine processes, or of several together.
 
     `unbilled_micros` is the part of `busy_micros` that no request is charged for: work a crash lost, mostly. `swaps`
-    and `recomputes` are requests that gave way, with their state kept and without.
+    and `recomputes` are requests that gave way, with their state kept and without. `steps` are those that took time.
     """
 
     busy_micros: int = 0
     unbilled_micros: int = 0
     swaps: int = 0
     recomputes: int = 0
+    steps: int = 0
 
     def __add__(self, other: Tally) -> Tally:
         return Tally(
@@ -26,6 +27,7 @@ class Tally:
             self.unbilled_micros + other.unbilled_micros,
             self.swaps + other.swaps,
             self.recomputes + other.recomputes,
+            self.steps + other.steps,
         )
 
     def add(self, step: Step) -> None:
@@ -34,3 +36,4 @@ class Tally:
         self.unbilled_micros += step.unbilled_micros
         self.swaps += step.swaps
         self.recomputes += step.recomputes
+        self.steps += step.busy_micros > 0

@@ -27,6 +27,11 @@ class Throughput:
         """Nothing is running, so the time until the next request does not count."""
         self._ends_s.clear()
 
+    @property
+    def is_known(self) -> bool:
+        """Whether enough have ended to tell a rate."""
+        return len(self._ends_s) >= 2
+
     def wait_s(self, now_s: float, sharers: int, oldest_s: float) -> int:
         """Whole seconds until a place should be free, with `sharers` tenants waiting for one.
 
@@ -40,6 +45,6 @@ class Throughput:
         Uses the rate of the last ends, including the time since the last one. If fewer than two have ended, assumes
         that each place takes as long as the oldest live request so far (`oldest_s` seconds).
         """
-        if len(self._ends_s) < 2:
+        if not self.is_known:
             return oldest_s
         return (now_s - self._ends_s[0]) / len(self._ends_s) * places

@@ -27,6 +27,43 @@ BATCH_ROWS: Final = 20_000
 PROGRESS_INTERVAL_S: Final = 5.0
 CACHE_KIB: Final = 64 * 1024
 
+# As schema 8 had it; later upgrades lead on from here.
+_HOURS_TABLE: Final = """CREATE TABLE hours (
+    hour_micros        INTEGER NOT NULL,
+    tenant_id          INTEGER NOT NULL,
+    key_id             TEXT NOT NULL,
+    model              TEXT NOT NULL,
+    adapter            TEXT NOT NULL,
+    price_id           INTEGER NOT NULL REFERENCES prices (id),
+    unbilled           INTEGER NOT NULL,
+    billed_micros      INTEGER NOT NULL,
+    requests           INTEGER NOT NULL,
+    completed          INTEGER NOT NULL,
+    cancelled          INTEGER NOT NULL,
+    disconnected       INTEGER NOT NULL,
+    failed             INTEGER NOT NULL,
+    interrupted        INTEGER NOT NULL,
+    prompt_tokens      INTEGER NOT NULL,
+    cached_tokens      INTEGER NOT NULL,
+    completion_tokens  INTEGER NOT NULL,
+    engine_micros      INTEGER NOT NULL,
+    input_nanos        INTEGER NOT NULL,
+    cached_nanos       INTEGER NOT NULL,
+    output_nanos       INTEGER NOT NULL,
+    engine_nanos       INTEGER NOT NULL,
+    free_nanos         INTEGER NOT NULL,
+    free_prompt_tokens INTEGER NOT NULL,
+    free_completion_tokens INTEGER NOT NULL,
+    waived_nanos       INTEGER NOT NULL,
+    measured           INTEGER NOT NULL,
+    duration_micros    INTEGER NOT NULL,
+    started            INTEGER NOT NULL,
+    first_token_micros INTEGER NOT NULL,
+    queue_micros       INTEGER NOT NULL,
+    kv_token_micros    INTEGER NOT NULL,
+    swaps              INTEGER NOT NULL,
+    PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled, billed_micros)
+) STRICT, WITHOUT ROWID"""
 _COLUMNS: Final = {
     "requests": (
         "adapter              TEXT NOT NULL DEFAULT ''",
@@ -97,7 +134,8 @@ def add_accounts(conn: Connection) -> None:
         PRICES_BY_TENANT,
         REQUESTS_BY_END,
         REQUESTS_BY_BILL,
-        *ROLL_UPS,
+        _HOURS_TABLE,
+        *ROLL_UPS[1:],
         FREE_USES,
         *BUDGETS,
         *INVOICES,

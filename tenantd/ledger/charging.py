@@ -46,6 +46,8 @@ def charge(
     if not customer.unbilled:  # what nobody pays for uses up no quota
         free = free_part(conn, customer.tenant_id, usage, prices, ended_micros, timezone)
     waived_nanos = spend(conn, customer, usage, cost, free.nanos, ended_micros, timezone, uses)
+    if uses is not None and free.given is not None:
+        uses[:] = [use._replace(free=free.given) for use in uses]
     return Charge(prices.id, cost, free, waived_nanos)
 
 

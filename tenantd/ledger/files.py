@@ -6,12 +6,22 @@ deleted, moved away or replaced would be lost, so the writer checks before each 
 
 from __future__ import annotations
 
+import itertools
 import os
+import time
 from pathlib import Path
 from typing import Final
 
 LOG_SUFFIX: Final = "-wal"
 Identity = tuple[int, int]  # device and inode
+
+
+def dated(folder: Path, what: str, ending: str = "") -> Path:
+    """An unused name for a file: `what` and the present second, with a number if that second has been used already."""
+    first = f"{what}-{time.strftime('%Y%m%d-%H%M%S')}"
+    others = (f"{first}-{number}" for number in itertools.count(2))
+    names = (folder / f"{name}{ending}" for name in itertools.chain([first], others))
+    return next(name for name in names if not os.path.lexists(name))
 
 
 class MissingFile(Exception):

@@ -61,6 +61,7 @@ class UsageGroup(msgspec.Struct, frozen=True, kw_only=True):
     cached_tokens: int
     completion_tokens: int
     engine_micros: int
+    energy_millijoules: int
     list_nanos: int
     free_nanos: int
     waived_nanos: int

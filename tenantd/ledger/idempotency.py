@@ -26,7 +26,7 @@ _GOOD: Final = (FinishReason.STOP.value, FinishReason.LENGTH.value)
 
 _FIND = "SELECT body_hash, requests FROM idempotency WHERE tenant_id = ? AND key = ? AND created_micros > ?"
 # With the plus, SQLite finds the rows by their ids and does not read all of the tenant's.
-_ROWS = """SELECT id, state, prompt_tokens, completion_tokens, engine_micros, cached_tokens FROM requests
+_ROWS = f"""SELECT id, state, {", ".join(Usage.__struct_fields__)} FROM requests
     WHERE +tenant_id = ? AND id IN (SELECT value FROM json_each(?))"""
 _KEEP = """INSERT INTO idempotency (tenant_id, key, body_hash, requests, created_micros) VALUES (?, ?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET body_hash = excluded.body_hash, requests = excluded.requests,
@@ -72,7 +72,9 @@ def find_first(conn: Connection, tenant_id: int, key: str, now_micros: int) -> F
         return None
     body_hash, ids = found
     rows = {row[0]: row[1:] for row in conn.execute(_ROWS, (tenant_id, ids))}
-    totals = [sum(each) for each in zip(*(row[1:] for row in rows.values()), strict=True)] or [0] * 4
+    totals = [sum(each) for each in zip(*(row[1:] for row in rows.values()), strict=True)] or [0] * len(
+        Usage.__struct_fields__
+    )
     return FirstRequest(
         body_hash=body_hash,
         states={name: rows[name][0] if name in rows else UNKNOWN for name in msgspec.json.decode(ids, type=list[str])},

@@ -31,6 +31,8 @@ BUSY_TIMEOUT_MS: Final = 1000
 MOST_BREACHES: Final = 10
 """Of one check; further ones are counted."""
 _OBJECTS: Final = "SELECT type || ' ' || name FROM sqlite_schema WHERE name NOT LIKE 'sqlite_%'"
+_REFERENCES: Final = """SELECT count(DISTINCT name || ' ' || reference.id) FROM sqlite_schema
+    JOIN pragma_foreign_key_list(name) AS reference WHERE type = 'table'"""
 
 
 class Check(StrEnum):
@@ -71,11 +73,15 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Inspection(msgspec.Struct, frozen=True, kw_only=True):
-    """What was checked: how many things by check, the breaches, and how many more there were."""
+    """What was checked: how many things by check, the breaches, and how many more there were.
+
+    `broken` has how many breaches there are in all, for the checks that found some.
+    """
 
     checked: dict[str, int]
     breaches: list[Breach]
     more: int = 0
+    broken: dict[str, int] = {}
 
 
 Found = Iterator[tuple[int, str]]
@@ -102,6 +108,7 @@ def inspect_file(path: Path, on_progress: Progress = lambda check, done, of: Non
 def inspect(conn: sqlite3.Connection, on_progress: Progress = lambda check, done, of: None) -> Inspection:
     """`conn` has a transaction open, and may be given other snapshots."""
     checked: dict[str, int] = {}
+    broken: dict[str, int] = {}
     breaches: list[Breach] = []
     more = 0
     for check, look in _CHECKS.items():
@@ -112,9 +119,11 @@ def inspect(conn: sqlite3.Connection, on_progress: Progress = lambda check, done
                 found += 1
                 if found <= MOST_BREACHES:
                     breaches.append(Breach(check=check, what=what, todo=WHAT_TO_DO[check]))
+        if found:
+            broken[check.value] = found
         more += max(0, found - MOST_BREACHES)
         let_go(conn)
-    return Inspection(checked=checked, breaches=breaches, more=more)
+    return Inspection(checked=checked, breaches=breaches, more=more, broken=broken)
 
 
 def _looked(
@@ -167,8 +176,9 @@ def _schema(conn: sqlite3.Connection, on_progress: Callable[[int, int], None]) -
 
 
 def _references(conn: sqlite3.Connection, on_progress: Callable[[int, int], None]) -> Found:
+    yield conn.execute(_REFERENCES).fetchone()[0], ""
     for table, number, parent, _ in conn.execute("PRAGMA foreign_key_check"):
-        yield 1, f"row {number} of {table} refers to something that is not in {parent}"
+        yield 0, f"row {number} of {table} refers to something that is not in {parent}"
 
 
 def _requests(conn: sqlite3.Connection, on_progress: Callable[[int, int], None]) -> Found:

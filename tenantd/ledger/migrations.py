@@ -40,6 +40,10 @@ UPGRADES: Final[tuple[Sequence[Step], ...]] = (
     (give_ids,),
     (add_audit,),
     (add_accounts,),
+    (
+        "ALTER TABLE requests ADD COLUMN energy_millijoules   INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE hours ADD COLUMN energy_millijoules INTEGER NOT NULL DEFAULT 0",
+    ),
 )
 VERSION: Final = len(UPGRADES) + 1
 """Version of `SCHEMA`, which all upgrades lead to."""

@@ -18,21 +18,33 @@ from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import cost_of
 from tenantd.ledger.records import PriceList, RequestRecord
 from tenantd.ledger.sums import sums
-from tenantd.periods import Period, bounds, local_date
+from tenantd.periods import UTC_ZONE, Period, bounds, local_date
+
+
+class FreeUse(NamedTuple):
+    """What a month has given away of a tenant's quota so far."""
+
+    tenant_id: int
+    month: str
+    prompt_tokens: int
+    completion_tokens: int
 
 
 class Free(NamedTuple):
-    """What of a row costs nothing: tokens, and how much less it costs for them."""
+    """What of a row costs nothing: tokens, and how much less it costs for them. `given` includes it."""
 
     prompt_tokens: int = 0
     completion_tokens: int = 0
     nanos: int = 0
+    given: FreeUse | None = None
 
 
 _GIVEN: Final = "SELECT prompt_tokens, completion_tokens FROM free_uses WHERE tenant_id = ? AND month = ?"
 _GIVE: Final = """INSERT INTO free_uses (tenant_id, month, prompt_tokens, completion_tokens) VALUES (?, ?, ?, ?)
     ON CONFLICT DO UPDATE SET prompt_tokens = prompt_tokens + excluded.prompt_tokens,
-    completion_tokens = completion_tokens + excluded.completion_tokens"""
+    completion_tokens = completion_tokens + excluded.completion_tokens RETURNING prompt_tokens, completion_tokens"""
+_GIVEN_FROM: Final = """SELECT tenant_id, month, prompt_tokens, completion_tokens FROM free_uses
+    WHERE tenant_id IN (SELECT tenant_id FROM budgets) AND month >= ?"""
 _KEEP: Final = "UPDATE free_uses SET prompt_tokens = ?, completion_tokens = ? WHERE tenant_id = ? AND month = ?"
 _NAMES: Final = ("free_prompt_tokens", "free_completion_tokens")
 
@@ -55,7 +67,7 @@ def free_part(
     completion_tokens = min(usage.completion_tokens, max(0, prices.free_completion_tokens - completion_given))
     if not prompt_tokens and not completion_tokens:
         return Free()
-    conn.execute(_GIVE, (tenant_id, month, prompt_tokens, completion_tokens))
+    [given] = conn.execute(_GIVE, (tenant_id, month, prompt_tokens, completion_tokens)).fetchall()
     charged = msgspec.structs.replace(
         usage,
         prompt_tokens=usage.prompt_tokens - prompt_tokens,
@@ -66,7 +78,13 @@ def free_part(
         prompt_tokens,
         completion_tokens,
         whole.input_nanos - rest.input_nanos + whole.output_nanos - rest.output_nanos,
+        FreeUse(tenant_id, month, *given),
     )
+
+
+def given_from(conn: Connection, at_micros: int) -> list[FreeUse]:
+    """What was given away of the quotas of tenants with budgets in the month of a moment, by UTC, and later."""
+    return [FreeUse(*row) for row in conn.execute(_GIVEN_FROM, (month_of(at_micros, UTC_ZONE),)).fetchall()]
 
 
 def take_back(conn: Connection, row: RequestRecord, timezone: ZoneInfo) -> None:

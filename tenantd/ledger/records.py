@@ -88,6 +88,7 @@ class RequestRecord(msgspec.Struct, frozen=True, kw_only=True):
     free_prompt_tokens: int = 0  # of its tokens, those in the free quota
     free_completion_tokens: int = 0
     billed_micros: int | None = None
+    energy_millijoules: int = 0  # of GPUs, if it was measured
 
     @property
     def list_nanos(self) -> int:

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import os
 import sqlite3
-import time
 from contextlib import closing
 from pathlib import Path
 from typing import Final
@@ -18,6 +17,7 @@ from tenantd.errors import ConfigError, LedgerUnavailable
 from tenantd.ledger.audit import RENEWED, Entry, append
 from tenantd.ledger.copies import put_in_place, sync
 from tenantd.ledger.database import connect_writer, explain, truncate_log
+from tenantd.ledger.files import dated
 from tenantd.ledger.half_done import RENEWED as READY
 from tenantd.ledger.half_done import remove_ready, undo_half_done
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION, migrate
@@ -66,7 +66,7 @@ def renew(ledger: Path, currency: str, now_micros: int) -> Renewed:
     unsettled = ledger.with_name(UNSETTLED_NAME)
     if unsettled.exists() and unsettled.stat().st_size:
         raise ConfigError(f"{unsettled} holds requests that are not settled yet; start tenantd once, and stop it again")
-    kept = ledger.with_name(time.strftime(f"{ledger.name}.renewed-%Y%m%d-%H%M%S"))
+    kept = dated(ledger.parent, f"{ledger.name}.renewed")
     ready = ledger.with_name(ledger.name + READY)
     try:
         undo_half_done(ledger)

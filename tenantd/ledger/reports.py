@@ -46,10 +46,12 @@ class TenantUsage(msgspec.Struct, frozen=True, kw_only=True):
     p99_first_token_micros: int | None
     error_rate: float
     cached_tokens: int = 0
+    energy_millijoules: int = 0
 
 
 _RUNNING: Final = """SELECT tenant_id, count(*), sum(prompt_tokens), sum(completion_tokens), sum(engine_micros),
-    sum(cached_tokens) FROM requests WHERE state = 'running' AND created_micros >= :since AND created_micros < :until
+    sum(cached_tokens), sum(energy_millijoules) FROM requests
+    WHERE state = 'running' AND created_micros >= :since AND created_micros < :until
     AND tenant_id = coalesce(:tenant, tenant_id) GROUP BY tenant_id"""
 
 
@@ -66,7 +68,8 @@ def usage_report(
     report = []
     for number in {key[0] for key in ended} | running.keys():
         total = ended.get((number,)) or dict.fromkeys((*COUNTS, *SUMS), 0)
-        now, prompt_tokens, completion_tokens, engine_micros, cached_tokens = running.get(number, (0, 0, 0, 0, 0))
+        now, *used = running.get(number, (0,) * 6)
+        prompt_tokens, completion_tokens, engine_micros, cached_tokens, energy_millijoules = used
         if not total["requests"] + now:
             continue  # all of it was taken out again
         measured = total["measured"]
@@ -81,6 +84,7 @@ def usage_report(
                 completion_tokens=total["completion_tokens"] + completion_tokens,
                 cached_tokens=total["cached_tokens"] + cached_tokens,
                 engine_micros=total["engine_micros"] + engine_micros,
+                energy_millijoules=total["energy_millijoules"] + energy_millijoules,
                 cost_nanos=cost_nanos(billed.get((number,))),
                 average_duration_micros=divide_half_up(total["duration_micros"], measured) if measured else None,
                 p50_duration_micros=percentiles.of(number, DURATION, 50),

@@ -22,19 +22,19 @@ INTERRUPTED_CAUSE: Final = "interrupted"
 
 _INSERT = f"""INSERT INTO requests (state, {", ".join(Admitted.__struct_fields__)})
     VALUES ('running', {", ".join("?" * len(Admitted.__struct_fields__))})"""
-_CHECKPOINT = """UPDATE requests SET prompt_tokens = ?, completion_tokens = ?, engine_micros = ?, cached_tokens = ?
-    WHERE id = ? AND state = 'running'"""
+_USED = ", ".join(f"{name} = ?" for name in Usage.__struct_fields__)
+_CHECKPOINT = f"UPDATE requests SET {_USED} WHERE id = ? AND state = 'running'"
 _FACTS = "SELECT state, tenant_id, key_id, unbilled, created_micros FROM requests WHERE id = ?"
 _CHARGED = """price_id = ?, input_nanos = ?, cached_nanos = ?, output_nanos = ?, engine_nanos = ?, free_nanos = ?,
     free_prompt_tokens = ?, free_completion_tokens = ?, waived_nanos = ?"""
-_SETTLE = f"""UPDATE requests SET state = ?, prompt_tokens = ?, completion_tokens = ?, engine_micros = ?,
-    cached_tokens = ?, first_token_micros = ?, duration_micros = ?, queue_micros = ?, prefill_micros = ?,
+_SETTLE = f"""UPDATE requests SET state = ?, {_USED},
+    first_token_micros = ?, duration_micros = ?, queue_micros = ?, prefill_micros = ?,
     kv_token_micros = ?, swaps = ?, error = ?, cause = ?, ended_micros = ?, billed_micros = ?,
     {_CHARGED}
     WHERE id = ? RETURNING {COLUMNS}"""
 # The plus keeps SQLite from reading the whole table in order instead of sorting the few rows of an index.
-_RUNNING = """SELECT id, tenant_id, key_id, unbilled, created_micros, prompt_tokens, completion_tokens, engine_micros,
-    cached_tokens FROM requests WHERE state = 'running' ORDER BY +number"""
+_RUNNING = f"""SELECT id, tenant_id, key_id, unbilled, created_micros, {", ".join(Usage.__struct_fields__)}
+    FROM requests WHERE state = 'running' ORDER BY +number"""
 _INTERRUPT = f"""UPDATE requests SET state = 'interrupted', interrupted_micros = ?, ended_micros = ?,
     billed_micros = ?, error = ?, cause = ?, {_CHARGED} WHERE id = ? RETURNING {COLUMNS}"""
 _REOPEN = """UPDATE requests SET state = 'running', price_id = NULL, input_nanos = 0, cached_nanos = 0,
@@ -56,8 +56,7 @@ def insert_request(conn: Connection, admission: Admitted) -> None:
 
 def checkpoint_request(conn: Connection, request_id: str, usage: Usage) -> None:
     """Record what a running row has used so far. Ignores rows that are settled or missing."""
-    values = (usage.prompt_tokens, usage.completion_tokens, usage.engine_micros, usage.cached_tokens, request_id)
-    conn.execute(_CHECKPOINT, values)
+    conn.execute(_CHECKPOINT, (*msgspec.structs.astuple(usage), request_id))
 
 
 def settle_request(
@@ -79,10 +78,7 @@ def settle_request(
     charged = charge(conn, Customer(tenant_id, key_id, bool(unbilled)), usage, ended_micros, timezone, uses)
     values = (
         FinishReason(settlement.state).value,
-        usage.prompt_tokens,
-        usage.completion_tokens,
-        usage.engine_micros,
-        usage.cached_tokens,
+        *msgspec.structs.astuple(usage),
         settlement.first_token_micros,
         settlement.duration_micros,
         settlement.queue_micros,

@@ -33,7 +33,7 @@ from tenantd.ledger.copies import (
 )
 from tenantd.ledger.copies import open_copy as open_ledger
 from tenantd.ledger.database import connect_writer, explain, is_damage, truncate_log
-from tenantd.ledger.files import LOG_SUFFIX
+from tenantd.ledger.files import LOG_SUFFIX, dated
 from tenantd.ledger.half_done import RESTORED as READY
 from tenantd.ledger.half_done import undo_half_done
 from tenantd.ledger.migrations import APPLICATION_ID, VERSION
@@ -245,7 +245,7 @@ def _record(ready: Path, compared: Comparison, now_micros: int) -> None:
 
 def _keep_aside(ledger: Path) -> Path:
     """Give the present ledger a second name, with its log if that cannot be emptied. Raises OSError."""
-    kept = ledger.with_name(time.strftime(f"{ledger.name}.replaced-%Y%m%d-%H%M%S"))
+    kept = dated(ledger.parent, f"{ledger.name}.replaced")
     try:
         with closing(connect_writer(ledger, BUSY_TIMEOUT_MS)) as conn:
             truncate_log(conn, 0, BUSY_TIMEOUT_MS)

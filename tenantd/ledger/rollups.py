@@ -20,7 +20,7 @@ FIRST_TOKEN: Final = "first_token"
 KEYS: Final = ("hour_micros", "tenant_id", "key_id", "model", "adapter", "price_id", "unbilled", "billed_micros")
 ENDS: Final = ("completed", "cancelled", "disconnected", "failed", "interrupted")
 COUNTS: Final = ("requests", *ENDS, "measured", "started")
-USED: Final = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros")
+USED: Final = ("prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros", "energy_millijoules")
 SUMS: Final = (
     *USED,
     "input_nanos",

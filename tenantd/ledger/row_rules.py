@@ -30,7 +30,8 @@ _RULES: Final = {
     "did not end when its times say": """ended_micros >= created_micros AND
         ended_micros <> coalesce(created_micros + duration_micros, interrupted_micros, created_micros)""",
     "is billed before it ended": "billed_micros <= ended_micros",
-    "has negative amounts": "min(cached_tokens, kv_token_micros, swaps, cached_nanos, free_nanos, waived_nanos) < 0",
+    "has negative amounts": """min(cached_tokens, kv_token_micros, swaps, cached_nanos, free_nanos, waived_nanos,
+        energy_millijoules) < 0""",
     "is free or waived beyond its cost": f"free_nanos + waived_nanos > {_COST}",
     "has the price list of another tenant": """price_id IN (SELECT id FROM prices AS other WHERE
         other.tenant_id <> requests.tenant_id)""",
@@ -39,7 +40,7 @@ _BROKEN: Final = ", ".join(f"sum({rule})" for rule in _RULES.values())
 _COUNT: Final = f"SELECT count(*), max(number), {_BROKEN} FROM requests WHERE number BETWEEN ? AND ?"
 _EXAMPLE: Final = "SELECT id FROM requests WHERE number BETWEEN ? AND ? AND {rule} ORDER BY number LIMIT 1"
 # Rounded half up, as `cost_of` does; a product that does not fit is looked at again by that.
-_AMISS: Final = """SELECT requests.id, price_id, prompt_tokens, completion_tokens, engine_micros, cached_tokens,
+_AMISS: Final = f"""SELECT requests.id, price_id, {", ".join(Usage.__struct_fields__)},
     input_nanos, cached_nanos, output_nanos, engine_nanos FROM requests JOIN prices ON prices.id = price_id
     WHERE number BETWEEN ? AND ? AND (
     input_nanos <> (2 * prompt_tokens * input_nanos_per_million + 1000000) / 2000000
@@ -91,8 +92,8 @@ def broken_rows(conn: Connection, on_progress: Progress) -> Iterator[tuple[int, 
                 more = f" (and {times - 1} more)" if times > 1 else ""
                 yield 0, f"request {example}{more} {what}", what
         for request_id, price_id, *used in conn.execute(_AMISS, piece).fetchall():
-            usage = Usage(**dict(zip(Usage.__struct_fields__, used[:4], strict=True)))
-            if wrong := _wrong_cost(usage, prices.get(price_id), tuple(used[4:])):
+            usage = Usage(**dict(zip(Usage.__struct_fields__, used, strict=False)))
+            if wrong := _wrong_cost(usage, prices.get(price_id), tuple(used[len(Usage.__struct_fields__) :])):
                 yield 0, f"request {request_id} {wrong}", "amounts"
         first = newest
         on_progress(newest, max(last, newest))

@@ -33,8 +33,9 @@ PRICES_BY_TENANT: Final = "CREATE INDEX prices_by_tenant ON prices (tenant_id, e
 # Rows are in order of admission. Price, budget and statistics are those of `ended_micros`, which is NULL while a
 # request runs. So is the month, unless its invoice was finalised before the row was settled: then it is the month of
 # `billed_micros`. What is billed is the sum of the four amounts less `free_nanos` (a free quota) and `waived_nanos`
-# (beyond a budget). `kv_token_micros` adds up how long how many tokens were in a slot. `tenant` is the name at the time
-# of the request; `tenant_id` identifies the tenant. There is no foreign key, because a bill outlives its customer.
+# (beyond a budget). `kv_token_micros` adds up how long how many tokens were in a slot. `energy_millijoules` is that of
+# GPUs. `tenant` is the name at the time of the request; `tenant_id` identifies the tenant. There is no foreign key,
+# because a bill outlives its customer.
 REQUESTS: Final = """CREATE TABLE requests (
     number               INTEGER PRIMARY KEY,
     id                   TEXT NOT NULL UNIQUE CHECK (id <> ''),
@@ -74,6 +75,7 @@ REQUESTS: Final = """CREATE TABLE requests (
     free_prompt_tokens   INTEGER NOT NULL DEFAULT 0,
     free_completion_tokens INTEGER NOT NULL DEFAULT 0,
     billed_micros        INTEGER,
+    energy_millijoules   INTEGER NOT NULL DEFAULT 0,
     CHECK ((state = 'running') = (price_id IS NULL)),
     CHECK (state <> 'running' OR input_nanos + output_nanos + engine_nanos = 0)
 ) STRICT"""
@@ -121,6 +123,7 @@ ROLL_UPS: Final = (
     queue_micros       INTEGER NOT NULL,
     kv_token_micros    INTEGER NOT NULL,
     swaps              INTEGER NOT NULL,
+    energy_millijoules INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (hour_micros, tenant_id, key_id, model, adapter, price_id, unbilled, billed_micros)
 ) STRICT, WITHOUT ROWID""",
     "CREATE INDEX hours_by_tenant ON hours (tenant_id, hour_micros)",

@@ -17,6 +17,7 @@ import msgspec
 from tenantd.domain import BudgetUnit, Usage
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge, Cost
+from tenantd.ledger.quotas import FreeUse
 from tenantd.ledger.records import Customer, RequestRecord
 from tenantd.ledger.sums import billed_nanos, sums, whole_hours
 from tenantd.periods import Period, bounds
@@ -41,7 +42,8 @@ class Budget(msgspec.Struct, frozen=True, kw_only=True):
 class Use(NamedTuple):
     """What was used of a budget in the period that began at `since_micros`, and what was added to its amount.
 
-    `warned` is the highest level announced, in percent. `level` is one that was reached just now.
+    `warned` is the highest level announced, in percent. `level` is one that was reached just now. `free` is what the
+    tenant's quota has given away by then, if the row that was counted got some of it.
     """
 
     budget: Budget
@@ -50,6 +52,7 @@ class Use(NamedTuple):
     topped_up: int
     warned: int
     level: int | None = None
+    free: FreeUse | None = None
 
     @property
     def cap(self) -> int:

@@ -39,14 +39,14 @@ class AuditRecord(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries; None matches any. `request_end` is the end of a request's id.
+    """Which entries; None matches any. `request_part` are the digits at either end of a request's id.
 
     Times are from `since_micros` until before `until_micros`."""
 
     tenant_id: int | None = None
     event: str | None = None
     request_id: str | None = None
-    request_end: str | None = None
+    request_part: str | None = None
     since_micros: int | None = None
     until_micros: int | None = None
 
@@ -63,7 +63,8 @@ _CONDITIONS: Final = {
     "tenant_id": "tenant_id = :tenant_id",
     "event": "event = :event",
     "request_id": "request_id = :request_id",
-    "request_end": "substr(request_id, -length(:request_end)) = :request_end",
+    "request_part": """(substr(request_id, -length(:request_part)) = :request_part
+        OR (request_id >= 'req_' || :request_part AND request_id < 'req_' || :request_part || 'g'))""",
     "since_micros": "at_micros >= :since_micros",
     "until_micros": "at_micros < :until_micros",
 }

@@ -16,7 +16,7 @@ from typing import Final
 
 from tenantd.errors import LedgerUnavailable
 from tenantd.ledger.database import connect_writer, explain, truncate_log
-from tenantd.ledger.files import Files, LogMissing
+from tenantd.ledger.files import Files, LogMissing, dated
 from tenantd.ledger.long_reads import is_read_at_length
 
 log = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ class Upkeep:
         """Save an open ledger that has no name any more. Raises sqlite3.Error, OSError."""
         path = self.files.path
         if path.exists():  # another ledger exists by now
-            path = path.with_name(time.strftime("ledger-rescued-%Y%m%d-%H%M%S.db"))
+            path = dated(path.parent, "ledger-rescued", ".db")
         else:
             for suffix in ("-wal", "-shm"):
                 path.with_name(path.name + suffix).unlink(missing_ok=True)

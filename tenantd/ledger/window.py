@@ -69,6 +69,7 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     completion_tokens: int
     output_tokens_per_s: float
     engine_micros: int
+    energy_millijoules: int
     cost_nanos: int
     average_duration_micros: int | None
     p50_duration_micros: int | None

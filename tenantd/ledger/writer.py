@@ -1,4 +1,4 @@
-"""The only thread that writes the ledger. It runs all waiting jobs and commits once for all of them.
+"""The only thread that writes the ledger. It runs what waits, MOST_AT_ONCE jobs at most, and commits once for them all.
 
 Each job runs in its own savepoint, so a mistake in one undoes only that one. Trouble with the file (disk full,
 locked, read-only, files removed) undoes the whole transaction: jobs that can be refused are refused with
@@ -37,6 +37,9 @@ MAX_WAITING: Final = 10_000
 """Maximum waiting jobs that can be refused. Settlements never are; there is at most one per admission."""
 MOST_ENTRIES: Final = 10_000
 """Maximum audit entries that wait, besides those of jobs. Further ones are counted, and the count is recorded."""
+MOST_AT_ONCE: Final = 1000
+"""Jobs of one transaction. Else it would take seconds when a tenant with thousands of requests is removed, and nobody
+could tell it from a disk that hangs."""
 FIRST_RETRY_S: Final = 0.1
 SLOWEST_RETRY_S: Final = 2.0
 PROBE_BYTES: Final = 65_536
@@ -206,13 +209,15 @@ class Writer:
             return self._close_by_s is None or time.monotonic() < self._close_by_s
 
     def _write_waiting(self) -> bool:
-        """Run everything that waits in one transaction. False if it was undone because of trouble."""
+        """Run what waits in one transaction. False if it was undone because of trouble."""
         with self._changed:
-            jobs = [job for job in self._jobs if not job.is_unwanted]
-            self._jobs.clear()
+            first = [self._jobs.popleft() for _ in range(min(len(self._jobs), MOST_AT_ONCE))]
+            jobs = [job for job in first if not job.is_unwanted]
             self._taken = jobs
-            checkpoints, self._checkpoints = self._checkpoints, {}
-            self._entries = 0
+            checkpoints: dict[str, Usage] = {}
+            if not self._jobs:  # else a row that they are about may not be there yet
+                checkpoints, self._checkpoints = self._checkpoints, {}
+            self._entries -= sum(len(job.entries) for job in first)
             missed = self._missed
         is_idle = not (jobs or checkpoints or missed or self.trouble)
         if not is_idle and self._stuck_since_s is None:

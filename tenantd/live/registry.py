@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from tenantd.live.streams import LiveStream
@@ -29,6 +29,7 @@ class LiveRegistry:
     def __init__(self) -> None:
         self.by_number: dict[int, LiveStream] = {}
         self._by_id: dict[str, LiveStream] = {}
+        self._by_tenant: dict[str, dict[int, LiveStream]] = {}  # none is empty
         self._counts: dict[str, Count] = {}
         self._is_empty = asyncio.Event()
         self._is_empty.set()
@@ -43,6 +44,7 @@ class LiveRegistry:
         """Add a new stream, which waits."""
         assert stream.number not in self.by_number, "a number names one request"
         self.by_number[stream.number] = self._by_id[stream.id] = stream
+        self._by_tenant.setdefault(stream.tenant, {})[stream.number] = stream
         count = self._counts.setdefault(stream.tenant, Count())
         count.waiting += 1
         self._is_empty.clear()
@@ -52,6 +54,12 @@ class LiveRegistry:
         count = self._counts[stream.tenant]
         count.waiting -= 1
         count.running += 1
+
+    def book_energy(self, energy: Mapping[int, int]) -> None:
+        """Add what was measured, in millijoules by number. What is that of streams that have ended is nobody's."""
+        for number, millijoules in energy.items():
+            if (stream := self.by_number.get(number)) is not None:
+                stream.energy_millijoules += millijoules
 
     def remove(self, stream: LiveStream) -> None:
         """Remove a stream that has ended."""
@@ -64,12 +72,19 @@ class LiveRegistry:
             assert count.waiting >= 0 and count.running >= 0, "what ends was counted"
         if not count.waiting and not count.running:
             del self._counts[stream.tenant]
+        del self._by_tenant[stream.tenant][stream.number]
+        if not self._by_tenant[stream.tenant]:
+            del self._by_tenant[stream.tenant]
         if not self.by_number:
             self._is_empty.set()
 
     def find(self, request_id: str) -> LiveStream | None:
         """The live stream with this request id."""
         return self._by_id.get(request_id)
+
+    def of(self, tenant: str) -> list[LiveStream]:
+        """The live streams of one tenant, in order of arrival."""
+        return list(self._by_tenant.get(tenant, {}).values())
 
     def together(self, stream: LiveStream) -> list[LiveStream]:
         """The live streams of the client's request that `stream` is of, in order of arrival."""
@@ -109,6 +124,6 @@ class LiveRegistry:
 
     def check_empty(self) -> None:
         """Invariant: nothing is live, so nothing is counted."""
-        assert not self.by_number and not self._by_id and not self._counts, (
-            f"left over: {list(self.by_number)}, {list(self._by_id)}, {self._counts}"
+        assert not self.by_number and not self._by_id and not self._counts and not self._by_tenant, (
+            f"left over: {list(self.by_number)}, {list(self._by_id)}, {self._counts}, {list(self._by_tenant)}"
         )

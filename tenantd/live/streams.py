@@ -20,6 +20,7 @@ from tenantd.live.generation import SharedSampling
 from tenantd.live.metered import Metered
 from tenantd.live.phases import NEXT, OVER, Phase
 from tenantd.text.detokenize import TextStream
+from tenantd.text.image_parts import Placed
 from tenantd.wire.messages import Progress, Submit
 
 MIXED_UP: Final = "the answer was mixed up with another request's and was stopped; send the request again"
@@ -45,7 +46,9 @@ class LiveStream:
     """
 
     cached_tokens = 0  # of its prompt, charged without being computed
+    energy_millijoules = 0  # as far as the engine has told
     adapter_version: str | None = None  # of the file of its adapter, as the engine found it
+    images: tuple[Placed, ...] = ()  # in its prompt, kept for the engine until it ends
     # Without a budget these stay as they are.
     allowed_tokens: int | None = None  # to be generated for the time being
     ask_at_tokens = sys.maxsize  # when this many are generated, it needs to be allowed more
@@ -79,7 +82,9 @@ class LiveStream:
         self.binding: int | None = None  # of its sequence, or its last; as the engine that has it told
         self.sequence: int | None = None  # the one that it was given last; it may have been moved since
         self.prompt_tokens = len(submit.prompt)
-        self.max_tokens = submit.max_tokens
+        self.max_tokens, self.is_flex = submit.max_tokens, submit.is_flex
+        self.texts = len(submit.texts)  # to embed; 0 for a request that generates
+        self.vectors: list[bytes] = []  # of those so far, in their order; see `Progress`
         self.adapter = submit.adapter  # the path of its adapter; "" for none
         self.system_prompt_hmac = system_prompt_hmac
         self.counts_prompt = submit.counts_prompt  # otherwise another choice pays for it
@@ -107,9 +112,7 @@ class LiveStream:
         self._decision: FinishReason | None = None  # how it will end, decided before the engine knew
         self._deltas: list[Delta] = []
         self._waiter: asyncio.Future[None] | None = None
-        self._is_held = False
-        self._is_begun = False  # something was taken
-        self._is_behind = False  # and something left
+        self._is_held = self._is_begun = self._is_behind = False  # begun: something was taken; behind: something left
         self.finished: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     # ---- for the reader -----------------------------------------------------------------------------------------
@@ -124,6 +127,7 @@ class LiveStream:
             completion_tokens=len(self.generated),
             engine_micros=self.engine_micros,
             cached_tokens=self.cached_tokens if self.counts_prompt else 0,
+            energy_millijoules=self.energy_millijoules,
         )
 
     async def started(self) -> None:
@@ -218,6 +222,8 @@ class LiveStream:
         self.cached_tokens += progress.cached
         self.engine_micros += progress.micros
         token = progress.token
+        if progress.vectors:
+            self.vectors.append(progress.vectors)
         if token < 0 or self._text.stopped:
             return False
         self.generated.append(token)
@@ -270,6 +276,7 @@ class LiveStream:
         self.finish_reason = self.finish_reason or reason
         self.error = self.error or error
         self.duration_micros = self._elapsed_micros()
+        self.images = ()
         self.finished.set_result(None)
 
     def settle(self, error: TenantdError | None = None) -> None:

@@ -22,33 +22,68 @@ _lib = llama_cpp.llama_cpp._lib
 _lib.ggml_backend_dev_count.restype = ctypes.c_size_t
 _lib.ggml_backend_dev_get.restype = ctypes.c_void_p
 _lib.ggml_backend_dev_get.argtypes = [ctypes.c_size_t]
-_lib.ggml_backend_dev_description.restype = ctypes.c_char_p
-_lib.ggml_backend_dev_description.argtypes = [ctypes.c_void_p]
 _lib.ggml_backend_dev_type.argtypes = [ctypes.c_void_p]
-_lib.ggml_backend_dev_memory.argtypes = [ctypes.c_void_p] + [ctypes.POINTER(ctypes.c_size_t)] * 2
-_lib.ggml_backend_dev_memory.restype = None
+_lib.ggml_backend_dev_get_props.restype = None
+_lib.ggml_backend_dev_get_props.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+_lib.ggml_backend_reg_count.restype = ctypes.c_size_t
+_lib.ggml_backend_reg_get.restype = ctypes.c_void_p
+_lib.ggml_backend_reg_get.argtypes = [ctypes.c_size_t]
+_lib.ggml_backend_reg_name.restype = ctypes.c_char_p
+_lib.ggml_backend_reg_name.argtypes = [ctypes.c_void_p]
+
+
+class _Properties(ctypes.Structure):
+    """ggml-backend.h, ggml_backend_dev_props."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("description", ctypes.c_char_p),
+        ("free_bytes", ctypes.c_size_t),
+        ("total_bytes", ctypes.c_size_t),
+        ("type", ctypes.c_int),
+        ("device_id", ctypes.c_char_p),
+        ("capabilities", ctypes.c_bool * 64),  # more than there are
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """A device that layers can be offloaded to, and its memory: currently free, and total."""
+    """A device that layers can be offloaded to, and its memory: currently free, and total.
+
+    `bus_id` is that of PCI, as "0000:c1:00.0"; "" if it has none.
+    """
 
     description: str
     free_bytes: int
     total_bytes: int
+    bus_id: str = ""
 
 
 def gpus() -> list[Gpu]:
     """GPUs that llama.cpp would offload to; none in a build without a GPU backend."""
-    found: list[Gpu] = []
+    found: list[tuple[int, Gpu]] = []
     for i in range(_lib.ggml_backend_dev_count()):
         device = _lib.ggml_backend_dev_get(i)
-        if _lib.ggml_backend_dev_type(device) in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU):
-            free, total = ctypes.c_size_t(), ctypes.c_size_t()
-            _lib.ggml_backend_dev_memory(device, ctypes.byref(free), ctypes.byref(total))
-            description = _lib.ggml_backend_dev_description(device).decode()
-            found.append(Gpu(description, free.value, total.value))
-    return found
+        kind = _lib.ggml_backend_dev_type(device)
+        if kind in (DEVICE_TYPE_GPU, DEVICE_TYPE_IGPU):
+            told = _Properties()
+            _lib.ggml_backend_dev_get_props(device, ctypes.byref(told))
+            bus_id = (told.device_id or b"").decode()
+            found.append((kind, Gpu(told.description.decode(), told.free_bytes, told.total_bytes, bus_id)))
+    return _chosen(found)
+
+
+def backends() -> list[str]:
+    """What this build can compute with: CPU, CUDA, Vulkan and the like."""
+    return [
+        _lib.ggml_backend_reg_name(_lib.ggml_backend_reg_get(i)).decode() for i in range(_lib.ggml_backend_reg_count())
+    ]
+
+
+def _chosen(found: list[tuple[int, Gpu]]) -> list[Gpu]:
+    """Integrated GPUs are taken only if there are no others (llama.cpp, `llama_prepare_model_devices`)."""
+    discrete = [gpu for kind, gpu in found if kind == DEVICE_TYPE_GPU]
+    return discrete or [gpu for _, gpu in found]
 
 
 def default_threads() -> int:

@@ -45,7 +45,7 @@ def open_model(load: Load, path: Path, *, no_alloc: bool, progress: Callable[[fl
     model = llama_cpp.llama_model_load_from_file(bytes(path), params)
     if not model:
         reason = log.reason("no reason given")
-        raise _kind(reason)(f"{path}: llama.cpp cannot load it: {reason}")
+        raise kind_of(reason)(f"{path}: llama.cpp cannot load it: {reason}")
     if not llama_cpp.llama_model_has_decoder(model) or llama_cpp.llama_model_has_encoder(model):
         llama_cpp.llama_model_free(model)
         raise ModelError(f"{path}: not a decoder-only text model")
@@ -94,11 +94,11 @@ def _no_context(load: Load, context_tokens: int) -> ModelError:
             + (', or engine.flash_attention to "on"' if load.flash_attention == "off" else "")
         )
     reason = log.reason("no reason given")
-    return _kind(reason)(
+    return kind_of(reason)(
         f"cannot create a context of {load.slots} slots of {context_tokens} tokens: {reason}; lower one of them"
     )
 
 
-def _kind(reason: str) -> type[ModelError]:
+def kind_of(reason: str) -> type[ModelError]:
     """The error for llama.cpp's message: about memory, if another program took it after the dry run."""
     return NotEnoughMemory if NO_MEMORY.search(reason) else ModelError

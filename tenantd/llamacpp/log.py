@@ -41,6 +41,13 @@ def capture() -> None:
     llama_cpp.llama_log_set(_callback, ctypes.c_void_p(0))
 
 
+def capture_projectors() -> None:
+    """Redirect the log of llama.cpp's mtmd here, too. Safe to call again."""
+    from llama_cpp import mtmd_cpp  # loads a library that only images need
+
+    mtmd_cpp.mtmd_helper_log_set(_callback, ctypes.c_void_p(0))
+
+
 @contextmanager
 def unheard() -> Iterator[None]:
     """Keep lines as always, but forward none to standard error."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 from tenantd.domain import Tenant
 from tenantd.errors import (
     ContextLengthExceeded,
+    EngineUnavailable,
     Forbidden,
     InvalidRequest,
     MaxConcurrentExceeded,
@@ -21,6 +22,7 @@ from tenantd.errors import (
 from tenantd.limits import BLOCKS, LIMITS
 from tenantd.live.registry import Count
 from tenantd.tenancy.directory import Directory
+from tenantd.wire.messages import EmbeddingInfo
 
 ALLOW_NONE_AT_ZERO: Final = tuple(name for name, limit in LIMITS.items() if limit.at_zero == BLOCKS)
 
@@ -51,6 +53,31 @@ def output_tokens(
             param="max_tokens",
         )
     return min(asked_tokens, holds_tokens - prompt_tokens)
+
+
+def check_texts(tenant: Tenant, texts: Sequence[int], embeddings: EmbeddingInfo | None, field: str = "input") -> None:
+    """Checks the lengths of texts to embed. Raises ContextLengthExceeded, EngineUnavailable."""
+    if embeddings is None:
+        raise EngineUnavailable("the engine that runs embeds no texts")
+    limit = tenant.limits.max_context_tokens
+    most = embeddings.input_tokens if limit is None else min(limit, embeddings.input_tokens)
+    for number, tokens in enumerate(texts):
+        if tokens > most:
+            raise text_too_long(field, number, tokens, most, tenant.name if most == limit else "")
+
+
+def text_too_long(
+    field: str, number: int, tokens: int, most: int, tenant: str = "", *, at_least: bool = False
+) -> TenantdError:
+    """The error for a text to embed, or for one of `documents` to rank. `tenant` is the tenant whose limit it is; ""
+    for the model's."""
+    does, together = ("rank", " with the query") if field == "documents" else ("embed", "")
+    whose = f"tenant {tenant} may {does}" if tenant else f"this model {does}s"
+    return ContextLengthExceeded(
+        f"{field}[{number}]{together} has {'at least ' if at_least else ''}{tokens} tokens, and {whose} at most {most} "
+        "at a time; send it in parts",
+        param=field,
+    )
 
 
 def check_prompt(prompt: list[int]) -> None:

@@ -16,10 +16,12 @@ from tenantd.serving.admission import changed_hands, renamed
 from tenantd.serving.allowances import Allowances
 from tenantd.serving.attempts import Attempts
 from tenantd.serving.gate import Gate
+from tenantd.serving.kept_responses import KeptResponses
 from tenantd.serving.own import cancel_whole
 from tenantd.serving.permissions import Permissions
 from tenantd.serving.rows import RequestRows
 from tenantd.serving.system_prompts import check_fits
+from tenantd.serving.waits import Waits
 from tenantd.tenancy.directory import Directory
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates
@@ -46,8 +48,10 @@ class Changes:
         gate: Gate,
         permissions: Permissions,
         attempts: Attempts,
+        responses: KeptResponses,
         budgets: Allowances,
         key_uses: KeyUses,
+        waits: Waits,
         shares: Callable[[], list[TenantPolicy]],
         chat: ChatFormatter,
         pool: TextPool,
@@ -57,7 +61,8 @@ class Changes:
         tenants have changed: first without those that are new or changed hands."""
         self._ledger, self._directory, self._replica, self._rows = ledger, directory, replica, rows
         self._rates, self._gate, self._permissions = rates, gate, permissions
-        self._attempts, self._budgets, self._key_uses = attempts, budgets, key_uses
+        self._attempts, self._budgets, self._key_uses, self._waits = attempts, budgets, key_uses, waits
+        self._responses = responses
         self._shares, self._on_tenants = shares, on_tenants
         self._chat, self._pool = chat, pool
         self._reloading: asyncio.Task[None] | None = None  # while a change is committed but cannot be read
@@ -106,6 +111,10 @@ class Changes:
         self._directory.remove(tenant_id)
         self._tenants_are_new_since(before)
 
+    def tenant_forgotten(self, tenant_id: int) -> None:
+        """Forget the responses that are kept for a tenant."""
+        self._responses.forget_all(tenant_id)
+
     def tenant_suspended(self, tenant_id: int | None) -> None:
         """Admit no more requests of a tenant whose suspension is committed."""
         before = self._directory.tenants
@@ -119,6 +128,8 @@ class Changes:
             self._rates.rename(old, name)
         self._rates.keep(after.keys())
         self._attempts.tenants_are(after)
+        self._responses.tenants_are(after)
+        self._replica.served.keep({tenant.id for tenant in after.values()})
         self._key_uses.forget_unless(self._directory.has_key)
         self._permissions.enforce()
         kept = {name for _, name in moved}
@@ -130,6 +141,7 @@ class Changes:
             if name not in kept:
                 self._rates.forget(name)  # with what was booked for the last tenant of this name after its removal
             self._replica.forget(name)
+            self._waits.forget(name)
         self.limits_changed()
 
     def limits_changed(self) -> None:

@@ -26,11 +26,18 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.live.generation import Generation, SharedSampling, counted_prompt_tokens
 from tenantd.live.streams import LiveStream
 from tenantd.request_ids import new_request_id
-from tenantd.serving.admission import as_it_is, check_allowed, check_prompt, full_queue, may_wait, output_tokens
+from tenantd.serving.admission import (
+    as_it_is,
+    check_allowed,
+    check_prompt,
+    check_texts,
+    full_queue,
+    may_wait,
+    output_tokens,
+)
 from tenantd.serving.allowances import Allowances
 from tenantd.serving.gate import Deadline, Gate
 from tenantd.tenancy.directory import Directory
-from tenantd.text.detokenize import TextStream
 from tenantd.text.vocabulary import Vocabulary
 from tenantd.wire.messages import Command, EngineInfo, Submit
 
@@ -99,16 +106,20 @@ class Entrance:
         for generation in generations:
             check_prompt(generation.prompt)
         check_allowed(tenant, counted_prompt_tokens(generations))
-        return [
-            output_tokens(
-                tenant,
-                len(generation.prompt),
-                generation.max_tokens,
-                context_tokens=info.context_tokens,
-                default_tokens=self._limits().default_max_tokens,
-            )
-            for generation in generations
-        ]
+        return [self._most_tokens(tenant, generation, info) for generation in generations]
+
+    def _most_tokens(self, tenant: Tenant, generation: Generation, info: EngineInfo) -> int:
+        """The maximum tokens to generate."""
+        if generation.texts:
+            check_texts(tenant, generation.texts, info.embeddings, generation.texts_field)
+            return 0
+        return output_tokens(
+            tenant,
+            len(generation.prompt),
+            generation.max_tokens,
+            context_tokens=info.context_tokens,
+            default_tokens=self._limits().default_max_tokens,
+        )
 
     def _look_again(self, tenant: Tenant, actor: Actor, generations: Sequence[Generation]) -> Tenant:
         """The current tenant of a waiting request. Raises if the request can no longer start."""
@@ -176,17 +187,20 @@ class Entrance:
                 max_tokens=max_tokens,
                 sampling=sampling.number,
                 seed=generation.seed(),
-                adapter=tenant.adapter,
+                adapter="" if generation.texts else tenant.adapter,
                 counts_prompt=generation.counts_prompt,
+                is_flex=generation.is_flex,
                 group=group,
                 marks=list(generation.marks),
+                texts=list(generation.texts),
+                images=[placed.sent() for placed in generation.images],
             )
             commands.append(submit)
             created_micros = self._now_micros()
             stream = LiveStream(
                 submit,
                 sampling,
-                TextStream(self._vocabulary, generation.stops),
+                generation.text_stream(self._vocabulary),
                 request_id=new_request_id(created_micros),
                 tenant_id=tenant.id,
                 actor=actor,
@@ -196,6 +210,7 @@ class Entrance:
                 clock_s=self._clock_s,
                 on_abandon=self._on_abandon,
             )
+            stream.images = generation.images
             streams.append(stream)
         if any(bytes_at_most(command) > MAX_COMMAND_BYTES for command in commands):
             raise InvalidRequest("the prompt and its sampling settings are too large for the engine")

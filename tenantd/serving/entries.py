@@ -72,7 +72,7 @@ class RequestEntries:
     def response(self) -> MakeEntry | None:
         """What makes the entry of a request that has ended now; None if the trail is off.
 
-        The text is what was generated for the client; one that left may have received less of it.
+        The text is what was generated for the client, or its vectors; one that left may have received less of it.
         """
         if not self._is_kept:
             return None
@@ -82,7 +82,7 @@ class RequestEntries:
         is_refused = stream.phase is Phase.REFUSED  # the client got an error and no text
 
         def make() -> Entry:
-            text = b"" if is_refused or stream.said is None else stream.said.getvalue().encode("utf-8", "replace")
+            parts = [] if is_refused or stream.said is None else _said(stream)
             return self._entry(
                 at_micros,
                 RESPONSE,
@@ -92,8 +92,8 @@ class RequestEntries:
                     "prompt_tokens": usage.prompt_tokens,
                     "cached_tokens": usage.cached_tokens,
                     "completion_tokens": usage.completion_tokens,
-                    "text_bytes": len(text),
-                    "text_hmac": None if key is None else of_bytes(key, text),
+                    "text_bytes": sum(map(len, parts)),
+                    "text_hmac": None if key is None else of_bytes(key, *parts),
                 },
             )
 
@@ -109,3 +109,10 @@ class RequestEntries:
             request_id=stream.id,
             detail=detail,
         )
+
+
+def _said(stream: LiveStream) -> list[bytes]:
+    """What a request was answered with, in parts."""
+    if stream.vectors:
+        return stream.vectors
+    return [] if stream.said is None else [stream.said.getvalue().encode("utf-8", "replace")]

@@ -54,8 +54,8 @@ class Gate:
         """Count one admitted request. Its tokens are counted as they are computed."""
         self._rates.book_request(tenant.name, self._now_micros())
 
-    def book_repeat(self, tenant: Tenant) -> None:
-        """Count one answer that is given again, as a request without tokens. It never waits, whatever the tenant's
+    def book_tokenless(self, tenant: Tenant) -> None:
+        """Count a request without tokens, such as an answer that is given again. It never waits, whatever the tenant's
         requests do. Raises RequestsPerMinuteExceeded."""
         if (refusal := self._rates.refusal(tenant, 0, self._now_micros())) is not None:
             raise refusal

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgspec
 
+from tenantd import costs
 from tenantd.domain import Tenant
 from tenantd.fleet.checkup import Checkup
 from tenantd.fleet.replica import Replica
@@ -15,6 +16,7 @@ from tenantd.fleet.supervisor import Supervisor
 from tenantd.fleet.tally import Tally
 from tenantd.ledger.ledger import Ledger
 from tenantd.live.registry import Count
+from tenantd.serving.last_hour import Work
 from tenantd.tenancy.budget_accounts import BudgetState
 
 CHECKING = "checking"
@@ -115,3 +117,27 @@ def tenants_status(
             }
         )
     return result
+
+
+def tenants_work(
+    tenants: Mapping[str, Tenant], replicas: Sequence[Replica], held: Callable[[str], int]
+) -> dict[int, Work]:
+    """By tenant id, the live requests of each tenant, with those that `held` counts, and what it was given so far."""
+    served = [replica.served.totals(replica.live) for replica in replicas]
+    found = {}
+    for tenant in tenants.values():
+        if tenant.id is not None:
+            count = sum((replica.live.count(tenant.name) for replica in replicas), Count())
+            waiting = count.waiting + held(tenant.name)
+            given = [totals[tenant.id] for totals in served if tenant.id in totals]
+            prompt_tokens = sum(usage.prompt_tokens for usage in given)
+            generated_tokens = sum(usage.completion_tokens for usage in given)
+            claim = costs.Claim(
+                costs.full_weight(tenant),
+                count.running + count.waiting,
+                count.running,
+                tenant.limits.max_concurrent,
+                tenant.limits.reserved_slots,
+            )
+            found[tenant.id] = Work(tenant.name, claim, prompt_tokens, generated_tokens, count.running, waiting)
+    return found

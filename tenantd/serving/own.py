@@ -29,6 +29,11 @@ class OwnRequests:
         found = ((each, find(each)) for each in request_ids)
         return {each: state(one) for each, one in found if one is not None and one.tenant_id == tenant_id}
 
+    def all_states(self, tenant_id: int) -> dict[str, str]:
+        """By request id, `Replica.state` of all that are live and the tenant's."""
+        live, state = self._replica.live, self._replica.state
+        return {stream.id: state(stream) for stream in live if stream.tenant_id == tenant_id}
+
     def cancel(self, tenant_id: int | None, request_id: str) -> None:
         """End a request with all its choices; generated tokens are billed. Raises NotFound unless it is live and the
         tenant's."""

@@ -9,13 +9,23 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 from bisect import bisect_left
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
+from weakref import WeakSet
 
 from tenantd.domain import Tenant
 from tenantd.fleet.replica import Replica
+from tenantd.fleet.throughput import MOST_S
 from tenantd.live.streams import LiveStream
+from tenantd.serving.accuracy import Wait
+from tenantd.serving.waits import Waits
+from tenantd.wire.messages import Step
+
+GUESSED_WITHIN: Final = 3.0
+"""Until the engine has foreseen something for a tenant, a wait may be this many times as long or short."""
 
 
 class Line(NamedTuple):
@@ -55,7 +65,8 @@ class Positions:
     def __init__(self, replica: Replica, clock_s: Callable[[], float]) -> None:
         self._replica = replica
         self._clock_s = clock_s
-        self._guessed: list[LiveStream] = []  # of tenants that had nothing in the engine's order; until the next
+        self.waits = Waits()
+        self._guessed = WeakSet[LiveStream]()  # of tenants that had nothing in the engine's order; until the next
         replica.on_order = self._correct
 
     def assign(self, tenant: Tenant, streams: Sequence[LiveStream]) -> None:
@@ -73,11 +84,13 @@ class Positions:
         for index, stream in enumerate(waiting, count.waiting + len(streams) - len(waiting)):
             stream.queue_position = position(own, index, lines.values())
         if not own.known:
-            self._guessed += waiting
+            self._guessed.update(waiting)
 
-    def _correct(self) -> None:
-        """The engine has told an order, and knows better."""
-        guessed, self._guessed = self._guessed, []
+    def _correct(self, step: Step | None) -> None:
+        """The engine has told an order and how long it will take, and knows better; or it is gone."""
+        waiting = (stream for stream in self._replica.live if not stream.generated)
+        self.waits.foresee(None if step is None else step.outlook, waiting, self._clock_s())
+        guessed, self._guessed = self._guessed, WeakSet[LiveStream]()
         if guessed:
             at = {stream.number: at for at, stream in enumerate(self._known(), 1)}
             for stream in guessed:
@@ -86,24 +99,44 @@ class Positions:
     def waiting(self, tenant: str | None, most: int) -> list[dict[str, Any]]:
         """The first requests without a token, of one tenant or of all, in the order in which they should get one."""
         now_s, oldest_s = self._clock_s(), self._replica.live.oldest_s()
-        return [
-            {
-                "id": stream.id,
-                "client_request_id": stream.client_id,
-                "tenant": stream.tenant,
-                "position": at,
-                "waited_ms": round(stream.age_s * 1000),
-                "estimated_wait_ms": round(self._replica.throughput.places_s(now_s, at, oldest_s) * 1000),
-            }
-            for at, stream in itertools.islice(self._positions(tenant), most)
-        ]
+        newer: Counter[str] = Counter()  # requests by tenant of which nothing is foreseen
+        entries = []
+        for at, stream in itertools.islice(self._positions(tenant), most):
+            wait = self.waits.of(stream, newer[stream.tenant], now_s)
+            if wait is None:
+                wait = self._guess(at, now_s, oldest_s)
+            newer[stream.tenant] += not self.waits.is_foreseen(stream)
+            entries.append(
+                {
+                    "id": stream.id,
+                    "client_request_id": stream.client_id,
+                    "tenant": stream.tenant,
+                    "position": at,
+                    "waited_ms": round(stream.age_s * 1000),
+                    "estimated_wait_ms": round(wait.likely_s * 1000),
+                    "estimated_wait_low_ms": round(wait.low_s * 1000),
+                    "estimated_wait_high_ms": round(wait.high_s * 1000),
+                }
+            )
+        return entries
+
+    def _guess(self, place: int, now_s: float, oldest_s: float) -> Wait:
+        """By how fast requests have been ending. Before any have, each takes as long as the oldest so far, as many at a
+        time as there are slots, and a wait may be long, whatever the guess."""
+        throughput, info = self._replica.throughput, self._replica.supervisor.info
+        guess_s = throughput.places_s(now_s, place, oldest_s)
+        if throughput.is_known:
+            return Wait(guess_s, guess_s / GUESSED_WITHIN, guess_s * GUESSED_WITHIN)
+        guess_s *= math.ceil(place / (1 if info is None else info.slots))
+        return Wait(guess_s, guess_s / GUESSED_WITHIN, max(MOST_S, guess_s * GUESSED_WITHIN))
 
     def _positions(self, tenant: str | None) -> Iterator[tuple[int, LiveStream]]:
         """By position."""
         lines, known = self._lines(), self._known()
         ordered = {stream.number for stream in known}
         queues: dict[str, list[LiveStream]] = {name: [] for name in lines}
-        for stream in (*known, *(s for s in self._replica.live if s.number not in ordered and not s.generated)):
+        live = self._replica.live if tenant is None else self._replica.live.of(tenant)
+        for stream in (*known, *(s for s in live if s.number not in ordered and not s.generated)):
             queues[stream.tenant].append(stream)
         if tenant is not None:
             others = [line for name, line in lines.items() if name != tenant]

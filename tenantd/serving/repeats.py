@@ -52,7 +52,7 @@ class Repeats:
                 f"tenant {tenant.name} is being given {MOST_AT_A_TIME} answers again; try again when one is complete",
                 retry_after_s=RETRY_S,
             )
-        self._gate.book_repeat(tenant)
+        self._gate.book_tokenless(tenant)
         self._events.announce(Repeated(tenant=tenant.name))
         with self._answers.sending(answer):
             yield

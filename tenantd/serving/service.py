@@ -10,13 +10,15 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Final
 
+from tenantd import costs
 from tenantd.clock import now_micros
 from tenantd.config import Config
-from tenantd.domain import Actor, Breach, FinishReason, Tenant
+from tenantd.domain import Actor, Breach, FinishReason, RequestKind, Tenant
 from tenantd.errors import Draining
 from tenantd.events import Events
 from tenantd.fleet.checkup import Checkup
@@ -33,7 +35,17 @@ from tenantd.serving.changes import Changes
 from tenantd.serving.entrance import Entrance
 from tenantd.serving.gate import Gate
 from tenantd.serving.isolation import Isolation, IsolationReport
-from tenantd.serving.overview import cache_status, engine_status, ledger_status, tenants_status, work_status
+from tenantd.serving.kept_responses import KeptResponses
+from tenantd.serving.last_hour import LastHour, Work
+from tenantd.serving.moment import Moment
+from tenantd.serving.overview import (
+    cache_status,
+    engine_status,
+    ledger_status,
+    tenants_status,
+    tenants_work,
+    work_status,
+)
 from tenantd.serving.own import OwnRequests
 from tenantd.serving.permissions import Permissions
 from tenantd.serving.policies import shares
@@ -45,12 +57,15 @@ from tenantd.serving.standstill import Standstill
 from tenantd.serving.steadiness import steadily
 from tenantd.serving.stopping import CANCEL_GRACE_S, SETTLE_GRACE_S, UNHURRIED, Stage, StopClock, shutting_down
 from tenantd.serving.submission import Submission
+from tenantd.serving.text_requests import TextRequests
+from tenantd.serving.unattended import Background
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.directory import Directory, KnownKey
 from tenantd.tenancy.key_uses import KeyUses
 from tenantd.tenancy.rates import Rates, RateState
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.grammar import GrammarCompiler
+from tenantd.text.images import Images
 from tenantd.text.pool import TextPool
 from tenantd.text.sketches import Sketcher
 from tenantd.text.vocabulary import Vocabulary
@@ -80,15 +95,21 @@ class Service:
         slowest_restart_s: float = SLOWEST_RESTART_S,
         on_tenants: Callable[[Iterable[str]], None] | None = None,
         sketcher: Sketcher | None = None,
+        embedding_vocabulary: Vocabulary | None = None,
     ) -> None:
         """`command` and `environment` are for the engine process; `config` may be replaced. `sketcher` may be None.
+        `embedding_vocabulary` is that of the model that embeds texts, if it is another.
 
         `on_tenants` hears all names whenever tenants have changed: first without those that are new or changed hands.
         """
         self.config, self.events = config, events or Events()
         self.ledger, self.directory = ledger, directory
         self.vocabulary, self.chat = vocabulary, chat
+        self.embedding_vocabulary = embedding_vocabulary or vocabulary
         self.pool, self.grammars = TextPool(), GrammarCompiler()
+        self.images = Images(config.images)
+        if config.model.projector is not None:
+            environment = self.images.environment(os.environ if environment is None else environment)
         self.started_micros = now_micros()
         self._replica = Replica(
             config,
@@ -105,6 +126,7 @@ class Service:
         self._sketching = Sketching(sketcher, self.pool, self.events)
         self._make_parts(now_micros, clock_s, on_tenants)
         self.isolation = Isolation(self._replica, self.events, directory)
+        self.last_hour = LastHour(self.events, self._work, lambda: self.config.scheduler, self.config.engine.slots)
         self._background: list[asyncio.Task[None]] = []
 
     def _make_parts(
@@ -118,6 +140,7 @@ class Service:
         self._gate = Gate(self._rates, clock_s)
         self._permissions = Permissions(directory, self._replica, self._gate)
         self._positions = Positions(self._replica, clock_s)
+        self.events.call("waits", self._positions.waits.hear)
         self.budgets = Allowances(
             ledger,
             self._replica,
@@ -144,14 +167,17 @@ class Service:
         self._standstill = Standstill(ledger, self._replica, self._rows, lambda: self.config.ledger.settle_timeout_s)
         kept_bytes = self.config.server.idempotency_bytes
         self.attempts = Attempts(ledger, kept_bytes, now_micros, clock_s, self._entrance.wait_s)
+        kept = self.config.responses
+        self.responses, self.background = KeptResponses(kept.bytes_per_tenant, kept.keep_s, clock_s), Background()
         self.repeats = Repeats(directory, self._gate, self.attempts.answers, self.events)
+        self.text_requests = TextRequests(directory, self._gate)
         self._submission = Submission(
             self._entrance,
             self._positions,
             self._replica,
             self._rows,
             self._sketching,
-            lambda: self.config.model_name,
+            lambda kind: self.config.embeddings_name if kind == RequestKind.EMBEDDING else self.config.model_name,
             clock_s,
         )
         self.submit_all = self._submission.submit_all
@@ -167,8 +193,10 @@ class Service:
             gate=self._gate,
             permissions=self._permissions,
             attempts=self.attempts,
+            responses=self.responses,
             budgets=self.budgets,
             key_uses=self._key_uses,
+            waits=self._positions.waits,
             shares=self._shares,
             chat=self.chat,
             pool=self.pool,
@@ -186,6 +214,11 @@ class Service:
     def own(self) -> OwnRequests:
         """What tenants may see and end of their own requests."""
         return OwnRequests(self._replica, self._gate.waiting)
+
+    @functools.cached_property
+    def moment(self) -> Moment:
+        """What everybody has at the moment."""
+        return Moment(self._replica, self._gate, self.budgets, self._positions, lambda: self.config.scheduler)
 
     @property
     def supervisor(self) -> Supervisor:
@@ -211,9 +244,17 @@ class Service:
         """
         await self.directory.reload(self.ledger)
         self.attempts.tenants_are(self.directory.tenants)
+        self.responses.tenants_are(self.directory.tenants)
         await self.budgets.reload()
         self.supervisor.start()
-        works = (self._standstill.run, self._permissions.watch_keys, self.budgets.run, self.attempts.prune)
+        works = (
+            self._standstill.run,
+            self._permissions.watch_keys,
+            self.budgets.run,
+            self.attempts.prune,
+            self.responses.sweep,
+            self.last_hour.run,
+        )
         self._background = [asyncio.create_task(steadily(work)) for work in works]
 
     def remember(self, recent: Iterable[RecentUsage], booked: Iterable[Booked]) -> None:
@@ -245,6 +286,7 @@ class Service:
         self._gate.wake()
         self._replica.finish_all(FinishReason.CANCELLED, shutting_down())
         await self.grammars.close()
+        await self.images.close()
         await self.supervisor.stop(clock.most(STOP_TIMEOUT_S, Stage.ENGINE))
         await self.changes.close()
         for task in self._background:
@@ -285,8 +327,17 @@ class Service:
         """What is left of the tenant's limits per minute, for those that are set."""
         return self._gate.states(tenant)
 
+    @property
+    def cache_shares(self) -> tuple[int, list[float]]:
+        """`cache.host_bytes`, and the weights by which those with a cache share it; one if nobody is there yet."""
+        weights = [costs.full_weight(tenant) for tenant in self.directory.tenants.values() if tenant.is_cached]
+        return self.config.cache.host_bytes, weights or [1.0] * (self.config.cache.default == "on")
+
     def _shares(self) -> list[TenantPolicy]:
         return shares(self.directory.tenants.values(), self.config.engine.slots)
+
+    def _work(self) -> dict[int, Work]:
+        return tenants_work(self.directory.tenants, [self._replica], self._gate.waiting)
 
     async def check_isolation(
         self, actor: Actor, *, quick: bool, outside: Sequence[CheckResult], turn: str = ""
@@ -301,6 +352,11 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Current state of engine, ledger and tenants."""
+        tenants = tenants_status(self.directory.tenants, [self._replica], self._gate.waiting, self.budgets.states)
+        return {**self.whole_status(), "tenants": tenants}
+
+    def whole_status(self) -> dict[str, Any]:
+        """The same without what each tenant has, for whoever looks every second."""
         replicas, tenants = [self._replica], self.directory.tenants
         return {
             **engine_status(self.supervisor, self.checking, is_draining=self.draining),
@@ -310,7 +366,6 @@ class Service:
             "unwatched_prompts": self._sketching.left_out,
             "is_checking_isolation": self.isolation.is_on,
             "cache": cache_status(tenants, replicas, self.config.cache.host_bytes),
-            "tenants": tenants_status(tenants, replicas, self._gate.waiting, self.budgets.states),
         }
 
     def idle_check(self) -> None:

@@ -14,6 +14,7 @@ from tenantd.events import Events, Sketched
 from tenantd.live.generation import Generation
 from tenantd.text.pool import TextPool
 from tenantd.text.sketches import Sketcher
+from tenantd.wire.messages import IMAGE_TOKENS_FROM
 
 MOST_WAITING: Final = 256
 """Prompts of one tenant that wait to be sketched. Those above it are left out."""
@@ -38,10 +39,11 @@ class Sketching:
         return self._waiting.total()
 
     def begin(self, tenant: Tenant, generations: Sequence[Generation]) -> None:
-        """Sketch the prompts some time, and announce each sketch. Returns at once."""
+        """Sketch the prompts some time, and announce each sketch. Returns at once. Texts to embed are no prompts."""
         if self._sketcher is None or tenant.id is None:
             return
-        own = (generation.prompt[generation.hidden_tokens :] for generation in generations if generation.counts_prompt)
+        asked = (generation for generation in generations if generation.counts_prompt and not generation.texts)
+        own = (_without_images(generation)[generation.hidden_tokens :] for generation in asked)
         prompts = [prompt for prompt in own if prompt]  # a system prompt is not what the tenant asks
         room = max(0, MOST_WAITING - self._waiting[tenant.name])
         if len(prompts) > room:
@@ -71,6 +73,13 @@ class Sketching:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+def _without_images(generation: Generation) -> list[int]:
+    """Its prompt. Each image is another, so their tokens would tell nothing of how it asks."""
+    if not generation.images:
+        return generation.prompt
+    return [token for token in generation.prompt if token < IMAGE_TOKENS_FROM]
 
 
 def _sketches(sketcher: Sketcher, prompts: list[list[int]]) -> list[Sketch]:

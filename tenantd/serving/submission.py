@@ -30,10 +30,10 @@ class Submission:
         replica: Replica,
         rows: RequestRows,
         sketching: Sketching,
-        model_name: Callable[[], str],
+        model_name: Callable[[str], str],
         clock_s: Callable[[], float],
     ) -> None:
-        """`clock_s` is monotonic."""
+        """`model_name` is that of the model for a kind of request. `clock_s` is monotonic."""
         self._entrance = entrance
         self._positions = positions
         self._replica = replica
@@ -67,7 +67,7 @@ class Submission:
         hashes = PromptHashes()
         for stream, generation in zip(streams, generations, strict=True):
             self._replica.run(stream)
-            row = admission(stream, generation.kind, self._model_name(), unbilled=tenant.unbilled)
+            row = admission(stream, generation.kind, self._model_name(generation.kind), unbilled=tenant.unbilled)
             self._rows.open(stream, generation, row, self._replica.refuse, hashes, attempt)
             if deadline is not None:
                 self._end_at(deadline, stream)

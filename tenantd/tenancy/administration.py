@@ -26,9 +26,10 @@ from tenantd.ledger.ledger import Ledger
 from tenantd.tenancy import keys
 from tenantd.tenancy import tenants as store
 from tenantd.tenancy.audit_keys import Forgotten, forget_key
+from tenantd.tenancy.key_parts import key_meant
 from tenantd.tenancy.keys import KeyInfo
 from tenantd.tenancy.prerequisites import check_adapter, check_cache
-from tenantd.tenancy.recorded import administered, forgetting
+from tenantd.tenancy.recorded import administered, forgetting, of_actor
 from tenantd.tenancy.running import Running
 from tenantd.text.excerpt import excerpt
 from tenantd.text.system_prompt import checked_system_prompt
@@ -222,6 +223,7 @@ class Administration:
 
         async with self._turn:
             forgotten = await self._ledger.write(work)
+        self._running.tenant_forgotten(forgotten.id)
         try:
             await self._take_effect()
         finally:
@@ -277,7 +279,7 @@ class Administration:
         now_micros = clock.now_micros()
 
         def work(conn: Connection) -> tuple[Change[KeyInfo], Change[KeyInfo], str]:
-            rotation = keys.rotate_key(conn, key_id, grace_micros, now_micros, expires_micros)
+            rotation = keys.rotate_key(conn, key_meant(conn, key_id), grace_micros, now_micros, expires_micros)
             old, new = Change(rotation.before, rotation.after), Change(None, rotation.new)
             self._record(conn, actor, Action.KEY_CREATED, new)
             self._record(conn, actor, Action.KEY_ROTATED, old)
@@ -285,7 +287,7 @@ class Administration:
 
         old, new, secret = await self._ledger.write(work)
         if old.after is not None and old.after.revoked_micros is not None:
-            self._running.key_revoked(key_id)
+            self._running.key_revoked(old.after.id)
         try:
             await self._take_effect(NO_KEY)
         finally:
@@ -298,10 +300,12 @@ class Administration:
         now_micros = clock.now_micros()
 
         def work(conn: Connection) -> Change[KeyInfo]:
-            return Change(keys.get_key(conn, key_id), keys.revoke_key(conn, key_id, now_micros))
+            before = keys.get_key(conn, key_meant(conn, key_id))
+            return Change(before, keys.revoke_key(conn, before.id, now_micros))
 
         change = await self._write(actor, Action.KEY_REVOKED, work)
-        self._running.key_revoked(key_id)  # at once, without waiting for a reload
+        assert change.after is not None, "it is revoked"
+        self._running.key_revoked(change.after.id)  # at once, without waiting for a reload
         self._announce_key(actor, Action.KEY_REVOKED, change)
         return change
 
@@ -387,10 +391,7 @@ class Administration:
 def _event(actor: Actor, action: Action, **what: Any) -> Administered:
     return Administered(
         action=action,
-        actor_uid=actor.uid,
-        actor_pid=actor.pid,
-        actor_key_id=actor.key_id,
-        actor_part=actor.part,
+        **of_actor(actor),
         **what,
     )
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from typing import Final, NamedTuple
 from zoneinfo import ZoneInfo
 
 from tenantd.domain import BudgetUnit
 from tenantd.ledger.spending import Budget, Use
 from tenantd.periods import Bounds, bounds
+from tenantd.tenancy.free_quotas import Drawn, Tokens
 
 CLOSING_MICROS: Final = 2_000_000
 """How long before a period ends what could not go on in the next one is ended."""
@@ -79,7 +81,12 @@ class Hold:
         self.engine_micros = 0
         self.allowed_tokens = 0
         self.ask_at_tokens = NEVER  # extend it once this many are generated
-        self.accounts: dict[Account, int] = {}  # with what it holds of each
+        self.accounts: dict[Account, int] = {}  # with what it holds of each, without a free quota
+
+    @property
+    def drawn(self) -> Drawn:
+        """What it may use."""
+        return Drawn(1, Tokens(self.draw.prompt_tokens, self.allowed_tokens), self.engine_micros)
 
 
 class Account:
@@ -89,15 +96,31 @@ class Account:
         self.budget = budget
         self.since_micros = self.until_micros = 0
         self.used = self.topped_up = self.warned = 0
-        self.held = 0
+        self.listed = 0  # what requests hold without a free quota
+        self.ceiling: Callable[[Drawn], int] | None = None  # the most that requests cost together with one
         self._is_closing = False  # the period is about to end
-        self.holds: dict[Hold, None] = {}  # the newest last
+        self.holds: dict[Hold, Drawn] = {}  # the newest last
+        self.drawn = Drawn()  # by all of them
         self._others: dict[int, Use] = {}  # by when they begin: other periods, before and after it
 
     @property
     def bounds(self) -> Bounds:
         """Of its period."""
         return Bounds(self.since_micros, self.until_micros)
+
+    @property
+    def held(self) -> int:
+        """What requests hold together."""
+        return self.held_with(0, Drawn())
+
+    def held_with(self, listed: int, drawn: Drawn) -> int:
+        """What they would hold with others that hold this much."""
+        whole = self.listed + listed
+        return whole if self.ceiling is None else min(whole, self.ceiling(self.drawn.plus(drawn)))
+
+    def alone(self, listed: int, drawn: Drawn) -> int:
+        """What those others would hold if there were no more."""
+        return listed if self.ceiling is None else min(listed, self.ceiling(drawn))
 
     @property
     def rest(self) -> int:
@@ -170,10 +193,12 @@ class Account:
 
     def put(self, hold: Hold, amount: int) -> None:
         """Hold this much for a request, in place of what it held."""
-        self.held += amount - hold.accounts.get(self, 0)
+        self.listed += amount - hold.accounts.get(self, 0)
         hold.accounts[self] = amount
-        self.holds.setdefault(hold)
+        drawn = hold.drawn
+        self.drawn = self.drawn.plus(drawn).plus(self.holds.get(hold, Drawn()), -1)
+        self.holds[hold] = drawn
 
     def drop(self, hold: Hold) -> None:
-        self.held -= hold.accounts.pop(self)
-        del self.holds[hold]
+        self.listed -= hold.accounts.pop(self)
+        self.drawn = self.drawn.plus(self.holds.pop(hold), -1)

@@ -22,7 +22,7 @@ from tenantd.periods import Period
 from tenantd.tenancy import budget_rows as store
 from tenantd.tenancy.budget_rows import BudgetInfo, Changed, Wanted
 from tenantd.tenancy.quantities import budget_name
-from tenantd.tenancy.recorded import ADMINISTERED, who
+from tenantd.tenancy.recorded import ADMINISTERED, by, of_actor
 from tenantd.tenancy.tenants import get_tenant
 
 
@@ -67,16 +67,15 @@ class BudgetAdministration:
 
         def work(conn: Connection) -> list[Changed]:
             tenant = get_tenant(conn, name)
-            if key_id is not None:
-                store.check_key(conn, tenant, key_id, now_micros)
+            key = None if key_id is None else store.check_key(conn, tenant, key_id, now_micros)
             what = wanted or [
                 Wanted(one.period, one.unit, one.amount)
                 for one in store.list_budgets(conn, now_micros, timezone, tenant.id)
-                if one.key_id == key_id
+                if one.key_id == key
             ]
             if not what:
                 raise _no_budget(name, key_id)
-            return [store.set_budget(conn, tenant, key_id, each, levels, now_micros, timezone) for each in what]
+            return [store.set_budget(conn, tenant, key, each, levels, now_micros, timezone) for each in what]
 
         return await self._change(actor, Action.BUDGET_SET, work, {})
 
@@ -88,9 +87,8 @@ class BudgetAdministration:
 
         def work(conn: Connection) -> list[Changed]:
             tenant = get_tenant(conn, name)
-            if key_id is not None:
-                store.check_key(conn, tenant, key_id, now_micros)
-            found = store.find_budget(conn, tenant, key_id, period, unit, now_micros, timezone)
+            key = None if key_id is None else store.check_key(conn, tenant, key_id, now_micros)
+            found = store.find_budget(conn, tenant, key, period, unit, now_micros, timezone)
             if found is None:
                 raise _no_budget(name, key_id, budget_name(period, unit))
             return [store.top_up(conn, found, amount, reason, actor_text(actor), now_micros, timezone)]
@@ -107,17 +105,16 @@ class BudgetAdministration:
 
         def work(conn: Connection) -> list[Changed]:
             tenant = get_tenant(conn, name)
-            if key_id is not None:
-                store.check_key(conn, tenant, key_id, now_micros)
+            key = None if key_id is None else store.check_key(conn, tenant, key_id, now_micros)
             found = [
                 one
                 for one in store.list_budgets(conn, now_micros, timezone, tenant.id)
-                if one.key_id == key_id and period in (None, one.period) and unit in (None, one.unit)
+                if one.key_id == key and period in (None, one.period) and unit in (None, one.unit)
             ]
             if not found:
                 raise _no_budget(name, key_id)
             gone = [Wanted(one.period, one.unit, None) for one in found]
-            return [store.set_budget(conn, tenant, key_id, each, None, now_micros, timezone) for each in gone]
+            return [store.set_budget(conn, tenant, key, each, None, now_micros, timezone) for each in gone]
 
         return await self._change(actor, Action.BUDGET_REMOVED, work, {})
 
@@ -149,10 +146,7 @@ class BudgetAdministration:
         self._events.announce(
             Administered(
                 action=action,
-                actor_uid=actor.uid,
-                actor_pid=actor.pid,
-                actor_key_id=actor.key_id,
-                actor_part=actor.part,
+                **of_actor(actor),
                 tenant=one.tenant,
                 tenant_id=one.tenant_id,
                 key_id=one.key_id,
@@ -215,7 +209,7 @@ def _entry(actor: Actor, action: Action, changed: Changed, more: dict[str, Any])
     if before is not None and after is not None:
         names = _differing(changed)
         before, after = ({name: shown[name] for name in names} for shown in (before, after))
-    detail: dict[str, Any] = {"action": action.value, "by": who(actor), "before": before, "after": after, **more}
+    detail: dict[str, Any] = {"action": action.value, "by": by(actor), "before": before, "after": after, **more}
     detail["budget"] = {"id": one.id, "period": one.period.value, "unit": one.unit.value}
     if one.key_id is not None:
         detail["key_id"] = one.key_id

@@ -17,6 +17,7 @@ from tenantd.domain import BudgetUnit, Tenant
 from tenantd.errors import Conflict, InvalidRequest, NotFound
 from tenantd.ledger.spending import Budget, Use, begin_use, mark_warned
 from tenantd.periods import Period, bounds
+from tenantd.tenancy.key_parts import key_meant
 from tenantd.text.excerpt import excerpt
 
 MOST_AMOUNT: Final = 10**18
@@ -183,8 +184,10 @@ def find_budget(
     return None
 
 
-def check_key(conn: Connection, tenant: Tenant, key_id: str, now_micros: int) -> None:
-    """Raises NotFound if the tenant has no such key, Conflict if the key has ended or was rotated."""
+def check_key(conn: Connection, tenant: Tenant, text: str, now_micros: int) -> str:
+    """The id of a key, by its id or a part of it. Raises NotFound if the tenant has no such key, Conflict if the key
+    has ended or was rotated."""
+    key_id = key_meant(conn, text)
     row = conn.execute(
         "SELECT revoked_micros, expires_micros, replaced_by FROM keys WHERE id = ? AND tenant_id = ?",
         (key_id, tenant.id),
@@ -200,6 +203,7 @@ def check_key(conn: Connection, tenant: Tenant, key_id: str, now_micros: int) ->
         raise Conflict(f"key {key_id} was rotated, and its budgets are those of {replaced_by}", param="key_id")
     if revoked_micros is not None or (expires_micros is not None and expires_micros <= now_micros):
         raise Conflict(f"key {key_id} has ended; its budgets ended with it", param="key_id")
+    return key_id
 
 
 def inherit_budgets(conn: Connection, old_key_id: str, new_key_id: str) -> None:

@@ -3,7 +3,8 @@
 A request holds its prompt and a block of output, more as it goes on, and gives the rest back when it is settled. Blocks
 shrink as the rest of the budget does. What is held and what is used never pass the amount together, so tokens are
 refused before they are generated. Several budgets hold together: the tightest decides. Money is held at the dearest
-prices that may apply. Engine time cannot be held back: it counts as it is used.
+prices that may apply; in budgets of the tenant itself, less what is left of its free quota. Engine time cannot be held
+back: it counts as it is used.
 
 A period ends by the wall clock. What a request holds then counts in the next one, because its row will.
 """
@@ -11,6 +12,7 @@ A period ends by the wall clock. What a request holds then counts in the next on
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from sqlite3 import Connection
@@ -22,10 +24,12 @@ from tenantd.domain import BudgetUnit
 from tenantd.ledger.budget_rules import SHORTEST_MICROS
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.prices import all_prices
+from tenantd.ledger.quotas import FreeUse, given_from
 from tenantd.ledger.records import PriceList
 from tenantd.ledger.spending import Budget, Use, all_budgets, begin_uses, heirs, uses_from
 from tenantd.periods import UTC_ZONE, bounds
 from tenantd.tenancy.budget_accounts import NEVER, Account, BudgetState, Draw, Hold, Shortage
+from tenantd.tenancy.free_quotas import Drawn, FreeQuotas, Tokens
 from tenantd.tenancy.price_book import PriceBook, Rates
 
 BLOCK_TOKENS: Final = 64
@@ -38,10 +42,12 @@ LONGEST_PERIOD_MICROS: Final = 32 * 24 * 3_600_000_000
 
 
 class Snapshot(NamedTuple):
-    """What the ledger holds at one moment. `heirs`: by key, those that it was rotated to."""
+    """What the ledger holds at one moment. `free`: of quotas, what was given away. `heirs`: by key, those that it was
+    rotated to."""
 
     budgets: list[Budget]
     uses: list[Use]
+    free: list[FreeUse]
     prices: list[PriceList]
     heirs: dict[str, list[str]]
 
@@ -59,6 +65,7 @@ class Budgets:
         self._by_id: dict[int, Account] = {}
         self._by_key: dict[tuple[int, str], list[Account]] = {}  # by tenant and key; "" for all keys together
         self._prices = PriceBook()
+        self._quotas = FreeQuotas()
         self._heirs: Mapping[str, list[str]] = {}
         self._loads_begun = self._load_shown = 0
         self._timezone_shown: ZoneInfo | None = None
@@ -123,12 +130,16 @@ class Budgets:
         known = self._by_id
         holds = dict.fromkeys(hold for account in known.values() for hold in account.holds)
         self._prices, self._heirs = PriceBook(snapshot.prices), snapshot.heirs
+        self._quotas.forget_before(self._now_micros() - LONGEST_PERIOD_MICROS, self._timezone())
+        self._quotas.note(snapshot.free)
         self._accounts, self._by_id, self._by_key = {}, {}, {}
         for budget in snapshot.budgets:
             account = known.get(budget.id) or Account(budget)
             if not account.is_of(self._timezone()):
                 account = Account(budget)
             account.change(budget)
+            if budget.unit is BudgetUnit.MONEY and not budget.key_id:
+                account.ceiling = functools.partial(self._together, budget.tenant_id)
             account.pass_time(self._now_micros(), self._timezone())
             self._accounts.setdefault(budget.tenant_id, []).append(account)
             self._by_id[budget.id] = account
@@ -159,6 +170,8 @@ class Budgets:
 
     def _count(self, uses: Iterable[Use]) -> None:
         for use in uses:
+            if use.free is not None:
+                self._quotas.note([use.free])
             if (account := self._by_id.get(use.budget.id)) is not None:
                 account.pass_time(self._now_micros(), self._timezone())
                 account.note(use)
@@ -177,10 +190,14 @@ class Budgets:
         busy: Shortage | None = None
         for account in accounts:
             cap = account.budget.amount + account.topped_up
-            needed = max(1, self._needed(account, tenant_id, wanted))
+            listed, drawn = self._needed(account, tenant_id, wanted)
+            needed = account.alone(listed, drawn)
+            if needed == listed:
+                needed = max(1, needed)  # otherwise it is free
             is_engine = account.budget.unit is BudgetUnit.ENGINE
             if account.used + needed + (account.held if is_engine else 0) > cap:
                 return Shortage(account.state, needed, is_final=True)
+            needed = max(needed, account.held_with(listed, drawn) - account.held)
             if needed > account.rest:
                 busy = busy or Shortage(account.state, needed, is_final=False)
         return busy
@@ -225,10 +242,11 @@ class Budgets:
         if generated_tokens >= hold.draw.max_tokens:
             return True  # the engine ends it
         wanted = hold.draw.max_tokens - hold.allowed_tokens
-        if wanted > 0 and (granted := min(wanted, self._granted(hold))) > 0:
-            self._allow(hold, hold.allowed_tokens + granted)
-            wanted -= granted
-            hold.ask_at_tokens = hold.allowed_tokens - granted // 2 if wanted else NEVER
+        if wanted > 0:
+            granted = max(0, min(wanted, self._granted(hold)))
+            if granted:
+                self._allow(hold, hold.allowed_tokens + granted)
+            hold.ask_at_tokens = hold.allowed_tokens - granted // 2 if wanted > granted else NEVER
         return hold.allowed_tokens > generated_tokens
 
     def shrink(self, hold: Hold, generated_tokens: int) -> None:
@@ -272,11 +290,12 @@ class Budgets:
 
     def states(self, tenant_id: int | None = None, key_id: str | None = None) -> list[BudgetState]:
         """All budgets, or a tenant's, or with a key those that a request of this key counts in."""
-        accounts = list(self._all())
-        if tenant_id is not None:
-            accounts = (
-                self._of(tenant_id, key_id, is_billed=True) if key_id else list(self._accounts.get(tenant_id, ()))
-            )
+        if tenant_id is None:
+            accounts = list(self._all())
+        elif key_id:
+            accounts = self._of(tenant_id, key_id, is_billed=True)
+        else:
+            accounts = list(self._accounts.get(tenant_id, ()))
         for account in accounts:
             account.pass_time(self._now_micros(), self._timezone())
         return [account.state for account in accounts]
@@ -320,14 +339,23 @@ class Budgets:
     def _rates(self, tenant_id: int) -> Rates:
         return self._prices.rates(tenant_id, self._now_micros())
 
-    def _needed(self, account: Account, tenant_id: int, draws: list[Draw]) -> int:
-        """The least that these requests need to start."""
+    def _together(self, tenant_id: int, drawn: Drawn) -> int:
+        """The most that requests of a tenant cost together, with what is left of its free quota."""
+        rates = self._rates(tenant_id)
+        return rates.together(drawn, self._free(tenant_id, rates)) if any(rates.quota) else sys.maxsize
+
+    def _free(self, tenant_id: int, rates: Rates) -> Tokens:
+        return self._quotas.left(tenant_id, rates.quota, self._now_micros(), self._timezone())
+
+    def _needed(self, account: Account, tenant_id: int, draws: list[Draw]) -> tuple[int, Drawn]:
+        """The least that these requests need to start: what they would hold without a free quota, and of what."""
+        drawn = Drawn(len(draws), Tokens(sum(draw.prompt_tokens for draw in draws), len(draws)))
         if account.budget.unit is BudgetUnit.TOKENS:
-            return sum(draw.prompt_tokens + 1 for draw in draws)
+            return sum(drawn.tokens), drawn
         if account.budget.unit is BudgetUnit.MONEY:
             rates = self._rates(tenant_id)
-            return sum(rates.nanos(draw.prompt_tokens, 1, 0) for draw in draws)
-        return 1
+            return sum(rates.nanos(draw.prompt_tokens, 1, 0) for draw in draws), drawn
+        return 1, drawn
 
     def _amount(self, account: Account, hold: Hold) -> int:
         """What a request holds of a budget."""
@@ -347,7 +375,7 @@ class Budgets:
         """How many more tokens every budget has room for; at most a block, and less as the rest shrinks."""
         now_micros, timezone = self._now_micros(), self._timezone()
         granted = BLOCK_TOKENS
-        for account, held in hold.accounts.items():
+        for account in hold.accounts:
             account.pass_time(now_micros, timezone)
             rest = account.rest
             if rest <= 0 and account.budget.unit is not BudgetUnit.MONEY:
@@ -356,19 +384,34 @@ class Budgets:
             if account.budget.unit is BudgetUnit.TOKENS:
                 granted = min(granted, max(1, fair))
             elif account.budget.unit is BudgetUnit.MONEY:
-                granted = min(granted, self._affordable(hold, held, max(0, rest), fair))
+                granted = min(granted, self._affordable(account, hold, max(0, rest), fair))
         return granted
 
-    def _affordable(self, hold: Hold, held_nanos: int, rest_nanos: int, fair_nanos: int) -> int:
-        """How many more tokens the fair part of the rest pays for, but at least one if all of it pays for one."""
+    def _affordable(self, account: Account, hold: Hold, rest_nanos: int, fair_nanos: int) -> int:
+        """How many more tokens are free or paid for by fair parts of what is left, but at least one if all of the money
+        pays for one."""
         rates, prompt_tokens, micros = self._rates(hold.tenant_id), hold.draw.prompt_tokens, hold.engine_micros
-        for nanos in (fair_nanos, rest_nanos):
-            most = rates.most_output(held_nanos + nanos, prompt_tokens, micros) - hold.allowed_tokens
-            if most >= 1:
-                return int(min(most, BLOCK_TOKENS if nanos == fair_nanos else 1))
+        free, held_nanos = 0, hold.accounts[account]
+        if account.ceiling is not None and any(rates.quota):
+            unheld = self._free(hold.tenant_id, rates).output - account.drawn.tokens.output
+            free = max(min(1, unheld), unheld // (2 * len(account.holds)), 0)
+        for nanos, most in ((fair_nanos, BLOCK_TOKENS), (rest_nanos, 1)):
+            paid = rates.most_output(held_nanos + nanos, prompt_tokens, micros) - hold.allowed_tokens
+            tokens = int(min(most, free + max(0, paid)))
+            while tokens > 0 and self._more_nanos(account, hold, rates, tokens) > rest_nanos:
+                tokens -= 1  # requests are rounded, each alone and all together
+            if tokens > 0:
+                return tokens
         return 0
+
+    def _more_nanos(self, account: Account, hold: Hold, rates: Rates, tokens: int) -> int:
+        """How much more is held of a budget if a request may generate so many more tokens."""
+        whole = rates.nanos(hold.draw.prompt_tokens, hold.allowed_tokens + tokens, hold.engine_micros)
+        drawn = Drawn(0, Tokens(0, tokens))
+        return account.held_with(whole - hold.accounts[account], drawn) - account.held
 
 
 def _read(conn: Connection, since_micros: int) -> Snapshot:
     """Read everything. Runs in a reading thread."""
-    return Snapshot(all_budgets(conn), uses_from(conn, since_micros), list(all_prices(conn).values()), heirs(conn))
+    budgets, prices = all_budgets(conn), list(all_prices(conn).values())
+    return Snapshot(budgets, uses_from(conn, since_micros), given_from(conn, since_micros), prices, heirs(conn))

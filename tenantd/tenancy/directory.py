@@ -178,7 +178,15 @@ class Directory:
         """What is known of a key; None if it is malformed, unknown or revoked, or its end has come."""
         if not is_well_formed(secret):
             return None
-        found = self._keys.get(hash_secret(secret))
+        return self._known(hash_secret(secret))
+
+    def key_by_id(self, key_id: str) -> KnownKey | None:
+        """What is known of a key that was shown before; None if it is not live any more."""
+        digest = self._digests.get(key_id)
+        return None if digest is None else self._known(digest)
+
+    def _known(self, digest: str) -> KnownKey | None:
+        found = self._keys.get(digest)
         if found is None or self._ends.has_come(found.id):
             return None
         tenant = None if found.tenant is None else self.tenants[found.tenant]

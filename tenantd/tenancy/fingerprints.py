@@ -28,9 +28,14 @@ def of_tokens(key: bytes, tokens: Sequence[int]) -> str:
     return hmac.digest(key, numbers.tobytes(), ALGORITHM).hex()
 
 
-def of_bytes(key: bytes, text: bytes) -> str:
-    """The hash of a text, or of anything else that is bytes."""
-    return hmac.digest(key, text, ALGORITHM).hex()
+def of_bytes(key: bytes, *parts: bytes) -> str:
+    """The hash of a text, or of anything else that is bytes, in one part or several."""
+    if len(parts) == 1:
+        return hmac.digest(key, parts[0], ALGORITHM).hex()
+    whole = hmac.new(key, digestmod=ALGORITHM)
+    for part in parts:
+        whole.update(part)
+    return whole.hexdigest()
 
 
 def of_text(key: bytes, text: str) -> str:

@@ -22,7 +22,7 @@ from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.issued import ListedInvoice, Record, issued, listed
 from tenantd.ledger.ledger import Lane, Ledger
 from tenantd.ledger.paperwork import Paperwork, TenantInvoice, decoded
-from tenantd.tenancy.recorded import ADMINISTERED, who
+from tenantd.tenancy.recorded import ADMINISTERED, by, of_actor
 from tenantd.tenancy.tenants import tenant_meant
 
 T = TypeVar("T")
@@ -98,7 +98,7 @@ class Invoicing:
             if not self._records:
                 return None
             after: dict[str, Any] = {name: getattr(document, name) for name in _ABOUT}
-            detail = {"action": action.value, "by": who(actor), "before": None, "after": {**after, "sha256": sha256}}
+            detail = {"action": action.value, "by": by(actor), "before": None, "after": {**after, "sha256": sha256}}
             entry = Entry(
                 at_micros=now_micros,
                 event=ADMINISTERED,
@@ -117,10 +117,7 @@ class Invoicing:
         self._events.announce(
             Administered(
                 action=action,
-                actor_uid=actor.uid,
-                actor_pid=actor.pid,
-                actor_key_id=actor.key_id,
-                actor_part=actor.part,
+                **of_actor(actor),
                 tenant=document.tenant,
                 tenant_id=document.tenant_id,
             )

@@ -132,10 +132,15 @@ def list_keys(conn: Connection, tenant_id: int | None) -> list[KeyInfo]:
 
 def get_key(conn: Connection, key_id: str) -> KeyInfo:
     """Raises NotFound."""
-    row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
-    if row is None:
+    if (found := find_key(conn, key_id)) is None:
         raise NotFound(f"no key {key_id!r}; to list keys, run: tenantctl key list TENANT")
-    return _info(row)
+    return found
+
+
+def find_key(conn: Connection, key_id: str) -> KeyInfo | None:
+    """A key by its whole id."""
+    row = conn.execute(f"SELECT {_COLUMNS} FROM keys WHERE id = ?", (key_id,)).fetchone()
+    return None if row is None else _info(row)
 
 
 def revoke_key(conn: Connection, key_id: str, now_micros: int | None = None) -> KeyInfo:

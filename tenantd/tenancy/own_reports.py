@@ -9,14 +9,18 @@ from collections.abc import Callable
 from sqlite3 import Connection
 from typing import TypeVar
 
+import msgspec
+
 from tenantd.errors import NotFound
 from tenantd.ledger.grouped import Grouping, UsageGroup, usage_by
 from tenantd.ledger.invoices import Invoice, Month, invoice
 from tenantd.ledger.ledger import Lane, Ledger
-from tenantd.ledger.lookups import own_request, own_requests
+from tenantd.ledger.lookups import own_request
 from tenantd.ledger.paperwork import Paperwork
 from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage, usage_report
+from tenantd.ledger.selection import FoundRequests, WantedRequests, request_meant, select_requests
+from tenantd.tenancy.key_parts import key_meant
 from tenantd.tenancy.turns import Turns
 
 T = TypeVar("T")
@@ -48,18 +52,27 @@ class OwnReports:
 
         return await self._read(tenant_id, read)
 
-    async def requests(self, tenant_id: int, limit: int, after_id: str | None) -> list[RequestRecord]:
-        """The newest first: those after one of its requests, or the first. Raises NotFound for another id."""
+    async def requests(self, tenant_id: int, wanted: WantedRequests, limit: int, after_id: str | None) -> FoundRequests:
+        """The newest first: those after one of its requests, or the first. Raises NotFound for another id, Conflict if
+        several of its keys have the part of an id that is wanted."""
 
-        def read(conn: Connection) -> list[RequestRecord]:
-            after = None if after_id is None else _found(own_request(conn, tenant_id, after_id), "after")
-            return own_requests(conn, tenant_id, limit, after)
+        def read(conn: Connection) -> FoundRequests:
+            key_id = None if wanted.key_id is None else key_meant(conn, wanted.key_id, tenant_id)
+            of_tenant = msgspec.structs.replace(wanted, tenant_id=tenant_id, key_id=key_id)
+            if after_id is not None:
+                _found(own_request(conn, tenant_id, after_id), "after")
+            return select_requests(conn, of_tenant, limit, after_id)
 
         return await self._read(tenant_id, read)
 
-    async def request(self, tenant_id: int, request_id: str) -> RequestRecord:
-        """One request. Raises NotFound, the same for another's as for one that never was."""
-        return await self._read(tenant_id, lambda conn: _found(own_request(conn, tenant_id, request_id)))
+    async def request(self, tenant_id: int, text: str) -> RequestRecord:
+        """One request, by its id, that of its answer, or, if it is a recent one, 8 digits or more at either end of its
+        id. Raises NotFound, the same for another's as for one that never was; Conflict if several have the digits."""
+
+        def read(conn: Connection) -> RequestRecord:
+            return _found(own_request(conn, tenant_id, request_meant(conn, text, tenant_id)))
+
+        return await self._read(tenant_id, read)
 
     async def invoice(self, tenant_id: int, month: Month, papers: Paperwork) -> Invoice:
         """What it owes for one month."""

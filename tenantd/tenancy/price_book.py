@@ -8,15 +8,20 @@ from typing import Final
 
 from tenantd.ledger.prices import HOUR_MICROS, MILLION, divide_half_up
 from tenantd.ledger.records import PriceList
+from tenantd.tenancy.free_quotas import Drawn, Tokens
 
 AHEAD_MICROS: Final = 24 * HOUR_MICROS
 """A list that takes effect within this time may apply at the end of a request that runs now."""
 
 
 class Rates:
-    """What a request costs at the dearest of some lists: exactly as the ledger computes it."""
+    """What a request costs at the dearest of some lists: exactly as the ledger computes it.
+
+    `quota` is the least that a month is free of by any of them.
+    """
 
     def __init__(self, lists: Iterable[PriceList]) -> None:
+        lists = tuple(lists)
         self._lists = tuple(
             {
                 (
@@ -28,6 +33,14 @@ class Rates:
             }
         )
         self.has_engine_price = any(engine for _, _, engine in self._lists)
+        self.quota = Tokens(
+            min((each.free_prompt_tokens for each in lists), default=0),
+            min((each.free_completion_tokens for each in lists), default=0),
+        )
+        self._input = max((each.input_nanos_per_million for each in lists), default=0)
+        self._cached = max((each.cached_nanos_per_million for each in lists), default=0)
+        self._output = max((each.output_nanos_per_million for each in lists), default=0)
+        self._engine_hour = max((each.engine_hour_nanos for each in lists), default=0)
 
     def nanos(self, prompt_tokens: int, output_tokens: int, engine_micros: int) -> int:
         """The cost of so much."""
@@ -38,6 +51,19 @@ class Rates:
                 for of_prompt, of_output, of_engine in self._lists
             ),
             default=0,
+        )
+
+    def together(self, drawn: Drawn, free: Tokens) -> int:
+        """The most that requests may cost together if this much is free, whatever ends first, whichever list each is
+        charged at, and however much of their prompts is cached, which no quota is for. Each request is rounded."""
+        beyond = max(0, drawn.tokens.prompt - free.prompt)
+        prompt = max(beyond * self._input, drawn.tokens.prompt * self._cached)
+        output = max(0, drawn.tokens.output - free.output) * self._output
+        engine = drawn.engine_micros * self._engine_hour
+        return (
+            (prompt // MILLION + drawn.requests if prompt else 0)  # two kinds are rounded
+            + ((2 * output + drawn.requests * MILLION) // (2 * MILLION) if output else 0)
+            + ((2 * engine + drawn.requests * HOUR_MICROS) // (2 * HOUR_MICROS) if engine else 0)
         )
 
     def most_output(self, nanos: int, prompt_tokens: int, engine_micros: int) -> float:

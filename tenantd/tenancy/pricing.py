@@ -26,7 +26,7 @@ from tenantd.ledger.price_lists import (
     tenants_with_own,
 )
 from tenantd.ledger.records import PriceList
-from tenantd.tenancy.recorded import ADMINISTERED, who
+from tenantd.tenancy.recorded import ADMINISTERED, by, of_actor
 from tenantd.tenancy.tenants import get_tenant, tenant_meant
 
 
@@ -93,10 +93,7 @@ class Pricing:
         self._events.announce(
             Administered(
                 action=Action.PRICES_SET,
-                actor_uid=actor.uid,
-                actor_pid=actor.pid,
-                actor_key_id=actor.key_id,
-                actor_part=actor.part,
+                **of_actor(actor),
                 tenant=after.tenant,
                 tenant_id=after.tenant_id,
                 fields=tuple(name for name in AMOUNTS if getattr(before, name) != getattr(after, name)),
@@ -117,7 +114,7 @@ def _entry(
 
     detail = {
         "action": Action.PRICES_SET.value,
-        "by": who(actor),
+        "by": by(actor),
         "since_micros": after.effective_micros,
         "before": part(before),
         "after": part(after),

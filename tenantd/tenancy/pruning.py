@@ -12,7 +12,7 @@ from tenantd.ledger.invoices import Month
 from tenantd.ledger.ledger import Ledger
 from tenantd.ledger.retention import Pruned, prune
 from tenantd.ledger.row_pruning import PrunedRows, prune_rows
-from tenantd.tenancy.recorded import ADMINISTERED, who
+from tenantd.tenancy.recorded import ADMINISTERED, by, of_actor
 
 
 async def prune_audit(ledger: Ledger, events: Events, actor: Actor, before_micros: int, timezone: ZoneInfo) -> Pruned:
@@ -20,10 +20,8 @@ async def prune_audit(ledger: Ledger, events: Events, actor: Actor, before_micro
 
     If it is cancelled, the daemon finishes it within a day. Raises like `tenantd.ledger.retention.prune`.
     """
-    pruned = await prune(ledger, before_micros, timezone, now_micros, {"by": who(actor)})
-    events.announce(
-        Administered(action=Action.AUDIT_PRUNED, actor_uid=actor.uid, actor_pid=actor.pid, actor_key_id=actor.key_id)
-    )
+    pruned = await prune(ledger, before_micros, timezone, now_micros, {"by": by(actor)})
+    events.announce(Administered(action=Action.AUDIT_PRUNED, **of_actor(actor)))
     return pruned
 
 
@@ -36,14 +34,12 @@ async def prune_requests(ledger: Ledger, events: Events, actor: Actor, before: s
     def entry(month: Month) -> Entry:
         detail = {
             "action": Action.REQUESTS_PRUNED.value,
-            "by": who(actor),
+            "by": by(actor),
             "before": None,
             "after": {"requests_before": month.name, "timezone": month.timezone, "until_micros": month.since_micros},
         }
         return Entry(at_micros=now_micros(), event=ADMINISTERED, detail=detail)
 
     pruned = await prune_rows(ledger, before, timezone, now_micros, entry)
-    events.announce(
-        Administered(action=Action.REQUESTS_PRUNED, actor_uid=actor.uid, actor_pid=actor.pid, actor_key_id=actor.key_id)
-    )
+    events.announce(Administered(action=Action.REQUESTS_PRUNED, **of_actor(actor)))
     return pruned

@@ -46,7 +46,7 @@ class Rates:
     def recall(self, tenant: str, *, tokens: int, requests: int, age_micros: int, now_micros: int) -> None:
         """Count what an earlier daemon booked `age_micros` ago. Oldest first, before anything else."""
         windows = self._of(tenant)
-        left_micros = WINDOW_MICROS + GRAIN_MICROS - age_micros
+        left_micros = WINDOW_MICROS - max(0, age_micros - GRAIN_MICROS)  # the row may be that much older
         windows.tokens.recall([(left_micros, tokens)], now_micros)
         windows.requests.recall([(left_micros, requests)], now_micros)
 

@@ -32,6 +32,22 @@ def who(actor: Actor) -> dict[str, Any]:
     return {"uid": actor.uid, "pid": actor.pid, "key_id": actor.key_id}
 
 
+def by(actor: Actor) -> dict[str, Any]:
+    """The same of who administers, with the address if it is known. Entries of requests have none."""
+    return who(actor) if actor.address is None else {**who(actor), "address": actor.address}
+
+
+def of_actor(actor: Actor) -> dict[str, Any]:
+    """Its fields in `Administered`."""
+    return {
+        "actor_uid": actor.uid,
+        "actor_pid": actor.pid,
+        "actor_key_id": actor.key_id,
+        "actor_part": actor.part,
+        "actor_address": actor.address,
+    }
+
+
 def administered(
     conn: Connection,
     actor: Actor,
@@ -50,7 +66,7 @@ def administered(
         shown_before, shown_after = ({name: shown[name] for name in names} for shown in (shown_before, shown_after))
     subject = after if after is not None else before
     assert subject is not None, "a change is of something"
-    detail: dict[str, Any] = {"action": action.value, "by": who(actor), "before": shown_before, "after": shown_after}
+    detail: dict[str, Any] = {"action": action.value, "by": by(actor), "before": shown_before, "after": shown_after}
     name: str | None
     if isinstance(subject, Tenant):
         number, name = subject.id, subject.name
@@ -64,7 +80,7 @@ def forgetting(actor: Actor, at_micros: int, forgotten: Forgotten) -> Entry:
     """The entry that tells that the hashes of a tenant before it can no longer be matched with anything."""
     detail = {
         "action": Action.TENANT_FORGOTTEN.value,
-        "by": who(actor),
+        "by": by(actor),
         "before": {"has_audit_key": forgotten.had_key},
         "after": {"has_audit_key": not forgotten.is_removed},
     }

@@ -15,14 +15,17 @@ from tenantd.ledger.evenness import Service
 from tenantd.ledger.findings import Finding, recent_findings
 from tenantd.ledger.grouped import Grouping, UsageGroup, usage_by
 from tenantd.ledger.ledger import Lane, Ledger
-from tenantd.ledger.records import RequestRecord
-from tenantd.ledger.reports import TenantUsage, recent_requests, usage_report
+from tenantd.ledger.reports import TenantUsage, usage_report
+from tenantd.ledger.selection import FoundRequests, WantedRequests, select_requests
 from tenantd.ledger.trail import MOST_ENTRIES_READ, AuditRecord, Portion, Wanted, select
 from tenantd.ledger.window import WindowFigures, window_figures
+from tenantd.request_ids import request_id_in
 from tenantd.tenancy.audit_keys import audit_key, tenant_of_name
 from tenantd.tenancy.fingerprints import of_text, of_tokens
+from tenantd.tenancy.key_parts import key_meant
 from tenantd.tenancy.known_tenants import known_tenants
 from tenantd.tenancy.recorded import ENTERED, RESPONSE
+from tenantd.tenancy.request_life import RequestLife, request_life
 from tenantd.tenancy.tenants import tenant_meant
 
 T = TypeVar("T")
@@ -78,9 +81,26 @@ class Reporting:
 
         return await self._read(read, tenant, Lane.REPORTS)
 
-    async def requests(self, tenant: str | None, most: int) -> list[RequestRecord]:
-        """The newest first."""
-        return await self._read(lambda conn, number: recent_requests(conn, number, most), tenant)
+    async def requests(
+        self, wanted: WantedRequests, tenant: str | None, most: int, after_id: str | None
+    ) -> FoundRequests:
+        """The newest first: those after one of them, or the first. Takes a fraction of a second; the rest has to be
+        asked for. Raises NotFound for an `after_id` without a row."""
+
+        def read(conn: Connection, number: int | None) -> FoundRequests:
+            key_id = None if wanted.key_id is None else key_meant(conn, wanted.key_id)
+            chosen = msgspec.structs.replace(wanted, tenant_id=number, key_id=key_id)
+            return select_requests(conn, chosen, most, after_id)
+
+        return await self._read(read, tenant)
+
+    async def request(self, text: str) -> RequestLife:
+        """All that is known of one, by its id, that of its answer, or 8 digits or more at either end of its id.
+
+        Raises NotFound, Conflict. May take a second for an end.
+        """
+        lane = Lane.LOOKUPS if request_id_in(text) else Lane.REPORTS
+        return await self._ledger.read(lambda conn: request_life(conn, text), lane)
 
     async def anomalies(self, tenant: str | None, since_micros: int, most: int) -> list[Finding]:
         """What the anomaly watch found since a time, the newest first."""

@@ -14,6 +14,9 @@ class Running(Protocol):
     def tenant_removed(self, tenant_id: int | None) -> None:
         """Forget this tenant and its keys, and end its requests."""
 
+    def tenant_forgotten(self, tenant_id: int) -> None:
+        """Forget what this tenant, which may have been removed, had in memory."""
+
     def tenant_suspended(self, tenant_id: int | None) -> None:
         """Admit no more requests of this tenant."""
 

@@ -64,7 +64,7 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
 def _check_free(conn: Connection, name: str) -> None:
     query = f"SELECT 1 FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     if conn.execute(query, (name,)).fetchone() is not None:
-        raise Conflict(f"tenant {name!r} already exists", param="name")
+        raise Conflict(f"tenant {name!r} already exists; change it with: tenantctl tenant set {name}", param="name")
 
 
 def get_tenant(conn: Connection, name: str) -> Tenant:

@@ -17,24 +17,26 @@ RETRY_S: Final = 1
 class Turns:
     """At most MOST_AT_ONCE of each tenant go on; at most MOST_WAITING more wait for them, in their order."""
 
-    def __init__(self) -> None:
-        self._asking: dict[int, int] = {}  # by tenant, those that go on or wait
-        self._places: dict[int, asyncio.Semaphore] = {}
+    def __init__(self, what: str = "for its figures") -> None:
+        """`what` a tenant asks for, as it is told."""
+        self._what = what
+        self._asking: dict[int | str, int] = {}  # by tenant, those that go on or wait
+        self._places: dict[int | str, asyncio.Semaphore] = {}
 
     @asynccontextmanager
-    async def turn(self, tenant_id: int) -> AsyncIterator[None]:
-        """One of a tenant's turns. Raises QueueFull."""
-        asking = self._asking.get(tenant_id, 0)
+    async def turn(self, tenant: int | str) -> AsyncIterator[None]:
+        """One of the turns of a tenant, by its id or name. Raises QueueFull."""
+        asking = self._asking.get(tenant, 0)
         if asking >= MOST_AT_ONCE + MOST_WAITING:
-            message = f"{asking} requests of this tenant for its figures wait already; try again when one is answered"
+            message = f"{asking} requests of this tenant {self._what} wait already; try again when one is answered"
             raise QueueFull(message, retry_after_s=RETRY_S)
-        self._asking[tenant_id] = asking + 1
-        places = self._places.setdefault(tenant_id, asyncio.Semaphore(MOST_AT_ONCE))
+        self._asking[tenant] = asking + 1
+        places = self._places.setdefault(tenant, asyncio.Semaphore(MOST_AT_ONCE))
         try:
             async with places:
                 yield
         finally:
-            if self._asking[tenant_id] == 1:
-                del self._asking[tenant_id], self._places[tenant_id]
+            if self._asking[tenant] == 1:
+                del self._asking[tenant], self._places[tenant]
             else:
-                self._asking[tenant_id] -= 1
+                self._asking[tenant] -= 1

@@ -1,38 +1,54 @@
-"""Converts the messages of a chat to the token ids of a prompt, such that no message can forge a turn.
+"""Converts the messages of a chat to the token ids of a prompt, and knows how the model's answers are read.
 
-1. Spellings of special tokens in contents are replaced by sentinels: digits nobody can guess. The template is rendered
-   with these (so trimming and searching contents works as intended), and the sentinels become plain text again when
-   the result is tokenised.
-2. A spelling could still arise from parts: at the border of a content and the template's text, or because the template
-   splits contents. So the template is also rendered with sentinels for whole contents, which shows the special tokens
-   that it intends. If those of (1) differ, the second rendering is used, and contents are tokenised separately.
-   (So contents can only affect which special tokens appear by markers that the template looks for; see Guard.)
-
-The template never sees a tenant's system prompt: in both renderings it is a sentinel, and replaced by the text, without
-special tokens, afterwards. So whatever the template does to contents, and whatever else is in them, it is there whole;
-and no error of the template quotes it.
+`rendering.py` keeps texts of clients from becoming special tokens.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import re
-import secrets
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, Final
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple
 
 import jinja2
 
 from tenantd.errors import InvalidRequest
+from tenantd.text import history
+from tenantd.text.abilities import Abilities, abilities_of
 from tenantd.text.chat_messages import Message, read_messages
+from tenantd.text.chat_options import DEFAULTS, EFFORT, SWITCHES, ChatOptions, settings_for
+from tenantd.text.dialects import GENERIC, HARMONY, Dialect, Opening, dialect_of, format_or_call, opening_of
 from tenantd.text.guard import Guard, GuardedTokens
-from tenantd.text.system_prompt import BLANK_LINE, Prompt, arrangements, joined
+from tenantd.text.harmony import FINAL
+from tenantd.text.image_parts import ImagePlaces
+from tenantd.text.prompt import Prompt
+from tenantd.text.reading import Reading
+from tenantd.text.reasoning import Tags, tags_of
+from tenantd.text.rendering import CONTINUE, Rendered, Rendering
+from tenantd.text.special import TokenKind
+from tenantd.text.system_prompt import BLANK_LINE, arrangements
 from tenantd.text.template import ChatTemplate
+from tenantd.text.tools import Tool, Tools
 from tenantd.text.turn_ends import line_ends, turn_marks
 from tenantd.text.vocabulary import Vocabulary
 
 LEADS_KEPT: Final = 32
 """System prompts whose tokens are kept."""
+MARKS_KEPT: Final = 16
+"""Sets of marks whose tokens are kept; a model has two or three."""
+WITHOUT_TOOLS: Final = (
+    "the model's chat template has no form for tools; they are described to the model as text, and it may ignore them"
+)
+
+
+class _Form(NamedTuple):
+    """A template and what follows from it. `dialect` None: it knows of no tools, or it is unknown how that is read."""
+
+    template: ChatTemplate
+    guard: Guard
+    abilities: Abilities
+    dialect: Dialect | None
+    tags: Tags | None
 
 
 class ChatFormatter:
@@ -45,19 +61,42 @@ class ChatFormatter:
     def __init__(self, vocabulary: Vocabulary) -> None:
         self.warning: str | None = None
         self.stops: tuple[str, ...] = ()
-        self._template: ChatTemplate | None = None
+        self._vocabulary = vocabulary
+        self._form: _Form | None = None
         if vocabulary.chat_template is None:
             reason = "no chat template: this looks like a base model"
         else:
             try:
-                self._template = ChatTemplate(vocabulary.chat_template, vocabulary.bos_text, vocabulary.eos_text)
+                self._form = self._form_of(vocabulary.chat_template)
             except jinja2.TemplateError as e:
                 reason = f"invalid chat template: {e}"
-        if self._template is None:
+        if self._form is None:
             self.warning = f'{vocabulary.name}: {reason}; chats are sent as plain "User: …" text'
             self.stops = ("\nUser:",)
-        self._guard = Guard(vocabulary, self._template)
+        self._guard = Guard(vocabulary, None) if self._form is None else self._form.guard
+        self._tool_form = self._form
+        if vocabulary.tool_template is not None:
+            with contextlib.suppress(jinja2.TemplateError):  # then the other one is used
+                self._tool_form = self._form_of(vocabulary.tool_template)
         self.lead = functools.lru_cache(LEADS_KEPT)(self._lead)
+        self._pieces = functools.lru_cache(MARKS_KEPT)(self._pieces_of)
+
+    def _form_of(self, source: str) -> _Form:
+        """Raises jinja2.TemplateError."""
+        template = ChatTemplate(source, self._vocabulary.bos_text, self._vocabulary.eos_text)
+        guard = Guard(self._vocabulary, template)
+        return _Form(template, guard, abilities_of(template), dialect_of(source), tags_of(source))
+
+    @property
+    def reasons(self) -> bool:
+        """Whether the model's template knows of reasoning."""
+        return self._form is not None and (self._form.tags is not None or self._form.dialect is HARMONY)
+
+    @property
+    def has_effort(self) -> bool:
+        """Whether the template has a setting for how much to reason."""
+        known = frozenset() if self._form is None else self._form.template.settings
+        return not known.isdisjoint((EFFORT, *SWITCHES))
 
     def render(
         self,
@@ -65,12 +104,10 @@ class ChatFormatter:
         context_tokens: int | None = None,
         *,
         system_prompt: str = "",
-        add_generation_prompt: bool = True,
+        options: ChatOptions = DEFAULTS,
     ) -> list[int]:
         """The tokens of `conversation`."""
-        return self.conversation(
-            messages, context_tokens, system_prompt=system_prompt, add_generation_prompt=add_generation_prompt
-        ).tokens
+        return self.conversation(messages, context_tokens, system_prompt=system_prompt, options=options).tokens
 
     def conversation(
         self,
@@ -78,35 +115,56 @@ class ChatFormatter:
         context_tokens: int | None = None,
         *,
         system_prompt: str = "",
-        add_generation_prompt: bool = True,
+        options: ChatOptions = DEFAULTS,
+        images: ImagePlaces | None = None,
     ) -> Prompt:
-        """The prompt, with a BOS if the model wants one, and the system prompt of the tenant before all messages.
+        """The prompt, with a BOS if the model wants one, and the system prompt of the tenant before all messages; and
+        how its answers are read. `images` are those that have marks in the messages.
 
-        Raises InvalidRequest (`messages`), ContextLengthExceeded if the prompt is far too long for `context_tokens`.
+        Raises InvalidRequest, ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
         conversation = read_messages(messages)
-        if self._template is None:
-            return self._plain(conversation, context_tokens, system_prompt, add_generation_prompt)
-
-        whole = _Sentinels()
-        conversation, whole_cut = self._whole(whole, conversation, system_prompt, add_generation_prompt)
-        structure = GuardedTokens(self._guard, context_tokens)
-        begun: list[int] = []  # for each message text, how many special tokens are before it
-        for template_text, _ in whole.split("".join(whole_cut)):
-            structure.add_template(template_text)
-            begun.append(len(structure.trail))
-
-        marked = _Sentinels()
-        hide, lead = self._hide_spellings_in(marked), marked.hide_apart(system_prompt)
-        first, rest = _cut(self._render(conversation, hide, lead, add_generation_prompt), lead)
-        is_complete = bool(first) or not system_prompt
-        tokens = self._tokens(marked, (first.replace(lead, hide(system_prompt, "system")), rest), context_tokens)
-        ignored = self._ignored_marks(conversation)
-        if not is_complete or _without(tokens.trail, ignored) != _without(structure.trail, ignored):
-            tokens = self._tokens(whole, whole_cut, context_tokens)
-        # A turn ends with the first special token after its text. The last count is of those before the end.
-        ends = [tokens.places[count] for count in begun[:-1] if count < len(tokens.places)]
-        return Prompt(tokens.ids, tokens.hidden_tokens, () if ignored else turn_marks(ends))
+        if options.continues and (conversation[-1].role != "assistant" or conversation[-1].calls):
+            raise InvalidRequest(f"{CONTINUE}: the last message must be an assistant's, without calls", param=CONTINUE)
+        tools = options.tools
+        listed: tuple[Tool, ...] = () if tools is None else tools.tools
+        has_tools = bool(listed) or any(message.calls for message in conversation)
+        form = self._tool_form if has_tools else self._form
+        settings = settings_for(None if form is None else form.template, options)
+        dialect: Dialect | None = None
+        if has_tools:
+            dialect, conversation = _shaped(form, conversation, listed)
+        forced, grammar = None, None
+        if dialect is not None and tools is not None and tools.forced:
+            forced = opening_of(dialect, tools.forced)
+            grammar = forced.grammar
+        elif dialect is not None and tools is not None and options.is_constrained:
+            grammar = format_or_call(dialect, listed, options.schema)
+        if form is None:
+            rendered = self._plain(conversation, context_tokens, system_prompt, options, images)
+        else:
+            rendering = Rendering(
+                form.template,
+                form.guard,
+                form.abilities,
+                options=options,
+                tools=() if dialect is GENERIC else listed,
+                settings=settings,
+                system_prompt=system_prompt,
+                context_tokens=context_tokens,
+                images=images,
+            )
+            opened = functools.partial(_opened, form, forced, options.is_constrained)
+            rendered = rendering.run(conversation, opened)
+        return Prompt(
+            rendered.tokens.ids,
+            rendered.tokens.hidden_tokens,
+            () if images else rendered.marks,
+            self._reading(form, dialect, tools, rendered),
+            grammar,
+            WITHOUT_TOOLS if listed and dialect is GENERIC else "",
+            tuple(rendered.tokens.placed),
+        )
 
     def prompt(
         self,
@@ -115,18 +173,53 @@ class ChatFormatter:
         *,
         parse_special: bool = False,
         system_prompt: str = "",
+        add_bos: bool = True,
+        suffix: str = "",
     ) -> list[int]:
-        """A plain-text prompt, with a BOS if the model wants one, and after a system prompt if there is one.
+        """A plain-text prompt, with a BOS if the model wants one, and after a system prompt if there is one. Without
+        `add_bos`, only the text. With a `suffix`, the model is asked for what comes between the two.
 
         `parse_special` lets it contain any special token; otherwise it never yields one that structures a conversation.
         Raises ContextLengthExceeded if the prompt is far too long for `context_tokens`.
         """
-        tokens = GuardedTokens(self._guard, context_tokens, self.lead(system_prompt) if system_prompt else None)
-        if parse_special:
-            tokens.add_template(text)
-        else:
-            tokens.add_message(text)
+        start = self.lead(system_prompt) if system_prompt else None if add_bos else ()
+        tokens = GuardedTokens(self._guard, context_tokens, start)
+        add = tokens.add_template if parse_special else tokens.add_message
+        if not suffix:
+            add(text)
+            return tokens.ids
+        if (marks := self._guard.vocabulary.fill_in) is None:
+            raise InvalidRequest(
+                "suffix: this model cannot fill in text: its vocabulary has no tokens for that", param="suffix"
+            )
+        for mark, part in zip(marks, (text, suffix, ""), strict=True):
+            tokens.add_mark(mark)
+            add(part)
         return tokens.ids
+
+    def text(self, messages: Sequence[dict[str, Any]], options: ChatOptions = DEFAULTS) -> str:
+        """The messages and tools as the template writes them, without a system prompt of the tenant. Raises
+        InvalidRequest (`messages`)."""
+        conversation = read_messages(messages)
+        form = self._form
+        tools = () if options.tools is None else options.tools.tools
+        if tools or any(message.calls for message in conversation):
+            form = self._tool_form
+            dialect, conversation = _shaped(form, conversation, tools)
+            tools = () if dialect is GENERIC else tools
+        if form is None:
+            return "".join(_lines(conversation, options))
+        rendering = Rendering(
+            form.template,
+            form.guard,
+            form.abilities,
+            options=options,
+            tools=tools,
+            settings={},
+            system_prompt="",
+            context_tokens=None,
+        )
+        return rendering.text(conversation)
 
     def _lead(self, system_prompt: str) -> tuple[int, ...]:
         """The tokens of a system prompt and a blank line, before those of a plain prompt; with a BOS if the model wants
@@ -135,131 +228,89 @@ class ChatFormatter:
         tokens.add_message(system_prompt + BLANK_LINE)
         return tuple(tokens.ids)
 
-    def _whole(
-        self, sentinels: _Sentinels, conversation: list[Message], system_prompt: str, add_generation_prompt: bool
-    ) -> tuple[list[Message], tuple[str, str]]:
-        """The conversation with the system prompt, and its rendering with sentinels for whole contents, cut at the end
-        of the system prompt.
-
-        Raises InvalidRequest if the template shows the system prompt nowhere.
-        """
-        assert self._template
-
-        def hide(text: str, _: str) -> str:
-            return sentinels.hide_all(text)
-
-        if not system_prompt:
-            return conversation, ("", self._render(conversation, hide, "", add_generation_prompt))
-        lead = sentinels.hide_apart(system_prompt)
-        for arranged in arrangements(conversation, has_system_role=self._template.has_system_role):
-            text = self._render(arranged, hide, lead, add_generation_prompt)
-            if lead in text:
-                return arranged, _cut(text, lead)
-        raise InvalidRequest(
-            "messages: the model's chat template leaves out the first message of this conversation, which this server "
-            "requires",
-            param="messages",
+    def _reading(
+        self, form: _Form | None, dialect: Dialect | None, tools: Tools | None, rendered: Rendered
+    ) -> Reading | None:
+        """How answers are read; None if they are only text."""
+        is_harmony = form is not None and form.dialect is HARMONY
+        tags = None if form is None or is_harmony else form.tags
+        if tools is None and tags is None and not is_harmony:
+            return None
+        calls = dialect if tools is not None else None
+        marks = frozenset((*(HARMONY.marks if is_harmony else ()), *(calls.marks if calls else ()), *(tags or ())))
+        return Reading(
+            form=calls.form if calls else None,
+            tags=tags,
+            is_harmony=is_harmony,
+            is_thinking=tags is not None and tags.left_open(rendered.ending),
+            names=frozenset(tool.name for tool in tools.tools) if tools else frozenset(),
+            most_calls=1 if tools and (tools.forced or not tools.parallel) else None,
+            begun=rendered.opening,
+            is_certain=bool(tools and tools.forced),
+            pieces=self._pieces(marks),
         )
 
-    def _render(
-        self, conversation: list[Message], hide: Callable[[str, str], str], lead: str, add_generation_prompt: bool
-    ) -> str:
-        """Render with hidden contents. `lead` is what stands for the system prompt, in the message that it leads."""
-        assert self._template
-        shown: list[dict[str, str]] = []
-        for message in conversation:
-            content = hide(message.content, message.role)
-            shown.append({"role": message.role, "content": joined(lead, content) if message.leads else content})
-            if message.name:
-                shown[-1]["name"] = hide(message.name, "user")
-        return self._template.render(shown, add_generation_prompt=add_generation_prompt)
-
-    def _hide_spellings_in(self, sentinels: _Sentinels) -> Callable[[str, str], str]:
-        def hide(text: str, role: str) -> str:
-            pairs = self._guard.forbidden_to(role).split(text)
-            return "".join(gap + (sentinels.hide(spelling) if spelling else "") for gap, spelling in pairs)
-
-        return hide
-
-    def _tokens(self, sentinels: _Sentinels, cut: tuple[str, str], context_tokens: int | None) -> GuardedTokens:
-        """`cut` is the rendering up to the end of the system prompt, "" without one, and the rest."""
-        tokens = GuardedTokens(self._guard, context_tokens)
-        for rendered, is_first in zip(cut, (True, False), strict=True):
-            for template_text, message_text in sentinels.split(rendered):
-                tokens.add_template(template_text)
-                tokens.add_message(message_text)
-            if is_first and rendered:
-                tokens.end_system_prompt()
-        return tokens
-
-    def _ignored_marks(self, conversation: list[Message]) -> frozenset[int]:
-        """Special tokens that the template looks for in an assistant's turn; it may keep, move or remove them."""
-        for message in conversation:
-            if message.role == "assistant" and any(found for _, found in self._guard.inspected.split(message.content)):
-                return self._guard.inspected_ids
-        return frozenset()
+    def _pieces_of(self, marks: frozenset[str]) -> Mapping[int, bytes]:
+        """The control tokens among `marks`, with their texts. A vocabulary has up to thousands of special tokens."""
+        return {
+            token.id: token.text.encode()
+            for token in self._vocabulary.special_tokens
+            if token.kind is TokenKind.CONTROL and token.text in marks
+        }
 
     def _plain(
         self,
         conversation: list[Message],
         context_tokens: int | None,
         system_prompt: str,
-        add_generation_prompt: bool,
-    ) -> Prompt:
-        tokens = GuardedTokens(self._guard, context_tokens)
+        options: ChatOptions,
+        images: ImagePlaces | None,
+    ) -> Rendered:
+        tokens = GuardedTokens(self._guard, context_tokens, images=images)
         lines: list[str] = []
         if system_prompt:
             own, *conversation = next(arrangements(conversation, has_system_role=True))
             tokens.add_message(f"System: {system_prompt}")
             tokens.end_system_prompt()
             lines.append(f"{BLANK_LINE}{own.content.rstrip()}\n" if own.content.strip() else "\n")
-        lines += [f"{m.role.capitalize()}: {m.content.strip()}\n" for m in conversation]
-        if add_generation_prompt:
-            lines.append("Assistant:")
+        lines += _lines(conversation, options)
         before = len(tokens.ids)
         tokens.add_message("".join(lines))
-        ends = line_ends(self._guard.vocabulary, tokens.ids, before, lines[:-1] if add_generation_prompt else lines)
-        return Prompt(tokens.ids, tokens.hidden_tokens, turn_marks(ends))
+        if images is not None:
+            return Rendered(tokens, ())  # nobody needs to know where turns end
+        is_open = options.continues or options.add_generation_prompt
+        ends = line_ends(self._guard.vocabulary, tokens.ids, before, lines[:-1] if is_open else lines)
+        return Rendered(tokens, turn_marks(ends))
 
 
-class _Sentinels:
-    """Hides texts behind numbers. Digits survive what templates do to contents: trimming, changing case, JSON."""
-
-    def __init__(self) -> None:
-        self._mark = f"{secrets.randbits(128):039d}"
-        self._texts: list[str] = []
-        self._known: dict[str, str] = {}
-
-    def hide(self, text: str) -> str:
-        if (sentinel := self._known.get(text)) is None:
-            sentinel = self._known[text] = self.hide_apart(text)
-        return sentinel
-
-    def hide_apart(self, text: str) -> str:
-        """Hide a text behind a sentinel that no other text has, even if it is the same."""
-        self._texts.append(text)
-        return f"{self._mark}{len(self._texts) - 1:09d}"
-
-    def hide_all(self, text: str) -> str:
-        """Hide a text without the whitespace around it, which the template may trim."""
-        inner = text.strip()
-        start = text.find(inner)
-        return text[:start] + self.hide(inner) + text[start + len(inner) :] if inner else text
-
-    def split(self, rendered: str) -> Iterator[tuple[str, str]]:
-        """Pairs of template text and the hidden text after it; the last pair hides nothing."""
-        template_text, *rest = re.split(rf"{self._mark}(\d{{9}})", rendered)
-        for number, after in zip(rest[::2], rest[1::2], strict=True):
-            yield template_text, self._texts[int(number)]
-            template_text = after
-        yield template_text, ""
+def _shaped(form: _Form | None, conversation: list[Message], tools: Sequence[Tool]) -> tuple[Dialect, list[Message]]:
+    """How calls are written, and the conversation as the template gets it."""
+    if form is not None and form.dialect is not None and form.abilities.has_calls:
+        if form.abilities.has_tools or not tools:
+            return form.dialect, history.native(conversation, form.abilities)
+    elif form is not None and form.abilities.has_calls and not tools:
+        return GENERIC, history.native(conversation, form.abilities)
+    has_system_role = form is None or form.template.has_system_role
+    return GENERIC, history.generic(conversation, tools, has_system_role=has_system_role)
 
 
-def _cut(rendered: str, lead: str) -> tuple[str, str]:
-    """A rendering up to the end of the last `lead`, "" if there is none, and the rest."""
-    before, found, rest = rendered.rpartition(lead)
-    return before + found, rest
+def _opened(form: _Form, forced: Opening | None, is_constrained: bool, ending: str) -> str:
+    """How the answer begins, after the `ending` of the prompt, if a grammar decides what it is: without reasoning."""
+    if forced is not None:
+        text = forced.text
+    elif is_constrained:
+        text = FINAL if form.dialect is HARMONY else ""
+    else:
+        return ""
+    is_open = form.dialect is not HARMONY and form.tags is not None and form.tags.left_open(ending)
+    return f"\n{form.tags.closing}\n\n{text}" if is_open and form.tags is not None else text
 
 
-def _without(trail: list[int], ignored: frozenset[int]) -> list[int]:
-    return [token for token in trail if token not in ignored]
+def _lines(conversation: list[Message], options: ChatOptions) -> list[str]:
+    """A conversation for a model without a template."""
+    lines = [f"{m.role.capitalize()}: {m.content.strip()}\n" for m in conversation]
+    if options.continues:
+        lines[-1] = f"Assistant: {conversation[-1].content}"
+    elif options.add_generation_prompt:
+        lines.append("Assistant:")
+    return lines

@@ -18,13 +18,14 @@ import signal
 import sys
 import threading
 import time
-from typing import BinaryIO, Final, Literal
+from typing import Any, BinaryIO, Final, Literal
 
 import msgspec
 from llguidance import LLMatcher, LLTokenizer
 
 from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers, readable
-from tenantd.process_limits import hide_memory
+from tenantd.process_limits import die_first, hide_memory
+from tenantd.text.closed_objects import closed
 from tenantd.text.gbnf import OPTIONS, GbnfError, gbnf_to_lark
 
 HEADER_BYTES: Final = 4
@@ -38,11 +39,12 @@ PR_SET_PDEATHSIG: Final = 1  # linux/prctl.h
 WHITESPACE: Final = r"( |\n[ \t]{0,20})?"
 """Whitespace between JSON tokens; without a limit, a small model pads its answer up to its maximum of tokens."""
 
-Kind = Literal["gbnf", "json_schema"]
+Kind = Literal["gbnf", "json_schema", "calls", "calls_or_format"]
 
 
 class Source(msgspec.Struct, frozen=True):
-    """A client's GBNF, or JSON schema as JSON. `number` is returned with the result."""
+    """A client's GBNF, or as JSON a JSON schema, or a list of alternatives: each a text, a schema, and another text.
+    These are calls of tools, or calls and the format of other answers. `number` is returned with the result."""
 
     kind: Kind
     text: str
@@ -74,18 +76,27 @@ def compile_grammar(source: Source) -> Compiled:
 
 
 def _translate(source: Source) -> str:
-    lark = gbnf_to_lark(source.text) if source.kind == "gbnf" else _schema_to_lark(source.text)
-    return LLMatcher.grammar_from_lark(lark)
+    if source.kind == "gbnf":
+        return LLMatcher.grammar_from_lark(gbnf_to_lark(source.text))
+    if source.kind == "json_schema":
+        rules = [f"start: {_schema(json.loads(source.text))}"]
+    else:
+        calls = json.loads(source.text)
+        rules = ["start: " + " | ".join(f"call{number}" for number in range(len(calls)))]
+        for number, (before, schema, after) in enumerate(calls):
+            texts = [json.dumps(before), _schema(schema), json.dumps(after)]
+            rules.append(f"call{number}: " + " ".join(text for text in texts if text != '""'))
+    return LLMatcher.grammar_from_lark("\n".join([OPTIONS, *rules]))
 
 
-def _schema_to_lark(text: str) -> str:
-    schema = json.loads(text)
-    return f"{OPTIONS}\nstart: %json " + json.dumps({**schema, "x-guidance": {"whitespace_pattern": WHITESPACE}})
+def _schema(schema: dict[str, Any]) -> str:
+    return "%json " + json.dumps({**closed(schema), "x-guidance": {"whitespace_pattern": WHITESPACE}})
 
 
 def main() -> None:
     """Serve until standard input ends."""
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+    die_first()
     hide_memory()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

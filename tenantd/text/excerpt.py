@@ -1,4 +1,4 @@
-"""Shows a client's text in a message: short, and without control characters."""
+"""Shows a client's text in a message: short, and without control characters. Tells whether it is Unicode."""
 
 from __future__ import annotations
 
@@ -25,3 +25,12 @@ def excerpt(value: Any, most: int = MOST_CHARACTERS) -> str:
 def clean(text: str, most: int) -> str:
     """At most `most` characters, with U+FFFD for each that is not printable."""
     return one_line(text, most) + ("…" if len(text) > most else "")
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be encoded: it has no lone surrogate."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -8,10 +8,11 @@ HTML with a vocabulary of 6,000 control tokens.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence, Set
+from collections.abc import Callable, Sequence, Set
 from typing import Final
 
 from tenantd.errors import ContextLengthExceeded
+from tenantd.text.image_parts import ImagePlaces, Placed
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 from tenantd.text.template import ChatTemplate
 from tenantd.text.vocabulary import Vocabulary
@@ -25,6 +26,8 @@ _HTML: Final = re.compile(
     "table|tbody|td|textarea|tfoot|th|thead|title|tr|tt|u|ul|var|video)/?>"
 )
 """Elements of HTML as vocabularies spell them. They are in many texts, and structure no conversation."""
+_WORDS: Final = re.compile(r"[\w .,:/-]+")
+"""Text that brackets no name, so that it cannot make a turn mark, whatever it is joined to."""
 _WHITESPACE: Final = " \t\n\v\f\r"
 """Whitespace according to C's isspace(), which llama.cpp uses."""
 
@@ -56,12 +59,18 @@ class Guard:
         self._forbidden_to_assistant = self._forbidden
         if inspected:
             self._forbidden_to_assistant = Spellings(t.text for t in (*parsed, *marks) if t not in inspected)
+        words = () if template is None else template.literals | template.settings
+        self.shown_words = frozenset(text for text in words if _WORDS.fullmatch(text) and not self._spells(text))
+        """Texts of the template that a client may repeat in settings, because it may compare them."""
         first = vocabulary.tokenize("a", add_bos=False)
         self.adds_space = bool(first) and vocabulary.piece(first[0]).startswith(b" ")
 
     def forbidden_to(self, role: str) -> Spellings:
         """The tokens that the content of a message of this role must not contain."""
         return self._forbidden_to_assistant if role == "assistant" else self._forbidden
+
+    def _spells(self, text: str) -> bool:
+        return any(spelling for _, spelling in self._forbidden.split(text))
 
 
 def _is_mark(text: str, template: ChatTemplate | None) -> bool:
@@ -83,10 +92,18 @@ class GuardedTokens:
 
     `trail` lists the special tokens of the template text, in order: the structure of the conversation. `places` tells
     how many tokens there are up to the end of each. `hidden_tokens` counts the tokens up to the end of a system prompt.
+    `placed` are the images in it.
     """
 
-    def __init__(self, guard: Guard, context_tokens: int | None = None, start: Sequence[int] | None = None) -> None:
-        """`start` are tokens of a system prompt that stand first, instead of a BOS if the model wants one.
+    def __init__(
+        self,
+        guard: Guard,
+        context_tokens: int | None = None,
+        start: Sequence[int] | None = None,
+        images: ImagePlaces | None = None,
+    ) -> None:
+        """`start` are tokens of a system prompt that stand first, instead of a BOS if the model wants one. `images`
+        are those that have marks in the texts.
 
         Adding text raises ContextLengthExceeded as soon as the prompt cannot fit the context.
         """
@@ -97,9 +114,29 @@ class GuardedTokens:
         self.trail: list[int] = []
         self.places: list[int] = []
         self.hidden_tokens = 0 if start is None else len(start)
+        self._images = images
+        self.placed: list[Placed] = []
 
     def add_template(self, text: str) -> None:
         """Add text that may contain special tokens."""
+        self._with_images(text, self._add_template)
+
+    def _with_images(self, text: str, add: Callable[[str], None]) -> None:
+        if self._images is None:
+            add(text)
+            return
+        for before, image in self._images.split(text):
+            add(before)
+            if image is None:
+                continue
+            lead, own, end = self._images.tokens(image)
+            self.ids += lead
+            self.placed.append(Placed(len(self.ids), len(own), image))
+            self.ids += own
+            self.ids += end
+            self._check_length()
+
+    def _add_template(self, text: str) -> None:
         strips_right = False
         for gap, spelling in self._guard.parsed_spellings.split(text):
             token = self._guard.parsed.get(spelling)
@@ -114,10 +151,17 @@ class GuardedTokens:
 
     def add_message(self, text: str) -> None:
         """Add text that never becomes a forbidden token, whatever it contains."""
+        self._with_images(text, self._add_message)
+
+    def _add_message(self, text: str) -> None:
         forbidden = self._guard.control_ids | self._guard.mark_ids
         for gap, spelling in self._guard.marks.split(text):
             self._add(gap, forbidden)
             self._add(spelling, forbidden)
+
+    def add_mark(self, token: int) -> None:
+        """Add a token by its id, as where text is to be filled in."""
+        self.ids.append(token)
 
     def end_system_prompt(self) -> None:
         """What was added so far is, or stands before, a system prompt. No token reaches over its end."""

@@ -7,7 +7,7 @@ the system prompt, a blank line, and the request's own text.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Final, NamedTuple
+from typing import Final
 
 from tenantd.errors import InvalidRequest
 from tenantd.text.chat_messages import Message
@@ -16,15 +16,6 @@ MOST_BYTES: Final = 65_536
 """Every request with a system prompt tokenises it, so its length is bounded as that of any text is."""
 BLANK_LINE: Final = "\n\n"
 """Between a system prompt and the text after it."""
-
-
-class Prompt(NamedTuple):
-    """Token ids. The first `hidden_tokens` are those up to the end of the system prompt; 0 if there is none. `marks`
-    are where turns end, ascending: how many tokens are before."""
-
-    tokens: list[int]
-    hidden_tokens: int = 0
-    marks: tuple[int, ...] = ()
 
 
 def checked_system_prompt(text: str) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import ctypes
 import os
 from pathlib import Path
-from typing import Any, Final, Protocol, Self
+from typing import Any, Final, NamedTuple, Protocol, Self
 
 from tenantd.errors import InvalidRequest, ModelError
 from tenantd.llamacpp.gguf import NotGguf, check_gguf
+from tenantd.text.pairing import Pairing, by_marks, by_template
 from tenantd.text.special import SpecialToken, Spellings, TokenKind
 
 CHUNK_CHARACTERS: Final = 1024
@@ -25,10 +26,14 @@ class Vocabulary(Protocol):
     n_tokens: int
     bos: int | None
     chat_template: str | None
+    tool_template: str | None  # for conversations with tools, if that is another one
     bos_text: str  # as spelled in chat templates; "" if there is none
     eos_text: str
     special_tokens: tuple[SpecialToken, ...]
     longest_piece_bytes: int  # so a text of n bytes has at least n / longest_piece_bytes tokens
+    around: tuple[tuple[int, ...], tuple[int, ...]]  # tokens that belong before and after a whole text, as to embed it
+    fill_in: FillIn | None  # None if the model was not made to fill in text
+    pairing: Pairing  # of a query and a document, for a model that ranks
 
     def tokenize(self, text: str, *, add_bos: bool = True, parse_special: bool = False) -> list[int]:
         """Tokenise text. `add_bos` adds a BOS if the model wants one; `parse_special` recognises control tokens.
@@ -41,6 +46,15 @@ class Vocabulary(Protocol):
 
     def is_end(self, token: int) -> bool:
         """Whether a token ends generation."""
+
+
+class FillIn(NamedTuple):
+    """The tokens before the text that comes first, before the text that comes last, and where what is between them is
+    to follow."""
+
+    prefix: int
+    suffix: int
+    middle: int
 
 
 def utf8(text: str, param: str = "prompt") -> bytes:
@@ -63,10 +77,14 @@ class ByteVocabulary:
     n_tokens = 258
     bos: int | None = BOS
     chat_template: str | None = None
+    tool_template: str | None = None
     bos_text = ""
     eos_text = ""
     special_tokens: tuple[SpecialToken, ...] = ()
     longest_piece_bytes = 1
+    around: tuple[tuple[int, ...], tuple[int, ...]] = ((), ())
+    fill_in: FillIn | None = None
+    pairing = by_marks((), (END,), (END,))
 
     _pieces: Final = (*(bytes([value]) for value in range(256)), b"", b"")
 
@@ -93,15 +111,24 @@ class LlamaVocabulary:
         self.name = self._metadata("general.name") or path.name.removesuffix(".gguf")
         template = llama_cpp.llama_model_chat_template(model, None)
         self.chat_template: str | None = template.decode("utf-8", "replace") if template else None
+        with_tools = llama_cpp.llama_model_chat_template(model, b"tool_use")
+        self.tool_template: str | None = None
+        if with_tools and with_tools != template:
+            self.tool_template = with_tools.decode("utf-8", "replace")
         bos, eos = llama_cpp.llama_vocab_bos(self._vocab), llama_cpp.llama_vocab_eos(self._vocab)
         self.bos: int | None = bos if bos >= 0 else None
         self.bos_text = self._text(bos) if bos >= 0 else ""
         self.eos_text = self._text(eos) if eos >= 0 else ""
         self._wants_bos = bool(llama_cpp.llama_vocab_get_add_bos(self._vocab)) and bos >= 0
+        names = (llama_cpp.llama_vocab_fim_pre, llama_cpp.llama_vocab_fim_suf, llama_cpp.llama_vocab_fim_mid)
+        found = [int(name(self._vocab)) for name in names]
+        self.fill_in = FillIn(*found) if min(found) >= 0 else None
+        self.around = self._read_around()
         self.special_tokens = self._read_special_tokens()
         self._user_defined = Spellings(t.text for t in self.special_tokens if t.kind is TokenKind.USER_DEFINED)
         self._pieces = self._read_pieces()
         self.longest_piece_bytes = max(map(len, self._pieces), default=1) or 1
+        self.pairing = self._read_pairing()
 
     @classmethod
     def open(cls, path: Path) -> Self:
@@ -140,13 +167,14 @@ class LlamaVocabulary:
             found += self._tokenize(chunk.encode(), parse_special)
         return found
 
-    def _tokenize(self, data: bytes, parse_special: bool) -> list[int]:
+    def _tokenize(self, data: bytes, parse_special: bool, *, is_whole: bool = False) -> list[int]:
+        """If it `is_whole`, with the tokens that belong around a text."""
         assert self._vocab, "the vocabulary is closed"
         room = len(data) + 8
         while True:
             ids = (self._llama.llama_token * room)()
             # llama.cpp's add_special would also append an end token if the model asks for one.
-            count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, room, False, parse_special)
+            count = self._llama.llama_tokenize(self._vocab, data, len(data), ids, room, is_whole, parse_special)
             if count >= 0:
                 break
             assert -count > room, f"llama_tokenize answered {count} with room for {room}"
@@ -167,6 +195,27 @@ class LlamaVocabulary:
         # surrogateescape: a spelling that is not UTF-8 then never occurs in a valid text
         raw: bytes = self._llama.llama_vocab_get_text(self._vocab, token)
         return raw.decode("utf-8", "surrogateescape")
+
+    def _read_around(self) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Two if both sides have one, such as [CLS] and [SEP]."""
+        both = self._tokenize(b"", False, is_whole=True)
+        first = 1 if len(both) > 1 or both[:1] == [self.bos] else 0
+        return tuple(both[:first]), tuple(both[first:])
+
+    def _read_pairing(self) -> Pairing:
+        """The model's template for it, or as llama-server does it: BOS query EOS SEP document EOS, but without those of
+        these tokens that the vocabulary does not want around texts."""
+        llama, vocab = self._llama, self._vocab
+        if template := llama.llama_model_chat_template(self._model, b"rerank"):
+            text = template.decode("utf-8", "replace")
+            return by_template(text, lambda part: self._tokenize(part.encode(), True))
+        separator = llama.llama_vocab_sep(vocab)
+        end = llama.llama_vocab_eos(vocab)
+        ends = [end if end >= 0 else separator] if llama.llama_vocab_get_add_eos(vocab) else []
+        separators = [separator] if llama.llama_vocab_get_add_sep(vocab) else []
+        begins = [self.bos] if self._wants_bos and self.bos is not None else []
+        between, after = ([token for token in each if token >= 0] for each in ([*ends, *separators], ends))
+        return by_marks(begins, between, after)
 
     def _metadata(self, key: str) -> str:
         buffer = ctypes.create_string_buffer(256)

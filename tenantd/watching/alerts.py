@@ -13,7 +13,7 @@ import msgspec
 
 from tenantd.budget_events import BudgetReached
 from tenantd.clock import now_micros
-from tenantd.domain import OnAnomaly, Verdict
+from tenantd.domain import BudgetUnit, OnAnomaly, Verdict
 from tenantd.events import AnomalyFound, BindingBroken, EngineLost, Event, IsolationChecked, Listener
 from tenantd.tenancy.quantities import budget_name, moment, quantity
 from tenantd.watching.scores import explain
@@ -100,6 +100,8 @@ def reached_text(event: BudgetReached, currency: str) -> str:
     until = moment(event.resets_micros)
     cap = quantity(event.unit, event.cap, currency)
     if event.cap == 0:
-        return f"{whose} has a {name} budget of 0, which allows nothing; it resets at {until}"
+        is_money_of_tenant = event.key_id is None and event.unit is BudgetUnit.MONEY
+        allowed = "only what is free" if is_money_of_tenant else "nothing"
+        return f"{whose} has a {name} budget of 0, which allows {allowed}; it resets at {until}"
     share = "all" if event.used >= event.cap else f"{event.used * 100 // event.cap}%"
     return f"{whose} has used {share} of its {name} budget of {cap}; it resets at {until}"

@@ -14,7 +14,11 @@ from tenantd.domain import FinishReason
 from tenantd.events import PathKind, Settled
 
 PROVIDER: Final = "tenantd"
-OPERATIONS: Final = {PathKind.CHAT: "chat", PathKind.COMPLETION: "text_completion"}
+OPERATIONS: Final = {
+    PathKind.CHAT: "chat",
+    PathKind.COMPLETION: "text_completion",
+    PathKind.EMBEDDING: "embeddings",
+}
 LABELS: Final = ("tenant", "gen_ai_request_model", "gen_ai_operation_name", "gen_ai_provider_name")
 DURATION_S: Final = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 PER_TOKEN_S: Final = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
@@ -28,10 +32,10 @@ Observation = tuple[Histogram, tuple[str, ...], float]
 
 
 class GenAi:
-    """The histograms of one model."""
+    """The histograms of the model that generates, and of the one that embeds."""
 
-    def __init__(self, registry: CollectorRegistry, model: str) -> None:
-        self._model = model
+    def __init__(self, registry: CollectorRegistry, model: str, embeddings_model: str) -> None:
+        self._model, self._embeddings_model = model, embeddings_model
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
             "From admission to the end; error_type is empty after a good end.",
@@ -59,7 +63,8 @@ class GenAi:
         operation = OPERATIONS.get(event.path)
         if operation is None or event.duration_micros is None:
             return
-        labels = (event.tenant, self._model, operation, PROVIDER)
+        model = self._embeddings_model if event.path is PathKind.EMBEDDING else self._model
+        labels = (event.tenant, model, operation, PROVIDER)
         is_good = event.state in (FinishReason.STOP, FinishReason.LENGTH)
         error_type = "" if is_good else event.cause or event.state.value
         yield self._duration, (*labels, error_type), event.duration_micros / 1e6

@@ -32,8 +32,8 @@ LAG_INTERVAL_S: Final = 0.25
 class Meter:
     """Counts requests as they are refused and as they end. It listens to `events`, which call it at once."""
 
-    def __init__(self, events: Events, model: str = "") -> None:
-        """`model` is the name of the one that is served."""
+    def __init__(self, events: Events, model: str = "", embeddings_model: str = "") -> None:
+        """The names of the model that is served, and of the one that embeds texts."""
         self.registry = CollectorRegistry()
         self._events = events
         self._tenants: frozenset[str] | None = None  # None: any tenant
@@ -72,12 +72,13 @@ class Meter:
         self._hits = count("tenantd_cache_hits", "Finished requests with cached tokens.")
         self._completion = count("tenantd_completion_tokens", "Generated tokens billed.")
         self._engine = count("tenantd_engine_seconds", "Engine time billed.")
+        self._energy = count("tenantd_energy_joules", "Energy of GPUs used for requests, where it is measured.")
         seconds = functools.partial(Histogram, labelnames=["tenant"], buckets=_SECONDS, registry=self.registry)
         self._first_token = seconds("tenantd_first_token_seconds", "From admission to the first token.")
         self._duration = seconds("tenantd_request_seconds", "From admission to the end.")
         self._queue = seconds("tenantd_queue_seconds", "From admission to the first slot.")
         self._kv = count("tenantd_kv_token_seconds", "Tokens in slots times how long.")
-        self._gen_ai = GenAi(self.registry, model)
+        self._gen_ai = GenAi(self.registry, model, embeddings_model)
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",
             "Delay of an event loop timer by the wall clock, measured four times a second.",
@@ -143,6 +144,8 @@ class Meter:
             self._of(self._cached, tenant).inc(usage.cached_tokens)
             self._of(self._hits, tenant).inc()
         self._of(self._engine, tenant).inc(usage.engine_micros / 1e6)
+        if usage.energy_millijoules:
+            self._of(self._energy, tenant).inc(usage.energy_millijoules / 1000)
         if event.first_token_micros is not None:
             self._of(self._first_token, tenant).observe(event.first_token_micros / 1e6)
         if event.duration_micros is not None:

@@ -36,13 +36,13 @@ from tenantd.events import (
 )
 from tenantd.ledger.audit import Entry
 from tenantd.ledger.ledger import Ledger
-from tenantd.tenancy.recorded import ADMINISTERED, who
+from tenantd.tenancy.recorded import ADMINISTERED, by
 
 INTERVAL_S: Final = 1.0
 MOST_COUNTED: Final = 10_000
 """Maximum tenants and causes counted apart; the rest count as those of an unknown tenant."""
 MOST_NAMED: Final = 8
-"""Maximum keys and users that an entry on refusals names."""
+"""Maximum keys, users and addresses that an entry on refusals names."""
 PORTION: Final = 100
 """Refusals recorded in one turn of the event loop, about a millisecond."""
 _NAMES: Final[dict[type[Event], str]] = {
@@ -58,6 +58,8 @@ _NAMES: Final[dict[type[Event], str]] = {
 }
 """Events that are recorded as they are, and under which name."""
 REFUSED: Final = "refused"
+WITHOUT_ROW: Final = (Action.REQUEST_CANCELLED, Action.PAGE_OPENED)
+"""Actions that change nothing in the ledger, so nothing else records them."""
 RECORDED: Final = frozenset({*_NAMES.values(), REFUSED})
 _IN_COLUMNS: Final = ("event", "at_micros", "tenant_id", "tenant", "request_id")
 Subject = tuple[int | None, str | None]  # id and name of a tenant
@@ -66,7 +68,7 @@ Subject = tuple[int | None, str | None]  # id and name of a tenant
 class _Refusals:
     """Refusals of one tenant with one cause, since the last entry."""
 
-    __slots__ = ("count", "first_micros", "http_status", "keys", "last_micros", "uids")
+    __slots__ = ("addresses", "count", "first_micros", "http_status", "keys", "last_micros", "uids")
 
     def __init__(self, event: Refused) -> None:
         self.count = 0
@@ -74,6 +76,7 @@ class _Refusals:
         self.http_status = event.http_status
         self.keys: set[str] = set()
         self.uids: set[int] = set()
+        self.addresses: set[str] = set()
 
     def add(self, event: Refused) -> None:
         self.count += 1
@@ -82,9 +85,11 @@ class _Refusals:
             self.keys.add(event.key_id)
         if event.uid is not None and len(self.uids) < MOST_NAMED:
             self.uids.add(event.uid)
+        if event.address is not None and len(self.addresses) < MOST_NAMED:
+            self.addresses.add(event.address)
 
     def entry(self, subject: Subject, cause: str) -> Entry:
-        detail = {
+        detail: dict[str, Any] = {
             "cause": cause,
             "http_status": self.http_status,
             "count": self.count,
@@ -92,6 +97,8 @@ class _Refusals:
             "keys": sorted(self.keys),
             "uids": sorted(self.uids),
         }
+        if self.addresses:
+            detail["addresses"] = sorted(self.addresses)
         return _entry(self.first_micros, REFUSED, detail, subject)
 
 
@@ -109,8 +116,8 @@ class Recorder:
             self._count(event)
         elif (name := _NAMES.get(type(event))) is not None:
             self._ledger.audit([_as_it_is(name, event)])
-        elif isinstance(event, Administered) and event.action is Action.REQUEST_CANCELLED:
-            self._ledger.audit([_cancelled(event)])  # it changes no row, so nothing else records it
+        elif isinstance(event, Administered) and event.action in WITHOUT_ROW:
+            self._ledger.audit([_administered(event)])
 
     def reloaded(self, before: Config, after: Config) -> None:
         """Record what a reload has changed in the configuration, which has no row in the ledger."""
@@ -118,7 +125,7 @@ class Recorder:
         changed = [name for name in new if old.get(name) != new[name]]
         detail = {
             "action": Action.RELOADED.value,
-            "by": who(NOBODY),
+            "by": by(NOBODY),
             "before": {name: _recorded(name, old.get(name)) for name in changed},
             "after": {name: _recorded(name, new[name]) for name in changed},
         }
@@ -179,7 +186,8 @@ def _as_it_is(name: str, event: Event) -> Entry:
     return _entry(at_micros, name, fields, (tenant_id, tenant), request_id)
 
 
-def _cancelled(event: Administered) -> Entry:
-    actor = Actor(uid=event.actor_uid, pid=event.actor_pid, key_id=event.actor_key_id)
-    detail = {"action": event.action.value, "by": who(actor)}
+def _administered(event: Administered) -> Entry:
+    address = event.actor_address
+    actor = Actor(uid=event.actor_uid, pid=event.actor_pid, key_id=event.actor_key_id, address=address)
+    detail = {"action": event.action.value, "by": by(actor)}
     return _entry(event.at_micros, ADMINISTERED, detail, (event.tenant_id, event.tenant), event.request_id)

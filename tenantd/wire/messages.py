@@ -11,7 +11,21 @@ import msgspec
 from tenantd.domain import FinishReason, IsolationCheck, Priority, Sampling, TokenLogprobs, Verdict
 from tenantd.wire.settings import Settings
 
+IMAGE_TOKENS_FROM = 1 << 30
+"""The tokens of images are ids from here on, which no vocabulary has: they are made of what the image is. So prompts
+with different images are different prompts, wherever tokens are compared or hashed."""
+IMAGES_FD_VARIABLE = "TENANTD_IMAGES_FD"
+"""In the environment of an engine, the inherited descriptor of the memory with the images' pixels."""
+
 # ---- daemon to engine -------------------------------------------------------------------------------------------
+
+
+class LoadEmbeddings(msgspec.Struct, frozen=True, kw_only=True):
+    """How to embed texts: with which model, and how the vectors of a text's tokens become one."""
+
+    model_path: str  # "" for the model that generates
+    pooling: str  # "model": as the file says; "mean", "cls", "last" or "rank"
+    input_tokens: int  # of the longest text; no more than the model was trained for
 
 
 class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
@@ -29,12 +43,15 @@ class Load(msgspec.Struct, tag="load", frozen=True, kw_only=True):
     flash_attention: str  # "auto", "on" or "off"
     swap_bytes: int  # host memory for the state of swapped-out requests
     cache_bytes: int = 0  # host memory for what tenants' finished requests leave to their later ones
+    has_caches: bool = False  # tenants have a cache unless theirs is off: so it counts in the memory plan
     checkpoint_tokens: int = 512  # between copies of a prompt's state, where the model cannot go back to an earlier one
     scrub: bool = False  # overwrite KV cells before another request gets them
     grammar_budget_ms: int  # total CPU time of one request's grammar
     fake_step_micros: int
     fake_token_micros: int
     settings: Settings
+    embeddings: LoadEmbeddings | None = None
+    projector_path: str = ""  # of what turns images into embeddings; "": images are not understood
 
 
 class SetSampling(msgspec.Struct, tag="set_sampling", frozen=True):
@@ -48,6 +65,17 @@ class DropSampling(msgspec.Struct, tag="drop_sampling", frozen=True):
     """No later request refers to these settings."""
 
     number: int
+
+
+class PlacedImage(msgspec.Struct, frozen=True, array_like=True):
+    """An image in a prompt: `start` tokens are before its own `tokens`. Its pixels, of three bytes each and row by row,
+    are at `offset` in the memory that the engine shares with the daemon, until the request has ended."""
+
+    start: int
+    tokens: int
+    offset: int
+    width: int
+    height: int
 
 
 class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
@@ -65,8 +93,11 @@ class Submit(msgspec.Struct, tag="submit", frozen=True, kw_only=True):
     adapter: str = ""  # path of a LoRA adapter; "" for none
     billed_prompt_tokens: int = 0  # charged before a crash, computed or cached; recomputing them is free
     counts_prompt: bool = True  # towards tokens per minute; the choices of a prompt count it once
+    is_flex: bool = False  # its tenant's others go first, and a tenant with nothing else is of the lowest class
     group: int = 0  # the same for all prompts and choices of one call, which share what they have in common; 0: none
     marks: list[int] = []  # where turns end in the prompt, ascending: how many tokens are before
+    texts: list[int] = []  # lengths of the texts to embed, which the prompt then consists of; nothing is generated
+    images: list[PlacedImage] = []  # ascending
 
 
 class Allow(msgspec.Struct, tag="allow", frozen=True):
@@ -97,11 +128,12 @@ class TenantPolicy(msgspec.Struct, tag="share", frozen=True, kw_only=True):
 
 class Backlog(msgspec.Struct, tag="backlog", frozen=True):
     """Whether the daemon holds more requests of a tenant than it has sent. One that has any has work, and can use any
-    number of slots, whatever has been sent so far. At first none has.
+    number of slots, whatever has been sent so far. At first none has. `is_flex`: all of them are, as in `Submit`.
     """
 
     tenant: str
     exists: bool
+    is_flex: bool = False
 
 
 class Forget(msgspec.Struct, tag="forget", frozen=True):
@@ -196,6 +228,34 @@ class LoadFailed(msgspec.Struct, tag="load_failed", frozen=True):
     may_pass: bool = False
 
 
+SHORT_PROMPT_TOKENS = 256
+"""A prompt that any cache should hold."""
+
+
+class EmbeddingInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What texts are embedded with."""
+
+    model: str
+    dimensions: int
+    ranks: bool = False  # vectors are scores, the first of which tells how well a document matches a query
+    vocabulary: int  # tokens are below it
+    input_tokens: int  # of the longest text
+    model_bytes: int  # 0 for the model that generates
+    work_bytes: int
+
+
+class ImageInfo(msgspec.Struct, frozen=True, kw_only=True):
+    """What images are turned into embeddings with. Each has `tokens`, whatever its size, between those of `before` and
+    `after`, which the model expects around it. More than `side` pixels on each side are of no use to it."""
+
+    projector: str
+    tokens: int
+    before: list[int]
+    after: list[int]
+    side: int
+    model_bytes: int
+
+
 class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     """What was loaded, for the start-up line and `status`."""
 
@@ -209,12 +269,19 @@ class EngineInfo(msgspec.Struct, frozen=True, kw_only=True):
     kv: str
     kv_type: str = "f16"
     kv_bytes: int
+    swap_bytes: int = 0  # what paused requests may take: less than was asked for if memory is short
+    cache_bytes: int = 0  # what cached prompts may take, 0 if tenants have no cache by default
+    state_bytes: int = 0  # of a cached prompt that fills its context, about
+    short_state_bytes: int = 0  # of one of SHORT_PROMPT_TOKENS
     device: str
     layers: int
     layers_offloaded: int
     gpu_build: bool  # llama.cpp was built with a GPU backend
     threads: int
     llama_version: str
+    fingerprint: str = ""  # of the model file and llama_version
+    embeddings: EmbeddingInfo | None = None
+    images: ImageInfo | None = None
 
 
 class Ready(msgspec.Struct, tag="ready", frozen=True):
@@ -229,7 +296,8 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     `binding` is that of the sequence that did it, which must be the one that `Step.bound` told for this request.
     `prefilled` prompt tokens computed for the first time (charged), `token` the one generated or -1, `micros` the
     request's part of the step's engine time. `cached` prompt tokens were not computed, because an earlier request had
-    left them; over `prefilled` and `cached`, each prompt token is told once.
+    left them; over `prefilled` and `cached`, each prompt token is told once. `vectors` are those of the texts that the
+    tokens just prefilled are: for each its numbers, 32-bit little-endian floats.
     """
 
     request: int
@@ -239,6 +307,7 @@ class Progress(msgspec.Struct, frozen=True, array_like=True):
     micros: int
     logprobs: TokenLogprobs | None = None
     cached: int = 0
+    vectors: bytes = b""
 
 
 class Finish(msgspec.Struct, frozen=True, array_like=True):
@@ -246,7 +315,8 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
 
     `message` explains `failed`; `param` names the field at fault if the request caused the failure. `detail`
     is for the daemon's log; the tenant must not see it. `binding` is the last that it had, None if it never had a slot.
-    `kv_token_micros` and `swaps` are as in `Step.held`.
+    `kv_token_micros` and `swaps` are as in `Step.held`. `is_garbled`: it failed because the model returned NaN or
+    infinity.
     """
 
     request: int
@@ -257,6 +327,18 @@ class Finish(msgspec.Struct, frozen=True, array_like=True):
     detail: str = ""
     kv_token_micros: int = 0
     swaps: int = 0
+    is_garbled: bool = False
+
+
+class Outlook(msgspec.Struct, frozen=True, array_like=True):
+    """How long requests without a token will wait for it, as far as can be foreseen.
+
+    `waits_ms` is from now, by request. `apart_ms` is, of a tenant with requests that are still in the daemon, the time
+    from each to the next once the last one in `waits_ms` has its token.
+    """
+
+    waits_ms: dict[int, int]
+    apart_ms: dict[str, int]
 
 
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
@@ -269,9 +351,10 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     that is given and never repeats in the life of the engine. `given` has the requests that got a slot in this step:
     its sequence, for the audit trail, and the microseconds since then. `adapters` has the versions of their adapters'
     files, as `version_text` writes them, of those that have one. `order` are the first of those that wait for
-    one, in the order in which they should get it, once a second when it is another than before. `held` has what those
-    that have or had one have held in this engine, once a second: (request, tokens in slots times the microseconds that
-    they were there, how often it gave its slot up).
+    one, in the order in which they should get it, once a second when it is another than before. `outlook` tells as
+    often how long that will take, once speeds are known. `held` has what those that have or had one have held in this
+    engine, once a second: (request, tokens in slots times the microseconds that they were there, how often it gave its
+    slot up). `energy` is that of GPUs that is now known to be a request's, in millijoules by request.
     """
 
     number: int
@@ -289,8 +372,10 @@ class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     given: dict[int, tuple[int, int]] | None = None
     adapters: dict[int, str] | None = None
     order: list[int] | None = None
+    outlook: Outlook | None = None
     held: list[tuple[int, int, int]] | None = None
     cache: dict[int, int] | None = None
+    energy: dict[int, int] | None = None
 
 
 class CheckResult(msgspec.Struct, frozen=True, kw_only=True):

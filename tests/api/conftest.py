@@ -16,10 +16,13 @@ import openai
 import pytest
 import uvloop
 
-from tenantd.api.listener import listen
+from tenantd.api.connections import Connections
 from tenantd.api.server import Server, make_app
+from tenantd.api.tcp import TcpListener, open_listeners
+from tenantd.api.web.pages import Pages
 from tenantd.config import AlertsConfig, Config, parse_config
 from tenantd.watching.metrics import Meter
+from tenantd.watching.request_log import RequestLog
 from tenantd.watching.webhook import Webhook
 from tests.api.fake_service import FakeService
 from tests.support.contract import contract_of
@@ -58,9 +61,13 @@ class Api:
         self.path = folder / "tenantd.sock"
         self.service = service
         self.loop = loop
-        listener = listen(self.path, mode=0o600)
-        app = make_app(service, Meter(service.events), no_webhook())  # type: ignore[arg-type]
-        self._server = Server(app, listener, lambda: service.config.server, service.events)
+        self.listeners = open_listeners(service.config)
+        log = RequestLog(service.events)
+        self.pages = pages = Pages(service.directory, lambda: service.config.server)
+        app = make_app(service, Meter(service.events), no_webhook(), log, pages)  # type: ignore[arg-type]
+        self._server = Server(
+            app, self.listeners, lambda: service.config.server, service.events, service.directory, pages
+        )
         loop.run(self._server.start())
         self._clients: list[httpx.Client] = []
         with httpx.Client(
@@ -76,6 +83,17 @@ class Api:
         client.event_hooks = {"response": [self.contract.check]}
         self._clients.append(client)
         return client
+
+    def url(self, number: int) -> str:
+        """Of a listener on TCP."""
+        listener = self.listeners[1 + number]
+        assert isinstance(listener, TcpListener)
+        return listener.url
+
+    def address(self, number: int) -> tuple[str, int]:
+        """Of a listener on TCP."""
+        host, port = self.listeners[1 + number].sock.getsockname()[:2]
+        return host, port
 
     def openai(self, key: str = "td_acme") -> openai.OpenAI:
         http = on_socket(self.path)
@@ -98,6 +116,10 @@ class Api:
                     await asyncio.sleep(0.005)
 
         self.loop.run(poll())
+
+    @property
+    def connections(self) -> Connections:
+        return self._server.connections
 
     def close(self) -> None:
         for client in self._clients:

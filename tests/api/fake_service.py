@@ -8,19 +8,21 @@ from typing import Any, cast
 
 from tenantd.config import Config
 from tenantd.domain import NOBODY, Actor, FinishReason, Scope, Tenant, TenantState, TokenLogprobs
-from tenantd.errors import Draining, TenantdError, TenantSuspended
+from tenantd.errors import Draining, RequestCancelled, TenantdError, TenantSuspended
 from tenantd.events import Events
 from tenantd.live.generation import Generation, SharedSampling
 from tenantd.live.streams import LiveStream
+from tenantd.serving.kept_responses import KeptResponses
 from tenantd.serving.rows import settled
+from tenantd.serving.unattended import Background
 from tenantd.tenancy.administration import Administration
 from tenantd.tenancy.budgets import Budgets
 from tenantd.tenancy.directory import KnownKey
 from tenantd.tenancy.keys import TENANT_SCOPES
 from tenantd.tenancy.rates import RateState
 from tenantd.text.chat import ChatFormatter
-from tenantd.text.detokenize import TextStream
 from tenantd.text.grammar import GrammarCompiler
+from tenantd.text.images import Images
 from tenantd.text.pool import TextPool
 from tenantd.text.vocabulary import ByteVocabulary
 from tenantd.wire.messages import EngineInfo, Progress, Submit
@@ -41,6 +43,7 @@ INFO = EngineInfo(
     gpu_build=False,
     threads=1,
     llama_version="0",
+    fingerprint="fp_0",
 )
 
 
@@ -88,6 +91,31 @@ class FakeDirectory:
         return [self.tenants[name] for name in self.uids.get(uid, [])]
 
 
+class FakeTextRequests:
+    """Admits whoever is not suspended, until there is a `refusal`."""
+
+    def __init__(self) -> None:
+        self.refusal: TenantdError | None = None
+
+    def count(self, tenant: Tenant, actor: Actor) -> None:
+        if tenant.state is TenantState.SUSPENDED:
+            raise TenantSuspended(f"{tenant.name} is suspended")
+        if self.refusal is not None:
+            raise self.refusal
+
+
+class FakeOwn:
+    """Tenants end their own requests."""
+
+    def __init__(self, service: FakeService) -> None:
+        self._service = service
+
+    def cancel(self, tenant_id: int | None, request_id: str) -> None:
+        [stream] = [one for one in self._service.streams if (one.id, one.tenant_id) == (request_id, tenant_id)]
+        stream.error = RequestCancelled("the tenant cancelled the request")
+        self._service.cancel(request_id)
+
+
 class FakeService:
     """Answers every request with `answer`, a token for each byte, as far as `gate` lets it."""
 
@@ -97,8 +125,11 @@ class FakeService:
         self.ledger: Any = None
         self.vocabulary = ByteVocabulary()
         self.chat = ChatFormatter(self.vocabulary)
+        self.embedding_vocabulary = self.vocabulary
+        self.text_requests = FakeTextRequests()
         self.pool = TextPool()
         self.grammars = GrammarCompiler()
+        self.images = Images(config.images)
         self.supervisor = FakeSupervisor()
         self.events = Events()
         self.administration = Administration(self.ledger, cast(Any, self), self.events, slots=4, records=False)
@@ -116,6 +147,10 @@ class FakeService:
         self.held = 0
         self.rate_states: dict[str, dict[str, RateState]] = {}
         self.budgets = Budgets()
+        self.responses = KeptResponses(64 * 1024, 3600, time.monotonic)
+        self.responses.tenants_are({"acme": Tenant(name="acme")})
+        self.background = Background()
+        self.own = FakeOwn(self)
         self.timeouts_s: list[float | None] = []
         self.streams: list[LiveStream] = []
         self.keys_used: list[tuple[str, Actor]] = []
@@ -143,7 +178,7 @@ class FakeService:
                 counts_prompt=generation.counts_prompt,
             ),
             SharedSampling(number, generation.sampling),
-            TextStream(self.vocabulary, generation.stops),
+            generation.text_stream(self.vocabulary),
             request_id=f"req_{number:032x}",
             tenant_id=tenant.id,
             actor=actor,

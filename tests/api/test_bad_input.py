@@ -124,6 +124,7 @@ def test_a_body_that_is_no_json_object_is_refused(api: Api, body: bytes, says: s
         ("stream_options", {"include_usage": True}),
         ("echo", True),
         ("suffix", "end"),
+        ("suffix", 5),
         ("best_of", 2),
         ("model", 5),
         ("model", "gpt-4"),

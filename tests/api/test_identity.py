@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import grp
 import os
+import socket
 
 import httpx
 import pytest
 
-from tenantd.api.connection import Connection, Peer
-from tenantd.errors import EngineUnavailable
+from tenantd.api.connection import Connection
+from tenantd.api.peers import Administrators, Peer, groups_of, peer_of
+from tenantd.errors import ConfigError, EngineUnavailable
 from tests.api.conftest import Api
 
 FOREIGN_UID = 54321
@@ -119,6 +122,23 @@ def test_the_kernel_says_who_connected(api: Api, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(Connection, "on_message_begin", remember)
     api.client.get("/healthz")
     assert seen == [Peer(os.getpid(), os.geteuid(), os.getegid())]
+
+
+def test_the_kernel_says_which_groups_the_other_end_is_in() -> None:
+    one, other = socket.socketpair()
+    with one, other:
+        assert sorted(groups_of(one)) == sorted(os.getgroups())
+        own, nobody = peer_of(one), Peer(1, FOREIGN_UID, 2**31)
+        assert own is not None and Administrators("").include(own, one)
+        assert not Administrators("").include(nobody, one)
+        for group in grp.getgrall():
+            is_member = group.gr_gid in os.getgroups()
+            assert Administrators(group.gr_name).include(nobody, one) == is_member
+            assert Administrators(group.gr_name).include(nobody._replace(gid=group.gr_gid), other)
+    with socket.socket() as tcp:
+        assert groups_of(tcp) == []
+    with pytest.raises(ConfigError, match="there is no group 'no-such-group'"):
+        Administrators("no-such-group")
 
 
 def test_models_need_an_identity_and_have_openais_shape(api: Api) -> None:

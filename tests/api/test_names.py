@@ -11,9 +11,12 @@ from typing import Any
 import pytest
 from llguidance import LLMatcher, LLTokenizer
 
+from tenantd.api.anthropic import blocks, message_input
+from tenantd.api.anthropic import types as anthropics
 from tenantd.api.names import Foreign, Parts, Refused, Same, Taken
 from tenantd.api.openai import known_names
 from tenantd.api.openai.types import ChatRequest, CompletionRequest, GenerationRequest
+from tenantd.api.responses import items, response_input, types
 from tenantd.text.compiler import Source, compile_grammar
 from tests.api.conftest import Api, serve
 
@@ -255,9 +258,9 @@ def test_a_misspelt_name_is_refused_with_the_one_it_may_be(
     ("message", "param", "says"),
     [
         ({"role": "user", "contents": "Hi"}, "messages[0].contents", "did you mean content?"),
-        ({"role": "user", "content": "Hi", "images": ["x"]}, "messages[0].images", "only text"),
-        ({"role": "assistant", "content": "Hi", "prefix": True}, "messages[0].prefix", "turn"),
-        ({"role": "assistant", "content": "Hi", "reasoning_content": "hm"}, "messages[0].reasoning_content", ""),
+        ({"role": "user", "content": "Hi", "images": ["x"]}, "messages[0].images", "image_url"),
+        ({"role": "assistant", "content": "Hi", "prefix": True}, "messages[0].prefix", "continue"),
+        ({"role": "assistant", "content": "Hi", "thinking": "hm"}, "messages[0].thinking", "reasoning_content"),
         (
             {"role": "user", "content": [{"type": "text", "text": "Hi", "txt": 1}]},
             "messages[0].content[0].txt",
@@ -270,9 +273,12 @@ def test_names_in_a_message_are_read_too(api: Api, message: dict[str, Any], para
 
 
 def test_an_image_is_refused_for_what_it_is(api: Api) -> None:
-    message = {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}
+    part: dict[str, Any] = {"type": "image_url", "image_url": {"url": "x"}}
+    message = {"role": "user", "content": [part]}
     error = api.chat(messages=[message]).json()["error"]
-    assert "handles only text" in error["message"]
+    assert "model.projector" in error["message"] and error["param"] == "messages"
+    part["colour"] = "red"
+    refused(api, "messages[0].content[0].colour", chat=True, messages=[message])
 
 
 def test_more_fields_than_anybody_has_are_refused_at_once(api: Api, lenient: Api) -> None:
@@ -334,6 +340,11 @@ def rows(table: dict[str, Foreign], prefix: str = "") -> Iterator[str]:
 def test_the_document_has_every_field_of_ours() -> None:
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
     fields = text.split("## Fields")[1].split("## ")[0]
+    own = text.split("## Responses")[1].split("## ")[0]
+    own_too = text.split("## Messages")[1].split("## ")[0]
+    assert [name for name in anthropics.MessagesRequest.model_fields if f"`{name}" not in own_too] == []
+    missing = [name for name in types.ResponseRequest.model_fields if f"`{name}" not in own]
+    assert missing == []
     missing = [name for model in (ChatRequest, CompletionRequest) for name in model.model_fields if name not in fields]
     assert missing == []
 
@@ -345,7 +356,15 @@ def test_the_document_is_the_table() -> None:
     expected += rows(known_names.STREAM_OPTIONS, "stream_options.")
     expected += rows(known_names.RESPONSE_FORMAT, "response_format.")
     expected += rows(known_names.MESSAGE, "messages[].")
+    expected += rows(known_names.TOOL, "tools[].")
     expected += rows(known_names.PART, "messages[].content[].")
+    expected += [*rows(known_names.EMBEDDINGS), *rows(known_names.RERANK)]
+    expected += [*rows(types.RESPONSE), *rows(types.TEXT, "text."), *rows(types.REASONING, "reasoning.")]
+    expected += [*rows(types.STREAM_OPTIONS, "stream_options."), *rows(response_input.TOOL, "tools[].")]
+    expected += [*rows(items.ITEM, "input[]."), *rows(items.PART, "input[].content[].")]
+    expected += [*rows(anthropics.MESSAGES), *rows(anthropics.OUTPUT, "output_config.")]
+    expected += [*rows(anthropics.THINKING, "thinking."), *rows(message_input.TOOL, "tools[].")]
+    expected += rows(blocks.BLOCK, "messages[].content[].")
     text = (Path(__file__).parents[2] / "docs" / "api.md").read_text("utf-8")
     found = re.findall(r"^\| `[^|]+ \| (?:same as|accepted|refused).*$", text, re.MULTILINE)
     assert found == expected

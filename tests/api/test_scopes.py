@@ -7,11 +7,12 @@ from typing import Any
 import httpx
 import pytest
 
-from tenantd.api.connection import Peer
 from tenantd.api.operations import Access, Operation
+from tenantd.api.peers import Peer
 from tenantd.api.server import operations
 from tenantd.domain import Actor, Scope, Tenant
 from tenantd.watching.metrics import Meter
+from tenantd.watching.request_log import RequestLog
 from tests.api.conftest import Api, no_webhook
 
 FOREIGN_UID = 54321
@@ -38,7 +39,7 @@ def error(answer: httpx.Response) -> tuple[int, str]:
 
 def declared(api: Api) -> list[Operation]:
     service: Any = api.service
-    return operations(service, Meter(service.events), no_webhook())
+    return operations(service, Meter(service.events), no_webhook(), RequestLog(service.events), api.pages)
 
 
 def test_every_operation_declares_who_may_use_it_and_with_which_scope(api: Api) -> None:
@@ -58,7 +59,8 @@ def test_the_description_tells_the_scope_of_every_operation(api: Api) -> None:
         described = paths[one.path.replace(":path}", "}")][one.method.lower()]
         scopes = [scope for each in described["security"] for scope in each.get("key", [])]
         assert scopes == list(dict.fromkeys([*one.scopes, *([Scope.ADMIN] if one.scopes else [])])), one.path
-        assert ({"user": []} in described["security"]) == (one.access is not Access.ANYONE)
+        assert ({"user": []} in described["security"]) == (one.access not in (Access.ANYONE, Access.NEAR))
+        assert ({} in described["security"]) == (one.access is Access.NEAR), "not even a user of a tenant"
 
 
 def test_a_key_may_do_what_its_scopes_say_and_learns_which_it_lacks(api: Api) -> None:

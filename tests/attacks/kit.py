@@ -22,9 +22,11 @@ import psutil
 from tests.support.daemon import Daemon
 
 ATTACK_S = 10.0
-LONGEST_WAIT_S = 2.0
-"""For a whole request of the neighbour, from connecting to its last byte, where a CPU is free. What else the machine
-does beside the attack is allowed for: see `Watch.slowness`."""
+USUAL_WAIT_S = 2.0
+"""For nine in ten whole requests of the neighbour, from connecting to the last byte, where a CPU is free. What else the
+machine does beside the attack is allowed for: see `Watch.slowness`."""
+LONGEST_WAIT_S = 10.0
+"""For each of them: a disk may be slow for once."""
 MORE_BYTES = 200 * 1024 * 1024
 SAMPLE_S = 0.05
 RESULTS = os.environ.get("TENANTD_ATTACKS", "")
@@ -56,7 +58,6 @@ def unharmed(
     daemon: Daemon,
     *,
     attack_s: float = ATTACK_S,
-    longest_wait_s: float = LONGEST_WAIT_S,
     more_bytes: int = MORE_BYTES,
     name: str = "neighbour",
 ) -> Iterator[Watch]:
@@ -78,10 +79,10 @@ def unharmed(
             file.write(json.dumps({**line, "more_bytes": watch.more_bytes}) + "\n")
     assert not watch.goes_on, "the attack was too short"
     assert set(watch.statuses) == {200}, f"the neighbour was answered {sorted(set(watch.statuses))}"
-    waited = (
-        f"the neighbour waited {max(watch.waits_s):.2f} s, while the machine was {watch.slowness:.1f} times as slow"
-    )
-    assert max(watch.waits_s) <= longest_wait_s * watch.slowness, waited
+    usual_s, longest_s = sorted(watch.waits_s)[len(watch.waits_s) * 9 // 10], max(watch.waits_s)
+    waited = f"the neighbour waited {usual_s:.2f} s, at most {longest_s:.2f} s"
+    waited += f", while the machine was {watch.slowness:.1f} times as slow"
+    assert usual_s <= USUAL_WAIT_S * watch.slowness and longest_s <= LONGEST_WAIT_S * watch.slowness, waited
     assert max(watch.more_bytes.values()) <= more_bytes, f"memory grew: {watch.more_bytes}"
     assert daemon.engine_pid() == engine_pid, "the engine was started again"
 

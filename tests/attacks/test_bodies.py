@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 import psutil
 import pytest
 
+from tenantd.api.connection import FREE_CHUNKS, LEAST_CHUNK_BYTES
 from tests.attacks.kit import unharmed
 from tests.attacks.raw import connect, error_code, head, read_answer
 from tests.support.daemon import Daemon, wait_until
@@ -142,8 +143,94 @@ def test_wide_characters_do_not_multiply_the_memory(daemon: Daemon, field: str) 
     assert post(daemon, keys[0], larger) == 413
 
 
+def chunked(key: str) -> bytes:
+    """The head of a POST whose body comes in chunks."""
+    return head(key, 0).replace(b"content-length: 0", b"transfer-encoding: chunked")
+
+
+def in_chunks(body: bytes, size_bytes: int) -> bytes:
+    """The body, but for the chunk that ends it."""
+    pieces = (body[i : i + size_bytes] for i in range(0, len(body), size_bytes))
+    return b"".join(b"%x\r\n%s\r\n" % (len(piece), piece) for piece in pieces)
+
+
+class Chunks:
+    """Connections that send as many chunks as the daemon takes, and come again when refused."""
+
+    def __init__(self, daemon: Daemon, key: str, count: int, size_bytes: int) -> None:
+        self._daemon = daemon
+        self._start = chunked(key)
+        self._filler = in_chunks(b" " * (1 << 17), size_bytes)
+        self._selector = selectors.DefaultSelector()
+        self.sent_bytes = 0
+        for _ in range(count):
+            self._open()
+
+    def _open(self) -> None:
+        sock = connect(self._daemon)
+        sock.sendall(self._start)
+        sock.setblocking(False)
+        self._selector.register(sock, selectors.EVENT_WRITE, bytearray(self._filler))
+
+    def go_on(self) -> None:
+        for found, _ in self._selector.select(0.05):
+            sock = found.fileobj
+            assert isinstance(sock, socket.socket)
+            try:
+                sent = sock.send(found.data)
+            except BlockingIOError:
+                continue
+            except OSError:
+                self._selector.unregister(sock)
+                sock.close()
+                self._open()
+                continue
+            self.sent_bytes += sent
+            del found.data[:sent]
+            if len(found.data) < len(self._filler):
+                found.data.extend(self._filler)
+
+    def close(self) -> None:
+        for found in list(self._selector.get_map().values()):
+            assert isinstance(found.fileobj, socket.socket)
+            found.fileobj.close()
+        self._selector.close()
+
+
+@pytest.mark.parametrize("size_bytes", [1, LEAST_CHUNK_BYTES])
+@pytest.mark.parametrize("sender", ["tenant", "nobody"])
+def test_small_chunks_keep_nobody_waiting(daemon: Daemon, size_bytes: int, sender: str) -> None:
+    """Each costs as much to parse as a large one."""
+    key = daemon.add_tenant(f"chunks-{size_bytes}") if sender == "tenant" else "td_nobody"
+    with unharmed(daemon, name=f"neighbour-chunks-{size_bytes}-{sender}") as watch:
+        chunks = Chunks(daemon, key, 16, size_bytes)
+        try:
+            while watch.goes_on:
+                chunks.go_on()
+        finally:
+            chunks.close()
+    assert chunks.sent_bytes > MB, "it was an attack"
+
+
+@pytest.mark.parametrize(("size_bytes", "of_bytes"), [(1, FREE_CHUNKS), (LEAST_CHUNK_BYTES, MB), (100, MB)])
+def test_a_body_in_small_chunks_is_read(daemon: Daemon, size_bytes: int, of_bytes: int) -> None:
+    key = daemon.add_tenant(f"streams-{size_bytes}")
+    with connect(daemon) as sock:
+        sock.sendall(chunked(key) + in_chunks(body_of(of_bytes), size_bytes) + b"0\r\n\r\n")
+        assert read_answer(sock)[0] == 200
+
+
+def test_a_body_of_too_many_chunks_is_refused_as_soon_as_it_has_them(daemon: Daemon) -> None:
+    key = daemon.add_tenant("too-small")
+    most = FREE_CHUNKS * LEAST_CHUNK_BYTES // (LEAST_CHUNK_BYTES - 1)  # of one byte each
+    with connect(daemon) as sock:
+        sock.sendall(chunked(key) + in_chunks(b" " * (most + 1), 1))
+        status, body = read_answer(sock)
+    assert (status, error_code(body)) == (400, "invalid_request") and b"chunks are too small" in body
+
+
 def test_a_body_that_stops_coming_is_given_up(tmp_path_factory: pytest.TempPathFactory) -> None:
-    settings = {"server": {"body_timeout_s": 0.5}}
+    settings = {"server": {"body_timeout_s": 2}}
     with Daemon(tmp_path_factory.mktemp("slow"), **settings) as daemon:
         key = daemon.add_tenant("slow")
         with connect(daemon) as sock:

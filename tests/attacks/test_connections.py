@@ -129,7 +129,7 @@ def time_passes() -> None:
         nothing.select(0.1)
 
 
-SLOW = {"server": {"head_timeout_s": 1, "idle_timeout_s": 2}}
+SLOW = {"server": {"head_timeout_s": 2, "idle_timeout_s": 3}}
 SOON_S = 12
 """Less than the usual patience, and enough for a busy machine."""
 
@@ -182,8 +182,8 @@ def test_a_stream_may_last_longer_than_an_idle_connection(tmp_path: Path) -> Non
     with Daemon(tmp_path, **SLOW, engine={"fake_step_micros": 100_000}) as daemon:
         daemon.add_tenant("acme")
         began_s = time.monotonic()
-        assert daemon.stream("acme", max_tokens=35, ignore_eos=True).join().done
-        assert time.monotonic() - began_s > 3
+        assert daemon.stream("acme", max_tokens=50, ignore_eos=True).join().done
+        assert time.monotonic() - began_s > 4
 
 
 def half_close(sock: socket.socket) -> None:
@@ -248,7 +248,7 @@ def test_what_would_fill_memory_before_it_is_a_request_is_ended(quick: Daemon, r
     with connect(quick) as sock:
         with suppress(OSError):
             sock.sendall(request_bytes)
-        assert ended_after_all(sock) < 5
+        assert ended_after_all(sock) < SOON_S
     assert quick.get("/healthz").status_code == 200
 
 
@@ -279,6 +279,15 @@ def test_only_the_bytes_of_one_head_count(quick: Daemon) -> None:
     with connect(quick) as sock:
         sock.sendall(head_of(20_000) * 5)
         assert read_to(sock, lambda text: text.count(b"HTTP/1.1 200") == 5)
+
+
+def test_a_head_of_which_a_part_came_with_the_request_before_is_whole(quick: Daemon) -> None:
+    """Though that one was answered before the rest came."""
+    with connect(quick) as sock:
+        sock.sendall(REQUEST + REQUEST[:12])
+        assert read_answer(sock)[0] == 200
+        sock.sendall(REQUEST[12:])
+        assert read_answer(sock)[0] == 200
 
 
 def test_idle_connections_hold_nothing_of_what_they_sent(tmp_path: Path) -> None:
@@ -382,7 +391,7 @@ def test_a_pipeline_that_is_cut_leaves_nothing_in_the_log(tmp_path: Path) -> Non
         assert daemon.complete("acme", max_tokens=1).status_code == 200
 
 
-def test_clients_that_leave_amid_their_answers_leave_nothing_in_the_log(tmp_path: Path) -> None:
+def test_clients_that_leave_amid_their_answers_leave_no_complaint_in_the_log(tmp_path: Path) -> None:
     with Daemon(tmp_path) as daemon:
         key = daemon.add_tenant("acme")
         refused = json.dumps({"prompt": "", "max_tokens": 1}).encode()
@@ -394,5 +403,6 @@ def test_clients_that_leave_amid_their_answers_leave_nothing_in_the_log(tmp_path
                 sock.sendall((head(key, len(body)) + body) * 8)
                 select.select([sock], [], [], number % 40 / 4000)  # and leave, answered or not
         wait_until(lambda: not daemon.status()["running"] + daemon.status()["waiting"], "what was begun to end")
-        assert daemon.log.read_bytes()[before:] == b""
+        written = daemon.log.read_text()[before:].splitlines()
+        assert not [line for line in written if " INFO request " not in line], "one line for each request, no more"
         assert 'cause="internal_error"' not in daemon.get("/metrics").text

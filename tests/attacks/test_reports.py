@@ -24,7 +24,8 @@ from tests.support.daemon import Daemon
 
 ROWS = 500_000
 REPORTS = 6
-QUICK_S = 2.0
+QUICK_S = 10.0
+"""Less than the reports that might be waited for take one after the other, and enough for a busy machine."""
 
 FILL = """
     INSERT INTO requests (id, tenant, kind, model, state, created_micros, prompt_length_tokens, max_tokens,
@@ -113,11 +114,10 @@ def test_a_report_ends_when_its_client_goes_and_when_the_daemon_stops(daemon: Da
         began_s = time.monotonic()
         assert client.get("/admin/v1/usage?since=0&until=5").status_code == 200
         assert time.monotonic() - began_s < QUICK_S
-    asking = UnixConnection(str(daemon.socket))
-    asking.request("GET", USAGE)
-    assert daemon.get("/healthz").status_code == 200  # it came after, so the report has begun
-    began_s = time.monotonic()
-    assert daemon.stop() == 0
-    assert time.monotonic() - began_s < 2 * QUICK_S
-    assert asking.getresponse().status == 503
-    asking.close()
+    with contextlib.closing(UnixConnection(str(daemon.socket))) as asking:
+        asking.request("GET", USAGE)
+        assert daemon.get("/healthz").status_code == 200  # it came after, so the report has begun
+        began_s = time.monotonic()
+        assert daemon.stop() == 0
+        assert time.monotonic() - began_s < 2 * QUICK_S
+        assert asking.getresponse().status == 503

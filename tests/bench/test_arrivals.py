@@ -5,10 +5,11 @@ import random
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantctl.bench.arrivals import Rate, even_arrivals, in_turn, on_off, phased, poisson_arrivals, ramp, steady
+from tests.support.examples import examples
 
 RATES = st.one_of(
     st.floats(0.1, 50).map(steady),
@@ -24,7 +25,7 @@ def integral(rate: Rate, begin: float, end: float, steps: int = 4000) -> float:
     return sum(rate.at(begin + (i + 0.5) * width) for i in range(steps)) * width
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(RATES, st.floats(1, 60), st.floats(0.2, 3), st.integers())
 def test_even_arrivals_are_as_many_as_the_rate_says(rate: Rate, duration_s: float, scale: float, seed: int) -> None:
     times = list(even_arrivals(rate, duration_s, random.Random(seed), scale))
@@ -33,7 +34,7 @@ def test_even_arrivals_are_as_many_as_the_rate_says(rate: Rate, duration_s: floa
     assert abs(len(times) - rate.mean * duration_s * scale) <= 1
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(RATES, st.integers(0, 2**32))
 def test_between_two_even_arrivals_lies_one_expected_request(rate: Rate, seed: int) -> None:
     times = list(even_arrivals(rate, 10, random.Random(seed)))
@@ -41,7 +42,7 @@ def test_between_two_even_arrivals_lies_one_expected_request(rate: Rate, seed: i
         assert integral(rate, before / 10, after / 10) * 10 == pytest.approx(1, rel=0.02)
 
 
-@settings(max_examples=25, deadline=None)
+@examples(25)
 @given(RATES, st.integers(0, 2**32))
 def test_poisson_arrivals_are_about_as_many_as_the_rate_says(rate: Rate, seed: int) -> None:
     duration_s = 2000 / rate.mean

@@ -48,7 +48,7 @@ def test_without_a_suite_they_are_listed() -> None:
 def test_a_flood_is_measured_and_plotted(daemon: Daemon, tmp_path: Path) -> None:
     png = tmp_path / "flood.png"
     content = measured(
-        bench("flood", "--duration", "1", "--rate-scale", "10", "--json", "--png", str(png), daemon=daemon)
+        bench("flood", "--duration", "5", "--rate-scale", "4", "--json", "--png", str(png), daemon=daemon)
     )
     quiet, noisy = content["tenants"]
     assert (quiet["name"], noisy["name"]) == ("quiet", "noisy")
@@ -56,14 +56,14 @@ def test_a_flood_is_measured_and_plotted(daemon: Daemon, tmp_path: Path) -> None
     assert noisy["done"] > 0 and noisy["cut"] > 0
     assert quiet["failed"] == noisy["failed"] == quiet["refused"] == noisy["refused"] == quiet["short"] == 0
     assert quiet["share"] + noisy["share"] == pytest.approx(1)
-    assert content["output_tokens_per_s"] > 100
-    assert content["measured_s"] == pytest.approx(1, abs=0.05)
+    assert content["output_tokens_per_s"] > 10
+    assert content["measured_s"] == 5
     assert png.read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_ledger_has_what_was_measured_and_the_tenants_are_gone(daemon: Daemon) -> None:
     before = {row["id"] for row in daemon.rows()}
-    content = measured(bench("overload", "--duration", "0.6", "--length-scale", "0.25", "--json", daemon=daemon))
+    content = measured(bench("overload", "--duration", "3", "--length-scale", "0.25", "--json", daemon=daemon))
     assert daemon.get("/admin/v1/tenants").json() == {"tenants": []}
     rows = [row for row in daemon.rows() if row["id"] not in before and not row["tenant"].startswith("bench-warm-up-")]
     answered = [request for request in content["requests"] if request["first_s"] is not None]
@@ -104,8 +104,8 @@ def test_figures_are_a_table_for_people(daemon: Daemon) -> None:
 def test_rates_of_the_papers_suites_are_scaled_to_what_the_server_can_do(
     daemon: Daemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(session, "CALIBRATION_S", (0.5, 1.0))
-    result = bench("vtc-weighted", "--duration", "0.5", "--length-scale", "0.1", "--json", daemon=daemon)
+    monkeypatch.setattr(session, "CALIBRATION_S", (3.0, 3.0))
+    result = bench("vtc-weighted", "--duration", "3", "--length-scale", "0.1", "--json", daemon=daemon)
     assert "service/s; arrival rates multiplied by" in result.stderr
     content = measured(result)
     assert content["rate_scale"] > 1

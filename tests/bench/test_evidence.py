@@ -106,7 +106,7 @@ def test_all_of_it_runs_on_a_tiny_model_and_writes_a_page(tmp_path: Path) -> Non
     ]
     if server := os.environ.get("LLAMA_SERVER"):
         command += ["--llama-server", server]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=850, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert (tmp_path / "deep" / "page.md").read_text() == done.stdout
     content = json.loads((tmp_path / "x.json").read_text())

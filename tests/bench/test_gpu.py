@@ -40,7 +40,7 @@ def run(tmp_path: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[st
     command = [sys.executable, "benchmarks/gpu.py", "--model", model, "--json", tmp_path / "deep" / "x.json"]
     command += ["--page", tmp_path / "page.md", "--set", "gpu_layers=0"]
     command += [f"--{name}={value}" for name, value in LITTLE.items()] + [*arguments]
-    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=280, check=False)
+    done = subprocess.run([*map(str, command)], cwd=ROOT, capture_output=True, text=True, timeout=850, check=False)
     assert (tmp_path / "page.md").read_text() == done.stdout, done.stderr
     return done, json.loads((tmp_path / "deep" / "x.json").read_text())
 
@@ -69,6 +69,9 @@ def test_every_part_measures_something_on_a_tiny_model(tmp_path: Path, script: M
     assert min(found["types"][kind]["tokens_per_s"] for kind in ("f16", "q8_0", "q4_0")) > 0
     swapped = found["swap"]
     assert swapped["40"]["size_bytes"] > swapped["16"]["size_bytes"] > 0 and swapped["40"]["recompute_ms"] > 0
+    sampling = found["sampling"]
+    assert sampling["greedy_is_the_same"] and sampling["host_ms"] > 0 < sampling["device_ms"]
+    assert 0 < sampling["last_token_expected"] < sampling["draws"]
     assert "Aim: at least 0.95 with 3 at once" in done.stdout
 
 

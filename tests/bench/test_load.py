@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,6 +15,7 @@ from tenantctl.bench.subjects import ordinary_tokens
 from tenantctl.bench.suites import Closed, Open, Shape, Suite, TenantLoad
 from tenantctl.bench.target import Target
 from tenantd.errors import TenantdError
+from tests.bench import simulated
 
 NOWHERE = Target("nowhere")
 SHAPE = Shape(20, 4)
@@ -50,12 +52,13 @@ class FakeServer:
 def server(monkeypatch: pytest.MonkeyPatch) -> FakeServer:
     fake = FakeServer()
     monkeypatch.setattr(load, "send", fake.send)
+    monkeypatch.setattr(load, "time", SimpleNamespace(perf_counter=simulated.now_s))
     return fake
 
 
 def measure(how: Closed | Open, duration_s: float = 0.3, **plan: float) -> Measurement:
     suite = Suite("s", "", (TenantLoad("a", SHAPE, how),))
-    return asyncio.run(run(Plan(suite, duration_s, **plan), {"a": NOWHERE}))  # type: ignore[arg-type]
+    return simulated.run(run(Plan(suite, duration_s, **plan), {"a": NOWHERE}))  # type: ignore[arg-type]
 
 
 def test_a_closed_loop_has_one_request_of_each_client_under_way(server: FakeServer) -> None:
@@ -78,7 +81,7 @@ def test_a_closed_loop_sends_nothing_while_it_is_off(server: FakeServer) -> None
 
 def test_a_tenant_may_also_have_another_loop_at_another_time(server: FakeServer) -> None:
     load = TenantLoad("a", SHAPE, Closed(3, on=((0.0, 0.25),)), also=Closed(1, on=((0.75, 1.0),)))
-    made = asyncio.run(run(Plan(Suite("s", "", (load,)), 0.8), {"a": NOWHERE}))
+    made = simulated.run(run(Plan(Suite("s", "", (load,)), 0.8), {"a": NOWHERE}))
     sent = [r.sent_s for r in made.records["a"]]
     assert server.most_at_once == 3
     assert any(t < 0.2 for t in sent) and any(t >= 0.6 for t in sent)
@@ -103,7 +106,7 @@ def test_a_client_that_is_refused_pauses(server: FakeServer, monkeypatch: pytest
 def test_the_live_view_is_told_how_it_stands(server: FakeServer) -> None:
     seen: list[Progress] = []
     suite = Suite("s", "", (TenantLoad("a", SHAPE, Closed(2)),))
-    made = asyncio.run(run(Plan(suite, 0.6), {"a": NOWHERE}, seen.append))
+    made = simulated.run(run(Plan(suite, 0.6), {"a": NOWHERE}, seen.append))
     assert len(seen) >= 2
     tally = seen[-1].tallies["a"]
     answered = tally.outcomes[Outcome.DONE]
@@ -142,7 +145,7 @@ def test_prompts_are_of_ordinary_tokens(n_tokens: int | None, tokens: range) -> 
 
 
 def test_capacity_is_what_is_served_in_a_second(server: FakeServer) -> None:
-    served = asyncio.run(capacity(NOWHERE, 0.6, range(100)))
+    served = simulated.run(capacity(NOWHERE, 0.6, range(100)))
     a_request = 32 + 2 * SHAPE.output_tokens
     counted = [at_s for at_s in server.answered_s if 0.2 < at_s <= 0.6]  # without the first third
     assert len(counted) > 1
@@ -152,9 +155,9 @@ def test_capacity_is_what_is_served_in_a_second(server: FakeServer) -> None:
 def test_a_server_that_serves_nothing_is_an_error(server: FakeServer) -> None:
     server.outcome = Outcome.REFUSED
     with pytest.raises(TenantdError, match=r"served nothing.*go away"):
-        asyncio.run(capacity(NOWHERE, 0.2, range(100)))
+        simulated.run(capacity(NOWHERE, 0.2, range(100)))
     with pytest.raises(TenantdError, match="nowhere is not answering: go away"):
-        asyncio.run(try_out(NOWHERE, range(100)))
+        simulated.run(try_out(NOWHERE, range(100)))
 
 
 def test_a_bug_in_a_client_is_not_swallowed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from tenantd import errors
 from tenantd.domain import Limits, OwnLimits
@@ -25,6 +24,7 @@ from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.reports import TenantUsage
 from tenantd.wire.messages import EngineInfo
 from tests.cli import fake_figures
+from tests.cli.fake_generation import Generation
 
 ENGINE = EngineInfo(
     model="gemma",
@@ -148,12 +148,6 @@ ANOMALY: dict[str, Any] = {
 }
 
 
-def queued(request_id: str, client_id: str) -> dict[str, Any]:
-    """An entry of the queue, third in it."""
-    entry = {"id": request_id, "client_request_id": client_id, "tenant": "acme"}
-    return {**entry, "position": 3, "waited_ms": 1500, "estimated_wait_ms": 12_345}
-
-
 def _listed(tenant: dict[str, Any]) -> dict[str, Any]:
     """As the list of tenants shows it."""
     shown = {name: value for name, value in tenant.items() if name != "system_prompt"}
@@ -172,6 +166,8 @@ class FakeDaemon:
             Route("/v1/completions", Generation(self, "text"), methods=["POST"]),
             Route("/v1/chat/completions", Generation(self, "delta"), methods=["POST"]),
             Route("/v1/queue", self._queue),
+            Route("/v1/models", self._models),
+            Route("/v1/{path:path}", self._own, methods=["GET", "POST"]),
             Route("/admin/v1/{path:path}", self._admin, methods=["GET", "POST", "PATCH", "DELETE"]),
         ]
         config = uvicorn.Config(Starlette(routes=routes), uds=str(socket), log_level="error", lifespan="off")
@@ -188,15 +184,19 @@ class FakeDaemon:
         self.failure: TenantdError | None = None
         self.stats = fake_figures.stats(fake_figures.listed(fake_figures.BUSY), fake_figures.listed(fake_figures.IDLE))
         self.answers: dict[tuple[str, str], Any] = {}  # by method and path, instead of the usual ones
+        self.who: dict[str, Any] = {"administers": True, "tenants": []}
         self.defaults = Limits(max_queued=256)
         self.readiness: list[dict[str, Any]] = [{"status": "ready", "progress": 1.0, "reason": ""}]
         self.engine: EngineInfo | None = ENGINE
         self.disconnected = threading.Event()
         self.queue: list[dict[str, Any]] = []
+        self.has_template = False
+        self.context_tokens = 100
+        self.pause_s = 0.0  # between pieces of an answer in Markdown
         self.anomalies: dict[str, int] = {}  # how many of a tenant were not cleared yet
         self.anchor: dict[str, Any] | None = None
         self.request: dict[str, Any] = {}  # what is different with the one in the ledger
-        self.looked = asyncio.Event()  # somebody asked where its request stands
+        self.looks = asyncio.Semaphore(0)  # one for each time that somebody asked where its request stands
 
     def start(self) -> None:
         self._thread.start()
@@ -213,9 +213,22 @@ class FakeDaemon:
         state = self.readiness.pop(0) if len(self.readiness) > 1 else self.readiness[0]
         return JSONResponse(state, 200 if state["status"] == "ready" else 503)
 
+    async def _models(self, request: Request) -> JSONResponse:
+        model = {"id": "gemma", "max_model_len": self.context_tokens, "chat_template": self.has_template}
+        return JSONResponse({"object": "list", "data": [model]})
+
     async def _queue(self, request: Request) -> JSONResponse:
-        self.looked.set()
+        self.looks.release()
         return JSONResponse({"waiting": self.queue})
+
+    async def _own(self, request: Request) -> JSONResponse:
+        path = f"/v1/{request.path_params['path']}"
+        if path == "/v1/identity":
+            return JSONResponse(self.who)
+        self.seen.append((request.method, f"{path}?{request.url.query}".rstrip("?"), dict(request.headers), None))
+        if (answer := self.answers.get((request.method, path))) is None:
+            return JSONResponse(errors.NotFound(f"no such thing: {path}").body(), 404)
+        return JSONResponse(answer)
 
     async def _admin(self, request: Request) -> JSONResponse:
         raw = await request.body()
@@ -331,7 +344,7 @@ class FakeDaemon:
     def _status(self) -> dict[str, Any]:
         counts = {"running": 1, "paused": 3, "waiting": 2, "usage": 12.34}
         return {
-            "version": "0.1.0",
+            "version": "0.2.0",
             "pid": 1,
             "uptime_s": 200.0,
             "socket": str(self.socket),
@@ -351,70 +364,3 @@ class FakeDaemon:
                 for tenant in self.tenants.values()
             ],
         }
-
-
-class Generation:
-    """An inference route. The last word of the prompt says what happens."""
-
-    def __init__(self, daemon: FakeDaemon, kind: str) -> None:
-        self._daemon = daemon
-        self._kind = kind
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        body = json.loads(await request.body())
-        self._daemon.seen.append(("POST", scope["path"], dict(request.headers), body))
-        prompt = body["prompt"] if "prompt" in body else body["messages"][-1]["content"]
-        word = prompt.split()[-1] if prompt.split() else ""
-        if word == "anonymous":
-            said = "which tenant? send an API key or the header X-Tenant"
-            which = errors.InvalidRequest(said, param="x-tenant")
-            await JSONResponse(which.body(), 400)(scope, receive, send)
-            return
-        if word == "full":
-            error = errors.QueueFull("the queue of acme is full", retry_after_s=7)
-            await JSONResponse(error.body(), 429, {"retry-after": "7"})(scope, receive, send)
-            return
-        if word == "queued":
-            name = request.headers["x-client-request-id"]
-            self._daemon.queue = [queued("req_0", ""), queued("req_1", name)]
-            await self._daemon.looked.wait()
-            await asyncio.sleep(0.2)  # for the screen
-        headers = [(b"content-type", b"text/event-stream"), (b"x-request-id", b"req_1")]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-        await self._stream(word, receive, send)
-
-    async def _stream(self, word: str, receive: Receive, send: Send) -> None:
-        if word == "forever":
-            await self._events(send, self._piece("begun"))
-            while (await receive())["type"] != "http.disconnect":
-                pass
-            self._daemon.disconnected.set()
-            return
-        if word == "endless":
-            message = {"type": "http.disconnect"}
-            waiting = asyncio.ensure_future(receive())
-            while not waiting.done():
-                await self._events(send, self._piece("line\n" * 1000))
-                await asyncio.sleep(0)
-            assert await waiting == message
-            self._daemon.disconnected.set()
-            return
-        pieces = {"separators": ["a\u2028b\x85c", "d"], "escape": ["\x1b[31mred"], "nothing": []}.get(word)
-        await self._events(send, *map(self._piece, [" Hello", ",", " wörld"] if pieces is None else pieces))
-        if word == "broken":
-            await self._events(send, errors.EngineUnavailable("the engine crashed too often").body(), more=False)
-        elif word == "cut":
-            await send({"type": "http.response.body", "body": b""})
-        else:
-            usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
-            await self._events(send, self._piece("", "stop"), {"model": "gemma", "choices": [], "usage": usage})
-            await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
-
-    def _piece(self, text: str, reason: str | None = None) -> dict[str, Any]:
-        content = text if self._kind == "text" else {"content": text}
-        return {"model": "gemma", "choices": [{"index": 0, self._kind: content, "finish_reason": reason}]}
-
-    async def _events(self, send: Send, *events: dict[str, Any], more: bool = True) -> None:
-        body = b"".join(b"data: " + json.dumps(event, ensure_ascii=False).encode() + b"\n\n" for event in events)
-        await send({"type": "http.response.body", "body": body, "more_body": more})

@@ -9,8 +9,10 @@ import pytest
 from typer.main import get_command
 
 from tenantctl.main import app
+from tenantctl.shells import installing
 from tenantctl.shells.scripts import FILES, script
-from tenantctl.shells.tree import Command, Option, Value, _check_options_are_alike, command_tree
+from tenantctl.shells.tree import Command, Option, Value, command_tree, valued
+from tenantd.errors import Forbidden
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
@@ -24,14 +26,19 @@ compopt() { :; }
 _tenantctl
 printf '%s\\n' "${COMPREPLY[@]}"
 """
+WRAPPER = """#!{}
+from tenantctl import completing, main
+completing.TIMEOUT_S = 60
+main.main()
+"""
 
 
 @pytest.fixture
 def on_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """`tenantctl` can be found by the shell."""
+    """`tenantctl` can be found by the shell, and has more time than a user would wait."""
     wrapper = tmp_path / "bin" / "tenantctl"
     wrapper.parent.mkdir()
-    wrapper.write_text(f'#!/bin/sh\nexec {sys.executable} -m tenantctl.main "$@"\n')
+    wrapper.write_text(WRAPPER.format(sys.executable))
     wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{wrapper.parent}:{os.environ['PATH']}")
 
@@ -82,6 +89,10 @@ def test_a_script_has_every_command_and_option(shell: str) -> None:
         (["tenantctl", "run", "--temperature", ""], []),
         (["tenantctl", "run", "status", "--j"], ["--json"]),
         (["tenantctl", "init", "--model", "README"], ["README.md"]),
+        (["tenantctl", "run", "-f", "README"], ["README.md"]),
+        (["tenantctl", "run", "-f", "README.md", "--ch"], ["--chat"]),
+        (["tenantctl", "audit", "log", "-f", "README"], []),
+        (["tenantctl", "audit", "log", "--foll"], ["--follow"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -97,18 +108,88 @@ def test_bash_completes_the_names_of_tenants(daemon: FakeDaemon) -> None:
     assert complete("tenantctl", "run", "--tenant", "g") == ["globex"]
 
 
-def test_names_are_silently_none_without_a_daemon(cli: Cli, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("on_path")
+def test_bash_completes_ids_of_keys_and_requests(daemon: FakeDaemon) -> None:
+    daemon.add("acme")
+    daemon.keys = [
+        {"id": "key_live", "revoked_micros": None, "expires_micros": None},
+        {"id": "key_gone", "revoked_micros": 1, "expires_micros": None},
+        {"id": "key_past", "revoked_micros": None, "expires_micros": 1},
+        {"id": "key_$(touch harm)", "revoked_micros": None, "expires_micros": None},
+    ]
+    assert set(complete("tenantctl", "key", "revoke", "")) == {"key_live"}
+    assert set(complete("tenantctl", "cancel", "req")) == {"req_1"}
+    states = [path for _, path, _, _ in daemon.seen if path.startswith("requests")]
+    assert states == [f"requests?state={state}&limit=200" for state in ("running", "waiting", "paused")]
+
+
+def test_without_a_daemon_there_is_silently_nothing_to_offer(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("broken")
-    result = cli("_tenants")
-    assert (result.exit_code, result.output) == (0, "")
+    for name in ("_tenants", "_keys", "_requests"):
+        result = cli(name)
+        assert (result.exit_code, result.output) == (0, "")
+
+
+def test_who_does_not_administer_is_offered_what_is_their_own(
+    cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    daemon.add("acme")
+    daemon.add("globex")
+    monkeypatch.setenv("TENANTD_API_KEY", "td_key")
+    assert cli("_tenants").output == "acme\nglobex\n"
+    daemon.failure = Forbidden("only administrators")
+    daemon.who = {"administers": False, "tenants": ["acme"]}
+    daemon.answers["GET", "/v1/requests"] = {"requests": [{"id": "req_own"}]}
+    assert cli("_tenants").output == "acme\n"
+    assert cli("_keys").output == ""
+    assert set(cli("_requests").output.split()) == {"req_own"}
+    assert {headers.get("authorization") for _, _, headers, _ in daemon.seen} == {"Bearer td_key"}
+    assert daemon.seen[-1][2]["x-tenant"] == "acme"
+
+
+# ---- installing ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("shell", "path", "said"),
+    [
+        ("bash", "data/bash-completion/completions/tenantctl", "bash-completion"),
+        ("zsh", ".zfunc/_tenantctl", "fpath=("),
+        ("fish", "config/fish/completions/tenantctl.fish", ""),
+    ],
+)
+def test_a_script_is_installed_where_its_shell_looks(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shell: str, path: str, said: str
+) -> None:
+    monkeypatch.setattr(installing, "BASH_COMPLETION", ())
+    for name in ("BASH_COMPLETION_USER_DIR", "ZDOTDIR"):
+        monkeypatch.delenv(name, raising=False)
+    own = {"HOME": tmp_path, "XDG_DATA_HOME": tmp_path / "data", "XDG_CONFIG_HOME": tmp_path / "config"}
+    for name, folder in {**own, "SHELL": f"/usr/bin/{shell}"}.items():
+        monkeypatch.setenv(name, str(folder))
+    monkeypatch.setattr(os, "getppid", lambda: 0)  # not started from a shell
+    done = cli("completion", "--install")
+    assert done.exit_code == 0 and done.stdout == "" and said in done.stderr, done.stderr
+    assert (tmp_path / path).read_text("utf-8") == script(shell, TREE)
+    assert f"start a new {shell}" in done.stderr
+    (tmp_path / ".zshrc").write_text("fpath=(~/.zfunc $fpath)")
+    again = cli("completion", shell, "--install").stderr
+    assert "is up to date" in again and "start a new" not in again and "fpath" not in again
+
+
+def test_an_unknown_shell_is_asked_about(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getppid", lambda: 0)
+    monkeypatch.setenv("SHELL", "/bin/tcsh")
+    for arguments in (["completion"], ["completion", "--install"]):
+        done = cli(*arguments)
+        assert done.exit_code == 2 and "which shell? choose one of bash, zsh, fish" in done.stderr
 
 
 def test_the_hidden_command_stays_hidden() -> None:
-    assert "_tenants" not in [c.path[-1] for c in TREE.walk() if c.path]
+    assert not [c.path[-1] for c in TREE.walk() if c.path and c.path[-1].startswith("_")]
 
 
-def test_an_option_that_means_two_things_is_found() -> None:
-    flag = Command(("a",), "", [Option(("--x",), "", None, False)], [])
-    valued = Command(("b",), "", [Option(("--x",), "", Value("N"), False)], [])
-    with pytest.raises(AssertionError, match="--x"):
-        _check_options_are_alike(Command((), "", [], [], [flag, valued]))
+def test_an_option_that_takes_a_value_in_one_command_only_is_told_apart() -> None:
+    flag = Command(("a",), "", [Option(("--x",), "", None, False), Option(("--y",), "", Value("N"), False)], [])
+    taker = Command(("b",), "", [Option(("--x",), "", Value("N"), False)], [])
+    assert valued(Command((), "", [], [], [flag, taker])) == {"--x": [taker], "--y": None}

@@ -35,11 +35,11 @@ def test_a_key_is_made_and_shown_alone_on_standard_output(cli: Cli, daemon: Fake
 
 def test_a_key_gets_the_scopes_and_the_end_that_were_asked_for(cli: Cli, daemon: FakeDaemon) -> None:
     cli("key", "create", "acme", "--scope", "read", "--expires", "90d")
-    cli("key", "create", "acme", "--scope", "read,run", "--expires", "2027-01-31")
+    cli("key", "create", "acme", "--scope", "read,run", "--expires", "2099-01-31")
     first, second = (seen[3] for seen in daemon.seen)
     assert first == {"label": "", "scopes": ["read"], "expires_in_s": 90 * DAY_S}
     assert second["scopes"] == ["read", "run"]
-    assert second["expires_micros"] == datetime(2027, 1, 31).timestamp() * 1e6, "when the day begins, here"
+    assert second["expires_micros"] == datetime(2099, 1, 31).timestamp() * 1e6, "when the day begins, here"
 
 
 def test_keys_that_administer_belong_to_no_tenant(cli: Cli, daemon: FakeDaemon) -> None:
@@ -86,13 +86,13 @@ def test_a_key_is_revoked(cli: Cli, daemon: FakeDaemon) -> None:
         ["create", "acme", "--expires", "1y"],
         ["create", "acme", "--expires", "90"],
         ["create", "acme", "--expires", "1000000000000000d"],
-        ["create", "acme", "--expires", "2027-02-31"],
+        ["create", "acme", "--expires", "2099-02-31"],
         ["create", "acme", "--expires", "0000-01-01"],
         ["create", "No!"],
         ["list"],
         ["list", "acme", "--admin"],
         ["rotate", "k1", "--grace", "1"],
-        ["rotate", "k1", "--grace", "2027-01-31"],
+        ["rotate", "k1", "--grace", "2099-01-31"],
         ["rotate"],
         ["revoke"],
     ],
@@ -167,7 +167,7 @@ def test_a_list_fits_a_terminal_of_80_columns(daemon: FakeDaemon, monkeypatch: p
         app(["key", "list", "acme"], standalone_mode=False)
     lines = re.sub(r"\x1b\[[0-9;]*m", "", screen.getvalue()).splitlines()
     assert max(len(line) for line in lines) <= 80
-    assert any("key_xNJXWMyN6tcd" in line and "3 s ago" in line for line in lines), "only the label is folded"
+    assert any("key_xNJXWMyN6tcd" in line and " s ago" in line for line in lines), "only the label is folded"
 
 
 def test_durations_have_one_unit() -> None:
@@ -186,10 +186,10 @@ def test_durations_have_one_unit() -> None:
 
 
 def test_an_end_is_a_duration_or_a_moment_with_or_without_a_zone() -> None:
-    assert end_fields("2027-01-31T18:00Z") == {"expires_micros": 1_801_418_400_000_000}
-    assert end_fields("2027-01-31T18:00+01:00") == {"expires_micros": 1_801_414_800_000_000}
-    local = datetime(2027, 1, 31, 18).timestamp() * 1e6
-    assert end_fields("2027-01-31 18:00") == end_fields("2027-01-31T18:00:00") == {"expires_micros": local}
+    assert end_fields("2099-01-31T18:00Z") == {"expires_micros": 4_073_565_600_000_000}
+    assert end_fields("2099-01-31T18:00+01:00") == {"expires_micros": 4_073_562_000_000_000}
+    local = datetime(2099, 1, 31, 18).timestamp() * 1e6
+    assert end_fields("2099-01-31 18:00") == end_fields("2099-01-31T18:00:00") == {"expires_micros": local}
     for text in ("20270131", "2027-W05", "31.01.2027", "2027-01-31T25:00", "2027-01-31x", "tomorrow"):
         with pytest.raises(typer.BadParameter, match="or a date such as 2027-01-31"):
             end_fields(text)

@@ -15,6 +15,7 @@ from tenantctl.outside.eavesdropper import check_canaries, is_part_in
 from tenantctl.outside.impostor import check_identity
 from tenantctl.outside.lookalike import check_cache
 from tenantctl.outside.visitors import Visitors
+from tenantctl.places import SocketPlace
 from tenantd.errors import EngineUnavailable
 from tests.support.daemon import Daemon
 
@@ -58,7 +59,7 @@ class AtDoor(Visitors):
     @classmethod
     def of(cls, **changes: Any) -> AtDoor:
         own = {"a": "doctor-a", "b": "doctor-b", "a_key": "key_a", "b_key": "key_b", "b_key_id": "k1"}
-        made = cls(socket=Path("/nowhere"), **own, looking="key_looking", revoked="key_revoked")
+        made = cls(place=SocketPlace(Path("/nowhere")), **own, looking="key_looking", revoked="key_revoked")
         object.__setattr__(made, "removed", [])
         for name, value in changes.items():
             object.__setattr__(made, name, value)
@@ -194,7 +195,7 @@ def test_a_daemon_that_does_not_answer_in_time_is_busy_and_not_away(
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
         silent.listen()
-        visitors = replace(AtDoor.of(), socket=path)
+        visitors = replace(AtDoor.of(), place=SocketPlace(path))
         with pytest.raises(EngineUnavailable, match="too busy") as caught:
             Visitors.call(visitors, "GET", "/healthz")
     assert caught.value.exit_code == 75

@@ -17,7 +17,9 @@ from tests.cli.conftest import Cli, Program, command
 from tests.cli.fake_daemon import FakeDaemon
 
 ROOT = Path(__file__).parent.parent.parent
-HEAVY = ("httpx", "llama_cpp", "fastapi", "uvicorn", "numpy", "msgspec", "tenantd.config", "tenantd.main")
+TREE = command_tree(get_command(app))
+COMMANDS = [c for c in TREE.walk() if not c.commands or not c.path]
+HEAVY = ("httpx", "llama_cpp", "starlette", "uvicorn", "numpy", "msgspec", "tenantd.config", "tenantd.main")
 
 
 def loaded_by(statement: str) -> set[str]:
@@ -28,26 +30,61 @@ def loaded_by(statement: str) -> set[str]:
     return set(json.loads(done.stderr.splitlines()[-1]))
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["run", "--help"], ["--version"], ["completion", "bash"]], ids=" ".join
-)
+@pytest.mark.parametrize("arguments", [["--help"], ["run", "--help"], ["completion", "bash"]], ids=" ".join)
 def test_asking_for_help_loads_nothing_heavy(arguments: list[str]) -> None:
     modules = loaded_by(f"from tenantctl.main import app; app({arguments!r})")
     assert not modules & set(HEAVY)
     assert "tenantctl.commands.run" in modules
 
 
-def test_talking_to_the_daemon_does_not_load_the_daemon(tmp_path: Path) -> None:
+@pytest.mark.parametrize("arguments", [[], ["--version"], ["stauts"], ["run", "--max-tokens", "x"]], ids=" ".join)
+def test_little_is_loaded_for_little(arguments: list[str]) -> None:
+    modules = loaded_by(f"from tenantctl.main import app; app({arguments!r})")
+    assert not modules & {*HEAVY, "pydantic", "rich", "tenantctl.commands.tenant"}
+
+
+def test_the_program_alone_says_how_to_begin_on_a_small_screen(cli: Cli) -> None:
+    result = cli()
+    lines = result.stdout.splitlines()
+    assert (result.exit_code, result.stderr) == (2, "")
+    assert len(lines) <= 24 and max(map(len, lines)) < 80
+    for found in TREE.commands:
+        assert found.path[0] in result.stdout.split()
+    assert "_tenants" not in result.stdout
+
+
+@pytest.mark.parametrize("path", [c.path for c in TREE.walk()], ids=" ".join)
+def test_help_has_no_names_of_types(cli: Cli, path: tuple[str, ...]) -> None:
+    help = cli(*path, "--help", env={"COLUMNS": "100", "TERMINAL_WIDTH": "100"}).stdout
+    assert not re.search("<[a-z]+>|BOOLEAN|INTEGER|FLOAT|TEXT]", help)
+
+
+def test_a_daemon_that_does_not_run_is_found_out_soon(tmp_path: Path) -> None:
     modules = loaded_by(f"from tenantctl.main import app; app(['--socket', {str(tmp_path / 's')!r}, 'status'])")
+    assert not modules & {"httpx", "pydantic", "llama_cpp", "starlette", "tenantd.config"}, "nothing listens there"
+
+
+def test_talking_to_the_daemon_loads_little(daemon: FakeDaemon) -> None:
+    modules = loaded_by("from tenantctl.main import app; app(['tenant', 'list'])")
     assert "httpx" in modules
-    assert not modules & {"llama_cpp", "fastapi", "tenantd.config"}
+    assert not modules & {"pydantic", "llama_cpp", "starlette", "tenantd.config"}
+
+
+def test_names_of_tenants_are_listed_with_the_standard_library_alone(daemon: FakeDaemon) -> None:
+    daemon.add("acme")
+    modules = loaded_by("import sys; sys.argv[1:] = ['_tenants']; from tenantctl.__main__ import main; main()")
+    assert "tenantctl.completing" in modules
+    assert not modules & {"typer", "httpx", "rich", "pydantic"}
+    done = subprocess.run([sys.executable, "-m", "tenantctl", "_tenants"], capture_output=True, timeout=300, check=True)
+    assert done.stdout == b"acme\n"
 
 
 def test_the_version_is_the_packages(cli: Cli) -> None:
     assert cli("--version").stdout == f"tenantctl {__version__}\n"
-
-
-COMMANDS = [c for c in command_tree(get_command(app)).walk() if not c.commands or not c.path]
+    done = subprocess.run(
+        [sys.executable, "-m", "tenantctl", "--version"], capture_output=True, timeout=300, check=True
+    )
+    assert done.stdout.decode() == f"tenantctl {__version__}\n"
 
 
 @pytest.mark.parametrize("found", COMMANDS, ids=lambda c: " ".join(c.path) or "tenantctl")
@@ -73,7 +110,7 @@ def test_a_mistake_in_usage_ends_with_2(cli: Cli, arguments: list[str]) -> None:
 
 
 def test_a_reader_that_stops_reading_ends_the_program_quietly(daemon: FakeDaemon) -> None:
-    program = subprocess.Popen(command("run", "endless"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    program = subprocess.Popen(command("run", "--raw", "endless"), stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert program.stdout is not None and program.stderr is not None
     with program.stdout, program.stderr:
         assert program.stdout.readline() == b"line\n"

@@ -16,15 +16,23 @@ def sent(daemon: FakeDaemon) -> dict[str, Any]:
     return body
 
 
+BASE_MODEL = "gemma is a base model (it has no chat template), so it continues the prompt; --raw leaves out this note\n"
+
+
 def test_run_prints_the_text_and_ends_the_line(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("run", "--tenant", "acme", "Say hello")
     assert result.exit_code == 0
     assert result.stdout == " Hello, wörld\n"
-    assert result.stderr == ""
+    assert result.stderr == BASE_MODEL
     _, path, headers, body = daemon.seen[0]
     assert path == "/v1/completions"
     assert headers["x-tenant"] == "acme"
     assert body == {"prompt": "Say hello", "stream": True, "stream_options": {"include_usage": True}}
+
+
+def test_a_note_about_the_model_comes_once_it_is_known_for_whom(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "anonymous")
+    assert "which tenant?" in result.stderr and "base model" not in result.stderr
 
 
 def test_chat_wraps_the_prompt_in_messages(cli: Cli, daemon: FakeDaemon) -> None:
@@ -33,6 +41,60 @@ def test_chat_wraps_the_prompt_in_messages(cli: Cli, daemon: FakeDaemon) -> None
     assert sent(daemon)["messages"] == [{"role": "user", "content": "Hi"}]
     cli("run", "--system", "Be brief.", "Hi")
     assert sent(daemon)["messages"][0] == {"role": "system", "content": "Be brief."}
+
+
+def test_a_model_with_a_chat_template_is_sent_a_message(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.has_template = True
+    result = cli("run", "Hi")
+    assert (result.stdout, result.stderr) == (" Hello, wörld\n", "")
+    assert daemon.seen[0][1] == "/v1/chat/completions"
+    cli("run", "--raw", "Hi")
+    assert daemon.seen[-1][1] == "/v1/completions"
+    for both in (["--chat"], ["--system", "Be brief."]):
+        result = cli("run", "--raw", *both, "Hi")
+        assert result.exit_code == 2 and f"--raw: choose one of --raw and {both[0]}" in result.stderr
+    assert len(daemon.seen) == 2
+
+
+def test_raw_continues_a_prompt_without_a_note(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--raw", "Hi")
+    assert (result.exit_code, result.stderr, sent(daemon)["prompt"]) == (0, "", "Hi")
+
+
+def test_files_follow_the_prompt_under_their_names(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    one, two = tmp_path / "one.txt", tmp_path / "two.txt"
+    one.write_text("first\n\n", "utf-8")
+    two.write_text("zweite ä", "utf-8")
+    assert cli("run", "--chat", "-f", str(one), "--file", str(two), "Compare.", input="piped\n").exit_code == 0
+    content = sent(daemon)["messages"][0]["content"]
+    assert content == "Compare.\npiped\n\n--- one.txt ---\nfirst\n\n\n--- two.txt ---\nzweite ä"
+    cli("run", "-f", str(one), input="")
+    assert sent(daemon)["prompt"] == "first\n", "one file alone is the prompt, without one line end"
+    cli("run", "--raw", "-f", str(one), "-f", str(two), "Begin", input="")
+    assert sent(daemon)["prompt"] == "Begin\nfirst\n\nzweite ä", "what a model continues has no headings"
+
+
+def test_a_file_that_cannot_be_sent_is_named(
+    cli: Cli, daemon: FakeDaemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tenantctl.prompt_input.MOST_FILE_BYTES", 100)
+    contents = {"image": b"\x89PNG\x00", "latin": b"caf\xe9", "large": b"a" * 101, "none": None}
+    said = {"image": "is a binary file", "latin": "byte 0xe9 at offset 3", "large": "more than 100 bytes"}
+    for name, data in contents.items():
+        if data is not None:
+            (tmp_path / name).write_bytes(data)
+        result = cli("run", "-f", str(tmp_path / name), "Hi")
+        assert result.exit_code == 2
+        assert f"--file: cannot read {tmp_path / name}: No such file" in result.stderr or said[name] in result.stderr
+    assert "is a folder" in cli("run", "-f", str(tmp_path), "Hi").stderr
+    assert not daemon.seen
+
+
+def test_reasoning_goes_to_standard_error(cli: Cli, daemon: FakeDaemon) -> None:
+    result = cli("run", "--chat", "think")
+    assert (result.stdout, result.stderr) == (" Hello, wörld\n", "Hm.\n")
+    answer = json.loads(cli("run", "--chat", "--json", "think").stdout)
+    assert (answer["text"], answer["reasoning"]) == (" Hello, wörld", "Hm.")
 
 
 def test_json_is_one_object_with_the_ledgers_id(cli: Cli, daemon: FakeDaemon) -> None:
@@ -66,6 +128,14 @@ def test_sampling_options_are_sent_as_they_are(cli: Cli, daemon: FakeDaemon, tmp
     assert {k: v for k, v in sent(daemon).items() if k not in ("prompt", "stream", "stream_options")} == wanted
 
 
+def test_an_answer_to_a_schema_that_was_cut_off_is_a_failure(cli: Cli, daemon: FakeDaemon) -> None:
+    """What is printed is no JSON, and a pipe can tell only by the exit code."""
+    for shown in ((), ("--json",)):
+        cut = cli("run", "--schema", '{"type": "object"}', *shown, "unfinished")
+        assert cut.exit_code == 1 and "raise --max-tokens" in cut.stderr
+        assert cli("run", "--schema", '{"type": "object"}', *shown, "Hi").exit_code == 0
+
+
 def test_grammar_and_schema_come_from_files(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
     (tmp_path / "g").write_text('root ::= "yes"')
     (tmp_path / "s").write_text('{"type": "object"}')
@@ -73,6 +143,9 @@ def test_grammar_and_schema_come_from_files(cli: Cli, daemon: FakeDaemon, tmp_pa
     assert sent(daemon)["grammar"] == 'root ::= "yes"'
     cli("run", "--schema", str(tmp_path / "s"), "Hi")
     assert sent(daemon)["response_format"]["json_schema"]["schema"] == {"type": "object"}
+    cli("run", "--schema", ' {"type": "array"}', "Hi")
+    assert sent(daemon)["response_format"]["json_schema"]["schema"] == {"type": "array"}
+    assert "the schema is not JSON" in cli("run", "--schema", '{"type": array}', "Hi").stderr
     assert cli("run", "--schema", str(tmp_path / "s"), "--grammar", str(tmp_path / "g"), "Hi").exit_code == 2
     assert cli("run", "--schema", str(tmp_path / "g"), "Hi").exit_code == 2
     assert cli("run", "--grammar", str(tmp_path / "none"), "Hi").exit_code == 2
@@ -165,19 +238,32 @@ def test_what_cannot_be_a_key_is_not_sent(
 
 
 def test_a_refusal_has_its_exit_code_and_when_to_come_back(cli: Cli, daemon: FakeDaemon) -> None:
-    result = cli("run", "be full")
+    result = cli("run", "--raw", "be full")
     assert result.exit_code == 75
     assert result.stderr == "tenantctl: the queue of acme is full (try again in 7 s)\n"
 
 
+def test_a_model_that_loads_is_waited_for(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.readiness = [{"status": "loading", "progress": 0.4, "reason": ""}] * 4 + daemon.readiness
+    result = cli("run", "are you restarting")
+    assert (result.exit_code, result.stdout) == (0, " Hello, wörld\n")
+    assert "loading the model 40%" in result.stderr
+    daemon.readiness = [{"status": "loading", "progress": 0.4, "reason": ""}]
+    result = cli("run", "--timeout", "0.2", "are you restarting")
+    assert (result.exit_code, "not ready after 0." in result.stderr) == (75, True), result.stderr
+    daemon.readiness = [{"status": "failed", "progress": 0.0, "reason": "no memory"}]
+    result = cli("run", "are you restarting")
+    assert (result.exit_code, "the model is not loaded" in result.stderr) == (75, True)
+
+
 def test_a_question_for_the_tenant_names_the_option(cli: Cli, daemon: FakeDaemon) -> None:
-    result = cli("run", "be anonymous")
+    result = cli("run", "--raw", "be anonymous")
     assert result.exit_code == 2
     assert result.stderr == "tenantctl: which tenant? pass --tenant NAME or set TENANTD_API_KEY\n"
 
 
 def test_an_error_in_mid_stream_comes_after_the_text(cli: Cli, daemon: FakeDaemon) -> None:
-    result = cli("run", "be broken")
+    result = cli("run", "--raw", "be broken")
     assert result.exit_code == 75
     assert result.stdout == " Hello, wörld\n"
     assert result.stderr == "tenantctl: the engine crashed too often\n"

@@ -126,6 +126,13 @@ def test_compare_puts_the_largest_share_first(cli: Cli, daemon: FakeDaemon) -> N
     assert json.loads(cli("compare", "--json").stdout)["evenness"]["index"] == 0.9
 
 
+def test_a_budget_lowered_below_what_is_used_is_used_up(cli: Cli, daemon: FakeDaemon) -> None:
+    overdrawn = listed(BUSY)
+    overdrawn["budgets"][0]["used"] = 33 * overdrawn["budgets"][0]["cap"]
+    daemon.stats = stats(overdrawn)
+    assert "100.0%" in cli("compare").stdout
+
+
 def test_compare_says_when_nobody_was_busy(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.stats = stats(listed(IDLE), evenness=Evenness(index=None, shared_micros=0, tenants=0))
     assert "Jain's index: - (in no hour were two tenants busy throughout)" in cli("compare").stdout

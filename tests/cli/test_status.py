@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Cli
-from tests.cli.fake_daemon import FakeDaemon, queued
+from tests.cli.fake_daemon import FakeDaemon
+from tests.cli.fake_generation import queued
 
 
 def loading(progress: float) -> dict[str, object]:
@@ -56,6 +57,14 @@ def test_status_says_how_full_the_cache_is_if_anybody_has_one(cli: Cli, daemon: 
         assert ("prefix cache" in shown) == bool(tenants)
 
 
+@pytest.mark.parametrize(("ranks", "name"), [(False, "embeddings"), (True, "ranking")])
+def test_status_shows_the_model_for_texts(cli: Cli, daemon: FakeDaemon, ranks: bool, name: str) -> None:
+    state = json.loads(cli("status", "--json").stdout)
+    texts = {"model": "bert 33M F16", "ranks": ranks, "input_tokens": 512}
+    daemon.answers["GET", "status"] = {**state, "engine": {**state["engine"], "embeddings": texts}}
+    assert f"{name:<15}  by bert 33M F16, up to 512 tokens each\n" in cli("status").stdout
+
+
 def test_status_says_who_has_no_queue(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.add("acme", limits={"max_queued": 0})
     assert "2 (no queue)" in cli("status").stdout.splitlines()[-1]
@@ -65,7 +74,7 @@ def test_status_shows_the_first_of_those_that_wait(cli: Cli, daemon: FakeDaemon)
     daemon.queue = [queued(f"req_{n}", "") for n in range(11)]
     lines = cli("status").stdout.splitlines()
     assert lines[-11].split() == ["waiting", "request", "tenant", "position", "waited", "est.", "wait"]
-    assert lines[-10].split() == ["req_0", "acme", "3", "1.5", "s", "12.3", "s"]
+    assert lines[-10].split() == ["req_0", "acme", "3", "1.5", "s", "8-20", "s"]
     assert lines[-1].startswith("req_9")
 
 
@@ -88,7 +97,7 @@ def test_waiting_shows_progress_until_ready(cli: Cli, daemon: FakeDaemon) -> Non
     daemon.readiness = [loading(0.11), loading(0.12), loading(0.55), READY]
     result = cli("status", "--wait", "20", "--json")
     assert result.exit_code == 0
-    assert result.stderr.splitlines() == ["loading 11%", "loading 55%"]
+    assert result.stderr.splitlines() == ["loading the model 11%", "loading the model 55%"]
     assert json.loads(result.stdout)["state"] == "ready"
 
 

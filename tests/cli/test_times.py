@@ -26,7 +26,7 @@ def test_a_date_and_a_time_are_local_unless_they_name_a_zone() -> None:
     ("text", "ago_s"), [("30s", 30), ("45m", 2700), ("2h", 7200), ("7d", 604_800), ("1w", 604_800)]
 )
 def test_a_duration_is_that_long_ago(text: str, ago_s: int) -> None:
-    assert abs(moment_of(text) - (time.time() - ago_s) * 1e6) < 1e6
+    assert abs(moment_of(text) - (time.time() - ago_s) * 1e6) < 10e6
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantctl.units import decimals, duration, milliseconds, moment, money, size
+from tenantctl.units import decimals, duration, energy, milliseconds, moment, money, size
 
 
 @pytest.mark.parametrize(
@@ -53,3 +53,19 @@ def test_durations_have_one_unit(total_s: float, text: str) -> None:
 def test_sizes_grow_into_gibibytes() -> None:
     assert size(180 * 2**20) == "180 MiB"
     assert size(3 * 2**29) == "1.50 GiB"
+
+
+@pytest.mark.parametrize(
+    ("millijoules", "text"),
+    [
+        (1, "0.0 J"),
+        (4_200, "4.2 J"),
+        (612_345, "612 J"),
+        (3_600_000, "1.00 Wh"),
+        (45_678_000, "12.7 Wh"),
+        (3_600_000_000, "1.00 kWh"),
+        (12_345_600_000_000, "3,429 kWh"),
+    ],
+)
+def test_energy_is_shown_in_joules_or_as_on_the_bill(millijoules: int, text: str) -> None:
+    assert energy(millijoules) == text

@@ -1,12 +1,15 @@
-"""kill −9 of the daemon at random moments, under load of several tenants with budgets: after each, everything adds up.
+"""kill −9 of the daemon at random moments, and now and then of its engine before, while several tenants with budgets
+generate and embed: after each, everything adds up.
 
 TENANTD_KILLS is how often, TENANTD_MODEL_KILLS how often with a real model (`make night`).
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import sqlite3
 import threading
 from collections import Counter
@@ -14,6 +17,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from tenantd.ledger.inspection import inspect_file
@@ -59,6 +63,7 @@ class Tally:
     def __init__(self) -> None:
         self.accepted: set[str] = set()
         self.answered: dict[str, int] = {}  # tokens of complete answers
+        self.embedded: dict[str, int] = {}  # tokens of texts whose vectors came
         self.refused: Counter[str] = Counter()
         self.states: Counter[str] = Counter()
 
@@ -71,6 +76,15 @@ class Tally:
             self.refused[stream.error["code"]] += 1
 
 
+def embed(daemon: Daemon, tenant: str, texts: list[str], tally: Tally) -> None:
+    """Texts of one request, whatever comes of it."""
+    with contextlib.suppress(httpx.TransportError):
+        answer = daemon.post("/v1/embeddings", {"input": texts}, headers={"X-Tenant": tenant})
+        if answer.status_code == 200:
+            assert len(answer.json()["data"]) == len(texts)
+            tally.embedded[answer.headers["x-request-id"]] = answer.json()["usage"]["prompt_tokens"]
+
+
 def run_and_kill(daemon: Daemon, rng: random.Random, tally: Tally, longest_s: float) -> None:
     """Requests of all tenants, one after another on each of several connections, until the daemon is dead."""
     streams: list[Stream] = []
@@ -79,6 +93,9 @@ def run_and_kill(daemon: Daemon, rng: random.Random, tally: Tally, longest_s: fl
     def keep_asking(own: random.Random) -> None:
         while not is_over.is_set():
             tenant = own.choice(("tokens", "money", "time", "plain"))
+            if own.random() < 0.2:
+                embed(daemon, tenant, ["x" * own.randint(1, 60) for _ in range(own.randint(1, 20))], tally)
+                continue
             body = {"max_tokens": own.choice((1, 3, 40, 300)), "ignore_eos": True}
             stream = daemon.stream(tenant, "x" * own.randint(1, 60), **body)
             streams.append(stream)
@@ -91,6 +108,9 @@ def run_and_kill(daemon: Daemon, rng: random.Random, tally: Tally, longest_s: fl
     for asker in askers:
         asker.start()
     is_over.wait(rng.uniform(0.02, longest_s))
+    if rng.random() < 0.4:
+        os.kill(daemon.engine_pid(), signal.SIGKILL)
+        is_over.wait(rng.uniform(0.02, longest_s))
     daemon.kill()
     is_over.set()
     for asker in askers:
@@ -105,19 +125,22 @@ def check(path: Path, tally: Tally) -> None:
     assert found.breaches == []
     with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as conn:
         rows: dict[str, tuple[Any, ...]] = {
-            row[0]: row[1:] for row in conn.execute("SELECT id, state, completion_tokens FROM requests")
+            row[0]: row[1:] for row in conn.execute("SELECT id, state, completion_tokens, prompt_tokens FROM requests")
         }
         uses = conn.execute(
             """SELECT tenant_id, period, unit, used, amount + topped_up FROM budget_uses
             JOIN budgets ON id = budget_id"""
         ).fetchall()
     assert tally.accepted <= rows.keys(), "every request that was accepted has its row"
-    assert "running" not in {state for state, _ in rows.values()}
-    assert {name: rows[name] for name in tally.answered} == {
+    assert "running" not in {row[0] for row in rows.values()}
+    assert {name: rows[name][:2] for name in tally.answered} == {
         name: ("length", tokens) for name, tokens in tally.answered.items()
     }
+    assert {name: rows[name] for name in tally.embedded} == {
+        name: ("stop", 0, tokens) for name, tokens in tally.embedded.items()
+    }
     assert [use for use in uses if use[2] != "engine" and use[3] > use[4]] == [], "no budget is passed"
-    tally.states = Counter(state for state, _ in rows.values())
+    tally.states = Counter(row[0] for row in rows.values())
 
 
 def kill_often(folder: Path, kills: int, settings: dict[str, Any], longest_s: float) -> Tally:
@@ -149,6 +172,8 @@ def test_after_each_kill_every_request_has_one_row_and_all_sums_hold(tmp_path: P
     if backend == "llama":
         settings = {"engine": {"backend": "llama", "slots": 4, "context_tokens": 2048}}
         settings["model"] = {"path": str(gemma_path())}
+    settings["embeddings"] = {"pooling": "mean", "max_input_tokens": 64}
     tally = kill_often(tmp_path, kills, settings, LONGEST_S[backend])
     assert tally.states["interrupted"] and tally.states["length"], "kills hit running requests, and not only those"
+    assert tally.embedded and tally.states["stop"] >= len(tally.embedded)
     assert tally.refused["insufficient_quota"] or kills < 10, "a budget was used up on the way"

@@ -32,6 +32,7 @@ class MarkedCompute(FakeCompute):
         self.done: Counter[str] = Counter()
         self.fails = random.Random(0)
         self.failing = 0.0  # how often restoring and copying fails
+        self.upkeep_s = 0.0  # how long each of the following takes
 
     def bind(self, sequence: int, *args: Any) -> int:
         *_, adapter, request, prefix = args
@@ -43,20 +44,28 @@ class MarkedCompute(FakeCompute):
         return super().bind(sequence, *args)
 
     def move(self, source: int, target: int) -> None:
+        self._sleep(self.upkeep_s)
         super().move(source, target)
         if source in self._in_sequence:
             self._in_sequence[target] = self._in_sequence[source]
 
+    def clear(self, sequence: int) -> None:
+        self._sleep(self.upkeep_s)
+        super().clear(sequence)
+
     def swap_in(self, sequence: int, swapped: Any, request: int = 0) -> bool:
+        self._sleep(self.upkeep_s)
         self._in_sequence[sequence] = self._bound_as[request]
         return super().swap_in(sequence, swapped, request)
 
     def park(self, sequence: int, request: int, prefix: int) -> Parked:
+        self._sleep(self.upkeep_s)
         self.done["parked"] += 1
         self._in_prefix[prefix] = self._in_sequence[sequence]
         return super().park(sequence, request, prefix)
 
     def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
+        self._sleep(self.upkeep_s)
         if self.fails.random() < self.failing:
             return False
         self.done[f"copies of a {owner.kind}"] += 1
@@ -65,12 +74,14 @@ class MarkedCompute(FakeCompute):
         return super().copy(source, target, owner, prefix, tokens)
 
     def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> Any:
+        self._sleep(self.upkeep_s)
         self.done[f"states of a {owner.kind}"] += 1
         if owner.kind == "request":
             self._in_prefix[prefix] = self._in_sequence[sequence]
         return super().save(sequence, owner, prefix, room_bytes)
 
     def restore(self, sequence: int, kept: Kept) -> bool:
+        self._sleep(self.upkeep_s)
         if self.fails.random() < self.failing:
             return False
         self.done["restored"] += 1
@@ -79,17 +90,24 @@ class MarkedCompute(FakeCompute):
 
 @dataclass(repr=False)
 class Chats(World):
-    """`window_tokens` is the compute's, and it fails as often as `failing` says to copy or to restore."""
+    """`window_tokens` is the compute's, and it fails as often as `failing` says to copy or to restore. Anything but a
+    pass takes it `upkeep_s`."""
 
     engine: Any = MarkedCompute
     window_tokens: int | None = None
     failing: float = 0.0
+    upkeep_s: float = 0.0
 
     def _start(self) -> None:
         super()._start()
         self.compute.window_tokens = self.window_tokens
-        self.compute.failing = self.failing
+        self.compute.failing, self.compute.upkeep_s = self.failing, self.upkeep_s
         self.compute.whose = self._whose
+
+    def step(self) -> None:
+        began_s, told_micros = self.now_s, self.busy_micros
+        super().step()
+        assert self.busy_micros - told_micros == round((self.now_s - began_s) * 1e6), "it is somebody's, or nobody's"
 
     def _whose(self, request: int) -> tuple[str, int]:
         """The tenant, and its cache if that is on now, else the call."""
@@ -107,6 +125,7 @@ def chats(
     checkpoint_tokens: int = 128,
     window_tokens: int | None = None,
     failing: float = 0.0,
+    upkeep_s: float = 0.0,
 ) -> Chats:
     load = fake_load(
         slots=slots,
@@ -116,7 +135,7 @@ def chats(
         checkpoint_tokens=checkpoint_tokens,
         fake_step_micros=STEP_MICROS,
     )
-    return Chats(load, chunk, SETTINGS, window_tokens=window_tokens, failing=failing)
+    return Chats(load, chunk, SETTINGS, window_tokens=window_tokens, failing=failing, upkeep_s=upkeep_s)
 
 
 def text(conversation: int, tokens: int, same: int = 40) -> list[int]:

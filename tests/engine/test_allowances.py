@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Sampling
 from tenantd.wire.messages import Allow, SetSampling, Submit
 from tests.engine.world import World, world
+from tests.support.examples import examples
 
 
 def submit(w: World, request: int, tenant: str, max_tokens: int, allowed_tokens: int | None) -> None:
@@ -89,7 +90,7 @@ def test_what_is_submitted_again_after_a_crash_stops_where_it_would_have() -> No
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_whatever_else_happens_nothing_is_generated_that_was_not_allowed_and_everything_ends(seed: int) -> None:
     rng = random.Random(seed)
     w = world(slots=rng.choice((1, 2, 4)))

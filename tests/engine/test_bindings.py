@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 
 from tenantd.engine.compute import Chunk, EngineBroken, PassResult
-from tenantd.engine.scheduler import Plan
+from tenantd.engine.passes import Plan
 from tenantd.wire.messages import Finish, Step
 from tests.engine.world import World, world
 from tests.support.copies import ROOT
@@ -70,7 +70,7 @@ def test_a_plan_that_mixes_up_requests_is_not_run(mix_up: Callable[[Chunk, Chunk
 WITHOUT_ASSERTIONS = """
 from tenantd.engine.compute import EngineBroken
 from tenantd.engine.kv.slots import Slots
-from tenantd.engine.scheduler import Plan
+from tenantd.engine.passes import Plan
 from tests.engine.test_bindings import MIXED_UP, two_running
 
 if __debug__:
@@ -112,7 +112,7 @@ def test_what_was_computed_for_another_request_is_not_booked() -> None:
     [first, second] = plan.passes[0]
     results = [w.compute.run(plan.passes[0])]
     with pytest.raises(EngineBroken):
-        w.scheduler.commit(Plan([], [[first._replace(request=1), second]]), results, w.now_s)
+        w.scheduler.commit(Plan([], [[first._replace(request=1), second]]), results, w.now_s, lambda: None)
 
 
 def told(w: World) -> list[Step]:
@@ -196,7 +196,7 @@ def test_a_result_for_a_sequence_that_is_not_in_the_pass_is_nobodys() -> None:
     [first, second] = plan.passes[0]
     result = w.compute.run(plan.passes[0])
     mixed = PassResult({**result.sampled, 3: result.sampled[first.sequence]}, result.micros)
-    step = w.scheduler.commit(plan, [mixed], w.now_s)
+    step = w.scheduler.commit(plan, [mixed], w.now_s, lambda: None)
     assert {one.request for one in step.progress} == {first.request, second.request}
 
 

@@ -93,9 +93,11 @@ def test_a_tenant_made_again_finds_nothing_and_one_switched_off_leaves_nothing()
     w.share("a", cache=7)
     ask(w, "a", text(1, 200))
     w.share("a", cache=9)
+    w.run()
     assert w.compute.is_empty()
     assert not w.cached[ask(w, "a", text(1, 200))]
     w.share("a")
+    w.run()
     assert w.compute.is_empty() and not w.scheduler.states.shares.used_bytes
     assert not w.cached[ask(w, "a", text(1, 200))]
     w.share("a", cache=9)

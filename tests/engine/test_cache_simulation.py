@@ -108,6 +108,7 @@ class Scenario:
     checkpoint_tokens=st.sampled_from([0, 64]),
     window_tokens=st.sampled_from([None, None, 0, 64]),
     failing=st.sampled_from([0.0, 0.0, 0.5]),
+    upkeep_s=st.sampled_from([0.0, 1e-6]),
 )
 def test_what_is_shared_is_ones_own_and_changes_nothing_but_what_is_computed(
     events: list[tuple[Any, ...]], caches: str, adapters: dict[str, str], **world: Any

@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import pytest
 
 from tenantd.domain import FinishReason, Verdict
-from tenantd.engine import interlude, selfcheck
+from tenantd.engine import interlude
+from tenantd.engine.checks import sameness
 from tenantd.engine.compute import EngineBroken
 from tenantd.engine.loop import Loop
 from tenantd.wire.messages import Check, Checked, Checking, EndCheck, Event, Pause, Step
@@ -22,7 +23,7 @@ CHECK = Check(nonce=7, quick=True)
 def short_slices(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a check on the engine without a model takes many of them."""
     monkeypatch.setattr(interlude, "SLICE_S", 0.001)
-    monkeypatch.setitem(selfcheck.sameness.TIME_S, True, 0.01)
+    monkeypatch.setitem(sameness.TIME_S, True, 0.01)
 
 
 def scene(**settings: object) -> World:

@@ -11,12 +11,13 @@ from __future__ import annotations
 import itertools
 import math
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason
 from tenantd.wire.settings import Policy
 from tests.engine.world import bound, newcomers_bound, scenarios, world
+from tests.support.examples import examples
 
 events = st.lists(
     st.one_of(
@@ -87,7 +88,7 @@ def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(
             assert w.prefilled[request] <= prompt and len(w.tokens[request]) <= output
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     prompt=st.integers(1, 80),
     output=st.integers(2, 60),

@@ -24,6 +24,7 @@ from tenantd.engine.scheduler import Scheduler
 from tenantd.wire.messages import (
     Cancel,
     DropSampling,
+    Finish,
     Load,
     Progress,
     Remember,
@@ -46,7 +47,7 @@ SETTINGS = Settings(max_stall_ms=10, min_run_tokens=4, burst_credit=BURST_CREDIT
 
 def scenarios(test: Callable[..., None]) -> Callable[..., None]:
     """SCENARIOS random ones from SEED. When one fails, the command that replays it is printed with it."""
-    seeded = seed(SEED)(settings(max_examples=SCENARIOS, deadline=None, database=None)(test))
+    seeded = seed(SEED)(settings(max_examples=SCENARIOS)(test))
 
     @functools.wraps(seeded)
     def replayable(*args: Any, **kwargs: Any) -> None:
@@ -86,8 +87,10 @@ class World:
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
     cached: Counter[int] = field(default_factory=Counter)
+    vectors: dict[int, bytes] = field(default_factory=lambda: defaultdict(bytes))
     logprobs: dict[int, list[TokenLogprobs | None]] = field(default_factory=lambda: defaultdict(list))
     finishes: dict[int, FinishReason] = field(default_factory=dict)
+    finished: dict[int, Finish] = field(default_factory=dict)
     service: Any = field(default_factory=Counter)  # by tenant, in usage
     submits: dict[int, Submit] = field(default_factory=dict)
     samplings: dict[int, Sampling] = field(default_factory=dict)
@@ -99,6 +102,8 @@ class World:
     recomputes: int = 0
     active: dict[str, int] = field(default_factory=dict)
     lost: Any = field(default_factory=Counter)  # the same
+    busy_micros: int = 0
+    micros: Counter[int] = field(default_factory=Counter)  # engine time that is billed, by request
     given: dict[str, list[tuple[float, int]]] = field(default_factory=lambda: defaultdict(list))
 
     def __post_init__(self) -> None:
@@ -140,6 +145,7 @@ class World:
         group=0,
         marks=(),
         hidden=0,
+        is_flex=False,
         **sampling,
     ):
         self.submits[request] = Submit(
@@ -156,6 +162,7 @@ class World:
             group=group,
             marks=list(marks),
             hidden_tokens=hidden,
+            is_flex=is_flex,
         )
         self.unfinished[tenant] += 1
         self.samplings[request] = Sampling(**({"ignore_eos": True} | sampling))
@@ -220,19 +227,23 @@ class World:
         assert step.busy_micros == sum(p.micros for p in step.progress) + step.unbilled_micros
         self.check_pacing(step)
         self.check_concurrency()
+        self.busy_micros += step.busy_micros
         self.swaps += step.swaps
         self.recomputes += step.recomputes
         for made in step.progress:
             assert made.request not in self.finishes, "nothing comes after the end"
+            self.micros[made.request] += made.micros
             self.prefilled[made.request] += made.prefilled
             assert not (made.cached and self.cached[made.request]), "it is told once"
             self.cached[made.request] += made.cached
+            self.vectors[made.request] += made.vectors
             if made.token >= 0:
                 self.tokens[made.request].append(made.token)
                 self.logprobs[made.request].append(made.logprobs)
             self.service[self.tenant_of(made.request)] += cost_of(made)
         for finish in step.finishes:
             assert finish.request not in self.finishes, "a request ends once"
+            self.finished[finish.request] = finish
             self._finish(finish.request, finish.reason)
 
     def _finish(self, request: int, reason: FinishReason) -> None:
@@ -286,8 +297,8 @@ class World:
         return (made.prefilled if self.submits[made.request].counts_prompt else 0) + (made.token >= 0)
 
     def run(self) -> None:
-        while self.has_work or not self.scheduler.is_idle:
-            if not self.has_work:  # all are paced: nothing to do until the window moves on
+        while self.has_work or not self.scheduler.is_idle or self.loop._reuse.cache.is_wiping:
+            if not self.has_work and not self.scheduler.is_idle:  # all are paced until the window moves on
                 wake_s = self.scheduler.wake_s(self.now_s)
                 assert wake_s is not None, "what waits, waits for something"
                 assert wake_s > self.now_s, "a time that has come is no reason to wait"

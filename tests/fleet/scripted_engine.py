@@ -3,7 +3,7 @@
 The script is a JSON list with one object per life of the process, and a last one for all lives after that:
 `start` and `on_submit`: what to do instead; `vocabulary`: that of another model; `after_tokens` and `then`: what to do
 once so many tokens were sent in that life; `on_check`: what to do in the middle of a self-check, `wait` for its end;
-`mix` and `mix_after`: how it mixes up two requests, and after how many tokens.
+`mix` and `mix_after`: how it mixes up two requests, and after how many tokens; `step_s`: how long a step takes.
 Token i of a request is a letter that depends on its prompt and i only. A prompt that begins with `POISON` kills it.
 """
 
@@ -137,7 +137,7 @@ class Engine:
             self.receive(wait=not self.jobs and not self.finishes)
             if self.jobs or self.finishes:
                 self.step()
-            select.select([], [], [], 0.0002)
+            select.select([], [], [], float(str(self.life.get("step_s", 0.0002))))
 
     def receive(self, *, wait: bool) -> None:
         while wait or select.select([self.sock], [], [], 0)[0]:

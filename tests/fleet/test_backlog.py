@@ -31,13 +31,14 @@ ACME, GLOBEX = Tenant(name="acme"), Tenant(name="globex")
 class Numbered:
     """As much of a stream as a backlog looks at."""
 
-    def __init__(self, tenant: str, number: int) -> None:
+    def __init__(self, tenant: str, number: int, *, is_flex: bool = False) -> None:
         self.tenant = tenant
+        self.is_flex = is_flex
         self.number = number
 
 
-def live(tenant: str, number: int) -> LiveStream:
-    return cast(LiveStream, Numbered(tenant, number))
+def live(tenant: str, number: int, *, is_flex: bool = False) -> LiveStream:
+    return cast(LiveStream, Numbered(tenant, number, is_flex=is_flex))
 
 
 def taken(backlog: Backlog) -> list[int]:
@@ -67,6 +68,21 @@ def test_tenants_take_turns_so_a_small_one_is_at_most_one_of_each_behind() -> No
     assert taken(backlog)[:4] == [10, 1, 99, 11]
 
 
+def test_flex_requests_have_a_window_of_their_own_and_the_others_never_wait_for_them() -> None:
+    backlog = Backlog(SLOTS)
+    for number in range(20):
+        backlog.add(live("acme", number, is_flex=True))
+    assert taken(backlog) == list(range(WINDOW))
+    assert backlog.news() == [BacklogNews("acme", True, True)]
+    for number in range(20, 40):
+        backlog.add(live("acme", number))
+    assert taken(backlog) == list(range(20, 20 + WINDOW))
+    assert backlog.news() == [BacklogNews("acme", True)]
+    for number in range(20, 40):
+        backlog.leave(live("acme", number))
+    assert backlog.news() == [BacklogNews("acme", True, True)]
+
+
 def test_before_there_is_an_engine_everything_waits() -> None:
     backlog = Backlog()
     backlog.add(live("acme", 1))
@@ -74,7 +90,7 @@ def test_before_there_is_an_engine_everything_waits() -> None:
 
 
 @given(
-    st.lists(st.tuples(st.sampled_from(["add", "leave", "take", "news"]), st.sampled_from("ab"), st.integers(0, 30)))
+    st.lists(st.tuples(st.sampled_from(["add", "leave", "take", "news"]), st.sampled_from("abAB"), st.integers(0, 30)))
 )
 def test_whatever_happens_nobody_has_too_many_places_and_the_engine_knows_who_has_a_line(
     events: list[tuple[str, str, int]],
@@ -83,14 +99,15 @@ def test_whatever_happens_nobody_has_too_many_places_and_the_engine_knows_who_ha
     numbers = itertools.count()
     waiting: dict[int, LiveStream] = {}
     placed: dict[int, LiveStream] = {}
-    told: dict[str, bool] = {}
+    told: dict[str, BacklogNews] = {}
     for event, tenant, which in events:
         if event == "add":
-            stream = live(tenant, next(numbers))
+            stream = live(tenant.lower(), next(numbers), is_flex=tenant.isupper())
             waiting[stream.number] = stream
             backlog.add(stream)
         elif event == "take" and (taken := backlog.take()) is not None:
-            assert taken.number == min(n for n, s in waiting.items() if s.tenant == taken.tenant)
+            of_its_line = [n for n, s in waiting.items() if (s.tenant, s.is_flex) == (taken.tenant, taken.is_flex)]
+            assert taken.number == min(of_its_line)
             placed[taken.number] = waiting.pop(taken.number)
         elif event == "leave" and (known := {**waiting, **placed}):
             stream = known[sorted(known)[which % len(known)]]
@@ -98,10 +115,14 @@ def test_whatever_happens_nobody_has_too_many_places_and_the_engine_knows_who_ha
             placed.pop(stream.number, None)
             backlog.leave(stream)
         elif event == "news":
-            told.update(news := dict(backlog.news()))
-            assert news == {t: e for t, e in news.items() if e or t in told}
-            assert {t for t, exists in told.items() if exists} == {s.tenant for s in waiting.values()}
-        counts = Counter(stream.tenant for stream in placed.values())
+            for news in backlog.news():
+                assert news != told.get(news.tenant, BacklogNews(news.tenant, False)), "only what has changed"
+                told[news.tenant] = news
+            known_flex = {name: each.is_flex for name, each in told.items() if each.exists}
+            assert known_flex.keys() == {s.tenant for s in waiting.values()}
+            ordinary = {s.tenant for s in waiting.values() if not s.is_flex}
+            assert all(is_flex == (name not in ordinary) for name, is_flex in known_flex.items())
+        counts = Counter((stream.tenant, stream.is_flex) for stream in placed.values())
         assert all(count <= WINDOW_PER_SLOT for count in counts.values())
     for stream in [*waiting.values(), *placed.values()]:
         backlog.leave(stream)

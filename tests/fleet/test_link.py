@@ -198,7 +198,7 @@ def test_what_is_no_message_breaks_the_connection_and_says_so(sent: bytes) -> No
     async def scene() -> None:
         async with Ends() as ends:
             await asyncio.get_running_loop().sock_sendall(ends.engine, frame(Loading(0.5)) + sent)
-            assert "an invalid message" in await asyncio.wait_for(ends.pipe.lost, 5)
+            assert "an invalid message" in await asyncio.wait_for(ends.pipe.lost, 120)
             ends.pipe.send(Cancel(1))  # is dropped
 
     run(scene())
@@ -208,7 +208,7 @@ def test_the_end_of_the_engine_is_a_clean_end() -> None:
     async def scene() -> None:
         async with Ends() as ends:
             ends.engine.shutdown(socket.SHUT_RDWR)
-            assert await asyncio.wait_for(ends.pipe.lost, 5) == ""
+            assert await asyncio.wait_for(ends.pipe.lost, 120) == ""
 
     run(scene())
 

@@ -49,13 +49,13 @@ def test_a_model_that_was_loaded_once_is_loaded_again_however_often_that_fails(t
 def test_requests_wait_for_a_load_that_fails_only_so_long_and_loading_is_tried_on(tmp_path: Path) -> None:
     async def scene() -> None:
         lost, fails = {"after_tokens": 4, "then": "sigkill"}, {"start": "load_failed"}
-        async with Scene(tmp_path, lost, *[fails] * 6, {}, reload_timeout_s=0.3) as s:
+        async with Scene(tmp_path, lost, *[fails] * 12, {}, reload_timeout_s=0.3) as s:
             await until(lambda: s.client.given_up)
             assert s.supervisor.state is EngineState.FAILED and not s.supervisor.is_hopeless
             assert s.client.given_up == ["not a GGUF file"]
             await s.supervisor.wait_ready()
             assert s.supervisor.state is EngineState.READY and s.supervisor.reason == ""
-        assert lives(tmp_path) == 8 and len(s.client.given_up) == 1
+        assert lives(tmp_path) == 14 and len(s.client.given_up) == 1
 
     run(scene())
 
@@ -63,7 +63,7 @@ def test_requests_wait_for_a_load_that_fails_only_so_long_and_loading_is_tried_o
 def test_a_load_that_hangs_keeps_nobody_waiting_once_loading_has_failed_for_too_long(tmp_path: Path) -> None:
     async def scene() -> None:
         lost, fails = {"after_tokens": 4, "then": "sigkill"}, {"start": "load_failed"}
-        async with Scene(tmp_path, lost, fails, {"start": "hang"}, hang_timeout_s=1, reload_timeout_s=2) as s:
+        async with Scene(tmp_path, lost, fails, {"start": "hang"}, hang_timeout_s=1, reload_timeout_s=8) as s:
             await until(lambda: s.client.given_up)
             assert s.supervisor.state is EngineState.FAILED
         assert lives(tmp_path) == 3

@@ -48,7 +48,9 @@ REASONS = {
 @pytest.mark.parametrize("how", REASONS)
 def test_a_request_goes_on_where_a_crash_left_it(tmp_path: Path, loop: str, how: str) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, {"after_tokens": 4, "then": how}, {}, hang_timeout_s=3) as s:
+        async with Scene(
+            tmp_path, {"after_tokens": 4, "then": how}, {}, hang_timeout_s=3 if how == "hang" else 60
+        ) as s:
             await until(lambda: s.client.is_finished)
             assert s.client.tokens == s.expected(), "no token repeated or missing at the seam"
             reason, loss = REASONS[how]
@@ -117,11 +119,11 @@ def test_silence_with_nothing_to_do_is_no_hang(tmp_path: Path) -> None:
 
 def test_an_engine_that_takes_steps_is_not_hung_however_long_it_takes(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, hang_timeout_s=2) as s:
+        async with Scene(tmp_path, hang_timeout_s=5) as s:
             s.client.max_tokens = 1_000_000
             await until(lambda: s.client.tokens)
             began_s = time.monotonic()
-            await until(lambda: time.monotonic() - began_s > 3)
+            await until(lambda: time.monotonic() - began_s > 6)
             assert s.client.crashes == []
 
     run(scene())

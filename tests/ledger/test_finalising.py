@@ -9,7 +9,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
@@ -24,6 +24,7 @@ from tenantd.ledger.requests import insert_request, interrupt_running, settle_re
 from tenantd.ledger.unsettled import FILE_NAME, TakenIn, Unsettled
 from tests.ledger.bills import HOUR, NOVEMBER, NOW, USED, add, add_tenant, ledger, month, no_record, price_list
 from tests.ledger.books import admission, settlement
+from tests.support.examples import examples
 
 PAPERS = Paperwork(prefix="INV-", tax_name="VAT", tax_percent="19")
 MIDDLE = "2026-11-15 12:00"
@@ -173,7 +174,7 @@ def test_a_credit_note_needs_a_reason(reason: str) -> None:
 
 
 @given(parts=st.lists(st.integers(1, 10**11), max_size=6), tokens=st.integers(1, 10**9))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_credits_never_pass_the_invoice_and_all_of_it_can_be_credited(parts: list[int], tokens: int) -> None:
     with ledger(price_list(engine_hour_nanos=0)) as conn:
         add(conn, "r1", MIDDLE, Usage(prompt_tokens=tokens))

@@ -9,7 +9,7 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
-from hypothesis import given, settings
+from hypothesis import given
 
 from tenantd.domain import Usage
 from tenantd.ledger.finalising import credit, keep, make_ready
@@ -18,6 +18,7 @@ from tenantd.ledger.invoices import Month, invoice
 from tenantd.ledger.paperwork import Issuer, Paperwork
 from tests.ledger.bills import DAY, HOUR, NOVEMBER, NOW, add, add_tenant, at, ledger, month, no_record, price_list
 from tests.ledger.test_invoices import lists, rows
+from tests.support.examples import examples
 
 MIDDLE = "2026-11-15 12:00"
 # The specification's: mandatory columns, then conditional and recommended ones that apply, then our own.
@@ -176,7 +177,7 @@ def test_no_cell_is_a_formula() -> None:
 
 
 @given(rows=rows, lists=lists)
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_it_adds_up_to_the_invoices_to_the_billionth(rows: list[Any], lists: list[Any]) -> None:
     for zone in ("UTC", "Asia/Kolkata", "America/St_Johns"):
         november = month("2026-11", zone)

@@ -9,7 +9,7 @@ import tempfile
 from collections import Counter
 from pathlib import Path
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
@@ -17,6 +17,7 @@ from tenantd.errors import Conflict, LedgerUnavailable, NotFound
 from tenantd.ledger.ledger import Ledger, RequestRecord
 from tenantd.ledger.reports import recent_requests
 from tests.ledger.books import admission, ledger_in, settlement
+from tests.support.examples import examples
 
 
 async def one_request(ledger: Ledger, name: str, settlers: int, rng: random.Random) -> Counter[str]:
@@ -37,7 +38,7 @@ async def one_request(ledger: Ledger, name: str, settlers: int, rng: random.Rand
     break_at=st.integers(0, 40),
     seed=st.integers(0, 2**32),
 )
-@settings(max_examples=15, deadline=None)
+@examples(15)
 def test_each_admitted_request_has_one_row_settled_at_most_once(settlers: list[int], break_at: int, seed: int) -> None:
     async def main(folder: Path) -> None:
         rng = random.Random(seed)

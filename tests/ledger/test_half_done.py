@@ -156,3 +156,18 @@ def test_a_log_that_is_found_only_beside_the_second_name_is_taken_back(tmp_path:
     start(ledger)
     assert rows(ledger) == ("r1", "r2", "r3", "r4")
     assert sorted(path.name for path in ledger.parent.glob("*replaced*")) == []
+
+
+def test_a_backup_restored_twice_in_one_second_keeps_both_ledgers(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("time.strftime", lambda layout: layout.replace("%Y%m%d-%H%M%S", "20261205-120000"))
+    make_base(tmp_path)
+    backup, ledger = tmp_path / "base" / "backup.db", tmp_path / "base" / "ledger.db"
+    kept = [restore(backup, ledger, compare(backup, ledger), NOW_MICROS) for _ in range(3)]
+    assert [path and path.name for path in kept] == [
+        "ledger.db.replaced-20261205-120000",
+        "ledger.db.replaced-20261205-120000-2",
+        "ledger.db.replaced-20261205-120000-3",
+    ]
+    assert [rows(path) for path in kept if path] == [("r1", "r2", "r3", "r4"), ("r1", "r2"), ("r1", "r2")]

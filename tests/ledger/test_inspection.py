@@ -8,7 +8,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
@@ -27,6 +27,7 @@ from tenantd.ledger.sums import sums
 from tenantd.periods import HOUR_MICROS
 from tests.ledger.books import BILLING, NOW_MICROS, admission, memory_ledger, settlement
 from tests.ledger.old.kit import FOLDER, ledger_of
+from tests.support.examples import examples
 
 SCHEMAS = sorted(int(path.stem.removeprefix("schema_")) for path in FOLDER.glob("schema_*.sql"))
 
@@ -146,7 +147,7 @@ moves = st.lists(
 
 
 @given(moves=moves)
-@settings(max_examples=150, deadline=None)
+@examples(150)
 def test_sums_equal_rows_whatever_is_admitted_settled_interrupted_reopened_or_said_twice(
     moves: list[tuple[str, int, str, int, FinishReason, int]],
 ) -> None:

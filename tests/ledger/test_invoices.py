@@ -6,7 +6,7 @@ import sqlite3
 from fractions import Fraction
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
@@ -20,6 +20,7 @@ from tenantd.ledger.requests import insert_request, settle_request
 from tests.ledger.bills import DAY, HOUR, NOVEMBER, SECOND, add, add_tenant, at, ledger, month, price_list
 from tests.ledger.books import admission, settlement
 from tests.ledger.trails import entry
+from tests.support.examples import examples
 
 MIDDLE = "2026-11-15 12:00"
 
@@ -243,7 +244,7 @@ lists = st.lists(
 
 
 @given(rows=rows, lists=lists, zone=st.sampled_from(["UTC", "Asia/Kolkata", "America/St_Johns", "Pacific/Chatham"]))
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_an_invoice_is_the_sum_of_its_rows_to_the_billionth(
     rows: list[tuple[str, Usage, int, str, str, bool]], lists: list[object], zone: str
 ) -> None:

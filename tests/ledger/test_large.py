@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from sqlite3 import Connection
-from typing import Final
+from typing import Any, Final
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,12 +19,13 @@ from tenantd.ledger.accounted import add_up_rows
 from tenantd.ledger.finalising import make_ready
 from tenantd.ledger.idempotency import BATCH_KEYS, KeyedBody, keep_key, prune_keys
 from tenantd.ledger.invoices import invoice, parse_month
-from tenantd.ledger.lookups import own_request, own_requests
+from tenantd.ledger.lookups import own_request
 from tenantd.ledger.paperwork import Paperwork
 from tenantd.ledger.reports import last_minute, name_before, recent_requests, recent_usage, usage_report
 from tenantd.ledger.requests import checkpoint_request, insert_request, interrupt_running, settle_request
 from tenantd.ledger.resumption import resume
 from tenantd.ledger.retention import open_since_micros
+from tenantd.ledger.selection import WantedRequests, request_meant, select_requests
 from tenantd.ledger.window import window_figures
 from tenantd.tenancy.tenants import tenant_meant
 from tests.ledger.bills import add_tenant
@@ -98,8 +99,17 @@ def late_tenant(conn: Connection) -> None:
 
 
 def page(conn: Connection, at: str) -> None:
-    after = own_request(conn, 1, at)
-    assert after is not None and len(own_requests(conn, 1, 3, after)) == 3
+    assert own_request(conn, 1, at) is not None
+    assert len(select_requests(conn, WantedRequests(tenant_id=1), 3, at).requests) == 3
+
+
+def found(conn: Connection, count: int, **wanted: Any) -> None:
+    assert len(select_requests(conn, WantedRequests(**wanted), 5).requests) == count
+
+
+def begun_with(conn: Connection, digits: str) -> None:
+    insert_request(conn, admission(f"req_{digits}{'f' * 24}"))
+    assert request_meant(conn, f"req_{digits}").endswith("f")
 
 
 WORKS: Final[dict[str, Callable[[Connection], object]]] = {
@@ -117,6 +127,9 @@ WORKS: Final[dict[str, Callable[[Connection], object]]] = {
     "newest requests": lambda conn: recent_requests(conn, None, 5),
     "newest requests of a tenant": lambda conn: recent_requests(conn, 1, 5),
     "one request": lambda conn: own_request(conn, 1, "r1"),
+    "requests of a time long ago": lambda conn: found(conn, 2, since_micros=PAST + 3, until_micros=PAST + 5),
+    "requests that run": lambda conn: found(conn, 1, state="running", tenant_id=1, ids=["r0", "r1"]),
+    "one request by its beginning": lambda conn: begun_with(conn, "00000000"),
     "requests after the newest": lambda conn: page(conn, "r1"),
     "requests after an old one": lambda conn: page(conn, "old_50"),
     "usage": lambda conn: usage_report(conn, NOW - HOUR, NOW),

@@ -8,7 +8,7 @@ import sqlite3
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.config import NANOS
@@ -39,6 +39,7 @@ from tests.ledger.bills import (
     price_list,
 )
 from tests.ledger.books import admission
+from tests.support.examples import examples
 
 LATER = at("2028-01-01 00:00")
 MONTHS = ("2026-10", "2026-11", "2026-12", "2027-01")
@@ -170,7 +171,7 @@ steps = st.lists(
 
 
 @given(steps=steps, is_pruned=st.booleans())
-@settings(max_examples=120, deadline=None)
+@examples(120)
 def test_each_request_is_billed_once_and_counts_once_whatever_was_finalised_before(
     steps: list[Any], is_pruned: bool
 ) -> None:

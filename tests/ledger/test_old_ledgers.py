@@ -74,7 +74,7 @@ def old_rows(conn: sqlite3.Connection) -> list[list[tuple[Any, ...]]]:
 NEW = (
     *("tenant_id", "key_id", "uid", "adapter", "ended_micros", "queue_micros", "prefill_micros", "cached_tokens"),
     *("kv_token_micros", "swaps", "cached_nanos", "free_nanos", "waived_nanos", "cause"),
-    *("free_prompt_tokens", "free_completion_tokens", "billed_micros"),
+    *("free_prompt_tokens", "free_completion_tokens", "billed_micros", "energy_millijoules"),
 )
 """Columns of requests that schemas after 5 added."""
 
@@ -191,7 +191,7 @@ def test_a_connection_that_was_open_reads_the_new_tables(tmp_path: Path) -> None
         with opened(path) as conn:
             migrate(conn, "ledger.db")
         other.execute("UPDATE requests SET kind = 'poem' WHERE number = 1")
-        assert len(other.execute("SELECT * FROM requests").fetchone()) == 38
+        assert len(other.execute("SELECT * FROM requests").fetchone()) == 39
     with opened(path) as conn, pytest.raises(sqlite3.IntegrityError, match="NOT NULL"):
         conn.execute("UPDATE requests SET tenant_id = NULL")
 
@@ -220,14 +220,15 @@ def test_a_start_settles_what_the_old_program_had_set_aside(tmp_path: Path) -> N
     asyncio.run(main())
 
 
-def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(tmp_path: Path) -> None:
-    with opened(ledger_of(7, tmp_path)) as conn:
+@pytest.mark.parametrize("start", [7, 8])
+def test_an_upgrade_that_fails_leaves_the_ledger_as_it_was(start: int, tmp_path: Path) -> None:
+    with opened(ledger_of(start, tmp_path)) as conn:
         before, schema = old_rows(conn), tables(conn)
-        broken = [*UPGRADES[:-1], (*UPGRADES[-1], "nonsense")]
+        broken = [*UPGRADES[: start - 1], (*UPGRADES[start - 1], "nonsense")]
         with pytest.raises(sqlite3.OperationalError, match="nonsense"):
             migrate(conn, "ledger.db", broken)
         assert (old_rows(conn), tables(conn)) == (before, schema)
-        assert conn.execute("PRAGMA user_version").fetchone() == (7,)
+        assert conn.execute("PRAGMA user_version").fetchone() == (start,)
         assert migrate(conn, "ledger.db") == VERSION
         assert old_rows(conn) == before
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Tenant, Usage
@@ -22,6 +22,7 @@ from tenantd.ledger.requests import insert_request, settle_request
 from tenantd.periods import EPOCH
 from tenantd.tenancy.tenants import add_tenant, remove_tenant
 from tests.ledger.books import BILLING, add_prices, admission, memory_ledger, settlement
+from tests.support.examples import examples
 
 NOW = 1_000_000
 OUTPUT = "output_nanos_per_million"
@@ -205,7 +206,7 @@ changes = st.lists(
 
 
 @given(changes=changes, ends=st.lists(st.integers(0, 40), max_size=8))
-@settings(max_examples=80, deadline=None)
+@examples(80)
 def test_what_applies_is_the_list_set_last_for_the_latest_date_of_the_tenant_or_else_of_all(
     changes: list[tuple[int, int | None, int | None, int]], ends: list[int]
 ) -> None:

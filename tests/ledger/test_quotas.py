@@ -10,7 +10,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
@@ -21,6 +21,7 @@ from tenantd.ledger.requests import get_request, insert_request, interrupt_runni
 from tenantd.ledger.rollups import add_row
 from tenantd.periods import EPOCH
 from tests.ledger.books import admission, memory_ledger, settlement
+from tests.support.examples import examples
 
 PRICES = PriceList(
     id=0,
@@ -126,7 +127,7 @@ tokens = st.integers(0, 800)
 @given(
     requests=st.lists(st.tuples(tokens, tokens, st.booleans()), max_size=12), order=st.randoms(use_true_random=False)
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_no_order_of_ends_and_no_row_charged_anew_gives_more_or_less(
     requests: list[tuple[int, int, bool]], order: object
 ) -> None:

@@ -65,7 +65,7 @@ async def begin(ledger: Ledger, count: int) -> tuple[list[Long], list[asyncio.Ta
 
 
 async def end(tasks: list[asyncio.Task[Any]]) -> None:
-    for task in tasks:
+    for task in reversed(tasks):  # first those that wait, so that they do not begin when the others end
         task.cancel()
     await asyncio.wait(tasks)
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
@@ -24,6 +24,7 @@ from tenantd.ledger.requests import checkpoint_request, insert_request, interrup
 from tests.ledger import books
 from tests.ledger.books import BILLING, add_prices, admission, memory_ledger
 from tests.ledger.trails import entry
+from tests.support.examples import examples
 
 MONTH = Month(name="2026-11", timezone="UTC", since_micros=1_000, until_micros=2_000, is_over=True)
 ENDS = list(FinishReason)
@@ -67,7 +68,7 @@ def test_a_report_counts_ends_tokens_and_costs_by_tenant(conn: sqlite3.Connectio
 
 
 @given(durations=st.lists(st.integers(0, 10_000), min_size=1, max_size=120))
-@settings(max_examples=40, deadline=None)
+@examples(40)
 def test_percentiles_are_the_nearest_rank(durations: list[int]) -> None:
     with closing(memory_ledger()) as conn:
         add_prices(conn, BILLING, 0)

@@ -201,6 +201,32 @@ def test_what_waits_is_committed_once_for_all(tmp_path: Path) -> None:
     asyncio.run(main())
 
 
+def test_of_very_many_some_are_committed_at_a_time_in_order_and_checkpoints_after_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MOST_AT_ONCE", 40)
+
+    async def main() -> None:
+        async with ledger_in(tmp_path) as ledger:
+            commits: list[str] = []
+            async with writer_held(ledger):
+                tasks = [asyncio.create_task(ledger.admit(admission(f"r{n}"))) for n in range(100)]
+                await asyncio.sleep(0)
+                ledger.checkpoint({"r99": Usage(prompt_tokens=7)})
+                ledger._writer._conn.set_trace_callback(lambda sql: commits.append(sql) if sql == "COMMIT" else None)
+            await asyncio.gather(*tasks)
+            await ledger.write(lambda conn: None)
+            ledger._writer._conn.set_trace_callback(None)
+            names = await ledger.read(
+                lambda conn: [name for (name,) in conn.execute("SELECT id FROM requests ORDER BY number")]
+            )
+            assert names == [f"r{n}" for n in range(100)]
+            assert len(commits) == 1 + 3 + 1
+            assert (await record_of(ledger, "r99")).prompt_tokens == 7
+
+    asyncio.run(main())
+
+
 def test_a_writer_that_is_far_behind_refuses_new_requests_but_no_settlement(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

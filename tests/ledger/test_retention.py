@@ -10,7 +10,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import InvalidRequest
@@ -31,6 +31,7 @@ from tenantd.ledger.retention import (
 from tenantd.ledger.verify import verify, verify_file
 from tests.ledger.books import admission, ledger_in, memory_ledger, settlement
 from tests.ledger.trails import entry, tamper, trail_of
+from tests.support.examples import examples
 
 BERLIN = ZoneInfo("Europe/Berlin")
 
@@ -166,7 +167,7 @@ def test_a_pruning_that_was_interrupted_is_finished_and_verifies_meanwhile(tmp_p
     asyncio.run(main())
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(offsets=st.lists(st.integers(-5, 5), max_size=12))
 def test_an_entry_stays_if_one_before_it_stays_unless_that_is_from_the_future(offsets: list[int]) -> None:
     """Times in days from the limit, which is 2 days ago."""

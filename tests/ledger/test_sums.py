@@ -8,7 +8,7 @@ from typing import Any
 from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
@@ -33,8 +33,9 @@ from tests.ledger.many_rows import (
     total,
 )
 from tests.ledger.test_months import local
+from tests.support.examples import examples
 
-some = settings(max_examples=60, deadline=None)
+some = examples(60)
 zones = st.sampled_from(
     ["UTC", "Europe/Berlin", "Asia/Kolkata", "Asia/Kathmandu", "America/St_Johns", "Australia/Lord_Howe", "Asia/Amman"]
 ).map(ZoneInfo)
@@ -215,7 +216,7 @@ def test_hours_that_are_not_those_of_utc_are_for_a_month_at_most() -> None:
         assert len(usage_by(conn, Grouping.HOUR, BASE, BASE + 31 * 24 * HOUR, ZoneInfo("Asia/Kolkata"))) == 1
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(
     zone=st.sampled_from(sorted(available_timezones())).map(ZoneInfo),
     since=st.integers(0, 4_000_000_000_000_000),

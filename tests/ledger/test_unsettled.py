@@ -308,10 +308,10 @@ def test_a_write_that_hangs_does_not_keep_the_close_waiting_and_is_settled_once(
             settling = asyncio.create_task(ledger.settle(settlement("r1"), admission("r1")))
             await until(lambda: not ledger.healthy)
             assert "has not returned" in ledger.trouble
-            await asyncio.wait_for(ledger.close(0.1), 5)
+            await asyncio.wait_for(ledger.close(0.1), 60)
             settling.cancel()
             left = shutil.copytree(tmp_path, tmp_path.with_name(f"{tmp_path.name}-left"))  # had the process ended here
-        ledger._writer._thread.join(10)
+        ledger._writer._thread.join(120)
         for folder, taken_in in ((left, 1), (tmp_path, 0)):  # in the second it has landed after all
             async with ledger_in(folder) as again:
                 assert (again.taken_in, again.interrupted) == (taken_in, 0)

@@ -11,7 +11,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import ConfigError
@@ -23,9 +23,10 @@ from tenantd.ledger.diagnosis import Kind
 from tenantd.ledger.verify import verify, verify_file
 from tests.ledger.books import NOW_MICROS, open_ledger
 from tests.ledger.trails import COPY, entry, insert, memory_trail, shift, swap, tamper
+from tests.support.examples import examples
 
 COLUMNS = ("at_micros", "event", "tenant_id", "tenant", "request_id", "detail")
-FEW = settings(max_examples=40, deadline=None)
+FEW = examples(40)
 OTHER = (7, "other", 7, "other", "other", '{"other":1}')
 
 

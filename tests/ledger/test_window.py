@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Usage
@@ -14,6 +14,7 @@ from tenantd.ledger.evenness import Evenness, evenness, jain
 from tenantd.ledger.prices import AmountTooLarge
 from tenantd.ledger.window import KnownTenant, window_figures
 from tests.ledger.many_rows import BASE, HOUR, Made, ended_in, ledger_with, many, periods, total
+from tests.support.examples import examples
 
 KNOWN = {
     1: KnownTenant(tenant_id=1, name="acme", weight=2.0),
@@ -35,7 +36,7 @@ def row(
     return made._replace(**more)  # type: ignore[arg-type]
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(rows=many, period=periods)
 def test_figures_are_those_of_the_rows(rows: list[Made], period: list[int]) -> None:
     since, until = (BASE + moment for moment in period)

@@ -73,10 +73,18 @@ CACHE: Final = [
     ),
     Mutation(
         "cache",
+        "what was forgotten is found until it is overwritten",
+        "tenantd/engine/cache.py",
+        "            self._withdraw(lambda key: key.owner == owner)\n",
+        "            self._forgotten.update((one.number, one) for one in self._prefixes if one.owner == owner)\n",
+        "tests/engine/test_forgetting.py::test_what_is_forgotten_is_not_found_and_leaves_a_little_in_each_step",
+    ),
+    Mutation(
+        "cache",
         "what others keep within their share is pushed out",
         "tenantd/engine/cache.py",
-        "            oldest = self._prefixes.oldest(self._shares.over(owner, size_bytes))\n",
-        "            oldest = self._prefixes.oldest(self._owners.values())\n",
+        "            if oldest is not None and self._shares.is_over(one, size_bytes if one == owner else 0):\n",
+        "            if oldest is not None:\n",
         "tests/engine/test_cache.py::test_bytes_stay_within_the_budget_and_each_has_its_share",
     ),
     Mutation(

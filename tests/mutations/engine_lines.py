@@ -43,8 +43,8 @@ SLOTS: Final = [
         "slots",
         "a swapped-out request that has ended leaves its state",
         "tenantd/engine/scheduler.py",
-        "        self._states.discard(job.submit.request)\n",
-        "",
+        "        if (state := self._states.take(job.submit.request)) is not None:\n",
+        "        if (state := None) is not None:\n",
         "tests/engine/test_scheduling.py::test_a_request_that_ends_while_it_is_swapped_out_leaves_nothing_behind",
     ),
     Mutation(
@@ -57,10 +57,18 @@ SLOTS: Final = [
     ),
     Mutation(
         "slots",
+        "what a request held that was garbled stays for the next one",
+        "tenantd/engine/llama/decode.py",
+        "is_garbled=was_garbled)\n",
+        "is_garbled=False)\n",
+        "tests/engine/llama/test_garbled.py::test_whoever_comes_next_gets_what_it_gets_on_a_new_engine",
+    ),
+    Mutation(
+        "slots",
         "every token is computed in the first sequence",
         "tenantd/engine/llama/batch.py",
-        "            self._sequences[start:end] = chunk.sequence\n",
-        "            self._sequences[start:end] = 0\n",
+        "            sequences += [chunk.sequence] * count\n",
+        "            sequences += [0] * count\n",
         "tests/contract/test_compute.py::test_a_pass_answers_exactly_the_chunks_that_ask_for_a_token",
     ),
     Mutation(
@@ -118,8 +126,8 @@ BINDING: Final = [
         "binding",
         "the engine runs what is not planned for the request that holds the sequence",
         "tenantd/engine/llama/decode.py",
-        "            if self._requests[sequence] != request:\n",
-        "            if self._requests[sequence] is None:\n",
+        "        if self._requests[sequence] != request:\n",
+        "        if self._requests[sequence] is None:\n",
         "tests/contract/test_compute.py::test_a_sequence_computes_for_its_own_request_only",
     ),
     Mutation(

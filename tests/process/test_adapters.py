@@ -12,9 +12,10 @@ from typing import Any
 import pytest
 
 from tests.support.daemon import Daemon, wait_until
+from tests.support.device import GPU_LAYERS
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
-ENGINE: dict[str, Any] = {"backend": "llama", "slots": 4, "context_tokens": 512, "gpu_layers": 0, "threads": 1}
+ENGINE: dict[str, Any] = {"backend": "llama", "slots": 4, "context_tokens": 512, "gpu_layers": GPU_LAYERS, "threads": 1}
 GREEDY: dict[str, Any] = {"temperature": 0, "ignore_eos": True}
 
 

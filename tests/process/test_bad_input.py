@@ -30,7 +30,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon for all of these: none of them may harm it."""
     settings = {
         "engine": {"context_tokens": 200_000, "fake_step_micros": 100},
-        "server": {"write_timeout_s": 0.5},
+        "server": {"write_timeout_s": 3},
     }
     with quick_callbacks(Daemon(tmp_path_factory.mktemp("shared"), **settings)) as daemon:
         daemon.add_tenant("acme")
@@ -165,7 +165,7 @@ def test_a_large_body_in_one_piece_is_no_head(daemon: Daemon) -> None:
         (["--max-tokens", "1000000000000", "hi"], "max_tokens"),
         (["--top-p", "1e9", "hi"], "top_p"),
         (["--stop", "", "hi"], "stop"),
-        ([""], "prompt: must not be empty"),
+        ([""], "the prompt is empty; give one, or pipe one in"),
     ],
 )
 def test_bad_values_on_the_command_line_end_with_2_and_name_the_field(
@@ -295,7 +295,7 @@ def test_a_client_that_disconnects_stops_decoding_and_pays_for_what_came(daemon:
     assert row["output_nanos"] > 0
     busy_micros = daemon.status()["engine_busy_micros"]
     serves_on(daemon)
-    assert daemon.status()["engine_busy_micros"] - busy_micros < 1000 * 100  # of a thousand steps
+    assert daemon.status()["engine_busy_micros"] - busy_micros < 5e6, "what nobody waits for would take 15 s"
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])

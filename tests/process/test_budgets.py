@@ -135,7 +135,7 @@ def test_choices_hold_their_prompt_once(tmp_path: Path) -> None:
         used = sum(row["prompt_tokens"] + row["completion_tokens"] for row in daemon.rows())
         set_budget(daemon, "tokens", used + prompt_tokens + 4 * 10)  # what was used before counts
         answer = daemon.complete("acme", PROMPT, max_tokens=10, n=4, ignore_eos=True)
-        assert answer.status_code == 200
+        assert answer.status_code == 200, answer.text
         assert answer.json()["usage"]["total_tokens"] == prompt_tokens + 40
         refused = daemon.complete("acme", PROMPT, max_tokens=1)
         assert (refused.status_code, refused.json()["error"]["code"]) == (429, "insufficient_quota")
@@ -203,17 +203,17 @@ def test_a_budget_that_is_lowered_ends_what_runs_on_it_at_once_and_one_removed_l
         daemon.add_tenant("acme")
         daemon.add_tenant("globex")
         set_budget(daemon, "tokens", 100_000)
-        set_budget(daemon, "tokens", 250, tenant_id=2)
+        set_budget(daemon, "tokens", 450, tenant_id=2)
         [ended] = begun(daemon, 1, max_tokens=3_000)
         set_budget(daemon, "tokens", 1)
         assert ended.join().finish_reason == "length" and ended.tokens < 3_000
-        other = daemon.stream("globex", PROMPT, max_tokens=300, ignore_eos=True).begun()
+        other = daemon.stream("globex", PROMPT, max_tokens=500, ignore_eos=True).begun()
         conn = ledger(daemon)
         conn.execute("PRAGMA foreign_keys = ON")
         conn.execute("DELETE FROM budgets WHERE tenant_id = 2")
         conn.close()
         os.kill(daemon.running.pid, signal.SIGHUP)
-        assert other.join().tokens == 300
+        assert other.join().tokens == 500
         assert daemon.stop() == 0
 
 
@@ -243,3 +243,16 @@ def test_a_bill_never_passes_a_budget_of_money_whatever_engine_time_costs(tmp_pa
     billed = [row["input_nanos"] + row["output_nanos"] + row["engine_nanos"] - row["waived_nanos"] for row in rows]
     assert sum(billed) == used <= 500_000_000
     assert used >= 0.9 * 500_000_000 and warned >= 50
+
+
+@pytest.mark.parametrize("choices", [1, 3])
+def test_what_gets_the_last_of_a_budget_ends_and_leaves_its_slot(tmp_path: Path, choices: int) -> None:
+    """The prompt and one token of each choice are all that there is."""
+    with Daemon(tmp_path, engine={"slots": 3}) as daemon:
+        daemon.add_tenant("acme")
+        daemon.add_tenant("other")
+        set_budget(daemon, "tokens", len(PROMPT) + 1 + choices)  # and the BOS
+        answer = daemon.complete("acme", PROMPT, max_tokens=25, ignore_eos=True, n=choices)
+        assert answer.status_code == 200, answer.text
+        assert [choice["finish_reason"] for choice in answer.json()["choices"]] == ["length"] * choices
+        assert daemon.complete("other", PROMPT, n=3).status_code == 200

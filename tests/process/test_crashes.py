@@ -78,10 +78,10 @@ def test_a_hanging_engine_is_replaced_and_the_stream_goes_on(tmp_path: Path) -> 
     settings = {"engine": {"slots": 2, "fake_step_micros": 2000, "hang_timeout_s": 3}}
     with Daemon(tmp_path, **settings) as daemon:
         daemon.add_tenant("acme")
-        stream = daemon.stream("acme", max_tokens=200, ignore_eos=True).begun(10)
+        stream = daemon.stream("acme", max_tokens=1500, ignore_eos=True).begun(10)
         os.kill(daemon.engine_pid(), signal.SIGSTOP)
         stream.join()
-        assert stream.usage is not None and stream.usage["completion_tokens"] == 200
+        assert stream.usage is not None and stream.usage["completion_tokens"] == 1500
         assert daemon.status()["engine_restarts"] == 1
 
 

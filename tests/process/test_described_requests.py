@@ -119,8 +119,6 @@ def ask(asker: Asker, operation: APIOperation[Any, Any, Any, Any], mode: Generat
     @seed(SEED + number)
     @settings(
         max_examples=EXAMPLES,
-        deadline=None,
-        database=None,
         phases=[Phase.generate],
         suppress_health_check=list(HealthCheck),
     )

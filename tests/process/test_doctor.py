@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -15,14 +16,15 @@ from typing import Any, cast
 import pytest
 
 from tenantctl.client import Client
-from tenantctl.commands.doctor import ABOUT, EXIT_CODES, _young
 from tenantctl.outside.visitors import KEY_LABEL, remove_leftovers
+from tenantctl.outside.whole_check import ABOUT, EXIT_CODES, _young
 from tenantd.domain import IsolationCheck, Verdict
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import command_environment, tenantctl
 
 DOCTOR = ("doctor", "--isolation", "--quick")
 USERS = ["acme", "doctor-a-0123abcd", "doctor-a-of-user", "doctor-b-11112222"]  # no check's, although they look like it
+ORDER = ["ok", "warn", "fail"]
 NAMES = ["logits", "canaries", "released", "timing", "identity"]
 
 
@@ -220,8 +222,38 @@ def test_every_check_and_result_has_its_words() -> None:
     assert set(EXIT_CODES) == set(Verdict)
 
 
-def test_without_a_choice_of_what_to_check_it_is_wrong_usage(daemon: Daemon) -> None:
-    done = tenantctl(daemon, "doctor")
-    assert done.returncode == 2 and "--isolation" in done.stderr
+def test_options_of_the_check_of_isolation_need_it(daemon: Daemon) -> None:
     assert "add --isolation" in tenantctl(daemon, "doctor", "--quick").stderr
     assert tenantctl(daemon, *DOCTOR, "--if-older", "soon").returncode == 2
+
+
+def findings(daemon: Daemon) -> tuple[int, dict[str, list[str]]]:
+    """Exit status and the levels of each check."""
+    done = tenantctl(daemon, "doctor", "--config", str(daemon.config), "--json")
+    told = json.loads(done.stdout)
+    found: dict[str, list[str]] = {}
+    for one in told["findings"]:
+        assert one["what"] and (one["level"] == "ok") == (one["cure"] is None), one
+        found.setdefault(one["check"], []).append(one["level"])
+    assert done.stderr == "" and told["result"] == max((one["level"] for one in told["findings"]), key=ORDER.index)
+    return done.returncode, found
+
+
+def test_an_installation_is_checked_whether_its_daemon_runs_or_not(daemon: Daemon) -> None:
+    code, found = findings(daemon)
+    well = ("config", "daemon", "socket", "memory", "state folder", "disk", "ledger", "clock")
+    assert code == 0 and [found[name] for name in well] == [["ok"]] * len(well)
+    assert found["model"] == found["isolation"] == ["warn"]  # the engine is a fake one
+
+    daemon.kill()
+    code, found = findings(daemon)
+    assert code == 0 and found["daemon"] == found["socket"] == ["warn"]
+    assert found["ledger"] == found["clock"] == ["ok"]
+
+    (daemon.folder / "state").chmod(0o770)
+    daemon.config.write_text("[engine]\nslotz = 4\n")
+    code, found = findings(daemon)
+    assert code == 1 and found["config"] == ["fail"]
+    shown = tenantctl(daemon, "doctor", "--config", str(daemon.config))
+    assert shown.returncode == 1 and "→ did you mean slots?" in shown.stdout
+    assert re.search(r"\d+ ok, \d+ warnings?, \d+ failures?", shown.stderr)

@@ -123,7 +123,7 @@ def refusals(daemon: Daemon) -> dict[tuple[str, str], float]:
 
 def test_every_refusal_is_counted_with_its_cause_and_strangers_add_none(tmp_path: Path) -> None:
     settings: dict[str, Any] = {
-        "server": {"max_body_bytes": 65536, "head_timeout_s": 0.5, "max_connections_per_key": 1},
+        "server": {"max_body_bytes": 65536, "head_timeout_s": 3, "max_connections_per_key": 1},
         "engine": {"fake_step_micros": 20_000},
     }
     with Daemon(tmp_path, **settings) as daemon:

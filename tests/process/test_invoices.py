@@ -12,9 +12,12 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.ledger.bills import add, month
 from tests.support.daemon import Daemon, wait_until
 from tests.support.program import tenantctl
+from tests.support.troubles import Trouble, locked, no_room, says
 
 BILLING = {
     "issuer": "Example Computing",
@@ -129,6 +132,33 @@ def test_a_month_that_runs_or_has_running_requests_is_not_finalised(tmp_path: Pa
             answer = daemon.post(f"/admin/v1/invoices/{name}/finalize", {"tenant": "acme"} if name == "last" else {})
             assert answer.status_code == status, (name, answer.text)
         assert daemon.get("/admin/v1/invoices").json() == {"invoices": []}
+
+
+@pytest.mark.parametrize("trouble", [no_room, locked])
+def test_invoices_that_cannot_be_written_get_no_numbers_and_are_finalised_when_there_is_room(
+    tmp_path: Path, trouble: Trouble
+) -> None:
+    with Daemon(tmp_path, billing=BILLING) as daemon:
+        for number, name in enumerate(("acme", "globex", "initech"), 1):
+            daemon.add_tenant(name)
+            use(daemon, name, number)
+        entered = daemon.get("/admin/v1/audit", params={"limit": 1}).json()["head"]
+        with trouble(daemon):
+            for _ in range(2):
+                failed = tenantctl(daemon, "invoice", "--month", MONTH, "--finalize", "--json")
+                assert (failed.returncode, failed.stdout) == (75, "")
+                assert "cannot write the ledger" in failed.stderr and says(trouble, failed.stderr)
+            draft = tenantctl(daemon, "invoice", "--month", MONTH, "--json")
+            assert [part["number"] for part in json.loads(draft.stdout)["tenants"]] == [None] * 3, draft.stderr
+        wait_until(lambda: daemon.status()["ledger"]["healthy"], "a ledger that can be written")
+        assert daemon.get("/admin/v1/invoices").json() == {"invoices": []}
+        assert daemon.get("/admin/v1/audit", params={"limit": 1}).json()["head"] == entered
+        done = json.loads(tenantctl(daemon, "invoice", "--month", MONTH, "--finalize", "--json").stdout)
+        assert [part["number"] for part in done["tenants"]] == ["INV-000001", "INV-000002", "INV-000003"]
+        assert len(entries(daemon, "invoice_finalized")) == 3
+        for command in (("invoice", "verify"), ("audit", "verify"), ("ledger", "check")):
+            checked = tenantctl(daemon, *command)
+            assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_without_an_audit_trail_invoices_are_finalised_all_the_same(tmp_path: Path) -> None:

@@ -42,12 +42,12 @@ def test_a_client_that_waits_as_long_as_it_is_told_is_let_in_and_a_queueing_tena
 def test_a_request_ends_at_its_deadline_with_what_it_got_billed(tmp_path: Path) -> None:
     with Daemon(tmp_path, engine={"fake_step_micros": 20_000}) as daemon:
         daemon.add_tenant("acme")
-        stream = daemon.stream("acme", max_tokens=2000, ignore_eos=True, timeout_s=1).join()
-        whole = daemon.complete("acme", max_tokens=2000, ignore_eos=True, timeout_s=0.2)
+        stream = daemon.stream("acme", max_tokens=2000, ignore_eos=True, timeout_s=3).join()
+        whole = daemon.complete("acme", max_tokens=2000, ignore_eos=True, timeout_s=3)
         rows = daemon.rows()
         assert daemon.stop() == 0
     assert stream.error is not None and stream.error["code"] == "request_timeout"
-    assert 0 < stream.tokens < 100 and not stream.done
+    assert 0 < stream.tokens < 300 and not stream.done
     assert (whole.status_code, whole.json()["error"]["code"]) == (408, "request_timeout")
     assert [row["state"] for row in rows] == ["cancelled", "cancelled"]
     assert rows[0]["completion_tokens"] >= stream.tokens
@@ -81,7 +81,7 @@ def test_the_requests_and_tokens_of_this_minute_outlive_the_daemon(tmp_path: Pat
         daemon.start()
         refused = daemon.complete("acme", max_tokens=1)
         assert refused.json()["error"]["code"] == "requests_per_minute_exceeded"
-        assert 0 < int(refused.headers["retry-after"]) <= 61
+        assert 0 < int(refused.headers["retry-after"]) <= 60
         refused = daemon.complete("globex", "x" * 150, max_tokens=1)
         assert refused.json()["error"]["code"] == "tokens_per_minute_exceeded"
         assert daemon.complete("globex", "x" * 10, max_tokens=1).status_code == 200

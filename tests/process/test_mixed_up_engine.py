@@ -18,8 +18,8 @@ from tenantd.engine.scheduler import Scheduler
 runpy.run_path(os.environ["HEARING"], run_name="sitecustomize")
 once, commit = Path(os.environ["MIXED_UP_ONCE"]), Scheduler.commit
 
-def mixed_up(self, plan, results, now_s):
-    step = commit(self, plan, results, now_s)
+def mixed_up(self, plan, results, now_s, leave):
+    step = commit(self, plan, results, now_s, leave)
     if len(step.progress) < 2 or step.number < 40 or once.exists():
         return step
     once.touch()

@@ -11,11 +11,11 @@ import pytest
 from tests.support.daemon import Daemon, Stream, wait_until
 
 ENGINE = {"slots": 8, "fake_step_micros": 5000, "context_tokens": 4096}
-ALONE_TOKENS = 400
-"""Of each of 8 requests: two seconds' work that nobody else wanted to have done."""
-MOST_TOKENS = 8 * ALONE_TOKENS // 2
-"""What the newcomer may get before the other's first token, all that a request needs on its way included. If it started
-behind, it would get twice as much."""
+ALONE_TOKENS = 1000
+"""Of each of 8 requests: five seconds' work that nobody else wanted to have done."""
+MOST_TOKENS = 8 * ALONE_TOKENS * 6 // 10
+"""What the newcomer may get before the other's first token: all that it needs on its way on a busy machine. If it
+started behind, the newcomer would get `8 * ALONE_TOKENS`."""
 
 
 @pytest.mark.parametrize("restarted", ["nothing", "engine", "daemon"])

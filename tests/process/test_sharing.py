@@ -11,7 +11,8 @@ import httpx
 
 from tests.support.daemon import Daemon, wait_until
 
-LONG = {"max_tokens": 200, "ignore_eos": True}
+LONG_TOKENS = 800
+LONG = {"max_tokens": LONG_TOKENS, "ignore_eos": True}
 
 
 def metric(daemon: Daemon, name: str) -> float:
@@ -36,7 +37,7 @@ def test_who_gives_way_to_another_tenant_goes_on_as_if_nothing_had_been(tmp_path
         assert swaps > 0 and metric(daemon, "tenantd_swaps_total") == swaps
         assert metric(daemon, "tenantd_recomputes_total") == daemon.status()["recomputes"] == 0
         rows = [row for row in daemon.rows() if row["tenant"] == "noisy"]
-        assert {(row["state"], row["completion_tokens"]) for row in rows} == {("length", 200)}
+        assert {(row["state"], row["completion_tokens"]) for row in rows} == {("length", LONG_TOKENS)}
         assert daemon.stop() == 0
 
 
@@ -44,8 +45,8 @@ def test_requests_that_gave_their_slot_away_are_paused_and_never_more_run_than_t
     with Daemon(tmp_path, engine={"slots": 2, "fake_step_micros": 10_000}) as daemon:
         for name in ("noisy", "quiet"):
             daemon.add_tenant(name)
-        noisy = [daemon.stream("noisy", f"{i}", max_tokens=1000, ignore_eos=True).begun(30) for i in range(2)]
-        quiet = daemon.stream("quiet", max_tokens=400, ignore_eos=True).begun()
+        noisy = [daemon.stream("noisy", f"{i}", max_tokens=1500, ignore_eos=True).begun(30) for i in range(2)]
+        quiet = daemon.stream("quiet", max_tokens=900, ignore_eos=True).begun()
         seen = [daemon.status() for _ in range(20)]
         assert all(status["running"] <= 2 for status in seen)
         assert {status["running"] + status["paused"] + status["waiting"] for status in seen} == {3}
@@ -87,7 +88,8 @@ def test_ten_thousand_waiting_requests_of_one_tenant_do_not_delay_another_and_en
             thread.join(600)
             assert not thread.is_alive()
         assert {(a.status_code, a.json()["error"]["code"]) for a in answers} == {(503, "cancelled")}
-        assert daemon.complete("quiet", max_tokens=3).status_code == 200
+        answer = daemon.complete("quiet", max_tokens=3)
+        assert answer.status_code == 200, answer.text
         wait_until(lambda: (s := daemon.status())["waiting"] == s["paused"] == s["running"] == 0, "nothing to be left")
         rows = [row for row in daemon.rows() if row["tenant"] == "noisy"]
         assert len(rows) == 10_000 and {row["state"] for row in rows} == {"cancelled"}

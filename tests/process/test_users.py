@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import grp
+import os
 import re
 import shutil
 import tempfile
@@ -31,13 +33,18 @@ def test_another_user_is_who_the_kernel_says_and_nobody_else(open_folder: Path) 
         stranger = as_stranger(daemon, "run", "hi")
         assert (stranger.returncode, stranger.stdout) == (77, ""), stranger.stderr
         assert as_stranger(daemon, "run", "hi", TENANTD_API_KEY=key).returncode == 0
-        for command in (["status"], ["tenant", "add", "own"]):
+        own = as_stranger(daemon, "status", TENANTD_API_KEY=key)
+        assert own.returncode == 0 and "acme (active)" in own.stdout and "globex" not in own.stdout, own.stderr
+        for command in (["tenant", "list"], ["tenant", "add", "own"]):
             done = as_stranger(daemon, *command, TENANTD_API_KEY=key)
             assert (done.returncode, done.stdout) == (77, ""), command
             assert "this command needs an administrator, and TENANTD_API_KEY is set" in done.stderr
         done = as_stranger(daemon, "status")
         assert (done.returncode, done.stdout) == (77, "")
-        assert "only root and the user that runs tenantd can administer it" in done.stderr
+        assert "this user belongs to no tenant; set TENANTD_API_KEY to an API key" in done.stderr
+        done = as_stranger(daemon, "tenant", "list")
+        assert (done.returncode, done.stdout) == (77, "")
+        assert "only root, the user that runs tenantd and server.admin_group can administer it" in done.stderr
         assert [row["tenant"] for row in daemon.rows()] == ["acme"]
         assert daemon.stop() == 0
 
@@ -84,4 +91,27 @@ def test_a_key_that_administers_does_so_for_any_user_until_it_is_revoked(open_fo
         for key, code in ((admin, 77), (rotated.stdout.strip(), 0)):
             assert as_stranger(daemon, "tenant", "list", TENANTD_API_KEY=key).returncode == code
         assert [row["tenant"] for row in daemon.rows()] == ["acme"]
+        assert daemon.stop() == 0
+
+
+def test_members_of_the_admin_group_administer_and_the_trail_says_who(open_folder: Path) -> None:
+    gid = 1 if os.geteuid() == 0 else os.getegid()
+    group = grp.getgrgid(gid).gr_name
+    with Daemon(open_folder, server={"socket_mode": "0666", "admin_group": group}) as daemon:
+        daemon.add_tenant("acme")
+        estrange(daemon)
+        if os.geteuid() == 0:
+            assert as_stranger(daemon, "tenant", "list").returncode == 77
+        added = as_stranger(daemon, "tenant", "add", "globex", STRANGER_GIDS=str(gid))
+        assert added.returncode == 0, added.stderr
+        listed = as_stranger(daemon, "tenant", "list", STRANGER_GIDS=str(gid))
+        assert "globex" in listed.stdout
+        entry = daemon.get("/admin/v1/audit", params={"tenant": "globex"}).json()["entries"][-1]
+        by = entry["detail"]["by"]
+        assert by["uid"] == stranger_uid() and by["pid"] > 1, entry
+        if os.geteuid() == 0:  # a process that has the group of a user who has not
+            paged = as_stranger(daemon, "web", STRANGER_GIDS=str(gid))
+            assert (paged.returncode, "not in server.admin_group any more" in paged.stderr) == (77, True), paged.stderr
+        # a key is who asks, whoever shows it
+        assert as_stranger(daemon, "tenant", "list", STRANGER_GIDS=str(gid), TENANTD_API_KEY="td_x").returncode == 77
         assert daemon.stop() == 0

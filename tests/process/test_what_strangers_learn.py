@@ -77,7 +77,7 @@ def answers(asked: list[tuple[str, str]], daemon: Daemon, ids: Ids, **headers: s
     """The whole answer to each operation, without ids and dates."""
     requests = []
     for method, path in asked:
-        target = path
+        target = f"{path}?since=9{'0' * 15}" if path == "/v1/history" else path  # which grows all the time
         for name, value in (("name", OTHER), ("key_id", ids.key), ("request_id", ids.request), ("month", "this")):
             target = target.replace(f"{{{name}}}", value)
         body = json.dumps(BODIES.get(path, {}))

@@ -23,6 +23,8 @@ ACME = Tenant(name="acme", weight=2.0, priority=Priority.HIGH)
 
 
 GLOBEX = Tenant(name="globex", limits=Limits(max_concurrent=3))
+SLOW = {"step_s": 0.02}
+"""The script of an engine whose requests last for seconds."""
 
 
 class Scene:

@@ -13,7 +13,7 @@ from tenantd.errors import (
     RequestCancelled,
 )
 from tests.serving.daemon_kit import run
-from tests.serving.scene import Scene, expected, read, tokens
+from tests.serving.scene import SLOW, Scene, expected, read, tokens
 
 
 def test_draining_takes_nothing_new_and_lets_what_runs_finish(tmp_path: Path) -> None:
@@ -34,7 +34,7 @@ def test_draining_takes_nothing_new_and_lets_what_runs_finish(tmp_path: Path) ->
 
 def test_draining_cancels_what_does_not_finish_in_time_and_bills_it(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             stream = await s.submit([1], 500)
             await stream.started()
             await s.service.drain(0)
@@ -63,7 +63,7 @@ def test_draining_with_a_hung_engine_does_not_wait_for_it(tmp_path: Path, monkey
 
 def test_stopping_without_draining_settles_everything(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             streams = [await s.submit([n], 500) for n in range(1, 5)]
             await streams[0].started()
             await s.service.stop()

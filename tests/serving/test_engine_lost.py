@@ -103,7 +103,7 @@ def test_suspects_are_tried_one_by_one_and_one_that_waits_for_its_turn_can_be_en
 def test_an_engine_that_keeps_failing_to_start_fails_requests_until_it_runs_again(tmp_path: Path) -> None:
     async def scene() -> None:
         lost, crash = {"after_tokens": 3, "then": "abort"}, {"start": "9"}
-        async with Scene(tmp_path, lost, *[crash] * 4, {}, settings=config(reload_timeout_s=0.1)) as s:
+        async with Scene(tmp_path, lost, *[crash] * 8, {}, settings=config(reload_timeout_s=0.1)) as s:
             stream = await s.submit([1])
             await stream.started()
             await read(stream)

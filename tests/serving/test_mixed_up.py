@@ -13,7 +13,7 @@ from tenantd.events import BindingBroken, EngineLost, Loss
 from tenantd.watching.metrics import Meter
 from tests.fleet.scripted_engine import MIXES
 from tests.serving.daemon_kit import config, lives, run
-from tests.serving.scene import ACME, GLOBEX, Scene, expected, read, tokens
+from tests.serving.scene import ACME, GLOBEX, SLOW, Scene, expected, read, tokens
 
 
 @pytest.mark.parametrize("how", MIXES)
@@ -63,7 +63,7 @@ def test_an_engine_that_keeps_mixing_up_requests_fails_one_each_time(tmp_path: P
 
 def test_a_stream_for_somebody_else_is_ended_and_the_engine_replaced(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             stream, other = await s.submit([1], 400), await s.submit([2], 50, GLOBEX)
             await stream.started()
             s.service.misdirected(stream, "globex")

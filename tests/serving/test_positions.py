@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import time
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantd.serving.positions import Line, position
+from tenantd.domain import Tenant
+from tenantd.serving.positions import Line, Positions, position
 from tests.support.daemon import Daemon, Stream, wait_until
 
 
@@ -44,6 +48,25 @@ def test_what_the_daemon_holds_of_two_tenants_is_expected_to_take_turns_as_in_th
     assert [seldom.place(index) for index in range(2, 8)] == [8, 11, 14, 17, 20, 23]
 
 
+class Ended:
+    """Stands in for a request; only the view of the queue has ever held it."""
+
+    number, tenant, queue_position = 1, "acme", 0
+
+
+def test_a_request_is_not_kept_for_an_order_that_the_engine_never_tells() -> None:
+    nothing = SimpleNamespace(running=0, waiting=0)
+    live = SimpleNamespace(count=lambda tenant: nothing, waiting_tenants=dict, by_number={})
+    replica: Any = SimpleNamespace(live=live, supervisor=SimpleNamespace(info=None), bound=(), order=())
+    positions = Positions(replica, time.monotonic)
+    stream: Any = Ended()
+    positions.assign(Tenant(name="acme"), [stream])
+    assert stream.queue_position == 1
+    kept = weakref.ref(stream)
+    del stream
+    assert kept() is None
+
+
 @pytest.fixture
 def busy(tmp_path: Path) -> Iterator[Daemon]:
     """Two slots, taken for longer than any test lasts, and room for nobody else."""
@@ -70,7 +93,9 @@ def test_the_status_lists_what_waits_in_order_and_each_tenant_sees_its_own(busy:
     waiting(busy, "acme", 2)
     queue = busy.status()["queue"]
     assert [(entry["tenant"], entry["position"]) for entry in queue] == [("globex", 1), ("acme", 2), ("acme", 3)]
-    assert all(entry["waited_ms"] >= 0 and entry["estimated_wait_ms"] > 0 for entry in queue)
+    for entry in queue:
+        low_ms, likely_ms, high_ms = (entry[f"estimated_wait_{name}ms"] for name in ("low_", "", "high_"))
+        assert entry["waited_ms"] >= 0 and 0 <= low_ms <= likely_ms <= high_ms and likely_ms > 0
     own = busy.get("/v1/queue", headers={"X-Tenant": "globex"}).json()["waiting"]
     assert [entry["id"] for entry in own] == [queue[0]["id"]]
 
@@ -79,7 +104,7 @@ def test_an_answer_says_where_its_request_stood_when_it_came(tmp_path: Path) -> 
     with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 5000}) as daemon:
         daemon.add_tenant("acme")
         assert daemon.complete("acme", max_tokens=1).headers["x-queue-position"] == "0"
-        first = daemon.stream("acme", max_tokens=100, ignore_eos=True).begun()
+        first = daemon.stream("acme", max_tokens=1000, ignore_eos=True).begun()
         second, third = waiting(daemon, "acme", 2)
         for stream in (first, second, third):
             stream.join()

@@ -19,7 +19,7 @@ from tenantd.live.generation import Generation
 from tenantd.wire.messages import Finish, Progress, Step
 from tests.fleet.scripted_engine import REFUSED
 from tests.serving.daemon_kit import run, until
-from tests.serving.scene import ACME, GLOBEX, Scene, expected, read, tokens
+from tests.serving.scene import ACME, GLOBEX, SLOW, Scene, expected, read, tokens
 
 
 def test_a_request_runs_is_delivered_and_settled_with_what_it_used(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_stop_string_ends_the_request_before_it_and_bills_the_token_that_compl
 
 def test_an_abandoned_request_stops_decoding_and_is_billed_for_what_came(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             stream = await s.submit([1], 400)
             await stream.started()
             stream.abandon()
@@ -89,7 +89,7 @@ def test_the_clients_own_id_is_there_as_soon_as_the_request_can_be_seen(tmp_path
 
 def test_an_administrator_ends_a_request_by_its_id(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             stream = await s.submit([1], 400)
             await stream.started()
             await stream.take()
@@ -175,7 +175,7 @@ def test_shares_reach_each_engine_and_follow_changes(tmp_path: Path, caplog: pyt
 
 def test_requests_of_a_removed_tenant_are_ended_and_those_of_a_suspended_one_finish(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
+        async with Scene(tmp_path, SLOW) as s:
             gone, stays = await s.submit([1], 400, GLOBEX), await s.submit([2], 50)
             await gone.started()
             s.directory.next_tenants = {"acme": Tenant(name="acme", state=TenantState.SUSPENDED)}
@@ -208,8 +208,8 @@ def test_engine_time_of_a_request_that_has_ended_here_already_is_nobodys(tmp_pat
 
 def test_status_counts_what_runs_and_who_waits(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path) as s:
-            stream = await s.submit([1], 500)
+        async with Scene(tmp_path, SLOW) as s:
+            stream = await s.submit([1], 100)
             before = s.service.status()
             assert (before["waiting"], before["running"]) == (1, 0)
             await stream.started()

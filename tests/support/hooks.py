@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import threading
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 
@@ -38,12 +39,13 @@ class Hook:
         self.received.append({**json.loads(body), "path": request.path, "type": request.headers["content-type"]})
         if status == "hang":
             self.released.wait(60)
-        elif status == "drip":
-            with contextlib.suppress(OSError):  # it has hung up
+            return
+        with contextlib.suppress(OSError):  # it has hung up
+            if status == "drip":
                 request.wfile.write(b"HTTP/1.1 200 OK\r\nx-slow: ")
                 while not self.released.wait(0.02):
                     request.wfile.write(b"x")
-        else:
+                return
             request.send_response(int(status))
             if status == 302:
                 request.send_header("location", self.url)
@@ -61,8 +63,9 @@ class Hook:
         self._thread.join()
 
 
-def refusing_url() -> str:
-    """The address of a port that nobody listens on."""
+@contextlib.contextmanager
+def refusing_address() -> Iterator[str]:
+    """Host and port where nobody listens, nor can begin to."""
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{taken.getsockname()[1]}/hook?token=verysecret"
+        yield f"127.0.0.1:{taken.getsockname()[1]}"

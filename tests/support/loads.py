@@ -6,6 +6,7 @@ from typing import Any
 
 from tenantd.wire.messages import Load
 from tenantd.wire.settings import Settings
+from tests.support.device import GPU_LAYERS
 
 
 def fake_load(**changes: Any) -> Load:
@@ -21,7 +22,7 @@ def make_load(**changes: Any) -> Load:
         "batch_tokens": 64,
         "kv": "streams",
         "threads": 1,
-        "gpu_layers": 0,
+        "gpu_layers": GPU_LAYERS,
         "flash_attention": "auto",
         "swap_bytes": 1 << 30,
         "grammar_budget_ms": 5000,

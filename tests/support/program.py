@@ -21,14 +21,14 @@ from tenantctl.client import Client
 from tenantctl.main import app, main
 with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
     # Whatever is loaded late is loaded now: the interpreter may be where another user cannot look.
-    for arguments in (["--socket", "/nowhere/s", "status"], ["status", "--nonsense"]):
+    for arguments in (["--help"], ["--socket", "/nowhere/s", "status"], ["status", "--nonsense"]):
         with contextlib.suppress(SystemExit):
             app(arguments)
     with contextlib.suppress(Exception), Client(Path(os.environ["TENANTD_SOCKET"])) as client:
         client.get("/healthz")
 uid = int(os.environ["STRANGER_UID"])
 if uid != os.geteuid():
-    os.setgroups([])
+    os.setgroups([int(gid) for gid in os.environ["STRANGER_GIDS"].split()])
     os.setgid(uid)
     os.setuid(uid)
 main()
@@ -84,7 +84,7 @@ def command_environment(where: Daemon | Path, environment: dict[str, str] | None
     socket = where.socket if isinstance(where, Daemon) else where
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("TENANTD_", "XDG_"))}
     own = {"TENANTD_SOCKET": str(socket), "TENANTD_CONFIG": str(socket.parent / "no-config.toml")}
-    return {**clean, **own, "STRANGER_UID": str(stranger_uid()), **(environment or {})}
+    return {**clean, **own, "STRANGER_UID": str(stranger_uid()), "STRANGER_GIDS": "", **(environment or {})}
 
 
 def _run(

@@ -18,6 +18,7 @@ Architecture = Literal["llama", "gemma2", "mamba", "jamba"]
 attention."""
 
 CONTROL_TOKENS = ("<|system|>", "<|user|>", "<|assistant|>", "<|end|>")
+FILL_IN_TOKENS = ("<|fim_prefix|>", "<|fim_suffix|>", "<|fim_middle|>")
 USER_DEFINED_TOKENS = ("<tool>", "</tool>", "<think>", "</think>", "<|note|>", "<b>", "\n\n", "```")
 WORDS = """
 a all and answer are as be book but by can day do for from give good have he her his how in is it long make man many
@@ -52,13 +53,16 @@ def write_tiny_gguf(
     is_packed: bool = True,
     architecture: Architecture = "llama",
     heads: int = N_HEAD,
+    garbling_token: int | None = None,
+    fills_in: bool = False,
 ) -> Path:
     """Write the model to `path`, the same bytes for the same arguments, and return `path`.
 
-    A head has 64 / `heads` values.
+    A head has 64 / `heads` values. What comes after `garbling_token` is NaN, as if its weights had gone bad; for
+    weights that are not packed. If it `fills_in`, its last tokens are those for that.
     Not packed, its weights are 32 bits wide, and a pass of another shape changes its logits by a millionth.
     """
-    tokens = _tokens()
+    tokens = _tokens() + [(text, gguf.TokenType.CONTROL) for text in FILL_IN_TOKENS] * fills_in
     writer = gguf.GGUFWriter(path, architecture)
     writer.add_name("tiny")
     writer.add_context_length(context_length)
@@ -92,7 +96,7 @@ def write_tiny_gguf(
     writer.add_add_space_prefix(add_space_prefix)
     if chat_template is not None:
         writer.add_chat_template(chat_template)
-    _Tensors(writer, np.random.default_rng(seed), is_packed).add(architecture, len(tokens))
+    _Tensors(writer, np.random.default_rng(seed), is_packed, garbling_token).add(architecture, len(tokens))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file(progress=False)
@@ -118,8 +122,11 @@ def _tokens() -> list[tuple[str, gguf.TokenType]]:
 class _Tensors:
     """Random weights, written one after the other."""
 
-    def __init__(self, writer: gguf.GGUFWriter, random: np.random.Generator, is_packed: bool) -> None:
+    def __init__(
+        self, writer: gguf.GGUFWriter, random: np.random.Generator, is_packed: bool, garbling_token: int | None
+    ) -> None:
         self._writer = writer
+        self._garbling_token = garbling_token
         self._random = random
         self._is_packed = is_packed
 
@@ -173,6 +180,8 @@ class _Tensors:
     def _matrix(self, name: str, rows: int, columns: int) -> None:
         values = self._random.normal(0, 1 / np.sqrt(columns), (rows, columns)).astype(np.float32)
         if not self._is_packed:
+            if self._garbling_token is not None and name == "token_embd.weight":
+                values[self._garbling_token] = np.nan
             self._writer.add_tensor(name, values)
             return
         packed = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)

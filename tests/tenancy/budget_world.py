@@ -3,13 +3,17 @@ meanwhile."""
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from zoneinfo import ZoneInfo
 
+import msgspec
+
 from tenantd.domain import BudgetUnit, Usage
-from tenantd.ledger.prices import cost_of, insert_prices, prices_at
+from tenantd.ledger.charging import charge
+from tenantd.ledger.prices import insert_prices
 from tenantd.ledger.records import Customer, PriceList
-from tenantd.ledger.spending import Use, spend
+from tenantd.ledger.spending import Use
 from tenantd.periods import Period
 from tenantd.tenancy.budget_accounts import Draw, Hold
 from tenantd.tenancy.budgets import Budgets, _read
@@ -46,15 +50,19 @@ class Running:
 
 @dataclass(eq=False)
 class BudgetWorld:
-    """A tenant with budgets, and one key of it."""
+    """A tenant with budgets, and one key of it. `free_prompt` and `free_output` tokens of a month are free."""
 
     now_micros: int = START_MICROS
     running: list[Running] = field(default_factory=list)
     timezone: ZoneInfo = BERLIN
+    free_prompt: int = 0
+    free_output: int = 0
+    waived_nanos: int = 0  # of all requests
 
     def __post_init__(self) -> None:
         self.conn = memory_ledger()
-        insert_prices(self.conn, PRICES)
+        free = {"free_prompt_tokens": self.free_prompt, "free_completion_tokens": self.free_output}
+        insert_prices(self.conn, msgspec.structs.replace(PRICES, **free))
         self.conn.execute(
             """INSERT INTO tenants (id, name, weight, priority, state, uids, limits, created_micros)
             VALUES (?, 'acme', 1.0, 'standard', 'active', '[]', '{}', 0)""",
@@ -122,10 +130,17 @@ class BudgetWorld:
         usage = Usage(
             prompt_tokens=one.draw.prompt_tokens, completion_tokens=one.generated, engine_micros=one.engine_micros
         )
-        cost = cost_of(usage, prices_at(self.conn, self.now_micros, TENANT))
         uses: list[Use] = []
-        spend(self.conn, Customer(TENANT, one.key_id, False), usage, cost, 0, self.now_micros, self.timezone, uses)
+        customer = Customer(TENANT, one.key_id, False)
+        charged = charge(self.conn, customer, usage, self.now_micros, self.timezone, uses)
+        self.waived_nanos += charged.waived_nanos
         return uses
+
+    def given(self) -> tuple[int, int]:
+        """Free tokens of prompts and of output that were used in all months."""
+        query = "SELECT coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0) FROM free_uses"
+        prompt, output = self.conn.execute(query).fetchone()
+        return prompt, output
 
     def wait(self, micros: int) -> None:
         """Time passes. Near the ends of periods, what cannot go on is ended, as the daemon does."""
@@ -143,6 +158,20 @@ class BudgetWorld:
             if account.is_overdrawn:
                 for one in drawing:
                     self.settle(one)
+
+    def use_up(self, streams: int) -> None:
+        """So many requests at a time, eight of which run; the others wait with what they hold. Clients send again until
+        they are refused."""
+        rng = random.Random(streams)
+        for _ in range(streams):
+            assert self.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
+        while self.running:
+            for one in self.running[:8]:
+                self.generate(one, 1)
+                if one.generated >= min(one.allowed, one.draw.max_tokens):
+                    self.settle(one)
+                    self.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
+            self.check()
 
     def crash(self) -> None:
         """The daemon is killed. The next one settles what ran, and reads the ledger."""

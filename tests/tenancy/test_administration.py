@@ -29,6 +29,7 @@ class Running:
         self.busy: set[str] = set()
         self.is_readable = True
         self.checked: list[str] = []
+        self.forgotten: list[int] = []
         self._ledger = ledger
 
     async def tenants_changed(self) -> None:
@@ -38,6 +39,9 @@ class Running:
 
     def tenant_removed(self, tenant_id: int | None) -> None:
         self.directory.remove(tenant_id)
+
+    def tenant_forgotten(self, tenant_id: int) -> None:
+        self.forgotten.append(tenant_id)
 
     def tenant_suspended(self, tenant_id: int | None) -> None:
         self.directory.suspend(tenant_id)

@@ -9,7 +9,7 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import BudgetUnit
@@ -19,6 +19,7 @@ from tenantd.periods import Period, bounds
 from tenantd.tenancy.budget_accounts import Draw
 from tenantd.tenancy.budgets import BLOCK_TOKENS, _read
 from tenantd.tenancy.price_book import PriceBook
+from tests.support.examples import examples
 from tests.tenancy.budget_world import BERLIN, DAY_MICROS, KEY, PRICES, START_MICROS, TENANT, BudgetWorld
 
 OPERATIONS = ("start", "start", "generate", "generate", "generate", "settle", "reload", "top_up", "midnight", "crash")
@@ -30,7 +31,7 @@ OPERATIONS = ("start", "start", "generate", "generate", "generate", "settle", "r
     st.integers(0, 8_000_000),
     st.none() | st.integers(0, 2_000),
 )
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_budgets_are_never_passed_and_everything_is_given_back(
     seed: int, tokens: int, nanos: int, key_tokens: int | None
 ) -> None:
@@ -65,19 +66,9 @@ def test_budgets_are_never_passed_and_everything_is_given_back(
 @pytest.mark.parametrize("unit", [BudgetUnit.TOKENS, BudgetUnit.MONEY])
 @pytest.mark.parametrize("streams", [1, 8, 128])
 def test_nearly_all_of_a_budget_can_be_used(unit: BudgetUnit, streams: int) -> None:
-    """Eight slots; the other requests wait with what they hold. Clients send again until they are refused."""
     world, amount = BudgetWorld(), {BudgetUnit.TOKENS: 100_000, BudgetUnit.MONEY: 300_000_000}[unit]
     world.set_budget(unit, amount)
-    rng = random.Random(streams)
-    for _ in range(streams):
-        assert world.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
-    while world.running:
-        for one in world.running[:8]:
-            world.generate(one, 1)
-            if one.generated >= min(one.allowed, one.draw.max_tokens):
-                world.settle(one)
-                world.start(rng.randrange(8, 64), rng.randrange(1, 2_000))
-        world.check()
+    world.use_up(streams)
     [(used, cap)] = world.used()
     assert used <= cap == amount
     assert used >= 0.995 * amount
@@ -95,6 +86,14 @@ def test_a_waiting_request_holds_its_prompt_and_a_block_and_blocks_shrink_with_t
     assert blocks == sorted(blocks, reverse=True) and blocks[-1] <= 2
     [state] = world.budgets.states()
     assert state.left <= 10
+
+
+def test_a_request_that_gets_the_last_of_a_budget_asks_for_more_and_is_told_that_there_is_none() -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 10)
+    [hold] = world.budgets.reserve(TENANT, KEY, [Draw(9, 25)], is_billed=True)
+    assert (hold.allowed_tokens, hold.ask_at_tokens) == (1, 1)
+    assert world.budgets.extend(hold, 1, 0) is False
 
 
 def test_what_cannot_start_is_told_from_what_must_wait() -> None:
@@ -336,3 +335,13 @@ def test_a_budget_that_is_removed_while_it_is_read_harms_nothing() -> None:
     ledger: Any = Read(world, lambda: world.conn.execute("DELETE FROM budgets"))
     asyncio.run(world.budgets.reload(ledger))
     assert world.conn.execute("SELECT * FROM budget_uses").fetchall() == []
+
+
+def test_a_tenant_is_told_of_its_budgets_without_a_look_at_those_of_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = BudgetWorld()
+    world.set_budget(BudgetUnit.TOKENS, 100)
+    world.set_budget(BudgetUnit.TOKENS, 50, key_id=KEY)
+    monkeypatch.setattr(world.budgets, "_all", lambda: pytest.fail("it looked at all budgets"))
+    assert {state.budget.amount for state in world.budgets.states(TENANT)} == {100, 50}
+    assert {state.budget.amount for state in world.budgets.states(TENANT, KEY)} == {100, 50}
+    assert world.budgets.states(TENANT + 1) == []

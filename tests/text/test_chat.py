@@ -4,12 +4,14 @@ import time
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import ContextLengthExceeded, InvalidRequest
 from tenantd.text.chat import ChatFormatter
+from tenantd.text.chat_options import ChatOptions
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+from tests.support.examples import examples
 from tests.support.tiny_gguf import CHAT_TEMPLATE, write_tiny_gguf
 from tests.text.with_template import CHATML, GEMMA, WithTemplate, special_ids, spelled
 
@@ -32,7 +34,7 @@ def test_the_template_of_the_gguf_is_used(tiny_without_space: LlamaVocabulary) -
     formatter = ChatFormatter(tiny_without_space)
     assert formatter.warning is None and formatter.stops == ()
     assert spelled(tiny_without_space, formatter.render(user(" hi "))) == "<s><|user|>\nhi<|end|>\n<|assistant|>\n"
-    without = formatter.render(user("hi"), add_generation_prompt=False)
+    without = formatter.render(user("hi"), options=ChatOptions(add_generation_prompt=False))
     assert spelled(tiny_without_space, without) == "<s><|user|>\nhi<|end|>\n"
 
 
@@ -44,8 +46,8 @@ def test_without_special_spellings_the_tokens_are_those_of_the_whole_text(
     vocabulary: Vocabulary = WithTemplate(request.getfixturevalue(model), template)
     formatter = ChatFormatter(vocabulary)
     tokens = formatter.render(TALK)
-    assert formatter._template
-    rendered = formatter._template.render(TALK)
+    assert formatter._form
+    rendered = formatter._form.template.render(TALK)
     assert tokens == vocabulary.tokenize(rendered.removeprefix(vocabulary.bos_text), parse_special=True)
 
 
@@ -185,7 +187,7 @@ QUOTING = "{% for m in messages %}{{ m.content.split('<b>')[-1] }}<tool>{{ m.con
     ids=["usual", "chatml", "cutting", "quoting"],
 )
 @pytest.mark.parametrize("model", ["tiny", "tiny_without_space"])
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(conversation=conversations)
 def test_no_message_changes_the_structure_of_a_conversation(
     model: str, template: str, marks: list[str], conversation: list[dict[str, str]], request: pytest.FixtureRequest
@@ -219,7 +221,7 @@ def test_a_plain_prompt_without_marks_is_tokenised_as_ever(model: str, request: 
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_without_space"])
-@settings(max_examples=100, deadline=None)
+@examples(100)
 @given(text=contents.filter(bool))
 def test_with_the_right_a_prompt_spells_special_tokens_as_llama_cpp_reads_them(
     model: str, text: str, request: pytest.FixtureRequest
@@ -297,16 +299,16 @@ def test_an_answer_without_content_is_an_empty_turn_and_a_refusal_is_what_it_sai
         ([{"role": ["user"], "content": "hi"}], "role"),
         ([{"role": "user"}], "content must be"),
         ([{"role": "user", "content": 5}], "content must be"),
-        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "only text"),
-        ([{"role": "user", "content": [{"type": "text"}]}], "only text"),
-        ([{"role": "user", "content": ["hi"]}], "only text"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}], "not a text part"),
+        ([{"role": "user", "content": [{"type": "text"}]}], "not a text part"),
+        ([{"role": "user", "content": ["hi"]}], "not a text part"),
         ([{"role": "user", "content": "a\udc00"}], "surrogate"),
         ([{"role": "user", "content": "hi", "name": 5}], "name"),
         ([{"role": "user", "content": "hi", "name": "\ud800"}], "surrogate"),
-        ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "calls a tool"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{}]}], "must have the type 'function'"),
         ([{"role": "assistant", "content": None, "refusal": 5}], "content must be"),
         ([{"role": "user", "content": None}], "content must be"),
-        ([{"role": "user", "content": [{"type": ["text"], "text": "hi"}]}], "only text"),
+        ([{"role": "user", "content": [{"type": ["text"], "text": "hi"}]}], "not a text part"),
     ],
 )
 def test_bad_messages_are_invalid_requests(messages: list[Any], reason: str, tiny: LlamaVocabulary) -> None:

@@ -18,6 +18,7 @@ from tenantd.text.chat import ChatFormatter
 from tenantd.text.special import TokenKind
 from tenantd.text.system_prompt import BLANK_LINE
 from tenantd.text.vocabulary import LlamaVocabulary, Vocabulary
+from tests.support.examples import SLOW
 from tests.support.vocabularies import vocabulary_path
 from tests.text.families import FAMILIES
 from tests.text.with_template import WithTemplate
@@ -28,10 +29,8 @@ OTHERS = ("aquila", "baichuan", "deepseek-llm", "falcon", "gpt-2", "mpt", "qwen3
 TEXTS = int(os.environ.get("TENANTD_TEXTS", "6"))
 NAMES = (*SOME, *OTHERS) if "TENANTD_TEXTS" in os.environ else SOME
 ORDINARY = ("<b>", "</table>", "<s>", "\n", "\t")
-examples = settings(
-    max_examples=TEXTS,
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much, HealthCheck.data_too_large],
+some = settings(
+    max_examples=TEXTS, suppress_health_check=[*SLOW, HealthCheck.filter_too_much, HealthCheck.data_too_large]
 )
 
 
@@ -112,7 +111,7 @@ def talk(*contents: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples
+@some
 @given(data=st.data())
 def test_no_text_of_a_chat_becomes_a_special_token(name: str, data: st.DataObject) -> None:
     family = data.draw(
@@ -130,7 +129,7 @@ def test_no_text_of_a_chat_becomes_a_special_token(name: str, data: st.DataObjec
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples
+@some
 @given(data=st.data())
 def test_no_plain_prompt_becomes_a_special_token(name: str, data: st.DataObject) -> None:
     policy, asked = data.draw(texts(name)), data.draw(texts(name))
@@ -144,7 +143,7 @@ def test_no_plain_prompt_becomes_a_special_token(name: str, data: st.DataObject)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@examples
+@some
 @given(data=st.data())
 def test_harmless_text_is_tokenised_as_llama_cpp_does(name: str, data: st.DataObject) -> None:
     llama: Vocabulary = vocabulary(name)
@@ -152,21 +151,21 @@ def test_harmless_text_is_tokenised_as_llama_cpp_does(name: str, data: st.DataOb
     assert plain(name).prompt(asked) == llama.tokenize(asked)
     own = [key for key, one in FAMILIES.items() if name in one.vocabularies]
     chat = formatter(name, data.draw(st.sampled_from(own or [*FAMILIES])))
-    assert chat._template
+    assert chat._form
     for system_prompt in ("", policy):
         messages = [{"role": "user", "content": asked}]
         shown = messages
-        if system_prompt and chat._template.has_system_role:
+        if system_prompt and chat._form.template.has_system_role:
             shown = [{"role": "system", "content": system_prompt}, *messages]
         elif system_prompt:
             text = system_prompt + BLANK_LINE + asked if asked.strip() else system_prompt
             shown = [{"role": "user", "content": text}]
-        rendered = chat._template.render(shown)
+        rendered = chat._form.template.render(shown)
         bos = llama.bos_text
         expected = llama.tokenize(
             rendered.removeprefix(bos) if bos and llama.tokenize("") else rendered, parse_special=True
         )
-        tokens, hidden, _ = chat.conversation(messages, system_prompt=system_prompt)
+        tokens, hidden, *_ = chat.conversation(messages, system_prompt=system_prompt)
         if own or not system_prompt:
             assert tokens == expected, hidden
         else:  # marks that are text to this vocabulary cannot share a token with the end of a system prompt

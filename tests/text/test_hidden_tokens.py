@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.text.chat import ChatFormatter
 from tenantd.text.vocabulary import LlamaVocabulary
+from tests.support.examples import examples
 from tests.support.tiny_gguf import CHAT_TEMPLATE
 from tests.text.families import FAMILIES
 from tests.text.with_template import CHATML, WithTemplate
@@ -29,7 +30,7 @@ CHATS = (
 
 
 @pytest.mark.parametrize("template", TEMPLATES, ids=range(len(TEMPLATES)))
-@settings(max_examples=15, deadline=None)
+@examples(15)
 @given(policy=policies, own=texts, asked=texts)
 def test_they_hold_the_system_prompt_and_nothing_after_them_does(
     template: str | None, policy: str, own: str, asked: str, tiny_without_space: LlamaVocabulary
@@ -37,7 +38,7 @@ def test_they_hold_the_system_prompt_and_nothing_after_them_does(
     vocabulary = tiny_without_space
     chat = ChatFormatter(WithTemplate(vocabulary, template))
     for make in CHATS:
-        tokens, hidden, _ = chat.conversation(make(own, asked), system_prompt=policy)
+        tokens, hidden, *_ = chat.conversation(make(own, asked), system_prompt=policy)
         head, rest = (b"".join(map(vocabulary.piece, part)).decode() for part in (tokens[:hidden], tokens[hidden:]))
         assert head.endswith(policy) and policy not in rest
         assert template in (BEFORE_THE_LAST, TWICE) or "hi" not in head

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 
 from tenantd.api.openai.prompts import SLICE_CHARACTERS, PromptReader
 from tenantd.api.openai.types import ChatRequest
+from tenantd.config import ImagesConfig
 from tenantd.errors import ContextLengthExceeded
 from tenantd.text.chat import ChatFormatter
+from tenantd.text.images import Images
 from tenantd.text.pool import TextPool
-from tenantd.text.system_prompt import Prompt
-from tenantd.text.vocabulary import LlamaVocabulary
+from tenantd.text.prompt import Prompt
+from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary
 from tests.text.with_template import GEMMA, WithTemplate
 
 CONTEXT_TOKENS = 10_000
@@ -31,7 +34,7 @@ class Counting(WithTemplate):
 @pytest.mark.parametrize("is_chat", [False, True])
 def test_of_a_text_far_too_long_only_the_beginning_is_tokenised(gemma: LlamaVocabulary, is_chat: bool) -> None:
     vocabulary, pool = Counting(gemma, GEMMA), TextPool()
-    reader = PromptReader(vocabulary, ChatFormatter(vocabulary), pool)
+    reader = PromptReader(vocabulary, ChatFormatter(vocabulary), pool, Images(ImagesConfig()))
     text = "word " * 90_000  # by its bytes it might fit
     assert len(text) < CONTEXT_TOKENS * vocabulary.longest_piece_bytes
     before = vocabulary.characters
@@ -46,7 +49,20 @@ def test_of_a_text_far_too_long_only_the_beginning_is_tokenised(gemma: LlamaVoca
 
 def test_a_text_of_long_tokens_that_fits_is_taken_whole(gemma: LlamaVocabulary) -> None:
     pool = TextPool()
-    reader = PromptReader(gemma, ChatFormatter(gemma), pool)
+    reader = PromptReader(gemma, ChatFormatter(gemma), pool, Images(ImagesConfig()))
     text = "\n" * 200_000  # 31 to a token
     assert reader.prompts(text, CONTEXT_TOKENS) == [Prompt(gemma.tokenize(text))]
+    pool.close()
+
+
+@pytest.mark.parametrize("as_object", [False, True])
+def test_arguments_of_calls_count_however_they_are_sent(as_object: bool) -> None:
+    vocabulary, pool = ByteVocabulary(), TextPool()
+    reader = PromptReader(vocabulary, ChatFormatter(vocabulary), pool, Images(ImagesConfig()))
+    arguments: Any = {"a": [{'"' * (CONTEXT_TOKENS + 1): 1}]}
+    function = {"name": "look", "arguments": arguments if as_object else json.dumps(arguments)}
+    calls = [{"type": "function", "id": "1", "function": function}]
+    messages = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "", "tool_calls": calls}]
+    with pytest.raises(ContextLengthExceeded, match="at least"):
+        reader.conversation(ChatRequest(messages=messages), CONTEXT_TOKENS)
     pool.close()

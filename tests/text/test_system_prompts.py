@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import InvalidRequest
@@ -13,6 +13,7 @@ from tenantd.text.chat import ChatFormatter
 from tenantd.text.chat_messages import Message
 from tenantd.text.system_prompt import MOST_BYTES, arrangements, checked_system_prompt
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary
+from tests.support.examples import examples
 from tests.support.tiny_gguf import CHAT_TEMPLATE
 from tests.text.families import FAMILIES
 from tests.text.with_template import CHATML, WithTemplate, special_ids, spelled
@@ -112,7 +113,7 @@ def test_a_template_that_shows_no_message_cannot_answer(tiny: LlamaVocabulary) -
 def test_every_family_of_templates_shows_it_once_and_first(name: str, tiny_without_space: LlamaVocabulary) -> None:
     family = FAMILIES[name]
     formatter = ChatFormatter(WithTemplate(tiny_without_space, family.template))
-    assert formatter._template and formatter._template.has_system_role == (family.system == "shown")
+    assert formatter._form and formatter._form.template.has_system_role == (family.system == "shown")
     for messages in ([user("hi")], [system("Be brief."), user("hi")]):
         text = spelled(tiny_without_space, formatter.render(messages, system_prompt=POLICY))
         assert text.count(POLICY) == 1 and text.index(POLICY) < text.index("hi")
@@ -190,7 +191,7 @@ CUTTING = "{% for m in messages %}<{{ m.content }}|>{{ m.content | trim }}{% end
 
 
 @pytest.mark.parametrize("template", [CHATML, CHAT_TEMPLATE, NO_SYSTEM, CUTTING, None], ids=str)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(policy=texts.filter(str.strip), own=texts, asked=texts)
 def test_it_forms_no_special_token_alone_or_with_what_stands_beside_it(
     template: str | None, policy: str, own: str, asked: str, tiny_without_space: LlamaVocabulary
@@ -208,7 +209,7 @@ def test_it_forms_no_special_token_alone_or_with_what_stands_beside_it(
 
 
 @given(policy=texts.filter(str.strip), asked=texts)
-@settings(max_examples=60, deadline=None)
+@examples(60)
 def test_before_a_plain_prompt_it_is_text_too(policy: str, asked: str, tiny_without_space: LlamaVocabulary) -> None:
     vocabulary, policy = tiny_without_space, policy.strip()
     formatter = ChatFormatter(vocabulary)

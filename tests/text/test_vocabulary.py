@@ -8,11 +8,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.errors import InvalidRequest, ModelError
 from tenantd.text.vocabulary import ByteVocabulary, LlamaVocabulary, Vocabulary
+from tests.support.examples import examples
 from tests.support.tiny_gguf import write_tiny_gguf
 
 
@@ -99,7 +100,7 @@ def test_no_token_is_longer_than_the_longest_piece(gemma: LlamaVocabulary) -> No
 
 
 @pytest.mark.parametrize("model", ["tiny", "tiny_without_space", "gemma"])
-@settings(max_examples=20, deadline=None)
+@examples(20)
 @given(
     words=st.lists(
         st.sampled_from(["word ", "\n", "\n\n", "\n\n\n", "  ", "     ", "x", "<b>", "</b>", "é"]), max_size=60
@@ -138,7 +139,8 @@ def test_a_folder_is_a_model_error(tmp_path: Path) -> None:
 
 def test_a_file_that_may_not_be_read_is_a_model_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "secret.gguf"
-    path.touch(mode=0)
+    path.write_bytes(b"GGUF")
+    path.chmod(0)
     if os.access(path, os.R_OK):  # root may read anything
 
         def denied(*_: object, **__: object) -> None:

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tenantctl.audit_lines import COLUMNS, LabelOf, line, rows
-from tenantctl.audit_reading import KeyLabels, entries_after, following, newest_entries, time_range, wanted
+from tenantctl.audit_reading import KeyLabels, entries_after, following, newest_entries, wanted
 from tenantctl.client import url
 from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress
 from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
 from tenantctl.prompt_input import text_or_file
 from tenantctl.render import message, print_fields, print_json, print_table
-from tenantctl.times import Since, Until, moment_of
+from tenantctl.times import Since, Until, moment_of, time_range
 from tenantctl.units import moment
 from tenantd.errors import ConfigError, TenantdError
 
@@ -39,7 +39,8 @@ Event = Annotated[
     typer.Option(metavar="EVENT", help="Only this kind of event, such as entered, response, refused or administered."),
 ]
 RequestFilter = Annotated[
-    str | None, typer.Option("--request", metavar="REQUEST", help="Only this request, by its id or the end of it.")
+    str | None,
+    typer.Option("--request", metavar="REQUEST", help="Only this request, by its id or 8 digits at either end."),
 ]
 RequiredTenant = Annotated[
     str, typer.Option("--tenant", metavar="NAME", help="Tenant whose requests to search.", callback=optional_tenant)

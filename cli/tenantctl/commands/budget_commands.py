@@ -12,10 +12,9 @@ from tenantctl.budget_options import levels, name_of, names, with_amounts
 from tenantctl.budget_table import SPARE, rows, sentence, with_unit
 from tenantctl.client import url
 from tenantctl.options import Json, TenantArgument, TenantFilter, connect, examples, words
-from tenantctl.render import message, print_json, print_table
+from tenantctl.render import message, note, print_json, print_table
 from tenantctl.units import moment
 from tenantd.errors import NotFound, TenantdError
-from tenantd.printable import one_line
 
 app = typer.Typer(
     name="budget", help="Manage budgets: hard limits on money, tokens and engine time.", no_args_is_help=True
@@ -23,7 +22,12 @@ app = typer.Typer(
 
 Key = Annotated[
     str | None,
-    typer.Option("--key", metavar="KEY", help="Budgets of this key of the tenant, by its id.", show_default=False),
+    typer.Option(
+        "--key",
+        metavar="KEY",
+        help="Budgets of this key of the tenant, by its id, or at least 4 characters at either end.",
+        show_default=False,
+    ),
 ]
 WHICH: Final = "Budget, such as monthly or --daily-tokens. Default: all of them."
 
@@ -84,7 +88,7 @@ def list_(ctx: typer.Context, tenant: TenantFilter = None, json: Json = False) -
     print_table(columns, cells, [name for name in SPARE if name in {each.rstrip(">") for each in columns}])
     for one in answer["budgets"]:
         for topup in one["topups"]:
-            print(_topup_line(one, topup, answer["currency"]))
+            note(_topup_line(one, topup, answer["currency"]))
     if not answer["budgets"]:
         message(f"no budgets yet; set one: {words(ctx)} budget set {tenant or 'TENANT'} --monthly AMOUNT")
 
@@ -185,4 +189,4 @@ def _topup_line(one: dict[str, Any], topup: dict[str, Any], currency: str) -> st
     amount = with_unit(one["unit"], topup["amount"], currency)
     reason = f": {topup['reason']}" if topup["reason"] else ""
     name = name_of(one["period"], one["unit"])
-    return one_line(f"  {whose} {name}: +{amount} on {moment(topup['at_micros'])} by {topup['actor']}{reason}")
+    return f"  {whose} {name}: +{amount} on {moment(topup['at_micros'])} by {topup['actor']}{reason}"

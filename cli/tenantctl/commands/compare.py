@@ -99,7 +99,7 @@ def _row(name: str, t: dict[str, Any], length: int) -> list[object]:
         lasting(t["p99_duration_micros"]),
         lasting(t["p99_first_token_micros"]),
         percent(limit.fraction) if limit else None,
-        percent(budget.fraction) if budget else None,
+        percent(min(1.0, budget.fraction)) if budget else None,  # as in other tables, all of it is used up
         limit.what if limit else None,
         budget.what if budget else None,
     ]

@@ -1,22 +1,20 @@
-"""`tenantctl completion`: completion scripts for shells, and the hidden command they call while you type."""
+"""`tenantctl completion`: completion scripts for shells, and the hidden commands they call while you type."""
 
 from __future__ import annotations
 
 from enum import StrEnum
-from typing import Annotated, Final
+from typing import Annotated
 
 import typer
 
-from tenantctl.client import Client, find_socket, url
 from tenantctl.options import Globals, examples
-from tenantd.errors import TenantdError
+from tenantctl.render import message
 
 EXAMPLES = examples(
-    "tenantctl completion bash > ~/.local/share/bash-completion/completions/tenantctl",
-    "tenantctl completion zsh > ~/.zfunc/_tenantctl    [dim]# a folder in fpath[/]",
-    "tenantctl completion fish > ~/.config/fish/completions/tenantctl.fish",
+    "tenantctl completion --install",
+    "tenantctl completion zsh --install",
+    "tenantctl completion bash > /etc/bash_completion.d/tenantctl    [dim]# for all users[/]",
 )
-NAMES_TIMEOUT_S: Final = 0.5
 
 
 class Shell(StrEnum):
@@ -29,24 +27,54 @@ class Shell(StrEnum):
 
 def completion(
     ctx: typer.Context,
-    shell: Annotated[Shell, typer.Argument(metavar="bash|zsh|fish", help="Your shell.")],
+    shell: Annotated[
+        Shell | None,
+        typer.Argument(
+            metavar="bash|zsh|fish", help="Your shell. With --install, detected if omitted.", show_default=False
+        ),
+    ] = None,
+    install: Annotated[bool, typer.Option("--install", help="Write the script where your shell looks for it.")] = False,
 ) -> None:
-    """Print a completion script for your shell.
+    """Print a completion script for your shell, or install it.
 
-    Tenant names complete while the daemon is running.
+    Names of tenants, and ids of keys and running requests, complete while the daemon is running. Install the script
+    again after an upgrade.
     """
-    from tenantctl.shells.scripts import script
+    from tenantctl.shells import installing
+    from tenantctl.shells.scripts import FILES, script
     from tenantctl.shells.tree import command_tree
 
-    print(script(shell.value, command_tree(ctx.find_root().command)), end="")
+    name = (installing.own_shell() if install else None) if shell is None else shell.value
+    if name is None:
+        raise typer.BadParameter(f"which shell? choose one of {', '.join(FILES)}", param_hint="SHELL")
+    text = script(name, command_tree(ctx.find_root().command))
+    if not install:
+        print(text, end="")
+        return
+    path, is_new = installing.install(name, text)
+    message(f"wrote {path}" if is_new else f"{path} is up to date")
+    if todo := installing.still_needed(name, path):
+        message(todo)
+    if is_new:
+        message(f"start a new {name} to use it")
 
 
-def tenant_names(ctx: typer.Context) -> None:
-    """Print the tenant names for completion. Print nothing, not even an error, if the daemon does not answer."""
-    try:
-        with Client(find_socket(ctx.ensure_object(Globals).socket, quiet=True), NAMES_TIMEOUT_S) as client:
-            tenants = client.get(url("tenants"))["tenants"]
-    except TenantdError:
-        return  # a message would appear in the middle of the user's typing
-    for tenant in tenants:
-        print(tenant["name"])
+def tenants(ctx: typer.Context) -> None:
+    """Print the names of tenants for completion."""
+    _offer(ctx, "tenants")
+
+
+def keys(ctx: typer.Context) -> None:
+    """Print the ids of live keys for completion."""
+    _offer(ctx, "keys")
+
+
+def requests(ctx: typer.Context) -> None:
+    """Print the ids of running and waiting requests for completion."""
+    _offer(ctx, "requests")
+
+
+def _offer(ctx: typer.Context, what: str) -> None:
+    from tenantctl.completing import print_offers
+
+    print_offers(what, ctx.ensure_object(Globals).socket)

@@ -12,6 +12,7 @@ import typer
 from tenantctl.client import url
 from tenantctl.options import Month, TenantFilter, connect, examples
 from tenantctl.render import message
+from tenantctl.units import plural
 from tenantctl.whole_files import write_whole
 
 EXAMPLES = examples(
@@ -48,4 +49,4 @@ def export(
         return
     write_whole(out, text)
     rows = text.count("\n") - 1
-    message(f"wrote {rows} row{'' if rows == 1 else 's'} to {out}")
+    message(f"wrote {plural(rows, 'row')} to {out}")

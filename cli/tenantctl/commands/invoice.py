@@ -8,20 +8,22 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import quote
 
 import typer
 
 from tenantctl.client import url
 from tenantctl.options import Json, Month, MonthGroup, TenantFilter, connect, examples
-from tenantctl.render import message, print_json, print_table
-from tenantctl.units import decimals, moment, money
+from tenantctl.own_view import own_view
+from tenantctl.render import message, print_json, print_table, short_each
+from tenantctl.units import decimals, moment, money, plural
 from tenantctl.whole_files import safe_name, write_whole
 
 app = typer.Typer(
     name="invoice",
     cls=MonthGroup,
     invoke_without_command=True,
-    help="Print the invoices of a month, for all tenants or one.",
+    help="Print the invoices of a month, for all tenants or one. Tenants see their own.",
     epilog=examples(
         "tenantctl invoice --month last",
         "tenantctl invoice --month 2026-11 --tenant acme --format html > acme.html",
@@ -83,12 +85,19 @@ def invoice(
         raise typer.BadParameter("choose --format json, csv, html, md or pdf for files", param_hint="--out")
     _check(chosen, out)
     with connect(ctx) as client:
-        if finalize:
+        if not finalize and (own := own_view(client, tenant)) is not None:
+            bill = _own_bill(own.get(f"/v1/invoices/{quote(month, safe='')}"))
+        elif finalize:
             bill = client.post(url("invoices", month, "finalize"), {"tenant": tenant})
         else:
             bill = client.get(url("invoices", month), tenant=tenant)
     if out is not None:
-        _write_files(bill, chosen, out)
+        try:
+            _write_files(bill, chosen, out)
+        except OSError:
+            if finalize and bill["tenants"]:
+                message("the invoices are finalised, but not all files are written: run this command again")
+            raise
     else:
         _print(bill, chosen)
 
@@ -104,7 +113,9 @@ def list_(ctx: typer.Context, tenant: TenantFilter = None, month: OneMonth = Non
     rows = answer["invoices"]
     places = decimals(row["total_nanos"] for row in rows)
     columns = ["number", "month", "tenant", "issued", "total>", "due>", "currency", "credits"]
-    print_table(columns, [_row(row, places) for row in rows], ("currency", "issued", "due"))
+    names = short_each([row["tenant"] for row in rows])
+    cells = [_row(name, row, places) for name, row in zip(names, rows, strict=True)]
+    print_table(columns, cells, ("currency", "issued", "due", "credits"))
     if not rows:
         message("no invoice is finalised yet; to finalise last month's: tenantctl invoice --month last --finalize")
 
@@ -180,9 +191,7 @@ def verify(
             if count:
                 message(f"{count} {why}")
         found = len(proof["findings"])
-        message(
-            f"checked {proof['checked']}: " + (f"{found} problem{'' if found == 1 else 's'}" if found else "all intact")
-        )
+        message(f"checked {proof['checked']}: " + (plural(found, "problem") if found else "all intact"))
     if proof["findings"]:
         raise typer.Exit(1)
 
@@ -194,6 +203,12 @@ def _given(ctx: typer.Context) -> list[str]:
     """The options that were passed before a subcommand."""
     sources = {parameter.opts[0]: ctx.get_parameter_source(parameter.name or "") for parameter in ctx.command.params}
     return [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"]
+
+
+def _own_bill(answer: dict[str, Any]) -> dict[str, Any]:
+    """What a tenant is told of its invoice, as administrators are told of all."""
+    paper = answer.pop("invoice")
+    return {**answer, "tenants": [paper] if paper else [], "total_nanos": paper["total_nanos"] if paper else 0}
 
 
 def _format(format: Format, *, json: bool, as_csv: bool) -> Format:
@@ -280,11 +295,11 @@ def _write_files(bill: dict[str, Any], format: Format, folder: Path) -> None:
         message(f"nothing to bill for {bill['month']}")
 
 
-def _row(row: dict[str, Any], places: int) -> list[object]:
+def _row(tenant: str, row: dict[str, Any], places: int) -> list[object]:
     return [
         row["number"],
         row["month"],
-        row["tenant"],
+        tenant,
         moment(row["issued_micros"])[:10],
         money(row["total_nanos"], places),
         money(row["payable_nanos"]),

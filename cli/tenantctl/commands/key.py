@@ -24,7 +24,9 @@ Tenant = Annotated[
     str | None,
     typer.Argument(metavar="TENANT", help="Name of the tenant.", callback=optional_tenant, show_default=False),
 ]
-KeyArgument = Annotated[str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`.")]
+KeyArgument = Annotated[
+    str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`, or at least 4 characters at either end.")
+]
 Expires = Annotated[
     str | None,
     typer.Option(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
-from tenantctl.client import configured_anchor, url
+from tenantctl.check_lines import check_lines, result_line
+from tenantctl.client import url
+from tenantctl.commands import renew
+from tenantctl.installed import configured_anchor
 from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress, state_dir
 from tenantctl.options import Json, connect, examples
 from tenantctl.render import message, print_fields, print_json
@@ -24,6 +26,7 @@ app = typer.Typer(name="ledger", help="Check, back up, restore and prune the led
 BUSY_TIMEOUT_MS: Final = 1000
 MOST_NAMED: Final = 20
 PRUNE_TIMEOUT_S: Final = 24 * 3600.0
+app.command(epilog=renew.EXAMPLES)(renew.renew)
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
 
@@ -32,8 +35,9 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
     """Check everything that must hold in the ledger, and say what to do about each breach.
 
     Looks for damage and checks the references, states, prices and amounts of all requests, hourly sums against rows,
-    invoices, budgets and the audit trail. Reads the file directly, even while the daemon runs, and delays nobody. Exits
-    with 1 if something is wrong.
+    budgets, free quotas, invoices, idempotency keys and the audit trail. Prints a line for each check: what it looked
+    at, and that it holds or how many breaches it found. Reads the file directly, even while the daemon runs, and delays
+    nobody. Exits with 1 if something is wrong.
     """
     import msgspec
 
@@ -45,18 +49,7 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
     if json:
         print_json({"ledger": str(path), **msgspec.to_builtins(found)})
     else:
-        broken = {breach.check.value for breach in found.breaches}
-        counts = {
-            name: f"{count}, breaches found" if name in broken else count for name, count in found.checked.items()
-        }
-        print_fields(
-            {
-                "ledger": path,
-                "result": "breaches found" if broken else "no breach found",
-                "checked": "how many",
-                **counts,
-            }
-        )
+        print_fields({"ledger": path, "result": result_line(found), **check_lines(found)})
         for breach in found.breaches:
             message(f"{breach.check.value}: {breach.what}; {breach.todo}")
         if found.more:
@@ -84,11 +77,12 @@ def backup(
     import msgspec
 
     from tenantd.ledger.copies import back_up
+    from tenantd.ledger.files import dated
     from tenantd.ledger.restoring import content_of_file
 
     ledger = _folder(ctx, state_dir) / LEDGER_NAME
     if target.is_dir():
-        target = target / time.strftime("ledger-%Y%m%d-%H%M%S.db")
+        target = dated(target, "ledger", ".db")
     with progress("copying") as on_progress:
         back_up(ledger, target, BUSY_TIMEOUT_MS, lambda done, of: on_progress("", done, of))
     found = content_of_file(target)

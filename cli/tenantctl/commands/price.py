@@ -10,7 +10,7 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
-from tenantctl.render import message, print_json, print_table
+from tenantctl.render import message, print_json, print_table, short_each
 from tenantctl.units import NANOS, NOTHING, moment_in, money
 
 app = typer.Typer(name="price", help="Set and show prices.", no_args_is_help=True)
@@ -29,7 +29,7 @@ MONEY: Final = {
 }
 COUNTS: Final = {"free_prompt_tokens": "free input tokens", "free_completion_tokens": "free output tokens"}
 _COLUMNS: Final = ["tenant", "from", "input>", "cached>", "output>", "hour>", "minimum>", "free in>", "free out>"]
-_SPARE: Final = ("minimum", "hour", "cached")
+_SPARE: Final = ("minimum", "hour", "cached", "free out", "free in")
 """Left out first on a narrow terminal."""
 
 
@@ -94,7 +94,8 @@ def list_(
     wanted = ("in_force", "future", "past", "replaced") if past else ("in_force", "future")
     timezone = answer["timezone"]
     lists = [one for one in answer["prices"] if one["state"] in wanted and not _is_over(one, past)]
-    print_table(_COLUMNS, [_row(one, timezone) for one in lists], _SPARE)
+    names = short_each([one["tenant"] or "(all)" for one in lists])
+    print_table(_COLUMNS, [_row(name, one, timezone) for name, one in zip(names, lists, strict=True)], _SPARE)
     message(f"{answer['currency']} per million tokens or engine hour; minimum and free tokens per month")
 
 
@@ -111,14 +112,14 @@ def _short(count: int) -> str:
     return str(count) if count else NOTHING
 
 
-def _row(one: dict[str, Any], timezone: str) -> list[object]:
+def _row(tenant: str, one: dict[str, Any], timezone: str) -> list[object]:
     since = moment_in(one["effective_micros"], timezone)
     if one["state"] in ("past", "replaced"):
-        since += f" ({one['state']})"
+        since += f" {one['state']}"
     if one["like_all"]:
-        return [one["tenant"], since, *["as all"] * 3, *[NOTHING] * 4]
+        return [tenant, since, *["as all"] * 3, *[NOTHING] * 4]
     return [
-        one["tenant"] or "(all)",
+        tenant,
         since,
         *(money(one[name]) for name in MONEY),
         *(_short(one[name]) for name in COUNTS),
@@ -196,7 +197,9 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
     rows += [(label, _short(before[name]), _short(after[name])) for name, label in COUNTS.items()]
     print_table([after["currency"], "before>", "from then>"], rows)
     if int(after["input_nanos_per_million"]) and not int(after["cached_nanos_per_million"]):
-        message("cached prompt tokens cost nothing then, nor what the prompts of one request share: see --cached")
+        message(
+            "cached prompt tokens are free then, and so is what the prompts of one request share; --cached sets a price"
+        )
     if after["like_all"]:
         message(f"{tenant} no longer has its own prices then")
     if change["own_tenants"]:

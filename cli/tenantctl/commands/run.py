@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import ExitStack
-from typing import Annotated, Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
 import typer
 
 from tenantctl import sampling_options as sampling
+from tenantctl.answer_start import ENGINE_WAIT_S, start_answer
+from tenantctl.client import Client
 from tenantctl.options import ActingTenant, Json, connect, examples, finite
 from tenantctl.prompt_input import checked, read_prompt
-from tenantctl.queue_place import waiting_shown
 from tenantctl.render import message, print_json
 from tenantctl.transcript import Printer, Transcript
 
 EXAMPLES = examples(
-    'tenantctl run --tenant acme "Once upon a time"',
-    "tenantctl run --tenant acme --chat --system 'Be brief.' 'What is a ledger?'",
+    'tenantctl run --tenant acme "What is a ledger?"',
+    "tenantctl run --tenant acme --system 'Be brief.' -f letter.txt 'Summarise this letter.'",
     "tenantctl run --tenant acme --max-tokens 200 --timing < prompt.txt",
-    "tenantctl run --tenant acme 'Summarise this letter:' < letter.txt",
+    "tenantctl run --tenant acme --raw 'Once upon a time'",
     "tenantctl run --tenant acme --temperature 0 --json 'The capital of France is' | jq -r .text",
 )
 
@@ -29,8 +32,19 @@ def run(
         str | None, typer.Argument(metavar="PROMPT", help="Prompt; omit it or pass - to read standard input.")
     ] = None,
     tenant: ActingTenant = None,
-    chat: Annotated[bool, typer.Option("--chat", help="Send as a chat message, using the model's template.")] = False,
+    file: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--file", "-f", metavar="FILE", dir_okay=False, help="Add this text file to the prompt; may be repeated."
+        ),
+    ] = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="Add a system message; implies --chat.")] = None,
+    chat: Annotated[
+        bool, typer.Option("--chat", help="Send a chat message, even if the model has no chat template.")
+    ] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Let the model continue the prompt, without its chat template.")
+    ] = False,
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None,
     timeout: Annotated[
         float | None,
@@ -52,65 +66,82 @@ def run(
     grammar: sampling.Grammar = None,
     schema: sampling.Schema = None,
 ) -> None:
-    """Complete a prompt and print the text as it is generated.
+    """Send one prompt and print the answer as it is generated.
 
-    Text from standard input follows the prompt on a new line. Add < /dev/null if standard input belongs to something
-    else, as in a shell loop. Ctrl-C cancels the request; tokens generated so far are billed.
+    The prompt is sent as a chat message if the model has a chat template. A base model has none and continues the
+    prompt. A model's reasoning goes to standard error. Text from standard input follows the prompt on a new line. Add
+    < /dev/null if standard input belongs to something else, as in a shell loop. Ctrl-C cancels the request; tokens
+    generated so far are billed.
     """
-    given = {
-        "max_tokens": max_tokens,
-        "timeout_s": timeout,
-        "temperature": temperature,
-        "top_k": top_k,
-        "top_p": top_p,
-        "min_p": min_p,
-        "typical_p": typical_p,
-        "repeat_penalty": repeat_penalty,
-        "presence_penalty": presence_penalty,
-        "frequency_penalty": frequency_penalty,
-        "seed": seed,
-        "stop": stop or None,
-        "ignore_eos": ignore_eos or None,
-    }
-    settings = {name: value for name, value in given.items() if value is not None}
-    settings |= sampling.constraint(grammar, schema)
-    path, body = _request(read_prompt(prompt), system, chat or system is not None)
-    answer = _ask(ctx, path, {**body, **settings}, tenant, quiet=json)
+    wanted, settings = _wanted(raw, chat, system), sampling.settings(ctx.params)
+    text = read_prompt(prompt, file or (), raw=raw)
+    with connect(ctx) as client:
+        has_template, note = _has_template(client) if wanted is None else (wanted == "chat", "")
+        answer = _ask(client, *_request(text, system, settings, has_template), tenant, note, quiet=json)
     if json:
         print_json(answer.as_json())
     if (grammar or schema) and answer.finish_reason == "length":
         message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
     if timing:
         message(answer.timing())
+    if schema and answer.finish_reason == "length":
+        raise typer.Exit(1)  # what is printed is no JSON
 
 
-def _request(prompt: str, system: str | None, chat: bool) -> tuple[str, dict[str, Any]]:
-    """The route and the body, without sampling settings."""
+def _wanted(raw: bool, chat: bool, system: str | None) -> Literal["raw", "chat"] | None:
+    """How the options say to send the prompt; None if the model decides. Raises BadParameter, InvalidRequest."""
+    if system is not None:
+        checked(system, "--system")
+    if not raw:
+        return "chat" if chat or system is not None else None
+    if chat or system is not None:
+        raise typer.BadParameter("choose one of --raw and " + ("--chat" if chat else "--system"), param_hint="--raw")
+    return "raw"
+
+
+def _has_template(client: Client) -> tuple[bool, str]:
+    """Whether prompts can be sent as chat messages, and what to say if not."""
+    model, note = client.model(), ""
+    if (found := model.get("chat_template")) is False:
+        note = (
+            f"{model['id']} is a base model (it has no chat template), so it continues the prompt; "
+            "--raw leaves out this note"
+        )
+    return bool(found), note
+
+
+def _request(prompt: str, system: str | None, settings: dict[str, Any], chat: bool) -> tuple[str, dict[str, Any]]:
+    """The route and the body."""
     if not chat:
-        return "/v1/completions", {"prompt": prompt}
+        return "/v1/completions", {"prompt": prompt, **settings}
     messages = [{"role": "user", "content": prompt}]
     if system is not None:
-        messages.insert(0, {"role": "system", "content": checked(system, "--system")})
-    return "/v1/chat/completions", {"messages": messages}
+        messages.insert(0, {"role": "system", "content": system})
+    return "/v1/chat/completions", {"messages": messages, **settings}
 
 
-def _ask(ctx: typer.Context, path: str, body: dict[str, Any], tenant: str | None, *, quiet: bool) -> Transcript:
-    """Send the request and, unless `quiet`, print the text as it comes. Raises typer.Exit(130) after Ctrl-C."""
-    streamed = {**body, "stream": True, "stream_options": {"include_usage": True}}
+def _ask(client: Client, path: str, body: dict[str, Any], tenant: str | None, note: str, *, quiet: bool) -> Transcript:
+    """Send the request, say `note` once it is answered and, unless `quiet`, print the text as it comes. Raises
+    typer.Exit(130) after Ctrl-C."""
     answer = Transcript()
-    printer = Printer()
+    printer, thoughts = Printer(), Printer(sys.stderr)
     try:
-        with connect(ctx) as client, ExitStack() as stack:
-            with waiting_shown(client, tenant) as name:
-                answer.id, events = stack.enter_context(client.stream(path, streamed, tenant, name))
-            for piece in answer.read(events):
+        with ExitStack() as stack:
+            wait_s = min(ENGINE_WAIT_S, body.get("timeout_s", ENGINE_WAIT_S))
+            answer.id, events = start_answer(client, stack, path, body, tenant, wait_s)
+            if note:
+                message(note)
+            for piece in answer.read(events, (lambda _: None) if quiet else thoughts.write):
                 if not quiet:
+                    thoughts.end_line()
                     printer.write(piece)
     except KeyboardInterrupt:
         printer.interrupted()
         raise typer.Exit(130) from None
     except Exception:
+        thoughts.end_line()
         printer.end_line()  # start the error message on a line of its own
         raise
+    thoughts.end_line()
     printer.end_line()
     return answer

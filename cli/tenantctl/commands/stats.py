@@ -8,11 +8,13 @@ import typer
 
 from tenantctl.client import url
 from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
+from tenantctl.own_stats import show_own_stats
+from tenantctl.own_view import own_view
 from tenantctl.render import TOTAL, heading, message, print_fields, print_json, print_table, short_names, tenant_names
 from tenantctl.spreadsheet import print_records
 from tenantctl.standing import amount, limits_in_use
 from tenantctl.times import PeriodSince, PeriodUntil, Window, bound
-from tenantctl.units import NOTHING, count, decimals, lasting, moment, money, percent
+from tenantctl.units import NOTHING, count, decimals, energy, lasting, moment, money, percent
 
 EXAMPLES: Final = examples(
     "tenantctl stats",
@@ -40,7 +42,14 @@ _TIMES: Final = [
 FIELDS: Final = (
     *("tenant", "tenant_id", "requests", "running", "paused", "waiting"),
     *("completed", "cancelled", "disconnected", "failed", "interrupted", "error_rate"),
-    *("prompt_tokens", "cached_tokens", "completion_tokens", "output_tokens_per_s", "engine_micros"),
+    *(
+        "prompt_tokens",
+        "cached_tokens",
+        "completion_tokens",
+        "output_tokens_per_s",
+        "engine_micros",
+        "energy_millijoules",
+    ),
     *("engine_share", "token_share", "weight", *_TIMES, "cost_nanos"),
 )
 """Columns of CSV."""
@@ -60,13 +69,16 @@ def stats(
 
     Without --tenant, each tenant has a row. Requests count when they end, with all their tokens. Percentiles are exact
     for windows of up to an hour, and otherwise within 2%. tok/s is output tokens divided by the length of the window.
-    JSON and CSV have all figures, and exact money.
+    JSON and CSV have all figures, and exact money. Tenants see their own.
     """
     one_output(json, as_csv)
     if (month is not None) + (window is not None) + bool(since or until) > 1:
         raise typer.BadParameter("use one of --window, --month, and --since and --until", param_hint="--window")
     period = {"window": window, "month": month, "since": bound(since), "until": bound(until)}
     with connect(ctx) as client:
+        if (own := own_view(client, tenant)) is not None:
+            show_own_stats(own, period, json=json, as_csv=as_csv)
+            return
         answer = client.get(url("stats"), tenant=tenant, **period)
     if json:
         print_json(answer)
@@ -128,6 +140,7 @@ def _print_one(answer: dict[str, Any], t: dict[str, Any]) -> None:
             "tokens in": f"{t['prompt_tokens']:,} computed, {t['cached_tokens']:,} cached",
             "tokens out": f"{t['completion_tokens']:,} ({rate(t['output_tokens_per_s'])} a second)",
             "engine time": f"{lasting(t['engine_micros'])} ({percent(t['engine_share'])} of all)",
+            **({"energy": energy(t["energy_millijoules"])} if t["energy_millijoules"] else {}),
             "cost": f"{answer['currency']} {money(t['cost_nanos'])}",
             **({"refused": _counts(t["refused"]) + " since the daemon started"} if t["refused"] else {}),
         }

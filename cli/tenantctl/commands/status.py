@@ -2,31 +2,25 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from tenantctl.client import Client, url
-from tenantctl.options import Json, connect, examples, finite
-from tenantctl.render import message, print_fields, print_json, print_table, short_ids, short_names
+from tenantctl.client import url
+from tenantctl.options import Json, TenantFilter, connect, examples, finite
+from tenantctl.own_status import show_own_status
+from tenantctl.own_view import view_of
+from tenantctl.queue_table import print_queue
+from tenantctl.readiness import wait_ready
+from tenantctl.render import print_fields, print_json, print_table, short_names
 from tenantctl.units import NOTHING, duration, size
-from tenantd.errors import DaemonNotRunning, EngineUnavailable
 
 EXAMPLES = examples(
     "tenantctl status",
     "tenantctl status --wait 120    [dim]# wait for the model to load[/]",
     "tenantctl status --json | jq .engine.device",
 )
-POLL_S: Final = 0.1
-MOST_QUEUED: Final = 10
-
-
-Show = Callable[[str, float, str], None]
-"""Shows what the command is waiting for: state, progress from 0 to 1, reason."""
 
 
 def status(
@@ -35,75 +29,25 @@ def status(
         float | None,
         typer.Option(metavar="SECONDS", min=0, callback=finite, help="Wait up to SECONDS for the model to load."),
     ] = None,
+    tenant: TenantFilter = None,
     json: Json = False,
 ) -> None:
     """Show the state of the daemon, its engine and its tenants.
 
-    Exits with 69 if the daemon is not running, and with 75 if it is not ready within --wait.
+    Tenants see their own state and limits, as does an administrator with --tenant. Exits with 69 if the daemon is not
+    running, and with 75 if it is not ready within --wait.
     """
     with connect(ctx) as client:
         if wait is not None:
-            _wait_ready(client, wait)
+            wait_ready(client, wait)
+        if (own := view_of(client, tenant)) is not None:
+            show_own_status(own, client.readiness()["status"], json=json)
+            return
         state = client.get(url("status"))
     if json:
         print_json(state)
     else:
         _print(state)
-
-
-def _wait_ready(client: Client, wait_s: float) -> None:
-    """Raises DaemonNotRunning if the daemon exits or never starts, EngineUnavailable if it is not ready in time."""
-    deadline_s = time.monotonic() + wait_s
-    seen = False
-    with _progress() as show:
-        while True:
-            late = time.monotonic() >= deadline_s
-            try:
-                state = client.readiness()
-            except DaemonNotRunning:
-                if seen:
-                    raise DaemonNotRunning("the daemon stopped while loading; its log says why") from None
-                if late:
-                    raise
-                show("waiting for the daemon", 0.0, "")
-            else:
-                seen = True
-                if state["status"] == "ready":
-                    return
-                progress = (
-                    state["status"],
-                    state.get("progress", 0.0),
-                    state.get("reason", ""),
-                )  # only administrators get the last two
-                if late:
-                    raise EngineUnavailable(f"not ready after {wait_s:g} s: {_waiting_text(*progress)}")
-                show(*progress)
-            time.sleep(min(POLL_S, max(0.0, deadline_s - time.monotonic())))
-
-
-@contextmanager
-def _progress() -> Iterator[Show]:
-    """Updates one line on a terminal; otherwise prints a line for each state and each 10% of progress."""
-    if sys.stderr.isatty():
-        from rich.console import Console
-        from rich.text import Text
-
-        with Console(stderr=True).status("waiting") as line:
-            yield lambda state, progress, reason: line.update(Text(_waiting_text(state, progress, reason)))
-        return
-    said: set[tuple[str, int, str]] = set()
-
-    def say(state: str, progress: float, reason: str) -> None:
-        step = (state, int(progress * 10), reason)
-        if step not in said:
-            said.add(step)
-            message(_waiting_text(state, progress, reason))
-
-    yield say
-
-
-def _waiting_text(state: str, progress: float, reason: str) -> str:
-    return state + (f" {progress:.0%}" if progress else "") + (f": {reason}" if reason else "")
 
 
 def _anchor_text(anchor: dict[str, Any]) -> str:
@@ -166,13 +110,7 @@ def _print(state: dict[str, Any]) -> None:
 
     if queue := state.get("queue"):
         print()
-        columns = ["waiting request", "tenant", "position>", "waited>", "est. wait>"]
-        ids = short_ids([entry["id"] for entry in queue[:MOST_QUEUED]])
-        names = short_names([entry["tenant"] for entry in queue[:MOST_QUEUED]])
-        rows = [_queue_row(*each) for each in zip(ids, names, queue[:MOST_QUEUED], strict=True)]
-        print_table(columns, rows, ("est. wait", "waited"))
-        if state["waiting"] > MOST_QUEUED:
-            message(f"and {state['waiting'] - MOST_QUEUED} more")
+        print_queue(queue, state["waiting"])
 
 
 def _percent(used: int | None) -> str:
@@ -192,16 +130,18 @@ def _preempted(swaps: int, recomputes: int) -> str:
     return f"{swaps + recomputes} ({swaps} swapped out, {recomputes} recomputed)"
 
 
-def _queue_row(request: str, tenant: str, entry: dict[str, Any]) -> list[object]:
-    waited, left = entry["waited_ms"] / 1000, entry["estimated_wait_ms"] / 1000
-    return [request, tenant, entry["position"], f"{waited:.1f} s", f"{left:.1f} s"]
-
-
 def _engine_fields(engine: dict[str, Any]) -> dict[str, object]:
     offloaded = f", {engine['layers_offloaded']} of {engine['layers']} layers offloaded" if engine["gpu_build"] else ""
     slots = f"{engine['slots']} slots of {engine['context_tokens']} tokens"
-    return {
-        "model": f"{engine['model']}, {size(engine['model_bytes'])}",
+    fields: dict[str, object] = {"model": f"{engine['model']}, {size(engine['model_bytes'])}"}
+    if (images := engine.get("images")) is not None:
+        around = len(images["before"]) + len(images["after"])
+        fields["images"] = f"by {images['projector']}, {images['tokens'] + around} prompt tokens each"
+    if (texts := engine.get("embeddings")) is not None:
+        fields["ranking" if texts["ranks"] else "embeddings"] = (
+            f"by {texts['model']}, up to {texts['input_tokens']} tokens each"
+        )
+    return fields | {
         "context": f"{slots}, {size(engine['kv_bytes'])} of KV cache ({engine['kv_type']})",
         "device": f"{engine['device']}{offloaded}",
     }

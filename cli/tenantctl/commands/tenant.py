@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Mapping
 from enum import StrEnum
-from types import MappingProxyType
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
-from tenantctl import billing_options, budget_table, cache_options, system_prompt_options
+from tenantctl import budget_table, cache_options, system_prompt_options
 from tenantctl.billing_options import with_billing
 from tenantctl.cache_options import Cache
 from tenantctl.client import url
+from tenantctl.commands import team_commands
 from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
-from tenantctl.render import message, print_fields, print_json, print_table
+from tenantctl.render import message, print_json, print_table
 from tenantctl.system_prompt_options import System, SystemCompletions
-from tenantctl.units import NOTHING, moment
+from tenantctl.tenant_table import COLUMNS, SPARE, print_tenant, row
 from tenantd.errors import NotFound, TenantdError
-from tenantd.limits import LIMITS
 
 app = typer.Typer(name="tenant", help="Manage tenants and their limits.", no_args_is_help=True)
 
@@ -140,7 +138,7 @@ def list_(ctx: typer.Context, json: Json = False) -> None:
     if json:
         print_json(answer)
         return
-    print_table(COLUMNS, [_row(tenant) for tenant in answer["tenants"]], SPARE)
+    print_table(COLUMNS, [row(tenant) for tenant in answer["tenants"]], SPARE)
     if not answer["tenants"]:
         message(f"no tenants yet; add one: {words(ctx)} tenant add NAME")
 
@@ -151,7 +149,7 @@ def show(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None
     with connect(ctx) as client:
         answer = client.get(url("tenants", tenant))
         budgets = {} if json else budget_table.fields(client.get(url("tenants", tenant, "budgets")))
-    _print(answer, json, budgets)
+    print_tenant(answer, json, budgets)
 
 
 @app.command(
@@ -200,7 +198,7 @@ def set_(
     if not changes:
         raise typer.BadParameter("nothing to change; pass at least one option")
     with connect(ctx) as client:
-        _print(client.patch(url("tenants", tenant), changes), json)
+        print_tenant(client.patch(url("tenants", tenant), changes), json)
 
 
 @app.command(epilog=examples("tenantctl tenant suspend acme"))
@@ -345,75 +343,7 @@ def _report(answer: Any, json: bool, text: str) -> None:
         message(text)
 
 
-def _print(answer: Any, json: bool, more: Mapping[str, object] = MappingProxyType({})) -> None:
-    if json:
-        print_json(answer)
-        return
-    tenant = answer["tenant"]
-    print_fields(
-        {
-            "tenant": tenant["name"],
-            "state": tenant["state"] + (", throttled to 1/8 of its weight" if tenant.get("throttled_micros") else ""),
-            "weight": f"{tenant['weight']:g}",
-            "priority": tenant["priority"],
-            "uids": _uids(tenant),
-            "adapter": tenant.get("adapter") or NOTHING,
-            **cache_options.shown(tenant),
-            **billing_options.shown(tenant),
-            "billed": "no" if tenant["unbilled"] else "yes",
-            **system_prompt_options.shown(tenant),
-            "special tokens": "allowed in plain prompts" if tenant.get("allow_special") else "not allowed",
-            "on anomaly": tenant.get("on_anomaly", "log"),
-            **{name.replace("_", " "): _shown_limit(tenant, name) for name in tenant["limits"]},
-            **more,
-            "created": moment(tenant["created_micros"]),
-        }
-    )
+# ---- as a file -------------------------------------------------------------------------------------------
 
-
-def _shown_limit(tenant: dict[str, Any], name: str) -> str:
-    """The effective limit, marked if it is the default of all tenants."""
-    value = tenant["effective_limits"][name]
-    notes = ["default"] if tenant["limits"][name] is None else []
-    if value == 0 and name in LIMITS and (effect := LIMITS[name].at_zero):
-        notes.append(effect)
-    return ("none" if value is None else str(value)) + (f" ({'; '.join(notes)})" if notes else "")
-
-
-COLUMNS: Final = [
-    *("tenant", "state", "weight>", "priority", "reserved>", "concurrent>", "queued>", "tokens>", "context>"),
-    *("requests/min>", "tokens/min>", "on-limit", "uids"),
-]
-
-SPARE: Final = (
-    "uids",
-    "on-limit",
-    "context",
-    "tokens",
-    "reserved",
-    "queued",
-    "concurrent",
-    "tokens/min",
-    "requests/min",
-)
-"""Columns that are left out first on a narrow terminal."""
-
-
-def _row(tenant: dict[str, Any]) -> list[object]:
-    limits = tenant["effective_limits"]
-    names = ("reserved_slots", "max_concurrent", "max_queued", "max_tokens_per_request", "max_context_tokens")
-    return [
-        tenant["name"],
-        "throttled" if tenant.get("throttled_micros") and tenant["state"] == "active" else tenant["state"],
-        f"{tenant['weight']:g}",
-        tenant["priority"],
-        *[limits[name] for name in names],
-        limits["requests_per_minute"],
-        limits["tokens_per_minute"],
-        limits["on_limit"],
-        _uids(tenant),
-    ]
-
-
-def _uids(tenant: dict[str, Any]) -> str:
-    return ",".join(map(str, tenant["uids"])) or NOTHING
+app.command(epilog=team_commands.EXPORT_EXAMPLES)(team_commands.export)
+app.command(epilog=team_commands.APPLY_EXAMPLES)(team_commands.apply)

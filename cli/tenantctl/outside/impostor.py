@@ -17,8 +17,8 @@ BODIES: Final[dict[str, Any]] = {
     "/v1/completions": TINY,
     "/v1/chat/completions": {"messages": [{"role": "user", "content": "a"}], "max_tokens": 1},
 }
-SAME_FOR_ALL: Final = "/v1/models"
-"""What is here is no tenant's own, so it does not matter for whom it is asked."""
+OF_NO_OTHER: Final = ("/v1/models", "/v1/identity")
+"""What is here is the same for all, or only tells who asks, so it does not matter for whom it is asked."""
 TENANT, ADMINISTRATOR = "tenant", "administrator"
 """Tags of operations in the API's description: who may use them."""
 
@@ -73,7 +73,7 @@ def _attempts(v: Visitors, operations: list[tuple[str, str, str]]) -> Iterator[A
     yield Attempt("a key that may only read", *RUN, key=v.looking, body=TINY)
     for method, path, tag in operations:
         filled = _filled(path, v)
-        if tag == TENANT and not path.startswith(SAME_FOR_ALL):
+        if tag == TENANT and not path.startswith(OF_NO_OTHER):
             body = BODIES.get(path, {}) if method == "POST" else None
             yield Attempt("a key for another tenant", method, filled, v.b_key, {"x_tenant": v.a}, body)
         elif tag == ADMINISTRATOR:

@@ -8,11 +8,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from tenantctl.bench.subjects import NO_LIMITS, wait_idle
 from tenantctl.client import Client, url
+from tenantctl.places import Place
 from tenantctl.render import complain
 from tenantd.domain import IsolationCheck, Verdict
 from tenantd.errors import Conflict, DaemonNotRunning, EngineUnavailable, NotFound, TenantdError
@@ -56,7 +56,7 @@ class Visitors:
     """A is who is attacked, B who attacks: names and keys. `looking` is a key of B that may only read, `revoked` one
     that was revoked."""
 
-    socket: Path
+    place: Place
     a: str
     b: str
     a_key: str
@@ -75,18 +75,15 @@ class Visitors:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if key is not None:
             named["authorization"] = f"Bearer {key}"
-        transport = httpx.HTTPTransport(uds=str(self.socket), verify=False, trust_env=False)
         try:
-            with httpx.Client(
-                transport=transport, base_url="http://tenantd", timeout=ANSWER_TIMEOUT_S, trust_env=False
-            ) as client:
+            with self.place.http(ANSWER_TIMEOUT_S, "") as client:
                 return client.request(method, path, json=body, headers=named)
         except httpx.TimeoutException as e:
             raise EngineUnavailable(
                 f"the daemon did not answer within {ANSWER_TIMEOUT_S:.0f} s; this machine is too busy to be checked"
             ) from e
         except httpx.TransportError as e:
-            raise DaemonNotRunning(f"the daemon at {self.socket} went away during the check: {e}") from e
+            raise DaemonNotRunning(f"the daemon at {self.place} went away during the check: {e}") from e
 
 
 @contextmanager
@@ -115,7 +112,7 @@ def visitors(client: Client) -> Iterator[Visitors]:
         revoked = _key(client, made[1])
         client.delete(url("keys", revoked["key"]["id"]))
         yield Visitors(
-            socket=client.socket,
+            place=client.place,
             a=made[0],
             b=made[1],
             a_key=keys[0]["secret"],

@@ -6,8 +6,8 @@ from typing import Any
 
 from tenantctl.papers.wording import Paper, cents, items, names, sums, tax_label
 from tenantctl.papers.wording import title as title_of
-from tenantctl.render import heading, message, narrow_hint, print_table, short_names
-from tenantctl.units import decimals, money
+from tenantctl.render import heading, message, narrow_hint, note, print_table, short_names
+from tenantctl.units import decimals, money, plural
 
 SPARE = ("unit", "quantity")
 """Columns that are left out first on a narrow terminal."""
@@ -23,7 +23,7 @@ def print_month(bill: dict[str, Any]) -> None:
         print()
         count = paper["requests"]
         number = f", invoice {paper['number']}" if paper.get("number") else ""
-        heading(f"{name}: {count} request{'' if count == 1 else 's'}{number}")
+        heading(f"{name}: {plural(count, 'request')}{number}")
         is_cut |= _print_lines(paper, bill["currency"])
     if is_cut:
         narrow_hint("--json", "--csv")
@@ -36,7 +36,7 @@ def print_month(bill: dict[str, Any]) -> None:
         due_nanos = sum(paper["payable_nanos"] for paper in papers)
         heading(f"Amount due: {bill['currency']} {cents(due_nanos, bill['currency'])}")
     if (head := bill.get("audit_head")) is not None:
-        print(f"audit head: {head['number']}, {head['hash']}")
+        note(f"audit head: {head['number']}, {head['hash']}")
     if not papers:
         message(f"nothing to bill for {bill['month']}")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tenantctl.shells.tree import NAMES, Command, Value
+from tenantctl.shells.tree import Command, Value, valued
 
 _TEMPLATE: Final = """\
 # bash completion for tenantctl, written by `tenantctl completion bash`
@@ -26,9 +26,9 @@ _tenantctl() {
         elif [[ $skip ]]; then
             skip=
         else
-            case $word in
+            case "$command $word" in
 @VALUED@) [[ ${COMP_WORDS[i + 1]} == = ]] || skip=1 ;;
-                -*) ;;
+                *" -"*) ;;
                 *)
                     case "$command $word" in
 @COMMANDS@) command="$command $word" ;;
@@ -87,9 +87,13 @@ def _key(command: Command) -> str:
 
 
 def _valued(root: Command) -> str:
-    """A pattern that matches the options that take a value."""
-    names = {name: None for c in root.walk() for o in c.options if o.value for name in o.names}
-    return " | ".join(names)
+    """A pattern that matches the options that take a value, each after its command."""
+    patterns = [
+        pattern
+        for name, commands in valued(root).items()
+        for pattern in ([f'*" {name}"'] if commands is None else [f'"{_key(c)} {name}"' for c in commands])
+    ]
+    return " | ".join(patterns)
 
 
 def _values(root: Command) -> list[str]:
@@ -100,8 +104,9 @@ def _values(root: Command) -> list[str]:
             for name in option.names if option.value else ():
                 actions.setdefault(name, {})[_key(command)] = _action(option.value)  # type: ignore[arg-type]
     by_action: dict[str, list[str]] = {}
+    by_command = valued(root)
     for name, each in actions.items():
-        is_same = len(set(each.values())) == 1
+        is_same = len(set(each.values())) == 1 and by_command[name] is None
         for key, action in each.items():
             pattern = f'*" {name}"' if is_same else f'"{key} {name}"'
             patterns = by_action.setdefault(action, [])
@@ -110,8 +115,8 @@ def _values(root: Command) -> list[str]:
 
 
 def _action(value: Value) -> str:
-    if value.is_tenant:
-        return f'_tenantctl_words "$({NAMES})" "$cur"; '
+    if value.offered:
+        return f'_tenantctl_words "$({value.lookup})" "$cur"; '
     if value.is_file:
         return '_tenantctl_files "$cur"; '
     return f'_tenantctl_words "{" ".join(value.words)}" "$cur"; ' if value.words else ""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tenantctl.shells.tree import NAMES, Command, Option, Value
+from tenantctl.shells.tree import Command, Option, Value, valued
 
 _HEAD: Final = """\
 # fish completion for tenantctl, written by `tenantctl completion fish`
@@ -12,16 +12,18 @@ _HEAD: Final = """\
 # The words typed so far without options and their values: the command, then its arguments.
 function __tenantctl_words
     set -l skip 0
+    set -l path
     for word in (commandline -opc)[2..-1]
         if test $skip = 1
             set skip 0
             continue
         end
-        switch $word
+        switch "$path $word"
             case @VALUED@
                 set skip 1
-            case '-*'
+            case '* -*'
             case '*'
+                set path $path $word
                 echo $word
         end
     end
@@ -47,9 +49,16 @@ complete -c tenantctl -f
 
 def script(root: Command) -> str:
     """The whole file: one line for each completion."""
-    names = {name: None for c in root.walk() for o in c.options if o.value for name in o.names}
+    patterns = [pattern for name, commands in valued(root).items() for pattern in _patterns(name, commands)]
     lines = [line for command in root.walk() for line in _lines(command)]
-    return _HEAD.replace("@VALUED@", " ".join(names)) + "\n".join(lines) + "\n"
+    return _HEAD.replace("@VALUED@", " ".join(patterns)) + "\n".join(lines) + "\n"
+
+
+def _patterns(name: str, commands: list[Command] | None) -> list[str]:
+    """What an option that takes a value looks like after the words before it."""
+    if commands is None:
+        return [f"'* {name}'"]
+    return [f"'{' '.join(c.path)}{more} {name}'" for c in commands for more in ("", " *")]
 
 
 def _lines(command: Command) -> list[str]:
@@ -78,8 +87,8 @@ def _option(option: Option, condition: str) -> str:
 
 
 def _action(value: Value) -> str:
-    if value.is_tenant:
-        return f"-a '({NAMES})'"
+    if value.offered:
+        return f"-a '({value.lookup})'"
     if value.is_file:
         return "-r -F"
     return f"-a {_quoted(' '.join(value.words))}" if value.words else ""

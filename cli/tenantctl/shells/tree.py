@@ -13,19 +13,26 @@ from typing import Any, Final
 from tenantctl.bench.suites import SUITES
 from tenantctl.commands.usage import By
 
-NAMES: Final = "tenantctl _tenants 2>/dev/null"
+OFFERED: Final = {"tenant": "tenants", "key": "keys", "request": "requests"}
+"""What is looked up while the user types, by name of the parameter."""
 FILE_METAVARS: Final = ("FILE", "GGUF", "DIR")
 HELP: Final = "Show this message and exit."
 
 
 @dataclass(frozen=True)
 class Value:
-    """What an option or argument takes. Without words, files or names there is nothing to offer."""
+    """What an option or argument takes. `offered` is a value of OFFERED, or "". Without words, files or offers there is
+    nothing to complete."""
 
     metavar: str
     words: tuple[str, ...] = ()
     is_file: bool = False
-    is_tenant: bool = False
+    offered: str = ""
+
+    @property
+    def lookup(self) -> str:
+        """The command that prints what is offered."""
+        return f"tenantctl _{self.offered} 2>/dev/null"
 
 
 @dataclass(frozen=True)
@@ -56,9 +63,7 @@ class Command:
 
 def command_tree(program: Any) -> Command:
     """All commands of `program`, click's group."""
-    root = _command(program, ())
-    _check_options_are_alike(root)
-    return root
+    return _command(program, ())
 
 
 def _command(command: Any, path: tuple[str, ...]) -> Command:
@@ -90,15 +95,18 @@ def _value(parameter: Any) -> Value:
     if parameter.name == "suite":
         words = tuple(SUITES)
     is_file = any(part in FILE_METAVARS for part in metavar.split("|"))
-    return Value(metavar, words, is_file, parameter.name == "tenant")
+    return Value(metavar, words, is_file, OFFERED.get(parameter.name, ""))
 
 
-def _check_options_are_alike(root: Command) -> None:
-    """Checks that an option takes a value in every command or in none, because bash must know which words are values
-    before it knows the command."""
-    seen: dict[str, bool] = {}
+def valued(root: Command) -> dict[str, list[Command] | None]:
+    """Options that take a value, each with the commands in which it does; None if it does in all that have it."""
+    takers: dict[str, list[Command]] = {}
+    flags = set()
     for command in root.walk():
         for option in command.options:
             for name in option.names:
-                if seen.setdefault(name, option.value is not None) != (option.value is not None):
-                    raise AssertionError(f"{name} takes {option.value} here and something else elsewhere")
+                if option.value is None:
+                    flags.add(name)
+                else:
+                    takers.setdefault(name, []).append(command)
+    return {name: commands if name in flags else None for name, commands in takers.items()}

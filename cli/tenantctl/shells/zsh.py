@@ -5,17 +5,18 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tenantctl.shells.tree import NAMES, Command, Option, Value
+from tenantctl.shells.tree import OFFERED, Command, Option, Value
 
-_HEAD: Final = f"""\
+_HEAD: Final = """\
 #compdef tenantctl
 # zsh completion for tenantctl, written by `tenantctl completion zsh`
-
-_tenantctl_tenants() {{
-  local -a names
-  names=(${{(f)"$({NAMES})"}})
-  compadd -a names
-}}
+"""
+_LOOKUP: Final = """
+_tenantctl_@NAME@() {
+  local -a found
+  found=(${(f)"$(@LOOKUP@)"})
+  compadd -a found
+}
 """
 _TAIL: Final = """
 if [[ $funcstack[1] == _tenantctl ]]; then
@@ -28,7 +29,9 @@ fi
 
 def script(root: Command) -> str:
     """The whole file: a function for each command, the program's last."""
-    return _HEAD + "".join(_function(command) for command in reversed(list(root.walk()))) + _TAIL
+    offered = [Value("", offered=name) for name in OFFERED.values()]
+    lookups = [_LOOKUP.replace("@NAME@", f"offer_{v.offered}").replace("@LOOKUP@", v.lookup) for v in offered]
+    return _HEAD + "".join(lookups) + "".join(_function(command) for command in reversed(list(root.walk()))) + _TAIL
 
 
 def _name(command: Command) -> str:
@@ -80,8 +83,8 @@ def _option(option: Option) -> list[str]:
 
 
 def _action(value: Value) -> str:
-    if value.is_tenant:
-        return "_tenantctl_tenants"
+    if value.offered:
+        return f"_tenantctl_offer_{value.offered}"
     if value.is_file:
         return "_files"
     return f"({' '.join(value.words)})" if value.words else " "

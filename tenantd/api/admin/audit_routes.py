@@ -8,7 +8,7 @@ from typing import Final, Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.admin import types
@@ -22,7 +22,7 @@ from tenantd.domain import Tenant
 from tenantd.errors import InvalidRequest
 from tenantd.ledger import audit
 from tenantd.ledger.trail import MOST_ENTRIES_READ, Wanted
-from tenantd.request_ids import end_of_request_id_in, request_id_in
+from tenantd.request_ids import digits_in, request_id_in
 from tenantd.serving.matching import possible_prompts
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration
@@ -96,7 +96,7 @@ class AuditTrail:
         """Read the audit trail, newest entries first; with `after`, those after that number, oldest first.
 
         `since` and `until` are microseconds since 1970. `id` chooses a removed `tenant` whose name was taken again.
-        `request` is a request's id, an answer's id, or the last 8 digits or more of one.
+        `request` is a request's id, an answer's id, or 8 digits or more at either end of one.
 
         To get more, pass `next` as `after` if this request has
         `after`, otherwise as `before`; null is the end. To follow the trail, pass `head` as `after`.
@@ -108,11 +108,11 @@ class AuditTrail:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_ENTRIES_READ}", param="limit")
         if id is not None and tenant is None:
             raise InvalidRequest("id: needs tenant, the name that it has or had", param="id")
-        request_id, request_end = _request_id(request)
+        request_id, request_part = _request_id(request)
         wanted = Wanted(
             event=_event(event),
             request_id=request_id,
-            request_end=request_end,
+            request_part=request_part,
             since_micros=None if since is None else whole_number("since", since),
             until_micros=None if until is None else whole_number("until", until),
         )
@@ -174,14 +174,14 @@ def _event(name: str | None) -> str | None:
 
 
 def _request_id(text: str | None) -> tuple[str | None, str | None]:
-    """A request's id, or the end of one. Raises InvalidRequest."""
+    """A request's id, or the digits at an end of one. Raises InvalidRequest."""
     if text is None:
         return None, None
-    found, end = request_id_in(text), end_of_request_id_in(text)
-    if found is None and end is None:
+    found, part = request_id_in(text), digits_in(text)
+    if found is None and part is None:
         raise InvalidRequest(
-            "request: must be the id of a request or of an answer, or at least its last 8 digits "
+            "request: must be the id of a request or of an answer, or at least 8 digits at either end of it "
             f"(got {excerpt(text, 80)})",
             param="request",
         )
-    return found, end
+    return found, part

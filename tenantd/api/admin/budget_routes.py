@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Annotated, Any, Final, TypedDict
 
 import msgspec
-from fastapi import Request
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.admin.audit_routes import Parse

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypedDict
 
-from fastapi import Request
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.body import Body, parse, read_body

@@ -6,18 +6,19 @@ from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd import clock
-from tenantd.api.admin.figure_types import GroupedUsage, Stats, UsageReport
-from tenantd.api.admin.parameters import check_hours, one_of, period_of, window_micros
+from tenantd.api.admin.figure_types import GroupedUsage, History, Stats, UsageReport
+from tenantd.api.admin.parameters import check_hours, one_of, period_of, whole_number, window_micros
 from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.costs import of_request
 from tenantd.ledger.grouped import Grouping
 from tenantd.ledger.window import TenantFigures, WindowFigures
+from tenantd.serving.last_hour import INTERVAL_S, as_lists
 from tenantd.serving.service import Service
 from tenantd.tenancy.reporting import Reporting
 from tenantd.text.pool import ADMINISTRATORS
@@ -40,6 +41,7 @@ class FigureRoutes:
             Operation("GET", "/admin/v1/usage", self.usage, UsageReport),
             Operation("GET", "/admin/v1/usage/{by}", self.usage_by, GroupedUsage),
             Operation("GET", "/admin/v1/stats", self.stats, Stats),
+            Operation("GET", "/admin/v1/history", self.history, History),
         ]
 
     async def usage(
@@ -104,6 +106,27 @@ class FigureRoutes:
         tenants = [self._standing(each, live.get(each.tenant, {})) for each in found.tenants]
         more = {name: getattr(found, name) for name in ("is_exact", "total", "evenness")}
         return await self._reply(since_micros, until_micros, **more, tenants=tenants)
+
+    async def history(self, since: str = "0") -> Response:
+        """Show what tenants were given in each few seconds of the last hour, or after `since`: microseconds since
+        1970. Of the tenants that had work in that hour, the 12 that were given most."""
+        last_hour = self._service.last_hour
+        found = last_hour.of_all(whole_number("since", since))
+        names = {tenant.id: tenant.name for tenant in self._service.directory.tenants.values()}
+
+        def render() -> Response:
+            tenants = [
+                {
+                    "tenant": names[number],
+                    "share": last_hour.shares(samples, found.costs),
+                    **as_lists(samples, of_all=True),
+                }
+                for number, samples in found.tenants.items()
+                if number in names
+            ]
+            return reply({"interval_s": INTERVAL_S, "ended_micros": found.ended_micros, "tenants": tenants})
+
+        return await self._service.pool.run(ADMINISTRATORS, render)
 
     def _standing(self, figures: TenantFigures, live: dict[str, Any]) -> dict[str, Any]:
         """A `ListedFigures`."""

@@ -51,6 +51,30 @@ ListedFigures = msgspec.defstruct(
 None for a removed tenant."""
 
 
+class TenantHistory(TypedDict):
+    """What a tenant was given in each interval. `share` is its part of what all were given, as the scheduler counts it;
+    `entitled_share` the part that it is entitled to: by weight next to the others that have work, at least its reserved
+    slots, and at most what it can use. Null without work."""
+
+    tenant: str
+    share: list[float | None]
+    entitled_share: list[float | None]
+    prompt_tokens: list[int]
+    generated_tokens: list[int]
+    running: list[int]
+    waiting: list[int]
+    first_token_micros: list[int | None]
+
+
+class History(TypedDict):
+    """Intervals of `interval_s` within the last hour, and the tenants that were given most in it. A tenant's own
+    `/v1/history` explains the rest."""
+
+    interval_s: int
+    ended_micros: list[int]
+    tenants: list[TenantHistory]
+
+
 class Stats(TypedDict):
     """Of requests that ended from `since_micros` until before `until_micros` (microseconds since 1970). `total` is over
     the tenants listed. Percentiles are exact if `is_exact`, else within 2%. `evenness` is of all tenants, and shares

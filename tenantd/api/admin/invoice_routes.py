@@ -7,8 +7,8 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import Final, TypedDict
 
-from fastapi import Request
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd import clock

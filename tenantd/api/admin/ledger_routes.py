@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 from zoneinfo import ZoneInfo
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.admin import types

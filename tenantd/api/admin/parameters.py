@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 
 from tenantd import clock
 from tenantd.config import BillingConfig
+from tenantd.domain import FinishReason
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.grouped import MOST_HOURS, Grouping
 from tenantd.ledger.invoices import parse_month
@@ -17,6 +18,9 @@ from tenantd.periods import HOUR_MICROS, midnight_micros
 from tenantd.text.excerpt import excerpt
 
 MOST_DIGITS: Final = 18
+LIVE_STATES: Final = ("waiting", "running", "paused")
+STATES: Final = (*LIVE_STATES, *(reason.value for reason in FinishReason))
+"""What requests are chosen by: where live ones are, and how the others ended."""
 _WINDOW: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
@@ -76,6 +80,19 @@ def period_of(
     until_micros = now_micros if until is None else moment_micros("until", until, timezone)
     since_micros = 0 if since is None else moment_micros("since", since, timezone)
     if until is not None and since_micros > until_micros:
+        raise InvalidRequest("since: must be before until", param="since")
+    return since_micros, until_micros
+
+
+def created_between(billing: BillingConfig, since: str | None, until: str | None) -> tuple[int | None, int | None]:
+    """When requests were created: from the first moment until before the second; None for any time.
+
+    Raises InvalidRequest.
+    """
+    timezone = ZoneInfo(billing.timezone)
+    since_micros = None if since is None else moment_micros("since", since, timezone)
+    until_micros = None if until is None else moment_micros("until", until, timezone)
+    if since_micros is not None and until_micros is not None and since_micros > until_micros:
         raise InvalidRequest("since: must be before until", param="since")
     return since_micros, until_micros
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Annotated, Final, TypedDict
 
-from fastapi import Request
 from pydantic import Field
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd.api.admin.audit_routes import Parse

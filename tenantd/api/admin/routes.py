@@ -1,4 +1,5 @@
-"""Administration: tenants, keys, usage, invoices. Only for root, the daemon's own user, and keys with the scope admin.
+"""Administration: tenants, keys, usage, invoices. Only for root, the daemon's own user, members of
+server.admin_group, and keys with the scope admin.
 
 Routes parse, call a use case and render: `tenantd.tenancy.administration` has what changes tenants and keys, and
 `tenantd.tenancy.reporting` the reports.
@@ -13,8 +14,8 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import msgspec
-from fastapi import Request
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd import __version__, clock
@@ -26,8 +27,10 @@ from tenantd.api.admin.examination import examination_operations
 from tenantd.api.admin.figure_routes import FigureRoutes
 from tenantd.api.admin.invoice_routes import invoice_operations
 from tenantd.api.admin.ledger_routes import ledger_operations
+from tenantd.api.admin.live_routes import live_operations
 from tenantd.api.admin.parameters import whole_number
 from tenantd.api.admin.price_routes import PriceRoutes
+from tenantd.api.admin.request_routes import RequestRoutes
 from tenantd.api.body import B, parse, read_body
 from tenantd.api.identity import actor_of, require_live_key
 from tenantd.api.openai.prompts import INLINE_BYTES
@@ -35,16 +38,14 @@ from tenantd.api.operations import Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import BillingDetails, Tenant
-from tenantd.errors import Conflict, InvalidRequest, NotFound
+from tenantd.errors import InvalidRequest
 from tenantd.ledger.findings import Finding
 from tenantd.ledger.invoices import Month, parse_month
-from tenantd.ledger.records import RequestRecord
-from tenantd.request_ids import LEAST_OF_A_PART, PREFIX, ids_with_part, new_request_id, request_id_in
+from tenantd.request_ids import new_request_id
 from tenantd.serving.service import Service
 from tenantd.tenancy.administration import Administration, Change
 from tenantd.tenancy.budget_administration import BudgetAdministration
 from tenantd.tenancy.reporting import Reporting
-from tenantd.text.excerpt import excerpt
 from tenantd.text.pool import ADMINISTRATORS
 from tenantd.watching.metrics import Meter
 from tenantd.watching.scores import explain
@@ -75,7 +76,7 @@ class Admin:
 
     def operations(self) -> list[Operation]:
         tenants, tenant = "/admin/v1/tenants", "/admin/v1/tenants/{name}"
-        keys, requests = "/admin/v1/keys", "/admin/v1/requests"
+        keys = "/admin/v1/keys"
         return [
             Operation("GET", "/admin", self.index, types.Index),
             Operation("GET", "/admin/v1/status", self.status, types.Status),
@@ -96,12 +97,12 @@ class Admin:
             Operation("POST", f"{keys}/{{key_id}}/rotate", self.rotate_key, types.RotatedKey, types.KeyRotation, 201),
             Operation("GET", "/admin/v1/anomalies", self.anomalies, types.Anomalies),
             *self._figures.operations(),
-            Operation("GET", requests, self.requests, types.Requests),
-            Operation("POST", f"{requests}/{{request_id}}/cancel", self.cancel, types.CancelledRequest),
+            *RequestRoutes(self._service, self._administration, self._reporting).operations(),
             *invoice_operations(self._service, self._parse, self._month),
             *self._prices.operations(),
             *self._budgets.operations(),
             *alert_operations(self._webhook),
+            *live_operations(self._service),
             *self._audit_trail.operations(),
             *ledger_operations(self._service, self._parse),
             *examination_operations(self._service),
@@ -136,24 +137,6 @@ class Admin:
         budgets = [(names[one.budget.tenant_id], one) for one in states if one.budget.tenant_id in names]
         render = functools.partial(self._meter.render, self._service.status(), budgets)
         return Response(await self._service.pool.run(ADMINISTRATORS, render), headers=headers)
-
-    async def cancel(self, request: Request, request_id: str) -> Response:
-        """Cancel a running or waiting request, by its id or the id of its answer, or by 8 digits or more at either end
-        of its id if no other live request has them."""
-        found = request_id_in(request_id) or self._live_id(request_id)
-        self._administration.cancel_request(actor_of(request.scope), found)
-        return reply({"cancelled": found})
-
-    def _live_id(self, part: str) -> str:
-        """The id of the only live request with these digits at either end. Raises NotFound, Conflict."""
-        found = ids_with_part(part, self._service.live_states())
-        if not found:
-            digits = part.strip().removeprefix(PREFIX)
-            advice = "; give at least 8 digits of its id" if len(digits) < LEAST_OF_A_PART else ""
-            raise NotFound(f"no request {excerpt(part, 80)} is running or waiting{advice}")
-        if len(found) > 1:
-            raise Conflict(f"{len(found)} requests that run or wait begin or end with {part}; give more digits")
-        return found[0]
 
     # -- tenants
 
@@ -274,12 +257,6 @@ class Admin:
         found = await self._reporting.anomalies(tenant, since_micros, _most(limit))
         return reply({"anomalies": [_anomaly(one) for one in found]})
 
-    async def requests(self, tenant: str | None = None, limit: str = "50") -> Response:
-        """List the newest requests."""
-        rows = await self._reporting.requests(tenant, _most(limit))
-        states = self._service.live_states()
-        return reply({"requests": [_request(row, states.get(row.id)) for row in rows]})
-
     # -- shared
 
     async def _parse(self, request: Request, model: type[B]) -> B:
@@ -300,10 +277,6 @@ class Admin:
     @staticmethod
     def _now_micros() -> int:
         return clock.now_micros()
-
-
-def _request(row: RequestRecord, live_state: str | None) -> dict[str, Any]:
-    return {**msgspec.structs.asdict(row), "cost_nanos": row.cost_nanos, "live_state": live_state}
 
 
 def _anomaly(found: Finding) -> dict[str, Any]:

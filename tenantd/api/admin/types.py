@@ -12,7 +12,6 @@ from tenantd.api.openai.shapes import Waiting
 from tenantd.domain import TENANT_NAME, CacheUse, OnAnomaly, OwnLimits, Priority, Scope, Tenant, TenantState
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.findings import Finding
-from tenantd.ledger.records import RequestRecord
 from tenantd.ledger.trail import AuditRecord
 from tenantd.limits import LIMITS, MOST, Limit
 from tenantd.serving.isolation import IsolationStatus
@@ -382,23 +381,6 @@ class RotatedKey(CreatedKey):
     replaced: KeyInfo
 
 
-ListedRequest = msgspec.defstruct(
-    "ListedRequest",
-    [
-        *((field.name, field.type) for field in msgspec.structs.fields(RequestRecord)),
-        ("cost_nanos", int),
-        ("live_state", Literal["waiting", "running", "paused"] | None),
-    ],
-)
-"""A row of the ledger, what it is billed at, and where it is now if it is live."""
-
-
-class Requests(TypedDict):
-    """The newest first."""
-
-    requests: list[ListedRequest]  # type: ignore[valid-type]
-
-
 FoundAnomaly = msgspec.defstruct(
     "FoundAnomaly",
     [*((field.name, field.type) for field in msgspec.structs.fields(Finding)), ("reasons", list[str])],
@@ -410,9 +392,3 @@ class Anomalies(TypedDict):
     """The newest first."""
 
     anomalies: list[FoundAnomaly]  # type: ignore[valid-type]
-
-
-class CancelledRequest(TypedDict):
-    """Its id."""
-
-    cancelled: str

@@ -7,7 +7,7 @@ therefore returns the bytes around the text, which are built once per choice.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -20,6 +20,8 @@ from tenantd.text.vocabulary import Vocabulary
 LEAST_LOGPROB: Final = -9999.0
 """What OpenAI sends for an impossible token; JSON has no infinity."""
 DONE: Final = b"data: [DONE]\n\n"
+CALLED: Final = "tool_calls"
+"""`finish_reason` of an answer that calls tools."""
 OUT_OF_BUDGET: Final = {"x_tenantd": {"reason": "budget"}}
 """What an answer has besides OpenAI's fields if it is incomplete because a budget is used up."""
 _HOLE: Final = "\x00"
@@ -52,11 +54,26 @@ class Answer(ABC):
     id_prefix: ClassVar[str]
 
     def __init__(
-        self, *, request_id: str, model: str, created_s: int, vocabulary: Vocabulary, with_usage: bool = False
+        self,
+        *,
+        request_id: str,
+        model: str,
+        created_s: int,
+        vocabulary: Vocabulary,
+        with_usage: bool = False,
+        fingerprint: str = "",
+        service_tier: str | None = None,
     ) -> None:
         self._vocabulary = vocabulary
         self._with_usage = with_usage
-        self._head = {"id": answer_id(request_id, self.id_prefix), "created": created_s, "model": model}
+        self._head: dict[str, Any] = {
+            "id": answer_id(request_id, self.id_prefix),
+            "created": created_s,
+            "model": model,
+            "system_fingerprint": fingerprint,
+        }
+        if service_tier is not None:
+            self._head["service_tier"] = service_tier
 
     # -- whole
 
@@ -68,8 +85,8 @@ class Answer(ABC):
         return {**body, **OUT_OF_BUDGET} if is_out_of_budget else body
 
     @abstractmethod
-    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
-        """One element of `choices`. Subclasses decide where the text goes."""
+    def choice(self, index: int, text: str, logprobs: Any, end: str) -> dict[str, Any]:
+        """One element of `choices`, with its `finish_reason`. Subclasses decide where the text goes."""
 
     # -- streamed
 
@@ -86,9 +103,9 @@ class Answer(ABC):
         """An event with logprobs. `offset` is the number of characters of the choice before it."""
         return self._chunk(self._piece(index, "".join(d.text for d in deltas), self.logprobs(deltas, offset)))
 
-    def finish_event(self, index: int, reason: FinishReason) -> bytes:
+    def finish_event(self, index: int, end: str) -> bytes:
         """A choice's last event."""
-        return self._chunk(self._last_piece(index, reason.value))
+        return self._chunk(self._last_piece(index, end))
 
     def out_of_budget_event(self, index: int, usage: TokenUsage) -> bytes:
         """The last event of a choice that was ended because a budget is used up, with what the choice has used."""
@@ -124,8 +141,8 @@ class CompletionAnswer(Answer):
     chunk_object = "text_completion"
     id_prefix = COMPLETION_PREFIX
 
-    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
-        return {**self._piece(index, text, logprobs), "finish_reason": reason.value}
+    def choice(self, index: int, text: str, logprobs: Any, end: str) -> dict[str, Any]:
+        return {**self._piece(index, text, logprobs), "finish_reason": end}
 
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
         tokens: list[str] = []
@@ -157,6 +174,22 @@ class CompletionAnswer(Answer):
         return {"index": index, "text": "", "logprobs": None, "finish_reason": reason}
 
 
+class CalledTool(NamedTuple):
+    """A call of a tool; `arguments` is JSON."""
+
+    id: str
+    name: str
+    arguments: str
+
+
+class Said(NamedTuple):
+    """What an answer consists of."""
+
+    content: str
+    reasoning: str
+    calls: list[CalledTool]
+
+
 class ChatAnswer(Answer):
     """/v1/chat/completions."""
 
@@ -164,16 +197,33 @@ class ChatAnswer(Answer):
     chunk_object = "chat.completion.chunk"
     id_prefix = CHAT_PREFIX
 
-    def choice(self, index: int, text: str, logprobs: Any, reason: FinishReason) -> dict[str, Any]:
+    def choice(self, index: int, text: str, logprobs: Any, end: str) -> dict[str, Any]:
         return {
             "index": index,
             "message": {"role": "assistant", "content": text, "refusal": None},
             "logprobs": logprobs,
-            "finish_reason": reason.value,
+            "finish_reason": end,
         }
 
     def opening_event(self, index: int) -> bytes:
         return self._chunk(self._delta(index, {"role": "assistant", "content": ""}, None, None))
+
+    def said_choice(self, index: int, said: Said, logprobs: Any, end: str) -> dict[str, Any]:
+        """As `choice`, of an answer with reasoning or calls."""
+        message: dict[str, Any] = {"role": "assistant", "content": said.content, "refusal": None}
+        if said.reasoning:
+            message["reasoning_content"] = said.reasoning
+        if said.calls:
+            message["content"] = said.content or None
+            message["tool_calls"] = [
+                {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+                for call in said.calls
+            ]
+        return {"index": index, "message": message, "logprobs": logprobs, "finish_reason": end}
+
+    def delta_event(self, index: int, delta: dict[str, Any], logprobs: Any) -> bytes:
+        """An event with any part of a message."""
+        return self._chunk(self._delta(index, delta, logprobs, None))
 
     def logprobs(self, deltas: list[Delta], offset: int = 0) -> Any:
         content = [
@@ -196,7 +246,7 @@ class ChatAnswer(Answer):
     def _last_piece(self, index: int, reason: str) -> dict[str, Any]:
         return self._delta(index, {}, None, reason)
 
-    def _delta(self, index: int, delta: dict[str, str], logprobs: Any, reason: str | None) -> dict[str, Any]:
+    def _delta(self, index: int, delta: dict[str, Any], logprobs: Any, reason: str | None) -> dict[str, Any]:
         return {"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}
 
 

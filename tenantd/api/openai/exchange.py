@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import copy
 import logging
-from typing import Final
+from typing import Any, Final
 
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
@@ -18,10 +18,10 @@ from starlette.types import Receive, Scope, Send
 
 from tenantd.api.connection import connection_of
 from tenantd.api.identity import actor_of, for_asker
-from tenantd.api.openai.answers import Answer
+from tenantd.api.openai.answers import CALLED, Answer, ChatAnswer
 from tenantd.api.openai.recipient import Recipient
-from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump
-from tenantd.api.openai.whole import collect
+from tenantd.api.openai.streaming import ClientStalled, EventWriter, pump, pump_parts
+from tenantd.api.openai.whole import Whole, collect
 from tenantd.api.refusals import announce_refusal
 from tenantd.api.replies import error_reply, reply
 from tenantd.domain import FinishReason, Tenant, as_billed
@@ -47,15 +47,17 @@ class Exchange(Response):
         service: Service,
         tenant: Tenant,
         generations: list[Generation],
-        answer_type: type[Answer],
+        answer_type: type[Answer] | None,
         *,
         timeout_s: float | None,
         streamed: bool,
         with_usage: bool,
         headers: dict[str, str],
         attempt: Attempt | None = None,
+        service_tier: str | None = None,
     ) -> None:
-        """`headers` are added to those of the answer. The answer is recorded for its `attempt`, which it lets go of."""
+        """`headers` are added to those of the answer. The answer is recorded for its `attempt`, which it lets go of,
+        and tells its `service_tier` if there is one."""
         super().__init__()
         self._service = service
         self._tenant = tenant
@@ -66,6 +68,7 @@ class Exchange(Response):
         self._with_usage = with_usage
         self._more_headers = headers
         self._attempt = attempt
+        self._service_tier = service_tier
         self._streams: list[LiveStream] = []
         self._submitting: asyncio.Task[list[LiveStream]] | None = None
         self._client_gone = False
@@ -92,13 +95,20 @@ class Exchange(Response):
         except TenantdError as e:
             await self._refuse(scope, e)(scope, receive, send)
             return
-        first = self._streams[0]
+        await self._respond(scope, receive, send)
+
+    async def _respond(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the answer, once every choice has its first token."""
+        assert self._answer_type is not None, "others have an answer of their own"
+        first, info = self._streams[0], self._service.supervisor.info
         answer = self._answer_type(
             request_id=first.id,
             model=self._service.config.model_name,
             created_s=first.created_micros // 1_000_000,
             vocabulary=self._service.vocabulary,
             with_usage=self._with_usage,
+            fingerprint="" if info is None else info.fingerprint,
+            service_tier=self._service_tier,
         )
         if self._streamed:
             await self._stream(answer, scope, send)
@@ -108,6 +118,11 @@ class Exchange(Response):
 
     async def _start(self, scope: Scope) -> None:
         """Admit all choices and wait for their first tokens. Raises the error of the first that fails."""
+        await self._submit(scope)
+        for stream in self._streams:
+            await stream.started()
+
+    async def _submit(self, scope: Scope) -> None:
         work = self._service.submit_all(
             self._tenant, self._generations, self._timeout_s, actor_of(scope), self._attempt
         )
@@ -120,8 +135,6 @@ class Exchange(Response):
             raise
         if self._client_gone:
             self._abandon()
-        for stream in self._streams:
-            await stream.started()
 
     async def _abandon_when_gone(self, receive: Receive) -> None:
         """Abandon the streams when the client disconnects. Also returns once the answer is complete."""
@@ -141,7 +154,7 @@ class Exchange(Response):
         request_id = self._streams[0].id if self._streams else ""
         if not self._client_gone:
             announce_refusal(scope, error, request_id or None)
-        answer = error_reply(self._shown(error, scope), request_id)
+        answer = error_reply(self._shown(error, scope), request_id, path=scope["path"])
         if not self._client_gone:
             self._record_whole(answer)
         return answer
@@ -162,12 +175,15 @@ class Exchange(Response):
             recording.complete()
 
     async def _whole(self, answer: Answer, scope: Scope) -> Response:
-        wholes = [await collect(answer, stream) for stream in self._streams]
+        wholes = [
+            await collect(answer, stream, generation.reading)
+            for stream, generation in zip(self._streams, self._generations, strict=True)
+        ]
         self._check(Recipient(scope, self._service))
         if failed := self._failure():
             return self._refuse(scope, failed)
         choices = [
-            answer.choice(index, whole.text, whole.logprobs, _reason(stream))
+            _choice(answer, index, whole, stream)
             for index, (stream, whole) in enumerate(zip(self._streams, wholes, strict=True))
         ]
         usage = as_billed(stream.usage for stream in self._streams)
@@ -212,10 +228,15 @@ class Exchange(Response):
 
     async def _stream_choice(self, answer: Answer, index: int, writer: EventWriter) -> None:
         stream = self._streams[index]
+        reading = self._generations[index].reading
+        has_calls = False
         try:
-            await pump(answer, index, stream, writer)
-            if _is_complete(stream):
-                await writer.write(_last_event(answer, index, stream), stream)
+            if reading is None or not isinstance(answer, ChatAnswer):
+                await pump(answer, index, stream, writer)
+            else:
+                has_calls = await pump_parts(answer, index, stream, writer, reading)
+            if has_ended_well(stream):
+                await writer.write(_last_event(answer, index, stream, has_calls=has_calls), stream)
         except EngineFailure as e:
             self._mixed_up = e
 
@@ -236,18 +257,30 @@ class Exchange(Response):
         if self._mixed_up is not None:
             return self._mixed_up
         for stream in self._streams:
-            if not _is_complete(stream):
+            if not has_ended_well(stream):
                 return stream.error or RequestCancelled(f"the request ended before it was complete: {_reason(stream)}")
         return None
 
 
-def _last_event(answer: Answer, index: int, stream: LiveStream) -> bytes:
+def _choice(answer: Answer, index: int, whole: Whole, stream: LiveStream) -> dict[str, Any]:
+    if whole.said is None or not isinstance(answer, ChatAnswer):
+        return answer.choice(index, whole.text, whole.logprobs, _reason(stream).value)
+    return answer.said_choice(index, whole.said, whole.logprobs, _end(stream, has_calls=bool(whole.said.calls)))
+
+
+def _last_event(answer: Answer, index: int, stream: LiveStream, *, has_calls: bool) -> bytes:
     if stream.is_out_of_budget:
         return answer.out_of_budget_event(index, as_billed([stream.usage]))
-    return answer.finish_event(index, _reason(stream))
+    return answer.finish_event(index, _end(stream, has_calls=has_calls))
 
 
-def _is_complete(stream: LiveStream) -> bool:
+def _end(stream: LiveStream, *, has_calls: bool) -> str:
+    """The `finish_reason` of a complete choice. An answer that was cut off says so, also in a call."""
+    reason = _reason(stream)
+    return CALLED if has_calls and reason is FinishReason.STOP else reason.value
+
+
+def has_ended_well(stream: LiveStream) -> bool:
     """Whether the stream ended well and is in the ledger: `error` is set if its row was not written in time."""
     return stream.finish_reason in GOOD_ENDS and stream.error is None
 

@@ -16,7 +16,7 @@ MAX_CHOICES_TO_GUIDE: Final = 256
 MAX_GUIDE_CHARACTERS: Final = 16 * 1024
 """Maximum length of all choices together."""
 _GRAMMAR_ESCAPES: Final = str.maketrans({"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"})
-_TEXTS: Final = "this server handles only text"
+_PREPARED: Final = "the projector determines how images are prepared"
 _OUTPUT: Final = "answers have no such field"
 _BY_ADMINISTRATOR: Final = "an administrator sets this"
 
@@ -96,7 +96,6 @@ SETTINGS: Final[dict[str, Foreign]] = {
     "metadata": Taken("labels only; they are not stored"),
     "store": Taken("answers are never stored"),
     "safety_identifier": Taken("a label only; the key identifies the client"),
-    "service_tier": Taken("an administrator sets a tenant's weight and priority"),
     "prompt_cache_key": Taken("affects speed only"),
     "prompt_cache_options": Taken("affects speed only"),
     "prompt_cache_retention": Taken("affects speed only"),
@@ -176,8 +175,8 @@ SETTINGS: Final[dict[str, Foreign]] = {
     "kv_transfer_params": Refused("the KV cache stays in the daemon", ({},)),
     "ec_transfer_params": Refused("the KV cache stays in the daemon", ({},)),
     "vllm_xargs": Refused("extensions are not supported", ({},)),
-    "mm_processor_kwargs": Refused(_TEXTS, ({},)),
-    "media_io_kwargs": Refused(_TEXTS, ({},)),
+    "mm_processor_kwargs": Refused(_PREPARED, ({},)),
+    "media_io_kwargs": Refused(_PREPARED, ({},)),
     # Parts of an answer.
     "prompt_logprobs": Refused(_OUTPUT),
     "logprob_token_ids": Refused(_OUTPUT, ([],)),
@@ -188,12 +187,8 @@ SETTINGS: Final[dict[str, Foreign]] = {
     "return_tokens_as_token_ids": Refused(_OUTPUT, (False,)),
     "return_full_text": Refused("the prompt is not sent back", (False,)),
     "response_fields": Refused("answers always have all fields", ([],)),
-    # Tools.
-    "tools": Refused("tool calls are not supported", ([],)),
-    "tool_choice": Refused("tool calls are not supported", ("none", "auto")),
-    "functions": Refused("tool calls are not supported", ([],)),
-    "function_call": Refused("tool calls are not supported", ("none", "auto")),
-    "parallel_tool_calls": Taken("only has an effect with `tools`"),
+    "functions": Refused("use `tools`", ([],)),
+    "function_call": Refused("use `tool_choice`", ("none", "auto")),
 }
 """Fields of both routes."""
 
@@ -203,6 +198,9 @@ COMPLETION: Final[dict[str, Foreign]] = {
     "n_probs": Refused("use `logprobs`", (0,)),
     "top_logprobs": Refused("use `logprobs` for their number", (0,)),
     "messages": Refused("send them to /v1/chat/completions"),
+    "tools": Refused("send them to /v1/chat/completions", ([],)),
+    "tool_choice": Refused("send tools to /v1/chat/completions", ("none", "auto")),
+    "parallel_tool_calls": Taken("only has an effect with `tools`"),
     "add_special_tokens": Refused(
         "a prompt starts with the model's own BOS token; send token ids to change that", (True,)
     ),
@@ -217,30 +215,58 @@ CHAT: Final[dict[str, Foreign]] = {
     "best_of": Refused("request `n` answers and choose one", (1,)),
     "echo": Refused("the prompt is not sent back", (False,)),
     "parse_special": Refused("text in a chat never becomes a control token", (False,)),
-    "suffix": Refused("the model only continues text"),
+    "suffix": Refused("send it to /v1/completions"),
     "add_special_tokens": Refused("the template adds them", (False,)),
-    "modalities": Refused(_TEXTS, (["text"],)),
-    "audio": Refused(_TEXTS),
+    "modalities": Refused("answers are text", (["text"],)),
+    "audio": Refused("answers are text"),
     "web_search_options": Refused("web search is not supported"),
     "documents": Refused("put them in a message", ([],)),
     "chat_template": Refused("the model's own template is used"),
-    "chat_template_kwargs": Refused("the model's own template is used, with its defaults", ({},)),
-    "add_generation_prompt": Refused("an answer is always a new turn", (True,)),
-    "continue_final_message": Refused("an answer is always a new turn; use /v1/completions", (False,)),
-    "generation_prompt": Refused("an answer is always a new turn; use /v1/completions", ("",)),
-    "reasoning_effort": Refused("the model's template controls reasoning"),
-    "reasoning": Refused("the model's template controls reasoning", ({},)),
-    "reasoning_format": Refused("reasoning is part of the text", ("none",)),
-    "include_reasoning": Refused("reasoning is part of the text", (True,)),
-    "separate_reasoning": Refused("reasoning is part of the text", (False,)),
-    "think": Refused("the model's template controls reasoning"),
-    "thinking": Refused("the model's template controls reasoning"),
-    "enable_thinking": Refused("the model's template controls reasoning"),
+    "generation_prompt": Refused("send it as an assistant's message, with `continue_final_message`", ("",)),
+    "reasoning": Refused("use `reasoning_effort`", ({},)),
+    "reasoning_format": Refused("reasoning is always in `reasoning_content`", ("auto", "deepseek")),
+    "include_reasoning": Refused("reasoning is always in `reasoning_content`", (True,)),
+    "separate_reasoning": Refused("reasoning is always in `reasoning_content`", (True,)),
+    "think": Refused("use `chat_template_kwargs`, if the model's template has a switch"),
+    "thinking": Refused("use `chat_template_kwargs`, if the model's template has a switch"),
+    "enable_thinking": Refused("use `chat_template_kwargs`, if the model's template has a switch"),
     "guideline": Refused("put it in a message"),
     "tool_prompt": Taken("only has an effect with `tools`"),
     "safe_prompt": Refused("put it in a message", (False,)),
 }
 """Fields of /v1/chat/completions."""
+
+EMBEDDINGS: Final[dict[str, Foreign]] = {
+    "content": Same("input"),
+    "user": Taken("a label only; the key identifies the client"),
+    "keep_alive": Taken("the model stays loaded"),
+    "embd_normalize": Refused("vectors have the length 1", (2,)),
+    "normalize": Refused("vectors have the length 1", (True,)),
+    "input_type": Refused("put what the model wants before the text into it"),
+    "truncate": Refused("a text that is too long is refused", (False, "NONE")),
+    "truncate_prompt_tokens": Refused("a text that is too long is refused"),
+    "add_special_tokens": Refused(
+        "a text has the tokens around it that the model wants; send token ids to change that", (True,)
+    ),
+    "priority": Refused(_BY_ADMINISTRATOR, (0,)),
+    "options": Refused("put the settings at the top level", ({},)),
+}
+"""Fields of /v1/embeddings."""
+
+RERANK: Final[dict[str, Foreign]] = {
+    "texts": Same("documents"),
+    "return_text": Same("return_documents"),
+    "user": EMBEDDINGS["user"],
+    "keep_alive": EMBEDDINGS["keep_alive"],
+    "raw_scores": Refused("scores are those of the model", (True,)),
+    "max_tokens_per_doc": EMBEDDINGS["truncate_prompt_tokens"],
+    "max_chunks_per_doc": EMBEDDINGS["truncate_prompt_tokens"],
+    "truncate": EMBEDDINGS["truncate"],
+    "truncate_prompt_tokens": EMBEDDINGS["truncate_prompt_tokens"],
+    "rank_fields": Refused("a document is a text"),
+    "priority": Refused(_BY_ADMINISTRATOR, (0,)),
+}
+"""Fields of /v1/rerank."""
 
 STREAM_OPTIONS: Final[dict[str, Foreign]] = {
     "include_obfuscation": Taken("no padding is sent"),
@@ -255,23 +281,26 @@ RESPONSE_FORMAT: Final[dict[str, Foreign]] = {
 
 MESSAGE: Final[dict[str, Foreign]] = {
     "annotations": Taken("annotations of an earlier answer; its text is in `content`"),
-    "tool_call_id": Taken("the role `tool` is enough"),
     "id": Taken("the id of an earlier answer"),
     "cache_control": Taken("affects speed only"),
-    "audio": Refused(_TEXTS),
-    "images": Refused(_TEXTS, ([],)),
-    "reasoning": Refused("put reasoning in `content`", ("",)),
-    "reasoning_content": Refused("put reasoning in `content`", ("",)),
-    "thinking": Refused("put reasoning in `content`", ("",)),
-    "thinking_blocks": Refused("put reasoning in `content`", ([],)),
-    "prefix": Refused("an answer is always a new turn", (False,)),
-    "partial": Refused("an answer is always a new turn", (False,)),
+    "audio": Refused("audio is not supported"),
+    "images": Refused("send parts of the type `image_url` in `content`", ([],)),
+    "thinking": Refused("put it in `reasoning_content`", ("",)),
+    "thinking_blocks": Refused("put reasoning in `reasoning_content`", ([],)),
+    "prefix": Refused("use `continue_final_message`", (False,)),
+    "partial": Refused("use `continue_final_message`", (False,)),
 }
-"""Fields of a message, besides role, content, name, refusal, tool_calls and function_call."""
+"""Fields of a message, besides those of OpenAI and its reasoning."""
+
+TOOL: Final[dict[str, Foreign]] = {
+    "index": Taken("the order tells"),
+    "cache_control": Taken("affects speed only"),
+}
+"""Fields of a tool, or of a call of one."""
 
 PART: Final[dict[str, Foreign]] = {
     "annotations": Taken("annotations of the text"),
     "cache_control": Taken("affects speed only"),
     "prompt_cache_breakpoint": Taken("affects speed only"),
 }
-"""Fields of a content part, besides type, text and refusal."""
+"""Fields of a content part, besides type, text, refusal and image_url."""

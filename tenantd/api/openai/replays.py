@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 from functools import partial
 from hashlib import sha256
@@ -16,9 +15,11 @@ from tenantd.api.connection import connection_of
 from tenantd.api.identity import actor_of, asking
 from tenantd.api.openai.prompts import INLINE_BYTES
 from tenantd.api.operations import Header
+from tenantd.api.portions import send_portions
 from tenantd.domain import Tenant
 from tenantd.errors import EngineFailure, InvalidRequest
 from tenantd.live.streams import MIXED_UP
+from tenantd.serving.attempts import Attempt
 from tenantd.serving.kept_answers import Headers, KeptAnswer
 from tenantd.serving.service import Service
 
@@ -31,8 +32,6 @@ KEY_PARAMETER: Final = Header(
 REPLAYED_HEADER: Final = b"idempotent-replayed"
 MOST_CHARACTERS: Final = 255
 _FORM: Final = re.compile(rf"[ -~]{{1,{MOST_CHARACTERS}}}")
-_PORTION_BYTES: Final = 64 * 1024
-"""Written at once; then everybody else has a turn."""
 _ABOUT_RETRIES: Final = (b"retry-after", b"retry-after-ms", b"x-should-retry")
 
 
@@ -46,6 +45,16 @@ def idempotency_key(request: Request) -> str | None:
             f"{HEADER} must be one header of 1 to {MOST_CHARACTERS} printable ASCII characters", param=HEADER.lower()
         )
     return sent[0]
+
+
+async def begin_attempt(
+    service: Service, request: Request, tenant: Tenant, key: str | None, raw: bytes
+) -> Attempt | KeptAnswer | None:
+    """What a request's idempotency key stands for; None without one. Raises what `Attempts.begin` raises."""
+    if key is None:
+        return None
+    hashed = await body_hash(service, tenant, request.scope["path"], raw)
+    return await service.attempts.begin(tenant, key, hashed)
 
 
 async def body_hash(service: Service, tenant: Tenant, path: str, raw: bytes) -> bytes:
@@ -84,19 +93,7 @@ class Replay(Response):
     async def _send(self, answer: KeptAnswer, send: Send) -> None:
         headers = [*_headers(answer), (REPLAYED_HEADER, b"true")]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
-        body = memoryview(answer.body)
-        for start in range(0, max(1, len(body)), _PORTION_BYTES):
-            if start:
-                await asyncio.sleep(0)
-            end = start + _PORTION_BYTES
-            async with asyncio.timeout(self._service.config.server.write_timeout_s):
-                await send(
-                    {
-                        "type": "http.response.body",
-                        "body": bytes(body[start:end]),
-                        "more_body": end < len(body),
-                    }
-                )
+        await send_portions(answer.body, send, self._service.config.server.write_timeout_s)
 
 
 def _headers(answer: KeptAnswer) -> Headers:

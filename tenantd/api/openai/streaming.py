@@ -14,12 +14,14 @@ from typing import Final
 from starlette.types import Message, Scope, Send
 
 from tenantd.api.connection import Connection
-from tenantd.api.openai.answers import DONE, Answer, encode_line
+from tenantd.api.openai.answers import DONE, Answer, ChatAnswer, encode_line
 from tenantd.api.openai.logprobs import LogprobEvents
+from tenantd.api.openai.parted import PartedEvents
 from tenantd.api.openai.recipient import Recipient
 from tenantd.api.replies import encode_error
 from tenantd.errors import TenantdError
 from tenantd.live.streams import LiveStream
+from tenantd.text.reading import Reading
 
 SEND: Final = "tenantd.send"
 """Scope extension with the server's own `send`. Events bypass the framework's wrappers, which only matter for the start
@@ -61,13 +63,14 @@ class EventWriter:
 
     async def done(self, events: bytes) -> None:
         """End a complete answer, after its last `events`."""
-        await self._end(events + DONE)
+        await self.end(events + DONE)
 
     async def fail(self, error: TenantdError) -> None:
         """End an incomplete answer. Sends no [DONE], so that it cannot be mistaken for a complete one."""
-        await self._end(b"data: " + encode_error(error) + b"\n\n")
+        await self.end(b"data: " + encode_error(error) + b"\n\n")
 
-    async def _end(self, events: bytes) -> None:
+    async def end(self, events: bytes) -> None:
+        """End an answer after its last `events`."""
         if self._record is not None:
             self._record(events)
         await self._patiently({"type": "http.response.body", "body": events, "more_body": False})
@@ -97,3 +100,16 @@ async def pump(answer: Answer, index: int, stream: LiveStream, writer: EventWrit
     # Tokens that still wait have no text: they belong to a stop string and are not part of the answer.
     if opening:
         await writer.write(opening, stream)
+
+
+async def pump_parts(answer: ChatAnswer, index: int, stream: LiveStream, writer: EventWriter, reading: Reading) -> bool:
+    """As `pump`, with reasoning and calls told apart from the content. True if there were calls."""
+    events = PartedEvents(answer, index, reading)
+    opening = answer.opening_event(index)
+    while deltas := await stream.take():
+        if body := events.take(deltas):
+            await writer.write(opening + body, stream)
+            opening = b""
+    if body := opening + events.finish():
+        await writer.write(body, stream)
+    return events.calls > 0

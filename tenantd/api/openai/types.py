@@ -13,13 +13,20 @@ from typing import Annotated, Any, ClassVar, Final, Literal, Self
 from pydantic import BeforeValidator, FailFast, Field, WithJsonSchema, model_validator
 
 from tenantd.api.names import Fields, Foreign, Names
-from tenantd.api.openai import known_names
-from tenantd.domain import SEED_VALUES, Sampling
+from tenantd.api.openai import known_names, tool_fields
+from tenantd.domain import SEED_VALUES, Priority, Sampling, Tier
 from tenantd.errors import InvalidRequest
-from tenantd.text.chat_messages import MOST_MESSAGES, MOST_NAME_CHARACTERS, PART_KINDS, ROLES
+from tenantd.samplers import SAMPLERS
+from tenantd.text.chat_messages import MOST_MESSAGES, MOST_NAME_CHARACTERS, PART_KINDS, REASONING, ROLES
+from tenantd.text.chat_options import ChatOptions
 from tenantd.text.grammar import GrammarSource, gbnf_source, schema_source
+from tenantd.text.image_parts import DETAILS, IMAGE_PART
+from tenantd.text.tools import read_tools
 
-MESSAGE_FIELDS: Final = ("role", "content", "name", "refusal", "tool_calls", "function_call")
+MESSAGE_FIELDS: Final = (
+    *("role", "content", "name", "refusal", "tool_calls", "function_call", "tool_call_id"),
+    *REASONING,
+)
 PART_FIELDS: Final = ("type", *PART_KINDS)
 MAX_CHOICES: Final = 8
 MAX_PROMPTS: Final = 128
@@ -41,7 +48,18 @@ def _default_if_minus_one(value: Any) -> Any:
 
 OutputTokens = Annotated[Annotated[int, Field(ge=1, le=1 << 24)] | None, BeforeValidator(_default_if_minus_one)]
 Seed = Annotated[Annotated[int, Field(ge=-(1 << 63), le=(1 << 63) - 1)] | None, BeforeValidator(_default_if_minus_one)]
-TopK = Annotated[Annotated[int, Field(ge=0, le=0x7FFFFFFF)] | None, BeforeValidator(_default_if_minus_one)]
+TopK = Annotated[Annotated[int, Field(**SAMPLERS["top_k"].bounds)] | None, BeforeValidator(_default_if_minus_one)]
+
+
+ServiceTier = Literal["auto", "default", "flex", "priority", "scale"]
+"""Only `flex` changes anything; the class of a tenant is for an administrator to choose."""
+
+
+def _sampler(name: str, *, bounded: bool = True) -> Any:
+    """The field of a sampler. Its default is that of the configuration."""
+    one = SAMPLERS[name]
+    told = f"{one.help} Default: that of the server's configuration, {one.default:g} unless it is set there."
+    return Field(None, description=told, **(one.bounds if bounded else {}))
 
 
 def _biases_by_token(value: Any) -> Any:
@@ -83,6 +101,23 @@ _PARTS: Final[dict[str, Any]] = {
         }
         for kind in PART_KINDS
     ]
+    + [
+        {
+            "type": "object",
+            "required": ["type", IMAGE_PART],
+            "properties": {
+                "type": {"const": IMAGE_PART},
+                IMAGE_PART: {
+                    "type": "object",
+                    "required": ["url"],
+                    "properties": {
+                        "url": {"type": "string", "description": "data:image/png;base64,… or data:image/jpeg;base64,…"},
+                        "detail": {"enum": list(DETAILS)},
+                    },
+                },
+            },
+        }
+    ]
 }
 _MESSAGE: Final[dict[str, Any]] = {
     "type": "object",
@@ -90,11 +125,14 @@ _MESSAGE: Final[dict[str, Any]] = {
     "properties": {
         "role": {"enum": list(ROLES)},
         "content": {
-            "description": "A text, or parts that become lines; an assistant's may be null",
+            "description": "A text, or parts that become lines; a user's may be images; an assistant's may be null",
             "anyOf": [{"type": "string"}, {"type": "array", "items": _PARTS}],
         },
         "name": {"type": ["string", "null"], "maxLength": MOST_NAME_CHARACTERS},
         "refusal": {"type": ["string", "null"]},
+        "reasoning_content": {"type": ["string", "null"], "description": "What an assistant thought before"},
+        "tool_calls": {"type": ["array", "null"], "items": tool_fields.CALL},
+        "tool_call_id": {"type": ["string", "null"], "description": "The call that a tool's message answers"},
     },
 }
 _MESSAGES: Final[dict[str, Any]] = {
@@ -103,10 +141,30 @@ _MESSAGES: Final[dict[str, Any]] = {
     "maxItems": MOST_MESSAGES,
     "items": _MESSAGE,
 }
+ToolList = Annotated[list[Any], WithJsonSchema(tool_fields.TOOLS)]
+ToolChoice = Annotated[Any, WithJsonSchema(tool_fields.TOOL_CHOICE)]
+"""`read_tools` validates them."""
+Effort = Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"]
 Prompt = Annotated[Any, WithJsonSchema(_PROMPTS)]
 """`PromptReader` validates it: a union's errors would name fields that nobody sent."""
 Messages = Annotated[list[dict[str, Any]], FailFast(), WithJsonSchema(_MESSAGES)]
 """The chat formatter validates them."""
+
+
+def check_message_names(messages: list[dict[str, Any]], names: Names) -> None:
+    """Check the field names of messages and their parts. Raises InvalidRequest."""
+    for index, message in enumerate(messages):
+        where = f"messages[{index}]."
+        names.known(MESSAGE_FIELDS, known_names.MESSAGE, message, where)
+        if isinstance(content := message.get("content"), list):
+            for place, part in enumerate(content):
+                if isinstance(part, dict) and part.get("type") in PART_KINDS:  # others are refused for their type
+                    names.known(PART_FIELDS, known_names.PART, part, f"{where}content[{place}].")
+                elif isinstance(part, dict) and part.get("type") == IMAGE_PART:
+                    names.known(("type", IMAGE_PART), known_names.PART, part, f"{where}content[{place}].")
+                    if isinstance(image := part.get(IMAGE_PART), dict):
+                        names.known(("url", "detail"), {}, image, f"{where}content[{place}].{IMAGE_PART}.")
+        tool_fields.check_calls(names, message.get("tool_calls"), f"{where}tool_calls")
 
 
 class StreamOptions(Fields):
@@ -151,11 +209,14 @@ class ResponseFormat(Fields):
             raise ValueError("the type json_schema needs json_schema.schema")
         return self
 
+    @property
+    def wanted(self) -> dict[str, Any] | None:
+        """What JSON must match; None if it may be any object."""
+        return self.json_schema.schema_ if self.json_schema else None
+
     def grammar_source(self) -> GrammarSource | None:
         """The source to compile for this format; None for text. Raises InvalidRequest."""
-        if self.type == "text":
-            return None
-        return schema_source(self.json_schema.schema_ if self.json_schema else None)
+        return None if self.type == "text" else schema_source(self.wanted)
 
 
 class GenerationRequest(Fields):
@@ -167,21 +228,22 @@ class GenerationRequest(Fields):
     stop: Stops | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
-    temperature: float | None = Field(None, ge=0, le=2)
-    top_p: float | None = Field(None, ge=0, le=1)
-    top_k: TopK = None
-    min_p: float | None = Field(None, ge=0, le=1)
-    typical_p: float | None = Field(None, gt=0, le=1)
-    repeat_penalty: float | None = Field(None, gt=0, le=10)
-    repeat_last_n: int | None = Field(None, ge=0, le=65536)
-    presence_penalty: float | None = Field(None, ge=-2, le=2)
-    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    temperature: float | None = _sampler("temperature")
+    top_p: float | None = _sampler("top_p")
+    top_k: TopK = _sampler("top_k", bounded=False)
+    min_p: float | None = _sampler("min_p")
+    typical_p: float | None = _sampler("typical_p")
+    repeat_penalty: float | None = _sampler("repeat_penalty")
+    repeat_last_n: int | None = _sampler("repeat_last_n")
+    presence_penalty: float | None = _sampler("presence_penalty")
+    frequency_penalty: float | None = _sampler("frequency_penalty")
     seed: Seed = None
     logit_bias: LogitBias | None = None
     ignore_eos: bool | None = None
     grammar: str | None = None
     response_format: ResponseFormat | None = None
     timeout_s: float | None = Field(None, gt=0, le=86_400)  # from arrival to the last token, waiting included
+    service_tier: ServiceTier | None = None
 
     @property
     def choices(self) -> int:
@@ -192,6 +254,17 @@ class GenerationRequest(Fields):
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
+    @property
+    def is_flex(self) -> bool:
+        """Whether it runs in the background of its tenant's other requests."""
+        return self.service_tier == "flex"
+
+    def tier(self, priority: Priority) -> Tier | None:
+        """What its tenant, of this class, gets; None if it does not ask."""
+        if self.service_tier is None:
+            return None
+        return "flex" if self.is_flex else priority.tier
+
     def output_limit_tokens(self) -> int | None:
         """Maximum tokens of one choice; None for the daemon's default."""
         return self.max_tokens
@@ -200,25 +273,14 @@ class GenerationRequest(Fields):
     def logprobs_wanted(self) -> int | None:
         """As `Sampling.logprobs`."""
 
-    def sampling(self, vocabulary_tokens: int, grammar: str = "") -> Sampling:
-        """How to sample tokens. `grammar` is the compiled `grammar_source()`.
+    def sampling(self, vocabulary_tokens: int, defaults: object, grammar: str = "") -> Sampling:
+        """How to sample tokens. `defaults` has samplers as the configuration's [sampling] table does; `grammar` is the
+        compiled `grammar_source()`.
 
         Raises InvalidRequest for mistakes that can only be seen with the model's vocabulary.
         """
         chosen: dict[str, Any] = {
-            name: value
-            for name in (
-                "temperature",
-                "top_k",
-                "top_p",
-                "min_p",
-                "typical_p",
-                "repeat_penalty",
-                "repeat_last_n",
-                "presence_penalty",
-                "frequency_penalty",
-            )
-            if (value := getattr(self, name)) is not None
+            name: getattr(defaults, name) if (value := getattr(self, name)) is None else value for name in SAMPLERS
         }
         return Sampling(
             **chosen,
@@ -267,7 +329,7 @@ class CompletionRequest(GenerationRequest):
     logprobs: int | None = Field(None, ge=0, le=5)
     best_of: int | None = Field(None, ge=1)
     echo: Annotated[bool | None, WithJsonSchema({"enum": [False, None]})] = None
-    suffix: Annotated[str | None, WithJsonSchema({"enum": ["", None]})] = None
+    suffix: str | None = None  # text after the answer, for models that fill in
     parse_special: bool | None = None  # the prompt may contain special tokens, if the tenant is allowed to send them
 
     def logprobs_wanted(self) -> int | None:
@@ -277,8 +339,6 @@ class CompletionRequest(GenerationRequest):
         super().check()
         if self.echo:
             raise InvalidRequest("echo is not supported: the prompt is not sent back", param="echo")
-        if self.suffix:
-            raise InvalidRequest("suffix is not supported: the model only continues text", param="suffix")
         if self.best_of is not None and self.best_of != self.choices:
             raise InvalidRequest("best_of is not supported; request n answers and choose one", param="best_of")
 
@@ -292,15 +352,17 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: OutputTokens = None
     logprobs: bool | None = None
     top_logprobs: int | None = Field(None, ge=0, le=20)
+    tools: ToolList | None = None
+    tool_choice: ToolChoice = None
+    parallel_tool_calls: bool | None = None
+    reasoning_effort: Effort | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    continue_final_message: bool | None = None
+    add_generation_prompt: bool | None = None
 
     def check_names(self, names: Names) -> None:
-        for index, message in enumerate(self.messages):
-            names.known(MESSAGE_FIELDS, known_names.MESSAGE, message, f"messages[{index}].")
-            if isinstance(content := message.get("content"), list):
-                for place, part in enumerate(content):
-                    if isinstance(part, dict) and part.get("type") in PART_KINDS:  # others are refused for their type
-                        where = f"messages[{index}].content[{place}]."
-                        names.known(PART_FIELDS, known_names.PART, part, where)
+        check_message_names(self.messages, names)
+        tool_fields.check_tools(names, self.tools)
 
     def output_limit_tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens
@@ -308,7 +370,31 @@ class ChatRequest(GenerationRequest):
     def logprobs_wanted(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
 
+    def options(self) -> ChatOptions:
+        """How the messages become a prompt. Raises InvalidRequest."""
+        tools = read_tools(self.tools, self.tool_choice, parallel=self.parallel_tool_calls)
+        has_format = self.response_format is not None and self.response_format.type != "text"
+        is_constrained = bool(self.grammar) or has_format
+        if tools is not None and self.grammar:
+            raise InvalidRequest(
+                "grammar: cannot be combined with tools; set tool_choice to 'none' for an answer that matches it",
+                param="grammar",
+            )
+        return ChatOptions(
+            tools,
+            self.chat_template_kwargs or {},
+            self.reasoning_effort,
+            continues=bool(self.continue_final_message),
+            is_constrained=is_constrained,
+            schema=None if self.response_format is None else self.response_format.wanted,
+            add_generation_prompt=self.add_generation_prompt is not False,
+        )
+
     def check(self) -> None:
         super().check()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("top_logprobs: only allowed with logprobs", param="top_logprobs")
+        if self.continue_final_message and self.add_generation_prompt:
+            raise InvalidRequest(
+                "add_generation_prompt: must be false with continue_final_message", param="add_generation_prompt"
+            )

@@ -10,23 +10,31 @@ from typing import NamedTuple
 
 import msgspec
 
-from tenantd.api.openai.answers import Answer
+from tenantd.api.openai.answers import Answer, Said
 from tenantd.api.openai.logprobs import GatheredLogprobs
+from tenantd.api.openai.parted import Gathered
 from tenantd.live.streams import LiveStream
+from tenantd.text.reading import Reading
 
 
 class Whole(NamedTuple):
-    """The text and logprobs of one choice. `logprobs` is None if they were not requested."""
+    """The text and logprobs of one choice. `logprobs` is None if they were not requested. `said` is what the text
+    consists of, if it is more than content."""
 
     text: str
     logprobs: msgspec.Raw | None
+    said: Said | None = None
 
 
-async def collect(answer: Answer, stream: LiveStream) -> Whole:
+async def collect(answer: Answer, stream: LiveStream, reading: Reading | None = None) -> Whole:
     """Collect everything until the stream is settled."""
     texts: list[str] = []
     logprobs = GatheredLogprobs(answer)
+    gathered = None if reading is None else Gathered(reading)
     while deltas := await stream.take():
-        texts += [delta.text for delta in deltas]
+        if gathered is None:
+            texts += [delta.text for delta in deltas]
+        else:
+            gathered.add(deltas)
         logprobs.add(deltas)
-    return Whole("".join(texts), logprobs.whole())
+    return Whole("".join(texts), logprobs.whole(), None if gathered is None else gathered.whole())

@@ -10,12 +10,21 @@ import functools
 from typing import Final
 from zoneinfo import ZoneInfo
 
-from fastapi import Request
+from starlette.requests import Request
 from starlette.responses import Response
 
 from tenantd import clock
-from tenantd.api.admin.parameters import check_hours, one_of, period_of, whole_number
-from tenantd.api.identity import actor_of, tenant_of
+from tenantd.api.admin.parameters import (
+    LIVE_STATES,
+    STATES,
+    check_hours,
+    created_between,
+    one_of,
+    period_of,
+    whole_number,
+)
+from tenantd.api.health import readiness
+from tenantd.api.identity import actor_of, is_admin, own_tenants, tenant_of
 from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
@@ -25,7 +34,9 @@ from tenantd.errors import InvalidRequest, NotFound
 from tenantd.ledger.grouped import Grouping
 from tenantd.ledger.invoices import parse_month
 from tenantd.ledger.paperwork import Paperwork
+from tenantd.ledger.selection import WantedRequests
 from tenantd.request_ids import request_id_in
+from tenantd.serving.last_hour import INTERVAL_S, as_lists
 from tenantd.serving.service import Service
 from tenantd.tenancy.own_reports import OwnReports
 
@@ -44,14 +55,22 @@ class TenantsOwn:
         requests = "/v1/requests"
         one = f"{requests}/{{request_id}}"
         return [
+            own("GET", "/v1/identity", self.identity, types.Identity, access=Access.KNOWN),
             own("GET", "/v1/usage", self.own_usage, types.OwnUsage),
             own("GET", "/v1/usage/{by}", self.own_usage_by, types.OwnGroupedUsage),
             own("GET", "/v1/limits", self.own_limits, types.OwnLimits),
+            own("GET", "/v1/live", self.own_live, types.OwnLive),
+            own("GET", "/v1/history", self.own_history, types.OwnHistory),
             own("GET", requests, self.own_requests, types.OwnRequestPage),
             own("GET", one, self.own_request, types.OneOwnRequest),
             own("POST", f"{one}/cancel", self.cancel_own, types.CancelledOwnRequest, scopes=(Scope.RUN,)),
             own("GET", "/v1/invoices/{month}", self.own_invoice, types.OwnInvoice),
         ]
+
+    async def identity(self, request: Request) -> Response:
+        """Show who asks."""
+        names = sorted(tenant.name for tenant in own_tenants(request, self._service.directory))
+        return reply({"administers": is_admin(request), "tenants": names})
 
     async def own_usage(
         self, request: Request, month: str | None = None, since: str | None = None, until: str | None = None
@@ -101,21 +120,66 @@ class TenantsOwn:
             }
         )
 
-    async def own_requests(self, request: Request, limit: str = "50", after: str | None = None) -> Response:
-        """List the tenant's own requests, the newest first; `after` one of them, by its id."""
+    async def own_live(self, request: Request) -> Response:
+        """Show what the tenant's requests do at this moment, and what they were given since the daemon started."""
+        tenant, now = tenant_of(request), readiness(self._service)
+        counts = self._service.moment.own(tenant, actor_of(request.scope).key_id)
+        return reply(
+            {
+                "state": now["status"],
+                "progress": now.get("progress", 1.0),
+                "tenant": types.live_counts(counts),
+                "requests": self._service.moment.requests(tenant.name),
+            }
+        )
+
+    async def own_history(self, request: Request, since: str = "0") -> Response:
+        """Show what the tenant was given in each few seconds of the last hour, or after `since`: microseconds since
+        1970."""
+        ended_micros, samples = self._service.last_hour.own(_id_of(request), whole_number("since", since))
+        lists = as_lists(samples, of_all=False)
+        return reply({"interval_s": INTERVAL_S, "ended_micros": ended_micros, **lists})
+
+    async def own_requests(
+        self,
+        request: Request,
+        limit: str = "50",
+        after: str | None = None,
+        since: str | None = None,
+        until: str | None = None,
+        state: str | None = None,
+        key: str | None = None,
+    ) -> Response:
+        """List the tenant's own requests, the newest first; `after` one of them, by its id.
+
+        Only those created from `since` until before `until`: microseconds since 1970, or dates, also with a time
+        (2026-11-29T14:30), in the billing time zone; that ended in the `state`, or are live and waiting, running or
+        paused; that showed the key with the id `key`, or with that at either end of its id (4 characters or more).
+        """
         most, tenant_id = whole_number("limit", limit), _id_of(request)
         if not 1 <= most <= MOST_LISTED:
             raise InvalidRequest(f"limit: must be from 1 to {MOST_LISTED}", param="limit")
         after_id = None if after is None else _request_id(after, "after")
-        rows = await while_connected(request, self._reports.requests(tenant_id, most, after_id))
-        states = self._service.own.states(tenant_id, (row.id for row in rows if row.state == RUNNING))
-        requests = [types.own_request(row, states.get(row.id)) for row in rows]
-        return reply({"requests": requests, "next": rows[-1].id if len(rows) == most else None})
+        since_micros, until_micros = created_between(self._service.config.billing, since, until)
+        is_live = state is not None and one_of("state", state, STATES) in LIVE_STATES
+        live = self._service.own.all_states(tenant_id) if is_live else {}
+        wanted = WantedRequests(
+            key_id=key,
+            state=RUNNING if is_live else state,
+            since_micros=since_micros,
+            until_micros=until_micros,
+            ids=[each for each, now in live.items() if now == state] if is_live else None,
+        )
+        found = await while_connected(request, self._reports.requests(tenant_id, wanted, most, after_id))
+        states = live or self._service.own.states(tenant_id, (r.id for r in found.requests if r.state == RUNNING))
+        requests = [types.own_request(row, states.get(row.id)) for row in found.requests]
+        return reply({"requests": requests, "next": found.next})
 
     async def own_request(self, request: Request, request_id: str) -> Response:
-        """Show one of the tenant's own requests, by its id or the id of its answer."""
-        found_id, tenant_id = _request_id(request_id), _id_of(request)
-        row = await while_connected(request, self._reports.request(tenant_id, found_id))
+        """Show one of the tenant's own requests, by its id or the id of its answer; or, if it is a recent one, by 8
+        digits or more at either end of its id."""
+        tenant_id = _id_of(request)
+        row = await while_connected(request, self._reports.request(tenant_id, request_id))
         state = self._service.own.states(tenant_id, [row.id]).get(row.id)
         return reply({"request": types.own_request(row, state)})
 

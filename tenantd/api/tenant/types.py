@@ -81,6 +81,14 @@ class CancelledOwnRequest(TypedDict):
     cancelled: str
 
 
+class Identity(TypedDict):
+    """Whether the asker administers, and the tenants that it can act for, by its key or user. Administrators can also
+    name any other."""
+
+    administers: bool
+    tenants: list[str]
+
+
 class OwnUsage(TypedDict):
     """A period, in microseconds since 1970, and what the tenant used in it."""
 
@@ -135,6 +143,76 @@ class OwnLimits(TypedDict):
     waiting: int
 
 
+class LiveCounts(TypedDict):
+    """A tenant at this moment. `running` are requests with a token and a slot, `paused` those that gave their slot up,
+    `waiting` those without a token: of these, `computing_prompts` have a slot, and `held` wait for a limit per minute.
+    Tokens and engine time are what its requests were given since the daemon started. `budgets` are the eight nearest
+    to their ends."""
+
+    name: str
+    state: TenantState
+    running: int
+    paused: int
+    waiting: int
+    computing_prompts: int
+    held: int
+    limits: Limits
+    rates: OwnRates
+    budgets: list[OwnBudget]
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    engine_micros: int
+
+
+class LiveRequest(TypedDict):
+    """A request that runs or waits. Of its prompt, `prompt_tokens` were computed and `cached_tokens` were cached.
+    `position` and the waits are null unless it is one of the next to get a token: `estimated_wait_ms` until its first,
+    for nine of ten between `estimated_wait_low_ms` and `estimated_wait_high_ms`."""
+
+    id: str
+    client_request_id: str
+    tenant: str
+    state: Literal["waiting", "running", "paused"]
+    has_slot: bool
+    age_ms: int
+    first_token_micros: int | None
+    prompt_length_tokens: int
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    max_tokens: int
+    engine_micros: int
+    position: int | None
+    estimated_wait_ms: int | None
+    estimated_wait_low_ms: int | None
+    estimated_wait_high_ms: int | None
+
+
+class OwnLive(TypedDict):
+    """The tenant at this moment, and the first 200 of its requests that run or wait. `state` and `progress` are those
+    of /readyz."""
+
+    state: str
+    progress: float
+    tenant: LiveCounts
+    requests: list[LiveRequest]
+
+
+class OwnHistory(TypedDict):
+    """What the tenant was given, in intervals of `interval_s` within the last hour. `ended_micros`: when each ended, in
+    microseconds since 1970. `running` are requests with a token, `waiting` those without one, both at the end of the
+    interval; `first_token_micros` is the longest time to a first token in it, null if there was none."""
+
+    interval_s: int
+    ended_micros: list[int]
+    prompt_tokens: list[int]
+    generated_tokens: list[int]
+    running: list[int]
+    waiting: list[int]
+    first_token_micros: list[int | None]
+
+
 class OwnInvoice(TypedDict):
     """The tenant's invoice of a month, a draft unless it has a number; null if its requests are on none. `open`: it can
     still grow."""
@@ -146,6 +224,11 @@ class OwnInvoice(TypedDict):
     currency: str
     open: bool
     invoice: TenantInvoice | None
+
+
+def live_counts(counts: dict[str, Any]) -> dict[str, Any]:
+    """A `LiveCounts`, or more, of what `Moment` tells of a tenant."""
+    return {**counts, "budgets": [own_budget(state) for state in counts["budgets"]]}
 
 
 def own_request(row: RequestRecord, live_state: str | None) -> dict[str, Any]:

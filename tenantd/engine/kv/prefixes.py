@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from array import array
 from collections import OrderedDict
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
@@ -62,11 +62,15 @@ class Match(NamedTuple):
     tokens: int
 
 
-def chain_of(tokens: Sequence[int], before: Sequence[int] = ()) -> list[int]:
-    """The hashes of all whole blocks, each with those before it. `before` is the beginning of the result, if known."""
+def chain_of(tokens: Sequence[int], before: Sequence[int] = (), most_more: int | None = None) -> list[int]:
+    """The hashes of all whole blocks, each with those before it. `before` is the beginning of the result, if known;
+    at most `most_more` blocks are added to it."""
     chain = list(before)
     last = chain[-1] if chain else 0
-    for start in range(len(chain) * BLOCK_TOKENS, len(tokens) - BLOCK_TOKENS + 1, BLOCK_TOKENS):
+    blocks = len(tokens) // BLOCK_TOKENS
+    if most_more is not None:
+        blocks = min(blocks, len(chain) + most_more)
+    for start in range(len(chain) * BLOCK_TOKENS, blocks * BLOCK_TOKENS, BLOCK_TOKENS):
         last = hash((last, *tokens[start : start + BLOCK_TOKENS]))
         chain.append(last)
     return chain
@@ -85,13 +89,22 @@ def common_tokens(ours: Sequence[int], theirs: Sequence[int], blocks: int, most:
     return same
 
 
+@dataclass(slots=True)
+class _Index:
+    """The prefixes with one key, by number; by the blocks that they can serve, the newest last; and by their last whole
+    block."""
+
+    by_number: dict[int, Prefix] = field(default_factory=dict)
+    by_block: dict[int, dict[int, Prefix]] = field(default_factory=dict)
+    by_end: dict[int, dict[int, Prefix]] = field(default_factory=dict)
+
+
 class Prefixes:
-    """Every prefix, wherever its state is, by the blocks that it can serve, and by owner in the order of use."""
+    """Every prefix, wherever its state is, by key, and by owner in the order of use."""
 
     def __init__(self) -> None:
         self._by_number: dict[int, Prefix] = {}
-        self._by_block: dict[tuple[Key, int], dict[int, Prefix]] = {}  # the newest last
-        self._by_end: dict[tuple[Key, int], dict[int, Prefix]] = {}  # by the last whole block
+        self._by_key: dict[Key, _Index] = {}
         self._by_owner: dict[int, OrderedDict[int, Prefix]] = {}  # the least recently used first
         self._uses = 0
 
@@ -107,26 +120,45 @@ class Prefixes:
     def get(self, number: int) -> Prefix:
         return self._by_number[number]
 
-    def of(self, owner: int) -> list[Prefix]:
-        """All of an owner's prefixes."""
-        return list(self._by_owner.get(owner, {}).values())
+    def owners(self) -> list[int]:
+        """Those that have any."""
+        return list(self._by_owner)
+
+    def keys(self) -> list[Key]:
+        """Those that any prefix has."""
+        return list(self._by_key)
 
     def add(self, prefix: Prefix) -> None:
         """Add a prefix of at least one block; it counts as just used."""
         assert prefix.chain, "a prefix has at least one block"
         self._by_number[prefix.number] = prefix
         self._by_owner.setdefault(prefix.owner, OrderedDict())[prefix.number] = prefix
+        self._by_key.setdefault(prefix.key, _Index()).by_number[prefix.number] = prefix
         self._index(prefix)
         self.touch(prefix)
 
     def remove(self, prefix: Prefix) -> None:
         """Forget a prefix."""
+        self._unlist(prefix)
+        self._unindex(prefix)
+        index = self._by_key[prefix.key]
+        del index.by_number[prefix.number]
+        if not index.by_number:
+            del self._by_key[prefix.key]
+
+    def withdraw(self, key: Key) -> list[Prefix]:
+        """Forget all prefixes with this key at once, however long they are, and return them."""
+        found = list(self._by_key.pop(key).by_number.values())
+        for prefix in found:
+            self._unlist(prefix)
+        return found
+
+    def _unlist(self, prefix: Prefix) -> None:
         del self._by_number[prefix.number]
         mine = self._by_owner[prefix.owner]
         del mine[prefix.number]
         if not mine:
             del self._by_owner[prefix.owner]
-        self._unindex(prefix)
 
     def restrict(self, prefix: Prefix, least_tokens: int) -> None:
         """Its state can now be cut to another length at least."""
@@ -143,10 +175,14 @@ class Prefixes:
 
     def find(self, key: Key, tokens: array[int], chain: Sequence[int], most: int) -> Match | None:
         """The prefix that serves a request with these tokens best, at most `most` of them. None if none does."""
+        if (index := self._by_key.get(key)) is None:
+            return None
         seen: set[int] = set()
         for blocks in range(len(chain), 0, -1):
+            if (there := index.by_block.get(chain[blocks - 1])) is None:
+                continue
             best: Match | None = None
-            for number, prefix in reversed(self._by_block.get((key, chain[blocks - 1]), {}).items()):
+            for number, prefix in reversed(there.items()):
                 if number in seen:
                     continue
                 if len(seen) == MOST_COMPARED:
@@ -161,16 +197,19 @@ class Prefixes:
 
     def likely(self, key: Key, chain: Sequence[int]) -> int:
         """About how many first tokens of a request a prefix would serve: whole blocks, and not compared."""
+        if (index := self._by_key.get(key)) is None:
+            return 0
         for blocks in range(len(chain), 0, -1):
-            if (key, chain[blocks - 1]) in self._by_block:
+            if chain[blocks - 1] in index.by_block:
                 return blocks * BLOCK_TOKENS
         return 0
 
     def inside(self, longer: Prefix) -> list[Prefix]:
         """Prefixes with the same key whose tokens are the first of another one."""
         found: list[Prefix] = []
+        index = self._by_key.get(longer.key, _Index())
         for block in longer.chain:
-            for prefix in self._by_end.get((longer.key, block), {}).values():
+            for prefix in index.by_end.get(block, {}).values():
                 if prefix is not longer and prefix.tokens == longer.tokens[: len(prefix.tokens)]:
                     found.append(prefix)
         return found
@@ -180,25 +219,27 @@ class Prefixes:
         prefix.used = 0
         self._by_owner[prefix.owner].move_to_end(prefix.number, last=False)
 
-    def oldest(self, owners: Iterable[int]) -> Prefix | None:
-        """The least recently used prefix of these owners; None if they have none."""
-        firsts = (next(iter(self._by_owner[owner].values())) for owner in owners if owner in self._by_owner)
-        return min(firsts, key=lambda prefix: prefix.used, default=None)
+    def oldest(self, owner: int) -> Prefix | None:
+        """The least recently used prefix of an owner; None if it has none."""
+        mine = self._by_owner.get(owner)
+        return next(iter(mine.values())) if mine else None
 
     def _index(self, prefix: Prefix) -> None:
         """Under every block at which a request may leave it without needing a length that it cannot be cut to."""
+        index = self._by_key[prefix.key]
         for block in prefix.chain[max(0, prefix.least_tokens // BLOCK_TOKENS - 1) :]:
-            self._by_block.setdefault((prefix.key, block), {})[prefix.number] = prefix
-        self._by_end.setdefault((prefix.key, prefix.chain[-1]), {})[prefix.number] = prefix
+            index.by_block.setdefault(block, {})[prefix.number] = prefix
+        index.by_end.setdefault(prefix.chain[-1], {})[prefix.number] = prefix
 
     def _unindex(self, prefix: Prefix) -> None:
-        _take_out(self._by_end, (prefix.key, prefix.chain[-1]), prefix.number)
+        index = self._by_key[prefix.key]
+        _take_out(index.by_end, prefix.chain[-1], prefix.number)
         for block in prefix.chain[max(0, prefix.least_tokens // BLOCK_TOKENS - 1) :]:
-            _take_out(self._by_block, (prefix.key, block), prefix.number)
+            _take_out(index.by_block, block, prefix.number)
 
 
-def _take_out(index: dict[tuple[Key, int], dict[int, Prefix]], at: tuple[Key, int], number: int) -> None:
-    there = index[at]
+def _take_out(at: dict[int, dict[int, Prefix]], block: int, number: int) -> None:
+    there = at[block]
     del there[number]
     if not there:
-        del index[at]
+        del at[block]

@@ -57,10 +57,6 @@ class Shares:
         if not self._used[owner]:
             del self._used[owner]
 
-    def over(self, owner: int, size_bytes: int) -> list[int]:
-        """Those who would use more than their share once `owner` has taken so many bytes more."""
-        return [
-            one
-            for one, used in self._used.items()
-            if used + (size_bytes if one == owner else 0) > self.share_bytes(one)
-        ]
+    def is_over(self, owner: int, more_bytes: int = 0) -> bool:
+        """Whether an owner would use more than its share once it has taken so many bytes more."""
+        return self._used.get(owner, 0) + more_bytes > self.share_bytes(owner)

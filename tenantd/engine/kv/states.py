@@ -8,23 +8,25 @@ from __future__ import annotations
 
 from tenantd.engine.compute import EngineBroken, Kept, Swapped
 from tenantd.engine.kv.shares import Shares
+from tenantd.engine.speeds import Keeping
 
 
 class States:
     """The state of every swapped-out request, until it is swapped in or freed, and of every prefix.
 
     `shares` are the bytes of the prefixes by owner. A prefix has its bytes reserved while it is still in a sequence, so
-    that it can leave that at any time without pushing anything out.
+    that it can leave that at any time without pushing anything out. `keeping` tells which of requests are worth it;
+    None: all.
     """
 
-    def __init__(self, budget_bytes: int, cache_bytes: int = 0) -> None:
+    def __init__(self, budget_bytes: int, cache_bytes: int = 0, keeping: Keeping | None = None) -> None:
         self._budget_bytes = budget_bytes
+        self._keeping = keeping
         self.shares = Shares(cache_bytes)
         self._reserved: dict[int, tuple[int, int]] = {}  # by prefix: its owner, and bytes
         self._prefixes: dict[int, Kept] = {}  # those of them that have left their sequence
         self._kept: dict[int, Swapped] = {}
         self._kept_bytes = 0
-        self.discarded: list[Swapped] = []  # to be freed: see `take_discarded`
         self._bytes_per_token = 0.0  # as seen last
 
     @property
@@ -32,12 +34,19 @@ class States:
         """The unused part of the budget."""
         return self._budget_bytes - self._kept_bytes
 
+    def room_for(self, tokens: int) -> int:
+        """How many bytes the state of a sequence with this many computed tokens may take; 0 if it is not worth it."""
+        return self.room_bytes if self._keeping is None or self._keeping.decide(tokens) else 0
+
     def fits(self, tokens: int) -> bool:
-        """Whether the state of a sequence with this many tokens fits, judging by the last states."""
-        return tokens * self._bytes_per_token <= self.room_bytes
+        """Whether the state of a sequence with this many tokens fits, judging by the last states, or need not."""
+        if tokens * self._bytes_per_token <= self.room_bytes:
+            return True
+        return self._keeping is not None and not self._keeping.is_worth(tokens)
 
     def keep(self, request: int, state: Swapped, tokens: int) -> None:
-        """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit.
+        """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit, or was
+        not worth it.
 
         Raises EngineBroken if it is another request's, or the request has one already.
         """
@@ -48,26 +57,18 @@ class States:
         self._kept_bytes += state.size_bytes
         if state.size_bytes:
             self._bytes_per_token = state.size_bytes / max(1, tokens)
-        elif tokens:
+        elif tokens and (self._keeping is None or self._keeping.is_worth(tokens)):
             self._bytes_per_token = max(self._bytes_per_token, (self.room_bytes + 1) / tokens)
 
     def take(self, request: int) -> Swapped | None:
-        """Remove and return a request's state, to swap it in; None if there is none. Raises EngineBroken if it is
-        another's."""
+        """Remove and return a request's state, to swap it in or to free it; None if there is none.
+
+        Raises EngineBroken if it is another's.
+        """
         if (state := self._kept.pop(request, None)) is not None:
             _check(state, request)
             self._kept_bytes -= state.size_bytes
         return state
-
-    def discard(self, request: int) -> None:
-        """Mark the state of a request that has ended, if any, to be freed."""
-        if self._kept and (state := self.take(request)) is not None:
-            self.discarded.append(state)
-
-    def take_discarded(self) -> list[Swapped]:
-        """The states marked since the last call."""
-        discarded, self.discarded = self.discarded, []
-        return discarded
 
     # ---- prefixes -------------------------------------------------------------------------------------------------
 

@@ -26,7 +26,7 @@ from typing import Any, Final
 import llama_cpp
 
 from tenantd.engine.compute import Chunk, EngineBroken, check_part
-from tenantd.engine.llama.batch import Batch
+from tenantd.engine.llama.batch import Batch, ImageBatch
 from tenantd.engine.llama.locked import LockedMemory
 
 SOME_TOKEN: Final = 0
@@ -195,14 +195,18 @@ class Cells:
         state.wipe()
         return is_restored
 
-    def clear(self, sequence: int) -> None:
-        """Free all cells, to be overwritten before anything else is computed or restored. Raises EngineBroken."""
+    def clear(self, sequence: int, *, is_garbled: bool = False) -> None:
+        """Free all cells, to be overwritten before anything else is computed or restored. Raises EngineBroken.
+
+        Those of a garbled sequence are overwritten with or without `scrub`: attention to free cells is weighed by 0,
+        and a new recurrent state is the old one times 0, which a NaN outlives.
+        """
         held = self.length(sequence)
         llama_cpp.llama_memory_seq_rm(self._memory, sequence, -1, -1)
         if held and self._spare is not None:
             llama_cpp.llama_memory_seq_cp(self._memory, self._spare, sequence, -1, -1)
             self._has_pending_copies = True
-        elif held and self._scrub:
+        elif held and (self._scrub or is_garbled):
             self._is_dirty = True
         if self.length(sequence):
             raise EngineBroken(f"sequence {sequence} still holds tokens after it was cleared")
@@ -234,7 +238,7 @@ class Cells:
             raise EngineBroken(f"sequence {sequence} was restored to {now} tokens instead of {length}")
         return bool(read)
 
-    def decode(self, batch: Batch) -> int:
+    def decode(self, batch: Batch | ImageBatch) -> int:
         """llama_decode: 0 done, 1 no room, others are errors."""
         self.overwrite_pool()
         code = int(llama_cpp.llama_decode(self._context, batch.struct))

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 import llama_cpp
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +19,7 @@ from tenantd.engine.compute import (
     EngineBroken,
     Kept,
     OnLogits,
+    OnPass,
     Owner,
     Parked,
     PassResult,
@@ -26,13 +28,15 @@ from tenantd.engine.compute import (
     Swapped,
 )
 from tenantd.engine.llama.adapters import Adapters, Version
-from tenantd.engine.llama.batch import Batch
+from tenantd.engine.llama.batch import Batch, ImageBatch
 from tenantd.engine.llama.cells import Cells, Memory
+from tenantd.engine.llama.embedding import Embedder
 from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.locked import LockedMemory
+from tenantd.engine.llama.projector import LoadedProjector
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
 from tenantd.llamacpp.handles import has_recurrent_state
-from tenantd.wire.messages import Load
+from tenantd.wire.messages import Load, PlacedImage
 
 NO_ROOM: Final = 1  # llama.h, llama_decode: nothing has changed, and a smaller batch may fit
 INVALID_BATCH: Final = -1
@@ -44,7 +48,9 @@ class LlamaCompute:
     def __init__(self, load: Load, progress: Callable[[float], None]) -> None:
         loaded = load_model(load, progress)
         self.info = loaded.info
+        self.gpu_bus_ids = loaded.gpu_bus_ids
         self.on_logits: OnLogits | None = None
+        self.on_pass: OnPass = lambda: None
         self._model, self._context = loaded.model, loaded.context
         memory = Memory(
             load.kv == "unified",
@@ -58,10 +64,17 @@ class LlamaCompute:
         self._requests: list[int | None] = [None] * self.info.slots  # whose each bound sequence is
         self._prefixes = [0] * self.info.slots  # what each parked sequence holds; 0 for others
         self._samplers: list[Sampler | None] = [None] * self.info.slots
+        self._garbled: set[int] = set()  # sequences for which the model returned NaN or infinity
         self._adapters = Adapters(self._model, self._context)
         self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each owned sequence
         self._batch = Batch(int(llama_cpp.llama_n_batch(self._context)))
         self._row = ctypes.c_float * self._vocabulary.size
+        self._embedder = None if load.embeddings is None else Embedder(load, self._model, progress)
+        if self._embedder is not None:
+            self.info = msgspec.structs.replace(self.info, embeddings=self._embedder.info)
+        self._projector = LoadedProjector(load, self._model, progress) if load.projector_path else None
+        if self._projector is not None:
+            self.info = msgspec.structs.replace(self.info, images=self._projector.info)
 
     def bind(
         self,
@@ -97,7 +110,11 @@ class LlamaCompute:
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
+        if chunks[0].texts:
+            return self._embed(chunks)
         self._check(chunks)
+        if chunks[0].image is not None:
+            return self._look_at(chunks[0], chunks[0].image)
         sampled: dict[int, Sampled] = {}
         own_micros: dict[int, int] = {}
         versions = dict.fromkeys(self._versions[chunk.sequence] for chunk in chunks)
@@ -105,6 +122,56 @@ class LlamaCompute:
             self._adapters.put_in_force(version)
             self._decode([chunk for chunk in chunks if self._versions[chunk.sequence] == version], sampled, own_micros)
         return PassResult(sampled, _micros_since(started_ns) - sum(own_micros.values()), own_micros)
+
+    def _embed(self, chunks: list[Chunk]) -> PassResult:
+        """A pass over texts. Their sequences stay empty."""
+        started_ns = time.perf_counter_ns()
+        for chunk in chunks:
+            self._check_request(chunk.sequence, chunk.request)
+            self._cells.check_empty(chunk.sequence)
+        if self._embedder is None:
+            raise EngineBroken("texts were to be embedded, and nothing is loaded for that")
+        self.on_pass()
+        found = self._embedder.vectors(chunks)
+        failed = {
+            sequence: Sampled(-1, False, failed="the model returned NaN or infinity", is_garbled=True)
+            for sequence, vectors in found.items()
+            if vectors is None
+        }
+        vectors = {sequence: rows for sequence, rows in found.items() if rows is not None}
+        return PassResult(failed, _micros_since(started_ns), vectors=vectors)
+
+    def _look_at(self, chunk: Chunk, image: PlacedImage) -> PassResult:
+        """A pass over an image: it is turned into embeddings, and these are computed like tokens."""
+        started_ns = time.perf_counter_ns()
+        if self._projector is None:
+            raise EngineBroken("an image was to be computed, and nothing is loaded for that")
+        self._adapters.put_in_force(self._versions[chunk.sequence])
+        self.on_pass()
+        rows, is_causal = self._projector.embeddings(image), self._projector.is_causal
+        image_micros = _micros_since(started_ns)
+        step = int(llama_cpp.llama_n_batch(self._context))
+        code = 0
+        if not is_causal:  # its tokens see each other both ways
+            llama_cpp.llama_set_causal_attn(self._context, False)
+        for start in range(0, len(rows), step):
+            is_last = start + step >= len(rows)
+            batch = ImageBatch(
+                rows[start : start + step], chunk.sequence, chunk.position + start, sample=chunk.sample and is_last
+            )
+            if code := self._cells.decode(batch):
+                break
+        if not is_causal:
+            llama_cpp.llama_set_causal_attn(self._context, True)
+        sampled: dict[int, Sampled] = {}
+        if code == NO_ROOM:
+            sampled[chunk.sequence] = Sampled(-1, False, failed="no room in the KV cache")
+        elif code:
+            raise EngineBroken(f"llama_decode failed with {code} on an image")
+        llama_cpp.llama_synchronize(self._context)
+        if chunk.sample and not code:
+            sampled[chunk.sequence] = self._sample(chunk.sequence, batch.struct.n_tokens - 1)
+        return PassResult(sampled, _micros_since(started_ns), image_micros=image_micros)
 
     def move(self, source: int, target: int) -> None:
         self._check_unbound(target)
@@ -115,7 +182,11 @@ class LlamaCompute:
         self._versions[target], self._versions[source] = self._versions[source], None
 
     def clear(self, sequence: int) -> None:
-        self._cells.clear(sequence)
+        was_garbled = sequence in self._garbled
+        self._cells.clear(sequence, is_garbled=was_garbled)
+        self._garbled.discard(sequence)
+        if was_garbled and not self._garbled:
+            self._cells.overwrite_pool()  # now, on its account; of several, on the last one's
         self._requests[sequence] = self._versions[sequence] = None
         self._prefixes[sequence] = 0
         if (sampler := self._samplers[sequence]) is not None:
@@ -203,16 +274,24 @@ class LlamaCompute:
         for sampler in self._samplers:
             if sampler is not None:
                 sampler.free()
+        if self._embedder is not None:
+            self._embedder.close()
+        if self._projector is not None:
+            self._projector.close()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
 
     def _check(self, chunks: list[Chunk]) -> None:
         """Check that each sequence is its chunk's request's, and holds exactly the tokens before the chunk."""
-        for sequence, position, _, _, request in chunks:
-            if self._requests[sequence] != request:
-                raise EngineBroken(f"sequence {sequence} belongs to request {self._requests[sequence]}, not {request}")
+        for sequence, position, _, _, request, *_ in chunks:
+            self._check_request(sequence, request)
             if (length := self._cells.length(sequence)) != position:
                 raise EngineBroken(f"sequence {sequence} holds {length} tokens, not {position}")
+
+    def _check_request(self, sequence: int, request: int) -> None:
+        """Raises EngineBroken if it is not bound to this request."""
+        if self._requests[sequence] != request:
+            raise EngineBroken(f"sequence {sequence} belongs to request {self._requests[sequence]}, not {request}")
 
     def _check_owner(self, sequence: int, owner: Owner) -> None:
         """Raises EngineBroken if it belongs to another, or to nobody."""
@@ -228,6 +307,7 @@ class LlamaCompute:
     def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
         """Decode and sample. If the KV cache lacks room, retry in halves, until a single token fails alone."""
         outputs = self._batch.fill(chunks)
+        self.on_pass()
         code = self._cells.decode(self._batch)
         if code == 0:
             # A GPU may still be working: count its time for this pass, not for the sequence sampled first.
@@ -265,13 +345,14 @@ class LlamaCompute:
         pointer = llama_cpp.llama_get_logits_ith(self._context, index)
         if not pointer:
             raise EngineBroken(f"no logits for output {index}")
-        address = ctypes.cast(pointer, ctypes.c_void_p).value
-        assert address is not None
-        row = memoryview(self._row.from_address(address))
+        row = memoryview(self._row.from_address(ctypes.addressof(pointer.contents)))
         if self.on_logits is not None:
             self.on_logits(sequence, row.cast("B").cast("f"))
         logits: NDArray[np.float32] = np.frombuffer(row, np.float32)
-        return sampler.sample(self._context, index, logits)
+        sampled = sampler.sample(self._context, index, logits)
+        if sampled.is_garbled:
+            self._garbled.add(sequence)
+        return sampled
 
 
 @dataclass(slots=True)

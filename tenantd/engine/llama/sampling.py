@@ -8,6 +8,7 @@ grammar a token always takes two draws, needed or not, so that a resumed request
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 from typing import Any, Final
 
@@ -22,6 +23,9 @@ from tenantd.llamacpp.constraint import Constraint, ConstraintError, Matchers
 
 CANDIDATE: Final = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])  # llama.h, llama_token_data
 _NO_DRAW: Final = (0, 0.0, 0.0)
+_GARBLED: Final = Sampled(
+    -1, False, failed="the model returned invalid probabilities (NaN or infinity)", is_garbled=True
+)
 
 
 class Vocabulary:
@@ -64,17 +68,20 @@ class Sampler:
 
     def sample(self, context: Any, index: int, logits: NDArray[np.float32]) -> Sampled:
         """The token after output `index` of the last decode. `logits` is its row, of shape (vocabulary,)."""
+        best = int(logits.argmax())  # the first NaN if there is any
+        if not math.isfinite(logits[best]):
+            return _GARBLED
         if self._constraint is not None:
             return self._sample_constrained(self._constraint, logits)
         if self._chain is not None:
             token = int(llama_cpp.llama_sampler_sample(self._chain, context, index))  # also accepts it
         else:
-            token = self._argmax(logits)
+            token = self._not_the_end(best, logits) if self._ignore_end else best
         return self._sampled(token, logits)
 
     def _sampled(self, token: int, logits: NDArray[np.float32], grammar_micros: int = 0) -> Sampled:
-        if not np.isfinite(logits[token]):
-            return Sampled(token, False, failed="the model returned invalid probabilities (NaN or infinity)")
+        if not math.isfinite(logits[token]):  # nothing else was allowed
+            return _GARBLED._replace(grammar_micros=grammar_micros)
         if token in self._vocabulary.end_set:
             return Sampled(token, True, grammar_micros=grammar_micros)
         logprobs = None if self._logprobs is None else _logprobs(logits, token, self._logprobs)
@@ -115,13 +122,13 @@ class Sampler:
             llama_cpp.llama_sampler_free(self._chain)
         self._chain = self._dist = self._constraint = None
 
-    def _argmax(self, logits: NDArray[np.float32]) -> int:
-        token = int(logits.argmax())
-        if self._ignore_end and token in self._vocabulary.end_set:
-            others = logits.copy()  # logprobs need the unmodified row
-            others[self._vocabulary.end_tokens] = -np.inf
-            token = int(others.argmax())
-        return token
+    def _not_the_end(self, best: int, logits: NDArray[np.float32]) -> int:
+        """The likeliest token that does not end the text, if `best` is the likeliest of all."""
+        if best not in self._vocabulary.end_set:
+            return best
+        others = logits.copy()  # logprobs need the unmodified row
+        others[self._vocabulary.end_tokens] = -np.inf
+        return int(others.argmax())
 
     def _draw(self, candidates: NDArray[Any]) -> int:
         if self._chain is None:

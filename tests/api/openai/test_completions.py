@@ -42,6 +42,7 @@ def test_a_completion_is_answered_in_openais_shape(api: Api) -> None:
         "object": "text_completion",
         "created": 1_700_000_000,
         "model": "tiny",
+        "system_fingerprint": "fp_0",
         "choices": [{"index": 0, "text": TEXT, "logprobs": None, "finish_reason": "stop"}],
         "usage": USAGE,
     }

@@ -20,6 +20,39 @@ class Mixing(FakeCompute):
         return super().run(chunks)
 
 
+class MixingTexts(FakeCompute):
+    """In a pass of several requests, the texts of each are computed together with the first text of the one before."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        for before, chunk in itertools.pairwise(chunks):
+            if chunk.texts and before.texts:
+                mixed = super().run([chunk._replace(tokens=[t ^ before.tokens[0] for t in chunk.tokens])])
+                result.vectors[chunk.sequence] = mixed.vectors[chunk.sequence]
+        return result
+
+
+class SwappingTexts(FakeCompute):
+    """In a pass of several requests, the rows of the last one's texts are given to the first, as far as they go."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        if len(chunks) > 1 and chunks[0].texts and chunks[-1].texts:
+            rows, its = result.vectors[chunks[0].sequence], result.vectors[chunks[-1].sequence]
+            result.vectors[chunks[0].sequence] = its[: len(rows)] + rows[len(its) :]
+        return result
+
+
+class CountingTexts(FakeCompute):
+    """Texts beside others are computed differently, whatever those are."""
+
+    def run(self, chunks: list[Chunk]) -> PassResult:
+        result = super().run(chunks)
+        if len(chunks) > 1 and chunks[0].texts:
+            result.vectors.update({sequence: rows[::-1] for sequence, rows in result.vectors.items()})
+        return result
+
+
 class Echoing(FakeCompute):
     """Attends to what every other sequence holds: goes on as any text does that it has seen in one of them."""
 

@@ -8,7 +8,7 @@ from random import Random
 import pytest
 
 from tenantd.domain import IsolationCheck, Verdict
-from tenantd.engine.checks import sameness
+from tenantd.engine.checks import sameness, texts
 from tenantd.engine.checks.permutation import p_value
 from tenantd.engine.checks.planted import have_in_common
 from tenantd.engine.checks.stage import Clock, Plan, Stage
@@ -16,7 +16,7 @@ from tenantd.engine.checks.timing import LEAST_PAIRS
 from tenantd.engine.compute import Compute
 from tenantd.engine.fake import FakeCompute
 from tenantd.engine.selfcheck import SelfCheck
-from tenantd.wire.messages import CheckResult
+from tenantd.wire.messages import CheckResult, LoadEmbeddings
 from tests.engine.checks import broken
 from tests.support.loads import fake_load, make_load
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
@@ -84,6 +84,25 @@ BROKEN = {
     broken.EchoingPrefixes: CANARIES,
     broken.Remembering: TIMING,
 }
+
+
+BROKEN_FOR_TEXTS = (broken.MixingTexts, broken.SwappingTexts, broken.CountingTexts)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "rank"])
+@pytest.mark.parametrize("kind", [FakeCompute, *BROKEN_FOR_TEXTS], ids=lambda kind: kind.__name__)
+def test_texts_of_others_must_not_matter_either(kind: type[FakeCompute], pooling: str) -> None:
+    own = LoadEmbeddings(model_path="", pooling=pooling, input_tokens=20)
+    time = SimulatedClock()
+    stage = Stage(engine(kind, time, embeddings=own), plan(), time.clock)
+    course = texts.check(stage)
+    with pytest.raises(StopIteration) as ended:
+        while 0 <= next(course) <= 1:
+            pass
+    result = ended.value.value
+    assert result.result is (FAILED if kind in BROKEN_FOR_TEXTS else HELD)
+    assert ("vectors of texts" in result.detail) == (kind in BROKEN_FOR_TEXTS)
+    assert kind is not FakeCompute or stage.compute.is_empty()
 
 
 @pytest.mark.parametrize("seed", ["1", "2", "3"])

@@ -76,7 +76,7 @@ def test_what_is_removed_is_found_no_more_and_leaves_nothing() -> None:
     assert found(prefixes, list(range(70))) == (1, 40)
     prefixes.remove(both[0])
     assert found(prefixes, list(range(70))) is None
-    assert not prefixes._by_block and not prefixes._by_end and not prefixes._by_owner and not len(prefixes)
+    assert not prefixes._by_key and not prefixes.owners() and not len(prefixes)
 
 
 def test_a_state_that_can_be_cut_less_once_it_is_moved_serves_less() -> None:
@@ -92,11 +92,12 @@ def test_the_oldest_is_the_one_that_was_not_used_for_longest_or_is_done_better_b
     one, two, theirs = prefix(1, [1] * 20), prefix(2, [2] * 20), prefix(3, [3] * 20, key=Key(5, 0, "", ()))
     for each in (one, two, theirs):
         prefixes.add(each)
-    assert prefixes.oldest([1, 5]) is one and prefixes.oldest([5]) is theirs and prefixes.oldest([6]) is None
+    assert prefixes.oldest(1) is one and prefixes.oldest(5) is theirs and prefixes.oldest(6) is None
+    assert prefixes.owners() == [1, 5]
     prefixes.touch(one)
-    assert prefixes.oldest([1, 5]) is two
+    assert prefixes.oldest(1) is two
     prefixes.make_oldest(one)
-    assert prefixes.oldest([1]) is one
+    assert prefixes.oldest(1) is one
 
 
 @given(st.lists(texts, max_size=8), texts)

@@ -23,9 +23,9 @@ def test_who_would_be_over_its_share_is_asked_to_give_back() -> None:
     shares.set_weight(1, 1)
     shares.set_weight(2, 1)
     shares.take(1, 80)
-    assert shares.over(2, 40) == [1] and shares.over(1, 10) == [1]
+    assert shares.is_over(1) and shares.is_over(1, 10) and not shares.is_over(2, 40)
     shares.give_back(1, 40)
-    assert shares.over(2, 40) == [] and shares.over(1, 11) == [1]
+    assert not shares.is_over(1, 10) and shares.is_over(1, 11) and not shares.is_over(2, 40)
     assert shares.used == {1: 40, 2: 0}
 
 
@@ -54,7 +54,7 @@ def test_whoever_is_within_its_share_finds_room_once_others_gave_back(
     newcomer = data.draw(st.sampled_from(list(weights)))
     size_bytes = data.draw(st.integers(0, shares.share_bytes(newcomer)))
     if shares.room_bytes < size_bytes:
-        over = set(shares.over(newcomer, size_bytes))
+        over = {owner for owner in weights if shares.is_over(owner, size_bytes if owner == newcomer else 0)}
         asked = over | {newcomer}
         within = sum(used for owner, used in shares.used.items() if owner not in asked)
         entitled = sum(shares.share_bytes(owner) for owner in asked)

@@ -26,9 +26,7 @@ def test_what_goes_back_or_ends_gives_its_bytes_back() -> None:
     states.keep(2, second, 3)
     assert states.room_bytes == 10
     assert states.take(1) is first and states.take(1) is None
-    states.discard(2)
-    states.discard(2)
-    assert states.room_bytes == 100 and states.take_discarded() == [second] and not states.discarded
+    assert states.take(2) is second and states.room_bytes == 100
 
 
 def test_a_request_has_one_state() -> None:
@@ -70,7 +68,7 @@ def test_what_fits_is_told_from_the_last_state_that_was_kept_or_had_no_room() ->
     assert states.fits(4) and not states.fits(5)
 
 
-@given(st.lists(st.tuples(st.sampled_from(["keep", "take", "discard"]), st.integers(0, 5), st.integers(0, 50))))
+@given(st.lists(st.tuples(st.sampled_from(["keep", "take"]), st.integers(0, 5), st.integers(0, 50))))
 def test_bytes_add_up_whatever_happens(events: list[tuple[str, int, int]]) -> None:
     states = States(100)
     kept: dict[int, State] = {}
@@ -80,10 +78,6 @@ def test_bytes_add_up_whatever_happens(events: list[tuple[str, int, int]]) -> No
             states.keep(request, kept[request], 5)
         elif event == "take":
             assert states.take(request) is kept.pop(request, None)
-        elif event == "discard":
-            states.discard(request)
-            gone = kept.pop(request, None)
-            assert states.take_discarded() == ([] if gone is None else [gone])
         states.check()
         assert states.requests() == kept.keys()
         assert states.room_bytes == 100 - sum(state.size_bytes for state in kept.values())

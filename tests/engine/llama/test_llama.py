@@ -13,8 +13,8 @@ from tenantd.engine.compute import Chunk, RequestRejected
 from tenantd.engine.llama import LlamaCompute
 from tenantd.engine.llama.cells import SHORT_PART
 from tenantd.errors import ModelError, NotEnoughMemory
-from tenantd.llamacpp import devices
 from tests.engine.llama.kit import CAREFUL, GREEDY, LAYOUTS, Engines, logits, prompt
+from tests.support.device import GPU_LAYERS, set_memory
 from tests.support.loads import make_load
 from tests.support.models import gemma_path
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
@@ -138,12 +138,12 @@ def test_what_does_not_fit_the_memory_is_refused_before_it_is_taken(
     make: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     progress: list[float] = []
-    monkeypatch.setattr(devices, "host_memory", lambda: (1 << 20, 1 << 50))
+    set_memory(monkeypatch, 1 << 20)
     load = make_load(backend="llama", model_path=str(gemma_path()), slots=8, context_tokens=2048)
     with pytest.raises(NotEnoughMemory, match=r"235 weights.*8 slots of 2048 tokens.*lower engine\.slots") as refused:
         LlamaCompute(load, progress.append)
     assert "1 MiB are free" in refused.value.message
-    monkeypatch.setattr(devices, "host_memory", lambda: (1 << 20, 1 << 21))
+    set_memory(monkeypatch, 1 << 20, 1 << 21)
     with pytest.raises(ModelError) as hopeless:
         LlamaCompute(load, progress.append)
     assert not isinstance(hopeless.value, NotEnoughMemory), "it will not fit later either"
@@ -154,14 +154,14 @@ def test_the_sizes_that_are_checked_are_the_sizes_that_are_taken(
     make: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With what it says it needs it loads, with a MiB less it does not."""
-    monkeypatch.setattr(devices, "host_memory", lambda: (0, 1 << 50))
+    set_memory(monkeypatch, 0)
     with pytest.raises(ModelError) as refused:
         make(slots=4, context_tokens=1024)
     needed = float(refused.value.message.split(" needs ")[1].split(" MiB")[0].replace(",", ""))
-    monkeypatch.setattr(devices, "host_memory", lambda: (int((needed + 1) * (1 << 20)), 1 << 50))
+    set_memory(monkeypatch, int((needed + 1) * (1 << 20)))
     engine = make(slots=4, context_tokens=1024)
     assert engine.info.kv_bytes == 4 * 1024 * 2 * 2 * 32 * 2  # cells, layers, K and V, kv width, bytes of f16
-    monkeypatch.setattr(devices, "host_memory", lambda: (int((needed - 1) * (1 << 20)), 1 << 50))
+    set_memory(monkeypatch, int((needed - 1) * (1 << 20)))
     with pytest.raises(ModelError):
         make(slots=4, context_tokens=1024)
 
@@ -197,8 +197,9 @@ def test_a_truncated_model_is_refused_with_llama_cpps_reason(make: Engines, tiny
 def test_slots_and_layout_are_as_asked(make: Engines) -> None:
     for kv in LAYOUTS:
         info = make(kv=kv, slots=3, context_tokens=128).info
-        assert (info.kv, info.slots, info.context_tokens, info.gpu_build) == (kv, 3, 128, False)
-        assert info.layers == 3 and info.layers_offloaded == 0
+        assert (info.kv, info.slots, info.context_tokens) == (kv, 3, 128)
+        assert info.gpu_build == llama_cpp.llama_supports_gpu_offload()
+        assert (info.layers, info.layers_offloaded) == (3, 3 if GPU_LAYERS else 0)
 
 
 # ---- adapters ----------------------------------------------------------------------------------------------------

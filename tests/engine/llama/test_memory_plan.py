@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tenantd.errors import ModelError, NotEnoughMemory
 from tenantd.llamacpp import devices
 from tenantd.llamacpp.memory_plan import MemoryPlan, plan_memory
 from tests.engine.llama.kit import GREEDY, LAYOUTS, Engines, prompt
+from tests.support.device import needs_cpu, set_memory
 from tests.support.loads import make_load
 from tests.support.tiny_gguf import write_tiny_gguf
 
@@ -33,26 +35,25 @@ def plan(model: Path, **changes: Any) -> MemoryPlan:
 def test_the_context_is_the_models_own_as_far_as_half_of_the_free_memory_goes(
     wide_model: Path, monkeypatch: pytest.MonkeyPatch, kv: str
 ) -> None:
-    free = 0
-    monkeypatch.setattr(devices, "host_memory", lambda: (free, 1 << 50))
-    free = 1 << 40
+    set_memory(monkeypatch, 1 << 40)
     whole = plan(wide_model, kv=kv)
     assert whole.context_tokens == whole.train_context_tokens == TRAINED
     least = plan(wide_model, kv=kv, context_tokens=4096)
-    free = whole.weights + 2 * (whole.kv + whole.compute) + 4
+    set_memory(monkeypatch, whole.weights + 2 * (whole.kv + whole.compute) + 4)
     assert plan(wide_model, kv=kv).context_tokens == TRAINED
     chosen = []
     for part in (0.9, 0.6, 0.4):
         free = whole.weights + int(2 * part * (whole.kv + whole.compute))
+        set_memory(monkeypatch, free)
         at = plan(wide_model, kv=kv)
         assert 2 * (at.kv + at.compute) <= free - at.weights
         more = plan(wide_model, kv=kv, context_tokens=at.context_tokens + 1024)
         assert 2 * (more.kv + more.compute) > free - at.weights, "it is the largest that fits"
         chosen.append(at.context_tokens)
     assert TRAINED > chosen[0] > chosen[1] > chosen[2] >= 4096
-    free = least.needed + 1
+    set_memory(monkeypatch, least.needed + 1)
     assert plan(wide_model, kv=kv).context_tokens == 4096, "not less, although it is more than half"
-    free = least.needed - MIB
+    set_memory(monkeypatch, least.needed - MIB)
     with pytest.raises(NotEnoughMemory, match=r'slots of 4096 tokens.*engine\.kv_type to "q8_0" or "q4_0"'):
         plan(wide_model, kv=kv)
 
@@ -61,7 +62,7 @@ def test_a_context_that_is_tried_in_small_is_chosen_alike(wide_model: Path, monk
     """Sizes of large contexts are extrapolated."""
     measured = plan(wide_model)
     free = measured.weights + int(1.1 * (measured.kv + measured.compute))
-    monkeypatch.setattr(devices, "host_memory", lambda: (free, 1 << 50))
+    set_memory(monkeypatch, free)
     exact = plan(wide_model)
     monkeypatch.setattr("tenantd.llamacpp.memory_plan.QUICK_CELLS", 4 * 4096)
     assert abs(plan(wide_model).context_tokens - exact.context_tokens) <= 1024
@@ -106,3 +107,67 @@ def test_a_type_that_does_not_work_is_refused_with_the_reason(wide_model: Path, 
         plan(tiny_model, kv_type="q4_0")  # heads of 16 values
     with pytest.raises(ModelError, match=r'requires flash_attn.*; set it to "f16", or engine.flash_attention to "on"'):
         plan(wide_model, kv_type="q8_0", flash_attention="off")
+
+
+@needs_cpu
+def test_what_paused_requests_and_cached_prompts_take_is_in_the_same_sum(
+    wide_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    total = 1 << 40
+    monkeypatch.setattr(devices, "host_memory", lambda: (total, total))
+    settings = {"context_tokens": 4096, "swap_bytes": 3 << 30, "cache_bytes": 5 << 30}
+    without, planned = plan(wide_model, **settings), plan(wide_model, has_caches=True, **settings)
+    assert (without.swap, without.cache) == (3 << 30, 0), "nobody has a cache"
+    assert (planned.swap, planned.cache) == (3 << 30, 5 << 30)
+    assert planned.most_in_host == planned.needed + (8 << 30) and planned.host_total == total
+    total = planned.most_in_host
+    assert plan(wide_model, has_caches=True, **settings) == replaced(planned, total)
+    total -= 1
+    said = r"wide.gguf needs \d+ MiB, paused requests may take 3,072 MiB .*swap_bytes.* and cached prompts 5,120 MiB"
+    with pytest.raises(ModelError, match=said):
+        plan(wide_model, has_caches=True, **settings)
+    assert plan(wide_model, **settings).cache == 0
+
+
+def replaced(planned: MemoryPlan, total: int) -> MemoryPlan:
+    return dataclasses.replace(planned, free=total, total=total, host_free=total, host_total=total)
+
+
+@needs_cpu
+def test_what_paused_requests_may_take_by_default_gives_way_and_the_context_to_what_is_asked_for(
+    wide_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    least = plan(wide_model, context_tokens=4096)
+    total = least.needed + 100 * MIB
+    monkeypatch.setattr(devices, "host_memory", lambda: (total, total))
+    assert plan(wide_model, context_tokens=4096, swap_bytes=1 << 30).swap == 100 * MIB
+    assert plan(wide_model, context_tokens=4096, swap_bytes=50 * MIB).swap == 50 * MIB
+    whole = plan(wide_model, context_tokens=TRAINED)
+    total = 3 * whole.needed
+    assert plan(wide_model).context_tokens == TRAINED
+    smaller = plan(wide_model, has_caches=True, cache_bytes=total - whole.needed + MIB)
+    assert 4096 <= smaller.context_tokens < TRAINED, "so that all fits"
+
+
+def test_on_a_gpu_only_what_is_kept_outside_it_is_the_hosts(wide_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpu = devices.Gpu("gpu", 1 << 40, 1 << 40)
+    monkeypatch.setattr(devices, "gpus", lambda: [gpu])
+    monkeypatch.setattr(devices, "host_memory", lambda: (5 << 30, 6 << 30))
+    settings = {"context_tokens": 4096, "has_caches": True, "cache_bytes": 2 << 30}
+    planned = plan(wide_model, gpu_layers=-1, swap_bytes=4 << 30, **settings)
+    assert planned.most_in_host == 6 << 30 == planned.host_total and planned.free == 1 << 40
+    with pytest.raises(ModelError, match=r"^paused requests may take 5,120 MiB .* only 6,144 MiB of memory"):
+        plan(wide_model, gpu_layers=-1, swap_bytes=5 << 30, **settings)
+    part = plan(wide_model, gpu_layers=1, swap_bytes=5 << 30, **settings)
+    assert part.is_in_host and part.host_total == (1 << 40) + (6 << 30)
+
+
+@pytest.mark.parametrize("kv", LAYOUTS)
+def test_a_cached_prompt_takes_what_is_said(wide_model: Path, make: Engines, kv: str) -> None:
+    engine = make(model_path=str(wide_model), kv=kv, context_tokens=512, batch_tokens=512)
+    for tokens, said in ((256, engine.info.short_state_bytes), (512, engine.info.state_bytes)):
+        engine.bind(0, GREEDY, [], [], request=1)
+        engine.run([Chunk(0, 0, prompt(tokens, seed=3), False, 1)])
+        parked = engine.park(0, 1, 5)
+        assert parked.size_bytes == pytest.approx(said, rel=0.1)
+        engine.clear(0)

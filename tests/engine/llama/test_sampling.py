@@ -161,8 +161,9 @@ def test_resumed_penalties_count_what_was_generated(make: Engines) -> None:
     ids=["greedy", "sampled", "untruncated", "typical", "penalised", "grammar", "sampled grammar"],
 )
 @pytest.mark.parametrize("value", [np.nan, np.inf])
+@pytest.mark.parametrize("where", [slice(None), slice(2, 3)], ids=["all", "the end of texts"])
 def test_a_row_without_numbers_fails_its_request_and_no_other(
-    make: Engines, monkeypatch: pytest.MonkeyPatch, sampling: Sampling, value: float
+    make: Engines, monkeypatch: pytest.MonkeyPatch, sampling: Sampling, value: float, where: slice
 ) -> None:
     """Weights or a driver gone bad: written where llama.cpp itself would have put them."""
     engine = make()
@@ -172,10 +173,10 @@ def test_a_row_without_numbers_fails_its_request_and_no_other(
 
     def poisoned(context: Any, batch: Any) -> int:
         code = int(decode(context, batch))
-        logits(engine, 5)[:] = value
+        logits(engine, 5)[where] = value
         return code
 
     monkeypatch.setattr(llama_cpp, "llama_decode", poisoned)
     sampled = engine.run([Chunk(0, 0, [5, 6, 7], True), Chunk(1, 0, [5, 6, 7], True)]).sampled
-    assert "invalid probabilities" in sampled[1].failed
+    assert "invalid probabilities" in sampled[1].failed and sampled[1].is_garbled
     assert not sampled[0].failed

@@ -1,0 +1,100 @@
+"""How long waiting requests will wait for their first token: what the engine foresees, carried on for the requests that
+it does not have yet, and corrected by how predictions turned out. The clock is an argument.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Final
+
+from tenantd.events import CleanedUp, Event, FirstToken
+from tenantd.live.streams import LiveStream
+from tenantd.serving.accuracy import Accuracy, Wait
+from tenantd.wire.messages import Outlook
+
+ENOUGH: Final = 30
+"""Predictions of one tenant that turned out somehow, after which its own errors count, not everybody's."""
+LOOKS: Final = 8
+"""The first prediction of each request is remembered, and one in so many of the others."""
+NEW: Final = 0.35
+"""The part of a new prediction in what is told: each assumes other lengths of answers, so several are worth more."""
+
+
+class Waits:
+    """What was foreseen last, and how it turned out before."""
+
+    def __init__(self) -> None:
+        self._first_s: dict[int, float] = {}  # when requests should get their first token, by number
+        self._last_s: dict[str, float] = {}  # the latest of these, by tenant
+        self._apart_s: dict[str, float] = {}  # the time between two of them
+        self._told: dict[str, list[tuple[float, float]]] = {}  # by request id: its age, and the wait predicted then
+        self._everybody = Accuracy()
+        self._tenants: dict[str, Accuracy] = {}
+        self._looks = 0
+
+    def foresee(self, outlook: Outlook | None, waiting: Iterable[LiveStream], now_s: float) -> None:
+        """The engine has told what it foresees; None: nothing. `waiting` are the requests without a token, by age."""
+        before_s, self._first_s = self._first_s, {}
+        self._last_s, self._apart_s = {}, {}
+        if outlook is None:
+            return
+        held: list[LiveStream] = []
+        counts: dict[str, int] = {}
+        for stream in waiting:
+            if (wait_ms := outlook.waits_ms.get(stream.number)) is None:
+                held.append(stream)
+                continue
+            at_s = now_s + wait_ms / 1000
+            if stream.number in before_s:
+                at_s = max(now_s, before_s[stream.number] + NEW * (at_s - before_s[stream.number]))
+            self._first_s[stream.number] = at_s
+            self._last_s[stream.tenant] = max(at_s, self._last_s.get(stream.tenant, now_s))
+            counts[stream.tenant] = counts.get(stream.tenant, 0) + 1
+            self._remember(stream, at_s - now_s)
+        self._apart_s = {name: (last_s - now_s) / counts[name] for name, last_s in self._last_s.items()}
+        self._apart_s |= {name: apart_ms / 1000 for name, apart_ms in outlook.apart_ms.items()}
+        for stream in held:
+            if stream.tenant in outlook.apart_ms:
+                at_s = self._last_s.get(stream.tenant, now_s) + self._apart_s[stream.tenant]
+                self._first_s[stream.number] = self._last_s[stream.tenant] = at_s
+                self._remember(stream, at_s - now_s)
+
+    def of(self, stream: LiveStream, newer: int, now_s: float) -> Wait | None:
+        """The wait of a request before which `newer` others of its tenant came that were not foreseen either; None if
+        nothing is known of its tenant."""
+        at_s = self._first_s.get(stream.number)
+        if at_s is None:
+            if (last_s := self._last_s.get(stream.tenant)) is None:
+                return None
+            at_s = max(now_s, last_s) + (newer + 1) * self._apart_s[stream.tenant]
+        return self.accuracy(stream.tenant).corrected(max(0.0, at_s - now_s))
+
+    def is_foreseen(self, stream: LiveStream) -> bool:
+        """Whether the last prediction was about it."""
+        return stream.number in self._first_s
+
+    def accuracy(self, tenant: str) -> Accuracy:
+        """Of the predictions for a tenant."""
+        own = self._tenants.get(tenant)
+        return self._everybody if own is None or own.count < ENOUGH else own
+
+    def forget(self, tenant: str) -> None:
+        """Forget a removed tenant."""
+        self._tenants.pop(tenant, None)
+
+    def hear(self, event: Event) -> None:
+        """Compare what was predicted for a request to what came, at its first token; no more is known of others."""
+        match event:
+            case FirstToken():
+                for age_s, wait_s in self._told.pop(event.request_id, ()):
+                    actual_s = max(0.0, event.after_micros / 1e6 - age_s)
+                    self._everybody.learn(wait_s, actual_s)
+                    self._tenants.setdefault(event.tenant, Accuracy()).learn(wait_s, actual_s)
+            case CleanedUp():
+                self._told.pop(event.request_id, None)
+
+    def _remember(self, stream: LiveStream, wait_s: float) -> None:
+        self._looks += 1
+        told = self._told.setdefault(stream.id, [])
+        if not told or (stream.number + self._looks) % LOOKS == 0:
+            told[1:] = [(stream.age_s, wait_s)]

@@ -1,0 +1,90 @@
+"""A request for which the model returns no numbers ends, and leaves none of them to whoever gets its place."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from tenantd.domain import Sampling
+from tenantd.engine.compute import Chunk
+from tenantd.engine.llama import LlamaCompute
+from tenantd.wire.messages import LoadEmbeddings
+from tests.contract.kit import generate
+from tests.engine.llama.kit import GREEDY, LAYOUTS, Engines
+from tests.support.tiny_gguf import Architecture, write_tiny_gguf
+
+BAD = 5
+"""A token after which everything is NaN."""
+LONG = [7 + n % 90 for n in range(60)]
+SHORT = LONG[3:15]
+ARCHITECTURES = [each for each in get_args(Architecture) if each != "gemma2"]  # there, the token's own logit is NaN too
+
+
+@pytest.fixture(scope="module")
+def bad_models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("model")
+    return {
+        name: write_tiny_gguf(folder / f"{name}.gguf", architecture=name, is_packed=False, garbling_token=BAD)
+        for name in ARCHITECTURES
+    }
+
+
+def garble(engine: LlamaCompute, sequence: int, sampling: Sampling = GREEDY) -> None:
+    """Run a request that ends in NaN, and take it off its sequence."""
+    text = [*LONG[:20], BAD, *LONG[20:]]
+    engine.bind(sequence, sampling, text, [], request=8)
+    sampled = engine.run([Chunk(sequence, 0, text, True, 8)]).sampled[sequence]
+    assert sampled.is_garbled and "invalid probabilities" in sampled.failed and not sampled.is_end
+    engine.clear(sequence)
+
+
+@pytest.mark.parametrize("flash_attention", ["on", "off"])
+@pytest.mark.parametrize("kv", LAYOUTS)
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_whoever_comes_next_gets_what_it_gets_on_a_new_engine(
+    make: Engines, bad_models: dict[str, Path], architecture: str, kv: str, flash_attention: str
+) -> None:
+    settings = {"model_path": str(bad_models[architecture]), "kv": kv, "flash_attention": flash_attention}
+    answers = []
+    for is_garbled in (False, True):
+        engine = make(**settings)
+        engine.bind(0, GREEDY, LONG, [], request=1)
+        said = generate(engine, 0, LONG, 3, request=1)
+        if is_garbled:
+            garble(engine, 1)
+        engine.bind(1, GREEDY, SHORT, [], request=2)
+        answers.append(generate(engine, 1, SHORT, 6, request=2))
+        answers[-1] += generate(engine, 0, [*LONG, *said], 6, done=len(LONG) + 2, request=1)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("scrub", [True, False])
+def test_several_at_once_leave_nothing_either(make: Engines, bad_models: dict[str, Path], scrub: bool) -> None:
+    engine = make(model_path=str(bad_models["llama"]), scrub=scrub, flash_attention="off")
+    text = [*LONG[:20], BAD, *LONG[20:]]
+    for sequence in (0, 1):
+        engine.bind(sequence, GREEDY, text, [], request=sequence)
+    sampled = [engine.run([Chunk(sequence, 0, text, True, sequence)]).sampled[sequence] for sequence in (0, 1)]
+    assert all(each.is_garbled for each in sampled)
+    for sequence in (0, 1):
+        engine.clear(sequence)
+    assert engine.is_empty()
+    for sequence in (0, 1):
+        engine.bind(sequence, GREEDY, SHORT, [], request=3 + sequence)
+        assert generate(engine, sequence, SHORT, 6, request=3 + sequence)
+
+
+def test_a_text_whose_vector_is_none_ends_as_garbled_and_the_next_is_embedded(
+    make: Engines, bad_models: dict[str, Path]
+) -> None:
+    embeddings = LoadEmbeddings(model_path="", pooling="mean", input_tokens=64)
+    engine = make(model_path=str(bad_models["llama"]), embeddings=embeddings, flash_attention="off")
+    engine.bind(0, GREEDY, [], [], request=1)
+    engine.bind(1, GREEDY, [], [], request=2)
+    bad = Chunk(0, 0, [*SHORT, BAD, *SHORT], False, 1, (2 * len(SHORT) + 1,))
+    result = engine.run([bad])
+    assert result.sampled[0].is_garbled and not result.vectors
+    result = engine.run([Chunk(1, 0, SHORT, False, 2, (len(SHORT),))])
+    assert not result.sampled and len(result.vectors[1])
