@@ -261,7 +261,9 @@ def test_listeners_that_raise_or_block_harm_no_request(deaf: HeardDaemon) -> Non
         announced = len(daemon.heard())
         assert announced >= 60 * len(KINDS)
         raises = 'tenantd_listener_failures_total{listener="raises"}'
-        wait_until(lambda: counts_of_listeners(daemon)[raises] == announced, "the last failure in the listener's thread")
+        wait_until(
+            lambda: counts_of_listeners(daemon)[raises] == announced, "the last failure in the listener's thread"
+        )
         counts = counts_of_listeners(daemon)
         assert counts['tenantd_listener_failures_total{listener="raises at once"}'] == announced
         assert counts['tenantd_events_dropped_total{listener="blocks"}'] == announced - 5
