@@ -267,6 +267,8 @@ class LiveStream:
         assert not self.finished.done(), "a request finishes once"
         if self._decision is not None:
             reason, error = self._decision, None
+        if self.is_out_of_budget and self.texts and self.prefilled_tokens == self.prompt_tokens:
+            self.is_out_of_budget, reason = False, FinishReason.STOP  # decided when the last vector was on its way
         if self.phase is not Phase.REFUSED:
             self._become(Phase.FINISHED)
             if rest := self._text.finish():

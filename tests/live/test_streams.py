@@ -18,10 +18,18 @@ from tenantd.wire.messages import Progress, Submit
 from tests.serving.daemon_kit import run
 
 
-def stream(*stops: str, counts_prompt: bool = True) -> LiveStream:
+def stream(*stops: str, counts_prompt: bool = True, texts: tuple[int, ...] = ()) -> LiveStream:
     clock = iter(range(1000))
     return LiveStream(
-        Submit(request=1, tenant="acme", prompt=[1, 2, 3], max_tokens=20, sampling=1, counts_prompt=counts_prompt),
+        Submit(
+            request=1,
+            tenant="acme",
+            prompt=[1, 2, 3],
+            max_tokens=0 if texts else 20,
+            sampling=1,
+            counts_prompt=counts_prompt,
+            texts=list(texts),
+        ),
         SharedSampling(1, Sampling()),
         TextStream(ByteVocabulary(), stops),
         request_id="req_1",
@@ -270,6 +278,20 @@ def test_what_was_decided_stands_whatever_the_engine_says() -> None:
         live.decide(FinishReason.DISCONNECTED, None)
         live.finish(FinishReason.FAILED, EngineUnavailable("gone"))
         assert (live.finish_reason, live.error) == (FinishReason.DISCONNECTED, None)
+
+    run(scene())
+
+
+@pytest.mark.parametrize(("computed", "reason"), [(3, FinishReason.STOP), (2, FinishReason.LENGTH)])
+def test_a_budget_that_ends_after_the_last_vector_has_cut_nothing_off(computed: int, reason: FinishReason) -> None:
+    async def scene() -> None:
+        live = stream(texts=(2, 1))
+        live.sent()
+        live.is_out_of_budget = True
+        live.decide(FinishReason.LENGTH, None)
+        live.advance(Progress(1, 1, computed, -1, 10, vectors=b"\0" * 8))
+        live.finish(FinishReason.CANCELLED, None)
+        assert (live.finish_reason, live.is_out_of_budget) == (reason, reason is FinishReason.LENGTH)
 
     run(scene())
 

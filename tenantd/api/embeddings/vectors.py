@@ -127,7 +127,7 @@ class VectorExchange(Exchange):
 
 def _cut_off(stream: LiveStream) -> TenantdError | None:
     """Why a request that was ended has not all vectors; None if it has."""
-    if not stream.is_out_of_budget or stream.prefilled_tokens == stream.prompt_tokens:
+    if not stream.is_out_of_budget:
         return None
     return InsufficientQuota("a budget was used up before all inputs were embedded; what was computed is billed")
 
