@@ -77,6 +77,10 @@ class Allowances:
         With `may_wait`, the request is to wait for something else, and what others hold does not matter yet.
         """
         draws = [Draw(len(each.prompt) if each.counts_prompt else 0, 1) for each in generations]
+        self.check_draws(tenant, actor, draws, may_wait=may_wait)
+
+    def check_draws(self, tenant: Tenant, actor: Actor, draws: Sequence[Draw], *, may_wait: bool) -> None:
+        """The same for what a request would draw at least."""
         shortage = self._budgets.shortage(tenant.id, actor.key_id, draws, is_billed=not tenant.unbilled)
         if shortage is None or (may_wait and not shortage.is_final):
             return

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tenantd.config import LimitsConfig
-from tenantd.domain import Actor, OnLimit, Tenant, TenantState
+from tenantd.domain import NOBODY, Actor, OnLimit, Tenant, TenantState
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
@@ -37,6 +37,7 @@ from tenantd.serving.admission import (
 )
 from tenantd.serving.allowances import Allowances
 from tenantd.serving.gate import Deadline, Gate
+from tenantd.tenancy.budget_accounts import Draw
 from tenantd.tenancy.directory import Directory
 from tenantd.text.vocabulary import Vocabulary
 from tenantd.wire.messages import Command, EngineInfo, Submit
@@ -99,6 +100,19 @@ class Entrance:
         self._allowances.begin(tenant, streams)
         self._gate.book(tenant)
         return tenant, streams
+
+    def check_early(self, tenant: Tenant, prompt_tokens: int) -> None:
+        """Refuse what would be refused later in any case, before work is done for a prompt of at least so many tokens.
+
+        Raises what `let_in` raises; budgets of keys come later.
+        """
+        self._check_open(tenant)
+        check_allowed(tenant, prompt_tokens)
+        refusal = self._gate.refusal(tenant, prompt_tokens)
+        if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
+            raise refusal
+        self._check_queue(tenant, 1, refusal)
+        self._allowances.check_draws(tenant, NOBODY, [Draw(prompt_tokens, 1)], may_wait=True)
 
     def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
         """The maximum tokens of each generation. Makes all checks but those of limits per minute and of the queue."""

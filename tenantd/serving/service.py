@@ -181,6 +181,7 @@ class Service:
             clock_s,
         )
         self.submit_all = self._submission.submit_all
+        self.check_early = self._entrance.check_early
         self.changes = self._make_changes(on_tenants)
 
     def _make_changes(self, on_tenants: Callable[[Iterable[str]], None] | None) -> Changes:

@@ -159,6 +159,9 @@ class FakeService:
         self._kinds: dict[int, str] = {}  # by number
         self._tasks: set[asyncio.Task[None]] = set()
 
+    def check_early(self, tenant: Tenant, prompt_tokens: int) -> None:
+        """Refuses nothing that `submit` would not."""
+
     async def submit(self, tenant: Tenant, generation: Generation, actor: Actor = NOBODY) -> LiveStream:
         if self.draining:
             raise Draining("shutting down")

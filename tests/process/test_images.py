@@ -137,6 +137,17 @@ def test_what_is_no_image_is_refused_and_costs_nothing(daemon: Daemon) -> None:
     assert len(daemon.rows()) == rows
 
 
+def test_limits_and_budgets_refuse_before_images_are_decoded(daemon: Daemon) -> None:
+    damaged = b"\xff\xd8\xff\xe0" + bytes(50)
+    daemon.add_tenant("slow", limits={"requests_per_minute": 1, "on_limit": "reject"})
+    assert "damaged" in refusal(ask(daemon, damaged, tenant="slow")), "while it may"
+    assert ask(daemon, "what is", png(1), tenant="slow").status_code == 200
+    assert "per minute" in refusal(ask(daemon, damaged, tenant="slow"), 429)
+    daemon.add_tenant("poor")
+    assert tenantctl(daemon, "budget", "set", "poor", "--daily-tokens", "10").returncode == 0
+    assert "budget" in refusal(ask(daemon, damaged, tenant="poor"), 429), "an image has 16 tokens"
+
+
 def test_neither_a_killed_decoder_nor_a_killed_engine_costs_a_request(daemon: Daemon) -> None:
     first = said(ask(daemon, "what is", png(1), max_tokens=300))
 

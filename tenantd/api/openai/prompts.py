@@ -43,13 +43,16 @@ class PromptReader:
         pool: TextPool,
         images: Images,
         image_info: Callable[[], ImageInfo | None] = lambda: None,
+        check_early: Callable[[Tenant, int], None] = lambda tenant, prompt_tokens: None,
     ) -> None:
-        """`image_info` tells what images are understood with, if they are."""
+        """`image_info` tells what images are understood with, if they are. `check_early` raises if a tenant's prompt of
+        at least so many tokens would be refused; it is asked before images are decoded."""
         self._vocabulary = vocabulary
         self._chat = chat
         self._pool = pool
         self._images = images
         self._image_info = image_info
+        self._check_early = check_early
 
     async def completion(
         self, tenant: Tenant, body: bytes, names: Names, check: Callable[[CompletionRequest], int]
@@ -122,7 +125,7 @@ class PromptReader:
     ) -> tuple[ChatRequest, Prompt]:
         """The request and its conversation, once its images are decoded.
 
-        Raises InvalidRequest, QueueFull, EngineUnavailable.
+        Raises InvalidRequest, QueueFull, EngineUnavailable, and what refuses the request in any case.
         """
         if isinstance(begun, Prompt):
             return request, begun
@@ -131,6 +134,7 @@ class PromptReader:
             raise EngineUnavailable("the engine that runs cannot read images")
         if len(begun.files) * info.tokens >= context_tokens:
             raise ContextLengthExceeded.of(len(begun.files) * info.tokens, context_tokens, at_least=True)
+        self._check_early(tenant, len(begun.files) * info.tokens)
         images = await self._images.read(tenant.name, begun.files, info.side)
         places = ImagePlaces(begun.marks, images, info)
         return await self._pool.run(

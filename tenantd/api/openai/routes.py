@@ -89,6 +89,7 @@ class OpenAI:
             service.pool,
             service.images,
             lambda: None if service.supervisor.info is None else service.supervisor.info.images,
+            service.check_early,
         )
 
     def operations(self) -> list[Operation]:
