@@ -15,6 +15,7 @@ import pytest
 from tenantd import events
 from tenantd.budget_events import BudgetReached
 from tenantd.events import Account, Action, Administered, CleanedUp, Event, Events, FirstToken
+from tests.support.daemon import wait_until
 
 TEXTS = {
     *("request_id", "tenant", "key_id", "actor_key_id", "actor_address", "address", "cause", "fields"),
@@ -99,7 +100,7 @@ def test_every_listener_gets_every_event_once_and_in_order() -> None:
     for event in announced:
         announcer.announce(event)
     assert at_once == announced
-    announcer.close()
+    assert announcer.close(timeout_s=60)
     assert queued == announced
     assert announcer.accounts() == {"at once": Account(), "queued": Account()}
 
@@ -119,7 +120,7 @@ def test_a_listener_that_raises_is_counted_and_the_others_get_everything(caplog:
     for number in range(10):
         announcer.announce(cleaned_up(number))
     assert len(heard) == 10
-    announcer.close()
+    assert announcer.close(timeout_s=60)
     announcer.report()  # nothing has happened since
     assert announcer.accounts() == {"broken": Account(failed=10), "broken too": Account(failed=10), "last": Account()}
     said = [record.getMessage() for record in caplog.records]
@@ -145,14 +146,14 @@ def test_a_listener_that_blocks_keeps_nobody_waiting_and_misses_what_its_queue_c
     began_s = time.monotonic()
     for number in range(1, 101):
         announcer.announce(cleaned_up(number))
+    wait_until(lambda: len(heard) == 101, "all of them in the other thread")
     assert not announcer.close(0.1)  # nor does it keep the daemon from stopping
     assert time.monotonic() - began_s < 60
-    assert len(heard) == 101
     assert announcer.accounts()["slow"] == Account(dropped=92)
     announcer.report()
     assert [record.getMessage() for record in caplog.records] == ["listener slow was too slow and missed 92 events"]
     let_go.set()
-    assert announcer.close()
+    assert announcer.close(timeout_s=60)
     assert slow == heard[:9]
 
 

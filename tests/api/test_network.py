@@ -25,7 +25,7 @@ FOREIGN = "https://evil.example"
 KEY, ADMIN = {"authorization": "Bearer td_acme"}, {"authorization": "Bearer td_admin"}
 LISTENERS: list[dict[str, Any]] = [
     {"address": "127.0.0.1:0", "origins": [PAGE], "hosts": ["llm.example.org"], "max_body_bytes": 2000},
-    {"address": "127.0.0.1:0", "head_timeout_s": 0.5},
+    {"address": "127.0.0.1:0", "head_timeout_s": 2.0},
     {"address": "127.0.0.1:0", "max_connections": 8, "max_connections_per_address": 5},
 ]
 
@@ -210,7 +210,7 @@ def test_wrong_keys_are_answered_later_and_later_and_right_ones_at_once(
     began_s = time.monotonic()
     for _ in range(20):
         assert tcp.get("/v1/models", headers=KEY).status_code == 200
-    assert time.monotonic() - began_s < 10
+    assert time.monotonic() - began_s < 60, "held up, they would take minutes"
     again = api.client.get("/v1/models", headers={"authorization": "Bearer td_wrong"})
     assert error(again) == (401, "invalid_api_key"), "the socket is no address"
 

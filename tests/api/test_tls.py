@@ -107,7 +107,7 @@ def test_a_key_that_everybody_can_read_is_warned_of(authority: Authority, caplog
 # -- handshakes
 
 
-def answer(api: Api, context: ssl.SSLContext, *, own_address: str = "127.0.0.1", listener: int = 0) -> bytes:
+def answer(api: Api, context: ssl.SSLContext, *, own_address: str = "127.0.0.1", listener: int = 1) -> bytes:
     with (
         socket.create_connection(api.address(listener), timeout=60, source_address=(own_address, 0)) as plain,
         context.wrap_socket(plain, server_hostname="127.0.0.1") as sock,
@@ -117,7 +117,7 @@ def answer(api: Api, context: ssl.SSLContext, *, own_address: str = "127.0.0.1",
 
 
 def test_a_client_that_trusts_the_certificate_is_served(api: Api, authority: Authority) -> None:
-    with httpx.Client(base_url=api.url(0), verify=authority.trust, timeout=60, trust_env=False) as client:
+    with httpx.Client(base_url=api.url(1), verify=authority.trust, timeout=60, trust_env=False) as client:
         assert client.post("/v1/completions", json={"prompt": "Hi"}, headers=KEY).status_code == 200
         with client.stream("POST", "/v1/completions", json={"prompt": "Hi", "stream": True}, headers=KEY) as stream:
             assert b"[DONE]" in stream.read()
@@ -149,7 +149,7 @@ def test_plain_http_is_told_to_speak_tls(api: Api) -> None:
 def test_who_says_nothing_or_half_a_greeting_is_left_after_a_while(api: Api, authority: Authority, said: bytes) -> None:
     with socket.create_connection(api.address(0), timeout=60) as silent:
         silent.sendall(said)
-        assert answer(api, authority.trust).startswith(b"HTTP/1.1 200 "), "others are served meanwhile"
+        assert answer(api, authority.trust, listener=0).startswith(b"HTTP/1.1 200 "), "others are served meanwhile"
         with contextlib.suppress(ConnectionResetError):
             assert silent.recv(1) == b""
 
@@ -205,7 +205,7 @@ def test_many_that_begin_a_handshake_and_stop_leave_room_for_others(api: Api, au
         each.start()
     try:
         for _ in range(10):
-            assert answer(api, authority.trust, own_address="127.0.0.2", listener=1).startswith(b"HTTP/1.1 200 ")
+            assert answer(api, authority.trust, own_address="127.0.0.2").startswith(b"HTTP/1.1 200 ")
             assert api.client.get("/healthz").status_code == 200
     finally:
         is_over.set()

@@ -249,8 +249,8 @@ def test_a_model_that_loads_is_waited_for(cli: Cli, daemon: FakeDaemon) -> None:
     assert (result.exit_code, result.stdout) == (0, " Hello, wörld\n")
     assert "loading the model 40%" in result.stderr
     daemon.readiness = [{"status": "loading", "progress": 0.4, "reason": ""}]
-    result = cli("run", "--timeout", "0.2", "are you restarting")
-    assert (result.exit_code, "not ready after 0." in result.stderr) == (75, True), result.stderr
+    result = cli("run", "--timeout", "2", "are you restarting")
+    assert (result.exit_code, "not ready after 1." in result.stderr) == (75, True), result.stderr
     daemon.readiness = [{"status": "failed", "progress": 0.0, "reason": "no memory"}]
     result = cli("run", "are you restarting")
     assert (result.exit_code, "the model is not loaded" in result.stderr) == (75, True)

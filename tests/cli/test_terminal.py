@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import os
 import select
 import shlex
@@ -36,6 +37,7 @@ class Screen:
             preexec_fn=_take_interrupts,
         )
         self.text = ""
+        self._decoder = codecs.getincrementaldecoder("utf-8")()  # what is read may end within a character
 
     def type(self, keys: bytes) -> None:
         os.write(self._master, keys)
@@ -67,7 +69,7 @@ class Screen:
             data = os.read(self._master, 65536)
         except OSError:  # EIO: the program has closed the terminal
             return False
-        self.text += data.decode()
+        self.text += self._decoder.decode(data)
         return bool(data)
 
     def end(self) -> tuple[int, str]:

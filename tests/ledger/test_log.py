@@ -17,7 +17,7 @@ LARGE = 100_000  # bytes of an error text, and about as many in the log
 WRITES = 250
 MOST_BYTES = 20 * LARGE
 """Of a log that was emptied while the report still ran: it had some hundred times as much to hold."""
-ROWS = 3000
+ROWS = 6000
 
 
 def fill(conn: sqlite3.Connection) -> None:

@@ -128,8 +128,9 @@ def watch_failures(
         undo()
 
     def watched_put_back(*what: Any) -> None:
-        failures.append(writer._conn.in_transaction)
+        is_open = writer._conn.in_transaction
         put_back(*what)
+        failures.append(is_open)
 
     monkeypatch.setattr(writer, "_undo", watched_undo)
     monkeypatch.setattr(writer, "_put_back", watched_put_back)

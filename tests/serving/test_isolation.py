@@ -165,7 +165,7 @@ def test_a_stop_ends_the_check_and_requests_that_waited_for_it_finish(tmp_path: 
 
 def test_an_engine_that_is_not_there_cannot_be_checked(tmp_path: Path) -> None:
     async def scene() -> None:
-        async with Scene(tmp_path, {"start": "3"}, {}) as s:
+        async with Scene(tmp_path, {}, settings=config(restart_delay_s=0.5)) as s:
             s.service.supervisor.kill("for the test")
             await until(lambda: s.service.supervisor.state != "ready")
             with pytest.raises(EngineUnavailable, match="while it is restarting: for the test"):

@@ -104,8 +104,9 @@ def test_an_answer_says_where_its_request_stood_when_it_came(tmp_path: Path) -> 
     with Daemon(tmp_path, engine={"slots": 1, "fake_step_micros": 5000}) as daemon:
         daemon.add_tenant("acme")
         assert daemon.complete("acme", max_tokens=1).headers["x-queue-position"] == "0"
-        first = daemon.stream("acme", max_tokens=1000, ignore_eos=True).begun()
+        first = daemon.stream("acme", max_tokens=4000, ignore_eos=True).begun()
         second, third = waiting(daemon, "acme", 2)
+        daemon.post(f"/admin/v1/requests/{first.request_id}/cancel").raise_for_status()
         for stream in (first, second, third):
             stream.join()
         assert [s.headers["x-queue-position"] for s in (first, second, third)] == ["0", "1", "2"]

@@ -58,7 +58,9 @@ def test_a_row_that_is_admitted_too_late_is_settled_as_failed_and_costs_nothing(
         async with Scene(tmp_path, settings=settings) as s:
             s.ledger.admit_gate.clear()
             stream = await s.submit([1], 5 if ends else 400)
-            await until(lambda: stream.finished.done() if ends else len(stream.generated) > 2)
+            await until(
+                lambda: stream.finished.done() if ends else len(stream.generated) > 2 or stream.error is not None
+            )
             with pytest.raises(LedgerUnavailable, match=r"within 0\.05 s"):
                 await stream.started()
             s.ledger.admit_gate.set()

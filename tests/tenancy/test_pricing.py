@@ -30,7 +30,7 @@ def test_prices_are_of_the_moment_at_which_they_are_written(
             pricing = Pricing(ledger, Events(), changed, records=False)
             go_on, held = threading.Event(), threading.Event()
             holding = asyncio.create_task(ledger.write(lambda _: (held.set(), go_on.wait(120))))
-            await asyncio.to_thread(held.wait, 10)
+            assert await asyncio.to_thread(held.wait, 120)
             setting = asyncio.create_task(pricing.set_prices(NOBODY, None, since, {"input_nanos_per_million": 7}))
             await asyncio.sleep(0)
             monkeypatch.setattr("tenantd.clock.now_micros", lambda: NOW_MICROS + DAY_MICROS)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -30,6 +32,14 @@ def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[DescribedDaemon
         assert daemon.complete("acme", max_tokens=5, ignore_eos=True).status_code == 200
         assert daemon.complete("acme", "x" * 5000).status_code == 400
         yield daemon
+
+
+@pytest.fixture(scope="module")
+def around() -> dict[str, str]:
+    """The days around now, whatever day or month ends meanwhile."""
+    today = datetime.now(ZoneInfo(ZONE)).date()
+    since, until = (today + timedelta(days=days) for days in (-1, 3))
+    return {"since": since.isoformat(), "until": until.isoformat()}
 
 
 def get(daemon: DescribedDaemon, path: str, **query: Any) -> Any:
@@ -65,21 +75,21 @@ def test_a_removed_tenant_keeps_its_figures(daemon: DescribedDaemon) -> None:
     assert [(each["requests"], each["is_removed"]) for each in same] == [(1, True), (0, False)]
 
 
-def test_usage_by_anything_adds_up_to_the_same(daemon: DescribedDaemon) -> None:
-    whole = get(daemon, "usage", tenant="keyed")["tenants"][0]
+def test_usage_by_anything_adds_up_to_the_same(daemon: DescribedDaemon, around: dict[str, str]) -> None:
+    whole = get(daemon, "usage", tenant="keyed", **around)["tenants"][0]
     for by in ("day", "hour", "tenant", "key", "model", "adapter"):
-        answer = get(daemon, f"usage/{by}", tenant="keyed")
+        answer = get(daemon, f"usage/{by}", tenant="keyed", **around)
         assert (answer["by"], answer["timezone"]) == (by, ZONE)
         for field in ("requests", "prompt_tokens", "completion_tokens", "engine_micros", "cost_nanos"):
             assert sum(group[field] for group in answer["groups"]) == whole[field]
-    day, *_ = get(daemon, "usage/day", tenant="keyed")["groups"]
+    day, *_ = get(daemon, "usage/day", tenant="keyed", **around)["groups"]
     assert day["until_micros"] - day["since_micros"] == 86_400_000_000, "from midnight to midnight"
-    [group] = get(daemon, "usage/key", tenant="keyed")["groups"]
+    [group] = get(daemon, "usage/key", tenant="keyed", **around)["groups"]
     [key] = get(daemon, "tenants/keyed/keys")["keys"]
     assert (group["name"], group["label"], group["tenant"]) == (key["id"], key["label"], "keyed")
     assert group["list_nanos"] == group["cost_nanos"] == group["prompt_tokens"] * 1000 + 7 * 2000
-    assert get(daemon, "usage/model")["groups"][0]["name"] == "tiny"
-    assert get(daemon, "usage/hour")["groups"][0]["name"].endswith(":00+05:30")
+    assert get(daemon, "usage/model", **around)["groups"][0]["name"] == "tiny"
+    assert get(daemon, "usage/hour", **around)["groups"][0]["name"].endswith(":00+05:30")
 
 
 def test_dates_are_those_of_the_billing_time_zone(daemon: DescribedDaemon) -> None:

@@ -18,7 +18,7 @@ BILLING = {"input_price_per_million": 10, "output_price_per_million": 20}
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon; every test has tenants of its own."""
     with DescribedDaemon(
-        tmp_path_factory.mktemp("found"), engine={"fake_step_micros": 2000}, billing=BILLING
+        tmp_path_factory.mktemp("found"), engine={"fake_step_micros": 2000, "context_tokens": 100_000}, billing=BILLING
     ) as daemon:
         yield daemon
 
@@ -105,7 +105,7 @@ def test_live_requests_are_found_by_where_they_are_now(daemon: Daemon) -> None:
         row["id"] for row in daemon.get(f"/v1/requests?state={state}", headers=bearer(key)).json()["requests"]
     ]
     ended = daemon.complete("live", max_tokens=1).headers["x-request-id"]
-    stream = daemon.stream("live", max_tokens=4000, ignore_eos=True).begun(2)
+    stream = daemon.stream("live", max_tokens=90_000, ignore_eos=True).begun(2)
     wait_until(lambda: ids(daemon, tenant="live", state="running") == [stream.request_id], "its row")
     assert ids(daemon, tenant="live", state="waiting") == ids(daemon, tenant="live", state="paused") == []
     assert own(key, "running") == [stream.request_id]
