@@ -117,8 +117,8 @@ class Anchor:
             trouble = f"{where}: {e.strerror}" if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
             if trouble != self.trouble:
                 log.warning("cannot anchor the audit trail: %s", trouble)
-            self.failures += 1
             self.trouble = trouble
+            self.failures += 1
             return False
         if self.trouble:
             log.warning("the audit trail is anchored again")

@@ -80,7 +80,7 @@ held, answer = [], "-"
 for _ in range(count):
     with contextlib.suppress(OSError):
         sock = socket.socket(socket.AF_UNIX)
-        sock.settimeout(5)
+        sock.settimeout(60)
         sock.connect(path)
         held.append(sock)
         if said:

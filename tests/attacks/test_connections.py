@@ -226,7 +226,7 @@ def test_a_client_that_reads_no_answer_is_let_go(tmp_path: Path) -> None:
 def answered(sock: socket.socket, more_than: int) -> int:
     """Bytes that wait to be read, when they are more; what they were when they do not grow."""
     waiting = array.array("i", [0])
-    for _ in range(50):
+    for _ in range(300):
         fcntl.ioctl(sock, termios.FIONREAD, waiting)
         if waiting[0] > more_than:
             break

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from tenantd.text.vocabulary import LlamaVocabulary
-from tests.support.daemon import Daemon
+from tests.support.daemon import Daemon, wait_until
 from tests.support.tiny_gguf import write_tiny_gguf
 
 POLICY, ASKED = "xyz", "abc"
@@ -65,8 +65,13 @@ def test_they_are_the_same_after_the_engines_death_and_after_a_swap(tmp_path: Pa
         os.kill(daemon.engine_pid(), signal.SIGKILL)
         assert dies.join().done and sum(count(dies.text)) == 300
         assert abs(count(dies.text)[0] - counts[0]) <= 2, "the last bits of logits decide between equals"
-        assert daemon.status()["engine_restarts"] == 1
-        yields = daemon.stream("acme", ASKED, **body).begun(20)
-        daemon.stream("globex", "mno", max_tokens=60, ignore_eos=True).join()
-        assert yields.join().done and yields.text == calm.text
-        assert daemon.status()["swaps"] >= 1
+        wait_until(lambda: daemon.status()["engine_restarts"] == 1, "the engine's replacement")
+
+        def gives_way() -> bool:
+            """Whether it had to: on a machine that does much else it may end first."""
+            yields = daemon.stream("acme", ASKED, **body).begun(20)
+            daemon.stream("globex", "mno", max_tokens=60, ignore_eos=True).join()
+            assert yields.join().done and yields.text == calm.text
+            return bool(daemon.status()["swaps"] >= 1)
+
+        wait_until(gives_way, "a swap")

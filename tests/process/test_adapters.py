@@ -13,6 +13,7 @@ import pytest
 
 from tests.support.daemon import Daemon, wait_until
 from tests.support.device import GPU_LAYERS
+from tests.support.network import logged
 from tests.support.tiny_gguf import write_tiny_gguf, write_tiny_lora
 
 ENGINE: dict[str, Any] = {"backend": "llama", "slots": 4, "context_tokens": 512, "gpu_layers": GPU_LAYERS, "threads": 1}
@@ -106,6 +107,7 @@ def test_a_file_that_is_no_adapter_is_refused_when_it_is_set_or_at_the_first_req
     assert {row["error"] for row in daemon.rows() if row["state"] == "failed"} == {
         "cannot load the tenant's adapter; ask your administrator"
     }
+    logged(daemon, "cannot load its adapter")
     [said] = [line for line in daemon.log.read_text().splitlines() if "cannot load its adapter" in line]
     assert "tenant globex" in said and f"{damaged}: " in said
     assert set_adapter(daemon, "globex", "").status_code == 200

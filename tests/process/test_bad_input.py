@@ -50,7 +50,7 @@ def serves_on(daemon: Daemon) -> None:
     answer = daemon.complete("acme", max_tokens=3, ignore_eos=True)
     assert (answer.status_code, answer.json()["usage"]["completion_tokens"]) == (200, 3)
     wait_until(lambda: daemon.status()["running"] + daemon.status()["waiting"] == 0, "an idle engine")
-    assert not [row for row in daemon.rows() if row["state"] == "running"]
+    wait_until(lambda: all(row["state"] != "running" for row in daemon.rows()), "every settlement")
     assert daemon.status()["engine_restarts"] == 0
     assert "Traceback" not in daemon.log.read_text()
 

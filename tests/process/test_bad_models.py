@@ -164,7 +164,7 @@ def serves_on(daemon: Daemon) -> None:
     assert answer.json()["usage"]["completion_tokens"] == 3
     wait_until(lambda: daemon.status()["running"] + daemon.status()["waiting"] == 0, "an idle engine")
     assert daemon.status()["engine_restarts"] == 0
-    assert not [row for row in daemon.rows() if row["state"] == "running"]
+    wait_until(lambda: all(row["state"] != "running" for row in daemon.rows()), "every settlement")
     assert "Traceback" not in daemon.log.read_text()
 
 

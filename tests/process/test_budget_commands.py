@@ -34,6 +34,10 @@ def trail(daemon: Daemon, event: str) -> list[dict[str, Any]]:
     return entries
 
 
+def of_action(daemon: Daemon, action: str) -> list[dict[str, Any]]:
+    return [entry for entry in trail(daemon, "administered") if entry["detail"]["action"] == action]
+
+
 def test_a_level_is_told_once_in_log_trail_metric_header_and_alert(tmp_path: Path) -> None:
     with Hook() as hook, Daemon(tmp_path, alerts={"url": hook.url}) as daemon:
         daemon.add_tenant("acme")
@@ -167,17 +171,17 @@ def test_the_address_of_alerts_can_be_reloaded_and_is_shown_nowhere(tmp_path: Pa
         off = tenantctl(daemon, "alerts", "test")
         assert off.returncode == 2 and "set alerts.url" in off.stderr
         assert "off (alerts.url is not set)" in ok(daemon, "alerts").stdout
-        daemon.configure(alerts={"url": hook.url, "timeout_s": 0.5}, log={"level": "debug"})
+        daemon.configure(alerts={"url": hook.url, "timeout_s": 60}, log={"level": "debug"})
         daemon.running.send_signal(signal.SIGHUP)
         wait_until(lambda: daemon.get("/admin/v1/alerts").json()["is_on"], "the reload")
         assert "delivered (HTTP 200)" in ok(daemon, "alerts", "test").stderr
-        daemon.configure(alerts={"url": f"http:///{SECRET}", "timeout_s": 0.5}, log={"level": "debug"})
+        daemon.configure(alerts={"url": f"http:///{SECRET}", "timeout_s": 60}, log={"level": "debug"})
         daemon.running.send_signal(signal.SIGHUP)
         wait_until(lambda: "alerts.url = ...: must be a URL" in daemon.log.read_text(), "the refusal")
         hook.statuses = [500]
         failed = tenantctl(daemon, "alerts", "test")
         assert failed.returncode == 1 and "HTTP 500" in failed.stderr
-        [changed] = [entry for entry in trail(daemon, "administered") if entry["detail"]["action"] == "reloaded"]
+        [changed] = wait_until(lambda: of_action(daemon, "reloaded"), "its entry")
         assert changed["detail"]["after"]["alerts.url"] == "(not shown)"
         shown = [
             daemon.get(path).text for path in ("/admin/v1/status", "/admin/v1/audit", "/metrics", "/admin/v1/alerts")

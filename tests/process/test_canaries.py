@@ -73,7 +73,7 @@ def test_what_an_engine_says_before_it_dies_is_shown_to_administrators_alone(tmp
         daemon.add_tenant("acme")
         own = daemon.stream("acme", CANARY, max_tokens=5)
         beside = daemon.stream("globex", "hello", max_tokens=3000, ignore_eos=True)
-        status = wait_until(lambda: SECRET in daemon.status()["reason"] and daemon.status(), "what it said")
+        status = wait_until(lambda: SECRET in (now := daemon.status())["reason"] and now, "what it said")
         assert status["state"] == "restarting"
         seen = [daemon.get("/readyz", headers=other).text]
         for stream in (own, beside):

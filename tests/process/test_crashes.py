@@ -57,7 +57,8 @@ def test_after_the_daemons_death_no_row_is_left_running_and_no_answer_is_without
         for stream in short:
             stream.join()
         for stream in long:
-            stream.begun(700)  # well over a second's worth: a checkpoint has been written
+            stream.begun(700)
+        wait_until(lambda: all(row["completion_tokens"] for row in daemon.rows()), "a checkpoint of each")
         daemon.kill()
         completed = {s.request_id: s.usage["completion_tokens"] for s in short if s.done}
         assert len(completed) == 12
@@ -68,7 +69,7 @@ def test_after_the_daemons_death_no_row_is_left_running_and_no_answer_is_without
             assert rows[request_id]["state"] == "length"
             assert rows[request_id]["completion_tokens"] == tokens
         for stream in long:
-            row = rows[stream.request_id]
+            row = rows[stream.join().request_id]
             assert row["state"] == "interrupted"
             assert 0 < row["completion_tokens"] <= stream.tokens
         assert daemon.complete("acme", max_tokens=3).status_code == 200
@@ -82,7 +83,7 @@ def test_a_hanging_engine_is_replaced_and_the_stream_goes_on(tmp_path: Path) -> 
         os.kill(daemon.engine_pid(), signal.SIGSTOP)
         stream.join()
         assert stream.usage is not None and stream.usage["completion_tokens"] == 1500
-        assert daemon.status()["engine_restarts"] == 1
+        assert daemon.status()["engine_restarts"] >= 1  # more where the next one, too, was not heard of for so long
 
 
 def test_after_too_many_crashes_requests_fail_with_the_reason_and_the_daemon_stays(tmp_path: Path) -> None:
@@ -140,8 +141,9 @@ def test_usage_outlives_the_engine_and_the_daemon(tmp_path: Path) -> None:
     with Daemon(tmp_path, scheduler={"half_life_s": 3600}) as daemon:
         daemon.add_tenant("acme", weight=2)
         daemon.complete("acme", list(range(65, 85)), max_tokens=40, ignore_eos=True)
-        before = wait_until(lambda: usage_of(daemon, "acme"), "usage")
-        assert before == pytest.approx((20 + 2 * 40) / 2, rel=0.05)
+        spent = (20 + 2 * 40) / 2
+        before = wait_until(lambda: (now := usage_of(daemon, "acme")) >= 0.95 * spent and now, "all of its usage")
+        assert before == pytest.approx(spent, rel=0.05)
         pid = daemon.engine_pid()
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: daemon.status()["engine_pid"] not in (None, pid), "a new engine")

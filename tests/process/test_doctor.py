@@ -48,7 +48,7 @@ def started(daemon: Daemon) -> subprocess.Popen[str]:
 def begun(daemon: Daemon) -> subprocess.Popen[str]:
     """A doctor whose check is in progress in the engine, and takes most of a minute."""
     doctor = started(daemon)
-    wait_until(lambda: state(daemon)["status"] == "checking" and state(daemon)["progress"] > 0, "a check")
+    wait_until(lambda: (now := state(daemon))["status"] == "checking" and now["progress"] > 0, "a check")
     return doctor
 
 
@@ -74,6 +74,7 @@ def test_a_check_is_reported_and_remembered_and_leaves_no_tenants_and_no_bill(da
     assert timing["result"] in ("held", "inconclusive"), "a machine that runs tests may be too noisy"
     assert done.returncode == {"held": 0, "inconclusive": 75}[timing["result"]]
 
+    wait_until(lambda: all(row["state"] != "running" for row in daemon.rows()), "every settlement")
     after = daemon.status()
     assert not after["is_checking_isolation"], "its turn has ended"
     assert names_of(daemon) == ["acme"]
@@ -86,6 +87,8 @@ def test_a_check_is_reported_and_remembered_and_leaves_no_tenants_and_no_bill(da
     verdict = "held" if done.returncode == 0 else "inconclusive"
     assert f'tenantd_isolation{{result="{verdict}"}} 1.0' in daemon.get("/metrics").text
     assert f"isolation        {verdict} (quick check, " in tenantctl(daemon, "status").stdout
+    asked = {"event": "isolation_checked"}
+    wait_until(lambda: daemon.get("/admin/v1/audit", params=asked).json()["entries"], "its entry")
     recorded = tenantctl(daemon, "audit", "log", "--event", "isolation_checked", "--json").stdout
     assert verdict in recorded and "doctor" not in recorded
 

@@ -171,7 +171,7 @@ def test_an_answer_larger_than_its_share_of_memory_is_refused_with_what_fits(tmp
 
 
 def test_a_crash_of_the_engine_is_a_pause_and_nothing_is_billed_twice(tmp_path: Path) -> None:
-    with Daemon(tmp_path, engine={"fake_token_micros": 2000}, embeddings=EMBEDS) as daemon:
+    with Daemon(tmp_path, engine={"fake_token_micros": 5000}, embeddings=EMBEDS) as daemon:
         daemon.add_tenant("acme")
         texts = [f"{n:03} {'x' * 20}" for n in range(50)]
         expected = vectors(embed(daemon, texts[:1]))

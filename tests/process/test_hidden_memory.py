@@ -104,6 +104,6 @@ def test_a_daemon_of_an_ordinary_user_serves_restarts_its_engine_and_stops(daemo
     running = daemon.stream("acme", max_tokens=400, ignore_eos=True).begun()
     os.kill(daemon.engine_pid(), 9)
     assert running.join().done
-    wait_until(lambda: daemon.status()["engine_restarts"] == 1, "another engine")
+    wait_until(lambda: daemon.status()["engine_restarts"] == 1 and daemon.is_ready(), "another engine")
     assert "tenantd_ready 1.0" in daemon.get("/metrics").text
     assert daemon.stop() == 0

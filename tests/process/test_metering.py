@@ -49,7 +49,7 @@ def test_who_waits_for_a_slot_waited_and_held_nothing_meanwhile(tmp_path: Path) 
         )
         assert most_held(row) / 3 < row["kv_token_micros"] < most_held(row)
         assert row["swaps"] == 0 and row["cached_tokens"] == 0
-    assert one["queue_micros"] < STEP_MICROS * 1125 < STEP_MICROS * 1250 < other["queue_micros"]
+    assert one["queue_micros"] < STEP_MICROS * 700 < STEP_MICROS * 750 < other["queue_micros"], "half the first's time"
 
 
 def test_who_gives_its_slot_up_is_counted_and_holds_nothing_while_it_is_paused(tmp_path: Path) -> None:

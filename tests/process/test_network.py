@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import signal
@@ -76,9 +77,8 @@ def test_what_others_can_read_is_warned_of_at_each_start(tmp_path: Path) -> None
                 daemon.start()
         assert len(urls(daemon)) == 4
         key, port = daemon.add_tenant("acme"), urls(daemon)[2].rpartition(":")[2]
-        answer = httpx.post(
-            f"http://127.0.0.1:{port}/v1/completions", json=TENANT, headers={"authorization": f"Bearer {key}"}
-        )
+        headers = {"authorization": f"Bearer {key}"}
+        answer = httpx.post(f"http://127.0.0.1:{port}/v1/completions", json=TENANT, headers=headers, timeout=120)
         assert answer.status_code == 200
 
 
@@ -123,15 +123,16 @@ def test_a_reload_changes_origins_and_not_addresses(tmp_path: Path) -> None:
     with Daemon(tmp_path, **listening({"address": "127.0.0.1:0"})) as daemon:
         [url] = urls(daemon)
         page = {"origin": "https://chat.example.org"}
-        assert "access-control-allow-origin" not in httpx.get(f"{url}/healthz", headers=page).headers
+        assert "access-control-allow-origin" not in httpx.get(f"{url}/healthz", headers=page, timeout=120).headers
         daemon.configure(**listening({"address": "127.0.0.1:0", "origins": [page["origin"]]}))
         daemon.running.send_signal(signal.SIGHUP)
         logged(daemon, "configuration and tenants reloaded")
-        assert httpx.get(f"{url}/healthz", headers=page).headers["access-control-allow-origin"] == page["origin"]
+        allowed = httpx.get(f"{url}/healthz", headers=page, timeout=120).headers["access-control-allow-origin"]
+        assert allowed == page["origin"]
         daemon.configure(**listening())
         daemon.running.send_signal(signal.SIGHUP)
         logged(daemon, "server.listen has changed; it takes effect at the next start")
-        assert httpx.get(f"{url}/healthz").status_code == 200
+        assert httpx.get(f"{url}/healthz", timeout=120).status_code == 200
 
 
 # -- sockets from systemd
@@ -148,7 +149,7 @@ os.execv(sys.executable, [sys.executable, *sys.argv[2:]])
 
 def start_with(daemon: Daemon, *socks: socket.socket) -> subprocess.Popen[bytes]:
     """As systemd would."""
-    high = [os.dup2(sock.fileno(), 100 + number) for number, sock in enumerate(socks)]
+    high = [fcntl.fcntl(sock.fileno(), fcntl.F_DUPFD, 100) for sock in socks]  # away from 3 and what follows
     arguments = [",".join(map(str, high)), "-m", "tenantd", "--config", str(daemon.config)]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("TENANTD_")}
     with daemon.log.open("ab") as log:

@@ -112,9 +112,11 @@ def test_requests_fail_with_the_reason_when_loading_fails_for_too_long_until_it_
             assert refused.status_code == 503 and int(refused.headers["retry-after"]) <= 10
         wait_until(lambda: daemon.status()["state"] == "ready", "an engine", READY_AGAIN_S)
         assert daemon.complete("acme", max_tokens=5).status_code == 200
+        again = f"the engine is ready again: process {daemon.engine_pid()}"
+        log_has(daemon, again)
         log = daemon.log.read_text()
         assert log.count("engine process") == 2, "the first, and that the second was tried"
-        assert log.count(f"the engine is ready again: process {daemon.engine_pid()}") == 1
+        assert log.count(again) == 1
 
 
 def test_memory_that_is_short_for_a_moment_does_not_keep_the_daemon_from_starting(tmp_path: Path) -> None:

@@ -79,7 +79,7 @@ def test_a_key_that_administers_does_so_for_any_user_until_it_is_revoked(open_fo
         added = as_stranger(daemon, "key", "create", "acme", "--scope", "read", TENANTD_API_KEY=admin)
         assert added.returncode == 0, added.stderr
         listed = as_stranger(daemon, "key", "list", "--admin", TENANTD_API_KEY=admin).stdout.splitlines()
-        assert re.search(r" admin +in 59 min +\d+ s ago +deploy$", listed[1]), listed
+        assert re.search(r" admin +in 5\d min +\d+ (s|min) ago +deploy$", listed[1]), listed
         assert as_stranger(daemon, "run", "--tenant", "acme", "hi", TENANTD_API_KEY=admin).returncode == 0
         nameless = as_stranger(daemon, "run", "hi", TENANTD_API_KEY=admin)
         assert (nameless.returncode, "which tenant? pass --tenant NAME" in nameless.stderr) == (2, True)

@@ -21,7 +21,7 @@ from tests.support.program import tenantctl
 FOLDER = Path(__file__).parents[2] / "tenantd" / "web"
 MARKUP = "<img src=x onerror=alert(1)>"
 NAME = "llm.example.org"
-PLAIN: dict[str, Any] = {"trust_env": False, "verify": False}  # certificates would be read each time
+PLAIN: dict[str, Any] = {"trust_env": False, "verify": False, "timeout": 120}  # certificates would be read each time
 
 
 @pytest.fixture(scope="module")

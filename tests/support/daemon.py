@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,8 @@ from tenantctl.bench.launcher import OwnDaemon
 from tenantctl.sse import DONE, EventReader
 
 START_TIMEOUT_S = 240
+SAID_AT_START = b" INFO ready: "
+"""In the last line that says how it was started; warnings of little memory may follow."""
 PYTHON = os.environ.get("DAEMON_PYTHON", sys.executable)
 """What runs the daemon: another than the tests' own where they run beside another version of a client."""
 
@@ -33,16 +36,25 @@ def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = 120) 
     raise AssertionError(f"not within {timeout_s} s: {what}")
 
 
+def far_from_midnight(now: datetime | None = None) -> str:
+    """A time zone in which no day or month ends in the next hour, and today has the date of UTC: what a test makes is
+    all in the same day, week and month."""
+    hour = (now or datetime.now(UTC)).hour
+    return {23: "Etc/GMT+12", 0: "Etc/GMT-12"}.get(hour, "UTC")  # which are twelve hours behind, and ahead
+
+
 class Daemon(OwnDaemon):
     """One daemon that a test may do anything to. `settings` are tables of its configuration file; the engine without a
     model is the default. Use as a context manager."""
 
     def __init__(self, folder: Path, **settings: dict[str, Any]) -> None:
+        self._timezone = far_from_midnight()
         super().__init__(folder, settings, python=PYTHON)
 
     def configure(self, **settings: Any) -> None:
         engine = {"backend": "fake", "slots": 4, "restart_delay_s": 0.01, **settings.get("engine", {})}
-        super().configure(**{**settings, "engine": engine})
+        billing = {"timezone": self._timezone, **settings.get("billing", {})}
+        super().configure(**{**settings, "engine": engine, "billing": billing})
 
     def __enter__(self) -> Daemon:
         try:
@@ -56,9 +68,11 @@ class Daemon(OwnDaemon):
         self.kill()
 
     def start(self, *, before_exec: Callable[[], None] | None = None, **environment: str) -> None:
-        """Start it and wait until it is ready."""
+        """Start it and wait until it is ready, and its log, which a thread writes, says what it says at a start."""
+        before = self.log.stat().st_size if self.log.exists() else 0
         self.launch(before_exec, **environment)
         self.wait_ready(START_TIMEOUT_S)
+        wait_until(lambda: SAID_AT_START in self.log.read_bytes()[before:], "its log")
 
     def is_up(self) -> bool:
         """Whether it answers; it must not have ended."""
