@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import signal
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
-from tests.support.daemon import Daemon, wait_until
+from tests.support.daemon import Daemon, far_from_midnight, wait_until
 from tests.support.program import tenantctl
 
 # The daemon's process has its own idea of the time; how long things take is right.
@@ -49,3 +51,10 @@ def test_requests_work_and_are_billed_with_a_clock_before_1970(tmp_path: Path) -
         assert "Traceback" not in daemon.log.read_text()
     finally:
         daemon.kill()
+
+
+def test_daemons_of_tests_have_no_midnight_in_the_next_hour() -> None:
+    for hour in range(24):
+        now = datetime(2026, 11, 30, hour, 59, tzinfo=UTC)
+        local = now.astimezone(ZoneInfo(far_from_midnight(now)))
+        assert now.date() == local.date() == (local + timedelta(hours=1)).date(), hour

@@ -124,7 +124,7 @@ def test_a_request_that_waits_for_its_tenants_limits_ends_with_its_key(daemon: D
     limits = {"requests_per_minute": 1, "on_limit": "queue", "max_wait_s": 60}
     daemon.add_tenant("waits", limits=limits)
     assert daemon.complete("waits", max_tokens=1).status_code == 200
-    key_id, key = new_key(daemon, "waits", expires_in_s=3)
+    key_id, key = new_key(daemon, "waits", expires_in_s=5)
     waiting = Running(daemon, key, stream=False)
     assert (waiting.code, waiting.status) == ("key_revoked", 401)
     assert waiting.ended_micros - listed(daemon, key_id, "waits")["expires_micros"] <= WITHIN_S * 1e6
