@@ -31,12 +31,12 @@ MONTH = "2025-01"
 
 
 def use(daemon: Daemon, tenant: str, tenant_id: int, count: int = 3) -> None:
-    """Requests that ended in a month that is long over, as the daemon would have settled them."""
+    """Requests that ended in the middle of a month that is long over, as the daemon would have settled them."""
     path = daemon.folder / "state" / "ledger.db"
     conn = sqlite3.connect(path, isolation_level=None, timeout=30)
     try:
         for n in range(count):
-            ended = month(MONTH).since_micros + (n + 1) * 3_600_000_000
+            ended = month(MONTH).since_micros + (15 * 24 + n) * 3_600_000_000  # in this month in every time zone
             add(conn, f"req_{tenant}{n}", ended, tenant=tenant, tenant_id=tenant_id)
     finally:
         conn.close()
