@@ -36,7 +36,8 @@ TENANT = {
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """One daemon; every test has tenants of its own."""
-    with DescribedDaemon(tmp_path_factory.mktemp("admin"), model={"name": "tiny"}) as daemon:
+    engine = {"fake_step_micros": 1000, "context_tokens": 110_000}
+    with DescribedDaemon(tmp_path_factory.mktemp("admin"), model={"name": "tiny"}, engine=engine) as daemon:
         yield daemon
 
 
