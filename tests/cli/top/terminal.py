@@ -55,8 +55,8 @@ class TopTerminal:
         os.write(self._master, keys.encode())
 
     def signal(self, number: int) -> None:
-        """To the program, which is in front."""
-        os.killpg(os.tcgetpgrp(self._master), number)
+        """To the program, which is in front. While nothing is, that is group 0: to killpg, the caller's own."""
+        os.killpg(wait_until(lambda: os.tcgetpgrp(self._master), "a program in front"), number)
 
     def wait_for(self, text: str) -> None:
         self._read_until(lambda: text in self.text, text)
