@@ -17,6 +17,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from tests.cli.conftest import command
+from tests.support.daemon import wait_until
 
 FRAME = "\x1b[H\x1b[2K"
 OTHER_SCREEN, USUAL_SCREEN = "\x1b[?1049h", "\x1b[?1049l"
