@@ -77,10 +77,7 @@ def run_part(name: str, setup: Setup, limit_s: float) -> Result:
 
 
 def _child(connection: Connection, name: str, setup: Setup) -> None:
-    from tenantd.fleet.supervisor import SPINNING
-
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # stops a daemon on the way out
-    os.environ.update({name: os.environ.get(name, value) for name, value in SPINNING.items()})  # as a daemon's engine
     try:
         found: Found = getattr(importlib.import_module(PARTS[name][0]), name)(setup)
     except Exception as e:
@@ -203,11 +200,20 @@ def setup_of(arguments: argparse.Namespace) -> Setup:
     return Setup(model.absolute(), engine=engine, **{name: getattr(arguments, name) for name in names})
 
 
+def become_like_an_engine() -> None:
+    """Begin again with what a daemon gives its engine's environment: libraries read it when a process starts."""
+    from tenantd.fleet.supervisor import ENGINE_ENVIRONMENT
+
+    if not ENGINE_ENVIRONMENT.keys() <= os.environ.keys():
+        os.execve(sys.executable, sys.orig_argv, {**ENGINE_ENVIRONMENT, **os.environ})
+
+
 def main() -> None:
     arguments = read_arguments()
     if arguments.list:
         print("\n".join(f"{name:8} {what}" for name, (_, what) in PARTS.items()))
         return
+    become_like_an_engine()
     setup = setup_of(arguments)
     where = machine()
     about = {

@@ -93,7 +93,7 @@ def test_a_killed_engine_was_out_of_memory_only_when_the_kernel_has_killed_for_i
     run(scene())
 
 
-def test_the_engine_gets_the_environment_it_was_given_and_an_openmp_that_spins_briefly(tmp_path: Path) -> None:
+def test_the_engine_gets_the_environment_it_was_given_and_what_makes_llama_cpp_fast(tmp_path: Path) -> None:
     async def scene() -> None:
         async with Scene(tmp_path) as s:
             await s.supervisor.wait_ready()
@@ -101,6 +101,7 @@ def test_the_engine_gets_the_environment_it_was_given_and_an_openmp_that_spins_b
     run(scene())
     environment = json.loads((tmp_path / "script.environment").read_text())
     assert environment["MARK"] == "original" and environment["GOMP_SPINCOUNT"] == "20000"
+    assert environment["GLIBC_TUNABLES"] == "glibc.malloc.hugetlb=1"
     assert "HOME" not in environment
 
 
