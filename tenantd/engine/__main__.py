@@ -102,7 +102,7 @@ def _open(load: Load, progress: Callable[[float], None]) -> Compute:
 
 def _scheduler(load: Load, compute: Compute) -> Scheduler:
     settings = replace(load.settings, prefill_chunk_tokens=min(load.settings.prefill_chunk_tokens, load.batch_tokens))
-    return Scheduler(
+    scheduler = Scheduler(
         compute.info.slots,
         compute.info.context_tokens,
         Fairness(settings.half_life_s, settings.burst_credit),
@@ -111,6 +111,8 @@ def _scheduler(load: Load, compute: Compute) -> Scheduler:
         cache_bytes=load.cache_bytes,
         packs=load.kv == "streams",
     )
+    scheduler.passes.whole = compute.info.slots if compute.is_faster_when_full else 0
+    return scheduler
 
 
 def _report(pipe: Pipe) -> Callable[[float], None]:

@@ -185,6 +185,8 @@ class Compute(Protocol):
 
     `window_tokens`: a longer sequence can only be cut to what `least_tokens` says; 0 if that holds for all, None if any
     can be cut to any length.
+
+    `is_faster_when_full`: a pass with one token of every sequence takes less time than with one sequence less.
     """
 
     info: EngineInfo
@@ -192,6 +194,7 @@ class Compute(Protocol):
     on_logits: OnLogits | None
     on_pass: OnPass
     window_tokens: int | None
+    is_faster_when_full: bool
 
     def bind(
         self,

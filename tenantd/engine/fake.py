@@ -96,6 +96,7 @@ class FakeCompute:
     """
 
     window_tokens: int | None = None
+    is_faster_when_full = False
     gpu_bus_ids: Sequence[str] = ()
 
     def __init__(self, load: Load, sleep: Callable[[float], None] = time.sleep) -> None:

@@ -1,9 +1,9 @@
 """Decides what one forward pass contains: prompt tokens, or one token for each decoding request. Pure.
 
-Prompts are computed while no decoding stream falls behind because of it (`slack.py`); otherwise those decode. A pass
-has one LoRA adapter. Prompts choose it in usage order; adapters of decoding requests take turns. Texts to embed are
-prompts like any, but in passes of their own, and never cut: one that is longer than a pass should be is a pass alone.
-An image always is.
+Prompts are computed while no decoding stream falls behind because of it (`slack.py`); otherwise those decode, and on a
+CPU take a token of each prompt along where that fills the pass. A pass has one LoRA adapter. Prompts choose it in usage
+order; adapters of decoding requests take turns. Texts to embed are prompts like any, but in passes of their own, and
+never cut: one that is longer than a pass should be is a pass alone. An image always is.
 """
 
 from __future__ import annotations
@@ -32,7 +32,12 @@ class Plan:
 
 
 class Passes:
-    """Chooses passes. The measured times are kept by `slack`."""
+    """Chooses passes. The measured times are kept by `slack`.
+
+    `whole`, if set, is how many sequences there are, and a pass over all of them takes no longer than over one less.
+    """
+
+    whole = 0
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -63,7 +68,7 @@ class Passes:
                 return list(self._prefill(prefilling, room, clearly_more, usage, allowances))
             decoding = self.slack.urgent(decoding, clearly_more, usage, now_s)
         self.slack.begin(now_s, is_prefill=False)
-        return [_chunk(job, 1) for job in decoding]
+        return [_chunk(job, 1) for job in (*decoding, *self._companions(decoding, prefilling, allowances))]
 
     def learn(self, chunks: list[Chunk], micros: int, *, is_cold: bool = True) -> None:
         """Update the measured times with a pass. `is_cold`: none of its requests began with a cached prefix."""
@@ -88,6 +93,20 @@ class Passes:
                 left[job.submit.tenant] = allowance - cost
                 chosen.append(job)
         return chosen
+
+    def _companions(
+        self, decoding: list[Job], prefilling: list[Job], allowances: Mapping[str, int | None]
+    ) -> list[Job]:
+        """The prompts of which one token each makes a decoding pass one over all sequences, which costs nobody time."""
+        if len(decoding) + len(prefilling) != self.whole or len(decoding) <= len(prefilling):
+            return []
+        fit = all(
+            job.submit.adapter == decoding[0].submit.adapter
+            and not job.has_wholes
+            and allowances[job.submit.tenant] is None
+            for job in prefilling
+        )
+        return prefilling if fit else []
 
     def _in_order(self, jobs: list[Job], usage: Mapping[str, float]) -> list[Job]:
         """Neediest tenant first, then its flex requests last, then oldest request; never in slot order."""

@@ -54,7 +54,7 @@ class Scheduler:
         self._fairness = fairness
         self._settings = settings
         self._packs = packs
-        self._passes = Passes(settings)
+        self.passes = self._passes = Passes(settings)
         self.slack = self._passes.slack
         self._tenants: dict[str, TenantJobs] = {}  # changed only by `_roster`
         self._jobs: dict[int, Job] = {}

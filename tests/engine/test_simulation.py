@@ -47,11 +47,12 @@ events = st.lists(
     swap_bytes=st.sampled_from([0, 500, 1 << 30]),
     policy=st.sampled_from(Policy),
     adapters=st.sampled_from([{}, {"a": "x"}, {"a": "x", "b": "x", "c": "y"}]),
+    fills=st.booleans(),
 )
 def test_whatever_arrives_every_request_ends_once_and_is_charged_as_delivered(
-    events, slots, chunk, swap_bytes, policy, adapters
+    events, slots, chunk, swap_bytes, policy, adapters, fills
 ):
-    w = world(slots, chunk, swap_bytes=swap_bytes, policy=policy)
+    w = world(slots, chunk, swap_bytes=swap_bytes, policy=policy, fills=fills)
     w.adapters = adapters
     submitted: dict[int, tuple[int, int]] = {}
     for event in events:
@@ -122,11 +123,12 @@ def test_a_resumed_request_continues_token_for_token_and_is_charged_once(prompt,
     min_run_tokens=st.sampled_from([1, 4, 16]),
     token_micros=st.sampled_from([0, 0, 100]),
     pace_ms=st.sampled_from([1, 4, 100]),
+    fills=st.booleans(),
 )
 def test_tenants_with_work_always_waiting_are_served_by_weight_within_the_bound(
-    tenants, slots, chunk, min_run_tokens, token_micros, pace_ms
+    tenants, slots, chunk, min_run_tokens, token_micros, pace_ms, fills
 ) -> None:
-    given = {"min_run_tokens": min_run_tokens, "token_micros": token_micros, "target_itl_ms": pace_ms}
+    given = {"min_run_tokens": min_run_tokens, "token_micros": token_micros, "target_itl_ms": pace_ms, "fills": fills}
     w = world(slots=slots, chunk=chunk, **given)
     names = "abcde"[: len(tenants)]
     for name, (weight, _, _) in zip(names, tenants, strict=True):

@@ -84,6 +84,7 @@ class World:
     now_s: float = 0.0
     set_back_s: float = 0.0  # by how much the clock jumped backwards in all
     engine: Callable[[Load, Callable[[float], None]], Compute] = FakeCompute
+    fills: bool = False  # as with an engine that `is_faster_when_full`
     tokens: dict[int, list[int]] = field(default_factory=lambda: defaultdict(list))
     prefilled: Counter[int] = field(default_factory=Counter)
     cached: Counter[int] = field(default_factory=Counter)
@@ -123,6 +124,7 @@ class World:
             cache_bytes=self.load.cache_bytes,
             packs=True,
         )
+        self.scheduler.passes.whole = self.load.slots if self.fills else 0
         checkpoint_tokens = self.load.checkpoint_tokens
         self.loop = Loop(self.scheduler, self.compute, lambda: self.now_s, checkpoint_tokens=checkpoint_tokens)
 
@@ -319,6 +321,7 @@ def world(
     context_tokens: int = 512,
     swap_bytes: int = 1 << 30,
     token_micros: int = 0,
+    fills: bool = False,
     **settings: Any,
 ) -> World:
     load = fake_load(
@@ -328,7 +331,7 @@ def world(
         fake_step_micros=STEP_MICROS,
         fake_token_micros=token_micros,
     )
-    return World(load, chunk, replace(SETTINGS, **settings))
+    return World(load, chunk, replace(SETTINGS, **settings), fills=fills)
 
 
 def bound(w: World, prompt: int) -> int:

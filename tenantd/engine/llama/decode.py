@@ -31,6 +31,7 @@ from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch, ImageBatch
 from tenantd.engine.llama.cells import Cells, Memory
 from tenantd.engine.llama.embedding import Embedder
+from tenantd.engine.llama.full_pass import is_faster_when_full
 from tenantd.engine.llama.loading import load_model
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.projector import LoadedProjector
@@ -68,6 +69,9 @@ class LlamaCompute:
         self._adapters = Adapters(self._model, self._context)
         self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each owned sequence
         self._batch = Batch(int(llama_cpp.llama_n_batch(self._context)))
+        self.is_faster_when_full = not self.info.layers_offloaded and is_faster_when_full(
+            self._batch, self._cells, self.info.slots
+        )
         self._row = ctypes.c_float * self._vocabulary.size
         self._embedder = None if load.embeddings is None else Embedder(load, self._model, progress)
         if self._embedder is not None:
