@@ -263,6 +263,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the figures here, too")
     arguments = parser.parse_args()
     results: dict[str, Any] = {"machine": {**machine(), "load_before": os.getloadavg()[0]}, "aims": MOST_S, "runs": []}
+    if arguments.folder is not None:
+        arguments.folder.mkdir(parents=True, exist_ok=True)
     for rows in arguments.rows:
         if shutil.disk_usage(arguments.folder or tempfile.gettempdir()).free < 3000 * rows:
             raise SystemExit(f"no room for {rows} rows: {3000 * rows / 1e9:.0f} GB are needed")
