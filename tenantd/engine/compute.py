@@ -186,7 +186,7 @@ class Compute(Protocol):
     `window_tokens`: a longer sequence can only be cut to what `least_tokens` says; 0 if that holds for all, None if any
     can be cut to any length.
 
-    `is_faster_when_full`: a pass with one token of every sequence takes less time than with one sequence less.
+    `is_faster_when_full`: a pass with one token of every sequence takes less time than of all but one.
     """
 
     info: EngineInfo

@@ -22,6 +22,9 @@ MOST_TEXTS_IN_ALL: Final = 256
 """To embed in one pass: all vectors of a step are told in one message, which `MAX_FRAME_BYTES` bounds. With vectors of
 16,384 numbers they take a quarter of that."""
 
+MOST_COMPANIONS: Final = 3
+"""Rows that complete a group of four; more would make the pass longer. See llama/full_pass.py."""
+
 
 @dataclass(slots=True)
 class Plan:
@@ -34,7 +37,7 @@ class Plan:
 class Passes:
     """Chooses passes. The measured times are kept by `slack`.
 
-    `whole`, if set, is how many sequences there are, and a pass over all of them takes no longer than over one less.
+    `whole`, if set, is how many sequences there are, and a pass over all of them is faster than over all but one.
     """
 
     whole = 0
@@ -98,7 +101,7 @@ class Passes:
         self, decoding: list[Job], prefilling: list[Job], allowances: Mapping[str, int | None]
     ) -> list[Job]:
         """The prompts of which one token each makes a decoding pass one over all sequences, which costs nobody time."""
-        if len(decoding) + len(prefilling) != self.whole or len(decoding) <= len(prefilling):
+        if len(decoding) + len(prefilling) != self.whole or not 0 < len(prefilling) <= MOST_COMPANIONS:
             return []
         fit = all(
             job.submit.adapter == decoding[0].submit.adapter

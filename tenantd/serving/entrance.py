@@ -102,7 +102,7 @@ class Entrance:
         return tenant, streams
 
     def check_early(self, tenant: Tenant, prompt_tokens: int) -> None:
-        """Refuse what would be refused later in any case, before work is done for a prompt of at least so many tokens.
+        """Refuse what would be refused now, before work is done for a prompt of at least so many tokens.
 
         Raises what `let_in` raises; budgets of keys come later.
         """

@@ -143,6 +143,11 @@ def test_limits_and_budgets_refuse_before_images_are_decoded(daemon: Daemon) -> 
     assert "damaged" in refusal(ask(daemon, damaged, tenant="slow")), "while it may"
     assert ask(daemon, "what is", png(1), tenant="slow").status_code == 200
     assert "per minute" in refusal(ask(daemon, damaged, tenant="slow"), 429)
+    source = {"type": "base64", "media_type": "image/png", "data": base64.b64encode(png(1)).decode()}
+    counted = {"messages": [{"role": "user", "content": [{"type": "image", "source": source}]}]}
+    daemon.add_tenant("counting", limits={"requests_per_minute": 1, "on_limit": "reject"})
+    answer = daemon.post("/v1/messages/count_tokens", counted, headers={"X-Tenant": "counting"})
+    assert answer.status_code == 200 and answer.json()["input_tokens"] >= TOKENS["mlp"], answer.text
     daemon.add_tenant("poor")
     assert tenantctl(daemon, "budget", "set", "poor", "--daily-tokens", "10").returncode == 0
     assert "budget" in refusal(ask(daemon, damaged, tenant="poor"), 429), "an image has 16 tokens"

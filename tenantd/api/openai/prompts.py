@@ -98,11 +98,20 @@ class PromptReader:
         return await self._seen(tenant, *begun, check)
 
     async def translated(
-        self, tenant: Tenant, translate: Callable[[], ChatRequest], check: Callable[[ChatRequest], int], size_bytes: int
+        self,
+        tenant: Tenant,
+        translate: Callable[[], ChatRequest],
+        check: Callable[[ChatRequest], int],
+        size_bytes: int,
+        *,
+        is_counted: bool = False,
     ) -> tuple[ChatRequest, Prompt]:
-        """As `chat`, for a request that `translate` makes of a body of `size_bytes`. All of it runs in a thread."""
+        """As `chat`, for a request that `translate` makes of a body of `size_bytes`. All of it runs in a thread.
+
+        One that `is_counted` only has its tokens counted, so no limits of requests that run apply.
+        """
         begun = await self._pool.run(tenant.name, lambda: self._begun(tenant, translate(), check), size_bytes)
-        return await self._seen(tenant, *begun, check)
+        return await self._seen(tenant, *begun, check, is_counted=is_counted)
 
     def _begun(
         self, tenant: Tenant, request: ChatRequest, check: Callable[[ChatRequest], int]
@@ -121,7 +130,13 @@ class PromptReader:
         return request.model_copy(update={"messages": [], "tools": None}), prompt
 
     async def _seen(
-        self, tenant: Tenant, request: ChatRequest, begun: Prompt | Found, check: Callable[[ChatRequest], int]
+        self,
+        tenant: Tenant,
+        request: ChatRequest,
+        begun: Prompt | Found,
+        check: Callable[[ChatRequest], int],
+        *,
+        is_counted: bool = False,
     ) -> tuple[ChatRequest, Prompt]:
         """The request and its conversation, once its images are decoded.
 
@@ -134,7 +149,8 @@ class PromptReader:
             raise EngineUnavailable("the engine that runs cannot read images")
         if len(begun.files) * info.tokens >= context_tokens:
             raise ContextLengthExceeded.of(len(begun.files) * info.tokens, context_tokens, at_least=True)
-        self._check_early(tenant, len(begun.files) * info.tokens)
+        if not is_counted:
+            self._check_early(tenant, len(begun.files) * info.tokens)
         images = await self._images.read(tenant.name, begun.files, info.side)
         places = ImagePlaces(begun.marks, images, info)
         return await self._pool.run(

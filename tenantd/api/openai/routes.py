@@ -175,7 +175,7 @@ class OpenAI:
         names = Names(lenient=self._service.config.server.lenient)
         with closing(translation), names.as_sent():
             translate = functools.partial(translation.read, tenant, raw, names)
-            reading = self._prompts.translated(tenant, translate, self._check, len(raw))
+            reading = self._prompts.translated(tenant, translate, self._check, len(raw), is_counted=True)
             _, prompt = await while_connected(request, reading)
         return len(prompt.tokens)
 

@@ -49,7 +49,7 @@ class Batch:
         assert end <= len(self._tokens), "a pass fits the batch"
         self._tokens[:end], self._positions[:end], self._sequences[:end] = tokens, positions, sequences
         # with one token of each sequence, an output of each: the head's rows come in groups as well, see full_pass.py
-        self._outputs[:end] = end == len(chunks)
+        self._outputs[:end] = end == len(chunks) > 1
         self._outputs[[index for _, index in outputs]] = 1
         return outputs
 

@@ -69,9 +69,8 @@ class LlamaCompute:
         self._adapters = Adapters(self._model, self._context)
         self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each owned sequence
         self._batch = Batch(int(llama_cpp.llama_n_batch(self._context)))
-        self.is_faster_when_full = not self.info.layers_offloaded and is_faster_when_full(
-            self._batch, self._cells, self.info.slots
-        )
+        may_fill = not self.info.layers_offloaded and not load.scrub  # overwriting cells would be measured, too
+        self.is_faster_when_full = may_fill and is_faster_when_full(self._batch, self._cells, self.info.slots)
         self._row = ctypes.c_float * self._vocabulary.size
         self._embedder = None if load.embeddings is None else Embedder(load, self._model, progress)
         if self._embedder is not None:

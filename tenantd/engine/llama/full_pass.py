@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import Final
 
-from tenantd.engine.compute import Chunk, EngineBroken
+from tenantd.engine.compute import Chunk
 from tenantd.engine.llama.batch import Batch
 from tenantd.engine.llama.cells import Cells
 
@@ -20,7 +20,7 @@ CLEARLY: Final = 0.95
 LEAST_MICROS: Final = 2_000
 """Of a pass. What takes less is a toy, whose times say nothing."""
 MOST_MICROS: Final = 1_000_000
-"""After which nothing is measured again."""
+"""After which nothing is measured again. A model with passes that take longer is not measured at all."""
 ROUNDS: Final = 3
 
 
@@ -28,7 +28,8 @@ def is_faster_when_full(batch: Batch, cells: Cells, slots: int) -> bool:
     """Measure it. All sequences are empty before and after."""
     if slots <= GROUP or slots % GROUP:
         return False
-    _micros(batch, cells, slots)  # first touches of memory
+    if _micros(batch, cells, slots) > MOST_MICROS:  # and it touches memory for the first time
+        return False
     full, less = float("inf"), float("inf")
     began_ns = time.perf_counter_ns()
     for _ in range(ROUNDS):
@@ -38,13 +39,12 @@ def is_faster_when_full(batch: Batch, cells: Cells, slots: int) -> bool:
     return LEAST_MICROS < full < CLEARLY * less
 
 
-def _micros(batch: Batch, cells: Cells, sequences: int) -> int:
-    """How long a pass takes with one token of each of so many sequences."""
+def _micros(batch: Batch, cells: Cells, sequences: int) -> float:
+    """How long a pass takes with one token of each of so many sequences; infinite if it fails."""
     batch.fill([Chunk(sequence, 0, [0], True, 0) for sequence in range(sequences)])
     began_ns = time.perf_counter_ns()
-    if code := cells.decode(batch):
-        raise EngineBroken(f"llama_decode failed with {code} while passes were measured")
-    micros = (time.perf_counter_ns() - began_ns) // 1000
+    has_failed = cells.decode(batch) != 0
+    micros = float("inf") if has_failed else (time.perf_counter_ns() - began_ns) / 1000
     for sequence in range(sequences):
         cells.clear(sequence)
     return micros
