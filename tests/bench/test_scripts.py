@@ -29,7 +29,7 @@ def model(tmp_path: Path) -> Path:
 
 
 def test_a_profile_tells_where_a_step_spends_its_time(tmp_path: Path, model: Path) -> None:
-    table, content = run(tmp_path, "step_profile", "--model", model, "--sequences", "1,3", "--output", 40)
+    table, content = run(tmp_path, "step_profile", "--model", model, "--sequences", "1,3", "--output", 900)
     assert "| llama_decode |" in table
     for count, profile in content["profiles"].items():
         engine, daemon = profile["engine"], profile["daemon"]
