@@ -53,7 +53,7 @@ class Stopwatch:
     def __init__(self) -> None:
         self.steps: list[dict[str, float]] = []
         self._spent: defaultdict[str, int] = defaultdict(int)
-        self._unmeasured_ns = 0
+        self._measuring_ns = 0
         self._inner = threading.local()  # .stack: nanoseconds of the parts inside each part that is running
         self._overhead_ns = {True: 0, False: 0}  # of measuring by CPU time, and by the clock
         self._ended = (time.perf_counter_ns(), time.thread_time_ns())
@@ -73,7 +73,7 @@ class Stopwatch:
             finally:
                 took_ns = clock_ns() - began_ns
                 self._spent[part] += took_ns - stack.pop()
-                self._unmeasured_ns += overhead_ns
+                self._measuring_ns += overhead_ns
                 if stack:
                     stack[-1] += took_ns + overhead_ns
             if name in ENDS:
@@ -84,13 +84,11 @@ class Stopwatch:
 
     def _end_step(self, requests: int) -> None:
         ended = (time.perf_counter_ns(), time.thread_time_ns())
-        wall, cpu = (
-            (now - before - self._unmeasured_ns) / 1000 for now, before in zip(ended, self._ended, strict=True)
-        )
+        wall, cpu = ((now - before - self._measuring_ns) / 1000 for now, before in zip(ended, self._ended, strict=True))
         spent = {part: ns / 1000 for part, ns in self._spent.items()}
         self.steps.append({"requests": requests, "wall": wall, "cpu": cpu, **spent})
         self._spent.clear()
-        self._unmeasured_ns = 0
+        self._measuring_ns = 0
         self._ended = (time.perf_counter_ns(), time.thread_time_ns())
 
     def _measured_overhead_ns(self, part: str) -> int:

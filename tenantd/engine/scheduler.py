@@ -54,8 +54,8 @@ class Scheduler:
         self._fairness = fairness
         self._settings = settings
         self._packs = packs
-        self.passes = self._passes = Passes(settings)
-        self.slack = self._passes.slack
+        self.passes = Passes(settings)
+        self.slack = self.passes.slack
         self._tenants: dict[str, TenantJobs] = {}  # changed only by `_roster`
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
@@ -67,7 +67,7 @@ class Scheduler:
         self._released: list[tuple[int, Job]] = []
         self._ended: list[tuple[Job, FinishReason, str, str]] = []  # in the step that is being booked
         self._discarded: list[tuple[Job, Swapped]] = []
-        self._charges = Charges(settings, fairness, self._passes)
+        self._charges = Charges(settings, fairness, self.passes)
         self._booking = Booking(self._charges)
         self._warm: set[int] = set()  # bound requests that began with a prefix
         self.followers: set[int] = set()  # bound requests that may wait for another's tokens; see reuse.py
@@ -259,7 +259,7 @@ class Scheduler:
         ready = list(self._active.values())
         if self.followers:
             ready = [job for job in ready if job.leader is None]
-        chunks = self._passes.choose(ready, self._tenants, usage, now_s)
+        chunks = self.passes.choose(ready, self._tenants, usage, now_s)
         if not chunks:
             return Plan([], [])  # no moves, either: their copies are made by a pass
         moves = self._compact() if self._packs and not chunks[0].texts else []
@@ -313,7 +313,7 @@ class Scheduler:
             busy_micros += result.busy_micros
             # tokens after a cached prefix take longer
             is_cold = not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks)
-            self._passes.learn(chunks, result.micros, is_cold=is_cold)
+            self.passes.learn(chunks, result.micros, is_cold=is_cold)
             for chunk, shared_micros in zip(chunks, divided(result.shared_micros, chunks), strict=True):
                 request, job = chunk.request, self._active[chunk.sequence]
                 if job.submit.request != request:

@@ -86,10 +86,7 @@ class Entrance:
         tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)  # it may have changed meanwhile
         most_tokens = self._check(tenant, generations)
         prompt_tokens = counted_prompt_tokens(generations)
-        refusal = self._gate.refusal(tenant, prompt_tokens)
-        if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
-            raise refusal
-        self._check_queue(tenant, len(generations), refusal)
+        refusal = self._reason_to_wait(tenant, prompt_tokens, len(generations))
         self._allowances.check(tenant, actor, generations, may_wait=refusal is not None)
         if refusal is not None:
             look_again = functools.partial(self._look_again, tenant, actor, generations)
@@ -108,11 +105,19 @@ class Entrance:
         """
         self._check_open(tenant)
         check_allowed(tenant, prompt_tokens)
+        self._reason_to_wait(tenant, prompt_tokens, 1)
+        self._allowances.check_draws(tenant, NOBODY, [Draw(prompt_tokens, 1)], may_wait=True)
+
+    def _reason_to_wait(self, tenant: Tenant, prompt_tokens: int, more: int) -> TenantdError | None:
+        """The limits per minute for which `more` requests of one client must wait; None if they need not.
+
+        Raises them if the tenant would rather not wait, and QueueFull.
+        """
         refusal = self._gate.refusal(tenant, prompt_tokens)
         if refusal is not None and tenant.limits.on_limit is OnLimit.REJECT:
             raise refusal
-        self._check_queue(tenant, 1, refusal)
-        self._allowances.check_draws(tenant, NOBODY, [Draw(prompt_tokens, 1)], may_wait=True)
+        self._check_queue(tenant, more, refusal)
+        return refusal
 
     def _check(self, tenant: Tenant, generations: Sequence[Generation]) -> list[int]:
         """The maximum tokens of each generation. Makes all checks but those of limits per minute and of the queue."""

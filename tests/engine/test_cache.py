@@ -346,11 +346,11 @@ def test_a_cached_prompt_does_not_teach_the_speed_of_passes() -> None:
     w = chats()
     w.share("a", cache=1)
     ask(w, "a", text(1, 200))
-    learnt = vars(w.scheduler._passes.slack._prompts).copy()
+    learnt = vars(w.scheduler.passes.slack._prompts).copy()
     ask(w, "a", text(1, 200) + text(2, 30))
-    assert vars(w.scheduler._passes.slack._prompts) == learnt
+    assert vars(w.scheduler.passes.slack._prompts) == learnt
     ask(w, "a", text(3, 200, same=0))
-    assert vars(w.scheduler._passes.slack._prompts) != learnt
+    assert vars(w.scheduler.passes.slack._prompts) != learnt
 
 
 def test_packing_is_not_kept_from_its_work_by_what_is_parked() -> None:

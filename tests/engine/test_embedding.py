@@ -210,7 +210,7 @@ def test_a_pass_has_no_more_texts_than_a_message_holds_vectors_of() -> None:
             request=request, tenant="a", prompt=[1] * 64, max_tokens=0, allowed_tokens=1, sampling=0, texts=[1] * 64
         )
         jobs.append(Job(submit, Sampling(temperature=0), [1] * 64, 0, 0, sequence=request))
-    chunks = list(w.scheduler._passes._prefill(jobs, Room(10_000, 10_000), 1.0, {"a": 0.0}, {"a": None}))
+    chunks = list(w.scheduler.passes._prefill(jobs, Room(10_000, 10_000), 1.0, {"a": 0.0}, {"a": None}))
     assert sum(len(chunk.texts) for chunk in chunks) == MOST_TEXTS_IN_ALL
 
 

@@ -107,7 +107,7 @@ def test_steps_are_short_only_while_another_tenant_may_be_back() -> None:
 
 def test_a_pass_that_took_far_too_long_does_not_slow_prompts_down_for_good() -> None:
     w = beside_long_prompts()
-    w.scheduler._passes.learn([Chunk(0, 0, [1], True, STREAM)], 60_000_000)  # the machine slept
+    w.scheduler.passes.learn([Chunk(0, 0, [1], True, STREAM)], 60_000_000)  # the machine slept
     gaps_ms(w, 20)
     before, began_s = w.service["noisy"], w.now_s
     gaps_ms(w, 50)
