@@ -82,17 +82,17 @@ def test_a_disconnect_in_the_middle_of_the_body_starts_nothing(api: Api, caplog:
 @pytest.mark.parametrize("settings", [{"server": {"write_timeout_s": 0.3}}])
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_client_that_stops_reading_is_cut_off(api: Api, n: int, caplog: pytest.LogCaptureFixture) -> None:
-    api.service.answer = "x" * 100_000
+    api.service.answer = "x" * 30_000
+    api.service.hold_after = 20_000  # with their logprobs more than all buffers hold, in however many events they go
     with raw_client(api) as sock:
-        sock.sendall(request({"prompt": "Hi", "stream": True, "max_tokens": 100_000, "n": n}))
-        api.wait_until(lambda: len(ended(api)) == n and None not in ended(api))
-        assert FinishReason.DISCONNECTED in ended(api)
+        sock.sendall(request({"prompt": "Hi", "stream": True, "max_tokens": 100_000, "n": n, "logprobs": 2}))
+        api.wait_until(lambda: ended(api) == [FinishReason.DISCONNECTED] * n)
         received = b""
         while data := sock.recv(1 << 20):
             received += data
         assert b"[DONE]" not in received
     assert "Traceback" not in caplog.text
-    api.service.answer = "fine"
+    api.service.hold_after = None
     assert api.completion(prompt="Hi").status_code == 200
 
 
