@@ -40,6 +40,11 @@ def local_date(at_micros: int, timezone: ZoneInfo) -> date:
     return _local(at_micros, timezone).date()
 
 
+def in_words(at_micros: int, timezone: ZoneInfo) -> str:
+    """A moment for people, to the minute: "2026-12-01 00:00 UTC", "2026-12-01 00:00 Europe/Berlin"."""
+    return f"{_local(at_micros, timezone):%Y-%m-%d %H:%M} {timezone}"
+
+
 def bounds(period: Period, at_micros: int, timezone: ZoneInfo) -> Bounds:
     """The period that a moment is in. Raises OverflowError for moments beyond the calendar."""
     return _bounds(period, local_date(at_micros, timezone), timezone)

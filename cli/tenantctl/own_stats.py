@@ -9,7 +9,7 @@ from tenantctl.own_view import OwnView
 from tenantctl.render import heading, print_fields, print_json, print_table
 from tenantctl.spreadsheet import print_records
 from tenantctl.times import duration_s
-from tenantctl.units import energy, lasting, moment, money, percent
+from tenantctl.units import energy, lasting, money, percent, period_in
 
 USUAL_WINDOW: Final = "1h"
 _ENDS: Final = ("completed", "cancelled", "disconnected", "failed", "interrupted")
@@ -55,7 +55,7 @@ def _print(tenant: str, answer: dict[str, Any]) -> None:
     heading(tenant)
     print_fields(
         {
-            "window": f"{moment(answer['since_micros'])} to {moment(answer['until_micros'])}",
+            "window": period_in(answer["since_micros"], answer["until_micros"], answer["timezone"]),
             "requests": f"{total['requests']:,}" + (f" ({', '.join(ends)})" if ends else ""),
             "errors": percent(total["error_rate"]) if total["requests"] else None,
             "tokens in": f"{total['prompt_tokens']:,} computed, {total['cached_tokens']:,} cached",

@@ -60,6 +60,18 @@ def moment_in(micros: int, timezone: str) -> str:
     return f"{local:%Y-%m-%d}" if (local.hour, local.minute, local.second) == (0, 0, 0) else f"{local:%Y-%m-%d %H:%M}"
 
 
+def period_in(since_micros: int, until_micros: int, timezone: str) -> str:
+    """A period in a time zone: "2026-11-01 00:00 to 2026-12-01 00:00 UTC"; with seconds if it has any."""
+    try:
+        ends = [
+            datetime.fromtimestamp(micros / 1_000_000, ZoneInfo(timezone)) for micros in (since_micros, until_micros)
+        ]
+    except (ValueError, OverflowError, OSError):
+        return f"{since_micros} to {until_micros}"
+    form = "%Y-%m-%d %H:%M" + (":%S" if any(end.second for end in ends) else "")
+    return f"{' to '.join(end.strftime(form) for end in ends)} {timezone}"
+
+
 def duration(total_s: float) -> str:
     """A rough duration: 42 s, 3 min, 5 h, 2 d."""
     for unit_s, name in ((86_400, "d"), (3600, "h"), (60, "min")):

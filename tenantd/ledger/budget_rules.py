@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from datetime import timedelta
 from itertools import pairwise
 from sqlite3 import Connection
 from typing import Final
@@ -11,7 +10,7 @@ from typing import Final
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.prices import MAX_INTEGER
 from tenantd.ledger.spending import Budget, all_budgets, used_in
-from tenantd.periods import EPOCH, HOUR_MICROS, Period
+from tenantd.periods import HOUR_MICROS, UTC_ZONE, Period, in_words
 
 _USES: Final = """SELECT since_micros, used, topped_up, (SELECT coalesce(sum(amount), 0) FROM budget_topups AS topup
     WHERE topup.budget_id = budget_uses.budget_id AND topup.since_micros = budget_uses.since_micros)
@@ -72,7 +71,7 @@ def _newest(
 
 def _words(budget: Budget, since_micros: int) -> str:
     whose = f"{budget.period.value} {budget.unit.value} budget {budget.id} of tenant {budget.tenant_id}"
-    return f"{whose}, period from {EPOCH + timedelta(microseconds=since_micros):%Y-%m-%dT%H:%MZ}"
+    return f"{whose}, period from {in_words(since_micros, UTC_ZONE)}"
 
 
 def _overlapping(begins: list[int], shortest_micros: int) -> set[int]:

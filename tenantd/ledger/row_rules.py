@@ -17,7 +17,7 @@ from tenantd.ledger.prices import MAX_INTEGER, AmountTooLarge, all_prices, cost_
 from tenantd.ledger.rollups import COUNTS, KEYS, SUMS, hour_of
 from tenantd.ledger.rows_kept import Pruned
 from tenantd.ledger.sums import FROM_ROWS
-from tenantd.periods import DAY_MICROS, EPOCH, HOUR_MICROS
+from tenantd.periods import DAY_MICROS, EPOCH, HOUR_MICROS, UTC_ZONE, in_words
 
 PIECE_ROWS: Final = 20_000
 _COST: Final = "(input_nanos + cached_nanos + output_nanos + engine_nanos)"
@@ -124,7 +124,7 @@ def broken_hours(conn: Connection, on_progress: Progress) -> Iterator[tuple[int,
         first = hour if first is None else first
         pruned = Pruned(conn)
         differing = sorted(_differing(conn, hour, may_lack=pruned.lacks(hour)))
-        at = f"{EPOCH + timedelta(microseconds=hour):%Y-%m-%dT%H:%MZ}"
+        at = in_words(hour, UTC_ZONE)
         yield 1, f"hour {at}: {'; '.join(differing[:3])}" if differing else ""
         on_progress(since - first, max((last or 0) - first, since - first))
         let_go(conn)
@@ -141,7 +141,7 @@ def broken_days(conn: Connection) -> Iterator[str]:
             for tenant_id, of_hours, of_day in conn.execute(_DAY, {"day": day, "next": since})
         ]
         if differing:
-            yield f"day {EPOCH + timedelta(microseconds=day):%Y-%m-%d} of UTC: {'; '.join(differing)}"
+            yield f"day {EPOCH + timedelta(microseconds=day):%Y-%m-%d} (UTC): {'; '.join(differing)}"
         let_go(conn)
 
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
 from decimal import Decimal
 from typing import Final, NamedTuple
 
@@ -25,7 +24,7 @@ from tenantd.ledger.spending import Use, mark_warned
 from tenantd.live.generation import Generation
 from tenantd.live.phases import Phase
 from tenantd.live.streams import LiveStream
-from tenantd.periods import bounds
+from tenantd.periods import bounds, in_words
 from tenantd.tenancy.budget_accounts import Account, BudgetState, Draw, Hold, Shortage
 from tenantd.tenancy.budgets import Budgets
 from tenantd.tenancy.directory import Directory
@@ -233,7 +232,7 @@ class Allowances:
         whose = f"key {state.budget.key_id}" if state.budget.key_id else f"tenant {tenant.name}"
         name = f"the {state.budget.period} budget of {whose}"
         used = f"{self._number(state, state.used)} of {self._words(state, state.cap)} are used"
-        resets = datetime.fromtimestamp(state.resets_micros / 1e6, self._ledger.timezone).isoformat(" ", "minutes")
+        resets = in_words(state.resets_micros, self._ledger.timezone)
         if shortage.is_final and state.used >= state.cap:
             return InsufficientQuota(f"{name} is used up: {used}; it resets at {resets}")
         if shortage.is_final:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Final
 
 from tenantd.domain import BudgetUnit
@@ -29,11 +28,6 @@ def quantity(unit: BudgetUnit, amount: int, currency: str) -> str:
     if unit is BudgetUnit.TOKENS:
         return f"{amount} tokens"
     return f"{_decimal(amount, MICROS, 6, least=0)} s"
-
-
-def moment(micros: int) -> str:
-    """A time in UTC, to the minute: "2026-12-01 00:00 UTC"."""
-    return datetime.fromtimestamp(micros // MICROS, UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
 def _decimal(amount: int, one: int, places: int, least: int) -> str:

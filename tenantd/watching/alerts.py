@@ -8,14 +8,17 @@ import socket
 from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import msgspec
 
 from tenantd.budget_events import BudgetReached
 from tenantd.clock import now_micros
+from tenantd.config import BillingConfig
 from tenantd.domain import BudgetUnit, OnAnomaly, Verdict
 from tenantd.events import AnomalyFound, BindingBroken, EngineLost, Event, IsolationChecked, Listener
-from tenantd.tenancy.quantities import budget_name, moment, quantity
+from tenantd.periods import in_words
+from tenantd.tenancy.quantities import budget_name, quantity
 from tenantd.watching.scores import explain
 
 log = logging.getLogger(__name__)
@@ -45,9 +48,9 @@ class Alert(msgspec.Struct, frozen=True, kw_only=True):
     detail: dict[str, Any] = {}
 
 
-def alert_of(event: Event, currency: str) -> Alert | None:
+def alert_of(event: Event, billing: BillingConfig) -> Alert | None:
     """None for events that nobody needs to hear of at once."""
-    text = _text(event, currency)
+    text = _text(event, billing)
     if text is None:
         return None
     detail = msgspec.to_builtins(event)
@@ -68,9 +71,9 @@ def _alert(name: str, text: str, at_micros: int, tenant: str | None, detail: dic
     return Alert(id=number, alert=name, at=at, host=socket.gethostname(), text=text, tenant=tenant, detail=detail)
 
 
-def _text(event: Event, currency: str) -> str | None:
+def _text(event: Event, billing: BillingConfig) -> str | None:
     if isinstance(event, BudgetReached):
-        return reached_text(event, currency)
+        return reached_text(event, billing)
     if isinstance(event, AnomalyFound):
         reasons = "; ".join(explain(event.deviations))
         return f"tenant {event.tenant} may be copying the model: {reasons} ({_DONE[event.action]})"
@@ -83,22 +86,22 @@ def _text(event: Event, currency: str) -> str | None:
     return None
 
 
-def budget_warnings(currency: Callable[[], str]) -> Listener:
+def budget_warnings(billing: Callable[[], BillingConfig]) -> Listener:
     """Logs each level that a budget reaches."""
 
     def hear(event: Event) -> None:
         if isinstance(event, BudgetReached):
-            log.warning("%s", reached_text(event, currency()))
+            log.warning("%s", reached_text(event, billing()))
 
     return hear
 
 
-def reached_text(event: BudgetReached, currency: str) -> str:
-    """What a warning about a budget says: who, how much of what, and when it resets."""
+def reached_text(event: BudgetReached, billing: BillingConfig) -> str:
+    """What a warning about a budget says: who, how much of what, and when it resets, in the billing time zone."""
     whose = event.tenant if event.key_id is None else f"key {event.key_id} of {event.tenant}"
     name = budget_name(event.period, event.unit)
-    until = moment(event.resets_micros)
-    cap = quantity(event.unit, event.cap, currency)
+    until = in_words(event.resets_micros, ZoneInfo(billing.timezone))
+    cap = quantity(event.unit, event.cap, billing.currency)
     if event.cap == 0:
         is_money_of_tenant = event.key_id is None and event.unit is BudgetUnit.MONEY
         allowed = "only what is free" if is_money_of_tenant else "nothing"

@@ -22,7 +22,7 @@ from urllib.parse import urlsplit
 import msgspec
 
 from tenantd import __version__
-from tenantd.config import AlertsConfig, Config
+from tenantd.config import AlertsConfig, BillingConfig, Config
 from tenantd.errors import Conflict, InvalidRequest
 from tenantd.events import Event, Events
 from tenantd.watching.alerts import Alert, alert_of, budget_warnings, trial_alert
@@ -49,10 +49,10 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
 class Webhook:
     """Hears events and delivers alerts. `hear`, `status` and `test` belong to the event loop, the rest to a thread."""
 
-    def __init__(self, settings: Callable[[], AlertsConfig], currency: Callable[[], str]) -> None:
-        """`settings` is called for each attempt, because the configuration can be reloaded."""
+    def __init__(self, settings: Callable[[], AlertsConfig], billing: Callable[[], BillingConfig]) -> None:
+        """`settings` and `billing` are called each time, because the configuration can be reloaded."""
         self._settings = settings
-        self._currency = currency
+        self._billing = billing
         self._lock = threading.Lock()  # guards the queue and the counts
         self._waiting: deque[Alert] = deque()
         self._delivered = self._failed = self._dropped = 0
@@ -69,7 +69,7 @@ class Webhook:
 
     def hear(self, event: Event) -> None:
         """Queue the alert of an event, if it has one and alerts are sent. Takes microseconds."""
-        if not self._settings().url.get_secret_value() or (alert := alert_of(event, self._currency())) is None:
+        if not self._settings().url.get_secret_value() or (alert := alert_of(event, self._billing())) is None:
             return
         with self._lock:
             if len(self._waiting) >= MOST_WAITING:
@@ -205,9 +205,9 @@ class Webhook:
 
 def alert_operators(events: Events, config: Callable[[], Config]) -> Webhook:
     """Listen to events: send alerts, and log the levels that budgets reach."""
-    webhook = Webhook(lambda: config().alerts, lambda: config().billing.currency)
+    webhook = Webhook(lambda: config().alerts, lambda: config().billing)
     events.call("alerts", webhook.hear)
-    events.call("budget warnings", budget_warnings(lambda: config().billing.currency))
+    events.call("budget warnings", budget_warnings(lambda: config().billing))
     return webhook
 
 

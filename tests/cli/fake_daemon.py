@@ -262,7 +262,7 @@ class FakeDaemon:
             case _, ["tenants", name, *action]:
                 return self._one_tenant(method, self._tenant(name), action, body)
             case "GET", ["usage"]:
-                period = {"since_micros": 0, "until_micros": 1}
+                period = {"since_micros": 0, "until_micros": 1, "timezone": "UTC"}
                 return JSONResponse({**period, "currency": "USD", "tenants": msgspec.to_builtins(USAGES)})
             case "GET", ["usage", by]:
                 return JSONResponse(fake_figures.grouped(by))

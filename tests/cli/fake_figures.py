@@ -76,9 +76,17 @@ def stats(*tenants: dict[str, Any], is_exact: bool = True, evenness: Evenness = 
     total = dict(tenants[0]) if tenants else {}
     for name in ("requests", "prompt_tokens", "cached_tokens", "completion_tokens", "engine_micros", "cost_nanos"):
         total[name] = sum(tenant[name] for tenant in tenants)
-    period = {"since_micros": 1_795_000_000_000_000, "until_micros": 1_795_003_600_000_000, "currency": "USD"}
+    period = {"since_micros": 1_795_000_000_000_000, "until_micros": 1_795_003_600_000_000}
     even = msgspec.to_builtins(evenness)
-    return {**period, "is_exact": is_exact, "evenness": even, "total": total, "tenants": list(tenants)}
+    return {
+        **period,
+        "timezone": "Europe/Berlin",
+        "currency": "USD",
+        "is_exact": is_exact,
+        "evenness": even,
+        "total": total,
+        "tenants": list(tenants),
+    }
 
 
 def grouped(by: str) -> dict[str, Any]:

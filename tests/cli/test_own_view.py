@@ -19,7 +19,7 @@ OWN = {
     if name not in ("tenant", "tenant_id", "uid", "adapter", "price_id", "unbilled")
 } | {"id": ID, "list_nanos": 1900, "cost_nanos": 1900, "live_state": None}
 TOTAL = {name: value for name, value in msgspec.to_builtins(fake_daemon.USAGE).items() if not name.startswith("tenant")}
-PERIOD = {"since_micros": 0, "until_micros": 10**15, "currency": "USD"}
+PERIOD = {"since_micros": 0, "until_micros": 10**15, "timezone": "UTC", "currency": "USD"}
 LIMITS = {
     "tenant": "acme",
     "state": "active",
@@ -37,7 +37,7 @@ def own(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> FakeDaemon:
     """Somebody with a key of acme."""
     monkeypatch.setenv("TENANTD_API_KEY", "td_key")
     daemon.who = {"administers": False, "tenants": ["acme"]}
-    month = {"month": "2026-11", "timezone": "UTC", "open": True, **PERIOD}
+    month = {"month": "2026-11", "open": True, **PERIOD}
     daemon.answers = {
         ("GET", "/v1/usage"): {**PERIOD, "total": TOTAL},
         ("GET", "/v1/limits"): LIMITS,

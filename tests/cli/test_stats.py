@@ -15,6 +15,7 @@ from tenantctl.times import bound
 from tenantctl.units import count, lasting
 from tenantd.ledger.evenness import Evenness
 from tenantd.ledger.grouped import Grouping
+from tests.cli import fake_figures
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 from tests.cli.fake_figures import BUSY, IDLE, listed, stats
@@ -42,6 +43,7 @@ def test_stats_of_one_tenant_are_a_page(cli: Cli, daemon: FakeDaemon) -> None:
     shown = cli("stats", "--tenant", "acme", "--window", "24h").stdout
     assert daemon.seen[0][1] == "stats?tenant=acme&window=24h"
     for words in (
+        "window       2026-11-18 12:06:40 to 2026-11-18 13:06:40 Europe/Berlin",
         "requests     1,234,567 (1,200,000 completed, 34,567 failed)",
         "now          3 running, 0 paused, 2 waiting",
         "errors       2.8%: 34,000 engine_failure, 567 grammar_budget",
@@ -53,7 +55,7 @@ def test_stats_of_one_tenant_are_a_page(cli: Cli, daemon: FakeDaemon) -> None:
     ):
         assert words in shown
     assert "max concurrent              3        4\n" in shown and "requests per minute         6       60\n" in shown
-    assert "monthly money  all    900.00  1000.00  90.0%" in shown
+    assert "monthly money  all    900.00  1000.00  90.0%  1970-01-01 01:00 Europe/Berlin\n" in shown
     assert "daily tokens   key_1       0        0      -" in shown
 
 
@@ -147,6 +149,17 @@ def test_usage_is_grouped_by_what_is_asked_for(cli: Cli, daemon: FakeDaemon, by:
     assert daemon.seen[0][1] == f"{path}?month=this&tenant=acme"
     header, row = cells(shown)
     assert header[0] == by.value and row[-1] == ("0.000123" if by is By.TENANT else "9000000.000000001")
+
+
+def test_hours_say_how_far_from_utc_they_are(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    answer = fake_figures.grouped("hour")
+    names = ["2026-10-25T02:00+02:00", "2026-10-25T02:00+01:00", "2026-11-29T14:00+00:00"]
+    answer["groups"] = [{**answer["groups"][0], "name": name} for name in names]
+    monkeypatch.setattr(fake_figures, "grouped", lambda by: answer)
+    shown = [line.split("  ")[0] for line in cli("usage", "--by", "hour").stdout.splitlines()]
+    assert shown[1:4] == ["2026-10-25 02:00 UTC+02:00", "2026-10-25 02:00 UTC+01:00", "2026-11-29 14:00 UTC"]
+    rows = list(csv.DictReader(cli("usage", "--by", "hour", "--csv").stdout.splitlines()))
+    assert [row["hour"] for row in rows] == names
 
 
 def test_what_usage_groups_by_is_what_the_daemon_does() -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from tenantctl.units import decimals, duration, energy, milliseconds, moment, money, size
+from tenantctl.units import decimals, duration, energy, milliseconds, moment, money, period_in, size
 
 
 @pytest.mark.parametrize(
@@ -29,6 +29,13 @@ def test_a_column_of_money_has_the_places_its_finest_amount_needs() -> None:
 
 def test_places_never_cut_digits_off() -> None:
     assert money(123_000, places=2) == "0.000123"
+
+
+def test_a_period_is_told_in_its_time_zone_with_seconds_if_it_has_any() -> None:
+    november = (1_793_487_600_000_000, 1_796_079_600_000_000)
+    assert period_in(*november, "Europe/Berlin") == "2026-11-01 00:00 to 2026-12-01 00:00 Europe/Berlin"
+    assert period_in(0, 1_000_000, "UTC") == "1970-01-01 00:00:00 to 1970-01-01 00:00:01 UTC"
+    assert period_in(0, 2**62, "UTC") == f"0 to {2**62}"
 
 
 def test_no_amounts_need_two_places() -> None:

@@ -101,7 +101,7 @@ BROKEN = (
     ("DELETE FROM hours", Check.HOURS, "completed: 1 in rows, 0 kept"),
     ("UPDATE latencies SET requests = 2 WHERE metric = 'duration'", Check.HOURS, "times of tenant 1"),
     ("UPDATE latency_days SET requests = 9 WHERE metric = 'duration'", Check.HOURS, "3 in its hours, 9 kept"),
-    ("DELETE FROM latency_days", Check.HOURS, "of UTC: times of tenant 1: 3 in its hours, 0 kept"),
+    ("DELETE FROM latency_days", Check.HOURS, " (UTC): times of tenant 1: 3 in its hours, 0 kept"),
     ("DELETE FROM causes", Check.HOURS, "causes of tenant 1, requests: 1 in rows, 0 kept"),
     ("UPDATE hours SET tenant_id = 2", Check.HOURS, "sums of tenant 1, completed: 1 in rows, 0 kept"),
     ("UPDATE requests SET completion_tokens = 31 WHERE id = 'r0'", Check.REQUESTS, "request r0 has the amounts"),

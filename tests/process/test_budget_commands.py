@@ -79,6 +79,7 @@ def test_budgets_are_set_listed_topped_up_and_removed(tmp_path: Path) -> None:
         refused = daemon.complete("acme", [5], max_tokens=1)
         assert refused.status_code == 429 and refused.json()["error"]["code"] == "insufficient_quota"
         assert refused.headers["x-should-retry"] == "false"
+        assert re.search(r"; it resets at [0-9-]{10} 00:00 (UTC|Etc/GMT[+-]12)$", refused.json()["error"]["message"])
         ok(daemon, "budget", "topup", "acme", "--daily-tokens", "100", "--reason", "demo today")
         assert daemon.complete("acme", [5], max_tokens=1, ignore_eos=True).status_code == 200
         table = ok(daemon, "budget", "list").stdout

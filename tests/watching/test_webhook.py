@@ -11,7 +11,7 @@ import pytest
 from pydantic import SecretStr
 
 from tenantd.budget_events import BudgetReached
-from tenantd.config import AlertsConfig
+from tenantd.config import AlertsConfig, BillingConfig
 from tenantd.domain import BudgetUnit, IsolationCheck, OnAnomaly, Verdict
 from tenantd.errors import Conflict, InvalidRequest
 from tenantd.events import AnomalyFound, CleanedUp, Deviation, EngineLost, IsolationChecked, Loss, Signal
@@ -54,7 +54,7 @@ def webhook(url: str, timeout_s: float | Callable[[], float] = 60) -> Webhook:
     def settings() -> AlertsConfig:
         return AlertsConfig(url=SecretStr(url), timeout_s=timeout_s() if callable(timeout_s) else timeout_s)
 
-    return Webhook(settings, lambda: "USD")
+    return Webhook(settings, BillingConfig)
 
 
 def test_an_alert_says_what_has_happened_for_people_and_for_programs(hook: Hook) -> None:
@@ -72,6 +72,14 @@ def test_an_alert_says_what_has_happened_for_people_and_for_programs(hook: Hook)
     )
     assert alert["detail"]["level"] == 80 and alert["detail"]["used"] == 8_300_000_001
     assert "at_micros" not in alert["detail"]
+
+
+@pytest.mark.parametrize(
+    ("timezone", "resets"), [("UTC", "2026-12-01 00:00 UTC"), ("Europe/Berlin", "2026-12-01 01:00 Europe/Berlin")]
+)
+def test_an_alert_about_a_budget_says_in_the_billing_time_zone_when_it_resets(timezone: str, resets: str) -> None:
+    alert = alert_of(REACHED, BillingConfig(timezone=timezone))
+    assert alert is not None and alert.text.endswith(f"; it resets at {resets}")
 
 
 @pytest.mark.parametrize("trouble", [500, 302, 404, "hang", "drip"])
@@ -177,7 +185,7 @@ def test_operators_hear_of_anomalies_lost_engines_and_broken_isolation() -> None
     checked = {"inconclusive": (), "quick": True, "duration_micros": 1, "actor_uid": 0, "actor_pid": 1}
     failed = IsolationChecked(result=Verdict.FAILED, failed=(IsolationCheck.LOGITS,), actor_key_id="key_1", **checked)
     held = IsolationChecked(result=Verdict.HELD, failed=(), actor_key_id=None, **checked)
-    told = [alert_of(event, "USD") for event in (anomaly, LOST, failed, held)]
+    told = [alert_of(event, BillingConfig()) for event in (anomaly, LOST, failed, held)]
     texts = [None if one is None else one.text for one in told]
     assert texts[0] is not None and texts[0].startswith("tenant acme may be copying the model: 90% of")
     assert texts[0].endswith("(the tenant is throttled)")

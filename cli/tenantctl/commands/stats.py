@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Final
+from zoneinfo import ZoneInfo
 
 import typer
 
@@ -14,7 +15,8 @@ from tenantctl.render import TOTAL, heading, message, print_fields, print_json, 
 from tenantctl.spreadsheet import print_records
 from tenantctl.standing import amount, limits_in_use
 from tenantctl.times import PeriodSince, PeriodUntil, Window, bound
-from tenantctl.units import NOTHING, count, decimals, energy, lasting, moment, money, percent
+from tenantctl.units import NOTHING, count, decimals, energy, lasting, money, percent, period_in
+from tenantd.periods import in_words
 
 EXAMPLES: Final = examples(
     "tenantctl stats",
@@ -133,7 +135,7 @@ def _print_one(answer: dict[str, Any], t: dict[str, Any]) -> None:
     ]
     print_fields(
         {
-            "window": f"{moment(answer['since_micros'])} to {moment(answer['until_micros'])}",
+            "window": period_in(answer["since_micros"], answer["until_micros"], answer["timezone"]),
             "requests": f"{t['requests']:,}" + (f" ({', '.join(ends)})" if ends else ""),
             "now": f"{t['running']} running, {t['paused']} paused, {t['waiting']} waiting",
             "errors": _errors(t),
@@ -151,10 +153,10 @@ def _print_one(answer: dict[str, Any], t: dict[str, Any]) -> None:
         for text, what in (("whole request", "duration"), ("first token", "first_token"))
     ]
     print_table(["time" if answer["is_exact"] else "time (±2%)", "average>", "p50>", "p95>", "p99>"], times)
-    _print_use(t)
+    _print_use(t, ZoneInfo(answer["timezone"]))
 
 
-def _print_use(t: dict[str, Any]) -> None:
+def _print_use(t: dict[str, Any], timezone: ZoneInfo) -> None:
     """Limits in force, and budgets."""
     used = {use.what: use.used for use in limits_in_use(t)}
     limits = [
@@ -172,7 +174,7 @@ def _print_use(t: dict[str, Any]) -> None:
             amount(one["used"], one["unit"]),
             amount(one["cap"], one["unit"]),
             percent(one["used"] / one["cap"]) if one["cap"] else None,
-            moment(one["resets_micros"]),
+            in_words(one["resets_micros"], timezone),
         ]
         for one in t["budgets"]
     ]

@@ -144,6 +144,8 @@ def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
     names = [g["name"] for g in groups]
     if by in (By.MODEL, By.ADAPTER):
         names = short_names(names)
+    elif by is By.HOUR:
+        names = [_hour(name) for name in names]
     columns, rows = [by.value], [[name] for name in names]
     if by is By.KEY:
         columns += ["tenant", "label"]
@@ -170,6 +172,12 @@ def _print_groups(by: By, groups: list[dict[str, Any]], currency: str) -> None:
         ]
     spare = ("cached", "failed", "label", "energy Wh", "engine s", "prompt tokens", "requests")
     print_table(columns, rows, spare, full=("--json", "--csv"))
+
+
+def _hour(name: str) -> str:
+    """As people write it: "2026-11-29 14:00 UTC", "2026-11-29 14:00 UTC+01:00"; clocks can show an hour twice."""
+    day, time = name[:10], name[11:16]
+    return f"{day} {time} UTC{name[16:].replace('+00:00', '')}"
 
 
 def _group_fields(by: By) -> tuple[str, ...]:

@@ -76,8 +76,7 @@ class FigureRoutes:
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)
         check_hours(grouping, since_micros, until_micros)
         groups = await while_connected(request, self._reporting.usage_by(grouping, since_micros, until_micros, tenant))
-        timezone = self._service.config.billing.timezone
-        return await self._reply(since_micros, until_micros, by=grouping, timezone=timezone, groups=groups)
+        return await self._reply(since_micros, until_micros, by=grouping, groups=groups)
 
     async def stats(
         self,
@@ -144,6 +143,7 @@ class FigureRoutes:
 
     async def _reply(self, since_micros: int, until_micros: int, **more: Any) -> Response:
         """Encoded in a thread, because there may be many rows."""
-        currency = self._service.config.billing.currency
-        content = {"since_micros": since_micros, "until_micros": until_micros, "currency": currency, **more}
+        billing = self._service.config.billing
+        period = {"since_micros": since_micros, "until_micros": until_micros, "timezone": billing.timezone}
+        content = {**period, "currency": billing.currency, **more}
         return await self._service.pool.run(ADMINISTRATORS, partial(reply, content))

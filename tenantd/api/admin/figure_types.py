@@ -18,6 +18,7 @@ class UsageReport(TypedDict):
 
     since_micros: int
     until_micros: int
+    timezone: str
     currency: str
     tenants: list[TenantUsage]
 
@@ -82,6 +83,7 @@ class Stats(TypedDict):
 
     since_micros: int
     until_micros: int
+    timezone: str
     currency: str
     is_exact: bool
     total: Figures

@@ -81,7 +81,7 @@ class TenantsOwn:
         since_micros, until_micros = period_of(billing, month, since, until)
         work = self._reports.usage(_id_of(request), since_micros, until_micros)
         total = types.own_total(await while_connected(request, work))
-        period = {"since_micros": since_micros, "until_micros": until_micros}
+        period = {"since_micros": since_micros, "until_micros": until_micros, "timezone": billing.timezone}
         return reply({**period, "currency": billing.currency, "total": total})
 
     async def own_usage_by(

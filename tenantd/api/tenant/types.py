@@ -94,6 +94,7 @@ class OwnUsage(TypedDict):
 
     since_micros: int
     until_micros: int
+    timezone: str
     currency: str
     total: OwnTotal  # type: ignore[valid-type]
 
