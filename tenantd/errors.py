@@ -1,8 +1,7 @@
 """The error tree: every failure a client can see, with its code, HTTP status and exit code.
 
-Raise the most specific class. The HTTP body is `{"error": {"message", "type", "param", "code"}}`, as OpenAI's
-clients expect it. Exit codes follow sysexits.h where it has one: 69 unavailable, 75 temporary, 77 permission,
-78 configuration.
+Raise the most specific class. The HTTP body is OpenAI's: `{"error": {"message", "type", "param", "code"}}`. Exit codes
+follow sysexits.h where it has one: 69 unavailable, 75 temporary, 77 permission, 78 configuration.
 """
 
 from __future__ import annotations
@@ -369,6 +368,10 @@ class EngineUnavailable(TenantdError):
     code = "engine_unavailable"
     http_status = 503
     exit_code = 75
+
+
+class ModelNotLoaded(EngineUnavailable):
+    """The model is still loading, or cannot be loaded; the daemon's log says so already."""
 
 
 class EngineFailure(TenantdError):

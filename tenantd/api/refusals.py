@@ -15,7 +15,7 @@ from tenantd.api.dialect import MESSAGES
 from tenantd.api.identity import actor_of, for_asker, whose
 from tenantd.api.replies import error_reply, reply, shown_path
 from tenantd.api.spellings import unsupported_family
-from tenantd.errors import InvalidRequest, NotFound, TenantdError
+from tenantd.errors import InvalidRequest, ModelNotLoaded, NotFound, TenantdError
 from tenantd.events import PathKind, Refused
 from tenantd.request_ids import new_request_id
 
@@ -95,7 +95,7 @@ def announce_refusal(scope: Scope, error: TenantdError, request_id: str | None =
 async def on_error(request: Request, error: Exception) -> Response:
     """Exception handler for errors raised on purpose."""
     assert isinstance(error, TenantdError)
-    if error.http_status >= 500:  # the daemon's own fault
+    if error.http_status >= 500 and not isinstance(error, ModelNotLoaded):  # the daemon's own fault
         log.warning("%s %s: %s: %s", request.method, shown_path(request), error.code, error.message)
     announce_refusal(request.scope, error)
     return error_reply(for_asker(error, request.scope), path=request.scope["path"])

@@ -16,6 +16,7 @@ from tenantd.errors import (
     EngineUnavailable,
     InvalidRequest,
     LedgerUnavailable,
+    ModelNotLoaded,
     TenantdError,
     TenantSuspended,
 )
@@ -157,7 +158,7 @@ class Entrance:
             retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)
             raise EngineUnavailable(f"the engine is not running: {engine.reason}", retry_after_s=retry_after_s)
         if engine.info is None or engine.state is EngineState.STOPPED:
-            raise EngineUnavailable(f"the model is loading ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
+            raise ModelNotLoaded(f"the model is loading ({engine.progress:.0%})", retry_after_s=LOADING_RETRY_S)
         if not self._ledger.healthy:
             raise LedgerUnavailable(f"cannot write the ledger: {self._ledger.trouble}")
         return engine.info

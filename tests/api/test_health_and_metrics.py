@@ -6,6 +6,7 @@ import asyncio
 import time
 from types import SimpleNamespace
 
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tenantd.errors import QueueFull
@@ -31,7 +32,7 @@ def test_ready_says_ready(api: Api) -> None:
     assert (answer.status_code, answer.json()) == (200, {"status": "ready", "progress": 1.0, "reason": ""})
 
 
-def test_while_loading_it_is_alive_not_ready_and_says_how_far(api: Api) -> None:
+def test_while_loading_it_is_alive_not_ready_and_says_how_far(api: Api, caplog: pytest.LogCaptureFixture) -> None:
     supervisor = api.service.supervisor
     supervisor.state, supervisor.progress, supervisor.info = "loading", 0.25, None
     answer = api.client.get("/readyz")
@@ -40,6 +41,7 @@ def test_while_loading_it_is_alive_not_ready_and_says_how_far(api: Api) -> None:
     refused = api.completion(prompt="Hi")
     assert (refused.status_code, refused.json()["error"]["code"]) == (503, "engine_unavailable")
     assert int(refused.headers["retry-after"]) > 0
+    assert not caplog.records, "a client that comes early is no news"
 
 
 def test_while_isolation_is_checked_it_says_so_and_how_far(api: Api) -> None:

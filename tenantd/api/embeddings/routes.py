@@ -23,7 +23,7 @@ from tenantd.api.openai.routes import check_model, client_id
 from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
 from tenantd.domain import Sampling, Scope
-from tenantd.errors import EngineUnavailable, InvalidRequest
+from tenantd.errors import InvalidRequest, ModelNotLoaded
 from tenantd.live.generation import Generation
 from tenantd.serving.attempts import letting_go
 from tenantd.serving.kept_answers import KeptAnswer
@@ -141,12 +141,12 @@ class Embeddings:
         return Wanted(texts, "documents", form, _fewer_documents, body.timeout_s, keeps_body=shown is not None)
 
     def _info(self, model: str) -> EmbeddingInfo:
-        """What the engine embeds or ranks with. Raises ModelNotFound, EngineUnavailable."""
+        """What the engine embeds or ranks with. Raises ModelNotFound, ModelNotLoaded."""
         if model:
             check_model(model, self._service.config.embeddings_name)
         info = self._service.supervisor.info
         if info is None or info.embeddings is None:
-            raise EngineUnavailable(
+            raise ModelNotLoaded(
                 f"the model is not loaded ({self._service.supervisor.state}); GET /readyz shows its progress",
                 retry_after_s=2,
             )

@@ -34,7 +34,7 @@ from tenantd.api.operations import Access, Operation
 from tenantd.api.presence import while_connected
 from tenantd.api.replies import reply
 from tenantd.domain import Scope, Tenant
-from tenantd.errors import EngineUnavailable, Forbidden, NotFound
+from tenantd.errors import Forbidden, ModelNotLoaded, NotFound
 from tenantd.live.generation import Generation
 from tenantd.printable import one_line
 from tenantd.serving.attempts import Attempt, letting_go
@@ -228,10 +228,10 @@ class OpenAI:
         return self._check(body)
 
     def _context_tokens(self) -> int:
-        """How many tokens a slot holds. Raises EngineUnavailable until the model is loaded."""
+        """How many tokens a slot holds. Raises ModelNotLoaded until it is known."""
         info = self._service.supervisor.info
         if info is None:
-            raise EngineUnavailable(
+            raise ModelNotLoaded(
                 f"the model is not loaded ({self._service.supervisor.state}); GET /readyz shows its progress",
                 retry_after_s=2,
             )
