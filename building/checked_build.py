@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,9 @@ BY_PIP = "PIP_BUILD_TRACKER"
 """The variable that pip sets while it builds."""
 COMPILERS = {"gcc": ("CC", ("cc", "gcc", "clang")), "g++": ("CXX", ("c++", "g++", "clang++"))}
 """What to install, the variable that names another one, and what CMake looks for."""
+SHORT_SOURCES = ("-i", "-f")
+LONG_SOURCES = ("--index-url", "--extra-index-url", "--find-links", "--trusted-host", "--cert", "--no-index")
+"""Options of pip that say where it looks for wheels. The last takes no value."""
 
 
 def get_requires_for_build_wheel(config_settings: dict[str, Any] | None = None) -> list[str]:
@@ -60,18 +64,47 @@ def _check() -> None:
 
 
 def _is_at_hand(requirement: str) -> bool:
-    """Whether pip has it installed, in its cache, or where it looks for wheels; also if pip cannot be asked."""
+    """Whether pip has it installed, in its cache, or where it looks for wheels; also if pip cannot be asked.
+
+    The pip that is asked knows the environment and the configuration files; the options, and the folder that they
+    start from, are those of the pip that builds. What requirements files name is not known.
+    """
     name, _, version = requirement.partition("==")
     outside = {key: value for key, value in os.environ.items() if key not in (BY_PIP, "PYTHONPATH", "PYTHONNOUSERSITE")}
+    outside["PIP_BREAK_SYSTEM_PACKAGES"] = "1"  # else Debian's pip refuses to say what it would install
+    options, folder = _given()
 
     def pip(*arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "pip", *arguments]
-        return subprocess.run(command, env=outside, capture_output=True, text=True, check=False)
+        return subprocess.run(command, env=outside, cwd=folder, capture_output=True, text=True, check=False)
 
     if pip("--version").returncode:
         return True
     as_file = name.replace("-", "_")  # with a hyphen, pip would look for a name with a version
     if f"{as_file}-{version}-" in pip("cache", "list", as_file, "--format", "abspath").stdout:
         return True
-    wheel = ("install", "--dry-run", "--quiet", "--no-deps", "--only-binary", ":all:", requirement)
-    return not pip(*wheel).returncode
+    wheel = ("install", "--dry-run", "--quiet", "--no-deps", "--only-binary", ":all:")
+    return not pip(*wheel, *options, requirement).returncode
+
+
+def _given() -> tuple[list[str], str | None]:
+    """The options in `sources` of pip's command line, and its folder. Nothing where processes cannot be looked at."""
+    folder = f"/proc/{os.getppid()}/cwd"
+    try:
+        line = Path(f"/proc/{os.getppid()}/cmdline").read_bytes().decode("utf-8", "surrogateescape")
+        os.listdir(folder)
+        return sources(line.rstrip("\0").split("\0")), folder
+    except OSError:
+        return [], None
+
+
+def sources(arguments: list[str]) -> list[str]:
+    """Of a command line of pip, the options that say where it looks for wheels."""
+    found = []
+    for argument, following in pairwise([*arguments, ""]):
+        is_long = argument.partition("=")[0] in LONG_SOURCES
+        if is_long or argument[:2] in SHORT_SOURCES:
+            found.append(argument)
+            if argument in (*SHORT_SOURCES, *LONG_SOURCES[:-1]):
+                found.append(following)
+    return found

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 import tomllib
+import zipfile
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -86,6 +87,48 @@ def test_pip_without_a_compiler_ends_in_one_line(backend: Any, monkeypatch: pyte
     monkeypatch.setenv("CC", "clang-19")
     with pytest.raises(SystemExit, match=r"missing: g\+\+, to compile"):
         backend.get_requires_for_build_wheel()
+
+
+@pytest.mark.parametrize(
+    ("line", "wanted"),
+    [
+        ("python -m pip install .", ""),
+        ("pip install -i URL --extra-index-url=OTHER . --upgrade", "-i URL --extra-index-url=OTHER"),
+        ("pip install --no-index --find-links wheels -e .[dev]", "--no-index --find-links wheels"),
+        ("pip install -fwheels --trusted-host host --index-url URL .", "-fwheels --trusted-host host --index-url URL"),
+    ],
+)
+def test_wheels_are_sought_where_the_command_line_of_pip_says(backend: Any, line: str, wanted: str) -> None:
+    assert backend.sources(line.split()) == wanted.split()
+
+
+PARENT = """import subprocess, sys
+ask = "import checked_build; print(checked_build._is_at_hand('sought==1'))"
+subprocess.run([sys.executable, "-c", ask], check=True)
+"""
+METADATA = {
+    "METADATA": "Metadata-Version: 2.1\nName: sought\nVersion: 1\n",
+    "WHEEL": "Wheel-Version: 1.0\nGenerator: x\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+    "RECORD": "",
+}
+
+
+def test_pip_is_asked_as_the_one_that_builds_was(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "wheels").mkdir()
+    with zipfile.ZipFile(tmp_path / "wheels" / "sought-1-py3-none-any.whl", "w") as wheel:
+        for name, text in METADATA.items():
+            wheel.writestr(f"sought-1.dist-info/{name}", text)
+    hatchling = tmp_path / "stub" / "hatchling"
+    hatchling.mkdir(parents=True)
+    (hatchling / "__init__.py").touch()
+    (hatchling / "build.py").write_text("get_requires_for_build_wheel = get_requires_for_build_editable = None\n")
+    (tmp_path / "parent.py").write_text(PARENT)
+    monkeypatch.setenv("PYTHONPATH", f"{hatchling.parent}:{ROOT / 'building'}")
+    monkeypatch.setenv("PIP_CACHE_DIR", str(tmp_path / "cache"))
+    for options, found in ((["--no-index"], "False"), (["--no-index", "--find-links", "wheels"], "True")):
+        command = [sys.executable, "parent.py", *options]
+        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == found, done.stderr
 
 
 def test_no_compiler_is_needed_for_what_is_not_compiled(backend: Any, monkeypatch: pytest.MonkeyPatch) -> None:
