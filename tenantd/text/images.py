@@ -7,13 +7,15 @@ import functools
 import hashlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Final
 
 import msgspec
 
 from tenantd.engine_settings import ImagesConfig
-from tenantd.errors import InvalidRequest
+from tenantd.errors import InvalidRequest, QueueFull
 from tenantd.text.image_worker import CHANNELS, MOST_AREAS, Decoded, Encoded
 from tenantd.text.pixels import HeldImage, PixelStore
 from tenantd.text.worker_process import WorkerProcess
@@ -32,7 +34,8 @@ class Images:
     def __init__(self, settings: ImagesConfig) -> None:
         self.settings = settings
         self._number = 0
-        self._owner = ""  # whose files the process decodes
+        self._owner: tuple[str, int | None] = "", None  # whose files the process decodes: a tenant's name and number
+        self._file_bytes: Counter[str] = Counter()  # of files that are not decoded yet, by tenant; none is 0
         self._worker = WorkerProcess(
             WORKER_COMMAND,
             "the image decoder",
@@ -50,33 +53,54 @@ class Images:
         """`base` for the engine's process."""
         return self.store.environment(base)
 
-    async def read(self, tenant: str, files: Sequence[bytes], side: int) -> list[HeldImage]:
-        """The images in these files. More than `side` pixels in each direction are of no use.
+    async def read(
+        self, tenant: str, files: Sequence[bytes], side: int, *, tenant_id: int | None = None
+    ) -> list[HeldImage]:
+        """The images in these files. More than `side` pixels in each direction are of no use. `tenant_id` tells the
+        tenant from others who had its name.
 
         Raises InvalidRequest, QueueFull, EngineUnavailable, Draining.
         """
         held = []
-        for number, file in enumerate(files):
-            asked = Encoded(file, min(side, MOST_SIDE), self.settings.max_pixels)
-            # If the client disconnects meanwhile, its image is decoded anyway.
-            decode = functools.partial(self._decode, tenant, asked)
-            decoded = await self._worker.in_turn(tenant, decode)
-            if decoded.error:
-                which = f"image {number + 1} of {len(files)}" if len(files) > 1 else "the image"
-                raise InvalidRequest(f"messages: {which} cannot be used: {decoded.error}", param="messages")
-            digest = await asyncio.to_thread(_digest, decoded)
-            held.append(self.store.keep(tenant, decoded.width, decoded.height, decoded.pixels, digest))
+        with self._waiting(tenant, sum(map(len, files))):
+            for number, file in enumerate(files):
+                asked = Encoded(file, min(side, MOST_SIDE), self.settings.max_pixels)
+                # If the client disconnects meanwhile, its image is decoded anyway.
+                decode = functools.partial(self._decode, (tenant, tenant_id), asked)
+                decoded = await self._worker.in_turn(tenant, decode)
+                if decoded.error:
+                    which = f"image {number + 1} of {len(files)}" if len(files) > 1 else "the image"
+                    raise InvalidRequest(f"messages: {which} cannot be used: {decoded.error}", param="messages")
+                digest = await asyncio.to_thread(_digest, decoded)
+                held.append(self.store.keep(tenant, decoded.width, decoded.height, decoded.pixels, digest))
         return held
+
+    @contextmanager
+    def _waiting(self, tenant: str, size_bytes: int) -> Iterator[None]:
+        """Count files while they wait: those of a response that is continued came with another request's body. Raises
+        QueueFull."""
+        before_bytes, most_bytes = self._file_bytes[tenant], self.settings.bytes_per_tenant
+        if before_bytes and before_bytes + size_bytes > most_bytes:
+            raise QueueFull(
+                f"the images of tenant {tenant} that wait to be decoded take {before_bytes} bytes, and may take "
+                f"{most_bytes}; try again when one is decoded",
+                retry_after_s=1,
+            )
+        self._file_bytes[tenant] += size_bytes
+        try:
+            yield
+        finally:
+            self._file_bytes -= Counter({tenant: size_bytes})  # drops what is 0
 
     async def close(self) -> None:
         """Stop the process. Images still being decoded fail. Safe to call twice."""
         await self._worker.close()
 
-    async def _decode(self, tenant: str, asked: Encoded) -> Decoded:
+    async def _decode(self, owner: tuple[str, int | None], asked: Encoded) -> Decoded:
         timeout_s = self.settings.timeout_s
-        if self._owner != tenant:  # whatever a file made of the process, no other tenant's file gets there
+        if self._owner != owner:  # whatever a file made of the process, no other tenant's file gets there
             await self._worker.end()
-            self._owner = tenant
+            self._owner = owner
         try:
             await self._worker.be_there()
             async with asyncio.timeout(timeout_s):

@@ -147,11 +147,38 @@ def test_a_process_that_is_killed_or_takes_too_long_is_replaced() -> None:
 
     run(others)
 
+    async def of_one_name(images: Images) -> None:
+        pids = set()
+        for number in (1, 2):
+            await images.read("acme", [png()], 64, tenant_id=number)
+            assert images._worker.process is not None
+            pids.add(images._worker.process.pid)
+        assert len(pids) == 2, "nor those of a tenant that has the name of a removed one"
+
+    run(of_one_name)
+
     async def slow(images: Images) -> None:
         with pytest.raises(InvalidRequest, match="took longer than"):
             await images.read("acme", [png(1, 900, 900)], 64)
 
     run(slow, ImagesConfig(timeout_s=1e-6))
+
+
+def test_files_that_wait_to_be_decoded_are_counted_by_tenant() -> None:
+    file = png(1, 60, 50)  # its pixels, made small, take one page
+
+    async def work(images: Images) -> None:
+        reads = [asyncio.create_task(images.read("acme", [file], 8)) for _ in range(5)]
+        await asyncio.sleep(0)  # all of them have begun
+        reads.append(asyncio.create_task(images.read("beta", [file, file, file], 8)))
+        done = await asyncio.gather(*reads, return_exceptions=True)
+        refused = [each for each in done if isinstance(each, BaseException)]
+        assert len(refused) == 3 and all(isinstance(each, QueueFull) for each in refused), done
+        assert not isinstance(done[5], BaseException), "others have their own, and one request is never too much"
+        assert not images._file_bytes
+        assert await images.read("acme", [file, file], 8), "there is room again"
+
+    run(work, ImagesConfig(bytes_per_tenant=2 * len(file) + 1))
 
 
 @pytest.mark.parametrize("size", [(3000, 1000), (1000, 3000), (100, 100), (1, 5000), (65, 64), (700, 300)])

@@ -151,7 +151,7 @@ class PromptReader:
             raise ContextLengthExceeded.of(len(begun.files) * info.tokens, context_tokens, at_least=True)
         if not is_counted:
             self._check_early(tenant, len(begun.files) * info.tokens)
-        images = await self._images.read(tenant.name, begun.files, info.side)
+        images = await self._images.read(tenant.name, begun.files, info.side, tenant_id=tenant.id)
         places = ImagePlaces(begun.marks, images, info)
         return await self._pool.run(
             tenant.name, functools.partial(self._rendered, tenant, request, context_tokens, places)

@@ -42,26 +42,27 @@ decode_messages: Final = msgspec.json.Decoder(list[dict[str, Any]]).decode
 
 
 class Read(NamedTuple):
-    """`chat` is what runs. `repeated` are the fields of the answer that are the request's. `input_items`, a list
-    as it is shown, and `conversation`, the messages without instructions, are JSON, to be kept."""
+    """What a request's answer needs. `repeated` are its fields that are the request's. `input_items`, a list as it is
+    shown, and `messages`, those of the input, are JSON, to be kept."""
 
-    chat: ChatRequest
     repeated: dict[str, Any]
     input_items: bytes
-    conversation: bytes
+    messages: bytes
     wants_kept: bool
     is_background: bool
 
 
-def read_response(request: ResponseRequest, names: Names, before: list[Message]) -> Read:
-    """The chat for a request that continues the conversation `before`. Raises InvalidRequest."""
+def read_response(request: ResponseRequest, names: Names, before: list[Message]) -> tuple[ChatRequest, Read]:
+    """The chat for a request that continues the conversation `before`, and what is left of the request. Raises
+    InvalidRequest."""
     if request.background and (request.store is False or request.stream):
         raise InvalidRequest(
             "background cannot be combined with stream, or with store false; ask for the response with GET",
             param="background",
         )
     items = items_of(request.input)
-    messages = [*before, *messages_of(items, names, before)]
+    own = messages_of(items, names, before)
+    messages = [*before, *own]
     if not messages:
         raise refused("must not be empty")
     instructions = [{"role": "system", "content": request.instructions}] if request.instructions else []
@@ -76,11 +77,10 @@ def read_response(request: ResponseRequest, names: Names, before: list[Message])
     }
     names.sent_as |= _SENT_AS
     wants_kept = request.store is not False
-    return Read(
-        validate(ChatRequest, chat),
+    return validate(ChatRequest, chat), Read(
         _repeated(request),
         encode(_listed(with_ids(items))) if wants_kept else b"",
-        encode(messages) if wants_kept else b"",
+        encode(own) if wants_kept else b"",
         wants_kept,
         bool(request.background),
     )

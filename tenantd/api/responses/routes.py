@@ -109,6 +109,7 @@ class _Translated(Translation):
     def __init__(self, responses: KeptResponses) -> None:
         self._responses = responses
         self._tenant_id = 0
+        self._before = b"[]"  # messages as JSON: those of the response that it continues, not a copy
         self._read: Read | None = None
         self._room: Room | None = None
         self._answer: ResponseAnswer | None = None
@@ -117,8 +118,8 @@ class _Translated(Translation):
         self._tenant_id = number_of(tenant)
         request = request_of(raw, names)
         before = self._conversation(request.previous_response_id)
-        self._read = read_response(request, names, before)
-        return self._read.chat
+        chat, self._read = read_response(request, names, before)
+        return chat
 
     def _conversation(self, previous_id: str | None) -> list[dict[str, Any]]:
         if previous_id is None:
@@ -130,6 +131,7 @@ class _Translated(Translation):
                 "input",
                 param="previous_response_id",
             )
+        self._before = found.conversation
         return decode_messages(found.conversation)
 
     def begin(self, tier: Tier | None) -> None:
@@ -137,17 +139,16 @@ class _Translated(Translation):
         read = self._read
         assert read is not None, "it was read"
         if read.wants_kept:
-            self._room = self._responses.reserve(self._tenant_id, size_of(read.input_items, read.conversation))
+            more_bytes = size_of(read.input_items, self._before, read.messages)
+            self._room = self._responses.reserve(self._tenant_id, more_bytes)
             if self._room is None and read.is_background:
                 raise InvalidRequest(
                     "background: there is no room to keep the response (responses.bytes_per_tenant); send a shorter "
                     "input, or wait for the answer",
                     param="background",
                 )
-        dropped: dict[str, Any] = {"chat": ChatRequest(messages=[{}])}
         if self._room is None:
-            dropped |= {"input_items": b"", "conversation": b""}
-        self._read = read._replace(**dropped)
+            self._read, self._before = read._replace(input_items=b"", messages=b""), b""
 
     def answer(self, request_id: str, model: str, created_s: int, usage: TokenUsage) -> ResponseAnswer:
         assert self._read is not None
@@ -163,8 +164,8 @@ class _Translated(Translation):
         if room is None or read is None or answer is None:
             return False
         self._room = None
-        said = encode(answer.message())
-        conversation = b"%s,%s]" % (read.conversation[:-1], said)  # it has at least one message
+        lists = [each[1:-1] for each in (self._before, read.messages) if each != b"[]"]
+        conversation = b"[%s]" % b",".join([*lists, encode(answer.message())])
         return room.keep(body["id"], encode(body), read.input_items, conversation)
 
     def exchange(self, *args: Any, **more: Any) -> TranslatedExchange:
@@ -175,4 +176,4 @@ class _Translated(Translation):
         if self._room is not None:
             self._room.give_back()
             self._room = None
-        self._read = None
+        self._read, self._before = None, b""
