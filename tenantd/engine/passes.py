@@ -26,6 +26,12 @@ MOST_COMPANIONS: Final = 3
 """Rows that complete a group of four; more would make the pass longer. See llama/full_pass.py."""
 
 
+SHALLOW_TOKENS: Final = 512
+"""Behind all companions together. Each attends to all that was computed of it, which the others would wait for."""
+SHALLOW_PART: Final = 4
+"""Behind them may also be this part of what is behind the decoding requests: they hardly make the pass longer then."""
+
+
 @dataclass(slots=True)
 class Plan:
     """One step: sequence moves, in order, then forward passes (one llama_decode call each)."""
@@ -100,8 +106,12 @@ class Passes:
     def _companions(
         self, decoding: list[Job], prefilling: list[Job], allowances: Mapping[str, int | None]
     ) -> list[Job]:
-        """The prompts of which one token each makes a decoding pass one over all sequences, which costs nobody time."""
+        """The prompts of which one token each makes a decoding pass one over all sequences, which costs nobody time
+        unless much of them is computed already."""
         if len(decoding) + len(prefilling) != self.whole or not 0 < len(prefilling) <= MOST_COMPANIONS:
+            return []
+        behind, before = (sum(job.computed for job in jobs) for jobs in (prefilling, decoding))
+        if behind > max(SHALLOW_TOKENS, before // SHALLOW_PART):
             return []
         fit = all(
             job.submit.adapter == decoding[0].submit.adapter

@@ -8,6 +8,7 @@ import pytest
 
 from tenantd.engine.compute import Chunk
 from tenantd.engine.llama import full_pass
+from tenantd.engine.passes import SHALLOW_PART, SHALLOW_TOKENS
 from tests.engine.world import World, world
 
 LONG = 10
@@ -62,6 +63,28 @@ def test_a_prompt_gives_a_token_to_each_pass_that_it_fills() -> None:
 @pytest.mark.parametrize("slots", [5, 8])
 def test_passes_that_it_would_not_fill_get_none(slots: int) -> None:
     assert not mixed(beside_a_prompt(fills=True, slots=slots))
+
+
+@pytest.mark.parametrize("streams_tokens", [4, 1_000])
+def test_a_prompt_of_which_much_is_computed_gives_none(streams_tokens: int) -> None:
+    """A token of it would attend to all of that."""
+    w = world(slots=4, context_tokens=4_096, chunk=16, token_micros=500, fills=True, target_itl_ms=1, max_stall_ms=200)
+    for request in range(3):
+        w.submit(request, "early", streams_tokens, 3_000)
+    while not w.tokens[2]:
+        w.step()
+    w.fairness.charge("late", 10**6, 0)
+    w.submit(LONG, "late", 2_000, 4)
+    seen = passes(w, 2_500)
+    starts = [{chunk.request: chunk.position for chunk in chunks} for chunks in seen]
+    mixed = [each for each in starts if len(each) == 4 and each[LONG] < 2_000]
+    behind = [(each.pop(LONG), sum(each.values())) for each in mixed]
+    assert behind and all(late <= max(SHALLOW_TOKENS, early // SHALLOW_PART) for late, early in behind)
+    furthest = max(late for late, _ in behind)
+    assert furthest > SHALLOW_TOKENS // 2, "it gives tokens at first"
+    assert max(each.get(LONG, 0) for each in starts) > furthest, "and goes on as any other prompt"
+    if streams_tokens > SHALLOW_TOKENS:
+        assert furthest > SHALLOW_TOKENS, "beside long ones, for longer"
 
 
 def test_a_tenant_with_a_limit_of_tokens_per_minute_gives_none() -> None:
