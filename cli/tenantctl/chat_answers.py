@@ -10,7 +10,7 @@ from typing import Any, Final, Protocol
 from tenantctl.answer_start import start_answer
 from tenantctl.client import Client
 from tenantctl.render import message
-from tenantctl.transcript import Printer, Transcript
+from tenantctl.transcript import OUT_OF_BUDGET, Printer, Transcript
 from tenantctl.units import money, plural
 from tenantd.errors import TenantdError
 
@@ -120,8 +120,10 @@ def say_remarks(answer: Transcript, *, is_whole: bool, context_tokens: int | Non
     """What the user should know about an answer and about the room that is left."""
     if not is_whole:
         message("stopped")
+    elif answer.is_out_of_budget:
+        message(OUT_OF_BUDGET)
     elif answer.finish_reason == "length":
-        message("cut off at the maximum of tokens; /set max_tokens N raises it")
+        message("the answer was cut off at the maximum of tokens; /set max_tokens N raises it")
     used = (answer.usage or {}).get("total_tokens", 0)
     if context_tokens and used >= NEARLY_FULL * context_tokens:
         part = f"{used / context_tokens:.0%} full ({used:,} of {context_tokens:,} tokens)"

@@ -20,20 +20,20 @@ WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, o
 LASTING: Final = "a duration such as 90d, 12h or 30m"
 
 
-def moment_of(text: str) -> int:
-    """Microseconds since 1970 of `text`. Raises BadParameter."""
+def moment_of(text: str, option: str) -> int:
+    """Microseconds since 1970 of `text`, which is the value of `option`. Raises BadParameter."""
     if _DURATION.fullmatch(text):
         ago_micros = duration_s(text) * 1_000_000
         return max(0, int(datetime.now().timestamp() * 1_000_000) - ago_micros)
     if (date_micros := _date_micros(text)) is not None:
         return date_micros
-    raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})")
+    raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})", param_hint=option)
 
 
 def time_range(since: str | None, until: str | None) -> tuple[int | None, int | None]:
     """The times of two options, as microseconds since 1970. Raises BadParameter if the range is empty."""
-    since_micros = None if since is None else moment_of(since)
-    until_micros = None if until is None else moment_of(until)
+    since_micros = None if since is None else moment_of(since, "--since")
+    until_micros = None if until is None else moment_of(until, "--until")
     if since_micros is not None and until_micros is not None and until_micros <= since_micros:
         raise typer.BadParameter("the range ends before it begins; --since must be the earlier", param_hint="--until")
     return since_micros, until_micros
@@ -55,7 +55,7 @@ def end_fields(text: str) -> dict[str, int]:
             raise _wrong_end(f"{text} has passed")
         _check_far(date_micros, now_micros)
         return {"expires_micros": date_micros}
-    raise typer.BadParameter(f"must be {LASTING}, or a date such as 2027-01-31 or 2027-01-31T18:00 (got {text[:40]!r})")
+    raise _wrong_end(f"must be {LASTING}, or a date such as 2027-01-31 or 2027-01-31T18:00 (got {text[:40]!r})")
 
 
 def _check_far(end_micros: float, now_micros: float) -> None:
@@ -86,14 +86,14 @@ def _date_micros(text: str) -> int | None:
     return None
 
 
-def bound(text: str | None) -> str | None:
-    """One end of a period, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
+def bound(text: str | None, option: str) -> str | None:
+    """One end of a period, the value of `option`, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
     time zone. Raises BadParameter."""
     if text is None or _IN_BILLING_ZONE.fullmatch(text):
         if text is not None and len(text) > len("2026-11-29"):
-            moment_of(text)  # refuses the 31st of February
+            moment_of(text, option)  # refuses the 31st of February
         return text
-    return str(moment_of(text))
+    return str(moment_of(text, option))
 
 
 def checked_window(text: str | None) -> str | None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, TextIO
+from typing import Any, Final, TextIO
 
 from tenantctl.render import harmless, message
+
+OUT_OF_BUDGET: Final = "the answer was cut off because a budget is used up: tenantctl limits"
 
 
 class Transcript:
@@ -17,6 +19,7 @@ class Transcript:
         self.id = ""
         self.model = ""
         self.finish_reason: str | None = None
+        self.is_out_of_budget = False
         self.usage: dict[str, Any] | None = None
         self.first_token_micros: int | None = None
         self.duration_micros = 0
@@ -33,6 +36,7 @@ class Transcript:
         for event in events:
             self.model = event.get("model", self.model)
             self.usage = event.get("usage") or self.usage
+            self.is_out_of_budget |= (event.get("x_tenantd") or {}).get("reason") == "budget"
             for choice in event["choices"]:
                 self.finish_reason = choice["finish_reason"] or self.finish_reason
                 delta = choice.get("delta", {})

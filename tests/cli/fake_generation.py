@@ -121,9 +121,10 @@ class Generation:
             await send({"type": "http.response.body", "body": b""})
         else:
             usage = {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}
+            budget = {"x_tenantd": {"reason": "budget"}} if word == "overspent" else {}
             await self._events(
                 send,
-                self._piece("", "length" if word == "unfinished" else "stop"),
+                self._piece("", "length" if word in ("unfinished", "overspent") else "stop") | budget,
                 {"model": "gemma", "choices": [], "usage": usage},
             )
             await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})

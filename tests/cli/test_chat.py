@@ -53,6 +53,12 @@ def test_each_message_is_sent_with_what_was_said_before(cli: Cli, daemon: FakeDa
     assert result.stderr.splitlines()[-1] == "2 answers: 4 prompt and 6 output tokens, EUR 0.000003"
 
 
+def test_an_answer_that_a_budget_cut_off_says_so(cli: Cli, daemon: FakeDaemon) -> None:
+    """Raising max_tokens would not help."""
+    said = cli("chat", input="overspent\n").stderr
+    assert "because a budget is used up: tenantctl limits" in said and "max_tokens" not in said
+
+
 def test_lines_between_quotes_are_one_message(cli: Cli, daemon: FakeDaemon) -> None:
     cli("chat", input='"""one\n/two\n\nthree"""\n"""\nfour\n"""\n"""five"""\n"""never closed\n')
     assert [said[-1] for said in asked(daemon)] == ["one\n/two\n\nthree", "four", "five", "never closed"]

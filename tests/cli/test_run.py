@@ -136,6 +136,13 @@ def test_an_answer_to_a_schema_that_was_cut_off_is_a_failure(cli: Cli, daemon: F
         assert cli("run", "--schema", '{"type": "object"}', *shown, "Hi").exit_code == 0
 
 
+def test_an_answer_that_a_budget_cut_off_says_so(cli: Cli, daemon: FakeDaemon) -> None:
+    """Raising a maximum of tokens would not help."""
+    said = "the answer was cut off because a budget is used up: tenantctl limits"
+    for arguments in (("run", "overspent"), ("run", "--schema", '{"type": "object"}', "overspent")):
+        assert cli(*arguments).stderr.splitlines()[-1] == said
+
+
 def test_grammar_and_schema_come_from_files(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
     (tmp_path / "g").write_text('root ::= "yes"')
     (tmp_path / "s").write_text('{"type": "object"}')

@@ -330,7 +330,7 @@ def prune(
 
     The rest still verifies: an entry records what was pruned, and by whom. See also security.audit_keep_days.
     """
-    before_micros = moment_of(before)
+    before_micros = moment_of(before, "--before")
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")

@@ -40,7 +40,7 @@ def logs(
     last 10,000 requests since it started; it also writes them to its own log, at level info. For earlier requests, see
     `tenantctl requests --since`. With --follow, --json prints one object per line.
     """
-    since_micros = None if since is None else moment_of(since)
+    since_micros = None if since is None else moment_of(since, "--since")
     with connect(ctx) as client:
         most = USUALLY_SHOWN if since is None else PAGE
         found = client.get(url("logs"), tenant=tenant, since=since_micros, limit=most)

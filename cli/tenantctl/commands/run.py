@@ -15,7 +15,7 @@ from tenantctl.client import Client
 from tenantctl.options import ActingTenant, Json, connect, examples, finite
 from tenantctl.prompt_input import checked, read_prompt
 from tenantctl.render import message, print_json
-from tenantctl.transcript import Printer, Transcript
+from tenantctl.transcript import OUT_OF_BUDGET, Printer, Transcript
 
 EXAMPLES = examples(
     'tenantctl run --tenant acme "What is a ledger?"',
@@ -80,7 +80,9 @@ def run(
         answer = _ask(client, *_request(text, system, settings, has_template), tenant, note, quiet=json)
     if json:
         print_json(answer.as_json())
-    if (grammar or schema) and answer.finish_reason == "length":
+    if answer.is_out_of_budget:
+        message(OUT_OF_BUDGET)
+    elif (grammar or schema) and answer.finish_reason == "length":
         message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
     if timing:
         message(answer.timing())

@@ -76,7 +76,7 @@ def stats(
     one_output(json, as_csv)
     if (month is not None) + (window is not None) + bool(since or until) > 1:
         raise typer.BadParameter("use one of --window, --month, and --since and --until", param_hint="--window")
-    period = {"window": window, "month": month, "since": bound(since), "until": bound(until)}
+    period = {"window": window, "month": month, "since": bound(since, "--since"), "until": bound(until, "--until")}
     with connect(ctx) as client:
         if (own := own_view(client, tenant)) is not None:
             show_own_stats(own, period, json=json, as_csv=as_csv)

@@ -91,7 +91,7 @@ def usage(
         raise typer.BadParameter("use either --month or --since and --until", param_hint="--month")
     if month is None and since is until is None:
         month = "this"
-    period = {"month": month, "since": bound(since), "until": bound(until)}
+    period = {"month": month, "since": bound(since, "--since"), "until": bound(until, "--until")}
     with connect(ctx) as client:
         if (own := own_view(client, tenant)) is not None:
             answer, rows = _own(own, by, period)
