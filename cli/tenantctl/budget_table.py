@@ -77,6 +77,8 @@ def sentence(one: dict[str, Any], currency: str) -> str:
     name = f"{one['period']} engine-time budget" if unit == "engine" else f"{one['period']} budget"
     if used >= cap:
         return f"{whose}: {name} already used up: {plain(unit, used)} of {amount}"
+    if one["topped_up"]:
+        amount += f" ({plain(unit, one['topped_up'])} of it topped up)"
     return f"{whose}: {name} of {amount}, {with_unit(unit, used, currency)} used ({percent(used, cap)}%)"
 
 

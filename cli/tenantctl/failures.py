@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from tenantd import errors
@@ -19,8 +20,8 @@ _BY_STATUS: Final[dict[int, type[TenantdError]]] = {
 
 _OPTIONS: Final = {
     "this API key cannot administer: it does not have the scope admin": (
-        "this command needs an administrator, and TENANTD_API_KEY is set; use `tenantctl --admin …`, or with --url "
-        "a key with the scope admin"
+        "this command needs an administrator, and TENANTD_API_KEY is the key of a tenant; use a key with the scope "
+        "admin, or on the daemon's machine `tenantctl --admin …`"
     ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
     "this API key has none; send the header X-Tenant": "pass --tenant NAME",
@@ -32,10 +33,13 @@ _OPTIONS: Final = {
     "by: must be one of": "--by must be one of",
     "month: must be": "--month must be",
     "from: must be": "--from must be",
+    "within its timeout_s of": "within its timeout of",
     "choose one with X-Tenant": "choose one with --tenant NAME",
     "send an API key as `Authorization: Bearer td_...`": "set TENANTD_API_KEY to an API key",
 }
 """What the daemon tells users of HTTP to do, and what users of this program do instead."""
+
+_FIELD: Final = re.compile("([a-z][a-z_]*): ")
 
 
 def _all_errors(root: type[TenantdError] = TenantdError) -> Iterator[type[TenantdError]]:
@@ -68,6 +72,15 @@ def error_from(body: Any, status: int | None = None, retry_after: str | None = N
         message += f" (try again in {retry_after_s} s)"
     found = error_classes().get(str(error.get("code"))) or _by_status(status)
     return found(message, param=error.get("param"), retry_after_s=retry_after_s)
+
+
+def in_options(message: str, typed: Sequence[str]) -> str:
+    """A message of the daemon about a field, with the name of the option that was typed for it."""
+    if (found := _FIELD.match(message)) is None:
+        return message
+    option = "--" + found[1].replace("_", "-")
+    is_typed = any(word == option or word.startswith(f"{option}=") for word in typed)
+    return option + message[found.end(1) :] if is_typed else message
 
 
 def _by_status(status: int | None) -> type[TenantdError]:

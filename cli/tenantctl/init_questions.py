@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import typer
 
+from tenantctl.confirming import confirm
 from tenantctl.currencies import code_meant
 from tenantctl.model_search import models_near
 from tenantctl.model_words import checked_header, from_home, in_short
@@ -85,7 +86,7 @@ def ask_timezone() -> str:
 def ask_cache() -> bool:
     """Whether tenants have a prefix cache."""
     message(ABOUT_CACHE)
-    return typer.confirm("Cache prompts?", default=False, err=True)
+    return confirm("Cache prompts?")
 
 
 def checked_currency(value: str) -> str:

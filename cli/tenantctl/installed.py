@@ -92,6 +92,8 @@ def how_to_start(socket: Path) -> str:
         return f"start it with: {command}"
     if is_machines_installed():
         return f"for this machine's service, pass: --socket {paths.SYSTEM_SOCKET}"
+    if not os.path.exists(config_path()):
+        return f"write a configuration with tenantctl init, then start one with: {command}"
     return f"start one with: {command}"
 
 

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from typer.exceptions import Abort, TyperException
 
 from tenantctl import catalogue, plain_help, plain_values
+from tenantctl.failures import in_options
 from tenantctl.first_steps import first_steps
 from tenantctl.options import Globals, examples
 from tenantctl.render import complain
@@ -20,6 +21,8 @@ from tenantd import __version__, signals
 from tenantd.errors import TenantdError
 
 SIGPIPE_EXIT = 128 + 13
+_TYPED = "tenantctl.typed"
+"""Where the context keeps the command line."""
 plain_help.use()
 plain_values.use()
 
@@ -49,6 +52,7 @@ class Commands(TyperGroup):
         if not args and not ctx.resilient_parsing:
             print(first_steps())
             ctx.exit(2)
+        ctx.meta[_TYPED] = tuple(args)
         return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
@@ -56,7 +60,7 @@ class Commands(TyperGroup):
             result = super().invoke(ctx)
             sys.stdout.flush()
         except TenantdError as e:
-            complain(e.message)
+            complain(in_options(e.message, ctx.meta.get(_TYPED, ())))
             raise typer.Exit(e.exit_code) from e
         except BrokenPipeError:
             _discard_output()  # the reader of the pipe has left, as `head` does

@@ -69,7 +69,7 @@ def _connect_to(place: WebPlace, meant: Globals) -> Client:
             "--admin acts as your Unix user, which only the socket knows; leave out --url (TENANTD_URL)"
         )
     if not (key := environment_key()):
-        raise Unauthenticated(f"set TENANTD_API_KEY to an API key: at {place} there is no other identity")
+        raise Unauthenticated(f"set TENANTD_API_KEY to an API key; {place} accepts nothing else")
     if place.is_exposed:
         message(f"warning: {place} is not encrypted; others can read your API key on the way")
     return Client(place, key=key)

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     import httpx
 
 CONNECT_TIMEOUT_S: Final = 5.0
+_OTHER_NAME: Final = (62, 64)
+_OTHER_TIME: Final = (9, 10)
+"""OpenSSL's numbers: the certificate is for other names or addresses; it is not yet valid or has expired."""
 
 
 class Place(Protocol):
@@ -110,10 +113,7 @@ class WebPlace:
 
         for cause in _causes(error):
             if isinstance(cause, ssl.SSLCertVerificationError):
-                return Forbidden(
-                    f"the certificate of {self.url} is not trusted: {cause.verify_message}; if it is from your own "
-                    "authority, pass --ca FILE or set TENANTD_CA"
-                )
+                return Forbidden(f"the certificate of {self.url} is not trusted: {_untrusted(cause)}")
             if isinstance(cause, ssl.SSLError):
                 return DaemonNotRunning(f"{self.url} does not speak TLS ({cause.reason}); is it http:// there?")
             if isinstance(cause, socket.gaierror):
@@ -149,6 +149,16 @@ def _client(transport: httpx.HTTPTransport, base_url: str, timeout_s: float, key
     timeout = httpx.Timeout(timeout_s, connect=min(CONNECT_TIMEOUT_S, timeout_s))
     headers = {"authorization": f"Bearer {key}"} if key else {}
     return httpx.Client(transport=transport, base_url=base_url, headers=headers, timeout=timeout, trust_env=False)
+
+
+def _untrusted(error: ssl.SSLCertVerificationError) -> str:
+    """Why, and what to do about it."""
+    reason = error.verify_message.rstrip(".")
+    if error.verify_code in _OTHER_NAME:
+        return f"{reason}; use a name or address that is in the certificate"
+    if error.verify_code in _OTHER_TIME:
+        return f"{reason}; the server needs a new one, or a clock here or there is wrong"
+    return f"{reason}; if it is from your own authority, pass --ca FILE or set TENANTD_CA"
 
 
 def _is_loopback(host: str) -> bool:

@@ -30,7 +30,7 @@ def read_prompt(argument: str | None, files: Sequence[Path] = (), *, raw: bool =
     """
     attached = [(path, _file(path)) for path in files]
     typed = _typed(argument, has_files=bool(files))
-    if not typed and not attached:
+    if not typed and not any(text for _, text in attached):
         raise InvalidRequest("the prompt is empty; give one, or pipe one in")
     if raw or (not typed and len(attached) == 1):
         return "\n".join(filter(None, [typed, *(text for _, text in attached)]))

@@ -7,7 +7,7 @@ from typing import Any, Final
 from tenantctl.audit_lines import COLUMNS, rows
 from tenantctl.queue_table import wait_of
 from tenantctl.render import heading, print_fields, print_table
-from tenantctl.units import NOTHING, energy, lasting, moment, money, plural
+from tenantctl.units import energy, lasting, moment, money, plural
 
 _AMOUNTS: Final = ("input", "cached", "output", "engine")
 
@@ -20,7 +20,7 @@ def print_request(answer: dict[str, Any]) -> None:
         {
             "request": r["id"],
             **({"tenant": f"{r['tenant']} (id {r['tenant_id']})"} if "tenant" in r else {}),
-            "by": _who(r, answer.get("key")),
+            **({"by": who} if (who := _who(r, answer.get("key"))) else {}),
             "kind": f"{r['kind']}, model {r['model']}",
             "state": _state(r, answer.get("waiting")),
             "created": _exact(r["created_micros"]),
@@ -45,7 +45,7 @@ def print_request(answer: dict[str, Any]) -> None:
 def _who(r: dict[str, Any], key: dict[str, Any] | None) -> str:
     uid = f"uid {r['uid']}" if r.get("uid") is not None else ""
     if not r["key_id"]:
-        return uid or NOTHING
+        return uid  # "" for tenants, who are not told
     label = f" ({key['label']})" if key and key["label"] else ""
     return f"{r['key_id']}{label}" + (f", {uid}" if uid else "")
 

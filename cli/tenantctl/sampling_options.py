@@ -92,7 +92,10 @@ def constraint(grammar: Path | None, schema: str | None) -> dict[str, Any]:
     if grammar is not None and schema is not None:
         raise typer.BadParameter("choose one of --grammar and --schema", param_hint="--schema")
     if grammar is not None:
-        return {"grammar": file_text(grammar, "--grammar", MOST_CONSTRAINT_BYTES)}
+        text = file_text(grammar, "--grammar", MOST_CONSTRAINT_BYTES)
+        if not text.strip():  # the daemon takes an empty one for none, and the answer could be anything
+            raise typer.BadParameter(f"{grammar} is empty", param_hint="--grammar")
+        return {"grammar": text}
     if schema is None:
         return {}
     is_inline = schema.lstrip().startswith("{")

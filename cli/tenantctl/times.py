@@ -20,7 +20,7 @@ WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, o
 LASTING: Final = "a duration such as 90d, 12h or 30m"
 
 
-def moment_of(text: str, option: str) -> int:
+def moment_of(text: str, option: str | None = None) -> int:
     """Microseconds since 1970 of `text`, which is the value of `option`. Raises BadParameter."""
     if _DURATION.fullmatch(text):
         ago_micros = duration_s(text) * 1_000_000
@@ -67,12 +67,12 @@ def _wrong_end(reason: str) -> typer.BadParameter:
     return typer.BadParameter(reason, param_hint="--expires")
 
 
-def duration_s(text: str) -> int:
+def duration_s(text: str, option: str | None = None) -> int:
     """Seconds in a duration such as 90d, 12h or 30m. 0 needs no unit. Raises BadParameter."""
     if text == "0":
         return 0
     if (found := _DURATION.fullmatch(text)) is None:
-        raise typer.BadParameter(f"must be {LASTING} (got {text[:40]!r})")
+        raise typer.BadParameter(f"must be {LASTING} (got {text[:40]!r})", param_hint=option)
     return int(found[1]) * _UNITS_S[found[2]]
 
 
@@ -86,9 +86,9 @@ def _date_micros(text: str) -> int | None:
     return None
 
 
-def bound(text: str | None, option: str) -> str | None:
-    """One end of a period, the value of `option`, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
-    time zone. Raises BadParameter."""
+def bound(text: str | None, option: str | None = None) -> str | None:
+    """One end of a period, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
+    time zone. `option` is named if it is wrong. Raises BadParameter."""
     if text is None or _IN_BILLING_ZONE.fullmatch(text):
         if text is not None and len(text) > len("2026-11-29"):
             moment_of(text, option)  # refuses the 31st of February

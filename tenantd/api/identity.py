@@ -225,7 +225,9 @@ def _identify(request: Request, directory: Directory) -> Tenant:
         try:
             return directory.tenants[named]
         except KeyError:
-            raise NotFound(f"no tenant named {excerpt(named, 80)}", param=TENANT_HEADER) from None
+            raise NotFound(
+                f"no tenant named {excerpt(named, 80)}; to list them: tenantctl tenant list", param=TENANT_HEADER
+            ) from None
     if key is not None:
         raise InvalidRequest("which tenant? this API key has none; send the header X-Tenant", param=TENANT_HEADER)
     return _by_user(request, directory, named)

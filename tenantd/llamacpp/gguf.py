@@ -37,7 +37,12 @@ def check_gguf(path: Path) -> None:
     except OSError as e:
         raise NotGguf(f"cannot read {path}: {e.strerror}") from e
     if magic != MAGIC:
-        raise NotGguf(f"{path}: not a GGUF file (it starts with {magic!r} instead of {MAGIC!r})")
+        raise NotGguf(f"{path}: not a GGUF file (it starts with {_shown(magic)} instead of {_shown(MAGIC)})")
+
+
+def _shown(data: bytes) -> str:
+    """Bytes in quotes; those that are no printable characters of ASCII as escapes."""
+    return repr(data)[1:]
 
 
 def check_adapter(path: Path) -> None:

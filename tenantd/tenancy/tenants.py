@@ -53,7 +53,7 @@ _UPDATE: Final = f"UPDATE tenants SET {', '.join(f'{column} = ?' for column in _
 def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
     """Add a tenant. Returns it with its new id. Raises InvalidRequest, Conflict if the name is in use."""
     tenant = checked(tenant)
-    _check_free(conn, tenant.name)
+    _check_free(conn, tenant.name, f"change it with: tenantctl tenant set {tenant.name}")
     own = (tenant.name, tenant.state.value, tenant.created_micros, *_row(tenant))
     values = (None, *own, secrets.token_bytes(AUDIT_KEY_BYTES))
     places = ", ".join("?" * len(values))
@@ -61,10 +61,10 @@ def add_tenant(conn: Connection, tenant: Tenant) -> Tenant:
     return msgspec.structs.replace(tenant, id=row.lastrowid)
 
 
-def _check_free(conn: Connection, name: str) -> None:
+def _check_free(conn: Connection, name: str, cure: str) -> None:
     query = f"SELECT 1 FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     if conn.execute(query, (name,)).fetchone() is not None:
-        raise Conflict(f"tenant {name!r} already exists; change it with: tenantctl tenant set {name}", param="name")
+        raise Conflict(f"tenant {name!r} already exists; {cure}", param="name")
 
 
 def get_tenant(conn: Connection, name: str) -> Tenant:
@@ -81,7 +81,7 @@ def tenant_meant(conn: Connection, name: str) -> int:
     query = f"SELECT id FROM tenants WHERE name = ? ORDER BY state = '{REMOVED}', id DESC LIMIT 1"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
-        raise NotFound(f"no tenant named {excerpt(name, 80)}, and none that was removed", param="tenant")
+        raise NotFound(f"no tenant named {excerpt(name, 80)}, not even a removed one", param="tenant")
     return int(row[0])
 
 
@@ -122,7 +122,7 @@ def rename_tenant(conn: Connection, name: str, new_name: str) -> Tenant:
     before = get_tenant(conn, name)
     tenant = checked(msgspec.structs.replace(before, name=new_name))
     if new_name != name:
-        _check_free(conn, new_name)
+        _check_free(conn, new_name, "choose another name")
     if before.state is not TenantState.SUSPENDED:
         raise Conflict(f"tenant {name} is active; to rename it, suspend it first", param="name")
     conn.execute("UPDATE tenants SET name = ? WHERE id = ?", (new_name, tenant.id))

@@ -119,6 +119,9 @@ def test_several_budgets_of_a_key_and_their_levels_are_one_change(cli: Cli, daem
         "acme (key_1): monthly budget of 100.00 USD, 12.345678901 USD used (12%)",
         "acme (key_1): daily budget already used up: 7 of 5 tokens",
     ]
+    answers(daemon, budget(unit="tokens", amount=10, topped_up=20, used=15))
+    said = "acme: monthly budget of 30 tokens (20 of it topped up), 15 tokens used (50%)\n"
+    assert cli("budget", "set", "acme", "--monthly-tokens", "10").stderr == said
     assert cli("budget", "set", "acme", "--warn", "none").exit_code == 0
     assert daemon.seen[-1][3] == {"key_id": None, "budgets": [], "warn": []}
     assert cli("budget", "set", "acme").exit_code == 2

@@ -182,7 +182,7 @@ def test_an_unknown_shell_is_asked_about(cli: Cli, monkeypatch: pytest.MonkeyPat
     monkeypatch.setenv("SHELL", "/bin/tcsh")
     for arguments in (["completion"], ["completion", "--install"]):
         done = cli(*arguments)
-        assert done.exit_code == 2 and "which shell? choose one of bash, zsh, fish" in done.stderr
+        assert done.exit_code == 2 and "name your shell: bash, zsh, fish" in done.stderr
 
 
 def test_the_hidden_command_stays_hidden() -> None:

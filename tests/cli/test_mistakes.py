@@ -42,8 +42,18 @@ USAGE, MISSING, DENIED = 2, 69, 77
         (
             "--socket /nowhere/s status",
             MISSING,
-            "no daemon is listening on /nowhere/s; start one with: tenantctl serve",
+            "no daemon is listening on /nowhere/s; write a configuration with tenantctl init, then start one with: ",
         ),
+        ("requests --since yesterday", USAGE, "--since: must be a time such as 2026-11-29"),
+        ("usage --until soon", USAGE, "--until: must be a time such as 2026-11-29"),
+        ("audit prune --before soon --yes", USAGE, "--before: must be a time such as 2026-11-29"),
+        ("ledger prune --before 2026-13", USAGE, "--before: must be YYYY-MM or 'last' (got '2026-13')"),
+        ("key create acme --expires soon", USAGE, "--expires: must be a duration such as 90d"),
+        ("key rotate key_1 --grace long", USAGE, "--grace: must be a duration such as 90d"),
+        ("tenant set acme --uid root", USAGE, "--uid: must be the number of a user, which id -u NAME prints, or none"),
+        ("run --grammar EMPTY hi", USAGE, "is empty"),
+        ("run -f EMPTY", USAGE, "the prompt is empty; give one, or pipe one in"),
+        ("completion elvish", USAGE, "must be one of bash, zsh, fish"),
     ],
 )
 def test_a_mistake_is_answered_with_its_cure(
@@ -52,7 +62,12 @@ def test_a_mistake_is_answered_with_its_cure(
     daemon.add("acme")
     (tmp_path / "image").write_bytes(b"\x89PNG\x00")
     (tmp_path / "existing.toml").touch()
-    names = {"IMAGE": str(tmp_path / "image"), "EXISTING": str(tmp_path / "existing.toml")}
+    (tmp_path / "empty").touch()
+    names = {
+        "EMPTY": str(tmp_path / "empty"),
+        "IMAGE": str(tmp_path / "image"),
+        "EXISTING": str(tmp_path / "existing.toml"),
+    }
     result = cli(*(names.get(word, word) for word in typed.split()), input="")
     assert (result.exit_code, result.stdout) == (code, "")
     first, *rest = result.stderr.splitlines()
@@ -60,6 +75,14 @@ def test_a_mistake_is_answered_with_its_cure(
     assert all(line.startswith("See: tenantctl ") and line.endswith(" --help") for line in rest)
     for phrase in ("╭", "Error", "Input should", "Invalid value", "Traceback", "pydantic", "<"):
         assert phrase not in result.stderr
+
+
+def test_a_field_that_the_daemon_refuses_is_named_as_the_option(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.failure = errors.InvalidRequest("max_context_tokens: must be at least 1", param="max_context_tokens")
+    for arguments in (("--max-context-tokens", "0"), ("--max-context-tokens=0",)):
+        said = cli("tenant", "set", "acme", *arguments).stderr
+        assert said == "tenantctl: --max-context-tokens: must be at least 1\n"
+    assert cli("tenant", "set", "acme", "--weight", "2").stderr.startswith("tenantctl: max_context_tokens: ")
 
 
 def test_a_key_that_is_set_by_mistake_is_named(cli: Cli, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:

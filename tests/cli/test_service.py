@@ -223,11 +223,15 @@ def test_what_is_in_folders_of_users_stays_visible(tmp_path: Path, monkeypatch: 
     assert (plan.low_ports, plan.devices) == (("0.0.0.0:443",), ())
 
 
-def test_the_log_is_that_of_the_journal(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_log_is_that_of_the_journal(cli: Cli, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     called: list[list[str]] = []
     monkeypatch.setattr(os, "execvp", lambda _, arguments: called.append(arguments))
-    cli("service", "logs", "--user", "--follow", "--since", "-1h")
-    cli("service", "logs", "--system", "--lines", "7")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    monkeypatch.setattr(paths, "SYSTEM_UNITS", tmp_path)
+    missing = "tenantd is not installed as a service; `tenantctl serve` logs to its terminal\n"
+    assert cli("service", "logs", "--user", "--follow", "--since", "-1h").stderr == missing
+    (tmp_path / SERVICE).touch()
+    assert cli("service", "logs", "--system", "--lines", "7").stderr == ""
     assert called == [
         ["journalctl", "--user-unit=tenantd.service", "--lines=100", "--follow", "--since=-1h"],
         ["journalctl", "--unit=tenantd.service", "--lines=7"],
@@ -257,7 +261,11 @@ def test_a_daemon_that_is_installed_is_found_and_no_second_one_is_advised(
     monkeypatch.setattr(paths, "SYSTEM_SOCKET", machines)
     monkeypatch.setattr(paths, "SYSTEM_UNITS", tmp_path / "units")
     assert find_socket(None) == own
+    assert how_to_start(own) == "write a configuration with tenantctl init, then start one with: tenantctl serve"
+    paths.default_config_path().parent.mkdir(parents=True)
+    paths.default_config_path().touch()
     assert how_to_start(own) == "start one with: tenantctl serve"
+    paths.default_config_path().unlink()
 
     (tmp_path / "units").mkdir()
     (tmp_path / "units" / SERVICE).touch()  # the machine's, stopped

@@ -163,6 +163,19 @@ def test_a_terminal_gets_a_table_with_colours(terminal: Callable[..., Any], daem
     assert "acme" in screen.text
 
 
+def test_nobody_is_asked_whether_to_remove_a_tenant_that_does_not_exist(
+    terminal: Callable[..., Any], daemon: FakeDaemon
+) -> None:
+    daemon.add("acme")
+    with terminal("tenant", "remove", "acne", whole=True) as screen:
+        assert screen.end()[0] == 1
+    assert "no tenant named 'acne'" in screen.text and "Remove" not in screen.text
+    with terminal("tenant", "remove", "acme", whole=True) as screen:
+        screen.wait_for("Remove tenant acme and revoke its keys? [y/N]: ")
+        screen.type(b"y\r")
+        assert screen.end()[0] == 0
+
+
 @pytest.mark.parametrize(("answer", "default"), [(b"y", "on"), (b"n", "off"), (b"", "off")])
 def test_init_asks_for_what_it_needs(
     answer: bytes, default: str, terminal: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -184,6 +197,8 @@ def test_init_asks_for_what_it_needs(
         screen.type(b"\r")
         screen.wait_for("every request is independent of earlier ones")
         screen.wait_for("Cache prompts? [y/N]: ")
+        screen.type(b"perhaps\r")
+        screen.wait_for("type y or n")
         screen.type(answer + b"\r")
         assert screen.end()[0] == 0
     assert "Tenants never share it" in screen.text

@@ -38,6 +38,13 @@ def test_a_lora_adapter_passes(tmp_path: Path) -> None:
     check_adapter(write_tiny_lora(tmp_path / "lora.gguf"))
 
 
+def test_the_beginning_of_another_file_is_shown_as_a_text(tmp_path: Path) -> None:
+    for content, shown in ((b"root:x:0:0", "'root'"), (b"\x7fELF", r"'\x7fELF'")):
+        with pytest.raises(NotGguf) as refused:
+            check_adapter(write(tmp_path, content))
+        assert str(refused.value).endswith(f"not a GGUF file (it starts with {shown} instead of 'GGUF')")
+
+
 def test_its_type_may_come_after_every_kind_of_value(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "late.gguf", "llama")
     for kind in (

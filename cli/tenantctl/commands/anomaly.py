@@ -37,7 +37,9 @@ def show(
     if ctx.invoked_subcommand is not None:
         return
     with connect(ctx) as client:
-        answer = client.get(url("anomalies"), tenant=tenant, since=None if since is None else moment_of(since, "--since"))
+        answer = client.get(
+            url("anomalies"), tenant=tenant, since=None if since is None else moment_of(since, "--since")
+        )
     if json:
         print_json(answer)
         return

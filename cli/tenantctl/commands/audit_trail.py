@@ -16,6 +16,7 @@ import typer
 from tenantctl.audit_lines import COLUMNS, LabelOf, line, rows
 from tenantctl.audit_reading import KeyLabels, entries_after, following, newest_entries, wanted
 from tenantctl.client import url
+from tenantctl.confirming import confirm
 from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress
 from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, TenantFilter, connect, examples, optional_tenant
@@ -334,7 +335,7 @@ def prune(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
-        if not typer.confirm(f"Delete the audit trail from before {moment(before_micros)}?", err=True):
+        if not confirm(f"Delete the audit trail from before {moment(before_micros)}?"):
             raise TenantdError("nothing was pruned")
     with connect(ctx) as client, client.another(REPORT_TIMEOUT_S) as patient:
         answer = patient.post(url("audit", "prune"), {"before_micros": before_micros})

@@ -11,6 +11,7 @@ import typer
 from tenantctl.budget_options import levels, name_of, names, with_amounts
 from tenantctl.budget_table import SPARE, rows, sentence, with_unit
 from tenantctl.client import url
+from tenantctl.confirming import confirm
 from tenantctl.options import Json, TenantArgument, TenantFilter, connect, examples, words
 from tenantctl.render import message, note, print_json, print_table
 from tenantctl.units import moment
@@ -155,7 +156,7 @@ def remove(
             message(f"budgets of its keys stay; to remove them, pass --key: {', '.join(keys)}")
         if not going:
             raise NotFound(f"{key or tenant} has no such budget; to list them: {words(ctx)} budget list")
-        if not yes and not typer.confirm(f"Remove budgets of {key or tenant} ({', '.join(going)})?", err=True):
+        if not yes and not confirm(f"Remove budgets of {key or tenant} ({', '.join(going)})?"):
             raise TenantdError("nothing was removed")
         if which:
             gone = [{"period": period, "unit": unit, "amount": None} for period, unit in which]

@@ -46,7 +46,7 @@ def completion(
 
     name = (installing.own_shell() if install else None) if shell is None else shell.value
     if name is None:
-        raise typer.BadParameter(f"which shell? choose one of {', '.join(FILES)}", param_hint="SHELL")
+        raise typer.BadParameter(f"name your shell: {', '.join(FILES)}")
     text = script(name, command_tree(ctx.find_root().command))
     if not install:
         print(text, end="")

@@ -126,7 +126,7 @@ def rotate(
 
     The new key lasts as long as the old one was meant to, unless you pass --expires.
     """
-    grace_s = duration_s(grace)
+    grace_s = duration_s(grace, "--grace")
     if grace_s > MOST_GRACE_S:
         raise typer.BadParameter("must be at most 365d", param_hint="--grace")
     body = {"grace_s": grace_s} | ({} if expires is None else end_fields(expires))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Final
@@ -11,9 +12,11 @@ import typer
 from tenantctl.check_lines import check_lines, result_line
 from tenantctl.client import url
 from tenantctl.commands import renew
+from tenantctl.confirming import confirm
 from tenantctl.installed import configured_anchor
 from tenantctl.ledger_place import LEDGER_NAME, StateDir, progress, state_dir
 from tenantctl.options import Json, connect, examples
+from tenantctl.plain_values import quoted
 from tenantctl.render import message, print_fields, print_json
 from tenantctl.units import moment
 from tenantd.errors import AlreadyRunning, ConfigError, TenantdError
@@ -26,6 +29,7 @@ app = typer.Typer(name="ledger", help="Check, back up, restore and prune the led
 BUSY_TIMEOUT_MS: Final = 1000
 MOST_NAMED: Final = 20
 PRUNE_TIMEOUT_S: Final = 24 * 3600.0
+_MONTH: Final = re.compile("[0-9]{4}-(0[1-9]|1[0-2])|last|this")
 app.command(epilog=renew.EXAMPLES)(renew.renew)
 Yes = Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")]
 
@@ -163,7 +167,7 @@ def restore(
 def _confirm(ledger: Path) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("not a terminal; pass --yes to confirm")
-    if not typer.confirm(f"Replace {ledger}?", err=True):
+    if not confirm(f"Replace {ledger}?"):
         raise TenantdError("nothing was restored")
 
 
@@ -191,10 +195,8 @@ def _losses(compared: Comparison) -> list[str]:
         numbers = ", ".join(map(str, compared.lost_invoices[:MOST_NAMED]))
         lines.append(f"finalised invoices are lost, and their numbers will be given again: {numbers}")
     if compared.lost_entries:
-        lines.append(
-            f"{compared.lost_entries} entries of the audit trail are lost; that of the backup ends at entry "
-            f"{compared.backup.entry}"
-        )
+        are = "1 entry is" if compared.lost_entries == 1 else f"{compared.lost_entries} entries are"
+        lines.append(f"{are} lost from the audit trail: the backup's ends at entry {compared.backup.entry}")
     return lines
 
 
@@ -215,10 +217,12 @@ def prune(
     Hourly sums, finalised invoices and the audit trail stay, so usage, statistics and invoices remain. The requests
     can no longer be listed, and reports on those months can begin and end only on the hour.
     """
+    if not _MONTH.fullmatch(before):
+        raise typer.BadParameter(f"must be YYYY-MM or 'last' (got {quoted(before)})", param_hint="--before")
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
-        if not typer.confirm(f"Delete all requests that ended before {before}?", err=True):
+        if not confirm(f"Delete all requests that ended before {before}?"):
             raise TenantdError("nothing was pruned")
     with connect(ctx) as client, client.another(PRUNE_TIMEOUT_S) as patient:
         answer = patient.post(url("ledger", "prune"), {"before": before})

@@ -97,6 +97,7 @@ def list_(
     names = short_each([one["tenant"] or "(all)" for one in lists])
     print_table(_COLUMNS, [_row(name, one, timezone) for name, one in zip(names, lists, strict=True)], _SPARE)
     message(f"{answer['currency']} per million tokens or engine hour; minimum and free tokens per month")
+    message(f"dates and times are those of {timezone}")
 
 
 def _is_over(one: dict[str, Any], past: bool) -> bool:

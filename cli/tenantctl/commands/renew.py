@@ -8,6 +8,7 @@ from typing import Annotated, Final
 
 import typer
 
+from tenantctl.confirming import confirm
 from tenantctl.ledger_place import LEDGER_NAME, StateDir
 from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, examples
@@ -84,5 +85,5 @@ def renew(
 def _confirm(ledger: Path, currency: str) -> None:
     if not sys.stdin.isatty():
         raise typer.BadParameter("not a terminal; pass --yes to confirm")
-    if not typer.confirm(f"Start a new ledger at {ledger} in {currency}?", err=True):
+    if not confirm(f"Start a new ledger at {ledger} in {currency}?"):
         raise TenantdError("nothing was renewed")

@@ -80,14 +80,18 @@ def run(
         answer = _ask(client, *_request(text, system, settings, has_template), tenant, note, quiet=json)
     if json:
         print_json(answer.as_json())
-    if answer.is_out_of_budget:
-        message(OUT_OF_BUDGET)
-    elif (grammar or schema) and answer.finish_reason == "length":
-        message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
+    _say_if_cut(answer, is_constrained=bool(grammar or schema))
     if timing:
         message(answer.timing())
     if schema and answer.finish_reason == "length":
         raise typer.Exit(1)  # what is printed is no JSON
+
+
+def _say_if_cut(answer: Transcript, *, is_constrained: bool) -> None:
+    if answer.is_out_of_budget:
+        message(OUT_OF_BUDGET)
+    elif is_constrained and answer.finish_reason == "length":
+        message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
 
 
 def _wanted(raw: bool, chat: bool, system: str | None) -> Literal["raw", "chat"] | None:

@@ -138,10 +138,14 @@ def logs(
     ] = None,
 ) -> None:
     """Show the service's log, from systemd's journal."""
+    from tenantctl.service.setting_up import is_installed
     from tenantctl.service.unit_text import SERVICE
 
+    is_machines = _is_machines(system)
+    if not is_installed(is_machines=is_machines):  # the journal may still have lines of one that was
+        message("tenantd is not installed as a service; `tenantctl serve` logs to its terminal")
     # not --user, which looks only into journals of the user's own, and often there are none
-    unit = f"--unit={SERVICE}" if _is_machines(system) else f"--user-unit={SERVICE}"
+    unit = f"--unit={SERVICE}" if is_machines else f"--user-unit={SERVICE}"
     command = ["journalctl", unit, f"--lines={lines}"]
     command += ["--follow"] if follow else []
     command += [] if since is None else [f"--since={since}"]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 import typer
 
 from tenantctl.client import Client, url
+from tenantctl.confirming import confirm
 from tenantctl.options import connect, examples
 from tenantctl.render import message
 from tenantd.errors import InvalidRequest, TenantdError
@@ -108,7 +109,7 @@ def _confirm(names: Sequence[str], *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise typer.BadParameter("not a terminal; pass --yes to confirm that tenants are removed")
-    if not typer.confirm(f"Remove {', '.join(names)} and revoke their keys?", err=True):
+    if not confirm(f"Remove {', '.join(names)} and revoke their keys?"):
         raise TenantdError("nothing was changed")
 
 

@@ -14,8 +14,10 @@ from tenantctl.billing_options import with_billing
 from tenantctl.cache_options import Cache
 from tenantctl.client import url
 from tenantctl.commands import team_commands
+from tenantctl.confirming import confirm
 from tenantctl.limit_options import with_limits
 from tenantctl.options import Json, NewTenantArgument, TenantArgument, connect, examples, finite, number, words
+from tenantctl.plain_values import quoted
 from tenantctl.render import message, print_json, print_table
 from tenantctl.system_prompt_options import System, SystemCompletions
 from tenantctl.tenant_table import COLUMNS, SPARE, print_tenant, row
@@ -242,7 +244,9 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
-        if not typer.confirm(f"Remove tenant {tenant} and revoke its keys?", err=True):
+        with connect(ctx) as client:
+            client.get(url("tenants", tenant))  # nobody is asked about a tenant that does not exist
+        if not confirm(f"Remove tenant {tenant} and revoke its keys?"):
             raise TenantdError(f"{tenant} was not removed")
     with connect(ctx) as client:
         answer = client.delete(url("tenants", tenant))
@@ -269,9 +273,8 @@ def forget(
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")
         number = id or _id_of(ctx, tenant)
-        if not typer.confirm(
-            f"Make the hashes of {tenant} (id {number}) in the audit trail unmatchable? This cannot be undone.",
-            err=True,
+        if not confirm(
+            f"Make the hashes of {tenant} (id {number}) in the audit trail unmatchable? This cannot be undone."
         ):
             raise TenantdError(f"{tenant} was not forgotten")
     path = url("tenants", tenant, "forget")
@@ -329,7 +332,9 @@ def _changes(
 
 def _whole_number(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
-        raise typer.BadParameter(f"must be a whole number or none (got {text!r})", param_hint=option)
+        raise typer.BadParameter(
+            f"must be the number of a user, which id -u NAME prints, or none (got {quoted(text)})", param_hint=option
+        )
     return int(text)
 
 

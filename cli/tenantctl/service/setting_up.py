@@ -43,7 +43,7 @@ def install(plan: Plan, *, with_new_ledger: bool) -> None:
         _require_root("install")
     files = unit_files(plan)
     _check_no_links(files)
-    listens = _is_installed(is_machines=is_machines) and _is_active(SOCKET, is_machines=is_machines)
+    listens = is_installed(is_machines=is_machines) and _is_active(SOCKET, is_machines=is_machines)
     if not listens:
         _check_nobody_listens(plan.socket)
     if is_machines:
@@ -115,12 +115,13 @@ def _is_active(unit: str, *, is_machines: bool) -> bool:
     return systemctl("is-active", unit, is_machines=is_machines, check=False).strip() == "active"
 
 
-def _is_installed(*, is_machines: bool) -> bool:
+def is_installed(*, is_machines: bool) -> bool:
+    """Whether there is a unit of tenantd."""
     return (unit_folder(is_machines=is_machines) / SERVICE).exists()
 
 
 def _require_installed(*, is_machines: bool) -> None:
-    if not _is_installed(is_machines=is_machines):
+    if not is_installed(is_machines=is_machines):
         option = " --system" if is_machines else " --user"
         raise NotFound(f"tenantd is not installed as a service; install it with: tenantctl service install{option}")
 
