@@ -161,14 +161,14 @@ def test_a_large_body_in_one_piece_is_no_head(daemon: Daemon) -> None:
 @pytest.mark.parametrize(
     ("options", "says"),
     [
-        (["--temperature", "-1", "hi"], "temperature"),
-        (["--max-tokens", "1000000000000", "hi"], "max_tokens"),
-        (["--top-p", "1e9", "hi"], "top_p"),
-        (["--stop", "", "hi"], "stop"),
+        (["--temperature", "-1", "hi"], "--temperature: must"),
+        (["--max-tokens", "1000000000000", "hi"], "--max-tokens: must be at most"),
+        (["--top-p", "1e9", "hi"], "--top-p: must"),
+        (["--stop", "", "hi"], "--stop: "),
         ([""], "the prompt is empty; give one, or pipe one in"),
     ],
 )
-def test_bad_values_on_the_command_line_end_with_2_and_name_the_field(
+def test_bad_values_on_the_command_line_end_with_2_and_name_the_option(
     daemon: Daemon, options: list[str], says: str
 ) -> None:
     done = tenantctl(daemon, "run", "--tenant", "acme", *options)

@@ -123,7 +123,7 @@ def test_errors_name_options_and_not_headers(daemon: Daemon) -> None:
     [
         (["tenant", "add", "new", "--weight", "-1"], "weight: must be at least 1e-06"),
         (["tenant", "add", "new", "--weight", "1e300"], "weight: must be at most 1000000\n"),
-        (["run", "--tenant", "acme", "x", "--max-tokens", "0"], "max_tokens: must be at least 1"),
+        (["run", "--tenant", "acme", "x", "--max-tokens", "0"], "--max-tokens: must be at least 1"),
         (["run", "--tenant", "acme", "x", "--temperature", "-1"], "temperature: must be at least 0"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
