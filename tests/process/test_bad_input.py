@@ -164,7 +164,7 @@ def test_a_large_body_in_one_piece_is_no_head(daemon: Daemon) -> None:
         (["--temperature", "-1", "hi"], "--temperature: must"),
         (["--max-tokens", "1000000000000", "hi"], "--max-tokens: must be at most"),
         (["--top-p", "1e9", "hi"], "--top-p: must"),
-        (["--stop", "", "hi"], "--stop: "),
+        (["--stop", "", "hi"], "stop"),
         ([""], "the prompt is empty; give one, or pipe one in"),
     ],
 )
