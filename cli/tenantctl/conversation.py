@@ -76,7 +76,7 @@ class Conversation:
     def of(cls, text: str) -> Self:
         """One from a JSON document. Raises InvalidRequest."""
         try:
-            document = json.loads(text)
+            document = _read(text)
             made = cls(_text(document.get("system", "")))
             pairs = document["messages"]
             for asked, answered in zip(pairs[::2], pairs[1::2], strict=True):
@@ -88,6 +88,13 @@ class Conversation:
         except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as e:
             raise InvalidRequest(f"it is not a saved conversation: {e}") from None
         return made
+
+
+def _read(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        raise InvalidRequest("it is not a saved conversation, nor any JSON") from None
 
 
 def _text(value: Any) -> str:

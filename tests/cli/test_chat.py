@@ -201,6 +201,10 @@ def test_a_conversation_goes_on_from_a_private_file(cli: Cli, daemon: FakeDaemon
     kept.write_bytes(b"\xff")
     result = cli("chat", "--load", str(kept), input="")
     assert (result.exit_code, result.stderr) == (2, f"tenantctl: cannot load {kept}: it is not text\n")
+    kept.write_text("Dear diary")
+    assert (
+        f"cannot load {kept}: it is not a saved conversation, nor any JSON\n" in cli("chat", "--load", str(kept)).stderr
+    )
 
 
 def test_ctrl_c_ends_the_answer_and_not_the_chat(terminal: Callable[..., Any], daemon: FakeDaemon) -> None:
