@@ -118,7 +118,7 @@ def test_pip_is_asked_as_the_one_that_builds_was(monkeypatch: pytest.MonkeyPatch
     with zipfile.ZipFile(tmp_path / "wheels" / "sought-1-py3-none-any.whl", "w") as wheel:
         for name, text in METADATA.items():
             wheel.writestr(f"sought-1.dist-info/{name}", text)
-    hatchling = tmp_path / "stub" / "hatchling"
+    hatchling = tmp_path / "instead" / "hatchling"
     hatchling.mkdir(parents=True)
     (hatchling / "__init__.py").touch()
     (hatchling / "build.py").write_text("get_requires_for_build_wheel = get_requires_for_build_editable = None\n")

@@ -24,8 +24,6 @@ MOST_TEXTS_IN_ALL: Final = 256
 
 MOST_COMPANIONS: Final = 3
 """Rows that complete a group of four; more would make the pass longer. See llama/full_pass.py."""
-
-
 SHALLOW_TOKENS: Final = 512
 """Behind all companions together. Each attends to all that was computed of it, which the others would wait for."""
 SHALLOW_PART: Final = 4

@@ -53,9 +53,7 @@ class Images:
         """`base` for the engine's process."""
         return self.store.environment(base)
 
-    async def read(
-        self, tenant: str, files: Sequence[bytes], side: int, *, tenant_id: int | None = None
-    ) -> list[HeldImage]:
+    async def read(self, tenant: str, files: Sequence[bytes], side: int, *, tenant_id: int | None) -> list[HeldImage]:
         """The images in these files. More than `side` pixels in each direction are of no use. `tenant_id` tells the
         tenant from others who had its name.
 

@@ -102,8 +102,8 @@ def test_broken_files_are_refused_and_others_are_decoded_before_and_after() -> N
     async def work(images: Images) -> None:
         for words, file in broken.items():
             with pytest.raises(InvalidRequest, match=words):
-                await images.read("acme", [file], 64)
-            [image] = await images.read("acme", [png(3, 20, 10)], 64)
+                await images.read("acme", [file], 64, tenant_id=1)
+            [image] = await images.read("acme", [png(3, 20, 10)], 64, tenant_id=1)
             assert (image.width, image.height) == (20, 10)
             pixels = os.pread(int(images.environment({})[IMAGES_FD_VARIABLE]), 600, image.offset)
             expected = np.random.default_rng(3).integers(0, 256, (10, 20, 3), dtype=np.uint8)
@@ -114,13 +114,13 @@ def test_broken_files_are_refused_and_others_are_decoded_before_and_after() -> N
 
 def test_a_process_that_is_killed_or_takes_too_long_is_replaced() -> None:
     async def work(images: Images) -> None:
-        await images.read("acme", [png()], 64)
+        await images.read("acme", [png()], 64, tenant_id=1)
         process = images._worker.process
         assert process is not None
         assert Path(f"/proc/{process.pid}/oom_score_adj").read_text() == "1000\n", "it goes before the engine"
         process.kill()
         await process.wait()
-        assert await images.read("acme", [png()], 64), "nobody had asked it anything"
+        assert await images.read("acme", [png()], 64, tenant_id=1), "nobody had asked it anything"
         ask = images._worker.ask
 
         async def killed(body: bytes) -> bytes:
@@ -132,15 +132,15 @@ def test_a_process_that_is_killed_or_takes_too_long_is_replaced() -> None:
 
         images._worker.ask = killed  # type: ignore[method-assign]
         with pytest.raises(InvalidRequest, match="cannot be decoded"):
-            await images.read("acme", [png()], 64)
-        assert await images.read("acme", [png()], 64)
+            await images.read("acme", [png()], 64, tenant_id=1)
+        assert await images.read("acme", [png()], 64, tenant_id=1)
 
     run(work)
 
     async def others(images: Images) -> None:
         pids = []
         for tenant in ("acme", "acme", "beta", "acme"):
-            await images.read(tenant, [png()], 64)
+            await images.read(tenant, [png()], 64, tenant_id=1)
             assert images._worker.process is not None
             pids.append(images._worker.process.pid)
         assert pids[0] == pids[1] and len(set(pids)) == 3, "no process has files of two tenants"
@@ -159,7 +159,7 @@ def test_a_process_that_is_killed_or_takes_too_long_is_replaced() -> None:
 
     async def slow(images: Images) -> None:
         with pytest.raises(InvalidRequest, match="took longer than"):
-            await images.read("acme", [png(1, 900, 900)], 64)
+            await images.read("acme", [png(1, 900, 900)], 64, tenant_id=1)
 
     run(slow, ImagesConfig(timeout_s=1e-6))
 
@@ -168,15 +168,15 @@ def test_files_that_wait_to_be_decoded_are_counted_by_tenant() -> None:
     file = png(1, 60, 50)  # its pixels, made small, take one page
 
     async def work(images: Images) -> None:
-        reads = [asyncio.create_task(images.read("acme", [file], 8)) for _ in range(5)]
+        reads = [asyncio.create_task(images.read("acme", [file], 8, tenant_id=1)) for _ in range(5)]
         await asyncio.sleep(0)  # all of them have begun
-        reads.append(asyncio.create_task(images.read("beta", [file, file, file], 8)))
+        reads.append(asyncio.create_task(images.read("beta", [file, file, file], 8, tenant_id=1)))
         done = await asyncio.gather(*reads, return_exceptions=True)
         refused = [each for each in done if isinstance(each, BaseException)]
         assert len(refused) == 3 and all(isinstance(each, QueueFull) for each in refused), done
         assert not isinstance(done[5], BaseException), "others have their own, and one request is never too much"
         assert not images._file_bytes
-        assert await images.read("acme", [file, file], 8), "there is room again"
+        assert await images.read("acme", [file, file], 8, tenant_id=1), "there is room again"
 
     run(work, ImagesConfig(bytes_per_tenant=2 * len(file) + 1))
 
