@@ -105,6 +105,36 @@ def test_steps_are_short_only_while_another_tenant_may_be_back() -> None:
     assert longest_prompt_pass(w, 10) > 300
 
 
+def test_passes_are_longer_only_while_one_tenant_is_alone_and_has_no_stream() -> None:
+    w = world(slots=4, chunk=512, token_micros=TOKEN_MICROS, max_stall_ms=50, target_step_ms=10, half_life_s=60)
+    w.submit(LONG, "noisy", 400, 1)
+    while LONG not in w.finishes:
+        w.step()  # until the speed is known
+    w.submit(LONG + 1, "noisy", 400, 100)
+    assert longest_prompt_pass(w, 1) >= 350  # 200 ms
+    while not w.tokens[LONG + 1]:
+        w.step()
+    w.submit(LONG + 2, "noisy", 400, 1)
+    assert longest_prompt_pass(w, 3) <= 150  # beside its own stream, 50 ms and half as much again
+    while len(w.finishes) < 3:
+        w.step()
+    w.submit(LONG + 3, "noisy", 400, 1)
+    w.submit(STREAM, "quiet", 400, 1)
+    assert longest_prompt_pass(w, 3) <= 150
+
+
+def test_a_prompt_joins_a_pass_only_with_all_that_is_left_of_it_or_enough() -> None:
+    w = world(slots=4, chunk=16)
+    for request, tokens in enumerate((29, 40, 3, 24)):
+        w.submit(request, "acme", tokens, 1)
+    w.step()
+    w.step()
+    assert w.prefilled == {0: 29, 2: 3}  # 3 of 40 tokens would not have been worth it
+    for _ in range(3):
+        w.step()
+    assert w.prefilled == {0: 29, 2: 3, 1: 40, 3: 8}
+
+
 def test_a_pass_that_took_far_too_long_does_not_slow_prompts_down_for_good() -> None:
     w = beside_long_prompts()
     w.scheduler.passes.learn([Chunk(0, 0, [1], True, STREAM)], 60_000_000)  # the machine slept
