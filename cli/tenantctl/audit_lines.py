@@ -68,7 +68,8 @@ def _fixed(entry: dict[str, Any]) -> tuple[str, str, str, str]:
 
 
 def _entered(detail: dict[str, Any]) -> str:
-    return f"{detail['prompt_tokens']} tokens by {_who(detail)}"
+    in_the_background = ", flex" if detail.get("is_flex") else ""  # older entries do not say
+    return f"{detail['prompt_tokens']} tokens by {_who(detail)}{in_the_background}"
 
 
 def _response(detail: dict[str, Any]) -> str:

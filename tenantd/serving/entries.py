@@ -66,6 +66,7 @@ class RequestEntries:
                 "temperature": sampling.temperature,
                 "logprobs": sampling.logprobs,
                 "queue_position": stream.queue_position,
+                "is_flex": stream.is_flex,
             },
         )
 

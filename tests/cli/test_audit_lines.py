@@ -56,6 +56,13 @@ def test_refusals_name_who_was_refused() -> None:
     assert what(entry("refused", {"cause": "bad_request", "count": 2})) == "2 × bad_request"
 
 
+def test_a_request_that_entered_tells_whether_it_was_flex() -> None:
+    entered = {"prompt_tokens": 12, "uid": 1000, "pid": 7, "key_id": None}
+    assert what(entry("entered", entered)) == "12 tokens by uid 1000"
+    assert what(entry("entered", {**entered, "is_flex": False})) == "12 tokens by uid 1000"
+    assert what(entry("entered", {**entered, "is_flex": True})) == "12 tokens by uid 1000, flex"
+
+
 LONG = administered({"uid": 0}, {"adapter": "a" * 20}, {"adapter": " ".join(["b" * 20] * 3)})
 
 

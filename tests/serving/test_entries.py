@@ -42,7 +42,7 @@ def test_a_request_enters_and_is_answered_with_hashes_that_its_owner_can_compute
     async def scene() -> None:
         async with Kept(tmp_path) as s:
             sampling = Sampling(temperature=0.5, logprobs=3)
-            stream = await s.ask([1, 2, 300], sampling=sampling, choice=1, choices=2)
+            stream = await s.ask([1, 2, 300], sampling=sampling, choice=1, choices=2, is_flex=True)
             said = "".join(delta.text for delta in await read(stream))
             entered, response = s.ledger.entries
         assert (entered.event, entered.request_id, entered.tenant_id, entered.tenant) == (
@@ -65,6 +65,7 @@ def test_a_request_enters_and_is_answered_with_hashes_that_its_owner_can_compute
             "temperature": 0.5,
             "logprobs": 3,
             "queue_position": 0,
+            "is_flex": True,
         }
         assert (response.event, response.request_id, response.tenant_id) == ("response", stream.id, 7)
         assert response.detail == {
