@@ -20,10 +20,11 @@ SOON_S: Final = 0.05
 """After which those that came together are all here."""
 MOST_ORDERED: Final = 256
 """The order reported to the daemon covers at most this many waiting requests."""
-MOST_STEP_S: Final = 0.0005
-"""A step is held up by this, or by one turn of a rehearsal."""
 LEAST_PART: Final = 100
-"""Of the time, at most the hundredth is spent on this."""
+"""Of the time, at most the hundredth is spent on this: in each step so much of the time since the last one."""
+LEAST_STEP_S: Final = 0.0005
+"""But a step may be held up by this, or by one turn of a rehearsal, which rests for it afterwards."""
+MOST_STEP_S: Final = 0.005
 
 
 class Forecast:
@@ -35,6 +36,8 @@ class Forecast:
         self._lengths = Lengths()
         self._returns = Returns()
         self._due_s = self._rested_s = 0.0
+        self._began_s = 0.0  # the rehearsal
+        self._last_s = 0.0  # step
         self._rehearsal: Rehearsal | None = None
         self._spent_s = 0.0  # on it
         self._order: list[int] = []  # as last told
@@ -61,6 +64,8 @@ class Forecast:
         """Spend a little time. Returns the order if it is another than was told before, and what is to be told of
         waits: neither until a rehearsal has ended."""
         began_s = self._clock_s()
+        budget_s = min(MOST_STEP_S, max(LEAST_STEP_S, (began_s - self._last_s) / LEAST_PART))
+        self._last_s = began_s
         if self._scheduler.is_idle:
             self._rehearsal = None
             return self._changed([]), None
@@ -68,18 +73,18 @@ class Forecast:
         if self._rehearsal is None:
             if began_s < self._due_s:
                 return None, None
-            self._due_s, self._spent_s = began_s + INTERVAL_S, 0.0
+            self._began_s, self._due_s, self._spent_s = began_s, began_s + INTERVAL_S, 0.0
             if (begun := self._begin(began_s)) is None:
                 return self._changed([]), None
             self._rehearsal, now_s = begun, self._clock_s()  # with many tenants, that alone takes a while
-        while goes_on and now_s - began_s < MOST_STEP_S:
+        while goes_on and now_s - began_s < budget_s:
             goes_on = self._rehearsal.go_on()
             now_s = self._clock_s()
         self._spent_s += now_s - began_s
         if goes_on:
             return None, None
         found, self._rehearsal = self._rehearsal, None
-        self._rested_s = now_s + LEAST_PART * self._spent_s
+        self._rested_s = self._began_s + LEAST_PART * self._spent_s
         self._due_s = max(self._due_s, self._rested_s)
         return self._changed(found.order(MOST_ORDERED)), found.outlook(now_s)
 
