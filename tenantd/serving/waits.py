@@ -45,8 +45,8 @@ class Waits:
                 held.append(stream)
                 continue
             at_s = now_s + wait_ms / 1000
-            if stream.number in before_s:
-                at_s = max(now_s, before_s[stream.number] + NEW * (at_s - before_s[stream.number]))
+            if (told_s := before_s.get(stream.number, 0.0)) > now_s:  # what should have come by now was wrong
+                at_s = told_s + NEW * (at_s - told_s)
             self._first_s[stream.number] = at_s
             self._last_s[stream.tenant] = max(at_s, self._last_s.get(stream.tenant, now_s))
             counts[stream.tenant] = counts.get(stream.tenant, 0) + 1
