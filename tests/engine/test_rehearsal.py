@@ -236,22 +236,37 @@ def test_clients_that_come_back_are_reckoned_with() -> None:
     assert "late" not in forecast._returns.expected(w.now_s), "nothing of it has ended"
 
 
-def test_a_forecast_takes_a_small_part_of_the_time() -> None:
+def forecast_calls(tick_s: float, step_s: float) -> tuple[int, float]:
+    """How many steps of this length a forecast is spread over, and how long it rests until the next one begins, where
+    it takes `tick_s` to look at the clock."""
     w = busy()
     ticking_s = w.now_s
 
     def clock_s() -> float:
         nonlocal ticking_s
-        ticking_s += 0.001
+        ticking_s += tick_s
         return ticking_s
 
     forecast = Forecast(w.scheduler, clock_s)
     told, calls = None, 0
     while told is None:
+        ticking_s += step_s
         _, told = forecast.go_on()
         calls += 1
+    return calls, forecast._due_s - ticking_s
+
+
+def test_a_forecast_takes_a_small_part_of_the_time() -> None:
+    calls, rest_s = forecast_calls(tick_s=0.001, step_s=0)
     assert calls > 20, "one turn in each step"
-    assert forecast._due_s - ticking_s > 0.9 * LEAST_PART * 0.001 * calls, "and a long rest afterwards"
+    assert rest_s > 0.9 * LEAST_PART * 0.001 * calls, "and a long rest afterwards"
+
+
+def test_a_forecast_takes_the_same_part_of_long_steps_as_of_short_ones() -> None:
+    short, _ = forecast_calls(tick_s=0.0002, step_s=0.01)
+    long, rest_s = forecast_calls(tick_s=0.0002, step_s=0.2)
+    assert long < short / 2
+    assert rest_s < 1, "it has rested meanwhile"
 
 
 def many(tenants: int, **settings: Any) -> World:

@@ -99,3 +99,19 @@ def test_a_new_prediction_counts_beside_those_before_it() -> None:
     waits.foresee(None, [], 4.0)
     waits.foresee(Outlook({1: 3000}, {}), [request], 5.0)  # type: ignore[list-item]
     assert likely_s(waits, request, now_s=5.0) == pytest.approx(3), "nothing is left of those of another engine"
+
+
+def test_what_should_have_come_by_now_does_not_count_beside_a_new_prediction() -> None:
+    waits, request = Waits(), Request(1)
+    for now_s in (0.0, 3.0, 6.0):
+        waits.foresee(Outlook({1: 2000}, {}), [request], now_s)  # type: ignore[list-item]
+        assert likely_s(waits, request, now_s=now_s) == pytest.approx(2)
+
+
+def test_waits_that_were_a_few_seconds_longer_than_none_hardly_widen_the_range_of_long_ones() -> None:
+    accuracy = Accuracy()
+    for _ in range(50):
+        accuracy.learn(0.0, 3.0)
+        accuracy.learn(60.0, 60.0)
+    assert accuracy.corrected(0.0).high_s == pytest.approx(3)
+    assert accuracy.corrected(60.0).high_s < 3 * 60
