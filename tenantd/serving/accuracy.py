@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 REMEMBERED: Final = 200
 SMALL_S: Final = 2.0
-"""Errors are relative to the wait and this much more: an answer that goes on a little longer than expected makes the next
-request wait two seconds instead of none, and one that waits a minute hardly longer."""
+"""Errors are relative to the wait and this much more: an answer that goes on a little longer than expected makes the
+next request wait two seconds instead of none, and one that waits a minute hardly longer."""
 OUTSIDE: Final = 0.05
 """The part of the errors that are below a range, and above it: nine of ten waits should be in it."""
 MOST_ERROR: Final = 2.0

@@ -17,7 +17,6 @@ from tenantd.api.doors import Door, OwnDoor
 from tenantd.api.identity import stand_for
 from tenantd.api.origins import is_of_same_origin
 from tenantd.api.peers import is_member
-from tenantd.api.replies import shown_path
 from tenantd.api.web.page_sessions import IDLE_S, PageSessions, Session, is_by_group
 from tenantd.config import ListenConfig, ServerConfig
 from tenantd.domain import Actor
@@ -88,7 +87,7 @@ class Pages:
                 raise NotFound("only the web page is served on this port")
             return
         if door.listen is None or not (is_own or door.listen.has_page):
-            raise NotFound(f"no such route: {shown_path(request)}")
+            raise NotFound("the web page is not served here: run tenantctl web on the daemon's machine")
         if "origin" in request.headers and not is_of_same_origin(request):
             raise Forbidden("the page takes no requests from other pages")
         site, is_visit = request.headers.get("sec-fetch-site"), request.headers.get("sec-fetch-mode") == "navigate"
