@@ -26,7 +26,8 @@ PROBE_TOKENS: Final = 64
 """Prompt tokens in a pass until the speed is known; on a slow machine, more would hold everybody up for a second."""
 LONE: Final = 4
 """How many times `max_stall_ms` a pass of prompts may take while one tenant is alone and decodes nothing: larger passes
-take less time per token, and nobody is there to wait for them."""
+take less time per token, and nobody is there to wait for them. Not of texts to embed, which may come for hours:
+meanwhile somebody else may."""
 PUNCTUAL: Final = 0.93
 """The part of a pace that is planned for, because no pass takes exactly as long as expected."""
 
@@ -128,7 +129,7 @@ class Slack:
     ) -> Room:
         """What the next pass should have of prompts; 0 tokens if it should decode. `first` is the neediest prompt."""
         line = self._texts if first.ends else self._prompts
-        step_s = self._longest_s(tenants, bool(decoding), now_s)
+        step_s = self._longest_s(tenants, now_s, may_be_long=not (decoding or first.ends))
         if not decoding:
             return self._room(step_s, line)
         decode_s = self._decodes.micros(len(decoding)) / 1e6
@@ -153,17 +154,17 @@ class Slack:
         ]
         return kept or decoding
 
-    def _longest_s(self, tenants: Mapping[str, TenantJobs], are_decoding: bool, now_s: float) -> float:
+    def _longest_s(self, tenants: Mapping[str, TenantJobs], now_s: float, *, may_be_long: bool) -> float:
         """The longest time that a pass may take: `target_step_ms` while a tenant may be back that it would make wait,
-        which is one that has nothing to do now, and had within a half-life of usage."""
+        which is one that has nothing to do now, and had within a half-life of usage. `may_be_long`: for one that is
+        alone."""
         recently_s, busy = now_s - self._settings.half_life_s, 0
         for tenant in tenants.values():
             if tenant.is_busy:
                 busy += 1
             elif tenant.left_s > recently_s:
                 return self._step_s
-        is_alone = busy == 1 and not are_decoding
-        return max(self._step_s, LONE * self._stall_s if is_alone else self._stall_s)
+        return max(self._step_s, LONE * self._stall_s if may_be_long and busy == 1 else self._stall_s)
 
     def _patience_s(
         self,
