@@ -8,17 +8,19 @@ from collections import deque
 from typing import Final, NamedTuple
 
 REMEMBERED: Final = 200
-SMALL_S: Final = 2.0
-"""Errors are relative to the wait and this much more: an answer that goes on a little longer than expected makes the
-next request wait two seconds instead of none, and one that waits a minute hardly longer."""
+ALIKE: Final = 40
+"""Errors that give a range: those of the predictions nearest in length. Short waits, for which a single answer that goes
+on longer than expected matters most, are off by more of their length than long ones."""
+SMALL_S: Final = 0.5
+"""Errors are relative to the wait and this much more, since nobody minds half a second."""
 OUTSIDE: Final = 0.05
 """The part of the errors that are below a range, and above it: nine of ten waits should be in it."""
 MOST_ERROR: Final = 2.0
 """Worse ones count as this, which is seven times as long or short: a range that is wider tells nobody anything."""
 CORRECTED: Final = 0.5
 """The part of the usual error that is corrected: it is of requests that have been waiting, and things change."""
-ASSUMED: Final = tuple(n / 10 for n in range(-8, 9))
-"""Errors that are assumed until there are enough."""
+ASSUMED: Final = (0.0, -0.1, 0.1, -0.2, 0.2, -0.3, 0.3, -0.4, 0.4, -0.5, 0.5, -0.6, 0.6, -0.7, 0.7, -0.8, 0.8)
+"""Errors that are assumed until there are as many: the first ones are replaced first."""
 
 
 class Wait(NamedTuple):
@@ -30,30 +32,46 @@ class Wait(NamedTuple):
 
 
 class Accuracy:
-    """The latest errors, as logarithms of how much longer it took than was predicted."""
+    """The latest errors, as logarithms of how much longer it took than was predicted, by what was predicted."""
 
     def __init__(self) -> None:
-        self._latest: deque[float] = deque(ASSUMED)
-        self._sorted = list(ASSUMED)
+        self._latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
+        self._sorted: list[tuple[float, float]] = []
         self.count = 0
 
     def learn(self, predicted_s: float, actual_s: float) -> None:
         """What was predicted to take this long took that long."""
-        error = math.log((actual_s + SMALL_S) / (predicted_s + SMALL_S))
-        error = min(MOST_ERROR, max(-MOST_ERROR, error))
-        self._latest.append(error)
-        insort(self._sorted, error)
+        length = math.log(predicted_s + SMALL_S)
+        error = math.log(actual_s + SMALL_S) - length
+        one = (length, min(MOST_ERROR, max(-MOST_ERROR, error)))
+        if len(self._latest) == REMEMBERED:
+            del self._sorted[bisect_left(self._sorted, self._latest[0])]
+        self._latest.append(one)
+        insort(self._sorted, one)
         self.count += 1
-        while len(self._latest) > (REMEMBERED if self.count > REMEMBERED else max(self.count, len(ASSUMED))):
-            del self._sorted[bisect_left(self._sorted, self._latest.popleft())]
 
     def corrected(self, predicted_s: float) -> Wait:
         """The prediction as it should have been, and its range."""
-        errors = (CORRECTED * self._error_at(0.5), self._error_at(OUTSIDE), self._error_at(1 - OUTSIDE))
-        likely, low, high = (max(0.0, (predicted_s + SMALL_S) * math.exp(error) - SMALL_S) for error in errors)
+        errors = self._errors(predicted_s)
+        parts = (CORRECTED * _at(errors, 0.5), _at(errors, OUTSIDE), _at(errors, 1 - OUTSIDE))
+        likely, low, high = (max(0.0, (predicted_s + SMALL_S) * math.exp(error) - SMALL_S) for error in parts)
         return Wait(likely, min(likely, low), max(likely, high))
 
-    def _error_at(self, part: float) -> float:
-        at = part * (len(self._sorted) - 1)
-        low, high = self._sorted[math.floor(at)], self._sorted[math.ceil(at)]
-        return low + (high - low) * (at % 1)
+    def _errors(self, predicted_s: float) -> list[float]:
+        """Those of predictions of about this length, sorted."""
+        known, length = self._sorted, math.log(predicted_s + SMALL_S)
+        first = last = bisect_left(known, (length,))
+        while last - first < min(ALIKE, len(known)):
+            if last == len(known) or (first > 0 and length - known[first - 1][0] < known[last][0] - length):
+                first -= 1
+            else:
+                last += 1
+        errors = [error for _, error in known[first:last]]
+        return sorted([*ASSUMED[len(errors) :], *errors])
+
+
+def _at(errors: list[float], part: float) -> float:
+    """What the next error should not exceed with this probability; the errors are sorted."""
+    at = min(len(errors) - 1.0, max(0.0, part * (len(errors) + 1) - 1))
+    low, high = errors[math.floor(at)], errors[math.ceil(at)]
+    return low + (high - low) * (at % 1)

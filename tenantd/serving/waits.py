@@ -9,13 +9,14 @@ from typing import Final
 
 from tenantd.events import CleanedUp, Event, FirstToken
 from tenantd.live.streams import LiveStream
-from tenantd.serving.accuracy import Accuracy, Wait
+from tenantd.serving.accuracy import SMALL_S, Accuracy, Wait
 from tenantd.wire.messages import Outlook
 
-ENOUGH: Final = 30
+ENOUGH: Final = 60
 """Predictions of one tenant that turned out somehow, after which its own errors count, not everybody's."""
-LOOKS: Final = 8
-"""The first prediction of each request is remembered, and one in so many of the others."""
+SHORTER: Final = 0.5
+"""Of each request, the first prediction is remembered, and each that is shorter than the last of these by this: what is
+learned about waits of every length comes from all requests."""
 NEW: Final = 0.35
 """The part of a new prediction in what is told: each assumes other lengths of answers, so several are worth more."""
 
@@ -30,7 +31,6 @@ class Waits:
         self._told: dict[str, list[tuple[float, float]]] = {}  # by request id: its age, and the wait predicted then
         self._everybody = Accuracy()
         self._tenants: dict[str, Accuracy] = {}
-        self._looks = 0
 
     def foresee(self, outlook: Outlook | None, waiting: Iterable[LiveStream], now_s: float) -> None:
         """The engine has told what it foresees; None: nothing. `waiting` are the requests without a token, by age."""
@@ -94,7 +94,6 @@ class Waits:
                 self._told.pop(event.request_id, None)
 
     def _remember(self, stream: LiveStream, wait_s: float) -> None:
-        self._looks += 1
         told = self._told.setdefault(stream.id, [])
-        if not told or (stream.number + self._looks) % LOOKS == 0:
-            told[1:] = [(stream.age_s, wait_s)]
+        if not told or wait_s + SMALL_S <= SHORTER * (told[-1][1] + SMALL_S):
+            told.append((stream.age_s, wait_s))
