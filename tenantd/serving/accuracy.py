@@ -9,8 +9,8 @@ from typing import Final, NamedTuple
 
 REMEMBERED: Final = 200
 ALIKE: Final = 40
-"""Errors that give a range: those of the predictions nearest in length. Short waits, for which a single answer that goes
-on longer than expected matters most, are off by more of their length than long ones."""
+"""Errors that give a range: of the predictions that are nearest in length. Short waits are off by more of their length
+than long ones, because a single answer may go on for longer than expected."""
 SMALL_S: Final = 0.5
 """Errors are relative to the wait and this much more, since nobody minds half a second."""
 OUTSIDE: Final = 0.05

@@ -88,6 +88,16 @@ def test_requests_that_end_without_a_token_teach_nothing_and_are_forgotten() -> 
     assert not waits._told and waits.accuracy("acme").count == 0
 
 
+def test_predictions_of_every_length_are_learned_from_each_request() -> None:
+    waits, request = Waits(), Request(1)
+    for wait_s in (40, 30, 19, 15, 9, 9):
+        waits.foresee(None, [], request.age_s)
+        waits.foresee(Outlook({1: 1000 * wait_s}, {}), [request], request.age_s)  # type: ignore[list-item]
+        request.age_s += 5
+    waits.hear(FirstToken(request_id=request.id, tenant="acme", after_micros=40_000_000))
+    assert waits.accuracy("acme").count == len((40, 19, 9))
+
+
 def test_a_new_prediction_counts_beside_those_before_it() -> None:
     waits, request = Waits(), Request(1)
     told = []
