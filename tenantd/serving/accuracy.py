@@ -11,6 +11,8 @@ REMEMBERED: Final = 200
 ALIKE: Final = 40
 """Errors that give a range: of the predictions that are nearest in length. Short waits are off by more of their length
 than long ones, because a single answer may go on for longer than expected."""
+ABOUT: Final = 0.1
+"""Lengths are about the same if their logarithms differ by no more than this."""
 SMALL_S: Final = 0.5
 """Errors are relative to the wait and this much more, since nobody minds half a second."""
 OUTSIDE: Final = 0.05
@@ -37,6 +39,7 @@ class Accuracy:
     def __init__(self) -> None:
         self._latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._sorted: list[tuple[float, float]] = []
+        self._usual: dict[int, tuple[float, ...]] = {}  # of predictions of about the same length, until more is learned
         self.count = 0
 
     def learn(self, predicted_s: float, actual_s: float) -> None:
@@ -48,18 +51,20 @@ class Accuracy:
             del self._sorted[bisect_left(self._sorted, self._latest[0])]
         self._latest.append(one)
         insort(self._sorted, one)
+        self._usual.clear()
         self.count += 1
 
     def corrected(self, predicted_s: float) -> Wait:
         """The prediction as it should have been, and its range."""
-        errors = self._errors(predicted_s)
-        parts = (CORRECTED * _at(errors, 0.5), _at(errors, OUTSIDE), _at(errors, 1 - OUTSIDE))
-        likely, low, high = (max(0.0, (predicted_s + SMALL_S) * math.exp(error) - SMALL_S) for error in parts)
+        about = round(math.log(predicted_s + SMALL_S) / ABOUT)
+        if (usual := self._usual.get(about)) is None:
+            usual = self._usual[about] = self._errors(about * ABOUT)
+        likely, low, high = (max(0.0, (predicted_s + SMALL_S) * math.exp(error) - SMALL_S) for error in usual)
         return Wait(likely, min(likely, low), max(likely, high))
 
-    def _errors(self, predicted_s: float) -> list[float]:
-        """Those of predictions of about this length, sorted."""
-        known, length = self._sorted, math.log(predicted_s + SMALL_S)
+    def _errors(self, length: float) -> tuple[float, ...]:
+        """What is corrected of predictions of about this length, and their range."""
+        known = self._sorted
         first = last = bisect_left(known, (length,))
         while last - first < min(ALIKE, len(known)):
             if last == len(known) or (first > 0 and length - known[first - 1][0] < known[last][0] - length):
@@ -67,7 +72,8 @@ class Accuracy:
             else:
                 last += 1
         errors = [error for _, error in known[first:last]]
-        return sorted([*ASSUMED[len(errors) :], *errors])
+        errors = sorted([*ASSUMED[len(errors) :], *errors])
+        return CORRECTED * _at(errors, 0.5), _at(errors, OUTSIDE), _at(errors, 1 - OUTSIDE)
 
 
 def _at(errors: list[float], part: float) -> float:
