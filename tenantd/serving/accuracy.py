@@ -11,6 +11,8 @@ REMEMBERED: Final = 200
 ALIKE: Final = 40
 """Errors that give a range: of the predictions that are nearest in length. Short waits are off by more of their length
 than long ones, because a single answer may go on for longer than expected."""
+FURTHEST: Final = 1.5
+"""The logarithms of their lengths may differ by this: waits of seconds tell nothing of those of minutes."""
 ABOUT: Final = 0.1
 """Lengths are about the same if their logarithms differ by no more than this."""
 SMALL_S: Final = 0.5
@@ -21,7 +23,7 @@ MOST_ERROR: Final = 2.0
 """Worse ones count as this, which is seven times as long or short: a range that is wider tells nobody anything."""
 CORRECTED: Final = 0.5
 """The part of the usual error that is corrected: it is of requests that have been waiting, and things change."""
-ASSUMED: Final = (0.0, -0.1, 0.1, -0.2, 0.2, -0.3, 0.3, -0.4, 0.4, -0.5, 0.5, -0.6, 0.6, -0.7, 0.7, -0.8, 0.8)
+ASSUMED: Final = (0.0, -0.1, 0.1, -0.2, 0.2, -0.3, 0.3, -0.4, 0.4, -0.5, 0.5, -0.6, 0.6, -0.7, 0.7)
 """Errors that are assumed until there are as many: the first ones are replaced first."""
 
 
@@ -65,9 +67,10 @@ class Accuracy:
     def _errors(self, length: float) -> tuple[float, ...]:
         """What is corrected of predictions of about this length, and their range."""
         known = self._sorted
+        least, most = (bisect_left(known, (length + far,)) for far in (-FURTHEST, FURTHEST))
         first = last = bisect_left(known, (length,))
-        while last - first < min(ALIKE, len(known)):
-            if last == len(known) or (first > 0 and length - known[first - 1][0] < known[last][0] - length):
+        while last - first < min(ALIKE, most - least):
+            if last == most or (first > least and length - known[first - 1][0] < known[last][0] - length):
                 first -= 1
             else:
                 last += 1
