@@ -29,11 +29,15 @@ class Waits:
         self._last_s: dict[str, float] = {}  # the latest of these, by tenant
         self._apart_s: dict[str, float] = {}  # the time between two of them
         self._told: dict[str, list[tuple[float, float]]] = {}  # by request id: its age, and the wait predicted then
+        self._guessed: dict[str, tuple[float, float]] = {}  # the same before anything was foreseen for it
+        self._guesses = Accuracy()
         self._everybody = Accuracy()
         self._tenants: dict[str, Accuracy] = {}
 
     def foresee(self, outlook: Outlook | None, waiting: Iterable[LiveStream], now_s: float) -> None:
         """The engine has told what it foresees; None: nothing. `waiting` are the requests without a token, by age."""
+        waiting = list(waiting)
+        self._note_guesses(waiting, now_s)
         before_s, self._first_s = self._first_s, {}
         self._last_s, self._apart_s = {}, {}
         if outlook is None:
@@ -62,12 +66,10 @@ class Waits:
     def of(self, stream: LiveStream, newer: int, now_s: float) -> Wait | None:
         """The wait of a request before which `newer` others of its tenant came that were not foreseen either; None if
         nothing is known of its tenant."""
-        at_s = self._first_s.get(stream.number)
-        if at_s is None:
-            if (last_s := self._last_s.get(stream.tenant)) is None:
-                return None
-            at_s = max(now_s, last_s) + (newer + 1) * self._apart_s[stream.tenant]
-        return self.accuracy(stream.tenant).corrected(max(0.0, at_s - now_s))
+        if (at_s := self._first_s.get(stream.number)) is not None:
+            return self.accuracy(stream.tenant).corrected(max(0.0, at_s - now_s))
+        guess_s = self._guess_s(stream.tenant, newer, now_s)
+        return None if guess_s is None else self._guesses.corrected(guess_s)
 
     def is_foreseen(self, stream: LiveStream) -> bool:
         """Whether the last prediction was about it."""
@@ -86,12 +88,33 @@ class Waits:
         """Compare what was predicted for a request to what came, at its first token; no more is known of others."""
         match event:
             case FirstToken():
+                after_s = event.after_micros / 1e6
                 for age_s, wait_s in self._told.pop(event.request_id, ()):
-                    actual_s = max(0.0, event.after_micros / 1e6 - age_s)
+                    actual_s = max(0.0, after_s - age_s)
                     self._everybody.learn(wait_s, actual_s)
                     self._tenants.setdefault(event.tenant, Accuracy()).learn(wait_s, actual_s)
+                if (guessed := self._guessed.pop(event.request_id, None)) is not None:
+                    self._guesses.learn(guessed[1], max(0.0, after_s - guessed[0]))
             case CleanedUp():
                 self._told.pop(event.request_id, None)
+                self._guessed.pop(event.request_id, None)
+
+    def _guess_s(self, tenant: str, newer: int, now_s: float) -> float | None:
+        """The wait of a request of which nothing is foreseen; `newer` as in `of`."""
+        if (last_s := self._last_s.get(tenant)) is None:
+            return None
+        return max(now_s, last_s) + (newer + 1) * self._apart_s[tenant] - now_s
+
+    def _note_guesses(self, waiting: list[LiveStream], now_s: float) -> None:
+        """Remember what would have been told so far of those of which nothing was foreseen yet."""
+        newer: dict[str, int] = {}
+        for stream in waiting:
+            if stream.number in self._first_s or stream.id in self._guessed:
+                continue
+            guess_s = self._guess_s(stream.tenant, count := newer.get(stream.tenant, 0), now_s)
+            if guess_s is not None:
+                self._guessed[stream.id] = stream.age_s, guess_s
+                newer[stream.tenant] = count + 1
 
     def _remember(self, stream: LiveStream, wait_s: float) -> None:
         told = self._told.setdefault(stream.id, [])

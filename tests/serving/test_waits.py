@@ -98,6 +98,23 @@ def test_predictions_of_every_length_are_learned_from_each_request() -> None:
     assert waits.accuracy("acme").count == len((40, 19, 9))
 
 
+def test_guesses_before_anything_is_foreseen_have_errors_of_their_own() -> None:
+    waits, known = Waits(), Request(0)
+    for number in range(1, 41):
+        waits.foresee(Outlook({0: 5000}, {"acme": 5000}), [known], 0.0)  # type: ignore[list-item]
+        new, newer = Request(number), Request(100 + number)
+        assert not waits.is_foreseen(new)  # type: ignore[arg-type]
+        waits.foresee(Outlook({0: 5000, number: 20_000}, {}), [known, new, newer], 0.0)  # type: ignore[list-item]
+        waits.hear(FirstToken(request_id=new.id, tenant="acme", after_micros=20_000_000))
+        waits.hear(FirstToken(request_id=newer.id, tenant="acme", after_micros=30_000_000))
+    waits.foresee(Outlook({0: 10_000}, {"acme": 5000}), [known], 100.0)  # type: ignore[list-item]
+    foreseen, guessed = (waits.of(each, 0, 105.0) for each in (known, Request(99)))  # type: ignore[arg-type]
+    assert foreseen is not None and foreseen.high_s < 8
+    assert guessed is not None and 18 < guessed.high_s < 25, "twice as long as guessed, as with the others"
+    waits.hear(CleanedUp(request_id=known.id, tenant="acme"))
+    assert not waits._told and not waits._guessed
+
+
 def test_a_new_prediction_counts_beside_those_before_it() -> None:
     waits, request = Waits(), Request(1)
     told = []
