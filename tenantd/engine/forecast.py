@@ -1,6 +1,6 @@
 """Tells in which order waiting requests will be bound and when they will get their first token, once a second at most.
 
-That is found by a rehearsal, a little in each step, so that it holds nobody up: with some forty that wait, it takes two
+That is found by a rehearsal, a little in each step, so that it holds nobody up: with about forty waiting, it takes two
 or three seconds. Pure; the clock is an argument.
 """
 
@@ -22,7 +22,7 @@ SOON_S: Final = 0.05
 MOST_ORDERED: Final = 256
 """The order reported to the daemon covers at most this many waiting requests."""
 LEAST_PART: Final = 100
-"""Of the time, at most the hundredth is spent on this: in each step so much of the time since the last one."""
+"""At most a hundredth of the time is spent on this: in each step, a hundredth of the time since the last."""
 LEAST_STEP_S: Final = 0.0005
 """But a step may be held up by this, or by one turn of a rehearsal, which rests for it afterwards."""
 MOST_STEP_S: Final = 0.005

@@ -23,8 +23,8 @@ MOST_TEXTS_IN_ALL: Final = 256
 16,384 numbers they take a quarter of that."""
 
 LEAST_JOINING_TOKENS: Final = 8
-"""Of a prompt that joins a pass and is not completed by it. With a KV buffer for each sequence, llama.cpp computes as
-many tokens of each sequence at once, then the rest: fewer would cost almost a pass of their own."""
+"""Of a prompt that joins a pass and is not completed by it. With a KV buffer for each sequence, llama.cpp computes the
+same number of tokens of each sequence at once, then the rest: fewer would cost almost a pass of their own."""
 MOST_COMPANIONS: Final = 3
 """Rows that complete a group of four; more would make the pass longer. See llama/full_pass.py."""
 SHALLOW_TOKENS: Final = 512
@@ -164,10 +164,11 @@ class Passes:
                 count = job.stretch if job.stops else job.remaining
                 if count > min(budget + budget // 2, most):  # a short remainder is not worth another pass
                     count = min(budget, count)
-                if count < min(job.remaining, LEAST_JOINING_TOKENS) and job is not jobs[0]:
-                    continue
             if allowance is not None:
                 count = min(count, _affordable(job, allowance))
+            if count < min(job.remaining, LEAST_JOINING_TOKENS) and not (job.ends or job is jobs[0]):
+                continue
+            if allowance is not None:
                 left[name] = allowance - _cost(job, count)
             if count > 0:
                 budget -= count

@@ -25,9 +25,8 @@ MEASURABLE_TOKENS: Final = 8
 PROBE_TOKENS: Final = 64
 """Prompt tokens in a pass until the speed is known; on a slow machine, more would hold everybody up for a second."""
 LONE: Final = 4
-"""How many times `max_stall_ms` a pass of prompts may take while one tenant is alone and decodes nothing: larger passes
-take less time per token, and nobody is there to wait for them. Not of texts to embed, which may come for hours:
-meanwhile somebody else may."""
+"""How many times `max_stall_ms` a pass may take that computes the prompt of the only request there is: larger passes
+take less time per token, and nobody else is waiting."""
 PUNCTUAL: Final = 0.93
 """The part of a pace that is planned for, because no pass takes exactly as long as expected."""
 
@@ -129,9 +128,9 @@ class Slack:
     ) -> Room:
         """What the next pass should have of prompts; 0 tokens if it should decode. `first` is the neediest prompt."""
         line = self._texts if first.ends else self._prompts
-        step_s = self._longest_s(tenants, now_s, may_be_long=not (decoding or first.ends))
+        step_s = self._longest_s(tenants, now_s)
         if not decoding:
-            return self._room(step_s, line)
+            return self._room(step_s, line, is_strict=step_s > max(self._step_s, self._stall_s))
         decode_s = self._decodes.micros(len(decoding)) / 1e6
         slack_s = min(self._patience_s(job, first, tenants, usage, now_s, decode_s) for job in decoding)
         is_overdue = now_s - self._prefilled_s >= self._stall_s and not self._was_prefill
@@ -154,17 +153,16 @@ class Slack:
         ]
         return kept or decoding
 
-    def _longest_s(self, tenants: Mapping[str, TenantJobs], now_s: float, *, may_be_long: bool) -> float:
+    def _longest_s(self, tenants: Mapping[str, TenantJobs], now_s: float) -> float:
         """The longest time that a pass may take: `target_step_ms` while a tenant may be back that it would make wait,
-        which is one that has nothing to do now, and had within a half-life of usage. `may_be_long`: for one that is
-        alone."""
-        recently_s, busy = now_s - self._settings.half_life_s, 0
+        which is one that has nothing to do now, and had within a half-life of usage."""
+        recently_s, requests = now_s - self._settings.half_life_s, 0
         for tenant in tenants.values():
             if tenant.is_busy:
-                busy += 1
+                requests += tenant.active + len(tenant.queue) + tenant.has_backlog
             elif tenant.left_s > recently_s:
                 return self._step_s
-        return max(self._step_s, LONE * self._stall_s if may_be_long and busy == 1 else self._stall_s)
+        return max(self._step_s, LONE * self._stall_s if requests == 1 else self._stall_s)
 
     def _patience_s(
         self,

@@ -8,6 +8,8 @@ from collections import deque
 from typing import Final, NamedTuple
 
 REMEMBERED: Final = 200
+ENOUGH: Final = 30
+"""Predictions for one tenant that turned out somehow, after which its own errors count, not everybody's."""
 ALIKE: Final = 40
 """Errors that give a range: of the predictions that are nearest in length. Short waits are off by more of their length
 than long ones, because a single answer may go on for longer than expected."""
@@ -39,8 +41,8 @@ class Accuracy:
     """The latest errors, as logarithms of how much longer it took than was predicted, by what was predicted."""
 
     def __init__(self) -> None:
-        self._latest: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
-        self._sorted: list[tuple[float, float]] = []
+        self._latest: deque[tuple[float, int, float]] = deque(maxlen=REMEMBERED)  # length, number, error
+        self._sorted: list[tuple[float, int, float]] = []
         self._usual: dict[int, tuple[float, ...]] = {}  # of predictions of about the same length, until more is learned
         self.count = 0
 
@@ -48,7 +50,7 @@ class Accuracy:
         """What was predicted to take this long took that long."""
         length = math.log(predicted_s + SMALL_S)
         error = math.log(actual_s + SMALL_S) - length
-        one = (length, min(MOST_ERROR, max(-MOST_ERROR, error)))
+        one = (length, self.count, min(MOST_ERROR, max(-MOST_ERROR, error)))
         if len(self._latest) == REMEMBERED:
             del self._sorted[bisect_left(self._sorted, self._latest[0])]
         self._latest.append(one)
@@ -74,9 +76,31 @@ class Accuracy:
                 first -= 1
             else:
                 last += 1
-        errors = [error for _, error in known[first:last]]
+        errors = [error for *_, error in known[first:last]]
         errors = sorted([*ASSUMED[len(errors) :], *errors])
         return CORRECTED * _at(errors, 0.5), _at(errors, OUTSIDE), _at(errors, 1 - OUTSIDE)
+
+
+class Accuracies:
+    """Of everybody, and of each tenant: nobody's errors count for a tenant that has enough of its own."""
+
+    def __init__(self) -> None:
+        self._everybody = Accuracy()
+        self._tenants: dict[str, Accuracy] = {}
+
+    def of(self, tenant: str) -> Accuracy:
+        """Of the predictions for a tenant."""
+        own = self._tenants.get(tenant)
+        return self._everybody if own is None or own.count < ENOUGH else own
+
+    def learn(self, tenant: str, predicted_s: float, actual_s: float) -> None:
+        """What was predicted for a tenant to take this long took that long."""
+        self._everybody.learn(predicted_s, actual_s)
+        self._tenants.setdefault(tenant, Accuracy()).learn(predicted_s, actual_s)
+
+    def forget(self, tenant: str) -> None:
+        """Forget a removed tenant."""
+        self._tenants.pop(tenant, None)
 
 
 def _at(errors: list[float], part: float) -> float:

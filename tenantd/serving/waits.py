@@ -4,19 +4,18 @@ it does not have yet, and corrected by how predictions turned out. The clock is 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from typing import Final
 
 from tenantd.events import CleanedUp, Event, FirstToken
 from tenantd.live.streams import LiveStream
-from tenantd.serving.accuracy import SMALL_S, Accuracy, Wait
+from tenantd.serving.accuracy import SMALL_S, Accuracies, Wait
 from tenantd.wire.messages import Outlook
 
-ENOUGH: Final = 60
-"""Predictions of one tenant that turned out somehow, after which its own errors count, not everybody's."""
 SHORTER: Final = 0.5
-"""Of each request, the first prediction is remembered, and each that is shorter than the last of these by this: what is
-learned about waits of every length comes from all requests."""
+"""Of each request, the first prediction is remembered, and each later one that is at most this part of the last one
+remembered. So every request teaches something about waits of every length."""
 NEW: Final = 0.35
 """The part of a new prediction in what is told: each assumes other lengths of answers, so several are worth more."""
 
@@ -30,9 +29,7 @@ class Waits:
         self._apart_s: dict[str, float] = {}  # the time between two of them
         self._told: dict[str, list[tuple[float, float]]] = {}  # by request id: its age, and the wait predicted then
         self._guessed: dict[str, tuple[float, float]] = {}  # the same before anything was foreseen for it
-        self._guesses = Accuracy()
-        self._everybody = Accuracy()
-        self._tenants: dict[str, Accuracy] = {}
+        self.predictions, self.guesses = Accuracies(), Accuracies()
 
     def foresee(self, outlook: Outlook | None, waiting: Iterable[LiveStream], now_s: float) -> None:
         """The engine has told what it foresees; None: nothing. `waiting` are the requests without a token, by age."""
@@ -41,6 +38,8 @@ class Waits:
         before_s, self._first_s = self._first_s, {}
         self._last_s, self._apart_s = {}, {}
         if outlook is None:
+            self._told.clear()  # whoever computes them now is not who was asked
+            self._guessed.clear()
             return
         held: list[LiveStream] = []
         counts: dict[str, int] = {}
@@ -67,34 +66,28 @@ class Waits:
         """The wait of a request before which `newer` others of its tenant came that were not foreseen either; None if
         nothing is known of its tenant."""
         if (at_s := self._first_s.get(stream.number)) is not None:
-            return self.accuracy(stream.tenant).corrected(max(0.0, at_s - now_s))
+            return self.predictions.of(stream.tenant).corrected(max(0.0, at_s - now_s))
         guess_s = self._guess_s(stream.tenant, newer, now_s)
-        return None if guess_s is None else self._guesses.corrected(guess_s)
+        return None if guess_s is None else self.guesses.of(stream.tenant).corrected(guess_s)
 
     def is_foreseen(self, stream: LiveStream) -> bool:
         """Whether the last prediction was about it."""
         return stream.number in self._first_s
 
-    def accuracy(self, tenant: str) -> Accuracy:
-        """Of the predictions for a tenant."""
-        own = self._tenants.get(tenant)
-        return self._everybody if own is None or own.count < ENOUGH else own
-
     def forget(self, tenant: str) -> None:
         """Forget a removed tenant."""
-        self._tenants.pop(tenant, None)
+        self.predictions.forget(tenant)
+        self.guesses.forget(tenant)
 
     def hear(self, event: Event) -> None:
         """Compare what was predicted for a request to what came, at its first token; no more is known of others."""
         match event:
             case FirstToken():
-                after_s = event.after_micros / 1e6
+                after_s, guessed = event.after_micros / 1e6, self._guessed.pop(event.request_id, None)
                 for age_s, wait_s in self._told.pop(event.request_id, ()):
-                    actual_s = max(0.0, after_s - age_s)
-                    self._everybody.learn(wait_s, actual_s)
-                    self._tenants.setdefault(event.tenant, Accuracy()).learn(wait_s, actual_s)
-                if (guessed := self._guessed.pop(event.request_id, None)) is not None:
-                    self._guesses.learn(guessed[1], max(0.0, after_s - guessed[0]))
+                    self.predictions.learn(event.tenant, wait_s, max(0.0, after_s - age_s))
+                if guessed is not None:
+                    self.guesses.learn(event.tenant, guessed[1], max(0.0, after_s - guessed[0]))
             case CleanedUp():
                 self._told.pop(event.request_id, None)
                 self._guessed.pop(event.request_id, None)
@@ -107,14 +100,14 @@ class Waits:
 
     def _note_guesses(self, waiting: list[LiveStream], now_s: float) -> None:
         """Remember what would have been told so far of those of which nothing was foreseen yet."""
-        newer: dict[str, int] = {}
+        newer: Counter[str] = Counter()
         for stream in waiting:
-            if stream.number in self._first_s or stream.id in self._guessed:
+            if self.is_foreseen(stream):
                 continue
-            guess_s = self._guess_s(stream.tenant, count := newer.get(stream.tenant, 0), now_s)
+            guess_s = self._guess_s(stream.tenant, newer[stream.tenant], now_s)
+            newer[stream.tenant] += 1
             if guess_s is not None:
-                self._guessed[stream.id] = stream.age_s, guess_s
-                newer[stream.tenant] = count + 1
+                self._guessed.setdefault(stream.id, (stream.age_s, guess_s))
 
     def _remember(self, stream: LiveStream, wait_s: float) -> None:
         told = self._told.setdefault(stream.id, [])

@@ -49,7 +49,7 @@ class Settings:
     target_step_ms: float = _setting(
         100.0,
         "Longest step while a tenant that was here lately may be back; prompts are split to fit. Otherwise, a step may "
-        "take max_stall_ms, or four times that while one tenant is alone and generates nothing.",
+        "take max_stall_ms, or four times that if it computes the only request there is.",
         ge=1,
         le=60_000,
     )

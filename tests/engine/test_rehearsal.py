@@ -267,6 +267,8 @@ def test_a_forecast_takes_the_same_part_of_long_steps_as_of_short_ones() -> None
     long, rest_s = forecast_calls(tick_s=0.0002, step_s=0.2)
     assert long < short / 2
     assert rest_s < 1, "it has rested meanwhile"
+    longest, _ = forecast_calls(tick_s=0.0002, step_s=60)
+    assert longest > 1, "but it holds no step up for long"
 
 
 def many(tenants: int, **settings: Any) -> World:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 
 from tenantd.events import CleanedUp, FirstToken
-from tenantd.serving.accuracy import Accuracy
-from tenantd.serving.waits import ENOUGH, Waits
+from tenantd.serving.accuracy import ENOUGH, REMEMBERED, Accuracy
+from tenantd.serving.waits import Waits
 from tenantd.wire.messages import Outlook
 
 
@@ -72,11 +72,11 @@ def test_a_tenants_own_errors_count_once_there_are_enough_of_them() -> None:
         request = Request(number)
         waits.foresee(Outlook({number: 10_000}, {}), [request], 0.0)  # type: ignore[list-item]
         waits.hear(FirstToken(request_id=request.id, tenant="acme", after_micros=20_000_000))
-    own, others = (waits.accuracy(name).corrected(10.0) for name in ("acme", "globex"))
+    own, others = (waits.predictions.of(name).corrected(10.0) for name in ("acme", "globex"))
     assert own.likely_s > 13 and own.high_s == pytest.approx(20, rel=0.01)
-    assert waits.accuracy("globex") is waits.accuracy("another")
+    assert waits.predictions.of("globex") is waits.predictions.of("another")
     waits.forget("acme")
-    assert waits.accuracy("acme") is waits.accuracy("globex")
+    assert waits.predictions.of("acme") is waits.predictions.of("globex")
     assert others.high_s >= own.likely_s
 
 
@@ -85,34 +85,64 @@ def test_requests_that_end_without_a_token_teach_nothing_and_are_forgotten() -> 
     request = Request(1)
     waits.foresee(Outlook({1: 10_000}, {}), [request], 0.0)  # type: ignore[list-item]
     waits.hear(CleanedUp(request_id=request.id, tenant="acme"))
-    assert not waits._told and waits.accuracy("acme").count == 0
+    assert not waits._told and waits.predictions.of("acme").count == 0
 
 
 def test_predictions_of_every_length_are_learned_from_each_request() -> None:
     waits, request = Waits(), Request(1)
-    for wait_s in (40, 30, 19, 15, 9, 9):
-        waits.foresee(None, [], request.age_s)
-        waits.foresee(Outlook({1: 1000 * wait_s}, {}), [request], request.age_s)  # type: ignore[list-item]
-        request.age_s += 5
-    waits.hear(FirstToken(request_id=request.id, tenant="acme", after_micros=40_000_000))
-    assert waits.accuracy("acme").count == len((40, 19, 9))
+    for wait_s in (40, 30, 12, 9, 3, 3):
+        now_s = request.age_s  # what was told before is over, so that it does not count beside the new one
+        waits.foresee(Outlook({1: 1000 * wait_s}, {}), [request], now_s)  # type: ignore[list-item]
+        request.age_s += 50
+    waits.hear(FirstToken(request_id=request.id, tenant="acme", after_micros=300_000_000))
+    assert waits.predictions.of("acme").count == len((40, 12, 3))
 
 
-def test_guesses_before_anything_is_foreseen_have_errors_of_their_own() -> None:
+def test_old_errors_are_forgotten() -> None:
+    accuracy = Accuracy()
+    for actual_s in (5.0, 20.0):
+        for _ in range(REMEMBERED):
+            accuracy.learn(10.0, actual_s)
+    assert accuracy.corrected(10.0).low_s > 14
+
+
+def test_many_predictions_of_the_same_length_give_the_range_of_all_their_errors() -> None:
+    accuracy = Accuracy()
+    for number in range(REMEMBERED):
+        accuracy.learn(0.0, 3.0 if number % 3 == 0 else 0.0)
+    for about_s in (0.0, 0.05):
+        wait = accuracy.corrected(about_s)
+        assert wait.low_s < 0.1 and 2.9 < wait.high_s < 3.5
+
+
+def test_a_tenants_guesses_have_errors_of_their_own() -> None:
+    waits = Waits()
+    for tenant, after_s in (("acme", 20), ("globex", 10)):
+        known = Request(0, tenant)
+        for number in range(1, ENOUGH + 1):
+            new = Request(number, tenant)
+            for waiting in ([known], [known, new]):
+                waits.foresee(Outlook({0: 5000}, {}), waiting, 0.0)  # type: ignore[arg-type]
+            waits.hear(FirstToken(request_id=new.id, tenant=tenant, after_micros=after_s * 1_000_000))
+        wait = waits.of(Request(99, tenant), 0, 0.0)  # type: ignore[arg-type]
+        assert wait is not None and wait.high_s == pytest.approx(after_s), "it was guessed 10 seconds"
+        assert waits.predictions.of(tenant).count == 0
+    waits.forget("acme")
+    assert waits.guesses.of("acme") is waits.guesses.of("initech")
+
+
+def test_a_guess_is_remembered_as_it_was_told() -> None:
     waits, known = Waits(), Request(0)
-    for number in range(1, 41):
-        waits.foresee(Outlook({0: 5000}, {"acme": 5000}), [known], 0.0)  # type: ignore[list-item]
-        new, newer = Request(number), Request(100 + number)
-        assert not waits.is_foreseen(new)  # type: ignore[arg-type]
-        waits.foresee(Outlook({0: 5000, number: 20_000}, {}), [known, new, newer], 0.0)  # type: ignore[list-item]
-        waits.hear(FirstToken(request_id=new.id, tenant="acme", after_micros=20_000_000))
-        waits.hear(FirstToken(request_id=newer.id, tenant="acme", after_micros=30_000_000))
-    waits.foresee(Outlook({0: 10_000}, {"acme": 5000}), [known], 100.0)  # type: ignore[list-item]
-    foreseen, guessed = (waits.of(each, 0, 105.0) for each in (known, Request(99)))  # type: ignore[arg-type]
-    assert foreseen is not None and foreseen.high_s < 8
-    assert guessed is not None and 18 < guessed.high_s < 25, "twice as long as guessed, as with the others"
-    waits.hear(CleanedUp(request_id=known.id, tenant="acme"))
-    assert not waits._told and not waits._guessed
+    new = [Request(number) for number in range(1, 4)]
+    for count in range(4):
+        told = [likely_s(waits, request, newer) for newer, request in enumerate(new[:count])]
+        waits.foresee(Outlook({0: 5000}, {}), [known, *new[:count]], 0.0)  # type: ignore[list-item]
+        assert told == pytest.approx([10, 15, 20][:count])
+    assert [wait_s for _, wait_s in waits._guessed.values()] == pytest.approx([10, 15, 20])
+    waits.hear(CleanedUp(request_id="req_1", tenant="acme"))
+    assert list(waits._guessed) == ["req_2", "req_3"]
+    waits.foresee(None, [], 0.0)
+    assert not waits._guessed and not waits._told
 
 
 def test_a_new_prediction_counts_beside_those_before_it() -> None:
