@@ -130,7 +130,7 @@ class Slack:
         line = self._texts if first.ends else self._prompts
         step_s = self._longest_s(tenants, now_s)
         if not decoding:
-            return self._room(step_s, line, is_strict=step_s > max(self._step_s, self._stall_s))
+            return self._room(step_s, line, is_strict=line.is_known and step_s > max(self._step_s, self._stall_s))
         decode_s = self._decodes.micros(len(decoding)) / 1e6
         slack_s = min(self._patience_s(job, first, tenants, usage, now_s, decode_s) for job in decoding)
         is_overdue = now_s - self._prefilled_s >= self._stall_s and not self._was_prefill
