@@ -31,8 +31,8 @@ BLOCK: Final[dict[str, Foreign]] = {
     "cache_control": Taken("affects speed only"),
     "citations": Taken("citations of the text"),
     "signature": Taken("reasoning is not signed"),
-    "is_error": Taken("the content tells"),
-    "caller": Taken("it is always the model"),
+    "is_error": Taken("report errors in the content"),
+    "caller": Taken("only the model calls tools"),
 }
 """Fields of a block."""
 SOURCE_FIELDS: Final = ("type", "media_type", "data", "url")

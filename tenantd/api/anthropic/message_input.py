@@ -18,9 +18,9 @@ from tenantd.text.excerpt import excerpt
 _TOOL_FIELDS: Final = ("type", "name", "description", "input_schema", "strict")
 TOOL: Final[dict[str, Foreign]] = {
     "cache_control": Taken("affects speed only"),
-    "eager_input_streaming": Taken("input is sent as soon as it is certain to be one"),
+    "eager_input_streaming": Taken("input is sent as soon as it is certain to be a call"),
     "input_examples": Refused("put them in the description", ([],)),
-    "allowed_callers": Refused("it is always the model", (["direct"],)),
+    "allowed_callers": Refused("only the model calls tools", (["direct"],)),
     "defer_loading": Refused("all tools are shown to the model", (False,)),
 }
 """Fields of a tool."""

@@ -15,7 +15,7 @@ MESSAGES: Final[dict[str, Foreign]] = {
     "stop": Same("stop_sequences"),
     "metadata": Taken("labels only; the key identifies the client"),
     "cache_control": Taken("affects speed only"),
-    "inference_geo": Taken("there is one place"),
+    "inference_geo": Taken("there is only one place"),
     "speed": Refused("an administrator sets a tenant's weight and priority", ("standard",)),
     "container": Refused("this server runs no tools"),
     "mcp_servers": Refused("this server runs no tools", ([],)),
@@ -27,7 +27,7 @@ OUTPUT: Final[dict[str, Foreign]] = {"task_budget": Refused("use `max_tokens`")}
 """Fields of `output_config`."""
 THINKING: Final[dict[str, Foreign]] = {
     "budget_tokens": Taken("reasoning counts towards `max_tokens`"),
-    "display": Taken("reasoning is shown whole"),
+    "display": Taken("reasoning is shown in full"),
 }
 """Fields of `thinking`."""
 

@@ -242,11 +242,11 @@ EMBEDDINGS: Final[dict[str, Foreign]] = {
     "keep_alive": Taken("the model stays loaded"),
     "embd_normalize": Refused("vectors have the length 1", (2,)),
     "normalize": Refused("vectors have the length 1", (True,)),
-    "input_type": Refused("put what the model wants before the text into it"),
+    "input_type": Refused("put the prefix that the model expects into the text"),
     "truncate": Refused("a text that is too long is refused", (False, "NONE")),
     "truncate_prompt_tokens": Refused("a text that is too long is refused"),
     "add_special_tokens": Refused(
-        "a text has the tokens around it that the model wants; send token ids to change that", (True,)
+        "the tokens that the model expects around a text are added; send token ids to change that", (True,)
     ),
     "priority": Refused(_BY_ADMINISTRATOR, (0,)),
     "options": Refused("put the settings at the top level", ({},)),
@@ -293,7 +293,7 @@ MESSAGE: Final[dict[str, Foreign]] = {
 """Fields of a message, besides those of OpenAI and its reasoning."""
 
 TOOL: Final[dict[str, Foreign]] = {
-    "index": Taken("the order tells"),
+    "index": Taken("tools keep the order of the list"),
     "cache_control": Taken("affects speed only"),
 }
 """Fields of a tool, or of a call of one."""

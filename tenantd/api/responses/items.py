@@ -24,13 +24,13 @@ ITEM_FIELDS: Final[Mapping[str, tuple[str, ...]]] = {
 ITEM: Final[dict[str, Foreign]] = {
     "id": Taken("the id of an earlier item"),
     "status": Taken("the status of an earlier item"),
-    "phase": Taken("of an earlier message"),
+    "phase": Taken("the phase of an earlier message"),
     "encrypted_content": Taken("reasoning is in `content`"),
     "namespace": Refused("tools have no namespaces"),
 }
 PART: Final[dict[str, Foreign]] = {
     "annotations": Taken("annotations of the text"),
-    "logprobs": Taken("of an earlier answer"),
+    "logprobs": Taken("logprobs of an earlier answer"),
     "prompt_cache_breakpoint": Taken("affects speed only"),
     "file_id": Refused("there are no files; send the image in `image_url`"),
 }

@@ -20,7 +20,7 @@ from tenantd.text.excerpt import excerpt
 _TOOL_FIELDS: Final = ("type", "name", "description", "parameters", "strict")
 TOOL: Final[dict[str, Foreign]] = {
     "cache_control": Taken("affects speed only"),
-    "allowed_callers": Refused("it is always the model", (["direct"],)),
+    "allowed_callers": Refused("only the model calls tools", (["direct"],)),
     "defer_loading": Refused("all tools are shown to the model", (False,)),
     "output_schema": Taken("results are not checked"),
 }

@@ -19,7 +19,7 @@ RESPONSE: Final[dict[str, Foreign]] = {
     "prompt_cache_key": Taken("affects speed only"),
     "prompt_cache_options": Taken("affects speed only"),
     "prompt_cache_retention": Taken("affects speed only"),
-    "max_tool_calls": Taken("only counts tools that a server runs"),
+    "max_tool_calls": Taken("counts only tools that a server runs"),
     "messages": Refused("send them as `input`"),
     "response_format": Refused("use `text.format`"),
     "reasoning_effort": Refused("use `reasoning.effort`"),
@@ -34,10 +34,10 @@ RESPONSE: Final[dict[str, Foreign]] = {
 TEXT: Final[dict[str, Foreign]] = {"verbosity": Refused("ask for it in `instructions`", ("medium",))}
 """Fields of `text`."""
 REASONING: Final[dict[str, Foreign]] = {
-    "summary": Taken("reasoning is shown whole"),
-    "generate_summary": Taken("reasoning is shown whole"),
-    "mode": Refused("there is one", ("standard",)),
-    "context": Refused("it is the template that decides", ("auto",)),
+    "summary": Taken("reasoning is shown in full"),
+    "generate_summary": Taken("reasoning is shown in full"),
+    "mode": Refused("there is only one mode", ("standard",)),
+    "context": Refused("the template decides", ("auto",)),
 }
 """Fields of `reasoning`."""
 STREAM_OPTIONS: Final[dict[str, Foreign]] = {
