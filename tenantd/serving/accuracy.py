@@ -19,13 +19,14 @@ ABOUT: Final = 0.1
 """Lengths are about the same if their logarithms differ by no more than this."""
 SMALL_S: Final = 0.5
 """Errors are relative to the wait and this much more, since nobody minds half a second."""
-OUTSIDE: Final = 0.05
-"""The part of the errors that are below a range, and above it: nine of ten waits should be in it."""
+OUTSIDE: Final = 0.03
+"""The part of past errors that are below a range, and again above it. Nine of ten waits should be inside; but requests
+that wait at the same time are wrong together, and more of those fall outside than of past ones."""
 MOST_ERROR: Final = 2.0
 """Worse ones count as this, which is seven times as long or short: a range that is wider tells nobody anything."""
 CORRECTED: Final = 0.5
 """The part of the usual error that is corrected: it is of requests that have been waiting, and things change."""
-ASSUMED: Final = (0.0, -0.1, 0.1, -0.2, 0.2, -0.3, 0.3, -0.4, 0.4, -0.5, 0.5, -0.6, 0.6, -0.7, 0.7)
+ASSUMED: Final = (0.0, -0.1, 0.1, -0.2, 0.2, -0.3, 0.3, -0.4, 0.4, -0.5, 0.5, -0.6, 0.6, -0.7, 0.7, -0.8, 0.8)
 """Errors that are assumed until there are as many: the first ones are replaced first."""
 
 
