@@ -18,6 +18,7 @@ from tenantd.errors import InvalidRequest
 from tenantd.text.excerpt import excerpt
 
 _TOOL_FIELDS: Final = ("type", "name", "description", "parameters", "strict")
+_CHOICE_FIELDS: Final = ("type", "name")
 TOOL: Final[dict[str, Foreign]] = {
     "cache_control": Taken("affects speed only"),
     "allowed_callers": Refused("only the model calls tools", (["direct"],)),
@@ -71,7 +72,7 @@ def read_response(request: ResponseRequest, names: Names, before: list[Message])
         "messages": instructions + messages,
         "max_tokens": request.max_output_tokens,
         "tools": _tools(request.tools, names),
-        "tool_choice": _choice(request.tool_choice),
+        "tool_choice": _choice(request.tool_choice, names),
         "reasoning_effort": request.reasoning.effort if request.reasoning else None,
         "response_format": _format(request),
     }
@@ -133,7 +134,7 @@ def _tools(tools: list[Any] | None, names: Names) -> list[dict[str, Any]] | None
     return found
 
 
-def _choice(choice: Any) -> Any:
+def _choice(choice: Any, names: Names) -> Any:
     if isinstance(choice, dict):
         if (kind := choice.get("type")) != "function":
             raise Unsupported(
@@ -141,6 +142,7 @@ def _choice(choice: Any) -> Any:
                 "with the type 'function'",
                 param="tool_choice",
             )
+        names.known(_CHOICE_FIELDS, {}, choice, "tool_choice.")
         return {"type": "function", "function": {"name": choice.get("name")}}
     return choice
 

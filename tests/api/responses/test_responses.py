@@ -269,6 +269,11 @@ WRONG: list[tuple[dict[str, Any], str, str]] = [
     ({"input": "x", "tools": [{"type": "function", "name": "a b"}]}, "tools", "invalid_request"),
     ({"input": "x", "tools": TOOLS, "tool_choice": {"type": "web_search"}}, "tool_choice", "unsupported"),
     ({"input": "x", "tools": TOOLS, "tool_choice": {"type": "function", "name": 1}}, "tool_choice", "invalid_request"),
+    (
+        {"input": "x", "tools": TOOLS, "tool_choice": {"type": "function", "name": "a", "colour": "red"}},
+        "tool_choice.colour",
+        "invalid_request",
+    ),
     ({"input": "x", "text": {"format": {"type": "json_schema", "name": "x"}}}, "text.format", "invalid_request"),
     ({"input": "x", "reasoning": {"effort": "high"}}, "reasoning.effort", "invalid_request"),
     ({"input": "x", "background": True, "store": False}, "background", "invalid_request"),
