@@ -216,10 +216,11 @@ def _console() -> Any:
     return Console(file=sys.stdout, highlight=False)  # knows NO_COLOR, TERM and the width
 
 
-def _fitting(names: list[str], widths: list[int], spare: Sequence[str], width: int) -> list[int]:
-    """Which columns to show."""
+def _fitting(names: list[str], cells: list[list[str]], widths: list[int], spare: Sequence[str], width: int) -> list[int]:
+    """Which columns to show: of those to spare, the ones with nothing in them are the first to go."""
     kept = list(range(len(names)))
-    for name in (name for name in spare if name in names):
+    is_empty = {name: all(row[i] == NOTHING for row in cells) for i, name in enumerate(names)}
+    for name in sorted((name for name in spare if name in names), key=lambda name: not is_empty[name]):
         if sum(widths[i] for i in kept) + _BETWEEN * len(kept) <= width:
             break
         kept.remove(names.index(name))
@@ -235,7 +236,7 @@ def _print_rich_table(names: list[str], right: list[bool], cells: list[list[str]
 
     console = _console()
     widths = [max(map(cell_len, column)) for column in zip(names, *cells, strict=True)]
-    kept = _fitting(names, widths, spare, console.width)
+    kept = _fitting(names, cells, widths, spare, console.width)
     left_out = [name for i, name in enumerate(names) if i not in kept]
     if left_out:
         names, right = [names[i] for i in kept], [right[i] for i in kept]

@@ -71,6 +71,15 @@ def test_a_narrow_terminal_gets_fewer_columns_and_whole_lines(
     assert not capsys.readouterr().err
 
 
+def test_columns_with_nothing_in_them_are_the_first_to_be_left_out(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [("r" * 36, None, "x" * 30, "y" * 10)] * 2
+    shown = plain(on_terminal(lambda: print_table(["id", "a", "b", "c"], rows, ["c", "a"]), monkeypatch))
+    assert "y" * 10 in shown
+    assert capsys.readouterr().err == "left out on this terminal: a; --json shows everything\n"
+
+
 @pytest.mark.parametrize("length", range(9, 30))  # wherever the options fall
 def test_what_was_left_out_is_told_in_lines_that_split_no_option(
     length: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
