@@ -33,7 +33,8 @@ def print_limits(limits: dict[str, Any]) -> None:
     rows = []
     for name, allowed in limits["limits"].items():
         if allowed is not None:
-            rows.append([name.replace("_", " "), _used(limits, name), allowed, *_left(limits["rates"], name)])
+            used = _used(limits, name)
+            rows.append([name.replace("_", " "), used, allowed, *_left(limits["rates"], name, used, allowed)])
     if rows:
         print_table(["limit", "used>", "allowed>", "left>", "full again in>"], rows)
     if limits["budgets"]:
@@ -55,11 +56,11 @@ def _used(limits: dict[str, Any], name: str) -> int | None:
     return {"max_concurrent": limits["running"], "max_queued": limits["waiting"]}.get(name)
 
 
-def _left(rates: dict[str, Any], name: str) -> tuple[int | None, str | None]:
-    """Of a limit per minute: what is left, and when all of it will be."""
-    if (rate := rates.get(_PER_MINUTE.get(name, ""))) is None:
-        return None, None
-    return rate["remaining"], f"{rate['reset_micros'] / 1e6:.0f} s"
+def _left(rates: dict[str, Any], name: str, used: int | None, allowed: Any) -> tuple[int | None, str | None]:
+    """What is left of a limit on what there is at once; of one per minute also when all of it will be."""
+    if (rate := rates.get(_PER_MINUTE.get(name, ""))) is not None:
+        return rate["remaining"], f"{rate['reset_micros'] / 1e6:.0f} s"
+    return (None if used is None else max(0, allowed - used)), None
 
 
 def _budget(one: dict[str, Any]) -> list[object]:

@@ -68,6 +68,7 @@ def asked(daemon: FakeDaemon) -> list[str]:
         (["requests", "show", ID], f"/v1/requests/{ID}", [ID, "completion, model gemma"]),
         (["invoice"], "/v1/invoices/this", ["acme: 3 requests", "0.0001228"]),
         (["limits"], "/v1/limits", ["requests per minute     7       60    53"]),
+        (["limits"], "/v1/limits", ["max concurrent          3        4     1"]),
         (["status"], "/v1/limits", ["acme (active)", "3 running, 1 waiting", "req_2"]),
         (["queue"], None, ["req_2", "8-20 s"]),
     ],

@@ -122,6 +122,9 @@ def test_lines_of_the_log_are_those_of_the_daemon(cli: Cli, daemon: FakeDaemon) 
         "first_ms=1.2 took_ms=6.0 engine_ms=4.5\n"
     )
     assert json.loads(cli("logs", "--json").stdout) == {"lines": [LINE]}
+    cli("logs", "--since", "2020-01-01", "--limit", "3")
+    assert daemon.seen[-1][1].endswith("&limit=3")
+    assert cli("logs", "--limit", "1001").exit_code == 2
     assert "are not kept: tenantctl requests --since" in cli("logs", "--since", "2020-01-01").stderr
     daemon.answers["GET", "logs"] = {**KEPT, "lines": []}
     assert cli("logs").stderr == "no requests have ended yet\n"

@@ -18,7 +18,7 @@ from tenantd.printable import one_line
 
 EXAMPLES: Final = examples(
     "tenantctl logs --tenant acme --since 10m",
-    "tenantctl logs -f",
+    "tenantctl logs -f --limit 1",
     "tenantctl logs -f --json | jq 'select(.state == \"failed\")'",
 )
 USUALLY_SHOWN: Final = 50
@@ -32,17 +32,27 @@ def logs(
     tenant: TenantFilter = None,
     since: Since = None,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep printing new lines as they come.")] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N",
+            min=1,
+            max=PAGE,
+            help=f"Show at most the newest N lines. Default: {USUALLY_SHOWN}, or {PAGE} with --since.",
+            show_default=False,
+        ),
+    ] = None,
     json: Json = False,
 ) -> None:
     """Show a line for each request that has ended, oldest first: who, when, how much, and how it ended.
 
-    The newest 50, or with --since up to 1000. Prompts and answers are never logged. The daemon keeps the lines of the
-    last 10,000 requests since it started; it also writes them to its own log, at level info. For earlier requests, see
-    `tenantctl requests --since`. With --follow, --json prints one object per line.
+    Prompts and answers are never logged. The daemon keeps the lines of the last 10,000 requests since it started; it
+    also writes them to its own log, at level info. For earlier requests, see `tenantctl requests --since`. With --follow,
+    --json prints one object per line.
     """
     since_micros = None if since is None else moment_of(since, "--since")
     with connect(ctx) as client:
-        most = USUALLY_SHOWN if since is None else PAGE
+        most = limit or (USUALLY_SHOWN if since is None else PAGE)
         found = client.get(url("logs"), tenant=tenant, since=since_micros, limit=most)
         if since_micros is not None and since_micros < found["since_micros"]:
             message(f"earlier lines than of {moment(found['since_micros'])} are not kept: tenantctl requests --since")
