@@ -96,10 +96,15 @@ class Job:
         return self.ends[last - 1] - self.computed if last > first else 0
 
     @property
-    def soon_again(self) -> int:
+    def kept(self) -> int:
+        """How many tokens its state has, if it is kept while it waits for another slot; none of texts to embed."""
+        return 0 if self.ends else self.computed
+
+    @property
+    def recomputable(self) -> int:
         """How many computed tokens may be computed again instead of being kept; none of one with images, because these
         take longer than their tokens tell."""
-        return 0 if self.images else self.computed
+        return 0 if self.has_wholes else self.computed
 
     @property
     def has_wholes(self) -> bool:

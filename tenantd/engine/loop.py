@@ -241,10 +241,10 @@ class Loop:
         if (state := self._scheduler.take_state(job)) is not None:
             with self._upkeep.of(job):
                 self._reuse.cache.vacate(job.sequence)
-                began_s = self._clock_s()
+                began_s, is_kept = self._clock_s(), state.size_bytes > 0
                 if not self._compute.swap_in(job.sequence, state, job.submit.request):
                     self._scheduler.lost_state(job)
-                elif job.computed:
+                elif is_kept:
                     self._scheduler.keeping.restored(job.computed, self._micros_since(began_s))
             return 0
         micros = self._reuse.begin(job, self._clock_s())

@@ -63,7 +63,7 @@ class Scheduler:
         self._roster = Roster(self._sharing, fairness, self._tenants)
         self.keeping = Keeping(self.slack.prompt_s)
         self.states = self._states = States(swap_bytes, cache_bytes, self.keeping)
-        self._promised: str | None = None  # the tenant for which a slot was freed, until it is bound
+        self._promised: list[str] = []  # the tenants for which slots were freed, until they are bound
         self._released: list[tuple[int, Job]] = []
         self._ended: list[tuple[Job, FinishReason, str, str]] = []  # in the step that is being booked
         self._discarded: list[tuple[Job, Swapped]] = []
@@ -149,11 +149,13 @@ class Scheduler:
         self._now_s = now_s
         self._roster.note_waiting(now_s)
         search = self._sharing.yielding if self._slots.can_take() else self._sharing.victim
-        found = search(self._active.values(), now_s, lambda job: self._states.fits(job.computed))
+        found = search(self._active.values(), now_s, lambda job: self._states.fits(job.kept, job.recomputable))
         if found is None:
             return None
-        job, self._promised = found
-        return job, self._states.room_for(job.soon_again)
+        job, taker = found
+        if taker is not None:
+            self._promised.append(taker)
+        return job, self._states.room_for(job.recomputable)
 
     @property
     def has_bound(self) -> bool:
@@ -163,7 +165,7 @@ class Scheduler:
     def newest_bound(self) -> tuple[Job, int] | None:
         """The newest request that has a sequence, and how many bytes its state may take; None if none has one."""
         newest = max(self._active.values(), key=lambda job: job.arrival, default=None)
-        return None if newest is None else (newest, self._states.room_for(newest.soon_again))
+        return None if newest is None else (newest, self._states.room_for(newest.recomputable))
 
     def swapped_out(self, job: Job, swapped: Swapped | None) -> None:
         """Record that the victim was swapped out; None: before it began. It goes first among its like in the queue."""
@@ -171,7 +173,7 @@ class Scheduler:
         job.swaps += 1
         job.is_queued = True
         if swapped is not None:
-            self._states.keep(job.submit.request, swapped, 0 if job.ends else job.computed)
+            self._states.keep(job.submit.request, swapped, job.kept, job.recomputable)
             self._booking.swapped(job, swapped)
         self._tenants[job.submit.tenant].put_back(job)
 
@@ -209,9 +211,10 @@ class Scheduler:
 
     def _next_tenant(self, now_s: float) -> str | None:
         """The tenant for which a slot was freed, if any, so that the slot cannot bounce back; else the neediest."""
-        name, self._promised = self._promised, None
-        if name is not None and (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
-            return name
+        while self._promised:
+            name = self._promised.pop(0)
+            if (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
+                return name
         return self._sharing.neediest(self._active.values(), now_s)
 
     def take_state(self, job: Job) -> Swapped | None:
@@ -319,8 +322,7 @@ class Scheduler:
                 if job.submit.request != request:
                     raise EngineBroken(f"sequence {chunk.sequence} computed for request {chunk.request} is another's")
                 binding = bindings[chunk.sequence]
-                micros = shared_micros + result.own_micros.get(chunk.sequence, 0)
-                made[request] = self._advance(job, chunk, binding, result, micros, now_s)
+                made[request] = self._advance(job, chunk, binding, result, shared_micros, now_s)
         for name, tokens in self._charges.settle(now_s):
             self._tenants[name].window.give(tokens, now_s)
         while self._ended:
@@ -329,15 +331,21 @@ class Scheduler:
         busy_micros += self._booking.add_to(made, now_s)
         return self._booking.step(self._active, len(self._jobs), list(made.values()), busy_micros, now_s)
 
-    def _advance(self, job: Job, chunk: Chunk, binding: int, result: PassResult, micros: int, now_s: float) -> Progress:
-        """Book one chunk of one job: advance, charge, take the sampled token, and note whether it has ended."""
+    def _advance(
+        self, job: Job, chunk: Chunk, binding: int, result: PassResult, shared_micros: int, now_s: float
+    ) -> Progress:
+        """Book one chunk of one job: advance, charge, take the sampled token, and note whether it has ended.
+
+        `shared_micros` is its part of the time of the pass. That of tokens which are computed again is nobody's.
+        """
         submit, sampled = job.submit, result.sampled.get(chunk.sequence)
+        own_micros = result.own_micros.get(chunk.sequence, 0)
         if sampled is not None and sampled.grammar_micros:
             self._charges.time(submit.tenant, sampled.grammar_micros, now_s)
         if sampled is not None and sampled.failed:
             job.is_garbled = sampled.is_garbled
             self._ended.append((job, FinishReason.FAILED, sampled.failed, sampled.param))
-            return Progress(submit.request, binding, 0, -1, micros)
+            return Progress(submit.request, binding, 0, -1, shared_micros + own_micros)
         job.advance(chunk.position + len(chunk.tokens), len(chunk.tokens), now_s)
         fresh_prompt = 0
         if job.charged_prompt < len(submit.prompt):
@@ -358,7 +366,8 @@ class Scheduler:
         self._charges.tokens(submit, fresh_prompt, int(token >= 0))
         if chunk.image and fresh_prompt:
             self._charges.time(submit.tenant, result.image_micros, now_s)
-        micros = 0 if fresh_prompt == 0 and not chunk.sample else micros  # what is computed again
+        count, new = len(chunk.tokens), fresh_prompt + (chunk.sample and job.computed > len(submit.prompt))
+        micros = own_micros + (shared_micros if new == count else shared_micros * new // count)
         vectors = result.vectors.get(chunk.sequence, b"")
         return Progress(submit.request, binding, fresh_prompt, token, micros, logprobs, 0, vectors)
 

@@ -193,7 +193,10 @@ class Sharing:
         return {name: self.fairness.normalised(name, now_s, cost) for name, cost in pending.items()}
 
     def _quantum(self, job: Job) -> float:
-        """Cost until the request can be swapped out: the rest of its prompt, and its first tokens on this slot."""
+        """What the request is expected to use on this slot at least: the rest of its prompt, and its first tokens.
+
+        It may have to give the slot up before that, since prompt tokens also count as run.
+        """
         has_run = job.run_tokens if job.sequence >= 0 else 0
         return self.cost(
             job, max(1, min(self.settings.min_run_tokens - has_run, job.submit.max_tokens - job.generated))
@@ -202,11 +205,6 @@ class Sharing:
     def cost(self, job: Job, output_tokens: int) -> float:
         """Cost of the rest of its prompt and of `output_tokens`."""
         return costs.of_tokens(self.settings, max(0, len(job.submit.prompt) - job.charged_prompt), output_tokens)
-
-    @property
-    def burst_credit(self) -> float:
-        """How much less usage a tenant back from idle counts with for its first slot."""
-        return self.settings.burst_credit
 
     def _shares(self) -> dict[str, float]:
         """Slots that each busy tenant is entitled to, by weight: at least its reserve, at most what it can use."""

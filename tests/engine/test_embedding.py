@@ -226,6 +226,17 @@ def test_with_a_cache_nothing_of_texts_is_kept_or_found() -> None:
     assert w.vectors[2] == w.expected(2)
 
 
+def test_a_paused_request_leaves_nothing_in_its_slot_and_teaches_nothing_about_copies() -> None:
+    w = Texts(slots=1)
+    w.embed(1, "a", *[20] * 40)
+    for _ in range(10):
+        w.step()
+    w.embed(2, "b", 20)
+    w.run()
+    assert w.finished[1].swaps and not w.swaps and not w.recomputes
+    assert not w.scheduler.keeping._restores.is_known
+
+
 kinds = st.one_of(
     st.tuples(st.just("embed"), st.sampled_from("abc"), st.lists(st.integers(1, 60), min_size=1, max_size=12)),
     st.tuples(st.just("generate"), st.sampled_from("abc"), st.tuples(st.integers(1, 60), st.integers(1, 12))),

@@ -56,6 +56,22 @@ def test_one_makes_room_where_its_tenant_may_have_no_more_though_slots_are_free(
     assert list(w.finishes) == [1, 0]
 
 
+def test_each_that_makes_room_in_a_step_makes_it_for_its_own_tenant() -> None:
+    w = world(slots=3)
+    w.share("single", max_concurrent=1)
+    w.submit(0, "single", 8, 100, is_flex=True)
+    w.submit(1, "a", 8, 100)
+    w.submit(2, "b", 8, 100, is_flex=True)
+    some_steps(w, 10)
+    assert begun(w) == [0, 1, 2]
+    w.loop.apply([Backlog("c", True)])  # so that nobody is entitled to a whole slot
+    w.fairness.charge("b", 30, w.now_s)
+    for request, tenant in ((3, "a"), (4, "single"), (5, "b")):
+        w.submit(request, tenant, 8, 100)
+    w.step()
+    assert begun(w) == [1, 4, 5]
+
+
 def test_none_makes_room_whose_state_cannot_be_kept_since_nobody_would_pay_for_it() -> None:
     w = world(slots=1, swap_bytes=0)
     for flex in (0, 2):

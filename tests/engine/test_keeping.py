@@ -8,7 +8,9 @@ import pytest
 
 from tenantd.engine.compute import Swapped
 from tenantd.engine.fake import FakeCompute
+from tenantd.engine.kv.states import States
 from tenantd.engine.speeds import CLEARLY, TRIED, Keeping
+from tests.engine.kv.test_states import State
 from tests.engine.world import World, world
 
 
@@ -49,6 +51,30 @@ def test_states_are_kept_while_that_is_faster_and_computed_again_otherwise() -> 
     assert slow.tokens == fast.tokens
     assert slow.passed_s < paused_often(5000 * 100).passed_s / 2, "it does not depend on how slow"
     slow.check_charges()
+
+
+def test_time_for_computing_tokens_again_is_nobodys() -> None:
+    w = world(slots=1, chunk=64, swap_bytes=0, token_micros=500)
+    for request, tenant in enumerate("ab"):
+        w.submit(request, tenant, 60, 300)
+    w.run()
+    assert w.recomputes > 20
+    a_pass, a_token = 1000, 500
+    for request in (0, 1):
+        assert w.prefilled[request] == 60
+        assert w.micros[request] <= a_pass + 60 * a_token + 299 * (a_pass + a_token)
+    assert w.busy_micros > sum(w.micros.values()) + w.recomputes * 60 * a_token
+    w.check_charges()
+
+
+def test_a_state_that_nothing_may_replace_fits_only_where_there_is_room() -> None:
+    keeping = Keeping(lambda tokens: tokens / 1000)
+    keeping.saved(100, 1_000_000)
+    keeping.restored(100, 1_000_000)
+    states = States(100, keeping=keeping)
+    states.keep(1, State(60), 6, 6)
+    assert states.fits(5, 5), "it need not be kept"
+    assert states.fits(4, 0) and not states.fits(5, 0)
 
 
 def test_nothing_is_computed_again_before_both_ways_are_measured() -> None:

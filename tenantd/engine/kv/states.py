@@ -34,19 +34,21 @@ class States:
         """The unused part of the budget."""
         return self._budget_bytes - self._kept_bytes
 
-    def room_for(self, tokens: int) -> int:
-        """How many bytes the state of a sequence with this many computed tokens may take; 0 if it is not worth it."""
-        return self.room_bytes if self._keeping is None or self._keeping.decide(tokens) else 0
+    def room_for(self, recomputable: int) -> int:
+        """How many bytes a state may take; 0 if it is not worth it, because these tokens of it are computed again
+        sooner."""
+        return self.room_bytes if self._keeping is None or self._keeping.decide(recomputable) else 0
 
-    def fits(self, tokens: int) -> bool:
-        """Whether the state of a sequence with this many tokens fits, judging by the last states, or need not."""
+    def fits(self, tokens: int, recomputable: int) -> bool:
+        """Whether the state of a sequence with this many tokens fits, judging by the last states, or is not worth
+        keeping."""
         if tokens * self._bytes_per_token <= self.room_bytes:
             return True
-        return self._keeping is not None and not self._keeping.is_worth(tokens)
+        return self._keeping is not None and not self._keeping.is_worth(recomputable)
 
-    def keep(self, request: int, state: Swapped, tokens: int) -> None:
-        """Keep the state of an emptied sequence with this many computed tokens. A state of 0 bytes did not fit, or was
-        not worth it.
+    def keep(self, request: int, state: Swapped, tokens: int, recomputable: int) -> None:
+        """Keep the state of an emptied sequence with this many tokens. A state of 0 bytes did not fit, or was not worth
+        it, because these tokens of it are computed again sooner.
 
         Raises EngineBroken if it is another request's, or the request has one already.
         """
@@ -57,7 +59,7 @@ class States:
         self._kept_bytes += state.size_bytes
         if state.size_bytes:
             self._bytes_per_token = state.size_bytes / max(1, tokens)
-        elif tokens and (self._keeping is None or self._keeping.is_worth(tokens)):
+        elif tokens and (self._keeping is None or self._keeping.is_worth(recomputable)):
             self._bytes_per_token = max(self._bytes_per_token, (self.room_bytes + 1) / tokens)
 
     def take(self, request: int) -> Swapped | None:
