@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from tenantd import costs
 from tenantd.engine.fairness import Fairness
-from tenantd.engine.passes import Passes
+from tenantd.engine.slack import Slack
 from tenantd.wire.messages import Submit
 from tenantd.wire.settings import Settings
 
@@ -12,10 +12,10 @@ from tenantd.wire.settings import Settings
 class Charges:
     """Adds up by tenant what was computed, until `settle`: one charge costs more than adding a token."""
 
-    def __init__(self, settings: Settings, fairness: Fairness, passes: Passes) -> None:
+    def __init__(self, settings: Settings, fairness: Fairness, slack: Slack) -> None:
         self._settings = settings
         self._fairness = fairness
-        self._passes = passes
+        self._slack = slack
         self._made: dict[str, tuple[int, int, int]] = {}  # tokens of prompts, generated, counting for tokens per minute
 
     def tokens(self, submit: Submit, prompt_tokens: int, generated_tokens: int) -> None:
@@ -41,5 +41,5 @@ class Charges:
         A tenant that is forgotten stays so: what its last requests left is cleared afterwards.
         """
         if micros and tenant in self._fairness:
-            cost = costs.of_tokens(self._settings, self._passes.tokens_in(micros), 0)
+            cost = costs.of_tokens(self._settings, self._slack.tokens_in(micros), 0)
             self._fairness.charge(tenant, cost, now_s)

@@ -130,8 +130,8 @@ class Loop:
             with self._upkeep.of(None):
                 self._reuse.cache.wipe()
         plan = Plan([], []) if self._is_paused else self._plan()
-        results = self._run(plan)
-        step = self._scheduler.commit(plan, results, self._clock_s(), self._clear_released)
+        result = self._run(plan)
+        step = self._scheduler.commit(plan, result, self._clock_s(), self._clear_released)
         if self._scheduler.is_idle and not self._interlude.has_begun and not self._reuse.cache.is_wiping:
             self._check_idle()
         self._is_stuck = not (step.progress or step.finishes)
@@ -139,17 +139,17 @@ class Loop:
             step = self._metering.end(step, is_resting=self.is_checking or self.patience_s() != 0)
         return self._with_news(step)
 
-    def _run(self, plan: Plan) -> list[PassResult]:
-        """Make the moves and passes of a step."""
+    def _run(self, plan: Plan) -> PassResult | None:
+        """Make the moves and the pass of a step; None if it has none."""
+        if not plan.chunks:
+            return None
         began_s = self._clock_s()
         for source, target in plan.moves:
             self._compute.move(source, target)
         moving_micros = self._micros_since(began_s) if plan.moves else 0
         self._scheduler.check_plan(plan)
-        results = [self._compute.run(chunks) for chunks in plan.passes]
-        if moving_micros:
-            results[0] = dataclasses.replace(results[0], moving_micros=moving_micros)
-        return results
+        result = self._compute.run(plan.chunks)
+        return dataclasses.replace(result, moving_micros=moving_micros) if moving_micros else result
 
     def apply(self, commands: Iterable[Command]) -> bool:
         """Pass commands to the scheduler, which only queues them. False if the process must stop."""
@@ -174,11 +174,11 @@ class Loop:
                     self._scheduler.set_policy(command)
                     self._reuse.cache.set_policy(command)
                 case Forget(tenant):
-                    self._scheduler.forget(tenant)
+                    self._scheduler.roster.forget(tenant)
                     self._reuse.cache.forget(tenant)
                     self._forecast.forget(tenant)
                 case Remember():
-                    self._scheduler.remember(command, self._clock_s())
+                    self._scheduler.roster.remember(command, self._clock_s())
                 case Pause(is_paused):
                     self._is_paused = is_paused
                 case Check():
@@ -289,7 +289,7 @@ class Loop:
         return msgspec.structs.replace(
             step,
             usage=self._scheduler.usage(now_s),
-            level=self._scheduler.level(now_s),
+            level=self._scheduler.roster.level(now_s),
             held=self._scheduler.held(now_s),
             cache=self._reuse.cache.used(),
         )

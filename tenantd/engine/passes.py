@@ -35,10 +35,10 @@ SHALLOW_PART: Final = 4
 
 @dataclass(slots=True)
 class Plan:
-    """One step: sequence moves, in order, then forward passes (one llama_decode call each)."""
+    """One step: sequence moves, in order, then a forward pass over the chunks, unless there are none."""
 
     moves: list[tuple[int, int]]
-    passes: list[list[Chunk]]
+    chunks: list[Chunk]
 
 
 class Passes:
@@ -79,14 +79,6 @@ class Passes:
             decoding = self.slack.urgent(decoding, clearly_more, usage, now_s)
         self.slack.begin(now_s, is_prefill=False)
         return [_chunk(job, 1) for job in (*decoding, *self._companions(decoding, prefilling, allowances))]
-
-    def learn(self, chunks: list[Chunk], micros: int, *, is_cold: bool = True) -> None:
-        """Update the measured times with a pass. `is_cold`: none of its requests began with a cached prefix."""
-        self.slack.learn(chunks, micros, is_cold=is_cold)
-
-    def tokens_in(self, micros: int) -> float:
-        """How many prompt tokens take this long on average; 0 while the speed is unknown."""
-        return self.slack.tokens_in(micros)
 
     def _unpaced(self, jobs: list[Job], allowances: Mapping[str, int | None]) -> list[Job]:
         """The jobs that may get a token. If a tenant has few left in this minute, those that waited longest get

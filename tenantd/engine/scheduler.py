@@ -23,7 +23,7 @@ from tenantd.engine.precedence import take_next
 from tenantd.engine.roster import Roster
 from tenantd.engine.sharing import Sharing
 from tenantd.engine.speeds import Keeping
-from tenantd.wire.messages import Backlog, Finish, Progress, Remember, Step, Submit, TenantPolicy
+from tenantd.wire.messages import Backlog, Finish, Progress, Step, Submit, TenantPolicy
 from tenantd.wire.settings import Policy, Settings
 
 
@@ -49,25 +49,25 @@ class Scheduler:
         cache_bytes: int = 0,
         packs: bool,
     ) -> None:
-        self.slots = self._slots = Slots(slots)
+        self.slots = Slots(slots)
         self._context_tokens = context_tokens
         self._fairness = fairness
         self._settings = settings
         self._packs = packs
         self.passes = Passes(settings)
         self.slack = self.passes.slack
-        self._tenants: dict[str, TenantJobs] = {}  # changed only by `_roster`
+        self._tenants: dict[str, TenantJobs] = {}  # of these, `roster` adds and forgets some
         self._jobs: dict[int, Job] = {}
         self._active: dict[int, Job] = {}  # by sequence
-        self.sharing = self._sharing = Sharing(slots, fairness, settings, self._tenants)
-        self._roster = Roster(self._sharing, fairness, self._tenants)
+        self.sharing = Sharing(slots, fairness, settings, self._tenants)
+        self.roster = Roster(self.sharing, fairness, self._tenants)
         self.keeping = Keeping(self.slack.prompt_s)
-        self.states = self._states = States(swap_bytes, cache_bytes, self.keeping)
+        self.states = States(swap_bytes, cache_bytes, self.keeping)
         self._promised: list[str] = []  # the tenants for which slots were freed, until they are bound
         self._released: list[tuple[int, Job]] = []
         self._ended: list[tuple[Job, FinishReason, str, str]] = []  # in the step that is being booked
         self._discarded: list[tuple[Job, Swapped]] = []
-        self._charges = Charges(settings, fairness, self.passes)
+        self._charges = Charges(settings, fairness, self.slack)
         self._booking = Booking(self._charges)
         self._warm: set[int] = set()  # bound requests that began with a prefix
         self.followers: set[int] = set()  # bound requests that may wait for another's tokens; see reuse.py
@@ -79,7 +79,7 @@ class Scheduler:
         """Queue a request, which is submitted once."""
         assert submit.request not in self._jobs
         self._now_s = now_s
-        tenant = self._roster.came(submit)
+        tenant = self.roster.came(submit)
         job = Job(
             submit=submit,
             sampling=sampling,
@@ -97,7 +97,7 @@ class Scheduler:
     def set_backlog(self, backlog: Backlog, now_s: float) -> None:
         """Requests that still wait in the daemon are work too: a tenant with any is not idle."""
         self._now_s = now_s
-        self._roster.set_backlog(backlog, now_s)
+        self.roster.set_backlog(backlog, now_s)
 
     def allow(self, request: int, tokens: int) -> None:
         """Let a request generate so many tokens in all. Ignores unknown ids."""
@@ -116,18 +116,10 @@ class Scheduler:
 
     def set_policy(self, policy: TenantPolicy) -> None:
         """Takes effect at the next plan. Running requests over a lowered `max_concurrent` finish."""
-        self._roster.set_policy(policy)
+        self.roster.set_policy(policy)
         for job in [job for job in self._jobs.values() if job.has_wholes and job.submit.tenant == policy.tenant]:
             if (end := job.at_once(self._context_tokens, policy.tokens_per_minute)) is not None:
                 self._finish(job, *end)
-
-    def forget(self, name: str) -> None:
-        """Forget a removed tenant, unless it still has requests."""
-        self._roster.forget(name)
-
-    def remember(self, remember: Remember, now_s: float) -> None:
-        """Take over usage, and tokens of the last minute, from before this engine. It must not have run anything."""
-        self._roster.remember(remember, now_s)
 
     # ---- slots --------------------------------------------------------------------------------------------------
 
@@ -147,15 +139,15 @@ class Scheduler:
         Swap it out before the next call. See Sharing.victim.
         """
         self._now_s = now_s
-        self._roster.note_waiting(now_s)
-        search = self._sharing.yielding if self._slots.can_take() else self._sharing.victim
-        found = search(self._active.values(), now_s, lambda job: self._states.fits(job.kept, job.recomputable))
+        self.roster.note_waiting(now_s)
+        search = self.sharing.yielding if self.slots.can_take() else self.sharing.victim
+        found = search(self._active.values(), now_s, lambda job: self.states.fits(job.kept, job.recomputable))
         if found is None:
             return None
         job, taker = found
         if taker is not None:
             self._promised.append(taker)
-        return job, self._states.room_for(job.recomputable)
+        return job, self.states.room_for(job.recomputable)
 
     @property
     def has_bound(self) -> bool:
@@ -165,7 +157,7 @@ class Scheduler:
     def newest_bound(self) -> tuple[Job, int] | None:
         """The newest request that has a sequence, and how many bytes its state may take; None if none has one."""
         newest = max(self._active.values(), key=lambda job: job.arrival, default=None)
-        return None if newest is None else (newest, self._states.room_for(newest.recomputable))
+        return None if newest is None else (newest, self.states.room_for(newest.recomputable))
 
     def swapped_out(self, job: Job, swapped: Swapped | None) -> None:
         """Record that the victim was swapped out; None: before it began. It goes first among its like in the queue."""
@@ -173,7 +165,7 @@ class Scheduler:
         job.swaps += 1
         job.is_queued = True
         if swapped is not None:
-            self._states.keep(job.submit.request, swapped, job.kept, job.recomputable)
+            self.states.keep(job.submit.request, swapped, job.kept, job.recomputable)
             self._booking.swapped(job, swapped)
         self._tenants[job.submit.tenant].put_back(job)
 
@@ -183,15 +175,15 @@ class Scheduler:
         If a prefix is parked in it, that must be used or moved out first.
         """
         assert not self._released, "released sequences are cleared first"
-        if not self._slots.can_take() or (name := self._next_tenant(now_s)) is None:
+        if not self.slots.can_take() or (name := self._next_tenant(now_s)) is None:
             return None
         tenant = self._tenants[name]
         job = take_next(tenant, self.cached if self._settings.policy is Policy.USAGE else None)
         job.is_queued = False
         job.run_tokens = 0
         job.decoded_s = job.bound_s = now_s
-        job.sequence = self._slots.take(job.submit.request)
-        job.binding = self._slots.bindings[job.sequence]
+        job.sequence = self.slots.take(job.submit.request)
+        job.binding = self.slots.bindings[job.sequence]
         self._booking.took(job, job.sequence, now_s)
         tenant.active += 1
         self._active[job.sequence] = job
@@ -199,7 +191,7 @@ class Scheduler:
 
     def reseat(self, job: Job, sequence: int) -> None:
         """Give a request, of which nothing is computed, another free slot instead of its own."""
-        self._slots.exchange(job.sequence, sequence, job.submit.request)
+        self.slots.exchange(job.sequence, sequence, job.submit.request)
         self._active[sequence] = self._active.pop(job.sequence)
         job.sequence = sequence
         self._booking.took(job, sequence, job.bound_s)
@@ -215,11 +207,11 @@ class Scheduler:
             name = self._promised.pop(0)
             if (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
                 return name
-        return self._sharing.neediest(self._active.values(), now_s)
+        return self.sharing.neediest(self._active.values(), now_s)
 
     def take_state(self, job: Job) -> Swapped | None:
         """The state kept of a job that was just bound; None if it had no sequence before. Raises EngineBroken."""
-        return self._states.take(job.submit.request)
+        return self.states.take(job.submit.request)
 
     def lost_state(self, job: Job) -> None:
         """The job's tokens must be recomputed, which is charged to nobody."""
@@ -237,12 +229,12 @@ class Scheduler:
             return True
         if not all(job.is_paced(self._tenants[job.submit.tenant], now_s) for job in self._active.values()):
             return True
-        has_place = self._slots.can_take() or (bool(self._active) and self._settings.policy is Policy.USAGE)
+        has_place = self.slots.can_take() or (bool(self._active) and self._settings.policy is Policy.USAGE)
         return has_place and any(tenant.queue and tenant.may_start(now_s) for tenant in self._tenants.values())
 
     def wake_s(self, now_s: float) -> float | None:
         """The earliest time at which a tenant over its tokens per minute may continue; None if there is none."""
-        return self._roster.wake_s(self._active.values(), now_s)
+        return self.roster.wake_s(self._active.values(), now_s)
 
     @property
     def is_idle(self) -> bool:
@@ -268,10 +260,10 @@ class Scheduler:
         moves = self._compact() if self._packs and not chunks[0].texts else []
         if moves:
             chunks = [chunk._replace(sequence=self._jobs[chunk.request].sequence) for chunk in chunks]
-        return Plan(moves, [sorted(chunks)])
+        return Plan(moves, sorted(chunks))
 
     def _compact(self) -> list[tuple[int, int]]:
-        moves = self._slots.compact({s for s, job in self._active.items() if job.is_decoding})
+        moves = self.slots.compact({s for s, job in self._active.items() if job.is_decoding})
         for source, target in moves:
             if (job := self._active.pop(source, None)) is not None:  # otherwise a prefix is moved
                 self._active[target] = job
@@ -281,48 +273,39 @@ class Scheduler:
     def in_the_way(self) -> int | None:
         """The sequence of a prefix that must be moved out before decoding requests can be adjacent, if one must."""
         decoding = {s for s, job in self._active.items() if job.is_decoding}
-        return self._slots.in_the_way(decoding) if self._packs else None
+        return self.slots.in_the_way(decoding) if self._packs else None
 
     def check_plan(self, plan: Plan) -> None:
         """Check that each chunk holds the next tokens of the request that its sequence is bound to.
 
-        Call it before the passes are run. Raises EngineBroken: rather no answer than another's.
+        Call it before the pass is run. Raises EngineBroken: rather no answer than another's.
         """
-        owners, jobs = self._slots.owners, self._jobs
-        for chunks in plan.passes:
-            for sequence, position, tokens, _, request, _, image in chunks:
-                if (
-                    owners[sequence] != request
-                    or (job := jobs.get(request)) is None
-                    or job.computed != position
-                    or job.tokens[position] != tokens[0]
-                    or job.image is not image
-                    or (len(tokens) > 1 and job.tokens[position : position + len(tokens)] != tokens)
-                ):
-                    raise EngineBroken(
-                        f"sequence {sequence} of request {owners[sequence]} was to compute {len(tokens)} tokens at "
-                        f"{position} for request {request}, which are not its next ones"
-                    )
+        owners, jobs = self.slots.owners, self._jobs
+        for sequence, position, tokens, _, request, _, image in plan.chunks:
+            if (
+                owners[sequence] != request
+                or (job := jobs.get(request)) is None
+                or job.computed != position
+                or job.tokens[position] != tokens[0]
+                or job.image is not image
+                or (len(tokens) > 1 and job.tokens[position : position + len(tokens)] != tokens)
+            ):
+                raise EngineBroken(
+                    f"sequence {sequence} of request {owners[sequence]} was to compute {len(tokens)} tokens at "
+                    f"{position} for request {request}, which are not its next ones"
+                )
 
-    def commit(self, plan: Plan, results: list[PassResult], now_s: float, leave: Callable[[], None]) -> Step:
-        """Book what was computed: tokens, charges, engine time and ends. The only place that charges.
+    def commit(self, plan: Plan, result: PassResult | None, now_s: float, leave: Callable[[], None]) -> Step:
+        """Book what was computed: tokens, charges, engine time and ends. The only place that charges. `result` is None
+        if the plan has no pass.
 
         `leave` clears or parks what those leave that ended, which takes engine time as well.
         """
         self._now_s = now_s
         made: dict[int, Progress] = {}
-        bindings, busy_micros = self._slots.bindings, 0
-        for chunks, result in zip(plan.passes, results, strict=True):
-            busy_micros += result.busy_micros
-            # tokens after a cached prefix take longer
-            is_cold = not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks)
-            self.passes.learn(chunks, result.micros, is_cold=is_cold)
-            for chunk, shared_micros in zip(chunks, divided(result.shared_micros, chunks), strict=True):
-                request, job = chunk.request, self._active[chunk.sequence]
-                if job.submit.request != request:
-                    raise EngineBroken(f"sequence {chunk.sequence} computed for request {chunk.request} is another's")
-                binding = bindings[chunk.sequence]
-                made[request] = self._advance(job, chunk, binding, result, shared_micros, now_s)
+        busy_micros = 0 if result is None else result.busy_micros
+        if result is not None:
+            self._book(plan.chunks, result, made, now_s)
         for name, tokens in self._charges.settle(now_s):
             self._tenants[name].window.give(tokens, now_s)
         while self._ended:
@@ -330,6 +313,18 @@ class Scheduler:
         leave()
         busy_micros += self._booking.add_to(made, now_s)
         return self._booking.step(self._active, len(self._jobs), list(made.values()), busy_micros, now_s)
+
+    def _book(self, chunks: list[Chunk], result: PassResult, made: dict[int, Progress], now_s: float) -> None:
+        """Book a pass, chunk by chunk, and learn how long it took."""
+        # tokens after a cached prefix take longer
+        is_cold = not self._warm or self._warm.isdisjoint(chunk.request for chunk in chunks)
+        self.slack.learn(chunks, result.micros, is_cold=is_cold)
+        bindings = self.slots.bindings
+        for chunk, shared_micros in zip(chunks, divided(result.shared_micros, chunks), strict=True):
+            request, job = chunk.request, self._active[chunk.sequence]
+            if job.submit.request != request:
+                raise EngineBroken(f"sequence {chunk.sequence} computed for request {request} is another's")
+            made[request] = self._advance(job, chunk, bindings[chunk.sequence], result, shared_micros, now_s)
 
     def _advance(
         self, job: Job, chunk: Chunk, binding: int, result: PassResult, shared_micros: int, now_s: float
@@ -383,14 +378,14 @@ class Scheduler:
         elif job.is_queued:
             self._tenants[job.submit.tenant].queue.remove(job)
             job.is_queued = False
-        if (state := self._states.take(job.submit.request)) is not None:
+        if (state := self.states.take(job.submit.request)) is not None:
             self._discarded.append((job, state))
-        self._roster.left(job.submit, self._now_s)
+        self.roster.left(job.submit, self._now_s)
         held = (*job.held(self._now_s), job.is_garbled)
         self._booking.finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
 
     def _unbind(self, job: Job) -> None:
-        self._slots.release(job.sequence, job.submit.request)
+        self.slots.release(job.sequence, job.submit.request)
         del self._active[job.sequence]
         self._warm.discard(job.submit.request)
         self._booking.left()
@@ -408,10 +403,6 @@ class Scheduler:
         """Decayed usage by weight, by tenant."""
         return self._fairness.snapshot(now_s)
 
-    def level(self, now_s: float) -> float:
-        """Usage by weight at which newcomers start."""
-        return self._roster.level(now_s)
-
     def held(self, now_s: float) -> list[tuple[int, int, int]]:
         """What those that have or had a slot have held; see `Step.held`."""
         return [(number, *job.held(now_s)) for number, job in self._jobs.items() if job.binding is not None]
@@ -420,10 +411,10 @@ class Scheduler:
         """Check invariants: every job is in one place, and every bound sequence has its job."""
         queued = sum(len(tenant.queue) for tenant in self._tenants.values())
         assert queued + len(self._active) == len(self._jobs), "every job waits or is active"
-        assert len(self._slots) - self._slots.free == len(self._active), "every bound sequence has a job"
+        assert len(self.slots) - self.slots.free == len(self._active), "every bound sequence has a job"
         for sequence, job in self._active.items():
-            assert job.sequence == sequence and self._slots.owner(sequence) == job.submit.request
+            assert job.sequence == sequence and self.slots.owner(sequence) == job.submit.request
         queued_requests = {job.submit.request for tenant in self._tenants.values() for job in tenant.queue}
-        assert self._states.requests() <= queued_requests, "a state waits with its request"
+        assert self.states.requests() <= queued_requests, "a state waits with its request"
         assert sum(tenant.active for tenant in self._tenants.values()) == len(self._active), "tenants' counts add up"
-        self._states.check()
+        self.states.check()

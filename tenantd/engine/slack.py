@@ -59,7 +59,7 @@ class Slack:
 
     # ---- what was measured --------------------------------------------------------------------------------------
 
-    def learn(self, chunks: list[Chunk], micros: int, *, is_cold: bool) -> None:
+    def learn(self, chunks: list[Chunk], micros: int, *, is_cold: bool = True) -> None:
         """Update the measured times with a pass. Only those that are `is_cold`, without a request that began with a
         cached prefix, teach how long prompts take."""
         tokens = sum(len(chunk.tokens) for chunk in chunks)

@@ -344,17 +344,18 @@ class Outlook(msgspec.Struct, frozen=True, array_like=True):
 class Step(msgspec.Struct, tag="step", frozen=True, kw_only=True):
     """The result of one step.
 
-    `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent computing again what a
-    crash lost. `usage` has the decayed usage of every tenant the scheduler knows, once a second and when it falls
-    idle; `level`, at the same times, where newcomers start. `bound` are the requests that have a slot or had one in
-    this step, when those are others than in the step before, each with its binding: a number that grows with each slot
-    that is given and never repeats in the life of the engine. `given` has the requests that got a slot in this step:
-    its sequence, for the audit trail, and the microseconds since then. `adapters` has the versions of their adapters'
-    files, as `version_text` writes them, of those that have one. `order` are the first of those that wait for
-    one, in the order in which they should get it, once a second when it is another than before. `outlook` tells as
-    often how long that will take, once speeds are known. `held` has what those that have or had one have held in this
-    engine, once a second: (request, tokens in slots times the microseconds that they were there, how often it gave its
-    slot up). `energy` is that of GPUs that is now known to be a request's, in millijoules by request.
+    `busy_micros` = sum of `progress[].micros` + `unbilled_micros`; the latter is time spent for nobody, such as
+    computing tokens again that a crash lost, or whose state was not kept. `usage` has the decayed usage of every
+    tenant the scheduler knows, once a second and when it falls idle; `level`, at the same times, where newcomers
+    start. `bound` are the requests that have a slot or had one in this step, when those are others than in the step
+    before, each with its binding: a number that grows with each slot that is given and never repeats in the life of
+    the engine. `given` has the requests that got a slot in this step: its sequence, for the audit trail, and the
+    microseconds since then. `adapters` has the versions of their adapters' files, as `version_text` writes them, of
+    those that have one. `order` are the first of those that wait for one, in the order in which they should get it,
+    once a second when it is another than before. `outlook` tells as often how long that will take, once speeds are
+    known. `held` has what those that have or had one have held in this engine, once a second: (request, tokens in
+    slots times the microseconds that they were there, how often it gave its slot up). `energy` is that of GPUs that
+    is now known to be a request's, in millijoules by request.
     """
 
     number: int

@@ -48,7 +48,7 @@ def test_a_share_is_not_cut_to_what_has_been_sent_so_far() -> None:
     for request in range(1, 8):
         w.cancel(request)
     w.step()
-    sharing = w.scheduler._sharing
+    sharing = w.scheduler.sharing
     assert sharing._shares() == {"deep": 2, "other": 2}
     w.loop.apply([Backlog("deep", False)])
     assert sharing._shares() == {"deep": 1, "other": 3}

@@ -56,10 +56,10 @@ MIXED_UP = [other_request, other_sequence, other_tokens, other_position, nobodys
 def test_a_plan_that_mixes_up_requests_is_not_run(mix_up: Callable[[Chunk, Chunk], Chunk]) -> None:
     w = two_running()
     plan, ran = w.scheduler.plan(w.now_s), w.compute.run
-    [first, second] = plan.passes[0]
+    [first, second] = plan.chunks
     assert first.tokens != second.tokens
     w.scheduler.check_plan(plan)
-    w.scheduler.plan = lambda now_s: Plan([], [[mix_up(first, second), second]])  # type: ignore[method-assign]
+    w.scheduler.plan = lambda now_s: Plan([], [mix_up(first, second), second])  # type: ignore[method-assign]
     passes: list[list[Chunk]] = []
     w.compute.run = lambda chunks: passes.append(chunks) or ran(chunks)  # type: ignore[method-assign,func-returns-value]
     with pytest.raises(EngineBroken):
@@ -87,11 +87,11 @@ slots = Slots(2)
 sequence = slots.take(7)
 print(is_caught(lambda: slots.release(sequence, 8)))
 w = two_running()
-[first, second] = w.scheduler.plan(w.now_s).passes[0]
+[first, second] = w.scheduler.plan(w.now_s).chunks
 for mix_up in MIXED_UP:
-    print(is_caught(lambda: w.scheduler.check_plan(Plan([], [[mix_up(first, second), second]]))))
+    print(is_caught(lambda: w.scheduler.check_plan(Plan([], [mix_up(first, second), second]))))
 print(is_caught(lambda: w.compute.run([first._replace(request=second.request)])))
-w.scheduler._slots.owners[0] = None
+w.scheduler.slots.owners[0] = None
 w.compute.clear(0)
 w.compute.clear(1)
 w.compute._length[3] = 1
@@ -109,10 +109,10 @@ def test_the_checks_need_no_assertions() -> None:
 def test_what_was_computed_for_another_request_is_not_booked() -> None:
     w = two_running()
     plan = w.scheduler.plan(w.now_s)
-    [first, second] = plan.passes[0]
-    results = [w.compute.run(plan.passes[0])]
+    [first, second] = plan.chunks
+    result = w.compute.run(plan.chunks)
     with pytest.raises(EngineBroken):
-        w.scheduler.commit(Plan([], [[first._replace(request=1), second]]), results, w.now_s, lambda: None)
+        w.scheduler.commit(Plan([], [first._replace(request=1), second]), result, w.now_s, lambda: None)
 
 
 def told(w: World) -> list[Step]:
@@ -181,7 +181,7 @@ def test_moves_are_planned_only_together_with_a_pass() -> None:
     def planned(now_s: float) -> Plan:
         nonlocal moved
         made = plan(now_s)
-        assert made.passes or not made.moves
+        assert made.chunks or not made.moves
         moved = moved or bool(made.moves)
         return made
 
@@ -193,10 +193,10 @@ def test_moves_are_planned_only_together_with_a_pass() -> None:
 def test_a_result_for_a_sequence_that_is_not_in_the_pass_is_nobodys() -> None:
     w = two_running()
     plan = w.scheduler.plan(w.now_s)
-    [first, second] = plan.passes[0]
-    result = w.compute.run(plan.passes[0])
+    [first, second] = plan.chunks
+    result = w.compute.run(plan.chunks)
     mixed = PassResult({**result.sampled, 3: result.sampled[first.sequence]}, result.micros)
-    step = w.scheduler.commit(plan, [mixed], w.now_s, lambda: None)
+    step = w.scheduler.commit(plan, mixed, w.now_s, lambda: None)
     assert {one.request for one in step.progress} == {first.request, second.request}
 
 

@@ -80,7 +80,7 @@ def test_binding_and_grammar_count_in_usage_as_the_prompt_tokens_that_take_as_lo
     run(w)
     usage = w.fairness.snapshot(w.now_s)
     time_micros = 24 * GRAMMAR_MICROS + BIND_MICROS
-    assert usage["c"] - usage["b"] == pytest.approx(w.scheduler.passes.tokens_in(time_micros), rel=0.02)
+    assert usage["c"] - usage["b"] == pytest.approx(w.scheduler.slack.tokens_in(time_micros), rel=0.02)
 
 
 def test_a_request_that_is_refused_when_it_is_bound_pays_for_the_time_it_took() -> None:

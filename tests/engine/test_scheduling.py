@@ -153,10 +153,10 @@ def test_a_request_that_ends_while_it_is_swapped_out_leaves_nothing_behind() -> 
     w = flooded()
     w.submit(0, "quiet", 32, 20)
     w.step()
-    [swapped] = w.scheduler._states.requests()
+    [swapped] = w.scheduler.states.requests()
     w.loop.apply([Cancel(swapped)])
     w.step()
-    assert w.scheduler._states.room_bytes == w.load.swap_bytes
+    assert w.scheduler.states.room_bytes == w.load.swap_bytes
     w.run()
     assert w.compute.is_empty()
 

@@ -244,7 +244,7 @@ def test_who_worked_alone_and_works_on_soon_has_its_share_next_to_a_newcomer(sce
         before_step = w.unfinished["a"]
         scenario.step()
         held = w.scheduler._tenants["a"].active + before_step - w.unfinished["a"]  # some ended in their first step
-        has_slots = has_slots or held >= math.floor(w.scheduler._sharing._shares()["a"])
+        has_slots = has_slots or held >= math.floor(w.scheduler.sharing._shares()["a"])
         served = scenario.served()
         assert has_slots or scenario.most_since(before) <= scenario.bound
         apart = (served["a"] - before["a"]) - (served["b"] - before["b"])

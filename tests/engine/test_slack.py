@@ -160,7 +160,7 @@ def test_a_prompt_whose_tenant_has_few_tokens_left_in_the_minute_joins_with_all_
 
 def test_a_pass_that_took_far_too_long_does_not_slow_prompts_down_for_good() -> None:
     w = beside_long_prompts()
-    w.scheduler.passes.learn([Chunk(0, 0, [1], True, STREAM)], 60_000_000)  # the machine slept
+    w.scheduler.slack.learn([Chunk(0, 0, [1], True, STREAM)], 60_000_000)  # the machine slept
     gaps_ms(w, 20)
     before, began_s = w.service["noisy"], w.now_s
     gaps_ms(w, 50)

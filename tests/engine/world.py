@@ -205,7 +205,7 @@ class World:
             for name, each in self.given.items()
         }
         busy = {self.tenant_of(request) for request in self.submits.keys() - self.finishes.keys() - self.cancelled}
-        memory = Remember(usage, given, sorted(busy), self.scheduler.level(self.now_s))
+        memory = Remember(usage, given, sorted(busy), self.scheduler.roster.level(self.now_s))
         charged, self.fairness = self.fairness.charged, CountingFairness(60, BURST_CREDIT)
         self.fairness.charged = charged
         self.compute.close()
@@ -255,7 +255,7 @@ class World:
     def check_no_slot_idles(self, step: Step) -> None:
         """Work conservation: no slot is free while a request waits that may have it, unless it was freed just now."""
         ready = [t for t in self.scheduler._tenants.values() if t.queue and t.may_start(self.now_s)]
-        assert not ready or not self.scheduler._slots.free or step.finishes
+        assert not ready or not self.scheduler.slots.free or step.finishes
 
     def check_concurrency(self) -> None:
         """A tenant has no more than its `max_concurrent` unless it had them before that was lowered."""
