@@ -81,7 +81,7 @@ class Loop:
         self._samplings: dict[int, Sampling] = {}  # by number; future requests refer to them
         self._news_due_s = 0.0
         self._adapters: dict[int, str] = {}  # versions of those that were bound since the last step
-        self._is_stuck = False  # the last step did nothing, and nothing has happened since
+        self._is_stuck = False  # the last step did nothing, and commands were not looked for since
         self._is_paused = False  # compute nothing, because the daemon cannot bill
 
     def patience_s(self) -> float | None:
@@ -283,7 +283,8 @@ class Loop:
             step = msgspec.structs.replace(step, adapters=self._adapters)
             self._adapters = {}
         now_s = self._clock_s()
-        if now_s < self._news_due_s and (not self._scheduler.is_idle or self._reuse.cache.is_wiping):
+        is_last = self._scheduler.is_idle and not self._reuse.cache.is_wiping
+        if now_s < self._news_due_s and not is_last:
             return step
         self._news_due_s = now_s + NEWS_INTERVAL_S
         return msgspec.structs.replace(

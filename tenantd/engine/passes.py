@@ -202,8 +202,10 @@ def _affordable(job: Job, allowance: int | None) -> int:
         return job.remaining
     if (image := job.image) is not None:
         return image.tokens if _cost(job, image.tokens) <= allowance else 0
-    if allowance == 0 or job.ends:
+    if job.ends:
         return job.whole_texts(allowance)
+    if allowance == 0:
+        return 0
     is_counted = job.counted_prompt >= len(job.submit.prompt)
     free = job.remaining if is_counted else max(0, job.counted_prompt - job.computed)
     return min(free + allowance, job.remaining - 1)

@@ -231,7 +231,7 @@ class LiveStream:
         if self.said is not None:
             self.said.write(text)
         self._deltas.append(Delta(text, token, progress.logprobs))
-        waiter = self._waiter
+        waiter = self._waiter  # _wake, without a call for each token
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         if self.first_token_micros is None:
