@@ -11,7 +11,7 @@ import llama_cpp
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Kept, Owner, PassResult, Swapped
-from tenantd.engine.llama.decode import LlamaKept, LlamaSwapped
+from tenantd.engine.llama.sequences import LlamaKept, LlamaSwapped
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler
 from tests.isolation.interleaving import SteadyLlama

@@ -90,7 +90,7 @@ CACHE: Final = [
     Mutation(
         "cache",
         "a prefix is bound by a number that is not its own",
-        "tenantd/engine/llama/decode.py",
+        "tenantd/engine/llama/sequences.py",
         '        self._check_owner(sequence, Owner("prefix", prefix))\n        if self._cells.cut',
         "        if self._cells.cut",
         "tests/contract/test_prefixes.py::test_a_prefix_is_used_by_its_own_number_only",

@@ -58,7 +58,7 @@ SLOTS: Final = [
     Mutation(
         "slots",
         "what a request held that was garbled stays for the next one",
-        "tenantd/engine/llama/decode.py",
+        "tenantd/engine/llama/sequences.py",
         "is_garbled=was_garbled)\n",
         "is_garbled=False)\n",
         "tests/engine/llama/test_garbled.py::test_whoever_comes_next_gets_what_it_gets_on_a_new_engine",
@@ -82,7 +82,7 @@ SLOTS: Final = [
     Mutation(
         "slots",
         "a moved request leaves its adapter behind",
-        "tenantd/engine/llama/decode.py",
+        "tenantd/engine/llama/sequences.py",
         "        self._versions[target], self._versions[source] = self._versions[source], None\n",
         "",
         "tests/contract/test_compute.py::test_an_adapter_goes_along_when_its_request_is_moved_or_gives_way",
@@ -125,7 +125,7 @@ BINDING: Final = [
     Mutation(
         "binding",
         "the engine runs what is not planned for the request that holds the sequence",
-        "tenantd/engine/llama/decode.py",
+        "tenantd/engine/llama/sequences.py",
         "        if self._requests[sequence] != request:\n",
         "        if self._requests[sequence] is None:\n",
         "tests/contract/test_compute.py::test_a_sequence_computes_for_its_own_request_only",
@@ -133,7 +133,7 @@ BINDING: Final = [
     Mutation(
         "binding",
         "the engine restores the state of another request",
-        "tenantd/engine/llama/decode.py",
+        "tenantd/engine/llama/sequences.py",
         "        if swapped.request != request:\n",
         "        if swapped.request < 0:\n",
         "tests/contract/test_compute.py::test_a_state_goes_back_to_its_own_request_only",

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable
 from typing import Final
 
 import llama_cpp
@@ -17,15 +16,12 @@ from tenantd.domain import Sampling
 from tenantd.engine.compute import (
     Chunk,
     EngineBroken,
-    Kept,
     OnLogits,
     OnPass,
     Owner,
-    Parked,
     PassResult,
     RequestRejected,
     Sampled,
-    Swapped,
 )
 from tenantd.engine.llama.adapters import Adapters, Version
 from tenantd.engine.llama.batch import Batch, ImageBatch
@@ -33,9 +29,9 @@ from tenantd.engine.llama.cells import Cells, Memory
 from tenantd.engine.llama.embedding import Embedder
 from tenantd.engine.llama.full_pass import is_faster_when_full
 from tenantd.engine.llama.loading import load_model
-from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.projector import LoadedProjector
 from tenantd.engine.llama.sampling import Sampler, Vocabulary
+from tenantd.engine.llama.sequences import Sequences
 from tenantd.llamacpp.handles import has_recurrent_state
 from tenantd.wire.messages import Load, PlacedImage
 
@@ -43,7 +39,7 @@ NO_ROOM: Final = 1  # llama.h, llama_decode: nothing has changed, and a smaller 
 INVALID_BATCH: Final = -1
 
 
-class LlamaCompute:
+class LlamaCompute(Sequences):
     """Implements `engine.compute.Compute`. Raises ModelError from the constructor."""
 
     def __init__(self, load: Load, progress: Callable[[float], None]) -> None:
@@ -60,14 +56,10 @@ class LlamaCompute:
             is_on_device=self.info.layers_offloaded > 0,
         )
         self.window_tokens = memory.cuts_tokens
-        self._cells = Cells(self._context, self.info.slots, memory, scrub=load.scrub, spare=loaded.spare)
+        cells = Cells(self._context, self.info.slots, memory, scrub=load.scrub, spare=loaded.spare)
+        super().__init__(cells, self.info.slots)
         self._vocabulary = Vocabulary(self._model, load.grammar_budget_ms)
-        self._requests: list[int | None] = [None] * self.info.slots  # whose each bound sequence is
-        self._prefixes = [0] * self.info.slots  # what each parked sequence holds; 0 for others
-        self._samplers: list[Sampler | None] = [None] * self.info.slots
-        self._garbled: set[int] = set()  # sequences for which the model returned NaN or infinity
         self._adapters = Adapters(self._model, self._context)
-        self._versions: list[Version | None] = [None] * self.info.slots  # adapter version of each owned sequence
         self._batch = Batch(int(llama_cpp.llama_n_batch(self._context)))
         may_fill = not self.info.layers_offloaded and not load.scrub  # overwriting cells would be measured, too
         self.is_faster_when_full = may_fill and is_faster_when_full(self._batch, self._cells, self.info.slots)
@@ -110,6 +102,9 @@ class LlamaCompute:
         if (version.path if version else "") != adapter:
             raise EngineBroken(f"prefix {prefix} was computed with another adapter")
         return version
+
+    def adapter_version(self, adapter: str) -> Hashable:
+        return self._adapters.current(adapter) or ()
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         started_ns = time.perf_counter_ns()
@@ -176,136 +171,14 @@ class LlamaCompute:
             sampled[chunk.sequence] = self._sample(chunk.sequence, batch.struct.n_tokens - 1)
         return PassResult(sampled, _micros_since(started_ns), image_micros=image_micros)
 
-    def move(self, source: int, target: int) -> None:
-        self._check_unbound(target)
-        self._cells.move(source, target)
-        self._requests[target], self._requests[source] = self._requests[source], None
-        self._prefixes[target], self._prefixes[source] = self._prefixes[source], 0
-        self._samplers[target], self._samplers[source] = self._samplers[source], None
-        self._versions[target], self._versions[source] = self._versions[source], None
-
-    def clear(self, sequence: int) -> None:
-        was_garbled = sequence in self._garbled
-        self._cells.clear(sequence, is_garbled=was_garbled)
-        self._garbled.discard(sequence)
-        if was_garbled and not self._garbled:
-            self._cells.overwrite_pool()  # now, on its account; of several, on the last one's
-        self._requests[sequence] = self._versions[sequence] = None
-        self._prefixes[sequence] = 0
-        if (sampler := self._samplers[sequence]) is not None:
-            sampler.free()
-            self._samplers[sequence] = None
-
-    def swap_out(self, sequence: int, room_bytes: int) -> LlamaSwapped:
-        request, sampler = self._requests[sequence], self._samplers[sequence]
-        if request is None or sampler is None:
-            raise EngineBroken(f"sequence {sequence} was to be swapped out and is not bound")
-        length = self._cells.length(sequence)
-        state = self._cells.save(sequence, room_bytes) if length else None
-        swapped = LlamaSwapped(request, sampler, state, length, self._versions[sequence])
-        self._samplers[sequence] = None  # kept with the state, so that clearing does not free it
-        self.clear(sequence)
-        return swapped
-
-    def swap_in(self, sequence: int, swapped: Swapped, request: int = 0) -> bool:
-        assert isinstance(swapped, LlamaSwapped)
-        if swapped.request != request:
-            raise EngineBroken(f"the state of request {swapped.request} was to be restored for request {request}")
-        self._check_unbound(sequence)
-        self._requests[sequence] = request
-        self._samplers[sequence] = swapped.sampler
-        self._versions[sequence] = swapped.version
-        if swapped.state is None:
-            return swapped.length == 0
-        is_restored = self._cells.restore(sequence, swapped.state, swapped.length)
-        swapped.state.wipe()
-        return is_restored
-
-    # ---- prefixes ---------------------------------------------------------------------------------------------
-
-    def adapter_version(self, adapter: str) -> Hashable:
-        return self._adapters.current(adapter) or ()
-
-    def park(self, sequence: int, request: int, prefix: int) -> Parked:
-        self._check_owner(sequence, Owner("request", request))
-        if not self._cells.length(sequence):
-            raise EngineBroken(f"sequence {sequence} was to be parked and is empty")
-        if (sampler := self._samplers[sequence]) is not None:
-            sampler.free()
-        self._samplers[sequence] = self._requests[sequence] = None
-        self._prefixes[sequence] = prefix
-        return Parked(self._cells.size_bytes(sequence), self._cells.least_tokens(sequence))
-
-    def cut(self, sequence: int, prefix: int, tokens: int) -> bool:
-        self._check_owner(sequence, Owner("prefix", prefix))
-        if self._cells.cut(sequence, tokens):
-            return True
-        self.clear(sequence)
-        return False
-
-    def copy(self, source: int, target: int, owner: Owner, prefix: int, tokens: int) -> bool:
-        self._check_owner(source, owner)
-        self._check_unbound(target)
-        if is_copied := self._cells.copy(source, target, tokens):
-            self._prefixes[target], self._versions[target] = prefix, self._versions[source]
-        return is_copied
-
-    def save(self, sequence: int, owner: Owner, prefix: int, room_bytes: int) -> LlamaKept | None:
-        self._check_owner(sequence, owner)
-        if not (length := self._cells.length(sequence)):
-            raise EngineBroken(f"sequence {sequence} was to be saved and is empty")
-        if (state := self._cells.save(sequence, room_bytes)) is None:
-            return None
-        return LlamaKept(prefix, length, self._cells.least_tokens_saved(sequence), state, self._versions[sequence])
-
-    def restore(self, sequence: int, kept: Kept) -> bool:
-        assert isinstance(kept, LlamaKept)
-        self._check_unbound(sequence)
-        if is_restored := self._cells.restore(sequence, kept.state, kept.tokens):
-            self._prefixes[sequence], self._versions[sequence] = kept.prefix, kept.version
-        return is_restored
-
-    def holds_only(self, parked: Mapping[int, int]) -> bool:
-        are_parked = all(prefix == parked.get(sequence, 0) for sequence, prefix in enumerate(self._prefixes))
-        are_unbound = all(sampler is None for sampler in self._samplers)
-        return are_unbound and are_parked and self._cells.only_in(parked.keys())
-
-    def is_empty(self) -> bool:
-        return self.holds_only({})
-
     def close(self) -> None:
-        for sampler in self._samplers:
-            if sampler is not None:
-                sampler.free()
+        self._free_samplers()
         if self._embedder is not None:
             self._embedder.close()
         if self._projector is not None:
             self._projector.close()
         llama_cpp.llama_free(self._context)
         llama_cpp.llama_model_free(self._model)
-
-    def _check(self, chunks: list[Chunk]) -> None:
-        """Check that each sequence is its chunk's request's, and holds exactly the tokens before the chunk."""
-        for sequence, position, _, _, request, *_ in chunks:
-            self._check_request(sequence, request)
-            if (length := self._cells.length(sequence)) != position:
-                raise EngineBroken(f"sequence {sequence} holds {length} tokens, not {position}")
-
-    def _check_request(self, sequence: int, request: int) -> None:
-        """Raises EngineBroken if it is not bound to this request."""
-        if self._requests[sequence] != request:
-            raise EngineBroken(f"sequence {sequence} belongs to request {self._requests[sequence]}, not {request}")
-
-    def _check_owner(self, sequence: int, owner: Owner) -> None:
-        """Raises EngineBroken if it belongs to another, or to nobody."""
-        own = self._requests[sequence] if owner.kind == "request" else self._prefixes[sequence] or None
-        if own != owner.number:
-            raise EngineBroken(f"sequence {sequence} does not belong to {owner}")
-
-    def _check_unbound(self, sequence: int) -> None:
-        if self._samplers[sequence] is not None:
-            raise EngineBroken(f"sequence {sequence} already belongs to request {self._requests[sequence]}")
-        self._cells.check_empty(sequence)
 
     def _decode(self, chunks: list[Chunk], sampled: dict[int, Sampled], own_micros: dict[int, int]) -> None:
         """Decode and sample. If the KV cache lacks room, retry in halves, until a single token fails alone."""
@@ -356,45 +229,6 @@ class LlamaCompute:
         if sampled.is_garbled:
             self._garbled.add(sequence)
         return sampled
-
-
-@dataclass(slots=True)
-class LlamaSwapped:
-    """A request's sampler, and the state of its sequence in host memory, unless there was no room or nothing to
-    keep."""
-
-    request: int
-    sampler: Sampler
-    state: LockedMemory | None
-    length: int  # tokens computed
-    version: Version | None  # of its adapter
-
-    @property
-    def size_bytes(self) -> int:
-        return 0 if self.state is None else self.state.size_bytes
-
-    def free(self) -> None:
-        if self.state is not None:
-            self.state.wipe()
-        self.sampler.free()
-
-
-@dataclass(frozen=True, slots=True)
-class LlamaKept:
-    """A prefix in host memory."""
-
-    prefix: int
-    tokens: int
-    least_tokens: int
-    state: LockedMemory
-    version: Version | None  # of its adapter
-
-    @property
-    def size_bytes(self) -> int:
-        return self.state.size_bytes
-
-    def free(self) -> None:
-        self.state.wipe()
 
 
 def _micros_since(started_ns: int) -> int:

@@ -12,7 +12,7 @@ import pytest
 
 from tenantd.engine.compute import Chunk, EngineBroken, Owner, RequestRejected
 from tenantd.engine.llama import LlamaCompute
-from tenantd.engine.llama.decode import LlamaKept
+from tenantd.engine.llama.sequences import LlamaKept
 from tests.engine.llama.kit import GREEDY, LAYOUTS, Engines, logits
 from tests.engine.llama.shapes import LENGTH, NOISE, ROOM, TEXT, Shape, after, compute, farthest, park
 from tests.support.tiny_gguf import write_tiny_lora
