@@ -6,6 +6,10 @@ formulas. Pure: the clock is an argument, in seconds.
 The virtual time is the level (usage by weight) to which a tenant is raised when it begins to wait. It only falls by
 decaying as usage does. So idling earns nothing, and work done on an idle machine is not held against anybody: the next
 tenant starts where the last one left.
+
+In words that sharing.py uses as well: the *rank* of a tenant is its usage by weight, with what its bound requests are
+about to use. How far it is *behind* is how much lower than the level it may start when it comes back. Its *lead* is its
+usage by weight since it began to wait, counted from the usage at which it was *even* with the others that waited.
 """
 
 from __future__ import annotations
