@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import datetime
+from datetime import date, datetime, timedelta
 from typing import Annotated, Any, Final
 
 import typer
@@ -16,7 +16,8 @@ _DATE: Final = re.compile(
 _IN_BILLING_ZONE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
 MOST_YEARS: Final = 100
 """How far away an end may be, as the daemon has it."""
-WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, or 30m, 2h, 7d ago"
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
+WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, yesterday, or 30m, 2h, 7d ago"
 LASTING: Final = "a duration such as 90d, 12h or 30m"
 
 
@@ -25,7 +26,7 @@ def moment_of(text: str, option: str | None = None) -> int:
     if _DURATION.fullmatch(text):
         ago_micros = duration_s(text) * 1_000_000
         return max(0, int(datetime.now().timestamp() * 1_000_000) - ago_micros)
-    if (date_micros := _date_micros(text)) is not None:
+    if (date_micros := _date_micros(_dated(text))) is not None:
         return date_micros
     raise typer.BadParameter(f"must be a time such as {WHEN} (got {text[:40]!r})", param_hint=option)
 
@@ -76,6 +77,12 @@ def duration_s(text: str, option: str | None = None) -> int:
     return int(found[1]) * _UNITS_S[found[2]]
 
 
+def _dated(text: str) -> str:
+    """The date of `today` or `yesterday`, or the text."""
+    days = _DAYS_AGO.get(text)
+    return text if days is None else (date.today() - timedelta(days=days)).isoformat()
+
+
 def _date_micros(text: str) -> int | None:
     """Microseconds since 1970 when a day or a moment begins; None if `text` is neither."""
     if _DATE.fullmatch(text):
@@ -89,6 +96,7 @@ def _date_micros(text: str) -> int | None:
 def bound(text: str | None, option: str | None = None) -> str | None:
     """One end of a period, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
     time zone. `option` is named if it is wrong. Raises BadParameter."""
+    text = None if text is None else _dated(text)
     if text is None or _IN_BILLING_ZONE.fullmatch(text):
         if text is not None and len(text) > len("2026-11-29"):
             moment_of(text, option)  # refuses the 31st of February
@@ -104,13 +112,13 @@ def checked_window(text: str | None) -> str | None:
 
 
 def _option(name: str, what: str) -> Any:
-    return typer.Option(name, metavar="TIME", help=f"{what}: a date, a date and time, or 30m, 2h, 7d ago.")
+    return typer.Option(name, metavar="TIME", help=f"{what}: a date, a date and time, yesterday, or 30m, 2h, 7d ago.")
 
 
 Since = Annotated[str | None, _option("--since", "From this time on")]
 Until = Annotated[str | None, _option("--until", "Before this time")]
 
-_BOUND: Final = "a date, or a date and time, in the billing time zone, or 30m, 2h, 7d ago."
+_BOUND: Final = "a date, or a date and time, in the billing time zone, yesterday, or 30m, 2h, 7d ago."
 PeriodSince = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help=f"Count requests that ended since: {_BOUND}")
 ]

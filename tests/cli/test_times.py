@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import time
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime, timedelta
 
 import pytest
 import typer
 
-from tenantctl.times import moment_of
+from tenantctl.times import bound, moment_of
 
 
 def micros(*numbers: int, tz: object = None) -> int:
@@ -22,6 +22,15 @@ def test_a_date_and_a_time_are_local_unless_they_name_a_zone() -> None:
     assert moment_of("1960-01-01") == 0, "nothing was before 1970"
 
 
+def test_today_and_yesterday_are_dates() -> None:
+    days = [date.today()]
+    found = {name: (moment_of(name), bound(name)) for name in ("today", "yesterday")}
+    days.append(date.today())  # another one if it was midnight in between
+    for name, ago in (("today", 0), ("yesterday", 1)):
+        dates = [(day - timedelta(days=ago)).isoformat() for day in days]
+        assert found[name][0] in [moment_of(each) for each in dates] and found[name][1] in dates
+
+
 @pytest.mark.parametrize(
     ("text", "ago_s"), [("30s", 30), ("45m", 2700), ("2h", 7200), ("7d", 604_800), ("1w", 604_800)]
 )
@@ -30,7 +39,7 @@ def test_a_duration_is_that_long_ago(text: str, ago_s: int) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "yesterday", "2026-02-31", "2026-13-01", "29.11.2026", "-1h", "2h ago", "1_0h", "٣h"]
+    "text", ["", "tomorrow", "Yesterday", "2026-02-31", "2026-13-01", "29.11.2026", "-1h", "2h ago", "1_0h", "٣h"]
 )
 def test_anything_else_is_refused_with_what_would_do(text: str) -> None:
     with pytest.raises(typer.BadParameter, match="must be a time such as 2026-11-29"):
