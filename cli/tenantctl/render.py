@@ -216,7 +216,9 @@ def _console() -> Any:
     return Console(file=sys.stdout, highlight=False)  # knows NO_COLOR, TERM and the width
 
 
-def _fitting(names: list[str], cells: list[list[str]], widths: list[int], spare: Sequence[str], width: int) -> list[int]:
+def _fitting(
+    names: list[str], cells: list[list[str]], widths: list[int], spare: Sequence[str], width: int
+) -> list[int]:
     """Which columns to show: of those to spare, the ones with nothing in them are the first to go."""
     kept = list(range(len(names)))
     is_empty = {name: all(row[i] == NOTHING for row in cells) for i, name in enumerate(names)}

@@ -11,9 +11,9 @@ import llama_cpp
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Kept, Owner, PassResult, Swapped
-from tenantd.engine.llama.sequences import LlamaKept, LlamaSwapped
 from tenantd.engine.llama.locked import LockedMemory
 from tenantd.engine.llama.sampling import Sampler
+from tenantd.engine.llama.sequences import LlamaKept, LlamaSwapped
 from tests.isolation.interleaving import SteadyLlama
 
 MOST_LEFT_TOKENS = 50

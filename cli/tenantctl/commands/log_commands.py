@@ -46,9 +46,9 @@ def logs(
 ) -> None:
     """Show a line for each request that has ended, oldest first: who, when, how much, and how it ended.
 
-    Prompts and answers are never logged. The daemon keeps the lines of the last 10,000 requests since it started; it
-    also writes them to its own log, at level info. For earlier requests, see `tenantctl requests --since`. With --follow,
-    --json prints one object per line.
+    Prompts and answers are never logged. The daemon keeps the lines of the last 10,000 requests since it started, and
+    also writes them to its own log, at level info. For earlier requests, see `tenantctl requests --since`.
+    With --follow, --json prints one object per line.
     """
     since_micros = None if since is None else moment_of(since, "--since")
     with connect(ctx) as client:
