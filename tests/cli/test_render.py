@@ -140,7 +140,8 @@ def test_json_is_indented_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None
 def test_a_row_of_the_long_tables_is_a_line_of_80_columns(
     arguments: list[str], first: str, columns: set[str], daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    daemon.add("a-16-char-tenant", throttled_micros=1, uids=[1001, 1002], limits={"tokens_per_minute": 600_000})
+    limits = {"tokens_per_minute": 600_000, "requests_per_minute": 6_000}
+    daemon.add("a-16-char-tenant", throttled_micros=1, uids=[1001, 1002], limits=limits)
     daemon.request = {"id": "req_" + "f" * 32, "tenant": "initech", "state": "interrupted", "error": "engine_failure"}
     shown = plain(on_terminal(lambda: app(arguments, standalone_mode=False), monkeypatch)).splitlines()
     assert max(map(len, shown)) <= 80
