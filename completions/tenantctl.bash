@@ -92,7 +92,7 @@ _tenantctl() {
             " requests") _tenantctl_words "--tenant --since --until --state --key --limit --wide --json --help -h" "$cur" ;;
             " requests show") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
             " cancel") _tenantctl_words "--tenant --json --help -h" "$cur" ;;
-            " logs") _tenantctl_words "--tenant --since --follow -f --json --help -h" "$cur" ;;
+            " logs") _tenantctl_words "--tenant --since --follow -f --limit --json --help -h" "$cur" ;;
             " anomalies") _tenantctl_words "--tenant --since --json --help -h" "$cur" ;;
             " anomalies clear") _tenantctl_words "--json --help -h" "$cur" ;;
             " alerts") _tenantctl_words "--json --help -h" "$cur" ;;

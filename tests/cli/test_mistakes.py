@@ -44,7 +44,7 @@ USAGE, MISSING, DENIED = 2, 69, 77
             MISSING,
             "no daemon is listening on /nowhere/s; write a configuration with tenantctl init, then start one with: ",
         ),
-        ("requests --since yesterday", USAGE, "--since: must be a time such as 2026-11-29"),
+        ("requests --since tomorrow", USAGE, "--since: must be a time such as 2026-11-29"),
         ("usage --until soon", USAGE, "--until: must be a time such as 2026-11-29"),
         ("audit prune --before soon --yes", USAGE, "--before: must be a time such as 2026-11-29"),
         ("ledger prune --before 2026-13", USAGE, "--before: must be YYYY-MM or 'last' (got '2026-13')"),
