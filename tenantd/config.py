@@ -84,7 +84,7 @@ _LimitDefaults: Any = create_model(
 
 
 class LimitsConfig(_LimitDefaults):
-    """Default limits of each tenant without its own (tenantctl tenant set). Unset means unlimited, 0 blocks."""
+    """Default limits for tenants without their own (tenantctl tenant set). Unset means unlimited, 0 blocks."""
 
     default_max_tokens: int = Field(1024, ge=1, le=1 << 24, description="Default max_tokens.")
 

@@ -19,7 +19,7 @@ class ModelConfig(Section):
     name: Line = Field("", description="Name shown to clients. Default: the file's name without .gguf.")
     projector: File | None = Field(
         default=None,
-        description="GGUF file of the model's projector (mmproj), so that it understands images. Unset: no images.",
+        description="GGUF file of the model's projector (mmproj), for models that read images. Unset: no images.",
         examples=["/path/to/mmproj.gguf"],
     )
 
@@ -28,7 +28,7 @@ class ImagesConfig(Section):
     """Images in chats, if model.projector is set. PNG and JPEG, sent with the request; nothing is fetched."""
 
     max_per_request: int = Field(8, ge=1, le=256, description="Maximum images in one request.")
-    max_bytes: int = Field(16 * 1024 * 1024, ge=1, le=1 << 30, description="Largest file of an image.")
+    max_bytes: int = Field(16 * 1024 * 1024, ge=1, le=1 << 30, description="Largest image file.")
     max_pixels: int = Field(50_000_000, ge=1, le=1 << 28, description="Maximum pixels of an image, width times height.")
     timeout_s: float = Field(10, gt=0, le=600, description="Maximum time to decode one image.")
     bytes_per_tenant: int = Field(
@@ -48,7 +48,7 @@ class EngineConfig(Section):
         0,
         ge=0,
         le=1 << 24,
-        description="Context of one slot. 0: the model's, as far as all slots fit in half of the free memory.",
+        description="Context of one slot. 0: the model's, or less so that all slots fit in half of the free memory.",
     )
     batch_tokens: int = Field(512, ge=32, le=8192, description="Maximum tokens in one forward pass.")
     kv: Literal["streams", "unified"] = Field("streams", description="A KV buffer for each slot, or one for all.")
@@ -57,18 +57,18 @@ class EngineConfig(Section):
         description="Type of keys and values in the KV cache. q8_0 takes about half the memory of f16, q4_0 a quarter; "
         "both lose precision and need flash attention.",
     )
-    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: one per physical core, less one.")
+    threads: int = Field(0, ge=0, le=1024, description="CPU threads. 0: the number of physical cores, minus one.")
     gpu_layers: int = Field(-1, ge=-1, le=100_000, description="Layers to put on the GPU. -1: all.")
     flash_attention: Literal["auto", "on", "off"] = Field("auto", description="Flash attention.")
     swap_bytes: int = Field(
         1 << 30,
         ge=0,
         le=1 << 44,
-        description="Host memory for the state of paused requests, taken only as needed. 1 GiB or less is lowered if "
-        "memory is short.",
+        description="Host memory for the state of paused requests, taken only as needed. Values up to 1 GiB are "
+        "lowered if memory is short.",
     )
     hang_timeout_s: float = Field(
-        60, ge=0.1, le=3600, description="Restart an engine that makes no step for this long."
+        60, ge=0.1, le=3600, description="Restart an engine that completes no step for this long."
     )
     grammar_budget_ms: int = Field(
         5000, ge=1, le=3_600_000, description="Total CPU time for the grammar or JSON schema of one request."
@@ -92,25 +92,25 @@ class EngineConfig(Section):
 
 
 class EmbeddingsConfig(Section):
-    """Embeddings (/v1/embeddings): a vector for each text. With one that ranks, scores of documents (/v1/rerank)."""
+    """Embeddings (/v1/embeddings): a vector for each text; or scores of documents, if the model ranks (/v1/rerank)."""
 
     model: File | None = Field(
         default=None,
-        description="GGUF file of the model. Unset: the served one if pooling is set, else there are no embeddings.",
+        description="GGUF file of the model. Unset: the served model if pooling is set, otherwise no embeddings.",
         examples=["/path/to/embedding-model.gguf"],
     )
     name: Line = Field("", description="Name shown to clients. Default: as for the served model.")
     pooling: Literal["model", "mean", "cls", "last", "rank"] = Field(
         "model",
-        description='How the vectors of a text\'s tokens become one. "model": as the file says. "rank": a score, by a '
-        "model that ranks.",
+        description='How the vectors of a text\'s tokens are combined. "model": as the file says. "rank": a score, '
+        "from a model that ranks.",
     )
     max_input_tokens: int = Field(
         512,
         ge=1,
         le=131_072,
-        description="Longest text; no longer than the model was trained for. Memory for results is this times the "
-        "size of its vocabulary.",
+        description="Longest text; at most what the model was trained for. The memory for results grows with this "
+        "times the size of the model's vocabulary.",
     )
     max_inputs: int = Field(2048, ge=1, le=16_384, description="Maximum texts in one request.")
 
@@ -138,8 +138,8 @@ class CacheConfig(Section):
         512,
         ge=16,
         le=1 << 24,
-        description="Keep a copy of long prompts every this many tokens, for models that cannot go back to an earlier "
-        "token (sliding windows, recurrent).",
+        description="Distance in tokens between the copies kept of a long prompt, for models that cannot go back to an "
+        "earlier token (sliding windows, recurrent).",
     )
 
     @model_validator(mode="after")

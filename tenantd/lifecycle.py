@@ -327,7 +327,7 @@ class Daemon:
             except TenantdError as e:
                 log.error("cannot reload the tenants: %s", e.message)
             except Exception:
-                log.exception("cannot reload, for a reason that nobody foresaw")
+                log.exception("cannot reload because of an unexpected error")
             finally:
                 self._notifier.reloaded()
 

@@ -107,7 +107,7 @@ class Limits:
     reserved_slots: Annotated[
         int | None,
         Limit(
-            "Slots reserved for the tenant; others may borrow them while idle.",
+            "Slots reserved for the tenant; others may borrow them while they are idle.",
             no_default="cannot have a default, because all reserved slots together must fit engine.slots; "
             "reserve slots for one tenant with: tenantctl tenant set NAME --reserved-slots N",
         ),

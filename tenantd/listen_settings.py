@@ -67,7 +67,7 @@ Hosts = tuple[Annotated[str, AfterValidator(_host)], ...]
 
 
 class ListenConfig(Section):
-    """An address on TCP where all clients need an API key. Leave out a limit to use the one in [server]."""
+    """A TCP address, where all clients need an API key. Leave out a limit to use the one in [server]."""
 
     address: Annotated[Line, AfterValidator(_address)] = Field(
         description="IP address and port. Addresses that other machines can reach need TLS: cert and key.",
@@ -88,7 +88,8 @@ class ListenConfig(Section):
         (),
         strict=False,
         max_length=MOST_NAMES,
-        description='Web pages whose scripts may send requests, with their own key; "*" for all. Never administration.',
+        description='Web pages whose scripts may send requests, with their own key; "*" for all. '
+        "They can never administer.",
         examples=[["https://chat.example.org"]],
     )
     hosts: Hosts = Field(
@@ -122,7 +123,7 @@ class ListenConfig(Section):
         None,
         gt=0,
         le=3600,
-        description="Timeout for a TLS handshake, and for a request's line and headers.",
+        description="Timeout for a TLS handshake, and for the request line and headers.",
         examples=[5],
     )
     body_timeout_s: float | None = Field(

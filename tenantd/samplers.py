@@ -32,7 +32,7 @@ SAMPLERS: Final[dict[str, Sampler]] = {
         float,
         0.95,
         {"ge": 0, "le": 1},
-        "Choose among the most likely tokens that have this probability together. 1: among all.",
+        "Choose among the most likely tokens whose probabilities add up to this. 1: among all.",
     ),
     "min_p": Sampler(
         float, 0.05, {"ge": 0, "le": 1}, "Drop tokens less likely than this times the most likely one. 0: none."
@@ -41,14 +41,14 @@ SAMPLERS: Final[dict[str, Sampler]] = {
         float,
         1.0,
         {"gt": 0, "le": 1},
-        "Choose among the most typical tokens that have this probability together. 1: among all.",
+        "Choose among the most typical tokens whose probabilities add up to this. 1: among all.",
     ),
     "repeat_penalty": Sampler(
-        float, 1.0, {"gt": 0, "le": 10}, "Penalise tokens that were used lately, by this factor. 1: do not."
+        float, 1.0, {"gt": 0, "le": 10}, "Penalise recently used tokens by this factor. 1: no penalty."
     ),
     "repeat_last_n": Sampler(int, 64, {"ge": 0, "le": 65_536}, "How many tokens penalties look back."),
-    "presence_penalty": Sampler(float, 0.0, {"ge": -2, "le": 2}, "Penalise tokens that were used, by this much."),
+    "presence_penalty": Sampler(float, 0.0, {"ge": -2, "le": 2}, "Penalise tokens already used by this much."),
     "frequency_penalty": Sampler(
-        float, 0.0, {"ge": -2, "le": 2}, "Penalise tokens by this much for each time that they were used."
+        float, 0.0, {"ge": -2, "le": 2}, "Penalise tokens by this much for each time they were used."
     ),
 }

@@ -22,7 +22,7 @@ class ServerConfig(Section):
     socket_group: Line = Field("", description="Group that owns the socket; empty keeps the daemon's own.")
     admin_group: Line = Field(
         "",
-        description="Group whose members administer, besides root and the daemon's user; empty: nobody else.",
+        description="Group whose members are administrators, as are root and the daemon's user; empty: no group.",
     )
     max_body_bytes: int = Field(32 * 1024 * 1024, ge=1024, le=1 << 30, description="Largest request body.")
     lenient: bool = Field(
@@ -33,8 +33,8 @@ class ServerConfig(Section):
         64 * 1024 * 1024,
         ge=1024,
         le=1 << 36,
-        description="Memory for all request bodies, and as much for tokens and vectors in answers; one tenant can use "
-        "up to half.",
+        description="Memory for all request bodies, and as much again for tokens and vectors in answers; one tenant "
+        "can use up to half.",
     )
     idempotency_bytes: int = Field(
         4 * 1024 * 1024,
@@ -42,7 +42,7 @@ class ServerConfig(Section):
         le=1 << 40,
         description="Memory for each tenant's last answers to requests with an Idempotency-Key.",
     )
-    head_timeout_s: float = Field(15, gt=0, le=3600, description="Timeout for a request's line and headers.")
+    head_timeout_s: float = Field(15, gt=0, le=3600, description="Timeout for the request line and headers.")
     body_timeout_s: float = Field(30, gt=0, le=3600, description="Drop a request whose body stalls for this long.")
     idle_timeout_s: float = Field(120, gt=0, le=86_400, description="Close an idle connection after this long.")
     max_connections_per_uid: int = Field(
@@ -62,11 +62,11 @@ class ServerConfig(Section):
         50,
         ge=1,
         le=3600,
-        description="Maximum time for a whole shutdown, drain_timeout_s included; then it is cut off.",
+        description="Maximum time for the whole shutdown, drain_timeout_s included; then the daemon exits at once.",
     )
     write_timeout_s: float = Field(60, gt=0, le=3600, description="Drop a client that reads nothing for this long.")
     listen: tuple[ListenConfig, ...] = Field(
-        (), strict=False, max_length=MOST_LISTENERS, description="Addresses on TCP, one table each."
+        (), strict=False, max_length=MOST_LISTENERS, description="TCP addresses, one table each."
     )
 
     @field_validator("listen")

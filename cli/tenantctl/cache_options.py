@@ -20,7 +20,7 @@ Cache = Annotated[
     CacheUse | None,
     typer.Option(
         metavar="on|off|default",
-        help="Compute what its prompts have in common only once. Never shared with other tenants.",
+        help="Compute only once what its prompts have in common. Never shared with other tenants.",
     ),
 ]
 

@@ -123,7 +123,7 @@ def say_remarks(answer: Transcript, *, is_whole: bool, context_tokens: int | Non
     elif answer.is_out_of_budget:
         message(OUT_OF_BUDGET)
     elif answer.finish_reason == "length":
-        message("the answer was cut off at the maximum of tokens; /set max_tokens N raises it")
+        message("the answer was cut off at its token limit; /set max_tokens N raises it")
     used = (answer.usage or {}).get("total_tokens", 0)
     if context_tokens and used >= NEARLY_FULL * context_tokens:
         part = f"{used / context_tokens:.0%} full ({used:,} of {context_tokens:,} tokens)"

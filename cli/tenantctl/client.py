@@ -182,7 +182,7 @@ class Client:
             raise self.place.not_connected(e) from e
         except httpx.ConnectTimeout as e:
             raise DaemonNotRunning(
-                f"nothing at {self.place} accepts a connection within {CONNECT_TIMEOUT_S:g} s"
+                f"nothing at {self.place} accepted a connection within {CONNECT_TIMEOUT_S:g} s"
             ) from e
         except httpx.TimeoutException as e:
             raise EngineUnavailable(f"the daemon at {self.place} did not answer within {self._timeout_s:g} s") from e

@@ -94,7 +94,7 @@ def _read(text: str) -> Any:
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
-        raise InvalidRequest("it is not a saved conversation, nor any JSON") from None
+        raise InvalidRequest("it is not a saved conversation, and not even JSON") from None
 
 
 def _text(value: Any) -> str:

@@ -20,7 +20,7 @@ _BY_STATUS: Final[dict[int, type[TenantdError]]] = {
 
 _OPTIONS: Final = {
     "this API key cannot administer: it does not have the scope admin": (
-        "this command needs an administrator, and TENANTD_API_KEY is the key of a tenant; use a key with the scope "
+        "this command needs an administrator, but TENANTD_API_KEY is the key of a tenant; use a key with the scope "
         "admin, or on the daemon's machine `tenantctl --admin …`"
     ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",

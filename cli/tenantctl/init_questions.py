@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 MOST_SHOWN: Final = 20
 ZONES: Final = "/zoneinfo/"
 ABOUT_CACHE: Final = """\
-A prefix cache keeps what a tenant's prompts have in common, so that long chats
-are answered sooner. Tenants never share it.
+A prefix cache keeps what a tenant's prompts have in common, so long chats are
+answered sooner. Tenants never share it.
 Without it, every request is independent of earlier ones."""
 
 

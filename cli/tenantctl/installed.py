@@ -51,7 +51,7 @@ def after_init(config: Path | None) -> str:
     if is_users_installed():
         return "next: systemctl --user restart tenantd"
     if is_machines_installed():
-        return "tenantd is a service of this machine; this file is for another daemon, with a ledger of its own"
+        return "tenantd is a service on this machine; this file is for another daemon, with its own ledger"
     return f"next: {SERVE}"
 
 

@@ -16,9 +16,7 @@ from tenantctl.options import connect, require_own_machine
 from tenantd.errors import TenantdError
 
 LEDGER_NAME: Final = "ledger.db"
-StateDir = Annotated[
-    Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: that of the daemon.")
-]
+StateDir = Annotated[Path | None, typer.Option(metavar="DIR", help="Folder with the ledger. Default: the daemon's.")]
 
 
 def state_dir(ctx: typer.Context, given: Path | None) -> Path:

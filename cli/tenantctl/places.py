@@ -115,7 +115,7 @@ class WebPlace:
             if isinstance(cause, ssl.SSLCertVerificationError):
                 return Forbidden(f"the certificate of {self.url} is not trusted: {_untrusted(cause)}")
             if isinstance(cause, ssl.SSLError):
-                return DaemonNotRunning(f"{self.url} does not speak TLS ({cause.reason}); is it http:// there?")
+                return DaemonNotRunning(f"{self.url} does not speak TLS ({cause.reason}); did you mean http://?")
             if isinstance(cause, socket.gaierror):
                 return DaemonNotRunning(f"cannot find the host of {self.url}: {cause.strerror}")
             if isinstance(cause, OSError) and cause.errno is not None:

@@ -121,7 +121,7 @@ def cost_lines(proposal: Proposal) -> list[str]:
         f"KV cache ({engine.kv_type}) for {_slots(engine.slots)} of {context}, {size(plan.compute)} work space"
         + (f", {size(plan.embeddings)} for embeddings" if plan.embeddings else "")
         + (f", about {size(plan.projector)} for images" if plan.projector else ""),
-        "to take less, lower engine.slots or engine.context_tokens"
+        "to use less memory, lower engine.slots or engine.context_tokens"
         + (', or set engine.kv_type to "q8_0"' if engine.kv_type == "f16" else ""),
     ]
     if more := more_memory(plan.swap, plan.cache):

@@ -121,8 +121,8 @@ def _shown_budget(budget: tuple[int, tuple[int, ...]] | None, unit: str, currenc
     if budget is None:
         return "none"
     amount, warn = budget
-    levels = "" if warn == USUAL_WARN else f" (warns at {', '.join(f'{level}%' for level in warn) or 'nothing'})"
-    return with_unit(unit, amount, currency).strip() + levels
+    warns = f"warns at {', '.join(f'{level}%' for level in warn)}" if warn else "without warnings"
+    return with_unit(unit, amount, currency).strip() + ("" if warn == USUAL_WARN else f" ({warns})")
 
 
 def _shown(value: Any, empty: str = NOTHING) -> str:

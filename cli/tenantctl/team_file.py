@@ -80,7 +80,7 @@ class TeamFile:
     def _wish(self, name: str, value: Any) -> Wish:
         path = ("tenants", name)
         if not TENANT_NAME.fullmatch(name):
-            raise self.wrong(path, "is not a name: use 1–63 characters of a–z, 0–9, _ and -, not first _ or -")
+            raise self.wrong(path, "must be 1–63 characters of a–z, 0–9, _ and -, starting with a letter or digit")
         table = self._table({name: value}, path)
         self._only(table, path, (*SETTINGS, *TABLES))
         return Wish(

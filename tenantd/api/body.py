@@ -63,7 +63,7 @@ async def read_body(request: Request, max_bytes: int) -> bytes:
         if len(body) > WIDE_BYTES and _is_wide(body):
             if len(body) > max_bytes // 2:
                 raise BodyTooLarge(
-                    f"a body with characters beyond ASCII may have at most {max_bytes // 2} bytes "
+                    f"a body with non-ASCII characters may have at most {max_bytes // 2} bytes "
                     "(half of server.max_body_bytes)"
                 )
             await reader.lease.have_widened(settings.body_timeout_s)
@@ -155,7 +155,7 @@ class _Reader:
             async with asyncio.timeout(self._timeout_s) as self._patience:
                 return await self._read(max_bytes)
         except TimeoutError:
-            timeout = f"less than {PROGRESS_BYTES} bytes of the request body arrived within {self._timeout_s:g} s"
+            timeout = f"fewer than {PROGRESS_BYTES} bytes of the request body arrived within {self._timeout_s:g} s"
             raise self.lease.refusal or BodyTimeout(timeout) from None
         finally:
             self._patience = None

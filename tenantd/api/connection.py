@@ -280,8 +280,8 @@ class Connection(HttpToolsProtocol):
             self._deadline_s = float("inf")
             if self._phase is Phase.TURN:
                 error: TenantdError = TooManyStrangers(
-                    f"requests of {self.source.name} without a right API key have waited for {PATIENCE_S:g} s; "
-                    "send fewer of them, or a right key",
+                    f"requests of {self.source.name} without a valid API key have waited for {PATIENCE_S:g} s; "
+                    "send fewer of them, or a valid key",
                     retry_after_s=RETRY_S,
                 )
                 self._answer_and_close(error, error.code)

@@ -27,25 +27,26 @@ NAME: Final = "#/components/schemas/{name}"  # and msgspec
 EVENTS: Final = "text/event-stream"
 _CONVERTER: Final = re.compile(r":\w+}")
 _ABOUT: Final = """\
-Serves one model to many tenants, on a Unix socket and, if so configured, on TCP. There only keys are an identity, and
-every route but /healthz needs one. OpenAI's routes are also found without /v1, HEAD is answered where GET is, and a
-slash at the end of a path makes no difference. Request bodies also take the names that other servers have for the
-same settings; unknown fields are refused. Every answer has an `x-request-id`, those to tenants with limits
-`x-ratelimit-` headers, and a 429 or 503 that is worth another try a `retry-after`."""
+Serves one model to many tenants, on a Unix socket and, if so configured, on TCP. On TCP, clients are identified only
+by API keys, and every route but /healthz needs one. OpenAI's routes also work without /v1, HEAD works wherever GET
+does, and a slash at the end of a path makes no difference. Request bodies also accept other servers' names for the same
+settings; unknown fields are refused. Every answer has an `x-request-id`, answers to tenants with limits have
+`x-ratelimit-` headers, and a 429 or 503 that is worth another try has a `retry-after`."""
 _SECURITY: Final = {
     "key": {
         "type": "http",
         "scheme": "bearer",
-        "description": "An API key with the scope that is named. A tenant's key acts for its tenant. One with scope "
-        "admin administers; it may do what any key may for the tenant that the header X-Tenant names.",
+        "description": "An API key with the named scope. A tenant's key acts for its tenant. A key with the scope "
+        "admin administers; it may also act for the tenant named in the header X-Tenant, as any key of it may.",
     },
     "user": {
         "type": "apiKey",
         "in": "header",
         "name": TENANT_HEADER,
-        "description": "Without a key, the Unix user at the other end of the socket is asking, as the kernel says. "
-        "Root and the user who runs the daemon administer it. The header chooses one of the user's tenants, and "
-        "administrators may name any; it is not needed for administration, nor by a user of one tenant.",
+        "description": "Without a key, the caller is the Unix user at the other end of the socket, as the kernel "
+        "reports it. Root, the user who runs the daemon and members of server.admin_group administer it. The header "
+        "chooses one of the user's tenants; administrators may name any. It is not needed for administration, nor by "
+        "a user of only one tenant.",
     },
 }
 

@@ -37,7 +37,7 @@ def check_host(request: Request) -> None:
     name = _name(request.headers["host"])
     if not (name in listen.hosts or _is_plain(name)):
         raise Forbidden(
-            f"this listener does not go by the name {one_line(name, MOST_SHOWN_CHARACTERS)}; "
+            f"this listener does not accept the host name {one_line(name, MOST_SHOWN_CHARACTERS)}; "
             "an administrator can add it to hosts in [[server.listen]]",
             param="host",
         )

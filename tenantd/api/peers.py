@@ -65,7 +65,7 @@ class Administrators:
             self._gid = grp.getgrnam(group).gr_gid if group else None
         except KeyError:
             raise ConfigError(
-                f"server.admin_group: there is no group {group!r}; make it with: groupadd {group}"
+                f"server.admin_group: there is no group {group!r}; create it with: groupadd {group}"
             ) from None
 
     def include(self, peer: Peer, sock: Any) -> bool:

@@ -110,7 +110,7 @@ def renew_certificates(listeners: Sequence[Listening], settings: Sequence[Listen
             try:
                 listener.certificate.renew(one.cert, one.key)
             except ConfigError as e:
-                log.error("cannot use the new certificate, so the one before stays in use: %s", e.message)
+                log.error("cannot use the new certificate, so the previous one stays in use: %s", e.message)
 
 
 def _bind(name: str, settings: ListenConfig) -> socket.socket:

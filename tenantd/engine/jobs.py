@@ -131,14 +131,14 @@ class Job:
             if not minute_tokens or longest <= minute_tokens:
                 return None
             return FinishReason.FAILED, (
-                f"a text has {longest} tokens, and the tenant's tokens per minute are {minute_tokens} now: "
+                f"a text has {longest} tokens, but the tenant's limit is now {minute_tokens} tokens per minute: "
                 "send shorter texts"
             )
         if self.ends:
             return FinishReason.STOP, ""
         largest = max((image.tokens for start, image in self.images.items() if start >= self.computed), default=0)
         if minute_tokens and largest > minute_tokens:
-            return FinishReason.FAILED, f"an image has {largest} tokens, and the tenant's tokens per minute are fewer"
+            return FinishReason.FAILED, f"an image has {largest} tokens, more than the tenant's tokens per minute"
         if not self.tokens or len(self.tokens) > context_tokens:
             return FinishReason.FAILED, f"{len(self.tokens)} tokens in a context of {context_tokens}"
         if self.generated >= self.submit.max_tokens or len(self.tokens) == context_tokens:

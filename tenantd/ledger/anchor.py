@@ -113,7 +113,7 @@ class Anchor:
                 mismatch = self._file.append(Path(where), line, self._compare)
         except Exception as e:  # such as a ledger that somebody has altered; the thread goes on
             if not isinstance(e, AnchorFailed | OSError):
-                log.exception("cannot anchor the audit trail, for a reason that nobody foresaw")
+                log.exception("cannot anchor the audit trail because of an unexpected error")
             trouble = f"{where}: {e.strerror}" if isinstance(e, OSError) and e.strerror else str(e) or type(e).__name__
             if trouble != self.trouble:
                 log.warning("cannot anchor the audit trail: %s", trouble)

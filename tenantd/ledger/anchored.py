@@ -85,7 +85,7 @@ class Anchors:
                 f"{path} has over {MOST_HEADS} different anchors; split it and verify each part"
             ) from None
         if not anchors.heads:
-            raise ConfigError(f"{path} has no anchor, that is no line like {EXAMPLE}")
+            raise ConfigError(f"{path} has no anchors, which are lines like {EXAMPLE}")
         return anchors
 
     def _read(self, lines: Iterator[bytes]) -> None:

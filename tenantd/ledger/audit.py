@@ -184,7 +184,7 @@ def made(make: MakeEntry, request_id: str, now_micros: int) -> Entry:
         entry = make()
         columns(entry)
     except Exception as e:
-        log.exception("request %s: cannot make its entry of the audit trail", request_id)
+        log.exception("request %s: cannot make its entry in the audit trail", request_id)
         detail = {"error": type(e).__name__}
         return Entry(at_micros=now_micros, event=UNDESCRIBED, request_id=request_id, detail=detail)
     return entry

@@ -46,9 +46,9 @@ def broken_budgets(conn: Connection, on_progress: Callable[[int, int], None]) ->
                 counted = min(used_in(conn, budget, since, following[0]), MAX_INTEGER)
             except InvalidRequest:
                 continue
-            yield 1, "" if counted == used else f"{whose}: {used} used, and its requests say {counted}"
+            yield 1, "" if counted == used else f"{whose}: {used} used, but its requests say {counted}"
             if topped_up != amounts:
-                yield 0, f"{whose}: topped up by {topped_up}, and its top-ups say {amounts}"
+                yield 0, f"{whose}: topped up by {topped_up}, but its top-ups say {amounts}"
 
 
 def _newest(
@@ -65,7 +65,7 @@ def _newest(
             return None
         if counted == used:
             return ""
-        wrong = wrong or f"{_words(budget, since)}: {used} used, and its requests say {counted}"
+        wrong = wrong or f"{_words(budget, since)}: {used} used, but its requests say {counted}"
     return wrong
 
 
@@ -90,5 +90,5 @@ def broken_quotas(conn: Connection, on_progress: Callable[[int, int], None]) -> 
     for tenant_id in sorted(counted.keys() | used.keys()):
         kept, rows = counted.get(tenant_id, (0, 0)), used.get(tenant_id, (0, 0))
         holds = all(a >= b for a, b in zip(kept, rows, strict=True)) if may_lack else kept == rows
-        what = f"{kept[0]} and {kept[1]} used, and its requests say {rows[0]} and {rows[1]}"
+        what = f"{kept[0]} and {kept[1]} used, but its requests say {rows[0]} and {rows[1]}"
         yield 1, "" if holds else f"free tokens of tenant {tenant_id}: {what}"

@@ -150,7 +150,7 @@ def copy_before_upgrade(conn: sqlite3.Connection, path: Path, version: int) -> P
         ) from None
     log.info("copying %s to %s before its upgrade", path, target)
     copy(conn, target, replaces=True)
-    log.info("to go back to the version before: stop tenantd, and run tenantctl ledger restore %s with it", target)
+    log.info("to go back: stop tenantd, install the previous version and run: tenantctl ledger restore %s", target)
     return target
 
 

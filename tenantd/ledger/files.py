@@ -85,7 +85,7 @@ class Files:
         if self.is_deleted:
             return (
                 f"{self.path} was deleted while tenantd is running; tenantd still has it open; "
-                "stop tenantd, and it writes the file again as it stops"
+                "stop tenantd, which then writes the file again"
             )
         if found is None:
             return f"{self.path} was moved away while tenantd is running; move the same file back to continue"

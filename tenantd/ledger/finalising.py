@@ -142,8 +142,8 @@ def _rest(note: TenantInvoice, billed: TenantInvoice, notes: list[TenantInvoice]
 
 def _check_running(conn: Connection, month: Month, tenant_id: int | None) -> None:
     if running := running_before(conn, month.until_micros, tenant_id):
-        are = "1 request that was admitted before its end still runs" if running == 1 else ""
-        are = are or f"{running} requests that were admitted before its end still run"
+        are = "1 request that was admitted before its end is still running" if running == 1 else ""
+        are = are or f"{running} requests that were admitted before its end are still running"
         raise Conflict(
             f"{month.name} cannot be finalised yet: {are}; wait, or cancel (tenantctl requests, tenantctl cancel)",
             param="month",

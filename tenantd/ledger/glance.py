@@ -97,7 +97,7 @@ def _schema(conn: sqlite3.Connection, path: Path) -> int:
     (application,) = conn.execute("PRAGMA application_id").fetchone()
     (version,) = conn.execute("PRAGMA user_version").fetchone()
     if application != APPLICATION_ID:
-        raise ConfigError(f"{path} is a database, but not one of tenantd; choose another folder (ledger.state_dir)")
+        raise ConfigError(f"{path} is a database, but not one of tenantd's; choose another folder (ledger.state_dir)")
     if version > VERSION:
         raise ConfigError(
             f"{path} was written by a newer tenantd (schema {version}; this version knows {VERSION}); install that "

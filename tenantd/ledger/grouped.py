@@ -129,7 +129,9 @@ def _check_hours(since_micros: int, until_micros: int, timezone: ZoneInfo) -> No
     most = MOST_OFF_HOURS if is_off else MOST_HOURS
     if until_micros - since_micros > most * HOUR_MICROS:
         where = f" in {timezone}, whose hours are not those of UTC" if is_off else ""
-        raise InvalidRequest(f"by hour covers at most {most // 24} days{where}; choose a shorter period", param="since")
+        raise InvalidRequest(
+            f"a report by hour covers at most {most // 24} days{where}; choose a shorter period", param="since"
+        )
 
 
 def _tenant(conn: Connection, key: Key, until_micros: int) -> dict[str, Any]:

@@ -59,8 +59,8 @@ WHAT_TO_DO: Final = {
     Check.BUDGETS: "rows or uses were edited; compare with a backup, and report it if nobody did that",
     Check.QUOTAS: "rows or uses were edited; compare with a backup, and report it if nobody did that",
     Check.INVOICES: "compare with the documents that were sent, and correct with tenantctl invoice credit",
-    Check.KEYS: "a client that repeats this key gets no answer; the key lapses within 24 hours",
-    Check.AUDIT: "run tenantctl audit verify, with --anchor FILE if heads were kept elsewhere",
+    Check.KEYS: "a client that repeats this key gets no answer; the key expires within 24 hours",
+    Check.AUDIT: "run tenantctl audit verify, with --anchor FILE if you have anchors",
 }
 
 

@@ -109,7 +109,7 @@ class _Proof:
         yield from self._entry_problems(row)
         if document.kind == INVOICE:
             if paid(document) != document:
-                yield "what is to pay is not its total, rounded, and the tax on it"
+                yield "its amount due is not its total, rounded, plus tax"
             yield from self._usage_problems(document)
 
     def _entry_problems(self, row: Issued) -> Iterator[str]:
@@ -128,7 +128,7 @@ class _Proof:
         for (number,) in self._conn.execute(
             _LATER, (last, Action.INVOICE_FINALIZED.value, Action.INVOICE_CREDITED.value)
         ):
-            problem = "the audit trail has it, and the ledger does not: it was deleted, or an older backup restored"
+            problem = "the audit trail has it, but the ledger does not: it was deleted, or an older backup was restored"
             yield InvoiceFinding(number=number, problem=problem)
 
     def _usage_problems(self, document: TenantInvoice) -> Iterator[str]:
@@ -152,7 +152,7 @@ class _Proof:
         used = {key[1:]: row for key, row in self._hours[period].items() if key[0] == document.tenant_id}
         again = draft(self._conn, document.tenant_id, month, period[0], used, self._prices, Paperwork())  # type: ignore[arg-type]
         if _usage_of(again) != _usage_of(document):
-            yield f"its requests come to {_described(again)}, and it says {_described(document)}"
+            yield f"its requests come to {_described(again)}, but it says {_described(document)}"
         count, nanos = self._rows[period].get(document.tenant_id, (0, 0))
         may_lack = self._first_hours[period].get(document.tenant_id, 0) < self._pruned_until_micros
         if document.requests and (may_lack or not count):
@@ -161,7 +161,7 @@ class _Proof:
         in_lines = sum(line.amount_nanos for line in document.lines if line.meter != Meter.MINIMUM)
         if (count, nanos) != (document.requests, in_lines):
             in_rows = f"{count} requests and {money(nanos)} {document.currency}"
-            yield f"its rows come to {in_rows}, and it says {_described(document)}"
+            yield f"its rows come to {in_rows}, but it says {_described(document)}"
 
 
 def _usage_of(document: TenantInvoice) -> tuple[object, ...]:

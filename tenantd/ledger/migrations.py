@@ -59,7 +59,7 @@ def migrate(conn: Connection, path: str, upgrades: Sequence[Sequence[Step]] = UP
     (tables,) = conn.execute("SELECT count(*) FROM sqlite_schema").fetchone()
     newest = len(upgrades) + 1
     if application != APPLICATION_ID and (application or version or tables):
-        raise ConfigError(f"{path} is a database, but not one of tenantd; choose another folder (ledger.state_dir)")
+        raise ConfigError(f"{path} is a database, but not one of tenantd's; choose another folder (ledger.state_dir)")
     if version > newest:
         raise ConfigError(
             f"{path} was written by a newer tenantd (schema {version}; this version knows {newest}); "

@@ -59,7 +59,8 @@ class Readers:
             raise _draining()
         readings = self._readings[lane]
         if len(readings) >= THREADS[lane] + MOST_WAITING[lane]:
-            raise QueueFull(f"{MOST_WAITING[lane]} {lane} wait already; try again when one is done", retry_after_s=10)
+            message = f"{MOST_WAITING[lane]} {lane} are already waiting; try again when one is done"
+            raise QueueFull(message, retry_after_s=10)
         unwanted = threading.Event()
         readings.add(unwanted)
         try:

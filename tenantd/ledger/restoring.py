@@ -93,7 +93,7 @@ def compare(backup: Path, ledger: Path, anchors: Anchors | None = None) -> Compa
     LedgerDamaged, LedgerUnavailable if it cannot be read."""
     found = content_of_file(backup)
     if ledger.exists() and backup.samefile(ledger):
-        raise UnusableFile(f"{backup} is the present ledger itself; name a backup of it")
+        raise UnusableFile(f"{backup} is the current ledger itself; name a backup of it")
     if damage := damage_of(backup):
         raise LedgerDamaged(f"this backup cannot be used: {damage}")
     anchored = 0 if anchors is None else max(anchors.heads, default=0)

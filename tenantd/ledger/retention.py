@@ -113,10 +113,10 @@ async def keep_for_days(
             await prune_older(ledger, days if is_believed else 0, timezone(), now_micros)
             seen_micros = now
         except TenantdError as e:
-            log.warning("cannot prune the audit trail, and try again in an hour: %s", e.message)
+            log.warning("cannot prune the audit trail; trying again in an hour: %s", e.message)
             wait_s = RETRY_S
         except Exception:  # such as a file that somebody has altered; the daemon serves on
-            log.exception("cannot prune the audit trail, and try again in an hour")
+            log.exception("cannot prune the audit trail; trying again in an hour")
             wait_s = RETRY_S
         await asyncio.sleep(wait_s)
 

@@ -24,8 +24,8 @@ _COST: Final = "(input_nanos + cached_nanos + output_nanos + engine_nanos)"
 _STATES: Final = ", ".join(f"'{state}'" for state in (RUNNING, *(reason.value for reason in FinishReason)))
 _RULES: Final = {
     "has a state that tenantd does not know": f"state NOT IN ({_STATES})",
-    "runs, and has an end": "state = 'running' AND ended_micros IS NOT NULL",
-    "has ended, and has no price list or time of its end": "state <> 'running' AND (price_id + ended_micros) IS NULL",
+    "is running, but has an end": "state = 'running' AND ended_micros IS NOT NULL",
+    "has ended, but has no price list or no end time": "state <> 'running' AND (price_id + ended_micros) IS NULL",
     "ended before it was created": "ended_micros < created_micros",
     "did not end when its times say": """ended_micros >= created_micros AND
         ended_micros <> coalesce(created_micros + duration_micros, interrupted_micros, created_micros)""",
@@ -109,7 +109,7 @@ def _wrong_cost(usage: Usage, prices: Any, amounts: tuple[int, ...]) -> str:
         return "costs more than fits"
     right = (cost.input_nanos, cost.cached_nanos, cost.output_nanos, cost.engine_nanos)
     return (
-        "" if right == amounts else f"has the amounts {list(amounts)}, and price list {prices.id} makes {list(right)}"
+        "" if right == amounts else f"has the amounts {list(amounts)}, but price list {prices.id} gives {list(right)}"
     )
 
 

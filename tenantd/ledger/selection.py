@@ -143,5 +143,5 @@ def request_meant(conn: Connection, text: str, tenant_id: int | None = None) -> 
     if not rows:
         raise NotFound(f"no request has an id that begins or ends with {excerpt(text, 80)}")
     if len(rows) > 1:
-        raise Conflict(f"several requests' ids begin or end with {excerpt(text, 80)}; give more digits")
+        raise Conflict(f"several requests have ids that begin or end with {excerpt(text, 80)}; give more digits")
     return str(rows[0][0])

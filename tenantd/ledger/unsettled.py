@@ -193,7 +193,7 @@ class TakenIn:
         owner = None
         if state is None and admission is not None:
             if admission.created_micros < Pruned(conn).until_micros:
-                raise Conflict(f"request {settlement.id!r} is from a time whose rows were pruned, so it may be settled")
+                raise Conflict(f"rows of the time of request {settlement.id!r} were pruned, so it may be settled")
             owner = self._owner(conn, admission)
             insert_request(conn, msgspec.structs.replace(admission, tenant_id=owner))
         elif state == FinishReason.INTERRUPTED and settlement.state is not FinishReason.INTERRUPTED:

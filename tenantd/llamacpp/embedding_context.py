@@ -65,7 +65,7 @@ def make_embedding_context(load: Load, model: Any) -> Any:
     if llama_cpp.llama_pooling_type(context) not in list(POOLINGS.values())[1:]:
         llama_cpp.llama_free(context)
         raise ModelError(
-            'embeddings.pooling = "model", but this model does not tell how the vectors of its tokens become one: set '
+            'embeddings.pooling = "model", but this model does not say how the vectors of its tokens are combined: set '
             'it to "mean", "cls" or "last", as its authors say'
         )
     if ranks(context) and not read_header(Path(_settings(load).model_path or load.model_path)).ranks:

@@ -88,7 +88,7 @@ def _ask(question: Question, timeout_s: float, about: str) -> Answer:
         raise ModelError(f"{about}llama.cpp did not answer within {timeout_s:g} s") from None
     if done.returncode == 0:
         return msgspec.json.decode(done.stdout, type=Answer)
-    said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["it said nothing"]
+    said = done.stderr.decode("utf-8", "replace").strip().splitlines() or ["no output"]
     raise ModelError(f"{about}llama.cpp {_end(done.returncode)}: {one_line(_last_words(said), MOST_CHARACTERS)}")
 
 

@@ -58,7 +58,7 @@ def output_tokens(
 def check_texts(tenant: Tenant, texts: Sequence[int], embeddings: EmbeddingInfo | None, field: str = "input") -> None:
     """Checks the lengths of texts to embed. Raises ContextLengthExceeded, EngineUnavailable."""
     if embeddings is None:
-        raise EngineUnavailable("the engine that runs embeds no texts")
+        raise EngineUnavailable("the running engine cannot embed texts")
     limit = tenant.limits.max_context_tokens
     most = embeddings.input_tokens if limit is None else min(limit, embeddings.input_tokens)
     for number, tokens in enumerate(texts):
@@ -74,7 +74,7 @@ def text_too_long(
     does, together = ("rank", " with the query") if field == "documents" else ("embed", "")
     whose = f"tenant {tenant} may {does}" if tenant else f"this model {does}s"
     return ContextLengthExceeded(
-        f"{field}[{number}]{together} has {'at least ' if at_least else ''}{tokens} tokens, and {whose} at most {most} "
+        f"{field}[{number}]{together} has {'at least ' if at_least else ''}{tokens} tokens, but {whose} at most {most} "
         "at a time; send it in parts",
         param=field,
     )

@@ -194,9 +194,9 @@ class Attempts:
                 while await self._ledger.write(lambda conn: prune_keys(conn, self._now_micros())) == BATCH_KEYS:
                     await asyncio.sleep(PAUSE_S)
             except TenantdError as e:
-                log.warning("cannot delete old idempotency keys, and try again later: %s", e.message)
+                log.warning("cannot delete old idempotency keys; trying again later: %s", e.message)
             except Exception:  # such as a file that somebody has altered; the daemon serves on
-                log.exception("cannot delete old idempotency keys, and try again later")
+                log.exception("cannot delete old idempotency keys; trying again later")
             await asyncio.sleep(PRUNE_INTERVAL_S)
 
     def _end(self, attempt: Attempt) -> None:

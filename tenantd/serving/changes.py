@@ -85,7 +85,7 @@ class Changes:
             await self._reload()
         except (LedgerUnavailable, QueueFull) as e:
             if self._reloading is None or self._reloading.done():
-                log.error("cannot read the tenants, and try again every second: %s", e.message)
+                log.error("cannot read the tenants; trying again every second: %s", e.message)
                 self._reloading = asyncio.create_task(self._reload_at_last())
             raise
 
@@ -102,7 +102,7 @@ class Changes:
             await asyncio.sleep(RELOAD_INTERVAL_S)
             with contextlib.suppress(LedgerUnavailable, QueueFull):
                 await self._reload()
-                log.warning("the tenants are read again, and their changes are in force")
+                log.warning("the tenants were read again, and their changes are in force")
                 return
 
     def tenant_removed(self, tenant_id: int | None) -> None:

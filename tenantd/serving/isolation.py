@@ -190,7 +190,7 @@ def _read(file: Path) -> IsolationReport | None:
     except FileNotFoundError:
         return None
     except (OSError, msgspec.DecodeError) as e:
-        log.warning("cannot read the last check of isolation from %s: %s", file, e)
+        log.warning("cannot read the last isolation check from %s: %s", file, e)
         return None
 
 
@@ -205,4 +205,4 @@ def _write(file: Path, report: IsolationReport) -> None:
     except OSError as e:
         with contextlib.suppress(OSError):
             new.unlink()
-        log.warning("cannot keep the result of the check of isolation in %s: %s", file, e)
+        log.warning("cannot keep the result of the isolation check in %s: %s", file, e)

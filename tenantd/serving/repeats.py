@@ -49,7 +49,8 @@ class Repeats:
         check_allowed(tenant, 0)
         if self._answers.count_sending(answer.keyed.tenant_id) >= MOST_AT_A_TIME:
             raise TooManyRepeats(
-                f"tenant {tenant.name} is being given {MOST_AT_A_TIME} answers again; try again when one is complete",
+                f"{MOST_AT_A_TIME} earlier answers are already being sent again to tenant {tenant.name}; try again "
+                "when one is complete",
                 retry_after_s=RETRY_S,
             )
         self._gate.book_tokenless(tenant)

@@ -18,5 +18,5 @@ async def steadily(work: Callable[[], Awaitable[None]]) -> None:
         try:
             return await work()
         except Exception:
-            log.exception("%s failed, and goes on in %g s", getattr(work, "__qualname__", work), PAUSE_S)
+            log.exception("%s failed, and starts again in %g s", getattr(work, "__qualname__", work), PAUSE_S)
             await asyncio.sleep(PAUSE_S)

@@ -200,7 +200,7 @@ def check_key(conn: Connection, tenant: Tenant, text: str, now_micros: int) -> s
         )
     revoked_micros, expires_micros, replaced_by = row
     if replaced_by is not None:
-        raise Conflict(f"key {key_id} was rotated, and its budgets are those of {replaced_by}", param="key_id")
+        raise Conflict(f"key {key_id} was rotated, and its budgets now belong to {replaced_by}", param="key_id")
     if revoked_micros is not None or (expires_micros is not None and expires_micros <= now_micros):
         raise Conflict(f"key {key_id} has ended; its budgets ended with it", param="key_id")
     return key_id
@@ -222,7 +222,7 @@ def checked_levels(levels: Sequence[int]) -> tuple[int, ...]:
     if any(isinstance(level, bool) or not 1 <= level <= 100 for level in levels):
         raise InvalidRequest("warn: levels are percentages from 1 to 100", param="warn")
     if len(set(levels)) < len(levels):
-        raise InvalidRequest("warn: each level may be given once", param="warn")
+        raise InvalidRequest("warn: each level may be given only once", param="warn")
     return tuple(sorted(levels))
 
 

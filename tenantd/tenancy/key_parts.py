@@ -30,5 +30,5 @@ def key_meant(conn: Connection, text: str, tenant_id: int | None = None) -> str:
     values = {"start": start, "end": end, "length": len(part), "tenant": tenant_id}
     found = conn.execute(_FOUND if tenant_id is None else _OWN_FOUND, values).fetchall()
     if len(found) > 1:
-        raise Conflict(f"several keys have {part} at an end of their ids; give more characters", param="key_id")
+        raise Conflict(f"several keys have ids that begin or end with {part}; give more characters", param="key_id")
     return str(found[0][0]) if found else text

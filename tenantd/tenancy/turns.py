@@ -28,7 +28,7 @@ class Turns:
         """One of the turns of a tenant, by its id or name. Raises QueueFull."""
         asking = self._asking.get(tenant, 0)
         if asking >= MOST_AT_ONCE + MOST_WAITING:
-            message = f"{asking} requests of this tenant {self._what} wait already; try again when one is answered"
+            message = f"{asking} requests of this tenant {self._what} already wait; try again when one is answered"
             raise QueueFull(message, retry_after_s=RETRY_S)
         self._asking[tenant] = asking + 1
         places = self._places.setdefault(tenant, asyncio.Semaphore(MOST_AT_ONCE))

@@ -37,7 +37,7 @@ LEADS_KEPT: Final = 32
 MARKS_KEPT: Final = 16
 """Sets of marks whose tokens are kept; a model has two or three."""
 WITHOUT_TOOLS: Final = (
-    "the model's chat template has no form for tools; they are described to the model as text, and it may ignore them"
+    "the model's chat template does not support tools; they are described to the model as text, and it may ignore them"
 )
 
 

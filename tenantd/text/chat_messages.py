@@ -64,7 +64,7 @@ def read_messages(messages: Sequence[dict[str, Any]]) -> list[Message]:
         called.update(call.id for call in read.calls)
         if read.answers and read.answers not in called:
             raise _refused(
-                f"messages[{index}].tool_call_id is {excerpt(read.answers)}, which is the id of no call before it; "
+                f"messages[{index}].tool_call_id is {excerpt(read.answers)}, not the id of an earlier call; "
                 "send the assistant's message with its tool_calls, too"
             )
         found.append(read)
@@ -81,7 +81,7 @@ def _read_message(message: Any, where: str) -> Message:
         raise _refused(f"{where} must be an object")
     role = message.get("role")
     if role == "function" or message.get("function_call"):
-        raise _refused(f"{where} is from before tools: use the role 'tool', and tool_calls")
+        raise _refused(f"{where} is obsolete: use the role 'tool' and tool_calls")
     if not isinstance(role, str) or role not in ROLES:
         raise _refused(f"{where}.role is {excerpt(role)}; it must be one of {', '.join(ROLES)}")
     calls = _calls(message.get("tool_calls"), where)
@@ -123,7 +123,7 @@ def _call(call: Any, where: str) -> Call:
     if not isinstance(identifier, str) or not 0 < len(identifier) <= MOST_ID_CHARACTERS:
         raise _refused(f"{where}.id must be a string of 1 to {MOST_ID_CHARACTERS} characters")
     if not isinstance(name, str) or NAME.fullmatch(name) is None:
-        raise _refused(f"{where}.function.name is {excerpt(name)}, which no tool can have")
+        raise _refused(f"{where}.function.name is {excerpt(name)}, which is not a valid name of a tool")
     if isinstance(arguments, str):
         arguments = parse_object(arguments) if arguments.strip() else {}
     if not isinstance(arguments, dict):

@@ -47,7 +47,7 @@ def settings_for(template: ChatTemplate | None, options: ChatOptions) -> Mapping
             if name not in known:
                 reads = ", ".join(sorted(known)) or "none"
                 raise InvalidRequest(
-                    f"{FIELD}: the model's chat template reads no {excerpt(name)}; it reads: {reads}", param=FIELD
+                    f"{FIELD}: the model's chat template does not read {excerpt(name)}; it reads: {reads}", param=FIELD
                 )
     if options.effort is None:
         return settings

@@ -80,8 +80,8 @@ class Images:
         before_bytes, most_bytes = self._file_bytes[tenant], self.settings.bytes_per_tenant
         if before_bytes and before_bytes + size_bytes > most_bytes:
             raise QueueFull(
-                f"the images of tenant {tenant} that wait to be decoded take {before_bytes} bytes, and may take "
-                f"{most_bytes}; try again when one is decoded",
+                f"images of tenant {tenant} waiting to be decoded take {before_bytes} bytes of at most {most_bytes}; "
+                "try again when one is decoded",
                 retry_after_s=1,
             )
         self._file_bytes[tenant] += size_bytes

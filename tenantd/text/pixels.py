@@ -61,8 +61,8 @@ class PixelStore:
         with self._lock:
             if self._used[tenant] and self._used[tenant] + size_bytes > self._bytes_per_tenant:
                 raise QueueFull(
-                    f"the images of tenant {tenant}'s requests take {self._used[tenant]} bytes, and may take "
-                    f"{self._bytes_per_tenant}; try again when one has finished",
+                    f"images of tenant {tenant}'s requests take {self._used[tenant]} bytes of at most "
+                    f"{self._bytes_per_tenant}; try again when a request has finished",
                     retry_after_s=1,
                 )
             offset = self._gap(size_bytes)

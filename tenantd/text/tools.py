@@ -58,7 +58,7 @@ def read_tools(tools: Sequence[Any] | None, choice: Any, *, parallel: bool | Non
     names = [tool.name for tool in found]
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise _refused(f"tools[{index}].function.name is {name!r} again; give each tool a name of its own")
+            raise _refused(f"tools[{index}].function.name is {name!r} again; give each tool its own name")
     mode, named = _choice(choice, names)
     return None if mode == "none" or not found else Tools(found, mode, named, parallel is not False)
 

@@ -55,7 +55,7 @@ class HabitFile:
         except FileNotFoundError:
             pass
         except Exception as e:  # numpy and zipfile raise many kinds
-            log.warning("the anomaly watch begins anew, because it cannot read %s: %s", self._path, e)
+            log.warning("the anomaly watch starts from scratch, because it cannot read %s: %s", self._path, e)
         return secrets.token_bytes(KEY_BYTES), Habits()
 
     def save(self, key: bytes, habits: Habits) -> None:
@@ -135,4 +135,4 @@ class AnomalyWatch:
         saving.start()
         saving.join(timeout_s)
         if saving.is_alive():
-            log.warning("what the anomaly watch has learned of late is not saved: the write takes too long")
+            log.warning("what the anomaly watch learned recently is not saved: the write takes too long")

@@ -38,21 +38,21 @@ class GenAi:
         self._model, self._embeddings_model = model, embeddings_model
         self._duration = Histogram(
             "gen_ai_server_request_duration_seconds",
-            "From admission to the end; error_type is empty after a good end.",
+            "From admission to the end; error_type is empty on success.",
             [*LABELS, "error_type"],
             buckets=DURATION_S,
             registry=registry,
         )
         self._first_token = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
-            "From admission to the first token, of requests with a good end.",
+            "From admission to the first token, of successful requests.",
             LABELS,
             buckets=FIRST_TOKEN_S,
             registry=registry,
         )
         self._per_token = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
-            "Time per token after the first, of requests with a good end.",
+            "Time per token after the first, of successful requests.",
             LABELS,
             buckets=PER_TOKEN_S,
             registry=registry,

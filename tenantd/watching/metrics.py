@@ -77,7 +77,7 @@ class Meter:
         self._first_token = seconds("tenantd_first_token_seconds", "From admission to the first token.")
         self._duration = seconds("tenantd_request_seconds", "From admission to the end.")
         self._queue = seconds("tenantd_queue_seconds", "From admission to the first slot.")
-        self._kv = count("tenantd_kv_token_seconds", "Tokens in slots times how long.")
+        self._kv = count("tenantd_kv_token_seconds", "Tokens held in slots, multiplied by time.")
         self._gen_ai = GenAi(self.registry, model, embeddings_model)
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",
@@ -200,7 +200,7 @@ class _ServiceState(Collector):
         yield from _isolation(status["isolation"])
         yield _count(
             "tenantd_unwatched_prompts",
-            "Prompts that the anomaly watch did not see, because too many of their tenant waited.",
+            "Prompts that the anomaly watch skipped, because too many of the same tenant were waiting.",
             status["unwatched_prompts"],
         )
         for name, text in (
@@ -214,7 +214,7 @@ class _ServiceState(Collector):
             for tenant in status["tenants"]:
                 family.add_metric([tenant["name"]], float(tenant[name]))
             yield family
-        cached = GaugeMetricFamily("tenantd_cache_bytes", "Host memory that cached prompts take.", labels=["tenant"])
+        cached = GaugeMetricFamily("tenantd_cache_bytes", "Host memory taken by cached prompts.", labels=["tenant"])
         for tenant in status["tenants"]:
             if tenant["cache_bytes"] is not None:
                 cached.add_metric([tenant["name"]], float(tenant["cache_bytes"]))
@@ -239,9 +239,9 @@ class _Budgets(Collector):
 
     def collect(self) -> Iterator[Metric]:
         labels = ["tenant", "key", "period", "unit"]
-        used = GaugeMetricFamily("tenantd_budget_used_ratio", "Used part of a budget in its period.", labels=labels)
+        used = GaugeMetricFamily("tenantd_budget_used_ratio", "Part of a budget used in its period.", labels=labels)
         held = GaugeMetricFamily(
-            "tenantd_budget_reserved_ratio", "Part of a budget held by requests that run or wait.", labels=labels
+            "tenantd_budget_reserved_ratio", "Part of a budget held by running and waiting requests.", labels=labels
         )
         for tenant, state in self._budgets:
             budget = state.budget

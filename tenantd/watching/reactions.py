@@ -92,7 +92,7 @@ class Reactions:
             except (NotFound, InvalidRequest) as e:
                 not_found += isinstance(e, NotFound)  # it was removed or renamed, and that is not read again yet
                 if isinstance(e, InvalidRequest) or not_found >= MOST_NOT_FOUND:
-                    log.error("cannot act on an anomaly of tenant %s, and give up: %s", tenant.name, e.message)
+                    log.error("gave up acting on an anomaly of tenant %s: %s", tenant.name, e.message)
                     return
             except TenantdError as e:
                 log.error("cannot act on an anomaly of tenant %s yet: %s", tenant.name, e.message)

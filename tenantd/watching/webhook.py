@@ -156,7 +156,7 @@ class Webhook:
             self._delivered += not outcome.trouble
             self._failed += bool(outcome.trouble)
         if outcome.trouble:
-            log.error("gave up an alert: %s", alert.text)
+            log.error("gave up on an alert: %s", alert.text)
 
     def _note(self, trouble: str) -> None:
         """Log what is wrong, once, and that it is over."""

@@ -48,23 +48,23 @@ class Settings:
     prefill_chunk_tokens: int = _setting(512, "Maximum prompt tokens in one step.", ge=1, le=8192)
     target_step_ms: float = _setting(
         100.0,
-        "Longest step while a tenant that was here lately may be back; prompts are split to fit. Otherwise, a step may "
-        "take max_stall_ms, or four times that if it computes the only request there is.",
+        "Longest step while a recently active tenant may return; prompts are split to fit. Otherwise, a step may take "
+        "max_stall_ms, or four times that if it computes the only request there is.",
         ge=1,
         le=60_000,
     )
-    target_itl_high_ms: float = _setting(25.0, "Like target_itl_ms, for tenants of high priority.", ge=1, le=60_000)
+    target_itl_high_ms: float = _setting(25.0, "Like target_itl_ms, for tenants with high priority.", ge=1, le=60_000)
     target_itl_ms: float = _setting(
         50.0,
-        "Pace of a stream: prompts of tenants that have used more leave it a token this often. Shorter makes answers "
-        "faster beside long prompts, and long prompts slower.",
+        "Pace of a stream: it gets a token this often while prompts of tenants that have used more are computed. A "
+        "lower value makes answers faster beside long prompts, and long prompts slower.",
         ge=1,
         le=60_000,
     )
-    target_itl_low_ms: float = _setting(150.0, "Like target_itl_ms, for tenants of low priority.", ge=1, le=60_000)
+    target_itl_low_ms: float = _setting(150.0, "Like target_itl_ms, for tenants with low priority.", ge=1, le=60_000)
     max_stall_ms: float = _setting(
         250.0,
-        "Maximum time that any prompts hold up generation, or the reverse. No pace is slower than this.",
+        "Maximum time that prompts may hold up generation, or the reverse. No stream's pace is slower than this.",
         ge=1,
         le=60_000,
     )

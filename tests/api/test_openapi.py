@@ -57,7 +57,7 @@ BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),
     "billing": ("control characters",),
     "best_of": ("n answers",),
-    "dimensions": ("numbers",),
+    "dimensions": ("at most",),
     "expires_micros": ("in the future", "within", "not both"),
     "grammar": ("grammar",),
     "input": ("is not a token id of this model", "at a time"),
@@ -65,16 +65,16 @@ BEYOND_FORM = {
     "limits.reserved_slots": ("reserve",),
     "logit_bias": ("is not a token id of this model",),
     "add_generation_prompt": ("must be false",),
-    "chat_template_kwargs": ("reads no",),
+    "chat_template_kwargs": ("does not read",),
     "continue_final_message": ("must be an assistant's",),
     "messages": (
         "printable",
         "JSON object",
         "cannot read images",
         "is not a text part",
-        "no call before it",
+        "not the id of an earlier call",
         "only an assistant's",
-        "no tool can have",  # in Python, "$" of the schema's pattern allows a newline
+        "not a valid name of a tool",  # in Python, "$" of the schema's pattern allows a newline
     ),
     "reasoning_effort": ("has no setting",),
     "tool_choice": ("needs tools", "not the name of one"),

@@ -193,7 +193,7 @@ async def test_a_page_ends_when_its_user_leaves_the_group_that_administers(
     members.clear()
     await asyncio.wait_for(accepting.closed.wait(), 60)
     assert pages.sessions.find(opened.cookie, opened.page, "web") is None and not pages.sessions.has_invited()
-    with pytest.raises(Forbidden, match=r"not in server\.admin_group any more"):
+    with pytest.raises(Forbidden, match=r"no longer in server\.admin_group"):
         await pages.invite(Actor(uid=4_000_001, pid=1))
     await pages.invite(Actor(uid=os.geteuid(), pid=1))
     pages.close()

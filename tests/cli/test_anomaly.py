@@ -37,7 +37,7 @@ def test_clearing_says_what_stays(cli: Cli, daemon: FakeDaemon) -> None:
     none = cli("anomalies", "clear", "acme").stderr
     assert "had no anomalies to clear" in none and "not judged" in none
     daemon.anomalies["acme"] = 2
-    assert "cleared 2 anomalies of acme; it has its whole weight" in cli("anomalies", "clear", "acme").stderr
+    assert "cleared 2 anomalies of acme; it has its full weight again" in cli("anomalies", "clear", "acme").stderr
     assert daemon.seen[-1][:2] == ("POST", "tenants/acme/anomalies/clear")
     daemon.tenants["acme"]["state"] = "suspended"
     still = cli("anomalies", "clear", "acme").stderr

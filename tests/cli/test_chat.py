@@ -184,7 +184,7 @@ def test_costs_that_cannot_be_had_are_said_to_be_unknown(cli: Cli, daemon: FakeD
 
 def test_a_base_model_is_named_as_such(cli: Cli, daemon: FakeDaemon) -> None:
     daemon.has_template = False
-    assert "it is a base model (it has no chat template)" in cli("chat", input="").stderr
+    assert "this is a base model (it has no chat template)" in cli("chat", input="").stderr
 
 
 def test_a_conversation_goes_on_from_a_private_file(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
@@ -203,7 +203,8 @@ def test_a_conversation_goes_on_from_a_private_file(cli: Cli, daemon: FakeDaemon
     assert (result.exit_code, result.stderr) == (2, f"tenantctl: cannot load {kept}: it is not text\n")
     kept.write_text("Dear diary")
     assert (
-        f"cannot load {kept}: it is not a saved conversation, nor any JSON\n" in cli("chat", "--load", str(kept)).stderr
+        f"cannot load {kept}: it is not a saved conversation, and not even JSON\n"
+        in cli("chat", "--load", str(kept)).stderr
     )
 
 

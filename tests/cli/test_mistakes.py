@@ -50,7 +50,7 @@ USAGE, MISSING, DENIED = 2, 69, 77
         ("ledger prune --before 2026-13", USAGE, "--before: must be YYYY-MM or 'last' (got '2026-13')"),
         ("key create acme --expires soon", USAGE, "--expires: must be a duration such as 90d"),
         ("key rotate key_1 --grace long", USAGE, "--grace: must be a duration such as 90d"),
-        ("tenant set acme --uid root", USAGE, "--uid: must be the number of a user, which id -u NAME prints, or none"),
+        ("tenant set acme --uid root", USAGE, "--uid: must be a user id, as id -u NAME prints it, or none"),
         ("run --grammar EMPTY hi", USAGE, "is empty"),
         ("run -f EMPTY", USAGE, "the prompt is empty; give one, or pipe one in"),
         ("completion elvish", USAGE, "must be one of bash, zsh, fish"),

@@ -126,7 +126,7 @@ def test_a_key_that_outlives_its_tenant_is_a_failure() -> None:
 
 def test_an_answer_that_tells_whether_a_tenant_exists_is_a_failure() -> None:
     result = identity(stranger_status=lambda named: 403 if named == "doctor-a" else 401)
-    assert result["result"] == "failed" and "tells whether another tenant exists" in result["detail"]
+    assert result["result"] == "failed" and "reveals whether another tenant exists" in result["detail"]
 
 
 def test_a_daemon_that_refuses_everybody_proves_nothing() -> None:

@@ -16,7 +16,7 @@ def sent(daemon: FakeDaemon) -> dict[str, Any]:
     return body
 
 
-BASE_MODEL = "gemma is a base model (it has no chat template), so it continues the prompt; --raw leaves out this note\n"
+BASE_MODEL = "gemma is a base model (it has no chat template), so it continues the prompt; --raw hides this note\n"
 
 
 def test_run_prints_the_text_and_ends_the_line(cli: Cli, daemon: FakeDaemon) -> None:

@@ -194,7 +194,7 @@ def test_a_daemon_that_runs_already_is_not_got_in_the_way_of(cli: Cli, systemd: 
     ("text", "said"),
     [
         ("[model]\npath = 'm.gguf'\n", "must be an absolute path"),
-        ("[model]\npath = '/nowhere/m.gguf'\n", "there is no file /nowhere/m.gguf"),
+        ("[model]\npath = '/nowhere/m.gguf'\n", "no such file: /nowhere/m.gguf"),
         ("[engine]\nbackend = 'fake'\n[server]\nsocket = '/x/s'\n", "leave out server.socket (/x/s)"),
         ("[engine]\nbackend = 'fake'\n[ledger]\nstate_dir = '/x'\n", "leave out ledger.state_dir (/x)"),
     ],
@@ -271,8 +271,8 @@ def test_a_daemon_that_is_installed_is_found_and_no_second_one_is_advised(
     (tmp_path / "units" / SERVICE).touch()  # the machine's, stopped
     assert find_socket(None) == machines
     assert "start it with: systemctl start tenantd" in cli("tenant", "list").stderr
-    assert "tenantd is a service of this machine: systemctl start tenantd" in cli("serve").stderr
-    assert after_init(None).startswith("tenantd is a service of this machine")
+    assert "tenantd is a service on this machine; start it with: systemctl start tenantd" in cli("serve").stderr
+    assert after_init(None).startswith("tenantd is a service on this machine")
     assert after_init(paths.SYSTEM_CONFIG) == "next: tenantctl service install --system"
 
     own_unit = paths.user_units() / SERVICE

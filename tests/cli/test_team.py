@@ -81,7 +81,7 @@ def test_each_difference_is_a_change_and_a_request() -> None:
         "limits.reserved_slots": "2 → 0",
         "limits.on_limit": "queue → default",
         "budgets.daily-tokens": "2000000 tokens (warns at 50%) → 3000000 tokens",
-        "budgets.weekly-engine-seconds": "1.5 s (warns at nothing) → none",
+        "budgets.weekly-engine-seconds": "1.5 s (without warnings) → none",
     }
 
 
@@ -101,7 +101,7 @@ def test_only_pruning_removes_who_is_not_named() -> None:
     [
         ("[tenants.acme\n", "f: not valid TOML: Expected ']' at the end of a table declaration (at line 1, column 14)"),
         ("\n[tenant.acme]\n", "f, line 2: tenant is unknown; choose from currency, tenants"),
-        ("\n[tenants.Acme]\n", "f, line 2: tenants.Acme is not a name"),
+        ("\n[tenants.Acme]\n", "f, line 2: tenants.Acme must be 1–63 characters"),
         ("[tenants]\nacme = 3\n", "f, line 2: tenants.acme must be a table (got 3)"),
         ("[tenants.acme]\n# x\n wieght = 3\n", "f, line 3: tenants.acme.wieght is unknown; choose from weight, uids"),
         (

@@ -111,7 +111,7 @@ def test_a_conversation_with_calls_and_results_goes_on(client: openai.OpenAI) ->
         model=MODEL, messages=talk, max_tokens=5, tools=TOOLS, extra_body={"ignore_eos": True}
     )
     assert after.usage is not None and after.usage.completion_tokens == 5
-    with pytest.raises(openai.BadRequestError, match="is the id of no call before it"):
+    with pytest.raises(openai.BadRequestError, match="not the id of an earlier call"):
         client.chat.completions.create(model=MODEL, messages=[*MESSAGES, talk[-1]], tools=TOOLS)
 
 
@@ -119,4 +119,4 @@ def test_the_raw_response_has_the_warning(client: openai.OpenAI) -> None:
     raw = client.chat.completions.with_raw_response.create(
         model=MODEL, messages=MESSAGES, max_tokens=5, tools=TOOLS, extra_body={"ignore_eos": True}
     )
-    assert "no form for tools" in raw.headers["x-tenantd-warning"]
+    assert "does not support tools" in raw.headers["x-tenantd-warning"]

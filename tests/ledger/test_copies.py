@@ -249,7 +249,7 @@ def test_a_ledger_in_use_is_read_with_its_log_and_a_plain_copy_of_its_file_is_to
     asyncio.run(main())
     plain = Path(shutil.copy(present, tmp_path / "plain.db"))
     assert compare(plain, tmp_path / "a" / "ledger.db").is_plain
-    with pytest.raises(UnusableFile, match="the present ledger itself"):
+    with pytest.raises(UnusableFile, match="the current ledger itself"):
         compare(present, present)
 
 

@@ -93,7 +93,7 @@ def test_a_month_that_is_not_over_or_has_running_requests_is_refused_with_what_t
         with pytest.raises(Conflict, match=r"once it is over, on 2026-12-01 \(UTC\).*--month last"):
             finalise(conn, month("2026-11", now_micros=NOVEMBER.until_micros - 1))
         insert_request(conn, admission("running", created_micros=NOVEMBER.until_micros - 1))
-        with pytest.raises(Conflict, match=r"1 request .* still runs; wait, or cancel"):
+        with pytest.raises(Conflict, match=r"1 request .* is still running; wait, or cancel"):
             finalise(conn)
         insert_request(conn, admission("of another", tenant="globex", tenant_id=2, created_micros=NOW))
         settle_request(conn, settlement("running", duration_micros=HOUR))
@@ -238,7 +238,7 @@ ALTERATIONS: dict[str, tuple[Callable[[sqlite3.Connection], None], list[str]]] =
     ),
     "the last": (
         lambda conn: alter(conn, "DELETE FROM invoices WHERE number = 3"),
-        ["INV-000003: the audit trail has it, and the ledger does not"],
+        ["INV-000003: the audit trail has it, but the ledger does not"],
     ),
     "a row": (
         lambda conn: alter(conn, "UPDATE requests SET input_nanos = input_nanos + 1 WHERE id = 'r1'"),

@@ -131,7 +131,7 @@ def test_more_reports_than_can_wait_are_refused(tmp_path: Path) -> None:
         async with ledger_in(tmp_path) as ledger:
             _, tasks = await begin(ledger, THREADS[Lane.REPORTS] + MOST_WAITING[Lane.REPORTS])
             await asyncio.sleep(0)
-            with pytest.raises(QueueFull, match="reports wait already"):
+            with pytest.raises(QueueFull, match="reports are already waiting"):
                 await ledger.read(one, Lane.REPORTS)
             assert await ledger.read(one) == 1
             await end(tasks)

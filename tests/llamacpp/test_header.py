@@ -210,7 +210,7 @@ def test_what_ends_or_holds_up_llama_cpp_is_an_error(tmp_path: Path, monkeypatch
     monkeypatch.setattr(trial.sys, "executable", str(fake))
     for script, says in (
         ("echo 'x.cpp:1: GGML_ASSERT(n > 0) failed' >&2; echo more >&2; kill -ABRT $$", "SIGABRT.*GGML_ASSERT"),
-        ("exit 3", "failed with 3: it said nothing"),
+        ("exit 3", "failed with 3: no output"),
         ("exec tail -f /dev/null", "did not answer within 1 s"),
     ):
         fake.write_text(f"#!/bin/sh\n{script}\n")

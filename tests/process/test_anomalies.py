@@ -102,7 +102,7 @@ def test_a_copy_is_found_and_answered_as_each_tenant_has_it(daemon: Daemon) -> N
     assert "throttled to 1/8" in tenantctl(daemon, "tenant", "show", "slowed").stdout
     assert "active, throttled" in tenantctl(daemon, "status").stdout
     cleared = tenantctl(daemon, "anomalies", "clear", "slowed")
-    assert cleared.returncode == 0 and "cleared 1 anomaly of slowed; it has its whole weight" in cleared.stderr
+    assert cleared.returncode == 0 and "cleared 1 anomaly of slowed; it has its full weight again" in cleared.stderr
     assert shown(daemon, "slowed")["throttled_micros"] is None
     assert anomalies(daemon, "slowed")[0]["cleared_micros"] is not None
     assert {send(daemon, "slowed", extraction(rng)) for _ in range(40)} == {200}
@@ -140,5 +140,5 @@ def test_a_disk_that_hangs_as_the_daemon_stops_loses_no_row(tmp_path: Path) -> N
         os.mkfifo(tmp_path / "state" / "habits.npz.new")  # opening it hangs
         assert running.stop() == 0
     log = running.log.read_text()
-    assert "what the anomaly watch has learned of late is not saved" in log and "not everything stopped" not in log
+    assert "what the anomaly watch learned recently is not saved" in log and "not everything stopped" not in log
     assert not (tmp_path / "state" / "ledger.db-wal").exists(), "the ledger was closed"

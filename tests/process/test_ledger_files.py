@@ -135,7 +135,7 @@ def test_a_ledger_that_was_deleted_is_written_again_as_the_daemon_stops(tmp_path
         for path in ledger_of(daemon).parent.glob("ledger.db*"):
             path.unlink()
         wait_until(lambda: "was deleted while tenantd is running" in trouble(daemon), "trouble")
-        assert is_refused_with(daemon, "it writes the file again as it stops")
+        assert is_refused_with(daemon, "which then writes the file again")
         assert daemon.stop() == 0
         assert settled(ledger_of(daemon)) == set(answered)
         assert ledger_of(daemon).stat().st_mode & 0o777 == 0o600

@@ -103,7 +103,7 @@ def test_certificates_are_read_again_and_a_bad_one_changes_nothing(tmp_path: Pat
             assert client.post("/v1/completions", json=TENANT, headers=headers).status_code == 200
             Path(issued["cert"]).write_text("not a certificate")
             daemon.running.send_signal(signal.SIGHUP)
-            logged(daemon, "cannot use the new certificate, so the one before stays in use: server.listen.0.cert")
+            logged(daemon, "cannot use the new certificate, so the previous one stays in use: server.listen.0.cert")
             assert served_name(url) == first
             authority.issue("renewed")
             daemon.running.send_signal(signal.SIGHUP)

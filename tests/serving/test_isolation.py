@@ -216,7 +216,7 @@ def test_the_last_report_is_kept_and_a_file_that_says_nothing_is_no_report(
     assert list(tmp_path.glob("isolation*")) == [file]
     file.write_text('{"result": "perfect"}')
     assert last_in(file) is None
-    assert "cannot read the last check" in caplog.text
+    assert "cannot read the last isolation check" in caplog.text
 
 
 def test_a_report_that_cannot_be_kept_is_given_anyway(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -95,7 +95,7 @@ def test_what_cannot_be_read_is_read_as_soon_as_it_can(
             assert s.directory.tenants == {"acme": OLD}
             s.directory.reload = shown  # type: ignore[method-assign]
             await until(lambda: s.directory.tenants == {"acme": NEW})
-            assert caplog.text.count("try again every second") == caplog.text.count("are in force") == 1
+            assert caplog.text.count("trying again every second") == caplog.text.count("are in force") == 1
             s.directory.reload = broken  # type: ignore[method-assign]
             with pytest.raises(LedgerUnavailable):
                 await s.service.changes.tenants_changed()  # and a stop ends that, too

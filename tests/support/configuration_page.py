@@ -34,10 +34,10 @@ The file is `~/.config/tenantd/config.toml` unless you pass `--config FILE` or s
 `TENANTD_SOCKET` and `TENANTD_STATE_DIR` override it. If a key is unknown or a value is bad, the daemon prints the file,
 the key and the reason, and does not start.
 
-**Reload** tells whether SIGHUP (`systemctl reload tenantd`) applies a change. Other changes take effect at the next
+**Reload** says whether SIGHUP (`systemctl reload tenantd`) applies a change. Other changes take effect at the next
 start. Prices are changed with `tenantctl price set`; the log warns of prices in the file that are not in force.
-[operations.md](operations.md#configure) explains how the settings work together. (This page is written by
-`{MADE_BY}` from what is declared, and a test compares it.)
+[operations.md](operations.md#configure) explains how the settings work together. (This page is generated
+from the code by `{MADE_BY}`, and a test checks that it is up to date.)
 """
 IN_PART = {
     ("server", "listen"): "unless an address or its TLS is added or removed",

@@ -22,12 +22,12 @@ MADE_BY = "python -m tests.support.http_api"
 HEAD = f"""\
 # Every route and parameter
 
-[api.md](api.md) says what the fields do, and why names are refused or have no effect. `null` always means the default.
-A field that is not listed here gets 400, with the name that was probably meant. (This page is written by
-`{MADE_BY}` from what is declared, and a test compares it.)
+[api.md](api.md) explains what the fields do, and why names are refused or have no effect. `null` always means the
+default. A field that is not listed here gets 400, with the name that was probably meant. (This page is generated from
+the code by `{MADE_BY}`, and a test checks that it is up to date.)
 
-- **same as**: another name for a field of the table
-- **taken and harmless**: accepted, without an effect on the answer
+- **same as**: another name for a field in the table
+- **ignored**: accepted, but has no effect on the answer
 - **refused**: 400, unless the value is null or changes nothing
 """
 Schema = Mapping[str, Any]
@@ -40,7 +40,7 @@ def page(document: Schema) -> str:
 
 def _routes(document: Schema) -> Iterator[str]:
     for place in ("/v1", "/", "/admin"):
-        yield f"## {({'/v1': 'For tenants', '/': 'Beside them', '/admin': 'Administration'})[place]}\n"
+        yield f"## {({'/v1': 'For tenants', '/': 'Other routes', '/admin': 'Administration'})[place]}\n"
         for path, methods in sorted(document["paths"].items()):
             if place == next(start for start in ("/v1", "/admin", "/") if path.startswith(start)):  # each in one
                 for method, operation in methods.items():
@@ -107,12 +107,22 @@ def _values(document: Schema, schema: Schema) -> str:
         case "boolean":
             return "true or false"
         case "array":
-            return f"a list of {_values(document, schema.get('items', {})).removeprefix('a ').removeprefix('an ')}s"
+            return f"a list of {_several(_values(document, schema.get('items', {})))}"
         case "object":
             return "an object"
         case "string":
             return "a string"
     return "any value"
+
+
+def _several(values: str) -> str:
+    """The words for several of a value: "strings or objects" for "a string or an object"."""
+    kinds = [re.sub(r"^an? (\w+)", _plural, kind) for kind in values.split(" or ")]
+    return " or ".join(kinds)
+
+
+def _plural(found: re.Match[str]) -> str:
+    return f"{found[1]}s"
 
 
 def _range(schema: Schema) -> str:
@@ -122,7 +132,7 @@ def _range(schema: Schema) -> str:
         *([f"from {least:,}"] if least is not None else [f"above {above:,}"] if above is not None else []),
         *([f"to {most:,}"] if most is not None else [f"below {below:,}"] if below is not None else []),
     ]
-    return " " + " ".join(bounds)
+    return "".join(f" {bound}" for bound in bounds)
 
 
 def _default(required: bool, schema: Schema, told: str) -> str:
@@ -187,7 +197,7 @@ def _handled(foreign: Mapping[str, Foreign]) -> Iterator[str]:
             case Refused():
                 neutral = ", ".join(f"`{json.dumps(value)}`" for value in how.neutral)
                 refused.append(f"`{name}`" + (f" unless {neutral}" if neutral else ""))
-    for title, names in (("same as", same), ("taken and harmless", taken), ("refused", refused)):
+    for title, names in (("same as", same), ("ignored", taken), ("refused", refused)):
         if names:
             yield f"**{title}:** {'; '.join(names)}\n"
 
@@ -202,7 +212,7 @@ def _flat(foreign: Mapping[str, Foreign], prefix: str = "") -> Iterator[tuple[st
 
 def _inner() -> Iterator[str]:
     """Names in the objects that a chat consists of."""
-    yield "## Inside a chat\n"
+    yield "## Fields inside a chat\n"
     for title, foreign in (
         ("messages[]", known_names.MESSAGE),
         ("messages[].content[]", known_names.PART),

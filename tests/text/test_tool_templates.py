@@ -232,7 +232,7 @@ def test_settings_are_given_to_the_template_and_others_are_refused() -> None:
     assert text(asked(QWEN3, ASKED, ChatOptions(effort="high"))) == text(asked(QWEN3, ASKED, ChatOptions()))
     assert "Reasoning: high" in text(asked(GPT_OSS, ASKED, ChatOptions(effort="high")))
     for settings_ in ({"nothing": 1}, {"messages": []}, {"tools": []}, {"bos_token": "x"}, {"raise_exception": 1}):
-        with pytest.raises(InvalidRequest, match="reads no"):
+        with pytest.raises(InvalidRequest, match="does not read"):
             asked(QWEN3, ASKED, ChatOptions(settings=settings_))
     with pytest.raises(InvalidRequest, match="has no setting for it"):
         asked(LLAMA_31, ASKED, ChatOptions(effort="low"))

@@ -107,7 +107,7 @@ def test_a_broken_file_is_replaced_and_said(tmp_path: Path, content: bytes, capl
     (tmp_path / "habits.npz").write_bytes(content)
     with caplog.at_level(logging.WARNING):
         watched = Watched(tmp_path)
-    assert "the anomaly watch begins anew" in caplog.text
+    assert "the anomaly watch starts from scratch" in caplog.text
     watched.watch.save()
     caplog.clear()
     Watched(tmp_path)

@@ -111,7 +111,7 @@ def test_what_cannot_be_delivered_is_given_up_and_the_next_is_tried(
         sender.hear(REACHED)
         wait_until(lambda: sender.status()["failed"] == 2, "both are given up")
     assert sender.status()["trouble"] == "cannot reach the server: Connection refused"
-    assert "verysecret" not in caplog.text and "gave up an alert: the engine was lost" in caplog.text
+    assert "verysecret" not in caplog.text and "gave up on an alert: the engine was lost" in caplog.text
     sender.close()
 
 

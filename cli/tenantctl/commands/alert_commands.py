@@ -19,7 +19,7 @@ app = typer.Typer(name="alerts", help="Show whether alerts reach your webhook, a
 
 @app.callback(invoke_without_command=True)
 def show(ctx: typer.Context, json: Json = False) -> None:
-    """Show whether alerts arrive at your webhook.
+    """Show whether alerts reach your webhook.
 
     The daemon sends one when a budget reaches a level, a tenant may be copying the model, the engine is lost, or
     isolation is broken. Set alerts.url in the configuration and reload it with SIGHUP.

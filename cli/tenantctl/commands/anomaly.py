@@ -32,7 +32,7 @@ def show(
     """Show tenants that may be copying the model, newest first.
 
     A tenant is compared with its own past, so it can only be judged after 14 half-days with at least 10 prompts in
-    each. What happens to it is set with `tenant set --on-anomaly`.
+    each. `tenant set --on-anomaly` sets what happens to it.
     """
     if ctx.invoked_subcommand is not None:
         return
@@ -66,8 +66,8 @@ def _cleared(tenant: str, count: int) -> str:
 def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> None:
     """Mark a tenant's anomalies as harmless.
 
-    Ends its throttling, and treats what it does in the next 12 to 24 hours as usual. It is not judged during that time.
-    A suspended tenant stays suspended.
+    Ends its throttling, and counts what it does in the next 12 to 24 hours as normal. It is not judged during that
+    time. A suspended tenant stays suspended.
     """
     with connect(ctx) as client:
         answer = client.post(url("tenants", tenant, "anomalies", "clear"))
@@ -75,7 +75,7 @@ def clear(ctx: typer.Context, tenant: TenantArgument, json: Json = False) -> Non
         print_json(answer)
         return
     is_suspended = answer["tenant"]["state"] == "suspended"
-    message(_cleared(tenant, answer["cleared"]) + ("" if is_suspended else "; it has its whole weight"))
-    message("what it sends in the next 12 to 24 hours counts as usual; until then it is not judged")
+    message(_cleared(tenant, answer["cleared"]) + ("" if is_suspended else "; it has its full weight again"))
+    message("what it sends in the next 12 to 24 hours counts as normal; it is not judged during that time")
     if is_suspended:
         message(f"it is still suspended; let it send requests: {words(ctx)} tenant resume {tenant}")

@@ -41,14 +41,14 @@ Event = Annotated[
 ]
 RequestFilter = Annotated[
     str | None,
-    typer.Option("--request", metavar="REQUEST", help="Only this request, by its id or 8 digits at either end."),
+    typer.Option(
+        "--request", metavar="REQUEST", help="Only this request: its id, or at least 8 digits of its start or end."
+    ),
 ]
 RequiredTenant = Annotated[
     str, typer.Option("--tenant", metavar="NAME", help="Tenant whose requests to search.", callback=optional_tenant)
 ]
-RemovedId = Annotated[
-    int | None, typer.Option("--id", metavar="N", min=1, help="A removed tenant of this name, by its id.")
-]
+RemovedId = Annotated[int | None, typer.Option("--id", metavar="N", min=1, help="Id of a removed tenant of this name.")]
 
 
 @app.command(
@@ -92,7 +92,7 @@ def log(
         label_of = KeyLabels(client)
         entries, head, is_complete = newest_entries(client, filters, most)
         if not is_complete and (limit is None or since is not None or until is not None):
-            message(f"showing the newest {most} of more; to see others, pass --limit N or --until")
+            message(f"showing only the newest {most}; to see others, pass --limit N or --until")
         if not follow:
             _print(entries, label_of, is_complete=is_complete, json=json)
             return
@@ -143,7 +143,7 @@ def match(
 
     Tries a prompt both as a plain prompt and as a chat of one message, with the tenant's current system prompt and
     without one. An answer must be complete. Both are tried with and without a trailing newline. Only hashes are
-    compared, so nothing is found from before the tenant was forgotten. Exits with 1 if nothing matches.
+    compared, so requests from before the tenant was forgotten are not found. Exits with 1 if nothing matches.
     """
     if (prompt is None) == (response is None):
         raise typer.BadParameter("pass either --prompt or --response", param_hint="--prompt")
@@ -205,7 +205,7 @@ WHAT_NOW: Final = (
 def verify(
     ctx: typer.Context,
     anchor: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Heads kept elsewhere (security.anchor) to compare with.")
+        Path | None, typer.Option(metavar="FILE", help="Anchor file to compare with (see security.anchor).")
     ] = None,
     state_dir: StateDir = None,
     json: Json = False,
@@ -213,7 +213,7 @@ def verify(
     """Check that no entry was edited, deleted, moved or inserted.
 
     Reads the ledger's file, so it also works while the daemon is stopped, and on a backup. Names the first bad entry
-    and exits with 1 if there is one. Without --anchor it cannot notice that the whole trail was replaced.
+    and exits with 1 if there is one. Only with --anchor can it detect that the whole trail was replaced.
     """
     import msgspec
 
@@ -287,7 +287,7 @@ def export(
 ) -> None:
     """Print all entries, or those that match, oldest first.
 
-    `detail` is exactly the text that is stored. To check the chain of hashes, run `tenantctl audit verify`.
+    `detail` is the text exactly as stored. To check the chain of hashes, run `tenantctl audit verify`.
     """
     filters = wanted(tenant, since, until, event, request, id)
     with connect(ctx) as client:
@@ -322,7 +322,8 @@ def _print_csv(entries: Iterator[dict[str, Any]]) -> None:
 def prune(
     ctx: typer.Context,
     before: Annotated[
-        str, typer.Option("--before", metavar="TIME", help="Delete entries from before this time, or 52w ago.")
+        str,
+        typer.Option("--before", metavar="TIME", help="Delete entries older than this: a time, or an age such as 52w."),
     ],
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
@@ -342,6 +343,6 @@ def prune(
     if json:
         print_json(answer)
     elif not answer["entries"]:
-        message("nothing was pruned: nothing is older than that")
+        message("nothing was pruned: no entry is older than that")
     else:
         message(f"pruned {answer['entries']} entries; the trail now begins after entry {answer['through']}")

@@ -26,7 +26,7 @@ Key = Annotated[
     typer.Option(
         "--key",
         metavar="KEY",
-        help="Budgets of this key of the tenant, by its id, or at least 4 characters at either end.",
+        help="Budgets of this key of the tenant: its id, or at least 4 characters of its start or end.",
         show_default=False,
     ),
 ]
@@ -105,7 +105,7 @@ def topup(
     ctx: typer.Context,
     tenant: TenantArgument,
     key: Key = None,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; kept and listed.")] = "",
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, listed with the budget.")] = "",
     *,
     amounts: list[dict[str, Any]],
     json: Json = False,

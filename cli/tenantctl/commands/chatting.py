@@ -33,7 +33,7 @@ COMMANDS: Final = {
     "/load FILE": "continue a saved conversation",
     "/retry": "ask the last question again, answered or not",
     "/usage": "show tokens and cost of this chat",
-    "/clear": "forget what was said",
+    "/clear": "forget the conversation",
     "/help": "show this help",
     "/bye": "end the chat, as does Ctrl-D",
 }
@@ -53,7 +53,7 @@ def chat(
     tenant: ActingTenant = None,
     system: Annotated[str | None, typer.Option(metavar="TEXT", help="Begin with this system message.")] = None,
     load: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Go on with a saved conversation.")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Continue a saved conversation.")
     ] = None,
     max_tokens: Annotated[
         int | None, typer.Option(metavar="N", help="Generate at most N tokens for each answer.")
@@ -61,14 +61,14 @@ def chat(
     temperature: sampling.Temperature = None,
     seed: sampling.Seed = None,
     no_history: Annotated[bool, typer.Option("--no-history", help="Do not keep what you type.")] = False,
-    plain: Annotated[bool, typer.Option("--plain", help="Print answers as they are, without Markdown.")] = False,
+    plain: Annotated[bool, typer.Option("--plain", help="Print answers without formatting their Markdown.")] = False,
 ) -> None:
     """Have a conversation with the model.
 
-    The model sees the whole conversation each time, so its tokens are counted with every message; a prefix cache makes
-    them cheaper. /help lists the commands, and triple quotes begin and end a message of several lines. Ctrl-C stops an
-    answer and not the chat. What you type is kept for each tenant in a file that only you can read, to be recalled
-    with the arrow keys; answers are not kept.
+    The model reads the whole conversation each time, so its tokens count again with every message; a prefix cache makes
+    them cheaper. /help lists the commands, and triple quotes begin and end a message of several lines. Ctrl-C stops
+    the answer, not the chat. What you type is kept, for each tenant, in a file that only you can read; recall it with
+    the arrow keys. Answers are not kept.
     """
     conversation = Conversation() if load is None else _loaded(load)
     if system is not None:
@@ -95,7 +95,7 @@ class Chat:
             f"{name} is chatting with {self._model['id']}.\n/help lists the commands; /bye or Ctrl-D ends the chat."
         )
         if self._model.get("chat_template") is False:
-            message("warning: it is a base model (it has no chat template), so it may only continue text")
+            message("warning: this is a base model (it has no chat template), so it may only continue text")
         while True:
             try:
                 typed = typist.read()

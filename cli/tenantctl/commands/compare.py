@@ -43,10 +43,10 @@ def compare(ctx: typer.Context, window: Window = "24h", json: Json = False, as_c
     Shows the limit and the budget that each tenant has used most of. Percentiles are exact for windows of up to an
     hour, and otherwise within 2%.
 
-    Jain's index tells how evenly service was shared: 1 if all got the same, 1/N if one of N got everything. Service is
+    Jain's index shows how evenly service was shared: 1 if all got the same, 1/N if one of N got everything. Service is
     what a tenant's tokens cost in the scheduler's usage, divided by its weight. Only busy tenants count, because a
-    tenant that asks for little gets little: those whose requests in a clock hour (UTC) took at least an hour together,
-    waiting included. The index is the mean over the hours in which at least two tenants were busy.
+    tenant that asks for little gets little. A tenant is busy in a clock hour (UTC) if its requests took at least an
+    hour in total, waiting included. The index is the mean over the hours in which at least two tenants were busy.
     """
     one_output(json, as_csv)
     with connect(ctx) as client:
@@ -81,7 +81,7 @@ def _print(tenants: list[dict[str, Any]], evenness: dict[str, Any]) -> None:
     if not tenants:
         message("no tenants yet")
     elif evenness["index"] is None:
-        heading("Jain's index: - (in no hour were two tenants busy throughout)")
+        heading("Jain's index: - (no hour had two busy tenants)")
     else:
         shared = duration(evenness["shared_micros"] / 1e6)
         heading(f"Jain's index: {evenness['index']:.3f} ({evenness['tenants']} busy tenants, {shared})")

@@ -37,8 +37,8 @@ def completion(
 ) -> None:
     """Print a completion script for your shell, or install it.
 
-    Names of tenants, and ids of keys and running requests, complete while the daemon is running. Install the script
-    again after an upgrade.
+    Completes tenants' names and the ids of keys and requests while the daemon is running. Install the script again
+    after an upgrade.
     """
     from tenantctl.shells import installing
     from tenantctl.shells.scripts import FILES, script

@@ -48,7 +48,7 @@ def doctor(
         str | None,
         typer.Option(
             metavar="DURATION",
-            help="Do nothing if the last check held and is younger than this, for example 7d.",
+            help="Do nothing if the last check passed and is newer than this, for example 7d.",
             callback=_age,
         ),
     ] = None,
@@ -56,21 +56,21 @@ def doctor(
 ) -> None:
     """Check this installation: configuration, daemon, socket, llama.cpp, model, memory, disk, ledger, clock, adapters.
 
-    Changes nothing, and works whether the daemon runs or not. Each finding comes with its cure. Exits with 0 if there
-    are at most warnings, and 1 if something does not work.
+    Changes nothing, and works whether the daemon runs or not. Each problem comes with its cure. Exits with 1 if
+    something does not work, otherwise with 0, even if there are warnings.
 
-    With --isolation, checks on the running daemon that tenants are isolated from one another. Takes up to five minutes,
-    or about a minute with --quick if the machine is not busy. Running requests get ten seconds to finish and are then
+    With --isolation, checks that the running daemon isolates tenants from one another. Takes up to five minutes, or
+    about a minute with --quick if the machine is not busy. Running requests get ten seconds to finish and are then
     paused; new ones wait. Creates two temporary tenants and removes them afterwards; their requests stay in the ledger
-    and appear on no invoice. Exits with 0 if everything held, 1 if a check failed, and 75 if a check is inconclusive or
-    could not be made.
+    and appear on no invoice. Exits with 0 if everything held, 1 if a check failed, and 75 if a check was inconclusive
+    or could not run.
     """
     if isolation:
         from tenantctl.outside.whole_check import check_isolation
 
         raise typer.Exit(check_isolation(ctx, quick=quick, if_older=if_older, json=json))
     if quick or if_older is not None:
-        raise typer.BadParameter("add --isolation: this option is for that check", param_hint="--isolation")
+        raise typer.BadParameter("add --isolation; this option applies only to that check", param_hint="--isolation")
     require_own_machine(ctx, instead="or add --isolation")
     if config is not None:
         os.environ["TENANTD_CONFIG"] = str(config)

@@ -40,7 +40,7 @@ def export(
 ) -> None:
     """Export costs and usage of a month, by day, tenant and meter.
 
-    The format is that of FOCUS, the FinOps Open Cost and Usage Specification. What is billed adds up to the invoices.
+    The format is FOCUS, the FinOps Open Cost and Usage Specification. Billed amounts add up to the invoices.
     """
     with connect(ctx) as client:
         text = client.another(600).get_text(url("exports", format.value, month), tenant=tenant)

@@ -80,10 +80,10 @@ def init(
 ) -> None:
     """Write a commented configuration file.
 
-    Checks the model and proposes slots, context and cache that fit the memory that is free; the daemon will plan the
-    same. On a terminal, asks for what no option says. Without a model, the file has the defaults.
+    Checks the model and proposes slots, context and cache that fit the free memory, just as the daemon plans them. On a
+    terminal, asks for anything not given as an option. Without a model, the file has the defaults.
 
-    With a cache, what a tenant's prompts have in common is computed only once, so that long chats are answered sooner.
+    With a cache, text that a tenant's prompts have in common is computed only once, so long chats are answered sooner.
     Without it, every request is independent of earlier ones. Tenants never share it. `tenantctl tenant set --cache`
     changes it for one tenant.
     """

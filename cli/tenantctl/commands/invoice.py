@@ -78,7 +78,7 @@ def invoice(
 ) -> None:
     if ctx.invoked_subcommand is not None:
         if given := _given(ctx):
-            raise typer.BadParameter(f"put {', '.join(given)} behind {ctx.invoked_subcommand}, if it has it there")
+            raise typer.BadParameter(f"put {', '.join(given)} after {ctx.invoked_subcommand}, if it accepts that")
         return
     chosen = _format(format, json=json, as_csv=as_csv)
     if out is not None and chosen is Format.TABLE:
@@ -96,7 +96,7 @@ def invoice(
             _write_files(bill, chosen, out)
         except OSError:
             if finalize and bill["tenants"]:
-                message("the invoices are finalised, but not all files are written: run this command again")
+                message("the invoices are finalised, but not all files were written; run this command again")
             raise
     else:
         _print(bill, chosen)
@@ -117,7 +117,7 @@ def list_(ctx: typer.Context, tenant: TenantFilter = None, month: OneMonth = Non
     cells = [_row(name, row, places) for name, row in zip(names, rows, strict=True)]
     print_table(columns, cells, ("currency", "issued", "due", "credits"))
     if not rows:
-        message("no invoice is finalised yet; to finalise last month's: tenantctl invoice --month last --finalize")
+        message("no invoices have been finalised; to finalise last month's: tenantctl invoice --month last --finalize")
 
 
 @app.command(epilog=examples("tenantctl invoice show INV-000007", "tenantctl invoice show 7 --format html > 7.html"))
@@ -146,15 +146,15 @@ def show(ctx: typer.Context, number: Number, format: FormatOption = Format.TABLE
 def credit(
     ctx: typer.Context,
     number: Number,
-    reason: Annotated[str, typer.Option(metavar="TEXT", help="Why; printed on the credit note.")],
+    reason: Annotated[str, typer.Option(metavar="TEXT", help="Reason, printed on the credit note.")],
     amount: Annotated[
-        str | None, typer.Option(metavar="AMOUNT", help="Amount before tax. Default: all that is left of the invoice.")
+        str | None, typer.Option(metavar="AMOUNT", help="Amount before tax. Default: all that remains of the invoice.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """Correct a finalised invoice by a credit note.
+    """Correct a finalised invoice with a credit note.
 
-    The invoice stays as it is. All its credit notes together are at most its total.
+    The invoice stays as it is. Its credit notes cannot add up to more than its total.
     """
     with connect(ctx) as client:
         note = client.post(url("invoices", "issued", number, "credit"), {"reason": reason, "amount": amount})["invoice"]
@@ -242,7 +242,7 @@ def _check(format: Format, out: Path | None = None) -> None:
         need_pdf()
         if out is None and sys.stdout.isatty():
             raise typer.BadParameter(
-                "a PDF is not for a terminal; write it to a file: > invoice.pdf", param_hint="--format"
+                "cannot print a PDF on a terminal; write it to a file: > invoice.pdf", param_hint="--format"
             )
 
 
@@ -274,7 +274,7 @@ def _written(papers: Sequence[dict[str, Any]], format: Format, bill: dict[str, A
 
         document, lacking = as_pdf(papers)
         if lacking:
-            message(f"the PDF has {UNKNOWN!r} where its font lacks a character ({lacking}); --format html shows all")
+            message(f"the PDF shows {UNKNOWN!r} for characters its font lacks ({lacking}); --format html shows all")
         return document
     # exactly the bytes whose hash is in the audit trail, once it is finalised
     return json_format.dumps(papers[0], ensure_ascii=False, sort_keys=True, separators=(",", ":"))

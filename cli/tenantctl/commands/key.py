@@ -18,14 +18,15 @@ app = typer.Typer(name="key", help="Manage API keys.", no_args_is_help=True)
 SCOPES: Final = ("run", "read")
 MOST_GRACE_S: Final = 365 * 86_400
 RECENT_S: Final = 2 * 86_400
-"""What is nearer than this is shown by how long it is away, and the rest by its date."""
+"""Times nearer than this are shown as durations, others as dates."""
 
 Tenant = Annotated[
     str | None,
     typer.Argument(metavar="TENANT", help="Name of the tenant.", callback=optional_tenant, show_default=False),
 ]
 KeyArgument = Annotated[
-    str, typer.Argument(metavar="KEY", help="Key id, as shown by `key list`, or at least 4 characters at either end.")
+    str,
+    typer.Argument(metavar="KEY", help="Key id, as shown by `key list`, or at least 4 characters of its start or end."),
 ]
 Expires = Annotated[
     str | None,
@@ -57,12 +58,12 @@ def _scopes(value: str | None) -> str | None:
 def create(
     ctx: typer.Context,
     tenant: Tenant = None,
-    label: Annotated[str, typer.Option(metavar="TEXT", help="Note what the key is for.")] = "",
+    label: Annotated[str, typer.Option(metavar="TEXT", help="Note on what the key is for.")] = "",
     scope: Annotated[
         str | None,
         typer.Option(
             metavar="run|read|run,read",
-            help="What the key may do: run sends requests, read only looks. Default: both.",
+            help="What the key may do: run (send requests), read (look only). Default: both.",
             callback=_scopes,
         ),
     ] = None,
@@ -117,7 +118,7 @@ def rotate(
     ctx: typer.Context,
     key: KeyArgument,
     grace: Annotated[
-        str, typer.Option(metavar="DURATION", help="How long the old key still works; 0 ends it at once.")
+        str, typer.Option(metavar="DURATION", help="How long the old key keeps working; 0 revokes it at once.")
     ] = "1h",
     expires: Expires = None,
     json: Json = False,

@@ -40,8 +40,8 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
 
     Looks for damage and checks the references, states, prices and amounts of all requests, hourly sums against rows,
     budgets, free quotas, invoices, idempotency keys and the audit trail. Prints a line for each check: what it looked
-    at, and that it holds or how many breaches it found. Reads the file directly, even while the daemon runs, and delays
-    nobody. Exits with 1 if something is wrong.
+    at, and whether it passed or how many breaches it found. Reads the file directly, even while the daemon runs, and
+    delays no requests. Exits with 1 if something is wrong.
     """
     import msgspec
 
@@ -68,7 +68,7 @@ def check(ctx: typer.Context, state_dir: StateDir = None, json: Json = False) ->
 def backup(
     ctx: typer.Context,
     target: Annotated[
-        Path, typer.Argument(metavar="FILE|DIR", help="New file that ends in .db, or an existing folder for it.")
+        Path, typer.Argument(metavar="FILE|DIR", help="New file, with a name that ends in .db, or an existing folder.")
     ],
     state_dir: StateDir = None,
     json: Json = False,
@@ -117,7 +117,7 @@ def restore(
     backup: Annotated[Path, typer.Argument(metavar="FILE", help="A backup of the ledger.")],
     anchor: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Heads kept elsewhere, to see what is lost. Default: security.anchor."),
+        typer.Option(metavar="FILE", help="Anchor file, to see what would be lost. Default: security.anchor."),
     ] = None,
     state_dir: StateDir = None,
     yes: Yes = False,
@@ -125,8 +125,9 @@ def restore(
 ) -> None:
     """Replace the ledger with a backup. Stop the daemon first.
 
-    First tells what would be lost: requests, invoices and entries of the audit trail that the backup lacks, and whether
-    it is a copy of this ledger at all. --json names up to 1000 of the requests. The replaced ledger is kept beside it.
+    First shows which requests, invoices and entries of the audit trail would be lost because the backup lacks them, and
+    warns if it is not a copy of this ledger. --json names up to 1000 of the requests. The replaced ledger is kept
+    beside the new one.
     """
     import msgspec
 
@@ -175,28 +176,29 @@ def _losses(compared: Comparison) -> list[str]:
     """What is lost, in words."""
     lines = []
     if compared.trouble:
-        lines.append(f"the present ledger cannot be read, so what is lost is not known: {compared.trouble}")
+        lines.append(f"the current ledger cannot be read, so it is not known what will be lost: {compared.trouble}")
     if compared.is_other:
         lines.append(
-            "this is not a backup of the present ledger: it is of another installation, or they have parted since"
+            "this is not a backup of the current ledger: it is from another installation, or they have diverged since"
         )
     if compared.has_log:
-        lines.append("a write-ahead log lies beside this file, and what it holds is restored, too")
+        lines.append("there is a write-ahead log beside this file; its contents are restored, too")
     if compared.is_plain:
         lines.append(
-            "this file was not made by tenantctl ledger backup: if it was copied from a ledger in use, what was in its "
-            "log, ledger.db-wal, is missing"
+            "this file was not made by tenantctl ledger backup; if it was copied from a ledger in use, the contents of "
+            "its log, ledger.db-wal, are missing"
         )
     if count := compared.lost_requests:
-        are = "1 request is" if count == 1 else f"{count} requests are"
+        what = "1 request" if count == 1 else f"{count} requests"
         more = f", and {count - MOST_NAMED} more" if count > MOST_NAMED else ""
-        lines.append(f"{are} lost, and on no bill, newest first: {', '.join(compared.lost_ids[:MOST_NAMED])}{more}")
+        named = ", ".join(compared.lost_ids[:MOST_NAMED])
+        lines.append(f"{what} will be lost and never billed; newest first: {named}{more}")
     if compared.lost_invoices:
         numbers = ", ".join(map(str, compared.lost_invoices[:MOST_NAMED]))
-        lines.append(f"finalised invoices are lost, and their numbers will be given again: {numbers}")
+        lines.append(f"finalised invoices will be lost, and their numbers used again: {numbers}")
     if compared.lost_entries:
-        are = "1 entry is" if compared.lost_entries == 1 else f"{compared.lost_entries} entries are"
-        lines.append(f"{are} lost from the audit trail: the backup's ends at entry {compared.backup.entry}")
+        what = "1 entry" if compared.lost_entries == 1 else f"{compared.lost_entries} entries"
+        lines.append(f"the audit trail will lose {what}: in the backup, it ends at entry {compared.backup.entry}")
     return lines
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from tenantctl.proposal import Proposal
     from tenantd.llamacpp.header import Header
 
-app = typer.Typer(name="model", help="Look at GGUF files, without loading them.", no_args_is_help=True)
+app = typer.Typer(name="model", help="Inspect GGUF files without loading them.", no_args_is_help=True)
 
 MOST_AT_ONCE: Final = 4
 
@@ -31,14 +31,14 @@ MOST_AT_ONCE: Final = 4
 @app.command("list", epilog=examples("tenantctl model list", "tenantctl model list ~/models --json"))
 def list_models(
     folder: Annotated[
-        Path | None, typer.Argument(metavar="DIR", help="Folder to look in. Default: where models usually are.")
+        Path | None, typer.Argument(metavar="DIR", help="Folder to search. Default: the usual folders for models.")
     ] = None,
     json: Json = False,
 ) -> None:
-    """List the GGUF files of a folder and of those in it, and how each would be served.
+    """List the GGUF files in a folder and its subfolders, and how each would be served.
 
-    The last column has the slots and the context of each that `tenantctl init` would propose for the memory that is
-    free now, or says that the model does not fit. Files that cannot be served are named with the reason.
+    The last column shows the slots and the context that `tenantctl init` would propose for the memory that is free now,
+    or that the model does not fit. Files that cannot be served are listed with the reason.
     """
     if folder is not None and not folder.is_dir():
         raise UnusableFile(f"{folder} is not a folder; for one file: tenantctl model info FILE")
@@ -71,7 +71,7 @@ def list_models(
     if not rows:
         message(f"no models in {folder or 'the usual folders'}")
     if not files.is_complete:
-        message("not all folders were looked through: there are too many; name one of them")
+        message("there are too many folders to search them all; name one of them")
 
 
 @app.command(epilog=examples("tenantctl model info ~/models/gemma.gguf"))
@@ -79,7 +79,7 @@ def info(
     file: Annotated[Path, typer.Argument(metavar="GGUF", help="A model, an adapter or another GGUF file.")],
     json: Json = False,
 ) -> None:
-    """Show what a GGUF file is, and the memory it would take here.
+    """Show what a GGUF file is, and how much memory it would take here.
 
     Reads only its metadata. Slots and context are those that `tenantctl init` would propose.
     """

@@ -29,9 +29,9 @@ def limits(ctx: typer.Context, tenant: ActingTenant = None, json: Json = False) 
 
 
 def queue(ctx: typer.Context, tenant: TenantFilter = None, json: Json = False) -> None:
-    """Show which requests wait, and for how long they will.
+    """Show which requests are waiting, and how long each will still wait.
 
-    The first 100, in the order in which they should get their first token. Tenants see their own.
+    Shows the first 100, in the order in which they should get their first token. Tenants see their own.
     """
     with connect(ctx) as client:
         entries, waiting = _waiting(client, tenant)
@@ -40,7 +40,7 @@ def queue(ctx: typer.Context, tenant: TenantFilter = None, json: Json = False) -
     elif entries:
         print_queue(entries, waiting, MOST_SHOWN)
     else:
-        message("nothing waits")
+        message("no requests are waiting")
 
 
 def _waiting(client: Client, tenant: str | None) -> tuple[list[dict[str, Any]], int]:

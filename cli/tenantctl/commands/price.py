@@ -82,7 +82,7 @@ def list_(
     past: Annotated[bool, typer.Option("--past", help="Also show prices that no longer apply.")] = False,
     json: Json = False,
 ) -> None:
-    """List prices in force and to come.
+    """List current and future prices.
 
     Tenants that are not listed pay the general prices, shown as (all). --json always includes past prices.
     """
@@ -97,7 +97,7 @@ def list_(
     names = short_each([one["tenant"] or "(all)" for one in lists])
     print_table(_COLUMNS, [_row(name, one, timezone) for name, one in zip(names, lists, strict=True)], _SPARE)
     message(f"{answer['currency']} per million tokens or engine hour; minimum and free tokens per month")
-    message(f"dates and times are those of {timezone}")
+    message(f"dates and times are in {timezone}")
 
 
 def _is_over(one: dict[str, Any], past: bool) -> bool:
@@ -161,8 +161,8 @@ def set_(
     """Set prices, effective now or from a later date.
 
     Prices that you leave out stay as they are on that date. A request is charged at the prices in force when it ends.
-    A tenant with its own prices keeps all of them when the general ones change. To replace prices that are still to
-    come, set the same date again.
+    A tenant with its own prices keeps all of them when the general ones change. To replace future prices, set the same
+    date again.
     """
     amounts = dict(zip(MONEY, map(_nanos, (input, cached, output, engine_hour, minimum)), strict=True))
     amounts |= dict(zip(COUNTS, map(_tokens, (free_input, free_output)), strict=True))
@@ -199,9 +199,10 @@ def _print_change(change: dict[str, Any], tenant: str | None, timezone: str) -> 
     print_table([after["currency"], "before>", "from then>"], rows)
     if int(after["input_nanos_per_million"]) and not int(after["cached_nanos_per_million"]):
         message(
-            "cached prompt tokens are free then, and so is what the prompts of one request share; --cached sets a price"
+            "cached prompt tokens will be free, and so will tokens that prompts of one request share; --cached sets a "
+            "price"
         )
     if after["like_all"]:
-        message(f"{tenant} no longer has its own prices then")
+        message(f"from then on, {tenant} pays the general prices")
     if change["own_tenants"]:
         message(f"unchanged, because they have their own prices: {', '.join(change['own_tenants'])}")

@@ -39,7 +39,7 @@ def renew(
     """Start a new ledger in another currency. Stop the daemon first.
 
     Keeps tenants, keys, budgets in tokens and engine time, and the audit trail. Requests, prices, budgets in money and
-    invoices stay in the old ledger, which is kept beside the new one. Bill what is still open first.
+    invoices stay in the old ledger, which is kept beside the new one. First bill what is still open.
     """
     import msgspec
 
@@ -75,11 +75,11 @@ def renew(
     )
     message(f'next: set currency = "{currency}" and its prices in [billing], and start tenantd')
     if renewed.invoices_left:
-        message("invoice numbers begin again at 1; to tell them apart, set another billing.invoice_prefix")
+        message("invoice numbers start again at 1; to tell them apart, set another billing.invoice_prefix")
     if renewed.tenants_with_own_prices:
-        message(f"these had their own prices; set them again: {', '.join(renewed.tenants_with_own_prices)}")
+        message(f"these tenants had their own prices; set them again: {', '.join(renewed.tenants_with_own_prices)}")
     if renewed.tenants_with_money_budgets:
-        message(f"these had budgets in money; set them again: {', '.join(renewed.tenants_with_money_budgets)}")
+        message(f"these tenants had budgets in money; set them again: {', '.join(renewed.tenants_with_money_budgets)}")
 
 
 def _confirm(ledger: Path, currency: str) -> None:

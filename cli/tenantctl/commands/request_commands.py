@@ -20,7 +20,7 @@ from tenantd.clock import now_micros
 app = typer.Typer(
     name="requests",
     invoke_without_command=True,
-    help="List requests, newest first, or show one of them.\n\nTimes are those when they were created. Prompt tokens do"
+    help="List requests, newest first, or show one of them.\n\nThe time is when a request was created. Prompt tokens do"
     " not include cached ones. On a terminal, ids are cut to their last 8 digits, which all commands accept, and"
     " columns that do not fit are left out.",
     epilog=examples(
@@ -43,7 +43,9 @@ MOST_ROWS: Final = 10_000
 PAGE: Final = 1_000
 OWN_PAGE: Final = 200
 OWN_PATH: Final = "/v1/requests"
-RequestId = Annotated[str, typer.Argument(metavar="REQUEST", help="Request id, or at least 8 digits at either end.")]
+RequestId = Annotated[
+    str, typer.Argument(metavar="REQUEST", help="Request id, or at least 8 digits of its start or end.")
+]
 
 State = Annotated[
     str | None,
@@ -65,7 +67,9 @@ def requests(
     state: State = None,
     key: Annotated[
         str | None,
-        typer.Option("--key", metavar="KEY", help="Only with this key, by its id, or 4 characters at either end."),
+        typer.Option(
+            "--key", metavar="KEY", help="Only with this key: its id, or at least 4 characters of its start or end."
+        ),
     ] = None,
     limit: Annotated[
         int | None,
@@ -78,7 +82,7 @@ def requests(
         ),
     ] = None,
     wide: Annotated[
-        bool, typer.Option("--wide", help="Show whole ids and all columns, in lines of any length.")
+        bool, typer.Option("--wide", help="Show whole ids and all columns, however long the lines.")
     ] = False,
     json: Json = False,
 ) -> None:
@@ -97,7 +101,7 @@ def requests(
         given = [value for value in filters.values() if value is not None]
         message("no such requests" if given else "no requests yet")
     elif following is not None and limit is None and (since or until):
-        message(f"showing the newest {most} of more; to see others, pass an earlier --until")
+        message(f"showing only the newest {most}; to see older ones, pass an earlier --until")
 
 
 def _found(
@@ -167,9 +171,9 @@ def _request_cells(r: dict[str, Any], when: Callable[[int], str], places: int) -
     )
 )
 def show(ctx: typer.Context, request: RequestId, tenant: Whose = None, json: Json = False) -> None:
-    """Show all that is known of a request: times, key, slot, pauses, cost, and its entries in the audit trail.
+    """Show everything known about a request: times, key, slot, pauses, cost, and its entries in the audit trail.
 
-    Tenants can look at their own requests, without entries.
+    Tenants can see their own requests, without the audit entries.
     """
     from tenantctl.request_page import print_request
 

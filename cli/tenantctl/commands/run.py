@@ -48,7 +48,7 @@ def run(
     max_tokens: Annotated[int | None, typer.Option(metavar="N", help="Generate at most N tokens.")] = None,
     timeout: Annotated[
         float | None,
-        typer.Option(metavar="SECONDS", min=0.001, callback=finite, help="Cancel it if it takes longer than SECONDS."),
+        typer.Option(metavar="SECONDS", min=0.001, callback=finite, help="Cancel the request after SECONDS."),
     ] = None,
     json: Json = False,
     timing: Annotated[bool, typer.Option("--timing", help="Print timing to stderr.")] = False,
@@ -69,8 +69,8 @@ def run(
     """Send one prompt and print the answer as it is generated.
 
     The prompt is sent as a chat message if the model has a chat template. A base model has none and continues the
-    prompt. A model's reasoning goes to standard error. Text from standard input follows the prompt on a new line. Add
-    < /dev/null if standard input belongs to something else, as in a shell loop. Ctrl-C cancels the request; tokens
+    prompt. A model's reasoning goes to standard error. Text from standard input is added to the prompt on a new line;
+    add < /dev/null if standard input is for something else, as in a shell loop. Ctrl-C cancels the request; tokens
     generated so far are billed.
     """
     wanted, settings = _wanted(raw, chat, system), sampling.settings(ctx.params)
@@ -91,7 +91,7 @@ def _say_if_cut(answer: Transcript, *, is_constrained: bool) -> None:
     if answer.is_out_of_budget:
         message(OUT_OF_BUDGET)
     elif is_constrained and answer.finish_reason == "length":
-        message("the answer is incomplete: it reached the maximum of tokens; raise --max-tokens")
+        message("the answer is incomplete: it reached its token limit; raise --max-tokens")
 
 
 def _wanted(raw: bool, chat: bool, system: str | None) -> Literal["raw", "chat"] | None:
@@ -111,7 +111,7 @@ def _has_template(client: Client) -> tuple[bool, str]:
     if (found := model.get("chat_template")) is False:
         note = (
             f"{model['id']} is a base model (it has no chat template), so it continues the prompt; "
-            "--raw leaves out this note"
+            "--raw hides this note"
         )
     return bool(found), note
 

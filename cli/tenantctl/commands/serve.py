@@ -50,8 +50,8 @@ def _mention_the_service(config: Path | None, model: Path | None) -> None:
     """Raises Conflict instead of saying how to make a second daemon, with an empty ledger, beside the machine's."""
     if config is None and model is None and means_the_machines():
         raise Conflict(
-            "tenantd is a service of this machine: systemctl start tenantd; for another daemon, with a ledger of its "
-            "own, begin with tenantctl init"
+            "tenantd is a service on this machine; start it with: systemctl start tenantd; for another daemon with its "
+            "own ledger, begin with tenantctl init"
         )
     if is_machines_installed() and sys.stderr.isatty():
-        message("this is not the service of this machine, but another daemon, with a ledger of its own")
+        message("this is not the service of this machine but another daemon, with its own ledger")

@@ -13,7 +13,7 @@ from tenantctl.options import Json, examples
 from tenantctl.render import message, print_fields, print_json
 from tenantd.errors import NotFound
 
-app = typer.Typer(name="service", help="Run tenantd as a service of systemd.", no_args_is_help=True)
+app = typer.Typer(name="service", help="Run tenantd as a systemd service.", no_args_is_help=True)
 
 INACTIVE: Final = 3
 """What systemctl exits with if a unit is not active."""
@@ -51,16 +51,16 @@ def install(
         bool | None, typer.Option("--gpu/--no-gpu", help="Let it use GPUs. Default: if there are any now.")
     ] = None,
     new_ledger: Annotated[
-        bool, typer.Option("--new-ledger", help="Begin with an empty ledger, although you have one.")
+        bool, typer.Option("--new-ledger", help="Start with an empty ledger, even if you already have one.")
     ] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the units and change nothing.")] = False,
 ) -> None:
     """Install tenantd as a service and start it.
 
-    systemd then starts it with the machine (your own service: when you log in), starts it again if it fails, and passes
-    it its socket. The service of the machine runs as the user tenantd, keeps its ledger in /var/lib/tenantd, and sees
-    no files of users but those that the configuration names. Run this again after you change those, or where it
-    listens.
+    systemd then starts it at boot (your own service: when you log in), restarts it if it fails, and passes it its
+    socket. The service of the machine runs as the user tenantd, keeps its ledger in /var/lib/tenantd, and sees no files
+    in home folders except those that the configuration names. Run this again after you change those or the addresses
+    it listens on.
     """
     from tenantctl.service import setting_up
     from tenantctl.service.planning import make_plan
@@ -74,7 +74,7 @@ def install(
     if is_machines:
         for path in plan.in_homes:
             if (owner := path.stat().st_uid) != 0:
-                message(f"warning: {path} belongs to user {owner}, who controls the service by changing it")
+                message(f"warning: {path} belongs to user {owner}, who can control the service by changing it")
         message(f"to let somebody connect: usermod --append --groups {plan.socket_group} NAME")
         if plan.admin_group not in ("", plan.socket_group):
             message(f"and administer: usermod --append --groups {plan.socket_group},{plan.admin_group} NAME")
@@ -134,7 +134,7 @@ def logs(
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Keep showing new lines until Ctrl-C.")] = False,
     lines: Annotated[int, typer.Option("--lines", "-n", metavar="N", min=0, help="Show the last N lines.")] = 100,
     since: Annotated[
-        str | None, typer.Option(metavar="TIME", help="Show only lines since then, such as today or -1h.")
+        str | None, typer.Option(metavar="TIME", help="Show only lines since TIME, such as today or -1h.")
     ] = None,
 ) -> None:
     """Show the service's log, from systemd's journal."""
@@ -152,7 +152,7 @@ def logs(
     try:
         os.execvp(command[0], command)
     except FileNotFoundError:
-        raise NotFound("there is no journalctl here: this needs systemd") from None
+        raise NotFound("journalctl not found: this needs systemd") from None
 
 
 def _is_machines(system: bool | None) -> bool:

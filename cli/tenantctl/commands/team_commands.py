@@ -23,7 +23,7 @@ EXPORT_EXAMPLES = examples("tenantctl tenant export > team.toml")
 APPLY_EXAMPLES = examples(
     "tenantctl tenant apply team.toml --dry-run    [dim]# only show what would change[/]",
     "tenantctl tenant apply team.toml",
-    "tenantctl tenant apply team.toml --prune     [dim]# also remove tenants it does not name[/]",
+    "tenantctl tenant apply team.toml --prune     [dim]# also remove tenants that it does not name[/]",
 )
 MARKS: Final = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-", "red")}
 
@@ -31,7 +31,8 @@ MARKS: Final = {"add": ("+", "green"), "change": ("~", "yellow"), "remove": ("-"
 def export(ctx: typer.Context) -> None:
     """Print all tenants with their settings, limits, billing details and budgets as TOML.
 
-    For `tenantctl tenant apply`, here or with another daemon. Keys, system prompts and budgets of keys are left out.
+    Apply it with `tenantctl tenant apply`, here or on another daemon. Leaves out keys, system prompts and budgets of
+    keys.
     """
     from tenantctl.team_file import team_text
 
@@ -52,8 +53,8 @@ def apply(
     """Add and change tenants to match a file, and show what changes.
 
     Tenants that the file does not name stay as they are, unless --prune removes them. Settings that it leaves
-    out stay, too. A table of limits, billing details or budgets is complete: what it leaves out is reset. The keys of
-    new tenants are printed after their names, only this once.
+    out stay, too. A table of limits, billing details or budgets is complete: what it leaves out is reset. The key of
+    each new tenant is printed after its name, and shown only once.
     """
     from tenantctl.team_difference import difference, removals
     from tenantctl.team_file import TeamFile

@@ -85,7 +85,7 @@ OnAnomalyOption = Annotated[
     typer.Option(
         "--on-anomaly",
         metavar="log|throttle|suspend",
-        help="If it seems to be copying the model: only log that, give it 1/8 of its weight, or suspend it.",
+        help="If it seems to be copying the model: only log it, give it 1/8 of its weight, or suspend it.",
         rich_help_panel=_RIGHTS_PANEL,
     ),
 ]
@@ -257,17 +257,15 @@ def remove(
 def forget(
     ctx: typer.Context,
     tenant: TenantArgument,
-    id: Annotated[
-        int | None, typer.Option(metavar="N", min=1, help="A removed tenant of this name, by its id.")
-    ] = None,
+    id: Annotated[int | None, typer.Option(metavar="N", min=1, help="Id of a removed tenant of this name.")] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask for confirmation.")] = False,
     json: Json = False,
 ) -> None:
     """Make a tenant's hashes in the audit trail unmatchable.
 
-    Deletes its key for them, also if it was removed. No prompt or answer can be matched with its past entries any
-    more; the entries stay, and the trail still verifies. A tenant that was not removed gets a new key for its next
-    requests. Backups of the ledger keep the old key.
+    Deletes the key that made them, even if the tenant was removed. Prompts and answers can then no longer be matched
+    with its past entries; the entries stay, and the trail still verifies. A tenant that was not removed gets a new key
+    for its next requests. Backups of the ledger keep the old key.
     """
     if not yes:
         if not sys.stdin.isatty():
@@ -333,7 +331,7 @@ def _changes(
 def _whole_number(option: str, text: str) -> int:
     if not (text.isascii() and text.isdecimal() and len(text) < 16):
         raise typer.BadParameter(
-            f"must be the number of a user, which id -u NAME prints, or none (got {quoted(text)})", param_hint=option
+            f"must be a user id, as id -u NAME prints it, or none (got {quoted(text)})", param_hint=option
         )
     return int(text)
 

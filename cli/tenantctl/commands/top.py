@@ -30,15 +30,15 @@ def top(
     tenant: TenantFilter = None,
     interval: Annotated[
         float,
-        typer.Option(metavar="SECONDS", min=0.2, max=60, callback=finite, help="Look again after this many seconds."),
+        typer.Option(metavar="SECONDS", min=0.2, max=60, callback=finite, help="Seconds between updates."),
     ] = 1.0,
-    once: Annotated[bool, typer.Option("--once", help="Look once, print a table and exit.")] = False,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and exit.")] = False,
     json: Json = False,
 ) -> None:
     """Watch the engine and all tenants live: what runs and waits, rates, shares, and what slows a tenant down.
 
     Press ? for the keys. Requests can be cancelled and tenants suspended; both ask first. Tenants see their own, as
-    does an administrator with --tenant. Without a terminal it looks once; rates are then over --interval.
+    does an administrator with --tenant. Without a terminal, prints one table, with rates over --interval.
     """
     with connect(ctx) as client:
         own = view_of(client, tenant)

@@ -83,7 +83,7 @@ def usage(
     hours are those of the billing time zone. Percentiles over more than an hour are within 2%. JSON and CSV have all
     figures, and exact money.
 
-    By hour, a period can have at most 100 days, or 32 if the billing time zone is not whole hours from UTC. Tenants see
+    By hour, a period can be at most 100 days, or 32 if the billing time zone is not whole hours from UTC. Tenants see
     their own usage.
     """
     one_output(json, as_csv)

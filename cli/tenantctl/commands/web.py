@@ -24,7 +24,7 @@ def web(
     """Open the web page as an administrator.
 
     Prints an address for a browser on this machine. It works once, within a minute. The page ends after 30 minutes
-    without use. Tenants log in with their key at /web/ of a listener on TCP instead.
+    without use. Tenants log in instead at /web/ on a TCP listener, with their key.
     """
     with connect(ctx) as client:
         _ = client.socket  # raises at a URL, before anything is opened that cannot be reached
@@ -35,7 +35,7 @@ def web(
         ended = answer["ended"]
         message("no page was open" if not ended else f"ended {plural(ended, 'page')}")
     else:
-        message(f"open this address within {answer['expires_s']:g} s; it works once, and administers:")
+        message(f"open this address within {answer['expires_s']:g} s; it works once, as an administrator:")
         print(answer["url"])
         _tell_more(answer["url"], words(ctx))
 

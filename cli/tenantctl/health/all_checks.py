@@ -79,7 +79,7 @@ class _Running:
             self._found = [fail(self.check.name, what, "run this as root or as the daemon's user")]
         except Exception as e:  # one check's bug must not hide what the others find
             self._found = [
-                fail(self.check.name, f"this check itself failed: {e!r}", "report this as a bug of tenantctl")
+                fail(self.check.name, f"this check itself failed: {e!r}", "report this as a bug in tenantctl")
             ]
 
     def findings(self, wait_s: float, most_s: float) -> list[Finding]:

@@ -56,7 +56,7 @@ def _build(found: Machine, has_nvidia: bool) -> Finding:
     if found.gpus:
         return ok(NAME, f"{what}: {', '.join(found.gpus)}")
     if found.can_offload:
-        return warn(NAME, f"{what} sees no GPU, so the CPU computes", _why_unseen(found))
+        return warn(NAME, f"{what} sees no GPU, so the model runs on the CPU", _why_unseen(found))
     if has_nvidia:
         return warn(NAME, f"{what} only, but this machine has an NVIDIA GPU", REBUILD.format(found.package))
     return ok(NAME, f"{what}; no NVIDIA GPU found")
@@ -70,12 +70,12 @@ def _why_unseen(found: Machine) -> str:
 
 def _driver(found: Machine) -> list[Finding]:
     if found.tool is None and found.device_files:
-        return [warn(DRIVER, "there is an NVIDIA GPU and no nvidia-smi", "install the tools of the driver")]
+        return [warn(DRIVER, "there is an NVIDIA GPU but no nvidia-smi", "install the driver's tools")]
     if found.tool is None:
         return []
     if not found.tool_works:
         what = f"nvidia-smi fails: {found.tool}"
-        return [warn(DRIVER, what, "restart the machine, or install the driver that fits its kernel")]
+        return [warn(DRIVER, what, "restart the machine, or install the driver that matches its kernel")]
     return [ok(DRIVER, found.tool)]
 
 
@@ -106,7 +106,7 @@ def nvidia_tool() -> tuple[str | None, bool]:
     except (OSError, subprocess.TimeoutExpired) as e:
         is_late = isinstance(e, subprocess.TimeoutExpired)
         return f"no answer within {SMI_TIMEOUT_S:g} s" if is_late else str(e), False
-    lines = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines() or ["it says nothing"]
+    lines = (done.stdout + done.stderr).decode("utf-8", "replace").strip().splitlines() or ["no output"]
     if done.returncode:
         return one_line(lines[0], 200), False
     return one_line("; ".join(line.replace(", ", ", driver ") for line in lines), 200), True

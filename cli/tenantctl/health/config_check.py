@@ -13,7 +13,7 @@ NAME = "config"
 def check(scene: Scene) -> list[Finding]:
     """Missing, wrong, outdated, or readable by all with a secret in it."""
     if not scene.has_file:
-        return [warn(NAME, f"there is no {scene.config_path}", "tenantctl init")]
+        return [warn(NAME, f"{scene.config_path} does not exist", "tenantctl init")]
     if scene.config is None:
         return [_mistake(message, scene) for message in scene.mistakes]
     findings = [from_message(NAME, Level.WARN, message) for message in scene.warnings]

@@ -29,9 +29,9 @@ def check(scene: Scene) -> list[Finding]:
     if restarts := status["engine_restarts"]:
         times = "once" if restarts == 1 else f"{restarts} times"
         what = f"the engine was restarted {times} since the daemon started"
-        findings.append(warn(NAME, what, "look for its end in the daemon's log"))
+        findings.append(warn(NAME, what, "look for the reason in the daemon's log"))
     return [ok(NAME, state), *findings]
 
 
 def _silent(trouble: str) -> Finding:
-    return fail(NAME, f"cannot be asked: {trouble}", "run this as root or as the daemon's user")
+    return fail(NAME, f"cannot be queried: {trouble}", "run this as root or as the daemon's user")

@@ -42,7 +42,7 @@ def judge(folder: Path, *, free_bytes: int, total_bytes: int, free_files: int | 
     if free_bytes < LEAST_BYTES:
         return fail(NAME, f"{what}: requests are refused when it is full", "free some space on this disk")
     if free_files is not None and free_files < LEAST_FILES:
-        return fail(NAME, f"only {free_files} files can still be made in {folder}", "remove files from this disk")
+        return fail(NAME, f"only {free_files} files can still be created in {folder}", "remove files from this disk")
     if free_bytes < FEW_BYTES or free_bytes * 100 < total_bytes * FEW_PERCENT:
         return warn(NAME, what, "free some space, or delete old requests: tenantctl ledger prune --before last")
     return ok(NAME, what)

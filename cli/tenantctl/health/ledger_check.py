@@ -66,7 +66,7 @@ def judge(path: str, found: Glance) -> list[Finding]:
     checked = (
         "no damage found"
         if found.is_whole
-        else f"no damage found in {MOST_SECONDS:g} s, but it was not read to its end"
+        else f"no damage found in {MOST_SECONDS:g} s, but it was not read to the end"
     )
     return findings or [ok(NAME, f"{path}, {size(found.size_bytes)}, {checked}")]
 

@@ -11,7 +11,7 @@ from tenantd.errors import ModelError
 from tenantd.host_memory import host_memory
 
 NAME: Final = "memory"
-NONE_KNOWN: Final = "tenantctl model info FILE tells what fits"
+NONE_KNOWN: Final = "tenantctl model info FILE shows what fits"
 
 
 def check(scene: Scene) -> list[Finding]:

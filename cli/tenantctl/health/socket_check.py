@@ -51,7 +51,7 @@ def _of_file(scene: Scene, path: Path, found: os.stat_result) -> list[Finding]:
         return [_permissions(scene, found)]
     if not os.access(path, os.W_OK):
         return [fail(NAME, f"{path} belongs to user {found.st_uid}: permission denied", "join the group of the socket")]
-    what = f"nothing listens on {path}; a daemon that did not end by itself has left it"
+    what = f"nothing listens on {path}; it was left by a daemon that did not stop cleanly"
     return [warn(NAME, what, f"{start_command(scene.socket)} replaces it")]
 
 

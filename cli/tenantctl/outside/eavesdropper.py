@@ -42,7 +42,7 @@ def check_canaries(client: Client, v: Visitors, *, quick: bool) -> Tally:
                     continue
                 tally.tried += 1
                 if is_part_in(secret, answer.text):
-                    tally.failures.append(f"an answer of {call[1]} holds what another tenant sent")
+                    tally.failures.append(f"an answer of {call[1]} contains what another tenant sent")
             planted += _answered(plants)
     if not planted:
         tally.obstacles.append("no request with a canary was answered")

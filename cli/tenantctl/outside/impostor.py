@@ -64,7 +64,7 @@ def _attempts(v: Visitors, operations: list[tuple[str, str, str]]) -> Iterator[A
         ("an unknown key", stranger),
         ("a changed key", changed),
         ("a revoked key", v.revoked),
-        ("a key with another's name behind it", f"{v.b_key} {v.a}"),
+        ("a key with another tenant's name after it", f"{v.b_key} {v.a}"),
     ):
         yield Attempt(what, *RUN, key=key, body=TINY)
         yield Attempt(f"{what}, for a tenant", *RUN, key=key, headers={"x_tenant": v.a}, body=TINY)
@@ -113,4 +113,4 @@ def _compare(tally: Tally, v: Visitors) -> None:
         ]
         tally.tried += 1
         if shown[0] != shown[1]:
-            tally.failures.append(f"{method} {path} tells whether another tenant exists")
+            tally.failures.append(f"{method} {path} reveals whether another tenant exists")

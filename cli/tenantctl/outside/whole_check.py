@@ -43,7 +43,7 @@ def check_isolation(ctx: typer.Context, *, quick: bool, if_older: str | None, js
             if report is None:
                 report = _checked(client, quick)
             else:
-                message("the last check held and is recent enough")
+                message("the last check passed and is recent enough")
     except TenantdError as e:
         if e.exit_code != EXIT_CODES[FAILED]:
             raise
@@ -72,7 +72,7 @@ def _checked(client: Client, quick: bool) -> dict[str, Any]:
     state = client.get(url("status"))
     if state["state"] not in ("ready", "checking"):  # the daemon refuses a second check itself
         why = f": {state['reason']}" if state["reason"] else ""
-        raise EngineUnavailable(f"cannot check now, the daemon is {state['state']}{why}")
+        raise EngineUnavailable(f"cannot check now: the daemon is {state['state']}{why}")
     with own_turn(client) as turn, _progress() as show:
         show("canaries and identity, over the socket", 0.0)
         with _ended_by_signals(), visitors(client) as pair:

@@ -22,7 +22,7 @@ def make_user(home: Path) -> None:
     except KeyError:
         options = ("--system", "--user-group", "--no-create-home", "--shell", "/usr/sbin/nologin")
         _run("useradd", *options, "--home-dir", str(home), USER)
-        message(f"made the user {USER}, as which the service runs")
+        message(f"created the user {USER}, which the service runs as")
 
 
 def make_group(name: str, meaning: str) -> None:
@@ -31,7 +31,7 @@ def make_group(name: str, meaning: str) -> None:
         grp.getgrnam(name)
     except KeyError:
         _run("groupadd", "--system", name)
-        message(f"made the group {name}, whose members {meaning}")
+        message(f"created the group {name}, whose members {meaning}")
 
 
 def let_read(config: Path) -> None:

@@ -82,9 +82,9 @@ def _check_models(config: Config, path: Path) -> None:
     }
     for name, model in models.items():
         if model is not None and not model.is_absolute():
-            raise ConfigError(f"{path}: {name} must be an absolute path, not {model}: a service has no folder to be in")
+            raise ConfigError(f"{path}: {name} must be an absolute path (got {model}): a service has no current folder")
         if model is not None and not model.is_file():
-            raise ConfigError(f"{path}: {name}: there is no file {model}")
+            raise ConfigError(f"{path}: {name}: no such file: {model}")
 
 
 def _low_ports(config: Config) -> Iterator[str]:

@@ -56,12 +56,12 @@ def install(plan: Plan, *, with_new_ledger: bool) -> None:
         accounts.let_read(plan.config)
     has_changed = _write(files)
     if not BOOTED.is_dir():
-        message("systemd does not run here; where it does, start the service with:")
+        message("systemd is not running here; where it is, start the service with:")
         message(f"  systemctl {'' if is_machines else '--user '}enable --now {SOCKET} {SERVICE}")
     elif has_changed or not _is_active(SERVICE, is_machines=is_machines):
         _start(is_machines=is_machines)
     else:
-        message("the service runs, and its units have not changed")
+        message("the service is running, and its units have not changed")
 
 
 def _start(*, is_machines: bool) -> None:
@@ -73,7 +73,7 @@ def _start(*, is_machines: bool) -> None:
     try:
         systemctl("start", *UNITS, is_machines=is_machines)
     except TenantdError:
-        raise TenantdError("the service is installed, but does not start; see: tenantctl service logs") from None
+        raise TenantdError("the service is installed, but did not start; see: tenantctl service logs") from None
 
 
 def uninstall(*, is_machines: bool) -> None:
@@ -103,9 +103,9 @@ def systemctl(*arguments: str, is_machines: bool, check: bool = True) -> str:
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError:
-        raise TenantdError("there is no systemctl here: this needs systemd") from None
+        raise TenantdError("systemctl not found: this needs systemd") from None
     if check and done.returncode:
-        raise TenantdError(f"{' '.join(command)}: {done.stderr.strip() or f'ended with {done.returncode}'}")
+        raise TenantdError(f"{' '.join(command)}: {done.stderr.strip() or f'exited with status {done.returncode}'}")
     return done.stdout
 
 

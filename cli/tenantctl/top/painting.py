@@ -138,7 +138,7 @@ def tenants_page(view: View, rows: Sequence[Row], choices: Choices, width: int, 
     shown = window([row.name for row in rows], choices.tenant, most if len(rows) <= most else max(1, most - 1))
     lines = _tenant_table(rows, shown, choices, width)
     if not rows:
-        lines.append(Text("no tenant has this in its name" if choices.filter else "no tenants yet", "dim"))
+        lines.append(Text("no tenant's name contains this" if choices.filter else "no tenants yet", "dim"))
     elif len(shown) < len(rows):
         lines.append(Text(f"{shown.start + 1} to {shown.stop} of {len(rows)} tenants", "dim"))
     if has_both:

@@ -36,12 +36,12 @@ def reasons(tenant: dict[str, Any], daemon: dict[str, Any], requests: list[dict[
 def _of_daemon(daemon: dict[str, Any]) -> Iterator[Reason]:
     state = daemon["state"]
     if state == "checking" or daemon.get("is_checking_isolation"):
-        yield Reason("check", "isolation check", "The engine checks its isolation; requests wait.", True)
+        yield Reason("check", "isolation check", "The engine is checking its isolation; requests wait.", True)
     elif state != "ready":
         at = f" ({daemon['progress']:.0%})" if state == "loading" else ""
         yield Reason("engine", f"engine {state}{at}", f"The engine is {state}{at}; requests wait for it.", True)
     if daemon.get("requests_paused"):
-        whole = "Requests are paused, because usage cannot be written to the ledger."
+        whole = "Requests are paused because usage cannot be written to the ledger."
         yield Reason("ledger", "ledger not writable", whole, True)
 
 
@@ -73,8 +73,8 @@ def _of_limits(tenant: dict[str, Any]) -> Iterator[Reason]:
         )
     most, has_slots = limits["max_concurrent"], tenant["running"] + tenant["computing_prompts"]
     if most is not None and has_slots >= most and _queued(tenant):
-        wait = "waits" if _queued(tenant) == 1 else "wait"
-        whole = f"At its limit of {plural(most, 'request')} at once; {_queued(tenant)} more {wait} for that."
+        wait = "is waiting" if _queued(tenant) == 1 else "are waiting"
+        whole = f"At its limit of {plural(most, 'request')} at once; {_queued(tenant)} more {wait}."
         yield Reason("concurrent", f"limit: {most} at once", whole)
     tokens = rates["tokens"]
     if tokens and tokens["remaining"] <= NEAR * tokens["limit"] and (tenant["running"] or tenant["paused"]):
@@ -84,7 +84,7 @@ def _of_limits(tenant: dict[str, Any]) -> Iterator[Reason]:
 
 def _of_sharing(tenant: dict[str, Any], daemon: dict[str, Any], requests: list[dict[str, Any]]) -> Iterator[Reason]:
     if paused := tenant["paused"]:
-        whole = f"{plural(paused, 'request')} paused for tenants that have had less; to resume at the next token."
+        whole = f"{plural(paused, 'request')} paused for tenants that have had less; each resumes at its next token."
         yield Reason("paused", f"{paused} paused", whole)
     if queued := _queued(tenant):
         yield _queue(queued, [r for r in requests if r["tenant"] == tenant["name"] and r["position"] is not None])

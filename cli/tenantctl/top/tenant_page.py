@@ -35,7 +35,7 @@ _REQUESTS: Final = [
     Column("", 16, is_right=False, grows=True),
 ]
 HELP: Final = """\
-Who uses the engine at this moment, and why somebody has to wait.
+Who is using the engine now, and what slows each tenant down.
 
 ↑ ↓ j k   select         PgUp PgDn Home End  move further
 Enter     open a tenant  Esc                 go back
@@ -43,16 +43,16 @@ s         sort by the next column            r  reverse the order
 /         show only tenants with what you type in their names
 c         cancel the selected request, on the page of its tenant; asks first
 S         suspend the tenant or let it resume; asks first
-space     stop or go on refreshing           Ctrl-Z  stop top; fg goes on
+space     stop or resume updates             Ctrl-Z  suspend top; fg resumes
 ?         this page                          q  quit
 
-run, paus, queue  requests with a slot; that gave it up to others; that wait
+run, paus, queue  requests with a slot; paused for other tenants; waiting
 tok/s, in/s       tokens generated, prompt tokens computed, in the last seconds
-share/entitled    part of the service in the last seconds, and of what there is
-                  (┃) by weight, among tenants with work
+share/entitled    share of the service in the last seconds, and the share (┃)
+                  due by weight, among tenants with work
 1st p50, p99      time to the first token, of requests of the last 5 minutes
-limit, budget     used part of the limit or budget nearest to its end
-slow because      the gravest reason; Enter shows all"""
+limit, budget     how much is used of the fullest limit or budget
+slow because      the main reason; Enter shows all"""
 
 
 def help_page(height: int) -> list[Text]:

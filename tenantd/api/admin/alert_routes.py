@@ -31,7 +31,7 @@ def alert_operations(webhook: Webhook) -> list[Operation]:
         return reply(webhook.status())
 
     async def test_alerts() -> Response:
-        """Send a test alert now, once, and tell what became of it."""
+        """Send a test alert now, without retries, and report whether it was delivered."""
         return reply(await webhook.test())
 
     return [

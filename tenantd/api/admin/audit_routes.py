@@ -95,8 +95,8 @@ class AuditTrail:
     ) -> Response:
         """Read the audit trail, newest entries first; with `after`, those after that number, oldest first.
 
-        `since` and `until` are microseconds since 1970. `id` chooses a removed `tenant` whose name was taken again.
-        `request` is a request's id, an answer's id, or 8 digits or more at either end of one.
+        `since` and `until` are microseconds since 1970. `id` chooses a removed `tenant` whose name was used again.
+        `request` is a request's id, an answer's id, or 8 or more digits of the start or end of one.
 
         To get more, pass `next` as `after` if this request has
         `after`, otherwise as `before`; null is the end. To follow the trail, pass `head` as `after`.
@@ -127,9 +127,9 @@ class AuditTrail:
         return reply({**msgspec.structs.asdict(found), "head": head})
 
     async def match(self, request: Request) -> Response:
-        """Find requests of a tenant by what was asked, or by what was answered.
+        """Find requests of a tenant by their prompt or by their answer.
 
-        A prompt is tried as a plain prompt and as a chat of one message, with the tenant's system prompt of today and
+        A prompt is tried as a plain prompt and as a chat of one message, with the tenant's current system prompt and
         without one. A text must be the whole answer.
         """
         body = await self._parse(request, types.AuditMatch)
@@ -144,7 +144,7 @@ class AuditTrail:
         return reply(await while_connected(request, found))
 
     async def prune(self, request: Request) -> Response:
-        """Delete the entries from before a time, except of months that are not over. They are verified as they go."""
+        """Delete entries from before a time, except those of months that are not over. They are verified as they go."""
         config = self._service.config
         body = await self._parse(request, types.AuditPruning)
         timezone = ZoneInfo(config.billing.timezone)
@@ -153,10 +153,10 @@ class AuditTrail:
         return reply(await while_connected(request, work))
 
     async def forget(self, request: Request, name: str, id: str | None = None) -> Response:
-        """Delete the key for the hashes of a tenant in the audit trail, which then match nothing any more.
+        """Delete the key of a tenant's hashes in the audit trail, so that they can no longer be matched.
 
-        For a removed tenant too. If several have or had the name, choose one with `id`. One that was not removed gets a
-        new key.
+        Also works for a removed tenant. If several have or had the name, choose one with `id`. A tenant that was not
+        removed gets a new key.
         """
         number = None if id is None else whole_number("id", id)
         return reply(await self._administration.forget(actor_of(request.scope), name, number))
@@ -180,7 +180,7 @@ def _request_id(text: str | None) -> tuple[str | None, str | None]:
     found, part = request_id_in(text), digits_in(text)
     if found is None and part is None:
         raise InvalidRequest(
-            "request: must be the id of a request or of an answer, or at least 8 digits at either end of it "
+            "request: must be the id of a request or of an answer, or at least 8 digits of its start or end "
             f"(got {excerpt(text, 80)})",
             param="request",
         )

@@ -120,12 +120,12 @@ class BudgetRoutes:
     async def change(self, request: Request, name: str) -> Response:
         """Set, change or remove budgets of a tenant or of one of its keys.
 
-        What was used since the period began counts. A budget below that is used up, and what runs on it ends.
+        Usage since the period began counts. If that exceeds the budget, it is used up and its running requests end.
         """
         body = await self._parse(request, BudgetChange)
         wanted = [Wanted(one.period, one.unit, one.amount) for one in body.budgets]
         if len({(one.period, one.unit) for one in wanted}) < len(wanted):
-            raise InvalidRequest("budgets: each period and unit may be given once", param="budgets")
+            raise InvalidRequest("budgets: each period and unit may be given only once", param="budgets")
         if not wanted and body.warn is None:
             raise InvalidRequest("nothing to change: send budgets, warn, or both", param="budgets")
         changed = await self._administration.set_budgets(actor_of(request.scope), name, body.key_id, wanted, body.warn)
@@ -134,7 +134,7 @@ class BudgetRoutes:
         return self._changed(now, gone)
 
     async def top_up(self, request: Request, name: str) -> Response:
-        """Add to a budget in its current period; the reason and who did it are kept and listed."""
+        """Add to a budget in its current period; it is listed with the reason and who did it."""
         body = await self._parse(request, BudgetTopUp)
         changed = await self._administration.top_up(
             actor_of(request.scope), name, body.key_id, body.period, body.unit, body.amount, body.reason

@@ -52,8 +52,8 @@ class FigureRoutes:
         since: str | None = None,
         until: str | None = None,
     ) -> Response:
-        """Report usage of a month, or of a period: microseconds since 1970, or dates, also
-        with a time (2026-11-29T14:30), in the billing time zone."""
+        """Report usage in a month or a period. `since` and `until` are microseconds since 1970, or
+        dates or dates with a time (2026-11-29T14:30) in the billing time zone."""
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)
         rows = await while_connected(request, self._reporting.usage(since_micros, until_micros, tenant))
         return await self._reply(since_micros, until_micros, tenants=rows)
@@ -69,8 +69,8 @@ class FigureRoutes:
     ) -> Response:
         """Report usage of a period by day, hour, tenant, key, model or adapter.
 
-        Only requests that have ended count. The period is that of /admin/v1/usage; by hour, at most 100 days, and
-        32 if the billing time zone is not whole hours off UTC.
+        Only requests that have ended count. The period is given as for /admin/v1/usage; by hour, it can be at most 100
+        days, or 32 if the billing time zone is not whole hours from UTC.
         """
         grouping = Grouping(one_of("by", by, Grouping))
         since_micros, until_micros = period_of(self._service.config.billing, month, since, until)
@@ -89,7 +89,7 @@ class FigureRoutes:
     ) -> Response:
         """Show each tenant's figures over the last hour, a window such as 90s, 24h or 7d, or a period.
 
-        The period is that of /admin/v1/usage.
+        The period is given as for /admin/v1/usage.
         """
         now_micros = clock.now_micros()
         if month is since is until is None:
@@ -107,8 +107,8 @@ class FigureRoutes:
         return await self._reply(since_micros, until_micros, **more, tenants=tenants)
 
     async def history(self, since: str = "0") -> Response:
-        """Show what tenants were given in each few seconds of the last hour, or after `since`: microseconds since
-        1970. Of the tenants that had work in that hour, the 12 that were given most."""
+        """Show what tenants were given, every few seconds, in the last hour or after `since` (microseconds since
+        1970): of the tenants that had work in that hour, the 12 that were given most."""
         last_hour = self._service.last_hour
         found = last_hour.of_all(whole_number("since", since))
         names = {tenant.id: tenant.name for tenant in self._service.directory.tenants.values()}

@@ -97,18 +97,18 @@ def invoice_operations(service: Service, parse: Parse, month_of: Callable[[str],
         return reply({"invoice": await invoicing.show_issued(number)})
 
     async def credit_invoice(request: Request, number: str) -> Response:
-        """Correct a finalised invoice by a credit note, on an amount or on all that is left of it."""
+        """Correct a finalised invoice with a credit note, for an amount or for all that remains of it."""
         body = await parse(request, Crediting)
         actor = actor_of(request.scope)
         note = await invoicing.credit(actor, number, body.reason, body.amount_nanos(), papers().prefix)
         return reply({"invoice": note}, status=201)
 
     async def invoice(request: Request, month: str, tenant: str | None = None) -> Response:
-        """Show the invoices of a month: YYYY-MM, this or last. Those that were finalised are as they were then."""
+        """Show the invoices of a month: YYYY-MM, this or last. Finalised ones are shown as they were issued."""
         return reply(await while_connected(request, invoicing.show_month(begun(month), tenant, papers())))
 
     async def finalize_invoices(request: Request, month: str) -> Response:
-        """Finalise the invoices of a month that is over; they get numbers and never change. Again: the same ones."""
+        """Finalise the invoices of a month that is over: they get numbers and never change. Can be repeated."""
         body = await parse(request, Finalizing)
         parsed = begun(month)
         return reply(await invoicing.finalize(actor_of(request.scope), parsed, body.tenant, papers()))

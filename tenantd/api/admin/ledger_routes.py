@@ -28,8 +28,8 @@ def ledger_operations(service: Service, parse: _Parse) -> list[Operation]:
     """`parse` reads and checks the body of a request."""
 
     async def prune_ledger(request: Request) -> Response:
-        """Delete the rows of requests that ended before a month. Sums of hours, finalised invoices and the audit trail
-        stay. Only of months that are over. If the client leaves, the next pruning finishes it.
+        """Delete the rows of requests that ended before a month; only months that are over can be pruned. Hourly sums,
+        finalised invoices and the audit trail stay. If the client leaves, the next pruning finishes it.
         """
         body = await parse(request, types.RequestPruning)
         timezone = ZoneInfo(service.config.billing.timezone)

@@ -63,10 +63,10 @@ def live_operations(service: Service) -> list[Operation]:
     """The route."""
 
     async def live(tenant: str | None = None) -> Response:
-        """Show what the engine and all tenants do at this moment, and the requests that run or wait: of all tenants,
-        or of one.
+        """Show what the engine and all tenants are doing now, and the running and waiting requests of all tenants or
+        of one.
 
-        Reads nothing from the ledger, so it can be asked every second.
+        Reads nothing from the ledger, so it can be called every second.
         """
         whole, moment = service.whole_status(), service.moment
         counts = await moment.tenants(service.directory.tenants.values())

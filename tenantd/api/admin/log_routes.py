@@ -21,10 +21,10 @@ def log_operations(request_log: RequestLog) -> list[Operation]:
     async def logs(
         tenant: str | None = None, since: str | None = None, after: str | None = None, limit: str = "100"
     ) -> Response:
-        """Read a line for each request that has ended, without prompts and answers: the newest lines, since a time in
-        microseconds since 1970; or with `after`, those after that number, oldest first.
+        """Read a line for each request that has ended, without prompts and answers: the newest lines, or with `after`,
+        those after that number, oldest first. `since` is in microseconds since 1970.
 
-        To follow the log, pass `head` as `after`, or the number of the last line while there are `limit` lines. The
+        To follow the log, pass `head` as `after`, or the number of the last line if you got `limit` lines. The
         newest 10,000 lines since the daemon started are kept.
         """
         most = whole_number("limit", limit)

@@ -59,7 +59,7 @@ def moment_micros(name: str, text: str, timezone: ZoneInfo) -> int:
             return max(0, midnight_micros(date.fromisoformat(text), timezone))
         return max(0, round(datetime.fromisoformat(text).replace(tzinfo=timezone).timestamp() * 1_000_000))
     except (ValueError, OverflowError):
-        raise InvalidRequest(f"{name}: there is no {text}", param=name) from None
+        raise InvalidRequest(f"{name}: {text} does not exist", param=name) from None
 
 
 def period_of(
@@ -100,4 +100,6 @@ def created_between(billing: BillingConfig, since: str | None, until: str | None
 def check_hours(grouping: Grouping, since_micros: int, until_micros: int) -> None:
     """Raises InvalidRequest if a report by hour covers too many."""
     if grouping is Grouping.HOUR and until_micros - since_micros > MOST_HOURS * HOUR_MICROS:
-        raise InvalidRequest(f"by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since")
+        raise InvalidRequest(
+            f"a report by hour covers at most {MOST_HOURS // 24} days; choose a shorter period", param="since"
+        )

@@ -82,15 +82,15 @@ class PriceRoutes:
         ]
 
     async def list_prices(self, tenant: str | None = None) -> Response:
-        """List the price lists, past and future ones too; with `tenant`, its own and those of all."""
+        """List the price lists, including past and future ones; with `tenant`, its own and the general ones."""
         prices = await self._pricing.list_prices(tenant)
         billing = self._service.config.billing
         return reply({"currency": billing.currency, "timezone": billing.timezone, "prices": prices})
 
     async def set_prices(self, request: Request) -> Response:
-        """Set prices from now or from a later date on. The past is never changed.
+        """Set prices, effective now or from a later date. The past is never changed.
 
-        The answer has what would have applied then, and what applies now.
+        The answer has the prices that would have applied then, and those that apply instead.
         """
         body = await self._parse(request, NewPrices)
         actor = actor_of(request.scope)

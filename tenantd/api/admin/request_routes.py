@@ -56,9 +56,9 @@ class RequestRoutes:
     ) -> Response:
         """List requests, newest first.
 
-        Only those created from `since` until before `until`: microseconds since 1970, or dates, also with a time
-        (2026-11-29T14:30), in the billing time zone. `state` is how they ended, or for live ones waiting, running or
-        paused; `key` the id of the key they showed. `after` one of them, by its id.
+        `since` and `until` (exclusive) limit when they were created: microseconds since 1970, or dates or dates with a
+        time (2026-11-29T14:30) in the billing time zone. `state` is how they ended, or for live ones waiting, running
+        or paused; `key` is the id of the key they were sent with. `after` lists those older than the one with this id.
         """
         most = whole_number("limit", limit)
         if not 1 <= most <= MOST_LISTED:
@@ -83,8 +83,8 @@ class RequestRoutes:
         return await self._service.pool.run(ADMINISTRATORS, render)  # ten thousand take a while
 
     async def show_request(self, request: Request, request_id: str) -> Response:
-        """Show all that is known of a request, by its id or the id of its answer, or by 8 digits or more at either end
-        of its id if no other request has them."""
+        """Show everything known about a request, by its id or the id of its answer, or by 8 or more digits of the start
+        or end of its id if no other request has them."""
         found = await while_connected(request, self._reporting.request(request_id))
         row = found.request
         waiting = next((entry for entry in self._service.queue() if entry["id"] == row.id), None)
@@ -99,8 +99,8 @@ class RequestRoutes:
         )
 
     async def cancel(self, request: Request, request_id: str) -> Response:
-        """Cancel a running or waiting request, by its id or the id of its answer, or by 8 digits or more at either end
-        of its id if no other live request has them."""
+        """Cancel a running or waiting request, by its id or the id of its answer, or by 8 or more digits of the start
+        or end of its id if no other live request has them."""
         found = request_id_in(request_id) or live_id(request_id, self._service.live_states())
         self._administration.cancel_request(actor_of(request.scope), found)
         return reply({"cancelled": found})
@@ -113,7 +113,7 @@ def live_id(part: str, live: dict[str, str]) -> str:
         advice = "" if digits_in(part) else f"; give at least {LEAST_OF_A_PART} digits of its id"
         raise NotFound(f"no request {excerpt(part, 80)} is running or waiting{advice}")
     if len(found) > 1:
-        raise Conflict(f"{len(found)} requests that run or wait begin or end with {part}; give more digits")
+        raise Conflict(f"ids of {len(found)} running or waiting requests begin or end with {part}; give more digits")
     return found[0]
 
 

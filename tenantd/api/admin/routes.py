@@ -192,7 +192,7 @@ class Admin:
         return self._changed(await self._administration.resume(actor_of(request.scope), name))
 
     async def clear_anomalies(self, request: Request, name: str) -> Response:
-        """Mark the anomalies of a tenant as harmless: end its throttling, and treat what it does next as usual."""
+        """Mark the anomalies of a tenant as harmless: end its throttling, and count what it does next as normal."""
         change, cleared = await self._administration.clear_anomalies(actor_of(request.scope), name)
         return self._changed(change, cleared=cleared)
 
@@ -222,11 +222,11 @@ class Admin:
         return reply({"key": change.after, "secret": secret}, status=201)
 
     async def list_admin_keys(self) -> Response:
-        """List the keys that administer, without their secrets."""
+        """List the administrator keys, without their secrets."""
         return reply({"keys": await self._administration.list_keys(None)})
 
     async def create_admin_key(self, request: Request) -> Response:
-        """Create a key that administers and belongs to no tenant. Its secret is shown only here."""
+        """Create an administrator key, which belongs to no tenant. Its secret is shown only here."""
         body = await self._parse(request, types.NewAdminKey)
         change, secret = await self._administration.create_key(
             actor_of(request.scope), None, body.label, expires_micros=body.ends_micros(self._now_micros())
@@ -234,7 +234,7 @@ class Admin:
         return reply({"key": change.after, "secret": secret}, status=201)
 
     async def rotate_key(self, request: Request, key_id: str) -> Response:
-        """Replace a key by a new one with the same rights; the old one ends after a grace period."""
+        """Replace a key with a new one that has the same rights; the old one ends after a grace period."""
         body = await self._parse(request, types.KeyRotation)
         old, new, secret = await self._administration.rotate_key(
             actor_of(request.scope),

@@ -29,7 +29,7 @@ BY_ROLE: Final[Mapping[str, tuple[str, ...]]] = {
 }
 BLOCK: Final[dict[str, Foreign]] = {
     "cache_control": Taken("affects speed only"),
-    "citations": Taken("citations of the text"),
+    "citations": Taken("only the text is used"),
     "signature": Taken("reasoning is not signed"),
     "is_error": Taken("report errors in the content"),
     "caller": Taken("only the model calls tools"),
@@ -99,7 +99,7 @@ class _Reader:
             kind = block.get("type") if isinstance(block, dict) else None
             if not isinstance(kind, str) or kind not in BY_ROLE[role]:
                 raise Unsupported(
-                    f"{place}.type is {excerpt(kind)}; here this server has only {', '.join(BY_ROLE[role])}",
+                    f"{place}.type is {excerpt(kind)}; here this server accepts only {', '.join(BY_ROLE[role])}",
                     param=place,
                 )
             self._names.known(BLOCK_FIELDS[kind], BLOCK, block, f"{place}.")
@@ -134,7 +134,7 @@ class _Reader:
     def _result(self, block: dict[str, Any], where: str) -> None:
         call_id, content = block.get("tool_use_id"), block.get("content")
         if not isinstance(call_id, str) or call_id not in self._called:
-            raise refused(f"{where}.tool_use_id is {excerpt(call_id)}, which is the id of no tool_use before it", where)
+            raise refused(f"{where}.tool_use_id is {excerpt(call_id)}, not the id of an earlier tool_use", where)
         inner = self.blocks("" if content is None else content, "system", f"{where}.content")
         text = "\n".join(block["text"] for _, block in inner)
         self.messages.append({"role": "tool", "tool_call_id": call_id, "content": text})

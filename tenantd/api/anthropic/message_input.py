@@ -113,5 +113,5 @@ def _effort(request: MessagesRequest, formatter: ChatFormatter) -> str | None:
             raise InvalidRequest("thinking: the model's chat template cannot turn it off", param="thinking")
         return effort
     if not formatter.has_effort and not formatter.reasons:
-        raise InvalidRequest("thinking: the model's chat template knows of none", param="thinking")
+        raise InvalidRequest("thinking: the model's chat template does not support it", param="thinking")
     return effort or ("medium" if formatter.has_effort else None)

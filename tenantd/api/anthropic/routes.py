@@ -42,7 +42,7 @@ class Anthropic:
         ]
 
     async def create_message(self, request: Request) -> Response:
-        """Answer a conversation, in the form of Anthropic's API."""
+        """Answer a conversation, in the format of Anthropic's API."""
         return await self._openai.converse(request, _Translated(self._service.chat))
 
     async def count_message_tokens(self, request: Request) -> Response:

@@ -113,7 +113,7 @@ class Embeddings:
         body = read_request(EmbeddingsRequest, raw, names)
         info = self._info(body.model)
         if info.ranks:
-            raise EmbeddingsOff("this server's model ranks documents (POST /v1/rerank) and makes no vectors")
+            raise EmbeddingsOff("this server's model only ranks documents (POST /v1/rerank) and makes no vectors")
         texts = read_inputs(
             body.input,
             self._service.embedding_vocabulary,
@@ -175,7 +175,7 @@ def _dimensions(body: EmbeddingsRequest, info: EmbeddingInfo) -> int:
     wanted = body.dimensions or info.dimensions
     if wanted > info.dimensions:
         raise InvalidRequest(
-            f"dimensions: this model's vectors have {info.dimensions} numbers; ask for at most that (got {wanted})",
+            f"dimensions: must be at most {info.dimensions}, the number that this model's vectors have (got {wanted})",
             param="dimensions",
         )
     return wanted

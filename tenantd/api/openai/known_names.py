@@ -263,7 +263,7 @@ RERANK: Final[dict[str, Foreign]] = {
     "max_chunks_per_doc": EMBEDDINGS["truncate_prompt_tokens"],
     "truncate": EMBEDDINGS["truncate"],
     "truncate_prompt_tokens": EMBEDDINGS["truncate_prompt_tokens"],
-    "rank_fields": Refused("a document is a text"),
+    "rank_fields": Refused("documents are plain texts"),
     "priority": Refused(_BY_ADMINISTRATOR, (0,)),
 }
 """Fields of /v1/rerank."""
@@ -299,7 +299,7 @@ TOOL: Final[dict[str, Foreign]] = {
 """Fields of a tool, or of a call of one."""
 
 PART: Final[dict[str, Foreign]] = {
-    "annotations": Taken("annotations of the text"),
+    "annotations": Taken("only the text is used"),
     "cache_control": Taken("affects speed only"),
     "prompt_cache_breakpoint": Taken("affects speed only"),
 }

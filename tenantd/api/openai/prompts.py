@@ -146,7 +146,7 @@ class PromptReader:
             return request, begun
         context_tokens, info = check(request), self._image_info()
         if info is None:
-            raise EngineUnavailable("the engine that runs cannot read images")
+            raise EngineUnavailable("the running engine cannot read images")
         if len(begun.files) * info.tokens >= context_tokens:
             raise ContextLengthExceeded.of(len(begun.files) * info.tokens, context_tokens, at_least=True)
         if not is_counted:

@@ -109,7 +109,7 @@ class OpenAI:
     # -- routes
 
     async def completions(self, request: Request) -> Response:
-        """Continue one prompt or several."""
+        """Continue one or more prompts."""
         tenant, raw, attempt = await self._begun(request)
         if isinstance(attempt, KeptAnswer):
             return Replay(self._service, attempt)
@@ -180,7 +180,7 @@ class OpenAI:
         return len(prompt.tokens)
 
     async def models(self, request: Request) -> Response:
-        """List the model that is served, and the one that embeds texts if it is another."""
+        """List the served model, and the one that embeds texts if it is a different one."""
         return reply(ModelList(object="list", data=self._models(request)))
 
     async def model(self, request: Request, name: str) -> Response:

@@ -29,10 +29,10 @@ ITEM: Final[dict[str, Foreign]] = {
     "namespace": Refused("tools have no namespaces"),
 }
 PART: Final[dict[str, Foreign]] = {
-    "annotations": Taken("annotations of the text"),
+    "annotations": Taken("only the text is used"),
     "logprobs": Taken("logprobs of an earlier answer"),
     "prompt_cache_breakpoint": Taken("affects speed only"),
-    "file_id": Refused("there are no files; send the image in `image_url`"),
+    "file_id": Refused("this server keeps no files; send the image in `image_url`"),
 }
 PARTS: Final[Mapping[str, str]] = {
     "input_text": "text",
@@ -68,7 +68,7 @@ def _kind(item: Any, where: str) -> dict[str, Any]:
     kind = item.get("type") or "message"
     if not isinstance(kind, str) or kind not in ITEM_FIELDS:
         raise Unsupported(
-            f"input: {where}.type is {excerpt(kind)}; this server has only {', '.join(ITEM_FIELDS)}", param="input"
+            f"input: {where}.type is {excerpt(kind)}; this server accepts only {', '.join(ITEM_FIELDS)}", param="input"
         )
     return {**item, "type": kind}
 
@@ -138,7 +138,7 @@ class _Reader:
         call_id = item.get("call_id")
         if not isinstance(call_id, str) or call_id not in self._called:
             raise refused(
-                f"{where}.call_id is {excerpt(call_id)}, which is the id of no call before it; "
+                f"{where}.call_id is {excerpt(call_id)}, not the id of an earlier call; "
                 "send the function_call, too, or previous_response_id"
             )
         text = self._text(item.get("output"), f"{where}.output")

@@ -61,16 +61,16 @@ class Responses:
         ]
 
     async def create_response(self, request: Request) -> Response:
-        """Answer an input, and keep the response so that it can be continued, unless `store` is false."""
+        """Answer an input and, unless `store` is false, keep the response so that it can be continued."""
         return await self._openai.converse(request, _Translated(self._service.responses))
 
     async def response(self, request: Request, response_id: str) -> Response:
-        """Show a response that is kept, or made in the background."""
+        """Show a response that is kept or is being made in the background."""
         made = self._service.background.find(number_of(tenant_of(request)), response_id)
         return self._sent(self._found(request, response_id).body if made is None else made.body)
 
     async def cancel_response(self, request: Request, response_id: str) -> Response:
-        """End a response that is made in the background, and show it. What was generated is billed."""
+        """End a response that is being made in the background, and show it. What was generated is billed."""
         tenant = tenant_of(request)
         if (made := self._service.background.find(number_of(tenant), response_id)) is not None:
             with contextlib.suppress(NotFound):  # it has just ended
@@ -84,13 +84,13 @@ class Responses:
     async def delete_response(self, request: Request, response_id: str) -> Response:
         """Forget a response. Those that continue it stay."""
         if self._service.background.find(number_of(tenant_of(request)), response_id) is not None:
-            raise InvalidRequest("this response is being made; cancel it first")
+            raise InvalidRequest("this response is still being made; cancel it first")
         self._found(request, response_id)
         self._service.responses.forget(number_of(tenant_of(request)), response_id)
         return reply(Deleted(id=response_id, object="response", deleted=True))
 
     async def response_input(self, request: Request, response_id: str) -> Response:
-        """Show the input items of a response that is kept, in their order, without those of the ones before it."""
+        """Show the input items of a kept response, in order, without those of the responses before it."""
         return self._sent(self._found(request, response_id).input_items)
 
     def _sent(self, body: bytes) -> Response:

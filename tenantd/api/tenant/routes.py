@@ -68,15 +68,15 @@ class TenantsOwn:
         ]
 
     async def identity(self, request: Request) -> Response:
-        """Show who asks."""
+        """Show who is asking."""
         names = sorted(tenant.name for tenant in own_tenants(request, self._service.directory))
         return reply({"administers": is_admin(request), "tenants": names})
 
     async def own_usage(
         self, request: Request, month: str | None = None, since: str | None = None, until: str | None = None
     ) -> Response:
-        """Report the tenant's own usage of a month, or of a period: microseconds since 1970, or dates, also
-        with a time (2026-11-29T14:30), in the billing time zone."""
+        """Report the tenant's own usage in a month or a period. `since` and `until` are microseconds since 1970, or
+        dates or dates with a time (2026-11-29T14:30) in the billing time zone."""
         billing = self._service.config.billing
         since_micros, until_micros = period_of(billing, month, since, until)
         work = self._reports.usage(_id_of(request), since_micros, until_micros)
@@ -89,8 +89,8 @@ class TenantsOwn:
     ) -> Response:
         """Report the tenant's own usage by day, hour, key or model.
 
-        Only requests that have ended count. The period is that of /v1/usage; by hour, at most 100 days, and
-        32 if the billing time zone is not whole hours off UTC.
+        Only requests that have ended count. The period is given as for /v1/usage; by hour, it can be at most 100 days,
+        or 32 if the billing time zone is not whole hours from UTC.
         """
         billing = self._service.config.billing
         grouping = Grouping(one_of("by", by, types.GROUPINGS))
@@ -121,7 +121,7 @@ class TenantsOwn:
         )
 
     async def own_live(self, request: Request) -> Response:
-        """Show what the tenant's requests do at this moment, and what they were given since the daemon started."""
+        """Show what the tenant's requests are doing now, and what they have been given since the daemon started."""
         tenant, now = tenant_of(request), readiness(self._service)
         counts = self._service.moment.own(tenant, actor_of(request.scope).key_id)
         return reply(
@@ -134,8 +134,8 @@ class TenantsOwn:
         )
 
     async def own_history(self, request: Request, since: str = "0") -> Response:
-        """Show what the tenant was given in each few seconds of the last hour, or after `since`: microseconds since
-        1970."""
+        """Show what the tenant was given, every few seconds, in the last hour or after `since` (microseconds since
+        1970)."""
         ended_micros, samples = self._service.last_hour.own(_id_of(request), whole_number("since", since))
         lists = as_lists(samples, of_all=False)
         return reply({"interval_s": INTERVAL_S, "ended_micros": ended_micros, **lists})
@@ -150,11 +150,11 @@ class TenantsOwn:
         state: str | None = None,
         key: str | None = None,
     ) -> Response:
-        """List the tenant's own requests, the newest first; `after` one of them, by its id.
+        """List the tenant's own requests, newest first; with `after`, those older than the request with this id.
 
-        Only those created from `since` until before `until`: microseconds since 1970, or dates, also with a time
-        (2026-11-29T14:30), in the billing time zone; that ended in the `state`, or are live and waiting, running or
-        paused; that showed the key with the id `key`, or with that at either end of its id (4 characters or more).
+        `since` and `until` (exclusive) limit when they were created: microseconds since 1970, or dates or dates with a
+        time (2026-11-29T14:30) in the billing time zone. `state` is how they ended, or for live ones waiting, running
+        or paused. `key` is the id of the key they were sent with, or 4 or more characters of its start or end.
         """
         most, tenant_id = whole_number("limit", limit), _id_of(request)
         if not 1 <= most <= MOST_LISTED:
@@ -176,8 +176,8 @@ class TenantsOwn:
         return reply({"requests": requests, "next": found.next})
 
     async def own_request(self, request: Request, request_id: str) -> Response:
-        """Show one of the tenant's own requests, by its id or the id of its answer; or, if it is a recent one, by 8
-        digits or more at either end of its id."""
+        """Show one of the tenant's own requests, by its id or the id of its answer; a recent one also by 8 or more
+        digits of the start or end of its id."""
         tenant_id = _id_of(request)
         row = await while_connected(request, self._reports.request(tenant_id, request_id))
         state = self._service.own.states(tenant_id, [row.id]).get(row.id)

@@ -70,7 +70,7 @@ class TextHelpers:
         ]
 
     async def tokenize(self, request: Request) -> Response:
-        """Turn a text into the model's tokens, as a prompt of it has them."""
+        """Turn a text into the model's tokens, as in a prompt."""
         return await self._answer(request, TokenizeRequest, self._tokenizing)
 
     async def detokenize(self, request: Request) -> Response:
@@ -78,7 +78,7 @@ class TextHelpers:
         return await self._answer(request, DetokenizeRequest, self._detokenizing)
 
     async def apply_template(self, request: Request) -> Response:
-        """Show messages as the model's chat template writes them, without a system prompt of the tenant."""
+        """Show messages as the model's chat template renders them, without the tenant's system prompt."""
         return await self._answer(request, ApplyTemplateRequest, self._templating)
 
     async def _answer(

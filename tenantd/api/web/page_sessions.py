@@ -84,7 +84,7 @@ class Session:
         room = min(BURST, self._room + (now_s - self._room_s) * REQUESTS_PER_S)
         self._room, self._room_s = room, now_s
         if room < 1 or self.running >= MOST_AT_ONCE:
-            raise TooManyPageRequests("this page asks too often; close some of its tabs", retry_after_s=1)
+            raise TooManyPageRequests("this page sends too many requests; close some of its tabs", retry_after_s=1)
         self._room -= 1
         self.running += 1
 

@@ -89,10 +89,10 @@ class Pages:
         if door.listen is None or not (is_own or door.listen.has_page):
             raise NotFound("the web page is not served here: run tenantctl web on the daemon's machine")
         if "origin" in request.headers and not is_of_same_origin(request):
-            raise Forbidden("the page takes no requests from other pages")
+            raise Forbidden("the page accepts no requests from other pages")
         site, is_visit = request.headers.get("sec-fetch-site"), request.headers.get("sec-fetch-mode") == "navigate"
         if site in ("cross-site", "same-site") and not (is_visit and request.method == "GET"):
-            raise Forbidden("the page takes no requests from other pages")
+            raise Forbidden("the page accepts no requests from other pages")
 
     def session_of(self, scope: Scope) -> Session | None:
         """The session that a request proves, if there is one."""
@@ -130,7 +130,7 @@ class Pages:
     async def invite(self, actor: Actor) -> str:
         """An address that opens the page once, within a minute. Raises Draining, Forbidden, TooManyConnections."""
         if is_by_group(actor) and actor.uid is not None and await self._former({actor.uid}):
-            raise Forbidden("this user is not in server.admin_group any more")
+            raise Forbidden("this user is no longer in server.admin_group")
         if self._accept is None:
             raise Draining("the daemon is still starting or about to stop")
         if self._open is None:

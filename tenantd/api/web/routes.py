@@ -74,13 +74,13 @@ def invitation_operations(service: Service, pages: Pages) -> list[Operation]:
     """What administrators do to open the page for themselves."""
 
     async def invite_to_page(request: Request) -> Response:
-        """Open the web page for an administrator: on a port of loopback that is open while the page is used.
+        """Open the web page for an administrator, on a loopback port that stays open while the page is used.
 
-        Only on the Unix socket.
+        Works only over the Unix socket.
         """
         if connection_of(request.scope).peer is None:
             raise Forbidden(
-                "the page is only opened over the daemon's socket; on the network, log in at /web/ with a key"
+                "the page can only be opened over the daemon's socket; on the network, log in at /web/ with a key"
             )
         actor = actor_of(request.scope)
         address = await pages.invite(actor)
@@ -88,7 +88,7 @@ def invitation_operations(service: Service, pages: Pages) -> list[Operation]:
         return reply(Invited(url=address, expires_s=INVITATION_S), status=201)
 
     async def close_pages() -> Response:
-        """Close all pages that administrators have opened so."""
+        """Close all pages that administrators have opened this way."""
         return reply(EndedSessions(ended=pages.end_invited()))
 
     return [
@@ -144,7 +144,7 @@ class _Logins:
         door = connection_of(request.scope).door.name
         if wanted.invitation is not None and wanted.key is None:
             if door != OWN_DOOR:
-                raise Forbidden("this address takes no invitations: log in with a key")
+                raise Forbidden("this address accepts no invitations; log in with a key")
             try:
                 opened = self._pages.sessions.accept(wanted.invitation, door)
             except Unauthenticated:
@@ -152,7 +152,7 @@ class _Logins:
                 raise
         elif wanted.key is not None and wanted.invitation is None:
             if door == OWN_DOOR:
-                raise Forbidden("this address takes no keys: run `tenantctl web` for a new one")
+                raise Forbidden("this address accepts no keys; run `tenantctl web` for a new address")
             opened = await self._by_key(request, wanted.key.strip(), door)
         else:
             raise InvalidRequest("send either key or invitation", param="key")

@@ -96,7 +96,7 @@ REASONS: list[tuple[dict[str, Any], dict[str, Any], list[str], str]] = [
     ({"budgets": [budget(10, 10)]}, {}, ["budget"], "monthly tokens budget is used up"),
     ({"budgets": [budget(10, 10, key_id="key_1")]}, {}, ["budget"], "of key key_1"),
     ({"waiting": 1}, {"state": "loading", "progress": 0.4}, ["engine", "queue"], "loading (40%)"),
-    ({"waiting": 1}, {"state": "checking"}, ["check", "queue"], "checks its isolation"),
+    ({"waiting": 1}, {"state": "checking"}, ["check", "queue"], "is checking its isolation"),
     ({"waiting": 1}, {"requests_paused": True}, ["ledger", "queue"], "cannot be written"),
     ({"running": 1, "throttled": True}, {}, ["throttled"], "an eighth"),
     (

@@ -85,7 +85,7 @@ def test_questions_outcomes_and_trouble_are_said_at_the_end() -> None:
     choices.press("/", [], [])
     choices.press("z", [], [])
     lines = [line.plain for line in screen(found, choices, Status(), 80, 24)]
-    assert lines[-1].startswith("filter: z") and any("no tenant has this" in line for line in lines)
+    assert lines[-1].startswith("filter: z") and any("no tenant's name contains this" in line for line in lines)
 
 
 def test_a_tenant_that_looks_at_itself_sees_its_page_and_no_more_of_the_daemon() -> None:

@@ -97,7 +97,7 @@ def test_a_person_sorts_filters_opens_cancels_and_suspends(daemon: Daemon) -> No
         terminal.resize(120, 40)
         assert len(terminal.has_words("1st p50", "budget")) == 40
         terminal.type("?")
-        terminal.has_words("Who uses the engine at this moment", "any key: back")
+        terminal.has_words("Who is using the engine now", "any key: back")
         terminal.type("xq")
         terminal.wait_for("left with 0")
         assert terminal.is_as_before()
