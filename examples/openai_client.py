@@ -14,11 +14,13 @@ SOCKET = os.environ.get("TENANTD_SOCKET") or os.environ.get("XDG_RUNTIME_DIR", "
 
 
 def main() -> None:
+    if not (key := os.environ.get("TENANTD_API_KEY")):
+        raise SystemExit("set TENANTD_API_KEY to the key that `tenantctl tenant add` printed")
     major = int(openai.__version__.partition(".")[0])
     http = importlib.import_module("httpx2" if major >= 3 else "httpx")  # whichever openai was installed with
     client = openai.OpenAI(
         base_url="http://tenantd/v1",
-        api_key=os.environ["TENANTD_API_KEY"],
+        api_key=key,
         http_client=openai.DefaultHttpxClient(transport=http.HTTPTransport(uds=SOCKET)),
     )
     model = client.models.list().data[0].id

@@ -140,7 +140,8 @@ def root(
 def main() -> None:
     """Run the command line."""
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # print ? for characters the terminal lacks
+        if stream is not None:  # it is if the shell closed it: >&-
+            stream.reconfigure(errors="replace")  # type: ignore[union-attr]  # print ? for characters that it lacks
     app(prog_name="tenantctl")
 
 

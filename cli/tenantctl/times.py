@@ -16,8 +16,11 @@ _DATE: Final = re.compile(
 _IN_BILLING_ZONE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([ T][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
 MOST_YEARS: Final = 100
 """How far away an end may be, as the daemon has it."""
+_TIME: Final = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9]{2})?")
 _DAYS_AGO: Final = {"today": 0, "yesterday": 1}
-WHEN: Final = "2026-11-29, '2026-11-29 14:30' (local time), 2026-11-29T14:30Z, yesterday, or 30m, 2h, 7d ago"
+WHEN: Final = (
+    "2026-11-29, '2026-11-29 14:30' or 14:30 (local time), 2026-11-29T14:30Z, today, yesterday, or 2h for two hours ago"
+)
 LASTING: Final = "a duration such as 90d, 12h or 30m"
 
 
@@ -78,7 +81,9 @@ def duration_s(text: str, option: str | None = None) -> int:
 
 
 def _dated(text: str) -> str:
-    """The date of `today` or `yesterday`, or the text."""
+    """The date of `today` or `yesterday`, or with a time of today; otherwise the text."""
+    if _TIME.fullmatch(text):
+        return f"{date.today().isoformat()} {text}"
     days = _DAYS_AGO.get(text)
     return text if days is None else (date.today() - timedelta(days=days)).isoformat()
 
@@ -96,8 +101,9 @@ def _date_micros(text: str) -> int | None:
 def bound(text: str | None, option: str | None = None) -> str | None:
     """One end of a period, as the API takes it: microseconds since 1970, or a date, also with a time, in the billing
     time zone. `option` is named if it is wrong. Raises BadParameter."""
-    text = None if text is None else _dated(text)
-    if text is None or _IN_BILLING_ZONE.fullmatch(text):
+    if text is not None and _TIME.fullmatch(text):
+        raise typer.BadParameter("a time needs a date here, such as '2026-11-29 14:30'", param_hint=option)
+    if text is None or text in _DAYS_AGO or _IN_BILLING_ZONE.fullmatch(text):
         if text is not None and len(text) > len("2026-11-29"):
             moment_of(text, option)  # refuses the 31st of February
         return text
@@ -112,13 +118,13 @@ def checked_window(text: str | None) -> str | None:
 
 
 def _option(name: str, what: str) -> Any:
-    return typer.Option(name, metavar="TIME", help=f"{what}: a date, a date and time, yesterday, or 30m, 2h, 7d ago.")
+    return typer.Option(name, metavar="TIME", help=f"{what}: a date, a time, or both, or 2h for two hours ago.")
 
 
 Since = Annotated[str | None, _option("--since", "From this time on")]
 Until = Annotated[str | None, _option("--until", "Before this time")]
 
-_BOUND: Final = "a date, or a date and time, in the billing time zone, yesterday, or 30m, 2h, 7d ago."
+_BOUND: Final = "a date, or a date and time, in the billing time zone, or 2h for two hours ago."
 PeriodSince = Annotated[
     str | None, typer.Option("--since", metavar="TIME", help=f"Count requests that ended since: {_BOUND}")
 ]

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, Final
 
+FEW: Final = 5
+"""Commands of a group that are listed if none is like the one that was typed."""
 _UNEXPECTED: Final = "Got unexpected extra argument"
 _NO_SUCH_COMMAND: Final = re.compile("No such command '(.*?)'")
 _PYDANTICS: Final = "Value error, "
@@ -59,16 +61,17 @@ def _no_such_option(name: str, ctx: Any, possible: Sequence[str]) -> str:
     if ctx is not None and ctx.parent is None and getattr(ctx.command, "commands", None):
         known = "/".join(option for p in ctx.command.params for option in p.opts)
         return f"no option {name} before a command (only {known}); options of a command go after it"
-    close = possible or get_close_matches(
-        name, [option for p in ctx.command.params for option in p.opts] if ctx else []
-    )
-    return f"no option {name}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    known_options = [option for p in ctx.command.params for option in p.opts] if ctx else []
+    close = get_close_matches(name, known_options or possible, n=1)
+    return f"no option {name}" + (f"; did you mean {close[0]}?" if close else "")
 
 
 def _no_such_command(name: str, ctx: Any) -> str:
     """Suggests what was probably meant. Commands whose names begin with _ are hidden."""
-    close = get_close_matches(name, [command for command in ctx.command.commands if not command.startswith("_")])
-    return f"no command {name!r}" + (f"; did you mean {' or '.join(close)}?" if close else "")
+    known = [command for command in ctx.command.commands if not command.startswith("_")]
+    if close := get_close_matches(name, known, n=2):
+        return f"no command {name!r}; did you mean {' or '.join(close)}?"
+    return f"no command {name!r}" + (f"; there are {', '.join(known)}" if len(known) <= FEW else "")
 
 
 def _unexpected(message: str, ctx: Any) -> str:

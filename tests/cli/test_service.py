@@ -231,10 +231,13 @@ def test_the_log_is_that_of_the_journal(cli: Cli, monkeypatch: pytest.MonkeyPatc
     missing = "tenantd is not installed as a service; `tenantctl serve` logs to its terminal\n"
     assert cli("service", "logs", "--user", "--follow", "--since", "-1h").stderr == missing
     (tmp_path / SERVICE).touch()
+    monkeypatch.setattr(setting_up, "BOOTED", tmp_path / "nowhere")
+    assert "systemd is not running here" in cli("service", "logs", "--system", "--lines", "7").stderr
+    monkeypatch.setattr(setting_up, "BOOTED", tmp_path)
     assert cli("service", "logs", "--system", "--lines", "7").stderr == ""
     assert called == [
         ["journalctl", "--user-unit=tenantd.service", "--lines=100", "--follow", "--since=-1h"],
-        ["journalctl", "--unit=tenantd.service", "--lines=7"],
+        *[["journalctl", "--unit=tenantd.service", "--lines=7"]] * 2,
     ]
 
 

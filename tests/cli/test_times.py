@@ -22,13 +22,18 @@ def test_a_date_and_a_time_are_local_unless_they_name_a_zone() -> None:
     assert moment_of("1960-01-01") == 0, "nothing was before 1970"
 
 
-def test_today_and_yesterday_are_dates() -> None:
+@pytest.mark.parametrize(("text", "ago", "at"), [("today", 0, ""), ("yesterday", 1, ""), ("14:30", 0, " 14:30")])
+def test_words_and_times_without_a_date_are_of_today_and_yesterday(text: str, ago: int, at: str) -> None:
     days = [date.today()]
-    found = {name: (moment_of(name), bound(name)) for name in ("today", "yesterday")}
+    found = moment_of(text)
     days.append(date.today())  # another one if it was midnight in between
-    for name, ago in (("today", 0), ("yesterday", 1)):
-        dates = [(day - timedelta(days=ago)).isoformat() for day in days]
-        assert found[name][0] in [moment_of(each) for each in dates] and found[name][1] in dates
+    assert found in [moment_of((day - timedelta(days=ago)).isoformat() + at) for day in days]
+
+
+def test_words_are_left_to_the_daemon_where_the_billing_time_zone_counts_and_a_time_needs_a_date() -> None:
+    assert bound("today") == "today" and bound("yesterday") == "yesterday"
+    with pytest.raises(typer.BadParameter, match="needs a date"):
+        bound("14:30")
 
 
 @pytest.mark.parametrize(

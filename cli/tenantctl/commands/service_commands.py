@@ -80,7 +80,8 @@ def install(
             message(f"and administer: usermod --append --groups {plan.socket_group},{plan.admin_group} NAME")
     else:
         message("to keep it running after you log out: loginctl enable-linger")
-    message("next: tenantctl service status")
+    if setting_up.is_systemd_running():
+        message("next: tenantctl service status")
 
 
 @app.command(epilog=examples("tenantctl service uninstall"))
@@ -138,12 +139,14 @@ def logs(
     ] = None,
 ) -> None:
     """Show the service's log, from systemd's journal."""
-    from tenantctl.service.setting_up import is_installed
+    from tenantctl.service.setting_up import is_installed, is_systemd_running
     from tenantctl.service.unit_text import SERVICE
 
     is_machines = _is_machines(system)
     if not is_installed(is_machines=is_machines):  # the journal may still have lines of one that was
         message("tenantd is not installed as a service; `tenantctl serve` logs to its terminal")
+    elif not is_systemd_running():
+        message("systemd is not running here, so neither is the service; `tenantctl serve` logs to its terminal")
     # not --user, which looks only into journals of the user's own, and often there are none
     unit = f"--unit={SERVICE}" if is_machines else f"--user-unit={SERVICE}"
     command = ["journalctl", unit, f"--lines={lines}"]

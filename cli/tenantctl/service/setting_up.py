@@ -55,7 +55,7 @@ def install(plan: Plan, *, with_new_ledger: bool) -> None:
             accounts.make_group(plan.admin_group, "administer it")
         accounts.let_read(plan.config)
     has_changed = _write(files)
-    if not BOOTED.is_dir():
+    if not is_systemd_running():
         message("systemd is not running here; where it is, start the service with:")
         message(f"  systemctl {'' if is_machines else '--user '}enable --now {SOCKET} {SERVICE}")
     elif has_changed or not _is_active(SERVICE, is_machines=is_machines):
@@ -81,20 +81,31 @@ def uninstall(*, is_machines: bool) -> None:
     if is_machines:
         _require_root("uninstall")
     _require_installed(is_machines=is_machines)
-    if BOOTED.is_dir():
+    if is_systemd_running():
         systemctl("disable", "--quiet", "--now", SERVICE, SOCKET, is_machines=is_machines)
     for name in UNITS:
         (unit_folder(is_machines=is_machines) / name).unlink(missing_ok=True)
-    if BOOTED.is_dir():
+    if is_systemd_running():
         systemctl("daemon-reload", is_machines=is_machines)
 
 
 def state(*, is_machines: bool) -> dict[str, str]:
     """What systemd knows of the service. Raises NotFound if it is not installed, TenantdError."""
     _require_installed(is_machines=is_machines)
+    require_systemd()
     found = systemctl("show", SERVICE, f"--property={','.join(STATE)}", is_machines=is_machines)
     shown = dict(line.partition("=")[::2] for line in found.splitlines())
     return {name: shown.get(name, "") for name in STATE}
+
+
+def is_systemd_running() -> bool:
+    return BOOTED.is_dir()
+
+
+def require_systemd() -> None:
+    """Raises TenantdError where it is not running."""
+    if not is_systemd_running():
+        raise TenantdError("systemd is not running here, so neither is the service; start the daemon: tenantctl serve")
 
 
 def systemctl(*arguments: str, is_machines: bool, check: bool = True) -> str:
@@ -110,7 +121,7 @@ def systemctl(*arguments: str, is_machines: bool, check: bool = True) -> str:
 
 
 def _is_active(unit: str, *, is_machines: bool) -> bool:
-    if not BOOTED.is_dir():
+    if not is_systemd_running():
         return False
     return systemctl("is-active", unit, is_machines=is_machines, check=False).strip() == "active"
 

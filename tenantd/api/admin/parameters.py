@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from typing import Final
 from zoneinfo import ZoneInfo
 
@@ -14,13 +14,14 @@ from tenantd.domain import FinishReason
 from tenantd.errors import InvalidRequest
 from tenantd.ledger.grouped import MOST_HOURS, Grouping
 from tenantd.ledger.invoices import parse_month
-from tenantd.periods import HOUR_MICROS, midnight_micros
+from tenantd.periods import HOUR_MICROS, local_date, midnight_micros
 from tenantd.text.excerpt import excerpt
 
 MOST_DIGITS: Final = 18
 LIVE_STATES: Final = ("waiting", "running", "paused")
 STATES: Final = (*LIVE_STATES, *(reason.value for reason in FinishReason))
 """What requests are chosen by: where live ones are, and how the others ended."""
+_DAYS_AGO: Final = {"today": 0, "yesterday": 1}
 _WINDOW: Final = re.compile(r"([0-9]{1,9})([smhdw])")
 _UNIT_S: Final = {"s": 1, "m": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
 _DATE: Final = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}([T ][0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]{1,6})?)?)?")
@@ -51,7 +52,12 @@ def window_micros(text: str) -> int:
 
 
 def moment_micros(name: str, text: str, timezone: ZoneInfo) -> int:
-    """Microseconds since 1970, or when a date begins, or a date and time are, in a time zone. Raises InvalidRequest."""
+    """Microseconds since 1970, or when a date, today or yesterday begins, or a date and time are, in a time zone.
+
+    Raises InvalidRequest.
+    """
+    if (days := _DAYS_AGO.get(text)) is not None:
+        return midnight_micros(local_date(clock.now_micros(), timezone) - timedelta(days=days), timezone)
     if not _DATE.fullmatch(text):
         return whole_number(name, text)
     try:

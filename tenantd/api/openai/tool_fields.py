@@ -73,6 +73,14 @@ def check_tools(names: Names, tools: Any) -> None:
     _check(names, tools, _TOOL_FIELDS, _FUNCTION_FIELDS, "tools")
 
 
+def check_choice(names: Names, choice: Any) -> None:
+    """The same for `tool_choice`."""
+    if isinstance(choice, dict):
+        names.known(("type", "function"), {}, choice, "tool_choice.")
+        if isinstance(function := choice.get("function"), dict):
+            names.known(("name",), {}, function, "tool_choice.function.")
+
+
 def check_calls(names: Names, calls: Any, where: str) -> None:
     """As `check_tools`, for the calls of an earlier answer."""
     _check(names, calls, _CALL_FIELDS, _CALLED_FIELDS, where)

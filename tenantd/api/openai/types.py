@@ -363,6 +363,7 @@ class ChatRequest(GenerationRequest):
     def check_names(self, names: Names) -> None:
         check_message_names(self.messages, names)
         tool_fields.check_tools(names, self.tools)
+        tool_fields.check_choice(names, self.tool_choice)
 
     def output_limit_tokens(self) -> int | None:
         return self.max_completion_tokens if self.max_completion_tokens is not None else self.max_tokens

@@ -96,6 +96,9 @@ def test_dates_are_those_of_the_billing_time_zone(daemon: DescribedDaemon) -> No
     answer = get(daemon, "usage", since="2026-03-01", until="2026-03-02")
     assert answer["since_micros"] == 1_772_303_400_000_000  # 18:30 UTC on the day before
     assert answer["until_micros"] - answer["since_micros"] == 86_400_000_000
+    yesterday, today = (get(daemon, "usage", since=day)["since_micros"] for day in ("yesterday", "today"))
+    assert today - yesterday in (86_400_000_000, 2 * 86_400_000_000), "the latter if it was midnight in between"
+    assert today % 86_400_000_000 == 66_600_000_000, "18:30 UTC"
     at = get(daemon, "usage", since="2026-03-01T14:30", until="2026-03-02 00:00:01.5")
     assert at["since_micros"] - answer["since_micros"] == 14.5 * 3_600_000_000
     assert at["until_micros"] - answer["until_micros"] == 1_500_000

@@ -250,6 +250,8 @@ def test_a_free_call_may_stand_instead_of_an_answer_in_the_format(api: Api) -> N
         ({"tools": [{"type": "function", "function": {"name": "a b"}}]}, "tools"),
         ({"tools": [{"type": "function", "function": {"name": "f", "paramters": {}}}]}, "tools[0].function.paramters"),
         ({"tools": TOOLS, "tool_choice": "any"}, "tool_choice"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "a"}, "x": 1}}, "tool_choice.x"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"n": "a"}}}, "tool_choice.function.n"),
         ({"tools": TOOLS, "grammar": 'root ::= "a"'}, "grammar"),
         ({"functions": [{"name": "f"}]}, "functions"),
         ({"function_call": {"name": "f"}}, "function_call"),
