@@ -64,8 +64,8 @@ class Settings:
     target_itl_low_ms: float = _setting(150.0, "Like target_itl_ms, for tenants with low priority.", ge=1, le=60_000)
     max_stall_ms: float = _setting(
         250.0,
-        "Time that prompts may hold up generation, or the reverse, plus up to 1.5 × target_step_ms, because a pass is not "
-        "cut short for little. No stream's pace is slower than this.",
+        "Time that prompts may hold up generation, or the reverse, plus up to 1.5 × target_step_ms, because a pass "
+        "is not cut short for little. No stream's pace is slower than this.",
         ge=1,
         le=60_000,
     )
