@@ -57,7 +57,7 @@ BEYOND_FORM = {
     "adapter": ("no such file", "absolute"),
     "billing": ("control characters",),
     "best_of": ("n answers",),
-    "dimensions": ("at most",),
+    "dimensions": ("numbers",),
     "expires_micros": ("in the future", "within", "not both"),
     "grammar": ("grammar",),
     "input": ("is not a token id of this model", "at a time"),

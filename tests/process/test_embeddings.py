@@ -83,7 +83,7 @@ def test_base64_holds_the_same_numbers_and_fewer_dimensions_have_the_length_one_
         ({"input": ["a"] * 51}, "input", "at most 50 inputs are allowed in one request (got 51)"),
         ({"input": ["a"] * 20_000}, "input", "at most 50 inputs"),
         ({"input": ["a"] * 100_000}, None, "more than 65536 strings"),
-        ({"input": ["a", "x" * 101]}, "input", "input[1] has at least 101 tokens, and this model embeds at most 100"),
+        ({"input": ["a", "x" * 101]}, "input", "input[1] has at least 101 tokens, but this model embeds at most 100"),
         ({"input": "x" * 10_000_000}, "input", "at most 100 at a time"),
         ({"input": [1] * 101}, "input", "input[0] has 101 tokens"),
         ({"input": "a", "dimensions": 0}, "dimensions", ""),

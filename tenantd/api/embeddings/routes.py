@@ -175,7 +175,7 @@ def _dimensions(body: EmbeddingsRequest, info: EmbeddingInfo) -> int:
     wanted = body.dimensions or info.dimensions
     if wanted > info.dimensions:
         raise InvalidRequest(
-            f"dimensions: must be at most {info.dimensions}, the number that this model's vectors have (got {wanted})",
+            f"dimensions: this model's vectors have {info.dimensions} numbers; ask for no more (got {wanted})",
             param="dimensions",
         )
     return wanted
