@@ -205,8 +205,8 @@ class Scheduler:
         """The tenant for which a slot was freed, if any, so that the slot cannot bounce back; else the neediest."""
         while self._promised:
             name = self._promised.pop(0)
-            if (tenant := self._tenants[name]).queue and tenant.may_start(now_s):
-                return name
+            if (tenant := self._tenants.get(name)) and tenant.queue and tenant.may_start(now_s):
+                return name  # it was not removed meanwhile, and can still use the slot
         return self.sharing.neediest(self._active.values(), now_s)
 
     def take_state(self, job: Job) -> Swapped | None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import FinishReason, Priority
-from tenantd.wire.messages import Backlog
+from tenantd.wire.messages import Backlog, Forget
 from tests.engine.world import BURST_CREDIT, World, newcomers_bound, scenarios, world
 
 
@@ -70,6 +70,22 @@ def test_each_that_makes_room_in_a_step_makes_it_for_its_own_tenant() -> None:
         w.submit(request, tenant, 8, 100)
     w.step()
     assert begun(w) == [1, 4, 5]
+
+
+def test_a_slot_that_was_freed_for_a_tenant_that_is_gone_goes_to_the_neediest() -> None:
+    w = world(slots=1)
+    w.submit(0, "a", 8, 100, is_flex=True)
+    some_steps(w, 10)
+    w.submit(1, "a", 8, 8)
+    victim = w.scheduler.next_victim(w.now_s)
+    assert victim is not None
+    w.loop._swap_out(*victim)  # and binding takes so long that the step ends before the slot is given
+    w.cancel(0)
+    w.cancel(1)
+    w.loop.apply([Forget("a")])
+    w.submit(2, "b", 8, 8)
+    w.run()
+    assert w.finishes[2] is FinishReason.LENGTH
 
 
 def test_none_makes_room_whose_state_cannot_be_kept_since_nobody_would_pay_for_it() -> None:
