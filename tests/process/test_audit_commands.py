@@ -104,7 +104,7 @@ def test_the_log_shows_what_is_asked_for(daemon: Daemon) -> None:
         (["--event", "adminstered"], "did you mean administered?"),
         (["--id", "1"], "needs --tenant"),
         (["--request", "x"], "--request must be the id of a request or of an answer"),
-        (["--since", "yesterday"], "must be a time such as"),
+        (["--since", "tomorrow"], "must be a time such as"),
         (["--follow", "--until", "1h"], "cannot be used with --follow"),
         (["--since", "1h", "--until", "2h"], "the range ends before it begins"),
     ],

@@ -263,7 +263,7 @@ def test_a_period_can_be_a_month_or_from_one_moment_to_another(daemon: Daemon) -
     "path",
     [
         "/admin/v1/usage?month=soon",
-        "/admin/v1/usage?since=yesterday",
+        "/admin/v1/usage?since=tomorrow",
         "/admin/v1/usage?month=this&since=0",
         "/admin/v1/requests?limit=0",
         "/admin/v1/requests?limit=many",
