@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from rich.cells import cell_len
 from rich.text import Text
 
 from tenantctl.commands.stats import rate
@@ -108,31 +109,48 @@ def footer(choices: Choices, status: Status, width: int) -> Text:
     if (asked := choices.asked) is not None:
         text = Text(f"{asked.what.capitalize()} {asked.name}? y/n", "bold yellow")
     elif choices.is_typing:
-        text = Text.assemble(("filter: ", "bold"), choices.filter, ("▏", "blink"), ("  Enter keep, Esc clear", "dim"))
+        text = _with_filter(choices.filter, "  Enter keep  Esc clear", "▏", width)
     elif status.said:
         text = Text(one_line(status.said), "red" if status.is_error else "green")
     elif status.trouble:
         text = Text(one_line(f"trying again: {status.trouble}"), "bold red")
     else:
-        keys = _KEYS[choices.page].format(sort=choices.sort)
-        text = Text(_OWN_KEYS if choices.only is not None and choices.page is Page.TENANT else keys, "dim")
-        if choices.filter and choices.page is Page.TENANTS:
-            text = Text.assemble((f"filter: {choices.filter}  ", "yellow"), text)
+        text = _keys(choices, width)
     text.truncate(width, overflow="ellipsis")
     return text
 
 
+def _keys(choices: Choices, width: int) -> Text:
+    keys = _OWN_KEYS if choices.only is not None and choices.page is Page.TENANT else _KEYS[choices.page]
+    is_filtered = bool(choices.filter) and choices.page is Page.TENANTS
+    shown = (_FILTERED_KEYS if is_filtered else keys).format(
+        sort=choices.sort,
+        space="space resume" if choices.is_paused else "space stop",
+        or_reverse="space resume" if choices.is_paused else "r reverse",
+    )
+    return _with_filter(choices.filter, f"  {shown}", "", width) if is_filtered else Text(shown, "dim")
+
+
+def _with_filter(typed: str, keys: str, cursor: str, width: int) -> Text:
+    """The end of a filter, as far as there is room beside the keys."""
+    room = max(1, width - cell_len(f"filter: {cursor}{keys}"))
+    while cell_len(typed) > room:
+        typed = f"…{typed[2:]}" if typed[0] == "…" and len(typed) > 1 else f"…{typed[1:]}"
+    return Text.assemble(("filter: ", "bold" if cursor else "yellow"), typed, (cursor, "blink"), (keys, "dim"))
+
+
 _KEYS: Final = {
-    Page.TENANTS: "q quit  ? help  Enter open  s sort: {sort}  r reverse  / filter  S suspend",
-    Page.TENANT: "Esc back  ? help  ↑↓ select  c cancel request  S suspend  space stop  q quit",
+    Page.TENANTS: "q quit  ? help  Enter open  s sort: {sort}  {or_reverse}  / filter  S suspend",
+    Page.TENANT: "Esc back  ? help  ↑↓ select  c cancel request  S suspend  {space}  q quit",
     Page.HELP: "any key: back",
 }
-_OWN_KEYS: Final = "q quit  ? help  ↑↓ select  c cancel request  space stop"
+_FILTERED_KEYS: Final = "Esc clear  Enter open  s sort: {sort}  {or_reverse}  q quit"
+_OWN_KEYS: Final = "q quit  ? help  ↑↓ select  c cancel request  {space}"
 
 
 def tenants_page(view: View, rows: Sequence[Row], choices: Choices, width: int, height: int) -> list[Text]:
     """The table of tenants, and below it the requests that have ended, in at most `height` lines."""
-    ended = recent(view.sample)
+    ended = [each for each in recent(view.sample) if choices.filter in each.tenant]
     has_both = bool(ended) and height >= ENOUGH
     most = max(1, height - 1 - (LEAST_RECENT + 2 if has_both else 0))
     shown = window([row.name for row in rows], choices.tenant, most if len(rows) <= most else max(1, most - 1))

@@ -22,6 +22,7 @@ from tenantctl.units import count, lasting
 from tenantd.printable import one_line
 
 LABEL_CELLS: Final = 10
+NO_BREAK: Final = "\u00a0"
 MOST_REASONS: Final = 4
 LEAST_REQUESTS: Final = 6
 """Lines that are left to the requests, whatever there is to say of the tenant."""
@@ -125,9 +126,11 @@ def _budgets(told: dict[str, Any]) -> list[str]:
 
 
 def _labelled(label: str, parts: list[str], width: int, style: str = "") -> list[Text]:
-    """The parts in lines that end between words, beside a label."""
-    words = one_line(DOT.join(parts))
-    wrapped = textwrap.wrap(words, max(20, width - LABEL_CELLS), break_on_hyphens=False) or [""]
+    """The parts beside a label, in lines that end between parts, or between words of one that is longer than a line."""
+    room = max(20, width - LABEL_CELLS)
+    kept = [part if len(part) > room - len(DOT) else part.replace(" ", NO_BREAK) for part in map(one_line, parts)]
+    wrapped = textwrap.wrap(DOT.replace(" ", NO_BREAK, 1).join(kept), room, break_on_hyphens=False) or [""]
+    wrapped = [line.replace(NO_BREAK, " ") for line in wrapped]
     labels = [label, *[""] * (len(wrapped) - 1)]
     return [
         Text.assemble((f"{name:<{LABEL_CELLS}}", "cyan"), (text, style))

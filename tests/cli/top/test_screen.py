@@ -11,14 +11,14 @@ from unittest.mock import Mock
 import pytest
 from rich.cells import cell_len
 
-from tenantctl.top.choices import Choices, Order, Page
+from tenantctl.top.choices import SORTS, Choices, Order, Page
 from tenantctl.top.gpu_gauges import Gauges
 from tenantctl.top.live_rows import view
 from tenantctl.top.painting import Status
 from tenantctl.top.poller import MOST_NEWS, Poller, Trouble
 from tenantctl.top.samples import Sample
 from tenantctl.top.showing import frame, screen
-from tests.cli.top.samples import busy, sample, tenant
+from tests.cli.top.samples import busy, rate, sample, tenant
 
 SCREENS = Path(__file__).parent / "screens"
 GPU = Gauges("NVIDIA H200", 0.87, 12.3 * 2**30, 139.8 * 2**30, 412.0, 700.0, 54.0)
@@ -86,6 +86,48 @@ def test_questions_outcomes_and_trouble_are_said_at_the_end() -> None:
     choices.press("z", [], [])
     lines = [line.plain for line in screen(found, choices, Status(), 80, 24)]
     assert lines[-1].startswith("filter: z") and any("no tenant's name contains this" in line for line in lines)
+
+
+def test_while_a_filter_is_typed_or_kept_the_footer_fits_and_requests_of_others_are_hidden() -> None:
+    found, choices = view(busy()), Choices()
+    for key in ("/", *"acme"):
+        choices.press(key, choices.ordered(found.rows), [])
+    lines = [line.plain for line in screen(found, choices, Status(), 80, 24)]
+    assert lines[-1] == "filter: acme▏  Enter keep  Esc clear"
+    assert [line[:8] for line in lines if "length" in line] == ["cccc0001"]
+    choices.press("enter", choices.ordered(found.rows), [])
+    assert screen(found, choices, Status(), 80, 24)[-1].plain == (
+        "filter: acme  Esc clear  Enter open  s sort: tok/s  r reverse  q quit"
+    )
+    for choices.is_typing in (True, False):
+        for choices.filter in ("x" * 63, "数" * 63, "x" * 62 + "y"):
+            last = screen(found, choices, Status(), 80, 24)[-1].plain
+            assert cell_len(last) <= 80 and last.startswith("filter: …"), last
+            assert last.endswith("Esc clear" if choices.is_typing else "q quit") and choices.filter[-1] in last
+
+
+def test_a_view_that_is_stopped_says_which_key_resumes_it() -> None:
+    found, choices = view(busy()), Choices()
+    choices.settle(found.rows, [])
+    for choices.page in (Page.TENANTS, Page.TENANT):
+        for choices.sort in SORTS:
+            choices.is_paused = False
+            assert "space resume" not in screen(found, choices, Status(), 80, 24)[-1].plain
+            choices.is_paused = True
+            last = screen(found, choices, Status(), 80, 24)[-1].plain
+            assert "space resume" in last and "space stop" not in last and not last.endswith("…")
+
+
+def test_no_limit_folds_in_the_middle() -> None:
+    limits = {"max_concurrent": 4, "requests_per_minute": 20, "tokens_per_minute": 1234567}
+    told = tenant("acme", limits=limits, rates={"requests": rate(20, 17), "tokens": rate(1234567, 0)})
+    found, choices = view([sample(1.0, told)]), Choices()
+    choices.settle(found.rows, [])
+    choices.page = Page.TENANT
+    for width in (72, 76, 80, 84, 100):
+        lines = [line.plain for line in screen(found, choices, Status(), width, 24)]
+        for whole in ("requests per minute 3 of 20", "tokens per minute 1,234,567 of 1,234,567", "max concurrent 0 of 4"):
+            assert any(whole in line for line in lines), (width, whole)
 
 
 def test_a_tenant_that_looks_at_itself_sees_its_page_and_no_more_of_the_daemon() -> None:
