@@ -10,6 +10,7 @@ import bisect
 import logging
 import os
 import tomllib
+from collections.abc import Sequence
 from decimal import Decimal
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -308,7 +309,7 @@ def _without_gone_keys(data: dict[str, Any], source: str) -> dict[str, Any]:
 
 
 def _explain(error: Any) -> str:
-    key = ".".join(str(part) for part in error["loc"])
+    key = _in_words(error["loc"])
     if error["type"] in ("extra_forbidden", "unexpected_keyword_argument"):  # in a model, in a dataclass
         return f"{key}: unknown key{meant(Config, error['loc'])}"
     if isinstance(error["input"], dict):
@@ -316,6 +317,12 @@ def _explain(error: Any) -> str:
     may_hold_secret = any(secret[: len(error["loc"])] == error["loc"] for secret in SECRET_KEYS)
     shown = "..." if may_hold_secret else _shown(error["input"])
     return f"{key} = {shown}: {in_words(error, 'a table')}"
+
+
+def _in_words(place: Sequence[str | int]) -> str:
+    """server.socket, or server.listen, entry 1: address."""
+    words = "".join(f", entry {part + 1}:" if isinstance(part, int) else f".{part}" for part in place)
+    return words.replace(":.", ": ").strip(".:")
 
 
 def _shown(value: Any) -> str:

@@ -175,6 +175,11 @@ OWN_LIMITS: Final = (
 """Settings of [server] that a listener may have its own value for."""
 
 
+def entry(number: int) -> str:
+    """How messages name a table `[[server.listen]]`. The first has number 0."""
+    return f"server.listen, entry {number + 1}"
+
+
 def same_places(one: tuple[ListenConfig, ...], other: tuple[ListenConfig, ...]) -> bool:
     """Whether both listen on the same addresses, in the same order, with TLS on the same ones."""
     return [(each.address, each.has_tls) for each in one] == [(each.address, each.has_tls) for each in other]

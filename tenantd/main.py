@@ -62,7 +62,7 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
         allow_many_connections()
         daemon = Daemon(config, load, environment, clock, passed)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            code = runner.run(_exit_code(daemon, errors))
+            code = runner.run(_exit_code(daemon, errors, config_path or default_config_path()))
             clock.closed(code)  # the runner waits for threads, possibly for long
     except ConfigError as e:
         _complain(errors, e.message)
@@ -72,11 +72,12 @@ def run(config_path: Path | None, model: Path | None = None) -> int:
     return code
 
 
-async def _exit_code(daemon: Daemon, errors: StderrHandler) -> int:
+async def _exit_code(daemon: Daemon, errors: StderrHandler, config_path: Path) -> int:
     try:
         return await daemon.run()
     except TenantdError as e:
-        _complain(errors, e.message)
+        is_of_file = e.message.startswith("server.listen")  # which no option or variable sets
+        _complain(errors, f"{config_path}: {e.message}" if is_of_file else e.message)
         return e.exit_code
 
 

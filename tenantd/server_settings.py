@@ -82,7 +82,7 @@ class ServerConfig(Section):
         for number, one in enumerate(self.listen):
             if one.max_body_bytes is not None and one.max_body_bytes > self.max_body_bytes:
                 raise ValueError(
-                    f"listen.{number}.max_body_bytes must be at most max_body_bytes ({self.max_body_bytes})"
+                    f"listen, entry {number + 1}: max_body_bytes must be at most max_body_bytes ({self.max_body_bytes})"
                 )
         return self
 

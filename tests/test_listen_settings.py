@@ -37,7 +37,7 @@ def test_an_address_for_others_needs_tls_or_a_word_that_it_goes_without(address:
     ["", "8080", ":8080", "localhost:8080", "127.0.0.1", "127.0.0.1:", "127.0.0.1:http", "::1:8080", "[127.0.0.1]:80"],
 )
 def test_what_is_no_address_is_refused_with_what_one_looks_like(address: str) -> None:
-    with pytest.raises(ConfigError, match=r"server.listen.0.address = .*127.0.0.1:8080 or \[::1\]:8080"):
+    with pytest.raises(ConfigError, match=r"server.listen, entry 1: address = .*127.0.0.1:8080 or \[::1\]:8080"):
         with_listeners({"address": address})
 
 
@@ -54,7 +54,7 @@ def test_what_is_no_address_is_refused_with_what_one_looks_like(address: str) ->
         ({"address": "127.0.0.1:1", "hosts": ["x.org:80"]}, "without a port"),
         ({"address": "127.0.0.1:1", "max_body_bytes": 1 << 29}, "at most max_body_bytes"),
         ({"address": "127.0.0.1:1", "head_timeout_s": 0}, "more than 0"),
-        ({"address": "127.0.0.1:1", "port": 8}, "server.listen.0.port: unknown key"),
+        ({"address": "127.0.0.1:1", "port": 8}, "server.listen, entry 1: port: unknown key"),
     ],
 )
 def test_a_mistake_is_named(settings: dict[str, Any], reason: str) -> None:

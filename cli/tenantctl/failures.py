@@ -23,6 +23,11 @@ _OPTIONS: Final = {
         "this command needs an administrator, but TENANTD_API_KEY is the key of a tenant; use a key with the scope "
         "admin, or on the daemon's machine `tenantctl --admin …`"
     ),
+    "this API key is unknown, was revoked or has expired": (
+        "the API key in TENANTD_API_KEY is unknown, was revoked or has expired; set it to another one (an "
+        "administrator creates it with `tenantctl key create TENANT`), or on the daemon's machine "
+        "unset it to act as your Unix user"
+    ),
     "send an API key or the header X-Tenant": "pass --tenant NAME or set TENANTD_API_KEY",
     "this API key has none; send the header X-Tenant": "pass --tenant NAME",
     "choose one with the parameter id": "pass --id N",

@@ -92,11 +92,17 @@ def print_table(
 def print_wide_table(columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     """All columns, each row in one line, however wide the terminal is."""
     names = [column.removesuffix(">") for column in columns]
-    _print_plain_table(names, [column.endswith(">") for column in columns], [[_cell(v) for v in row] for row in rows])
+    cells = [[_cell(value) for value in row] for row in rows]
+    widest = _print_plain_table(names, [column.endswith(">") for column in columns], cells)
+    if sys.stdout.isatty() and widest > terminal_width():
+        message("lines are wider than this terminal; add | less -S to scroll sideways")
 
 
-def _print_plain_table(names: list[str], right: list[bool], cells: list[list[str]]) -> None:
-    print("\n".join(aligned([names, *cells], right)))
+def _print_plain_table(names: list[str], right: list[bool], cells: list[list[str]]) -> int:
+    """Returns the length of the longest line."""
+    lines = aligned([names, *cells], right)
+    print("\n".join(lines))
+    return max(map(len, lines))
 
 
 def narrow_hint(*full: str) -> None:

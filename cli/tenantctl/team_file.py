@@ -24,6 +24,7 @@ from tenantd.errors import InvalidRequest
 from tenantd.limits import LIMITS
 from tenantd.tenancy.tenants import MAX_UID, MAX_WEIGHT, MIN_WEIGHT
 
+HOW_TO_GET_ONE: Final = "to get one: tenantctl tenant export > team.toml"
 MOST_BYTES: Final = 4 * 1024 * 1024
 MOST_KEY_CHARACTERS: Final = 1000
 """Of a key or header whose line is looked for."""

@@ -8,6 +8,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from typing import Any, Final, NamedTuple
 
 from tenantd.config import ListenConfig, ServerConfig
+from tenantd.listen_settings import entry
 
 SOCKET: Final = "socket"
 MOST_ADDRESSES: Final = 4096
@@ -30,7 +31,7 @@ class Door:
         """`server` is called each time, because settings can be reloaded. `number` is that of the listener."""
         self._server = server
         self._number = number
-        self.name = SOCKET if number is None else f"server.listen.{number}"
+        self.name = SOCKET if number is None else entry(number)
         self._resolved: tuple[ServerConfig, ServerConfig] | None = None
 
     @property

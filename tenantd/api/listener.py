@@ -13,7 +13,7 @@ import shutil
 import socket
 import stat
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from tenantd.errors import AlreadyRunning, ConfigError
 
@@ -23,6 +23,11 @@ MAX_PATH_BYTES = 107
 """sun_path of unix(7) has 108 bytes, including the terminating NUL."""
 BACKLOG = 4096
 """Connections that may wait to be accepted; the kernel caps it at net.core.somaxconn."""
+
+HOW_TO_STOP: Final = (
+    "`tenantctl status` shows it; stop it first: Ctrl-C where it runs, or systemctl stop tenantd (with --user if the "
+    "service is your own)"
+)
 
 
 class FileLock:
@@ -41,7 +46,7 @@ class FileLock:
         except BlockingIOError:
             pid = os.read(self._fd, 32).decode("ascii", "replace").strip()
             os.close(self._fd)
-            raise AlreadyRunning(f"tenantd is already running (pid {pid or 'unknown'}) with {owned}") from None
+            raise AlreadyRunning(f"another daemon (pid {pid or 'unknown'}) is using {owned}; {HOW_TO_STOP}") from None
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())
@@ -178,4 +183,4 @@ def _clear_the_way(path: Path) -> None:
             log.info("replacing the stale socket %s", path)
             path.unlink()
             return
-    raise AlreadyRunning(f"another program is already listening on {path}")
+    raise AlreadyRunning(f"another program is already listening on {path}; stop it, or set another server.socket")

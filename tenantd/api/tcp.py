@@ -16,7 +16,7 @@ from tenantd.api.listener import BACKLOG, Listening, listen
 from tenantd.api.tls import Certificate
 from tenantd.config import Config, ListenConfig
 from tenantd.errors import ConfigError
-from tenantd.listen_settings import parse_address
+from tenantd.listen_settings import entry, parse_address
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +71,7 @@ def open_listeners(config: Config, passed: Sequence[socket.socket] = ()) -> list
         opened.callback(own.close)
         listeners: list[Listening] = [own]
         for number, settings in enumerate(config.server.listen):
-            name = f"server.listen.{number}"
+            name = entry(number)
             certificate = None
             if settings.cert is not None and settings.key is not None:
                 certificate = Certificate(name, settings.cert, settings.key)
@@ -134,7 +134,7 @@ def _bind(name: str, settings: ListenConfig) -> socket.socket:
 
 def _cannot(name: str, settings: ListenConfig, error: OSError) -> ConfigError:
     reason = _REASONS.get(error.errno or 0, error.strerror)
-    return ConfigError(f"{name}.address: cannot listen on {settings.address}: {reason}")
+    return ConfigError(f"{name}: address: cannot listen on {settings.address}: {reason}")
 
 
 def _take(left: list[socket.socket], is_it: Callable[[socket.socket], bool]) -> socket.socket | None:

@@ -69,10 +69,10 @@ class Certificate:
 
 def load(name: str, cert: Path, key: Path) -> Loaded:
     """Read a certificate and its key, and try them out. Raises ConfigError."""
-    _look_at(f"{name}.cert", cert, "CERTIFICATE", "openssl x509 -in FILE -noout -text")
-    _look_at(f"{name}.key", key, "PRIVATE KEY", "openssl pkey -in FILE -noout")
+    _look_at(f"{name}: cert", cert, "CERTIFICATE", "openssl x509 -in FILE -noout -text")
+    _look_at(f"{name}: key", key, "PRIVATE KEY", "openssl pkey -in FILE -noout")
     if key.stat().st_mode & (stat.S_IROTH | stat.S_IWOTH):
-        log.warning("%s.key: every user can read or replace the private key; run: chmod o-rw %s", name, key)
+        log.warning("%s: key: every user can read or replace the private key; run: chmod o-rw %s", name, key)
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
@@ -81,14 +81,14 @@ def load(name: str, cert: Path, key: Path) -> Loaded:
     context.set_alpn_protocols(["http/1.1"])
 
     def refuse_to_ask() -> str:
-        raise ConfigError(f"{name}.key: {key} has a password; store the key without one, readable only by tenantd")
+        raise ConfigError(f"{name}: key: {key} has a password; store the key without one, readable only by tenantd")
 
     try:
         context.load_cert_chain(cert, key, refuse_to_ask)
         return _tried(context, cert)
     except ssl.SSLError as e:
         if e.reason == "KEY_VALUES_MISMATCH":
-            raise ConfigError(f"{name}.key: {key} is not the private key of {cert}") from e
+            raise ConfigError(f"{name}: key: {key} is not the private key of {cert}") from e
         raise ConfigError(f"{name}: cannot use {cert} with {key}: {e.reason or e}") from e
     except OSError as e:
         raise ConfigError(f"{name}: cannot read {cert} or {key}: {e.strerror}") from e

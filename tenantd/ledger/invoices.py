@@ -80,7 +80,9 @@ def parse_month(text: str, timezone: ZoneInfo, now_micros: int) -> Month:
     elif match := _MONTH.fullmatch(text):
         year, month = int(match[1]), int(match[2])
     else:
-        raise InvalidRequest(f"month: must be YYYY-MM, 'this' or 'last' (got {text[:40]!r})", param="month")
+        raise InvalidRequest(
+            f"month: must be YYYY-MM such as 2026-09, 'this' or 'last' (got {text[:40]!r})", param="month"
+        )
     if not OLDEST_YEAR <= year <= NEWEST_YEAR:
         raise InvalidRequest(
             f"month: must be from {OLDEST_YEAR}-01 to {NEWEST_YEAR}-12 (got {text[:40]!r})", param="month"

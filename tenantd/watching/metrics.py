@@ -77,7 +77,9 @@ class Meter:
         self._first_token = seconds("tenantd_first_token_seconds", "From admission to the first token.")
         self._duration = seconds("tenantd_request_seconds", "From admission to the end.")
         self._queue = seconds("tenantd_queue_seconds", "From admission to the first slot.")
-        self._kv = count("tenantd_kv_token_seconds", "Tokens held in slots, multiplied by time.")
+        self._kv = count(
+            "tenantd_kv_token_seconds", "Token-seconds of KV cache: a token that stays in a slot for a second adds 1."
+        )
         self._gen_ai = GenAi(self.registry, model, embeddings_model)
         self._lag = Histogram(
             "tenantd_loop_lag_seconds",

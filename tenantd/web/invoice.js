@@ -33,7 +33,8 @@ function quantity(line) {
   const each = (per) => (price === null || price === undefined ? "" : `${money(price)} per ${per}`);
   if (!line.unit) return ["", "", each("month")];
   if (line.unit === "µs") return [(line.quantity / 3.6e9).toFixed(6), "hours", each("hour")];
-  return [whole(line.quantity), line.unit, each("million")];
+  const unit = Math.abs(line.quantity) === 1 ? line.unit.replace(/s$/, "") : line.unit;
+  return [whole(line.quantity), unit, each("million")];
 }
 
 function items(paper) {

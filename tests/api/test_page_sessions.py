@@ -26,7 +26,7 @@ from tenantd.domain import Actor, Scope, Tenant
 from tenantd.errors import Forbidden, Unauthenticated
 from tenantd.tenancy.directory import KnownKey
 
-DOOR = "server.listen.0"
+DOOR = "server.listen, entry 1"
 OWNER = Actor(uid=1000, pid=1)
 
 

@@ -46,7 +46,7 @@ def paths(issued: dict[str, str]) -> tuple[Path, Path]:
 
 
 def test_one_that_works_is_tried_out(authority: Authority) -> None:
-    loaded = load("server.listen.0", *paths(authority.issue("good")))
+    loaded = load("server.listen, entry 1", *paths(authority.issue("good")))
     assert loaded.warning == ""
     assert 0 < loaded.handshake_s < 10
 
@@ -72,14 +72,14 @@ def test_files_that_cannot_be_used_are_named(authority: Authority, tmp_path: Pat
     command = ["openssl", "pkey", "-in", str(key), "-out", str(locked), "-aes128", "-passout", "pass:secret"]
     subprocess.run(command, check=True, timeout=60)
     for own_cert, own_key, reason in (
-        (tmp_path / "none", key, f"x.cert: cannot read {tmp_path}/none: No such file"),
-        (tmp_path, key, "x.cert: cannot read .*: Is a directory"),
-        (cert, tmp_path / "none", "x.key: cannot read .*none: No such file"),
-        (text, key, f"x.cert: {text} has no certificate in PEM format; .* openssl x509 -in {text}"),
-        (cert, cert, "x.key: .* has no private key in PEM format"),
+        (tmp_path / "none", key, f"x: cert: cannot read {tmp_path}/none: No such file"),
+        (tmp_path, key, "x: cert: cannot read .*: Is a directory"),
+        (cert, tmp_path / "none", "x: key: cannot read .*none: No such file"),
+        (text, key, f"x: cert: {text} has no certificate in PEM format; .* openssl x509 -in {text}"),
+        (cert, cert, "x: key: .* has no private key in PEM format"),
         (broken, key, f"x: cannot use {broken} with {key}"),
-        (cert, other, f"x.key: {other} is not the private key of {cert}"),
-        (cert, locked, f"x.key: {locked} has a password"),
+        (cert, other, f"x: key: {other} is not the private key of {cert}"),
+        (cert, locked, f"x: key: {locked} has a password"),
     ):
         with pytest.raises(ConfigError, match=reason):
             load("x", own_cert, own_key)
@@ -100,7 +100,7 @@ def test_a_key_that_everybody_can_read_is_warned_of(authority: Authority, caplog
     for mode, warned in ((0o640, False), (0o644, True)):
         caplog.clear()
         key.chmod(mode)
-        load("server.listen.0", cert, key)
+        load("server.listen, entry 1", cert, key)
         assert [f"chmod o-rw {key}" in record.getMessage() for record in caplog.records] == [True] * warned
 
 

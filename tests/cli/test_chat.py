@@ -37,7 +37,7 @@ def _has_template(daemon: FakeDaemon) -> None:
     daemon.has_template = True
     row = {"state": "stop", "prompt_tokens": 2, "completion_tokens": 3, "cost_nanos": 1_500}
     daemon.answers |= {
-        ("GET", "/v1/limits"): {"tenant": "acme"},
+        ("GET", "/v1/limits"): {"tenant": "acme", "state": "active"},
         ("GET", "/v1/usage"): {"currency": "EUR"},
         ("GET", "/v1/requests/req_1"): {"request": row},
     }
@@ -51,6 +51,13 @@ def test_each_message_is_sent_with_what_was_said_before(cli: Cli, daemon: FakeDa
     assert {headers["x-tenant"] for _, _, headers, _ in daemon.seen} == {"acme"}
     assert result.stderr.splitlines()[0] == "acme is chatting with gemma."
     assert result.stderr.splitlines()[-1] == "2 answers: 4 prompt and 6 output tokens, EUR 0.000003"
+
+
+def test_a_suspended_tenant_is_told_at_the_start(cli: Cli, daemon: FakeDaemon) -> None:
+    assert "suspended" not in cli("chat", input="").stderr
+    daemon.answers["GET", "/v1/limits"] = {"tenant": "acme", "state": "suspended"}
+    first = cli("chat", input="").stderr.splitlines()[0]
+    assert first == "warning: acme is suspended and gets no answers; resume it with: tenantctl tenant resume acme"
 
 
 def test_an_answer_that_a_budget_cut_off_says_so(cli: Cli, daemon: FakeDaemon) -> None:

@@ -91,7 +91,11 @@ def configured(tmp_path: Path, text: str) -> Scene:
         ("[log]\nslotz = 3", "log.slotz: unknown key", "did you mean slots, in the table [engine]?"),
         ("slots = 3", "slots: unknown key", "it belongs in the table [engine]"),
         ("[scheduler]\nhalf_lives = 3", "scheduler.half_lives: unknown key", "did you mean half_life_s?"),
-        ('[[server.listen]]\naddress = "127.0.0.1:1"\norigin = []', "server.listen.0.origin: unknown key", "origins?"),
+        (
+            '[[server.listen]]\naddress = "127.0.0.1:1"\norigin = []',
+            "server.listen, entry 1: origin: unknown key",
+            "origins?",
+        ),
         ("[engine]\nslots = 0", "engine.slots = 0: must be at least 1", "edit "),
         ("[engine", "not valid TOML", "edit "),
     ],

@@ -47,7 +47,7 @@ USAGE, MISSING, DENIED = 2, 69, 77
         ("requests --since tomorrow", USAGE, "--since: must be a time such as 2026-11-29"),
         ("usage --until soon", USAGE, "--until: must be a time such as 2026-11-29"),
         ("audit prune --before soon --yes", USAGE, "--before: must be a time such as 2026-11-29"),
-        ("ledger prune --before 2026-13", USAGE, "--before: must be YYYY-MM or 'last' (got '2026-13')"),
+        ("ledger prune --before 2026-13", USAGE, "--before: must be YYYY-MM such as 2026-09, or 'last' (got"),
         ("key create acme --expires soon", USAGE, "--expires: must be a duration such as 90d"),
         ("key rotate key_1 --grace long", USAGE, "--grace: must be a duration such as 90d"),
         ("tenant set acme --uid root", USAGE, "--uid: must be a user id, as id -u NAME prints it, or none"),
@@ -90,6 +90,20 @@ def test_a_key_that_is_set_by_mistake_is_named(cli: Cli, daemon: FakeDaemon, mon
     result = cli("tenant", "list")
     assert result.exit_code == DENIED
     assert "TENANTD_API_KEY is not an API key" in result.stderr and "unset it or pass --admin" in result.stderr
+
+
+def test_a_key_that_the_daemon_does_not_know_is_named_with_its_cure(cli: Cli, daemon: FakeDaemon) -> None:
+    daemon.failure = errors.Unauthenticated("this API key is unknown, was revoked or has expired")
+    said = cli("usage").stderr
+    assert said.startswith("tenantctl: the API key in TENANTD_API_KEY is unknown, was revoked or has expired; set it")
+    assert "`tenantctl key create TENANT`" in said and "unset it to act as your Unix user" in said
+
+
+@pytest.mark.parametrize("content", [b"GGUF\xff", b"GGUF" + bytes(4 << 20)])
+def test_a_file_that_is_no_team_is_told_apart(cli: Cli, daemon: FakeDaemon, tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "team.toml").write_bytes(content)
+    said = cli("tenant", "apply", os.fspath(tmp_path / "team.toml")).stderr
+    assert "not a team file: " in said and "to get one: tenantctl tenant export > team.toml" in said
 
 
 def test_a_socket_that_others_own_is_no_missing_daemon(cli: Cli, daemon: FakeDaemon) -> None:

@@ -26,6 +26,13 @@ from tests.cli import fake_daemon
 from tests.cli.conftest import Cli
 from tests.cli.fake_daemon import FakeDaemon
 
+
+@pytest.mark.parametrize(("quantity", "unit"), [(1, "token"), (-1, "token"), (0, "tokens"), (2, "tokens")])
+def test_one_token_is_not_tokens(quantity: int, unit: str) -> None:
+    [item] = items(invoice(lines=[line("input tokens", quantity, "tokens", 100)]))
+    assert (item.quantity, item.unit) == (str(quantity), unit)
+
+
 NASTY = "<script>alert(\"1\")</script> & 'x' =cmd|' /C calc'!A0"
 PRICES = {"tokens": 100_000_000, "µs": 1_500_000_000}
 VOID = {"meta", "br", "hr", "img", "link", "input"}

@@ -34,6 +34,18 @@ def test_usage_is_of_this_month_unless_said(cli: Cli, daemon: FakeDaemon) -> Non
     assert daemon.seen[0][1] == "usage?month=this"
 
 
+def test_running_requests_that_are_in_no_row_are_told(cli: Cli, daemon: FakeDaemon) -> None:
+    whole = json.loads(cli("usage", "--json").stdout)
+    for running, said in (
+        (0, ""),
+        (2, "without 2 running requests, counted at the end; `tenantctl usage` includes them\n"),
+    ):
+        daemon.answers["GET", "usage"] = {**whole, "tenants": [{**whole["tenants"][0], "running": running}]}
+        assert cli("usage", "--by", "day", "--tenant", "acme").stderr == said
+        assert daemon.seen[-1][1] == "usage?month=this&tenant=acme"
+        assert cli("usage", "--by", "day", "--json").stderr == cli("usage").stderr == ""
+
+
 def test_requests_shows_the_ledgers_rows(cli: Cli, daemon: FakeDaemon) -> None:
     result = cli("requests", "--limit", "5", "--tenant", "acme")
     assert daemon.seen[0][1] == "requests?tenant=acme&limit=5"

@@ -127,7 +127,24 @@ def test_lines_of_the_log_are_those_of_the_daemon(cli: Cli, daemon: FakeDaemon) 
     assert cli("logs", "--limit", "1001").exit_code == 2
     assert "are not kept: tenantctl requests --since" in cli("logs", "--since", "2020-01-01").stderr
     daemon.answers["GET", "logs"] = {**KEPT, "lines": []}
-    assert cli("logs").stderr == "no requests have ended yet\n"
+    assert cli("logs").stderr.startswith("no such requests have ended since ")
+    daemon.answers["GET", "logs"] = {**KEPT, "lines": [], "head": 0}
+    said = cli("logs").stderr
+    assert re.fullmatch(
+        r"no requests have ended since the daemon started, at 2026-.*; for .*: tenantctl requests\n", said
+    )
+    assert cli("logs", "--json").stderr == ""
+
+
+def test_lines_wider_than_the_terminal_are_told_how_to_read(
+    daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    show = lambda: app(["requests", "--wide"], standalone_mode=False)  # noqa: E731
+    for columns, is_told in (("80", True), ("300", False)):
+        on_terminal(show, monkeypatch, COLUMNS=columns)
+        assert ("| less -S" in capsys.readouterr().err) == is_told
+    show()
+    assert capsys.readouterr().err == ""
 
 
 def test_following_goes_on_after_the_newest_line_and_tells_what_was_missed(

@@ -181,6 +181,20 @@ def test_nothing_is_written_where_a_unit_is_a_link(cli: Cli, systemd: Calls, tmp
     assert unit.stat().st_mode & 0o777 == 0o644 and "[Service]" in unit.read_text()
 
 
+def test_root_without_a_configuration_of_the_machine_is_told_of_its_own(
+    cli: Cli, systemd: Calls, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(paths, "SYSTEM_CONFIG", tmp_path / "etc" / "config.toml")
+    said = cli("service", "install", "--system").stderr
+    assert (
+        f"tenantctl init --config {tmp_path}/etc/config.toml" in said and f"{tmp_path}/config.toml: tenantctl" in said
+    )
+    assert "service install --user" in said and systemd() == []
+    (tmp_path / "config.toml").unlink()
+    said = cli("service", "install", "--system").stderr
+    assert f"tenantctl init --config {tmp_path}/etc/config.toml" in said and "--user" not in said
+
+
 def test_a_daemon_that_runs_already_is_not_got_in_the_way_of(cli: Cli, systemd: Calls, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         (tmp_path / "state").mkdir()

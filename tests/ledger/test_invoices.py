@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tenantd.domain import Usage
+from tenantd.errors import InvalidRequest
 from tenantd.ledger.audit import append
 from tenantd.ledger.invoice_lines import InvoiceLine
 from tenantd.ledger.invoices import AuditHead, invoice
@@ -32,6 +33,12 @@ def only(conn: sqlite3.Connection) -> TenantInvoice:
 
 def shown(lines: list[InvoiceLine]) -> list[tuple[str, int, str, int]]:
     return [(line.description, line.quantity, line.unit, line.amount_nanos) for line in lines]
+
+
+@pytest.mark.parametrize("text", ["2026-13", "2026-1", "december", ""])
+def test_what_is_no_month_is_refused_with_what_one_looks_like(text: str) -> None:
+    with pytest.raises(InvalidRequest, match=rf"must be YYYY-MM such as 2026-09, 'this' or 'last' \(got '{text}'\)"):
+        month(text)
 
 
 def test_lines_are_for_input_output_and_engine_time_and_counts_have_two_names() -> None:

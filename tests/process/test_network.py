@@ -53,11 +53,15 @@ def test_what_cannot_be_listened_on_is_said_with_what_to_do(tmp_path: Path, auth
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
         said = refused(tmp_path, {"address": "127.0.0.1:0"}, {"address": address})
-        assert f"server.listen.1.address: cannot listen on {address}: another program already listens there" in said
+        entry = f"{tmp_path / 'config.toml'}: server.listen, entry 2"
+        assert f"{entry}: address: cannot listen on {address}: another program already listens there" in said
     said = refused(tmp_path, {"address": "192.0.2.1:8080", "plaintext": True})
-    assert "server.listen.0.address: cannot listen on 192.0.2.1:8080: this machine does not have this address" in said
+    assert (
+        "server.listen, entry 1: address: cannot listen on 192.0.2.1:8080: this machine does not have this address"
+        in said
+    )
     said = refused(tmp_path, {"address": "0.0.0.0:8080"})
-    assert "server.listen.0: other machines can reach 0.0.0.0:8080: set cert and key for TLS" in said
+    assert "server.listen, entry 1: other machines can reach 0.0.0.0:8080: set cert and key for TLS" in said
     issued = authority.issue("mismatch")
     said = refused(tmp_path, {"address": "127.0.0.1:0", "cert": issued["cert"], "key": authority.issue("m2")["key"]})
     assert "is not the private key of" in said
@@ -103,7 +107,9 @@ def test_certificates_are_read_again_and_a_bad_one_changes_nothing(tmp_path: Pat
             assert client.post("/v1/completions", json=TENANT, headers=headers).status_code == 200
             Path(issued["cert"]).write_text("not a certificate")
             daemon.running.send_signal(signal.SIGHUP)
-            logged(daemon, "cannot use the new certificate, so the previous one stays in use: server.listen.0.cert")
+            logged(
+                daemon, "cannot use the new certificate, so the previous one stays in use: server.listen, entry 1: cert"
+            )
             assert served_name(url) == first
             authority.issue("renewed")
             daemon.running.send_signal(signal.SIGHUP)
@@ -252,7 +258,7 @@ def test_what_goes_wrong_on_the_way_is_said_with_what_to_do(daemon: Daemon, auth
         (["--url", secure, "--ca", "/none", "status"], key, 1, "--ca: cannot use /none: No such file"),
         (["--url", secure, "--ca", str(daemon.config), "status"], key, 1, "no certificates in PEM format"),
         (["--url", plain, "status"], {}, 77, "set TENANTD_API_KEY to an API key"),
-        (["--url", plain, "status"], key, 77, "this API key is unknown"),
+        (["--url", plain, "status"], key, 77, "the API key in TENANTD_API_KEY is unknown"),
         (["--url", plain, "--admin", "status"], key, 2, "--admin acts as your Unix user"),
         (["--url", "nonsense", "status"], key, 2, "write it like https://llm.example.org:8080"),
         (["--url", "http://u:p@h", "status"], key, 2, "leave out user and password"),

@@ -75,9 +75,13 @@ def chat(
         conversation.system = checked(system, "--system")
     conversation.settings |= sampling.settings({"max_tokens": max_tokens, "temperature": temperature, "seed": seed})
     with connect(ctx) as client:
-        name = client.own("/v1/limits", tenant)["tenant"]
+        own = client.own("/v1/limits", tenant)
+        name = own["tenant"]
         history = None if no_history else default_state_dir() / "chat" / f"{name}.history"
-        Chat(client, tenant, conversation, plain=plain).talk(name, Typist(history, NAMES))
+        talk = Chat(client, tenant, conversation, plain=plain)
+        if own["state"] == "suspended":
+            message(f"warning: {name} is suspended and gets no answers; resume it with: tenantctl tenant resume {name}")
+        talk.talk(name, Typist(history, NAMES))
 
 
 class Chat:

@@ -19,7 +19,7 @@ from tenantctl.options import Json, connect, examples
 from tenantctl.plain_values import quoted
 from tenantctl.render import message, print_fields, print_json
 from tenantctl.units import moment
-from tenantd.errors import AlreadyRunning, ConfigError, TenantdError
+from tenantd.errors import ConfigError, TenantdError
 
 if TYPE_CHECKING:
     from tenantd.ledger.restoring import Comparison, Content
@@ -142,10 +142,7 @@ def restore(
     if not folder.is_dir():
         raise ConfigError(f"{folder}: no such folder; create it with: mkdir -m 700 -p {folder}")
     ledger = folder / LEDGER_NAME
-    try:
-        lock = FileLock(folder / "daemon.lock", owned=f"state folder {folder}")
-    except AlreadyRunning as e:
-        raise AlreadyRunning(f"{e.message}; stop it first (tenantctl status shows its pid)") from None
+    lock = FileLock(folder / "daemon.lock", owned=f"state folder {folder}")
     try:
         kept_elsewhere = anchor if anchor is not None else configured_anchor()
         anchors = None if kept_elsewhere is None else Anchors.read(kept_elsewhere)
@@ -220,7 +217,9 @@ def prune(
     can no longer be listed, and reports on those months can begin and end only on the hour.
     """
     if not _MONTH.fullmatch(before):
-        raise typer.BadParameter(f"must be YYYY-MM or 'last' (got {quoted(before)})", param_hint="--before")
+        raise typer.BadParameter(
+            f"must be YYYY-MM such as 2026-09, or 'last' (got {quoted(before)})", param_hint="--before"
+        )
     if not yes:
         if not sys.stdin.isatty():
             raise typer.BadParameter("not a terminal; pass --yes to confirm")

@@ -61,12 +61,20 @@ def logs(
             return
         try:
             _show(found["lines"], json)
+            if not found["lines"]:
+                message(_none(found, since_micros))
             if follow:
                 _follow(client, tenant, found["head"], json)
         except KeyboardInterrupt:
             raise typer.Exit(SIGINT_EXIT) from None
-    if not found["lines"]:
-        message("no requests have ended yet")
+
+
+def _none(found: dict[str, Any], since_micros: int | None) -> str:
+    """What to say if there are no lines: since when."""
+    if found["head"]:  # of other tenants, or earlier
+        return f"no such requests have ended since {moment(max(found['since_micros'], since_micros or 0))}"
+    began = moment(found["since_micros"])
+    return f"no requests have ended since the daemon started, at {began}; for earlier ones: tenantctl requests"
 
 
 def _follow(client: Client, tenant: str | None, head: int, json: bool) -> None:

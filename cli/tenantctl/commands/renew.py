@@ -13,7 +13,7 @@ from tenantctl.ledger_place import LEDGER_NAME, StateDir
 from tenantctl.ledger_place import state_dir as folder_of
 from tenantctl.options import Json, examples
 from tenantctl.render import message, print_fields, print_json
-from tenantd.errors import AlreadyRunning, ConfigError, TenantdError
+from tenantd.errors import ConfigError, TenantdError
 
 EXAMPLES: Final = examples(
     "tenantctl ledger renew --currency EUR", "tenantctl ledger renew --currency EUR --yes --json"
@@ -51,10 +51,7 @@ def renew(
     ledger = folder / LEDGER_NAME
     if not ledger.is_file():
         raise ConfigError(f"{ledger}: no such file; pass --state-dir DIR")
-    try:
-        lock = FileLock(folder / "daemon.lock", owned=f"state folder {folder}")
-    except AlreadyRunning as e:
-        raise AlreadyRunning(f"{e.message}; stop it first (tenantctl status shows its pid)") from None
+    lock = FileLock(folder / "daemon.lock", owned=f"state folder {folder}")
     try:
         if not yes:
             _confirm(ledger, currency)

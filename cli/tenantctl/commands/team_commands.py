@@ -89,7 +89,7 @@ def _now(client: Client) -> tuple[list[dict[str, Any]], list[dict[str, Any]], st
 
 
 def _read(file: Path) -> str:
-    from tenantctl.team_file import MOST_BYTES
+    from tenantctl.team_file import HOW_TO_GET_ONE, MOST_BYTES
 
     if str(file) == "-":
         data = sys.stdin.buffer.read(MOST_BYTES + 1)
@@ -97,12 +97,12 @@ def _read(file: Path) -> str:
         with file.open("rb") as opened:
             data = opened.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:
-        raise InvalidRequest(f"{file}: is longer than {MOST_BYTES // 2**20} MiB")
+        raise InvalidRequest(f"{file}: not a team file: it is longer than {MOST_BYTES // 2**20} MiB; {HOW_TO_GET_ONE}")
     try:
         return data.decode()
     except UnicodeDecodeError as e:
         line = data.count(b"\n", 0, e.start) + 1
-        raise InvalidRequest(f"{file}, line {line}: is not UTF-8") from None
+        raise InvalidRequest(f"{file}, line {line}: not a team file: it is not UTF-8; {HOW_TO_GET_ONE}") from None
 
 
 def _confirm(names: Sequence[str], *, yes: bool) -> None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Final
 
 import typer
 
-from tenantctl.client import url
+from tenantctl.client import Client, url
 from tenantctl.options import Csv, Json, PeriodMonth, TenantFilter, connect, examples, one_output
 from tenantctl.own_view import OwnView, own_view
 from tenantctl.render import (
@@ -20,7 +20,7 @@ from tenantctl.render import (
 )
 from tenantctl.spreadsheet import print_records
 from tenantctl.times import PeriodSince, PeriodUntil, bound
-from tenantctl.units import NOTHING, decimals, milliseconds, money, seconds, watt_hours
+from tenantctl.units import NOTHING, decimals, milliseconds, money, plural, seconds, watt_hours
 
 USAGE_EXAMPLES = examples(
     "tenantctl usage",
@@ -99,6 +99,8 @@ def usage(
             path = url("usage") if by is By.TENANT else url("usage", by)
             answer = client.get(path, **period, tenant=tenant)
             rows = answer["tenants" if by is By.TENANT else "groups"]
+        is_table = not json and not as_csv
+        running = _running(client, own, period, tenant) if is_table and by is not By.TENANT else 0
     if json:
         print_json(answer)
     elif as_csv:
@@ -107,8 +109,17 @@ def usage(
         _print_tenants(rows, answer["currency"])
     else:
         _print_groups(by, rows, answer["currency"])
+    if running:
+        message(f"without {plural(running, 'running request')}, counted at the end; `tenantctl usage` includes them")
     if not rows and not json:
         message(f"no usage {NAMED_MONTHS.get(month, f'in {month}') if month else 'in this period'}")
+
+
+def _running(client: Client, own: OwnView | None, period: dict[str, str | None], tenant: str | None) -> int:
+    """Requests of the period that run: they are in the rows of tenants and in no others."""
+    if own is not None:
+        return int(own.get("/v1/usage", **period)["total"]["running"])
+    return sum(row["running"] for row in client.get(url("usage"), **period, tenant=tenant)["tenants"])
 
 
 def _own(own: OwnView, by: By, period: dict[str, str | None]) -> tuple[dict[str, Any], list[dict[str, Any]]]:

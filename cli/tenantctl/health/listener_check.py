@@ -7,6 +7,7 @@ from typing import Final
 from tenantctl.health.scene import Scene, heard
 from tenantctl.health.verdicts import Finding, Level, from_message, ok, warn
 from tenantd.errors import ConfigError
+from tenantd.listen_settings import entry
 
 NAME: Final = "listeners"
 
@@ -18,7 +19,7 @@ def check(scene: Scene) -> list[Finding]:
     listeners = () if scene.config is None else scene.config.server.listen
     findings = []
     for number, one in enumerate(listeners):
-        name = f"server.listen.{number}"
+        name = entry(number)
         if one.cert is not None and one.key is not None:
             with heard() as warnings:
                 try:

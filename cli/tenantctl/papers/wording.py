@@ -128,7 +128,8 @@ def _quantity(line: dict[str, Any]) -> tuple[str, str, str]:
         parts = divide_half_even(line["quantity"] * 10**HOUR_PLACES, HOUR_MICROS)
         hours = f"{parts // 10**HOUR_PLACES}.{parts % 10**HOUR_PLACES:0{HOUR_PLACES}}"
         return hours, "hours", "" if price is None else f"{money(price)} per hour"
-    return f"{line['quantity']}", line["unit"], "" if price is None else f"{money(price)} per million"
+    unit = line["unit"].removesuffix("s") if abs(line["quantity"]) == 1 else line["unit"]
+    return f"{line['quantity']}", unit, "" if price is None else f"{money(price)} per million"
 
 
 def _label(line: dict[str, Any]) -> str:

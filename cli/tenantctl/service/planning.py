@@ -33,6 +33,11 @@ DEVICE_GROUPS: Final = ("render", "video")
 def make_plan(*, is_machines: bool, config: Path | None, with_gpu: bool | None) -> Plan:
     """`with_gpu` is None to let the service use the GPUs that are there. Raises ConfigError."""
     path = (config or (paths.SYSTEM_CONFIG if is_machines else paths.default_config_path())).absolute()
+    if is_machines and config is None and not path.exists() and (own := paths.default_config_path()).exists():
+        raise ConfigError(
+            f"{path}: no such file; create it with: tenantctl init --config {path}. For a service of your own, which "
+            f"uses {own}: tenantctl service install --user"
+        )
     found = load_config(path)
     if is_machines:
         _check_places(found, path)

@@ -87,11 +87,18 @@ def _choice(choice: Any, names: Names) -> Any:
         names.known(_CHOICE_FIELDS, {}, choice, "tool_choice.")
         return {"type": "function", "function": {"name": choice.get("name")}}
     if not isinstance(kind, str) or kind not in _CHOICES:
-        raise InvalidRequest(
-            f"tool_choice: the type is {excerpt(kind)}; it must be 'auto', 'any', 'tool' or 'none'", param="tool_choice"
-        )
+        raise InvalidRequest(f"tool_choice: {_wrong_choice(choice)}", param="tool_choice")
     names.known(_CHOICE_FIELDS, {}, choice, "tool_choice.")
     return _CHOICES[kind]
+
+
+def _wrong_choice(choice: Any) -> str:
+    kinds = "'auto', 'any', 'tool' or 'none'"
+    if not isinstance(choice, dict):
+        return f'must be an object such as {{"type": "auto"}}, with a type of {kinds} (got {excerpt(choice)})'
+    if "type" not in choice:
+        return f"needs a type: {kinds}"
+    return f"the type is {excerpt(choice['type'])}; it must be {kinds}"
 
 
 def _is_parallel(choice: Any) -> bool | None:

@@ -207,5 +207,17 @@ def test_what_is_wrong_is_refused(api: Api) -> None:
             answer = post(api, {"messages": ASKED, **body}, path)
             error = answer.json()["error"]
             assert (answer.status_code, error["code"], error["param"]) == (400, code, param), error
+    for choice, said in (
+        (
+            "auto",
+            "must be an object such as {\"type\": \"auto\"}, with a type of 'auto', 'any', 'tool' or 'none' "
+            "(got 'auto')",
+        ),
+        ({"name": "x"}, "needs a type: 'auto', 'any', 'tool' or 'none'"),
+        ({"type": None}, "the type is null; it must be 'auto', 'any', 'tool' or 'none'"),
+        ({"type": "all"}, "the type is 'all'; it must be 'auto', 'any', 'tool' or 'none'"),
+    ):
+        answer = post(api, {"messages": ASKED, "tools": TOOLS, "tool_choice": choice})
+        assert answer.json()["error"]["message"] == f"tool_choice: {said}"
     assert not api.service.generations
     assert post(api, {"messages": ASKED, "thinking": {"type": "enabled", "budget_tokens": 2000}}).is_success

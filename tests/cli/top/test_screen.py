@@ -126,7 +126,11 @@ def test_no_limit_folds_in_the_middle() -> None:
     choices.page = Page.TENANT
     for width in (72, 76, 80, 84, 100):
         lines = [line.plain for line in screen(found, choices, Status(), width, 24)]
-        for whole in ("requests per minute 3 of 20", "tokens per minute 1,234,567 of 1,234,567", "max concurrent 0 of 4"):
+        for whole in (
+            "requests per minute 3 of 20",
+            "tokens per minute 1,234,567 of 1,234,567",
+            "max concurrent 0 of 4",
+        ):
             assert any(whole in line for line in lines), (width, whole)
 
 
