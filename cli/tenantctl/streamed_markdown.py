@@ -7,7 +7,6 @@ it grows, and of that no more than the screen holds.
 from __future__ import annotations
 
 import itertools
-import re
 from typing import Any, ClassVar, Final
 
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -17,10 +16,10 @@ from rich.segment import Segment
 from rich.text import Text
 from rich.theme import Theme
 
+from tenantctl.fences import fence_after
 from tenantd.printable import printable
 
 REDRAWN_PER_S: Final = 8
-_FENCE: Final = re.compile(r" {0,3}(`{3,}|~{3,})")
 _STYLES: Final = {
     "markdown.code": "cyan",
     "markdown.code_block": "cyan",
@@ -167,22 +166,14 @@ def complete(text: str) -> int:
         is_blank = not line.strip()
         if not fence and after_blank and not is_blank and not line[0].isspace():
             end = position
-        fence = _fence_after(line, fence)
+        fence = fence_after(line, fence)
         after_blank = is_blank and not fence
         position += len(line)
     return end
 
 
-def _fence_after(line: str, fence: str) -> str:
-    """The fence that is open after a line; "" if none is."""
-    found = _FENCE.match(line)
-    if not fence:
-        return found[1] if found else ""
-    return "" if found and found[1].startswith(fence) and line.strip() == found[1] else fence
-
-
 def _open_fence(lines: list[str]) -> str:
     fence = ""
     for line in lines:
-        fence = _fence_after(line, fence)
+        fence = fence_after(line, fence)
     return fence

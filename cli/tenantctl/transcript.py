@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Final, TextIO
+from typing import TYPE_CHECKING, Any, Final, TextIO
 
 from tenantctl.render import harmless, message
+
+if TYPE_CHECKING:
+    from tenantctl.word_wrap import WordWrap
 
 OUT_OF_BUDGET: Final = "the answer was cut off because a budget is used up: tenantctl limits"
 
@@ -82,18 +86,30 @@ class Transcript:
 
 
 class Printer:
-    """Writes text piece by piece, to standard output unless told otherwise; without control characters if it is a
-    terminal."""
+    """Writes text piece by piece, to standard output unless told otherwise. On a terminal, without control characters,
+    and in lines that end between words, unless it is `exact`."""
 
-    def __init__(self, stream: TextIO | None = None) -> None:
+    def __init__(self, stream: TextIO | None = None, *, exact: bool = False) -> None:
         self._stream = stream or sys.stdout
         self._terminal = self._stream.isatty()
+        self._wrap: WordWrap | None = None
+        if self._terminal and not exact:
+            from tenantctl.word_wrap import WordWrap
+
+            self._wrap = WordWrap(self._columns)
         self._at_line_start = True
 
     def write(self, piece: str) -> None:
-        self._stream.write(harmless(piece) if self._terminal else piece)
+        text = harmless(piece) if self._terminal else piece
+        self._at_line_start = piece.endswith("\n")  # first, because Ctrl-C may come while this is written
+        self._stream.write(text if self._wrap is None else self._wrap.feed(text))
         self._stream.flush()
-        self._at_line_start = piece.endswith("\n")
+
+    def _columns(self) -> int:
+        try:
+            return os.get_terminal_size(self._stream.fileno()).columns
+        except (OSError, ValueError):
+            return 0
 
     def end_line(self) -> None:
         """Make sure that the next output starts on a new line."""

@@ -90,8 +90,8 @@ class Generation:
         await self._stream(word, receive, send)
 
     async def _stream(self, word: str, receive: Receive, send: Send) -> None:
-        if word == "forever":
-            await self._events(send, self._piece("begun"))
+        if word in ("forever", "halfway"):
+            await self._events(send, self._piece("begun" if word == "forever" else "begun to"))
             while (await receive())["type"] != "http.disconnect":
                 pass
             self._daemon.disconnected.set()

@@ -8,6 +8,7 @@ import select
 import shlex
 import signal
 import subprocess
+import termios
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -23,10 +24,12 @@ from tests.support.tiny_gguf import write_tiny_gguf
 
 
 class Screen:
-    """A terminal with a program on it; its standard error goes to a pipe, unless `whole`."""
+    """A terminal with a program on it; its standard error goes to a pipe, unless `whole`. With 0 columns, nobody knows
+    how wide it is."""
 
-    def __init__(self, arguments: tuple[str, ...], *, whole: bool = False) -> None:
+    def __init__(self, arguments: tuple[str, ...], *, whole: bool = False, columns: int = 0) -> None:
         self._master, self._slave = os.openpty()  # kept open here, or there would be an end before the beginning
+        termios.tcsetwinsize(self._slave, (24 if columns else 0, columns))
         name = os.ttyname(self._slave)
         # a session leader that opens a terminal gets it as its own: Ctrl-C then means SIGINT
         script = f"exec {shlex.join(command(*arguments))} <{name} >{name}" + (f" 2>{name}" if whole else "")
@@ -103,8 +106,8 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
     monkeypatch.setenv("TERM", "xterm")
 
     @contextmanager
-    def run(*arguments: str, whole: bool = False) -> Iterator[Screen]:
-        screen = Screen(arguments, whole=whole)
+    def run(*arguments: str, whole: bool = False, columns: int = 0) -> Iterator[Screen]:
+        screen = Screen(arguments, whole=whole, columns=columns)
         try:
             yield screen
         finally:

@@ -70,8 +70,9 @@ def run(
 
     The prompt is sent as a chat message if the model has a chat template. A base model has none and continues the
     prompt. A model's reasoning goes to standard error. Text from standard input is added to the prompt on a new line;
-    add < /dev/null if standard input is for something else, as in a shell loop. Ctrl-C cancels the request; tokens
-    generated so far are billed.
+    add < /dev/null if standard input is for something else, as in a shell loop. On a terminal, long lines are broken
+    between words, except in code and in answers to --schema or --grammar; a pipe gets the exact text. Ctrl-C cancels
+    the request; tokens generated so far are billed.
     """
     wanted, settings = _wanted(raw, chat, system), sampling.settings(ctx.params)
     text = read_prompt(prompt, file or (), raw=raw)
@@ -130,7 +131,8 @@ def _ask(client: Client, path: str, body: dict[str, Any], tenant: str | None, no
     """Send the request, say `note` once it is answered and, unless `quiet`, print the text as it comes. Raises
     typer.Exit(130) after Ctrl-C."""
     answer = Transcript()
-    printer, thoughts = Printer(), Printer(sys.stderr)
+    is_constrained = "grammar" in body or "response_format" in body  # what is copied must still be what was asked for
+    printer, thoughts = Printer(exact=is_constrained), Printer(sys.stderr)
     try:
         with ExitStack() as stack:
             wait_s = min(ENGINE_WAIT_S, body.get("timeout_s", ENGINE_WAIT_S))
