@@ -13,7 +13,11 @@ from tenantd.domain import FinishReason, Priority, Sampling
 from tenantd.engine.kv.prefixes import Key
 from tenantd.minute import TokenWindow
 from tenantd.wire.messages import PlacedImage, Submit
+from tenantd.wire.settings import Settings
 
+REFILL: Final = 0.5
+"""Half-lives in which a used credit is whole again. A short request now and then always finds it; who returns again and
+again with long prompts would otherwise be before everybody for ever."""
 MOST_TEXTS: Final = 64
 """To embed for one request in one pass: their vectors are sent at once."""
 
@@ -182,6 +186,10 @@ class Job:
         self.run_tokens += tokens
         self.kv_token_s -= tokens * (now_s - self.bound_s)
 
+    def may_give_way(self, least_tokens: int) -> bool:
+        """Whether it has run for `least_tokens` on its slot, or has nothing in it that would be lost or kept."""
+        return self.run_tokens >= least_tokens or not self.computed
+
     def leave(self, now_s: float) -> None:
         """It has no sequence any more."""
         self.kv_token_s += self.computed * max(0.0, now_s - self.bound_s)
@@ -204,7 +212,9 @@ class TenantJobs:
     cache: int = 0  # as in `TenantPolicy`
     priority: Priority = Priority.STANDARD
     is_waiting: bool = False  # one of its requests waited for a slot at the start of the step
-    is_back: bool = False  # back from idle, without a token since
+    credit: float = 0.0  # its usage counts as lower by this, from its return from idle to its first token
+    spare_credit: float = math.inf  # what is left of the credit for its next return, at `returned_s`
+    returned_s: float = 0.0
     was_busy: bool = False  # in the previous engine; its requests have yet to arrive
     left_s: float = -math.inf  # when it last had no more work
     has_backlog: bool = False  # the daemon holds more of its requests
@@ -238,6 +248,17 @@ class TenantJobs:
         if not queue or not queue[-1].submit.is_flex:
             return len(queue)
         return next(index for index, job in enumerate(queue) if job.submit.is_flex)
+
+    def come_back(self, settings: Settings, now_s: float) -> None:
+        """It is back from idle, with what it has left of `burst_credit`, which refills in REFILL half-lives."""
+        refilled = settings.burst_credit * max(0.0, now_s - self.returned_s) / (REFILL * settings.half_life_s)
+        self.credit = self.spare_credit = min(settings.burst_credit, self.spare_credit + refilled)
+        self.returned_s = now_s
+
+    def spend(self, cost: float) -> None:
+        """So much of a request's prompt was computed. While its credit lasts, that is what it is for."""
+        if self.credit:
+            self.spare_credit = max(0.0, self.spare_credit - cost)
 
     def copy(self, now_s: float) -> TenantJobs:
         """Another one with the same requests, to try things on."""

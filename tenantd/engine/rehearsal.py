@@ -214,7 +214,7 @@ class Rehearsal:
             adapter=size.adapter,
             sampling=0,
         )
-        self._roster.with_work(name).add(Job(submit, ANY, submit.prompt, 0, 0))
+        self._roster.with_work(name, self.now_s).add(Job(submit, ANY, submit.prompt, 0, 0))
 
     def _come_back(self, name: str) -> None:
         """Who sent a request that has ended may send another one, unless there are more already."""
@@ -241,9 +241,8 @@ class Rehearsal:
 
     def _prefill(self, prompts: list[_Part], decoding: list[_Part], allowances: Mapping[str, int | None]) -> None:
         """Compute the neediest prompt, or a part of it, while the others decode now and then."""
-        credit = self._settings.burst_credit
         usage = {
-            name: self._fairness.normalised(name, self.now_s, -credit / t.active if t.is_back else 0.0)
+            name: self._fairness.normalised(name, self.now_s, -t.credit / t.active)
             for name, t in self._tenants.items()
             if t.active
         }
@@ -306,13 +305,14 @@ class Rehearsal:
         fresh = max(0, min(tokens, len(job.submit.prompt) - job.charged_prompt))
         job.charged_prompt += fresh
         self._charge(job, fresh, 0)
+        self._tenants[job.submit.tenant].spend(fresh * self._settings.prompt_token_cost)
         if not part.prompt:
             self._generate([part], 1)
 
     def _generate(self, parts: list[_Part], tokens: int) -> None:
         for part in parts if tokens else ():
             job = part.job
-            self._tenants[job.submit.tenant].is_back = False
+            self._tenants[job.submit.tenant].credit = 0.0
             if not job.generated:
                 self._begin(job)
             part.output -= tokens

@@ -44,7 +44,7 @@ class Roster:
         """Requests that still wait in the daemon are work too: a tenant with any is not idle."""
         name = backlog.tenant
         if backlog.exists:
-            tenant = self.with_work(name, is_flex=backlog.is_flex)
+            tenant = self.with_work(name, now_s, is_flex=backlog.is_flex)
             tenant.has_backlog, tenant.has_flex_backlog = True, backlog.is_flex
         elif (tenant := self.get(name)).has_backlog:
             tenant.has_backlog = tenant.has_flex_backlog = False
@@ -68,16 +68,19 @@ class Roster:
 
     # ---- arriving, waiting, leaving -------------------------------------------------------------------------------
 
-    def came(self, submit: Submit) -> TenantJobs:
+    def came(self, submit: Submit, now_s: float) -> TenantJobs:
         """The tenant of a request that has come."""
-        tenant = self.with_work(submit.tenant, is_flex=submit.is_flex)
+        tenant = self.with_work(submit.tenant, now_s, is_flex=submit.is_flex)
         self._count(submit, 1)
         return tenant
 
-    def left(self, submit: Submit, now_s: float) -> None:
-        """A request that had come has ended."""
-        self.leave_if_idle(submit.tenant, now_s)
-        self._count(submit, -1)
+    def left(self, job: Job, now_s: float) -> None:
+        """A request that had come has ended. What was computed of it has used up the credit of those that return, even
+        if it was cancelled before its first token."""
+        if job.charged_prompt:
+            self._by_name[job.submit.tenant].credit = 0.0
+        self.leave_if_idle(job.submit.tenant, now_s)
+        self._count(job.submit, -1)
 
     def _count(self, submit: Submit, number: int) -> None:
         tenant = self._by_name[submit.tenant]
@@ -87,12 +90,14 @@ class Roster:
             tenant.ordinary += number
         self._weigh(submit.tenant)
 
-    def with_work(self, name: str, *, is_flex: bool = False) -> TenantJobs:
+    def with_work(self, name: str, now_s: float, *, is_flex: bool = False) -> TenantJobs:
         """The tenant of this name, which is about to have work. The credit of those that return is not for flex
         requests."""
         tenant = self.get(name)
         if not tenant.is_busy and not tenant.was_busy:
-            tenant.is_back = not is_flex
+            tenant.credit = 0.0
+            if not is_flex:
+                tenant.come_back(self._sharing.settings, now_s)
         tenant.was_busy = False
         return tenant
 

@@ -79,7 +79,7 @@ class Scheduler:
         """Queue a request, which is submitted once."""
         assert submit.request not in self._jobs
         self._now_s = now_s
-        tenant = self.roster.came(submit)
+        tenant = self.roster.came(submit, now_s)
         job = Job(
             submit=submit,
             sampling=sampling,
@@ -244,10 +244,9 @@ class Scheduler:
     def plan(self, now_s: float) -> Plan:
         """Decide one step for the bound requests: a decoding pass or a prefill pass."""
         self._now_s = now_s
-        credit = self._settings.burst_credit
         usage = {
             # the credit buys one quick answer; with several requests it is divided among them
-            name: self._fairness.normalised(name, now_s, -credit / tenant.active if tenant.is_back else 0.0)
+            name: self._fairness.normalised(name, now_s, -tenant.credit / tenant.active)
             for name, tenant in self._tenants.items()
             if tenant.active
         }
@@ -347,9 +346,10 @@ class Scheduler:
             fresh_prompt = max(0, min(job.computed, len(submit.prompt)) - max(job.charged_prompt, chunk.position))
             job.charged_prompt += fresh_prompt
         token, logprobs = -1, None
+        tenant = self._tenants[submit.tenant]
+        tenant.spend(fresh_prompt * self._settings.prompt_token_cost)
         if sampled is not None or chunk.texts:
-            job.decoded_s = now_s
-            self._tenants[submit.tenant].is_back = False
+            job.decoded_s, tenant.credit = now_s, 0.0
         if sampled is not None and not sampled.is_end:
             token, logprobs = sampled.token, sampled.logprobs
             job.tokens.append(token)
@@ -380,7 +380,7 @@ class Scheduler:
             job.is_queued = False
         if (state := self.states.take(job.submit.request)) is not None:
             self._discarded.append((job, state))
-        self.roster.left(job.submit, self._now_s)
+        self.roster.left(job, self._now_s)
         held = (*job.held(self._now_s), job.is_garbled)
         self._booking.finishes.append(Finish(job.submit.request, job.binding, reason, message, param, detail, *held))
 

@@ -90,7 +90,7 @@ class Sharing:
             name = job.submit.tenant
             if self.tenants[name].window.allowance(now_s) == 0:
                 return job, None
-            if job.run_tokens >= self.settings.min_run_tokens:
+            if job.may_give_way(self.settings.min_run_tokens):
                 candidates.setdefault(name, job)
         now = self.standing(newest_first, now_s)
         holders = sorted(candidates, key=lambda name: -now.ranks[name])
@@ -109,7 +109,7 @@ class Sharing:
         """
         if self.settings.policy is Policy.FIFO:
             return None
-        flex = [job for job in active if job.submit.is_flex and job.run_tokens >= self.settings.min_run_tokens]
+        flex = [job for job in active if job.submit.is_flex and job.may_give_way(self.settings.min_run_tokens)]
         is_full = len(active) >= self.slots
         for job in sorted(flex, key=lambda job: -job.arrival):
             tenant = self.tenants[name := job.submit.tenant]
@@ -140,8 +140,8 @@ class Sharing:
         if is_last_whole and not self._is_ahead(holder_name, taker_name, now, costs.margin(self.settings)):
             return False
         ahead = now.ranks[holder_name] - self._quantum(job) / holder.weight
-        if holder.is_back and holder.active == 1:  # its credit lasts until its first token
-            ahead -= self.settings.burst_credit / holder.weight
+        if holder.active == 1:
+            ahead -= holder.credit / holder.weight
         worth = (ahead - now.ranks[taker_name]) * taker.weight
         evens_out = holder.active > share and taker.active < now.shares[taker_name]
         if not evens_out:  # the taker exceeds its share: only if it is still behind after using the slot
@@ -185,9 +185,8 @@ class Sharing:
 
         Otherwise one tenant would take all free slots at once. A tenant back from idle has a credit for its first slot.
         """
-        credit = -self.settings.burst_credit
         busy = {name: tenant for name, tenant in self.tenants.items() if tenant.is_busy}
-        pending = {name: credit if t.is_back and not t.active else 0.0 for name, t in busy.items()}
+        pending = {name: 0.0 if t.active else -t.credit for name, t in busy.items()}
         for job in active:
             pending[job.submit.tenant] += self._quantum(job)
         return {name: self.fairness.normalised(name, now_s, cost) for name, cost in pending.items()}

@@ -30,7 +30,8 @@ class Settings:
     """The [scheduler] table of the configuration. Costs are in units of usage.
 
     `burst_credit` is subtracted from the usage of a tenant back from idle: in full for its first slot, then divided by
-    its running requests until its first token. Idle time thus earns a quick answer but not a monopoly.
+    its running requests until its first token. Idle time thus earns a quick answer but not a monopoly, and a credit
+    that was used refills only with time (see jobs.py).
     """
 
     half_life_s: float = _setting(60.0, "Half-life of past usage.", gt=0, le=86_400)
@@ -43,7 +44,11 @@ class Settings:
         Policy.USAGE, "Least usage first, or first come, first served.", strict=False
     )
     burst_credit: float = _setting(
-        500.0, "Head start, in usage, for one request of a tenant that was idle.", ge=0, le=1e9
+        500.0,
+        "Head start, in usage, for one request of a tenant that was idle. The prompt tokens computed with it use it "
+        "up; it refills in half of half_life_s.",
+        ge=0,
+        le=1e9,
     )
     prefill_chunk_tokens: int = _setting(512, "Maximum prompt tokens in one step.", ge=1, le=8192)
     target_step_ms: float = _setting(
@@ -69,4 +74,6 @@ class Settings:
         ge=1,
         le=60_000,
     )
-    min_run_tokens: int = _setting(16, "Do not pause a request before it has run this many tokens.", ge=1, le=1_000_000)
+    min_run_tokens: int = _setting(
+        16, "Do not pause a request that has begun before it has run this many tokens.", ge=1, le=1_000_000
+    )

@@ -35,12 +35,12 @@ def test_a_tenant_whose_requests_wait_in_the_daemon_is_not_idle_when_the_last_on
     w.step()
     assert deep.is_busy and not deep.queue and not deep.active
     w.submit(8, "deep", 8, 4)
-    assert not deep.is_back, "it gets no credit for coming back"
+    assert not deep.credit, "it gets no credit for coming back"
     assert w.fairness.normalised("deep", w.now_s) <= usage, "nor is it lifted"
     w.loop.apply([Backlog("deep", False), Cancel(8)])
     assert not deep.is_busy
     w.submit(9, "deep", 8, 4)
-    assert deep.is_back, "now it comes back from idle"
+    assert deep.credit, "now it comes back from idle"
 
 
 def test_a_share_is_not_cut_to_what_has_been_sent_so_far() -> None:

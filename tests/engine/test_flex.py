@@ -125,7 +125,7 @@ def test_the_weight_follows_what_the_daemon_still_has() -> None:
     w = world(slots=1)
     w.submit(0, "a", 8, 40, is_flex=True)
     tenant = w.scheduler._tenants["a"]
-    assert tenant.weight == 1 / 8 and not tenant.is_back, "nor has it a credit for being back"
+    assert tenant.weight == 1 / 8 and not tenant.credit, "nor has it a credit for being back"
     w.loop.apply([Backlog("a", True)])
     assert tenant.weight == 1
     w.loop.apply([Backlog("a", True, True)])

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tenantd.domain import FinishReason
+from tenantd.engine.jobs import REFILL, TenantJobs
+from tenantd.wire.settings import Settings
 from tests.engine.test_scheduling import served_in, steps_to_first_token
-from tests.engine.world import SETTINGS, World, bound, world
+from tests.engine.world import BURST_CREDIT, SETTINGS, World, bound, world
 
 
 def slots_held(w: World) -> Counter[str]:
@@ -105,3 +112,68 @@ def test_a_fresh_engine_knows_where_newcomers_start() -> None:
     assert w.fairness.normalised("newcomer", w.now_s) >= 0.99 * level
     w.submit(1, "alone", 16, 100)
     assert steps_to_first_token(w, 1) <= 2 * SETTINGS.min_run_tokens
+
+
+def test_a_newcomer_need_not_wait_until_requests_have_begun_that_only_hold_their_slots() -> None:
+    """The prompts of the tenant that is ahead are not computed as long as the other's is, which takes 120 steps."""
+    w = world(slots=3, chunk=16, context_tokens=4096)
+    w.fairness.charge("ahead", 5000, 0)
+    w.submit(0, "long", 16 * 120, 4)
+    w.submit(1, "ahead", 64, 4)
+    w.submit(2, "ahead", 64, 4)
+    w.step()
+    w.submit(3, "newcomer", 4, 4)
+    assert steps_to_first_token(w, 3) <= 4
+    w.run()
+    assert set(w.finishes.values()) == {FinishReason.LENGTH}
+
+
+def test_a_flex_request_that_only_holds_its_slot_makes_room_for_another_of_its_tenant() -> None:
+    w = world(slots=2, chunk=16, context_tokens=4096)
+    w.fairness.charge("ahead", 5000, 0)
+    w.submit(0, "long", 16 * 120, 4)
+    w.submit(1, "ahead", 64, 4, is_flex=True)
+    w.step()
+    w.submit(2, "ahead", 4, 4)
+    w.step()
+    assert [job.submit.request for job in w.scheduler.active.values()] == [0, 2]
+
+
+def test_the_credit_of_a_return_is_used_up_by_what_is_cancelled_before_its_first_token() -> None:
+    w = world(slots=2, chunk=16)
+    w.submit(0, "evil", 64, 4)
+    w.submit(1, "evil", 64, 4)
+    w.step()
+    w.cancel(1)
+    assert w.scheduler._tenants["evil"].credit == BURST_CREDIT, "nothing of that was computed"
+    w.submit(2, "evil", 64, 4)
+    w.cancel(0)
+    w.step()
+    assert w.scheduler._tenants["evil"].credit == 0
+
+
+def test_who_returns_again_and_again_with_long_prompts_uses_up_its_credit() -> None:
+    w = world(slots=2, chunk=64)
+    credits = []
+    for request in range(5):
+        w.submit(request, "evil", 64, 1)
+        credits.append(w.scheduler._tenants["evil"].credit)
+        w.run()
+    assert credits == pytest.approx([BURST_CREDIT - 64 * request for request in range(4)] + [0], abs=2)
+    w.now_s += 60 * REFILL
+    w.submit(9, "evil", 64, 1)
+    assert w.scheduler._tenants["evil"].credit == BURST_CREDIT
+
+
+@given(st.lists(st.tuples(st.floats(0, 40), st.floats(0, 800)), min_size=1, max_size=40))
+def test_credits_buy_no_more_than_one_and_what_refills(returns: list[tuple[float, float]]) -> None:
+    """By the prompts that were computed with it; the last prompt of each return may take more."""
+    tenant, settings, now_s, bought = TenantJobs(), Settings(), 0.0, 0.0
+    for pause_s, cost in returns:
+        now_s += pause_s
+        tenant.come_back(settings, now_s)
+        bought += min(cost, tenant.credit)
+        tenant.spend(cost)
+        tenant.credit = 0.0
+    most = settings.burst_credit * (1 + now_s / (REFILL * settings.half_life_s))
+    assert bought <= most + 1e-6
