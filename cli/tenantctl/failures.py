@@ -32,6 +32,7 @@ _OPTIONS: Final = {
     "this API key has none; send the header X-Tenant": "pass --tenant NAME",
     "choose one with the parameter id": "pass --id N",
     "GET /readyz shows its progress": "`tenantctl status` shows its progress",
+    "an administrator can resume it": "an administrator can resume it with `tenantctl tenant resume`",
     "event: must be one of": "--event must be one of",
     "request: must be the id": "--request must be the id",
     "state: must be one of": "--state must be one of",

@@ -152,7 +152,7 @@ class Entrance:
         if self.is_closed:
             raise Draining("the daemon is shutting down and accepts no new requests")
         if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+            raise TenantSuspended.of(tenant.name)
         engine = self._replica.supervisor
         if engine.state is EngineState.FAILED:
             retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)

@@ -45,7 +45,7 @@ class Repeats:
         """
         tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)
         if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+            raise TenantSuspended.of(tenant.name)
         check_allowed(tenant, 0)
         if self._answers.count_sending(answer.keyed.tenant_id) >= MOST_AT_A_TIME:
             raise TooManyRepeats(

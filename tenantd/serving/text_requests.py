@@ -21,6 +21,6 @@ class TextRequests:
         RequestsPerMinuteExceeded."""
         tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)
         if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended(f"tenant {tenant.name} is suspended")
+            raise TenantSuspended.of(tenant.name)
         check_allowed(tenant, 0)
         self._gate.book_tokenless(tenant)
