@@ -268,10 +268,6 @@ class TenantSuspended(Forbidden):
 
     code = "tenant_suspended"
 
-    @classmethod
-    def of(cls, tenant: str) -> TenantSuspended:
-        return cls(f"tenant {tenant} is suspended; an administrator can resume it")
-
 
 class NotFound(TenantdError):
     """No such tenant, key, request, model or route."""

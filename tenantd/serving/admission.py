@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-from tenantd.domain import Tenant
+from tenantd.domain import Tenant, TenantState
 from tenantd.errors import (
     ContextLengthExceeded,
     EngineUnavailable,
@@ -17,6 +17,7 @@ from tenantd.errors import (
     QueueFull,
     RequestCancelled,
     TenantdError,
+    TenantSuspended,
     key_revoked,
 )
 from tenantd.limits import BLOCKS, LIMITS
@@ -84,6 +85,12 @@ def check_prompt(prompt: list[int]) -> None:
     """Raises InvalidRequest for an empty prompt. Token ids were checked when the prompt was read."""
     if not prompt:
         raise InvalidRequest("the prompt must not be empty", param="prompt")
+
+
+def check_active(tenant: Tenant) -> None:
+    """Raises TenantSuspended."""
+    if tenant.state is TenantState.SUSPENDED:
+        raise TenantSuspended(f"tenant {tenant.name} is suspended; an administrator can resume it")
 
 
 def check_allowed(tenant: Tenant, prompt_tokens: int) -> None:

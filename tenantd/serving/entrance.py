@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Final
 
 from tenantd.config import LimitsConfig
-from tenantd.domain import NOBODY, Actor, OnLimit, Tenant, TenantState
+from tenantd.domain import NOBODY, Actor, OnLimit, Tenant
 from tenantd.errors import (
     Draining,
     EngineUnavailable,
@@ -18,7 +18,6 @@ from tenantd.errors import (
     LedgerUnavailable,
     ModelNotLoaded,
     TenantdError,
-    TenantSuspended,
 )
 from tenantd.fleet.link import MAX_COMMAND_BYTES, bytes_at_most
 from tenantd.fleet.replica import Replica
@@ -29,6 +28,7 @@ from tenantd.live.streams import LiveStream
 from tenantd.request_ids import new_request_id
 from tenantd.serving.admission import (
     as_it_is,
+    check_active,
     check_allowed,
     check_prompt,
     check_texts,
@@ -151,8 +151,7 @@ class Entrance:
         """What is loaded. Raises if requests of this tenant are not accepted now."""
         if self.is_closed:
             raise Draining("the daemon is shutting down and accepts no new requests")
-        if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended.of(tenant.name)
+        check_active(tenant)
         engine = self._replica.supervisor
         if engine.state is EngineState.FAILED:
             retry_after_s = None if engine.is_hopeless else int(SLOWEST_RESTART_S)

@@ -6,10 +6,10 @@ import contextlib
 from collections.abc import Iterator
 from typing import Final
 
-from tenantd.domain import Actor, Tenant, TenantState
-from tenantd.errors import TenantdError, TenantSuspended
+from tenantd.domain import Actor, Tenant
+from tenantd.errors import TenantdError
 from tenantd.events import Events, Repeated
-from tenantd.serving.admission import as_it_is, check_allowed
+from tenantd.serving.admission import as_it_is, check_active, check_allowed
 from tenantd.serving.gate import Gate
 from tenantd.serving.kept_answers import KeptAnswer, KeptAnswers
 from tenantd.tenancy.directory import Directory
@@ -44,8 +44,7 @@ class Repeats:
         Raises TenantSuspended, Forbidden, KeyRevoked, TooManyRepeats, RequestsPerMinuteExceeded.
         """
         tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)
-        if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended.of(tenant.name)
+        check_active(tenant)
         check_allowed(tenant, 0)
         if self._answers.count_sending(answer.keyed.tenant_id) >= MOST_AT_A_TIME:
             raise TooManyRepeats(

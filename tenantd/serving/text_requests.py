@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from tenantd.domain import Actor, Tenant, TenantState
-from tenantd.errors import TenantSuspended
-from tenantd.serving.admission import as_it_is, check_allowed
+from tenantd.domain import Actor, Tenant
+from tenantd.serving.admission import as_it_is, check_active, check_allowed
 from tenantd.serving.gate import Gate
 from tenantd.tenancy.directory import Directory
 
@@ -20,7 +19,6 @@ class TextRequests:
         """Count one, if its tenant may send it. Raises TenantSuspended, Forbidden, KeyRevoked, RequestCancelled,
         RequestsPerMinuteExceeded."""
         tenant = as_it_is(self._directory, tenant.name, tenant.id, actor.key_id)
-        if tenant.state is TenantState.SUSPENDED:
-            raise TenantSuspended.of(tenant.name)
+        check_active(tenant)
         check_allowed(tenant, 0)
         self._gate.book_tokenless(tenant)

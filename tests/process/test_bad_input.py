@@ -231,7 +231,9 @@ def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
         tenantctl(daemon, "run", "--tenant", "closed", "hi"),
     ):
         assert (done.returncode, done.stdout) == (77, "")
-        assert "tenant closed is suspended; an administrator can resume it with `tenantctl tenant resume`" in done.stderr
+        assert (
+            "tenant closed is suspended; an administrator can resume it with `tenantctl tenant resume`" in done.stderr
+        )
     assert daemon.post("/admin/v1/tenants/closed/resume").status_code == 200
     assert tenantctl(daemon, "run", "hi", TENANTD_API_KEY=first).returncode == 0
     assert [row["tenant"] for row in daemon.rows()[rows:]] == ["closed"] * 2
