@@ -32,7 +32,7 @@ _tenantctl() {
 
     case "$command $prev" in
         *" --socket" | *" --ca" | *" --config" | *" --model" | *" --adapter" | *" --file" | " run -f" | *" --grammar" | *" --schema" | *" --load" | *" --out" | *" --state-dir" | *" --anchor" | *" --png") _tenantctl_files "$cur"; return ;;
-        *" --url" | *" --slots" | *" --context" | *" --currency" | *" --timezone" | *" --lines" | *" -n" | *" --since" | *" --wait" | *" --interval" | *" --if-older" | *" --weight" | " tenant add --system" | " tenant set --system" | " run --system" | " chat --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --until" | *" --state" | *" --limit" | *" --window" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --event" | *" --prompt" | *" --response" | *" --duration" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
+        *" --url" | *" --slots" | *" --context" | *" --currency" | *" --timezone" | *" --lines" | *" -n" | *" --since" | *" --wait" | *" --interval" | *" --if-older" | *" --weight" | " tenant add --system" | " tenant set --system" | " run --system" | " chat --system" | *" --id" | *" --label" | *" --expires" | *" --grace" | *" --max-tokens" | *" --timeout" | *" --temperature" | *" --top-k" | *" --top-p" | *" --min-p" | *" --typical-p" | *" --repeat-penalty" | *" --presence-penalty" | *" --frequency-penalty" | *" --seed" | *" --stop" | *" --until" | *" --limit" | *" --window" | *" --daily" | *" --weekly" | *" --monthly" | *" --daily-tokens" | *" --weekly-tokens" | *" --monthly-tokens" | *" --daily-engine-seconds" | *" --weekly-engine-seconds" | *" --monthly-engine-seconds" | *" --reason" | *" --input" | *" --cached" | *" --output" | *" --engine-hour" | *" --minimum" | *" --free-input-tokens" | *" --free-output-tokens" | *" --amount" | *" --before" | *" --event" | *" --prompt" | *" --response" | *" --duration" | *" --api-key" | *" --tenant-key" | *" --extra" | *" --rate-scale" | *" --length-scale" | *" --vocabulary") return ;;
         " init --cache") _tenantctl_words "on off" "$cur"; return ;;
         " tenant add --cache" | " tenant set --cache") _tenantctl_words "on off default" "$cur"; return ;;
         *" --tenant") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur"; return ;;
@@ -42,6 +42,7 @@ _tenantctl() {
         *" --max-concurrent" | *" --max-queued" | *" --max-tokens-per-request" | *" --max-context-tokens" | *" --requests-per-minute" | *" --tokens-per-minute" | *" --reserved-slots" | *" --max-wait") _tenantctl_words "none default" "$cur"; return ;;
         *" --on-limit") _tenantctl_words "reject queue default" "$cur"; return ;;
         *" --scope") _tenantctl_words "run read" "$cur"; return ;;
+        *" --state") _tenantctl_words "waiting running paused stop length cancelled disconnected failed interrupted" "$cur"; return ;;
         *" --key") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur"; return ;;
         *" --month") _tenantctl_words "this last" "$cur"; return ;;
         *" --by") _tenantctl_words "day hour tenant key model adapter" "$cur"; return ;;
@@ -49,7 +50,7 @@ _tenantctl() {
         " invoice --format" | " invoice show --format") _tenantctl_words "table json csv html md pdf" "$cur"; return ;;
         " export --format") _tenantctl_words "focus" "$cur"; return ;;
         " audit export --format") _tenantctl_words "jsonl csv" "$cur"; return ;;
-        *" --request") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur"; return ;;
+        *" --request") _tenantctl_words "$(tenantctl _recent 2>/dev/null)" "$cur"; return ;;
     esac
     if [[ $cur == -* ]]; then
         case $command in
@@ -153,7 +154,7 @@ _tenantctl() {
         " key rotate 0") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur" ;;
         " key revoke 0") _tenantctl_words "$(tenantctl _keys 2>/dev/null)" "$cur" ;;
         " requests 0") _tenantctl_words "show" "$cur" ;;
-        " requests show 0") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur" ;;
+        " requests show 0") _tenantctl_words "$(tenantctl _recent 2>/dev/null)" "$cur" ;;
         " cancel 0") _tenantctl_words "$(tenantctl _requests 2>/dev/null)" "$cur" ;;
         " anomalies 0") _tenantctl_words "clear" "$cur" ;;
         " anomalies clear 0") _tenantctl_words "$(tenantctl _tenants 2>/dev/null)" "$cur" ;;

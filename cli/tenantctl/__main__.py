@@ -13,7 +13,7 @@ def main() -> None:
     if sys.argv[1:] == ["--version"]:
         print(f"tenantctl {__version__}")
         return
-    if len(sys.argv) == 2 and sys.argv[1] in ("_tenants", "_keys", "_requests"):
+    if len(sys.argv) == 2 and sys.argv[1] in ("_tenants", "_keys", "_requests", "_recent"):
         from tenantctl.completing import print_offers
 
         print_offers(sys.argv[1].removeprefix("_"))

@@ -69,6 +69,7 @@ ENTRIES: Final = {
     "_tenants": Entry(SHELL, "completion.tenants"),
     "_keys": Entry(SHELL, "completion.keys"),
     "_requests": Entry(SHELL, "completion.requests"),
+    "_recent": Entry(SHELL, "completion.recent"),
 }
 """In the order a new user needs them. Those that begin with _ are hidden."""
 

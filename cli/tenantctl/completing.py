@@ -11,7 +11,7 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any, Final
@@ -23,6 +23,7 @@ TIMEOUT_S: Final = 0.5
 """For everything together."""
 MOST: Final = 200
 """Of requests."""
+DIGITS: Final = 8
 LIVE_STATES: Final = ("running", "waiting", "paused")
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 """bash would run what else a server can send."""
@@ -89,8 +90,8 @@ class _Asker:
 
 
 def print_offers(what: str, place: Path | None = None) -> None:
-    """Print the names of `tenants`, the ids of live `keys`, or those of `requests` that are not over, as far as the
-    daemon answers in time. `place` is its socket, if one was given."""
+    """Print the names of `tenants`, the ids of live `keys`, those of `requests` that are not over, or of `recent` ones,
+    as far as the daemon answers in time. `place` is its socket, if one was given."""
     try:
         asker = _Asker(place)
     except (OSError, ValueError):
@@ -123,17 +124,26 @@ def _keys(asker: _Asker) -> Iterator[str]:
 
 
 def _requests(asker: _Asker) -> Iterator[str]:
+    return _ids(asker, [f"state={state}&limit={MOST}" for state in LIVE_STATES])
+
+
+def _recent(asker: _Asker) -> Iterator[str]:
+    return _ids(asker, [f"limit={MOST}"])
+
+
+def _ids(asker: _Asker, queries: Sequence[str]) -> Iterator[str]:
+    """The last digits of ids, as tables show them and all commands take them."""
     try:
-        yield from _live(asker, "/admin/v1/requests", None)
+        yield from _found(asker, "/admin/v1/requests", queries, None)
     except _NotForMe:
         for tenant in asker.get("/v1/identity")["tenants"]:
-            yield from _live(asker, "/v1/requests", tenant)
+            yield from _found(asker, "/v1/requests", queries, tenant)
 
 
-def _live(asker: _Asker, path: str, tenant: str | None) -> Iterator[str]:
-    for state in LIVE_STATES:
-        for request in asker.get(f"{path}?state={state}&limit={MOST}", tenant)["requests"]:
-            yield request["id"]
+def _found(asker: _Asker, path: str, queries: Sequence[str], tenant: str | None) -> Iterator[str]:
+    for query in queries:
+        for request in asker.get(f"{path}?{query}", tenant)["requests"]:
+            yield request["id"][-DIGITS:]
 
 
-OFFERS: Final = {"tenants": _tenants, "keys": _keys, "requests": _requests}
+OFFERS: Final = {"tenants": _tenants, "keys": _keys, "requests": _requests, "recent": _recent}

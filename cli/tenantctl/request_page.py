@@ -24,8 +24,8 @@ def print_request(answer: dict[str, Any]) -> None:
             "kind": f"{r['kind']}, model {r['model']}",
             "state": _state(r, answer.get("waiting")),
             "created": _exact(r["created_micros"]),
-            "slot after": _after(r["queue_micros"]),
-            "first token after": _after(r["first_token_micros"], r["prefill_micros"]),
+            "slot after": _after(r, r["queue_micros"]),
+            "first token after": _after(r, r["first_token_micros"], r["prefill_micros"]),
             "ended": _ended(r),
             "prompt": _prompt(r),
             "output": f"{r['completion_tokens']:,} tokens, at most {r['max_tokens']:,}",
@@ -62,7 +62,10 @@ def _exact(micros: int) -> str:
     return f"{moment(micros)}.{micros % 1_000_000 // 1000:03}"
 
 
-def _after(micros: int | None, prefill_micros: int | None = None) -> str:
+def _after(r: dict[str, Any], micros: int | None, prefill_micros: int | None = None) -> str:
+    """How long after its creation. The ledger is told when a request ends."""
+    if micros is None and r["ended_micros"] is None and r["live_state"] != "waiting":
+        return "known when it ends"
     prefill = "" if prefill_micros is None else f" (prompt computed in {lasting(prefill_micros)})"
     return lasting(micros) + prefill
 
@@ -83,6 +86,8 @@ def _slots(r: dict[str, Any], entries: list[dict[str, Any]]) -> str:
     sequence = _resource(entries, "sequence")
     slot = "" if sequence is None else f"slot {sequence}, "
     pauses = f"paused {plural(r['swaps'], 'time')}"
+    if r["ended_micros"] is None:
+        return f"{slot}{pauses}"
     return f"{slot}{pauses}, {r['kv_token_micros'] / 1e6:,.3f} token-seconds of KV cache"
 
 

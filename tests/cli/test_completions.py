@@ -84,6 +84,7 @@ def test_a_script_has_every_command_and_option(shell: str) -> None:
         (["tenantctl", "export", "--format", ""], ["focus"]),
         (["tenantctl", "audit", "export", "--format", ""], ["jsonl", "csv"]),
         (["tenantctl", "invoice", "v"], ["verify"]),
+        (["tenantctl", "requests", "--state", "c"], ["cancelled"]),
         (["tenantctl", "completion", ""], ["bash", "zsh", "fish"]),
         (["tenantctl", "completion", "bash", ""], []),
         (["tenantctl", "run", "--temperature", ""], []),
@@ -119,13 +120,23 @@ def test_bash_completes_ids_of_keys_and_requests(daemon: FakeDaemon) -> None:
     ]
     assert set(complete("tenantctl", "key", "revoke", "")) == {"key_live"}
     assert set(complete("tenantctl", "cancel", "req")) == {"req_1"}
+    assert set(complete("tenantctl", "cancel", "")) == {"req_1"}
     states = [path for _, path, _, _ in daemon.seen if path.startswith("requests")]
-    assert states == [f"requests?state={state}&limit=200" for state in ("running", "waiting", "paused")]
+    assert states == [f"requests?state={state}&limit=200" for state in ("running", "waiting", "paused")] * 2
+
+
+@pytest.mark.usefixtures("on_path")
+def test_bash_completes_ids_of_requests_that_have_ended_as_tables_show_them(daemon: FakeDaemon) -> None:
+    daemon.request = {"id": "req_0123456789abcdef0123456789abcdef"}
+    for command in (["requests", "show"], ["audit", "log", "--request"]):
+        assert complete("tenantctl", *command, "89") == ["89abcdef"]
+    paths = [path for _, path, _, _ in daemon.seen if path.startswith("requests")]
+    assert paths == ["requests?limit=200"] * 2
 
 
 def test_without_a_daemon_there_is_silently_nothing_to_offer(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "config.toml").write_text("broken")
-    for name in ("_tenants", "_keys", "_requests"):
+    for name in ("_tenants", "_keys", "_requests", "_recent"):
         result = cli(name)
         assert (result.exit_code, result.output) == (0, "")
 

@@ -94,6 +94,17 @@ def test_a_waiting_request_is_shown_with_its_place_in_the_queue(cli: Cli, daemon
     assert re.search(r"ended +not yet\n", shown) and re.search(r"cost +not known yet\n", shown)
 
 
+def test_what_a_running_request_does_not_tell_yet_is_not_shown_as_nothing(cli: Cli, daemon: FakeDaemon) -> None:
+    now = {"state": "running", "live_state": "running", "ended_micros": None, "queue_micros": None}
+    request = {**ROW, **now, "first_token_micros": None, "prefill_micros": None, "kv_token_micros": 0}
+    daemon.answers["GET", f"requests/{ID}"] = {**LIFE, "request": request, "prices": None}
+    shown = cli("requests", "show", ID).stdout
+    assert re.search(r"slot after +known when it ends\nfirst token after +known when it ends\n", shown)
+    assert re.search(r"slots +slot 3, paused 2 times\n", shown)
+    daemon.request = {"state": "running", "live_state": "running", "ended_micros": None, "cost_nanos": 0}
+    assert cli("requests").stdout.splitlines()[1].split()[-2:] == ["-", "-"]
+
+
 @pytest.mark.parametrize("columns", [80, 120])
 def test_a_request_fits_the_terminal(columns: int, daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
     daemon.answers["GET", f"requests/{ID}"] = LIFE
@@ -111,6 +122,14 @@ def test_filters_are_passed_on(cli: Cli, daemon: FakeDaemon) -> None:
     query = "since=1795910400000000&until=1795996800000000&state=failed&key=k&limit=1000"
     assert daemon.seen[-1][1] == f"requests?{query}"
     assert cli("requests", "--since", "1h", "--until", "2h").exit_code == 2
+
+
+def test_lines_of_the_log_break_between_words(daemon: FakeDaemon, monkeypatch: pytest.MonkeyPatch) -> None:
+    daemon.answers["GET", "logs"] = KEPT
+    lines = on_terminal(lambda: app(["logs"], standalone_mode=False), monkeypatch).splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 80
+    assert all(line.startswith("  ") for line in lines[1:])
+    assert f"request id={ID} tenant=acme key=- path=chat" in " ".join(line.strip() for line in lines)
 
 
 def test_lines_of_the_log_are_those_of_the_daemon(cli: Cli, daemon: FakeDaemon) -> None:

@@ -74,6 +74,11 @@ def requests(ctx: typer.Context) -> None:
     _offer(ctx, "requests")
 
 
+def recent(ctx: typer.Context) -> None:
+    """Print the ids of the newest requests, also of those that have ended, for completion."""
+    _offer(ctx, "recent")
+
+
 def _offer(ctx: typer.Context, what: str) -> None:
     from tenantctl.completing import print_offers
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json as json_lines
+import sys
 import time
 from collections.abc import Iterator
+from textwrap import wrap
 from typing import Annotated, Any, Final
 
 import typer
 
 from tenantctl.client import Client, url
 from tenantctl.options import Json, TenantFilter, connect, examples
-from tenantctl.render import message, print_json
+from tenantctl.render import message, print_json, terminal_width
 from tenantctl.times import Since, moment_of
 from tenantctl.units import moment
 from tenantd.printable import one_line
@@ -98,7 +100,15 @@ def _new(client: Client, tenant: str | None, after: int) -> Iterator[dict[str, A
 
 def _show(lines: list[dict[str, Any]], json: bool) -> None:
     for line in lines:
-        print(json_lines.dumps(line) if json else _in_words(line), flush=True)
+        print(json_lines.dumps(line) if json else _folded(_in_words(line)), flush=True)
+
+
+def _folded(line: str) -> str:
+    """On a terminal, broken between words; elsewhere as it is."""
+    if not sys.stdout.isatty():
+        return line
+    width = terminal_width()
+    return "\n".join(wrap(line, width, subsequent_indent="  ", break_long_words=False, break_on_hyphens=False))
 
 
 def _in_words(line: dict[str, Any]) -> str:

@@ -43,6 +43,12 @@ MOST_ROWS: Final = 10_000
 PAGE: Final = 1_000
 OWN_PAGE: Final = 200
 OWN_PATH: Final = "/v1/requests"
+STATES: Final = (
+    *("waiting", "running", "paused", "stop", "length", "cancelled", "disconnected", "failed"),
+    "interrupted",
+)
+OPEN: Final = "running"
+"""The state in the ledger of a request that has not ended, whether it runs or waits."""
 RequestId = Annotated[
     str, typer.Argument(metavar="REQUEST", help="Request id, or at least 8 digits of its start or end.")
 ]
@@ -52,8 +58,7 @@ State = Annotated[
     typer.Option(
         "--state",
         metavar="STATE",
-        help="Only in this state: waiting, running, paused, stop, length, cancelled, disconnected, failed or "
-        "interrupted.",
+        help=f"Only in this state: {', '.join(STATES[:-1])} or {STATES[-1]}.",
     ),
 ]
 
@@ -124,7 +129,7 @@ def _found(
 
 
 def _print(rows: list[dict[str, Any]], *, wide: bool) -> None:
-    places = decimals(r["cost_nanos"] for r in rows)
+    places = decimals(r["cost_nanos"] for r in rows if r["state"] != OPEN)
     ids, names = [r["id"] for r in rows], [r["tenant"] for r in rows]
     if not wide:
         ids, names = short_ids(ids), short_each(names)
@@ -160,7 +165,7 @@ def _request_cells(r: dict[str, Any], when: Callable[[int], str], places: int) -
         milliseconds(r["engine_micros"]),
         milliseconds(r["first_token_micros"]),
         seconds(r["duration_micros"]),
-        money(r["cost_nanos"], places),
+        None if r["state"] == OPEN else money(r["cost_nanos"], places),
         r["error"],
     ]
 

@@ -7,21 +7,25 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from tenantctl.bench.suites import SUITES
+from tenantctl.commands.request_commands import STATES
 from tenantctl.commands.usage import By
 
-OFFERED: Final = {"tenant": "tenants", "key": "keys", "request": "requests"}
+OFFERED: Final = {"tenant": "tenants", "key": "keys", "request": "recent"}
 """What is looked up while the user types, by name of the parameter."""
+LIVE: Final = "requests"
+"""What `cancel` looks up instead: requests that are not over."""
+LOOKUPS: Final = (*OFFERED.values(), LIVE)
 FILE_METAVARS: Final = ("FILE", "GGUF", "DIR")
 HELP: Final = "Show this message and exit."
 
 
 @dataclass(frozen=True)
 class Value:
-    """What an option or argument takes. `offered` is a value of OFFERED, or "". Without words, files or offers there is
+    """What an option or argument takes. `offered` is one of LOOKUPS, or "". Without words, files or offers there is
     nothing to complete."""
 
     metavar: str
@@ -71,11 +75,14 @@ def _command(command: Any, path: tuple[str, ...]) -> Command:
     names = command.list_commands(None) if children else []
     parameters = [p for p in command.params if not getattr(p, "hidden", False)]
     options = [option for p in parameters if p.param_type_name == "option" for option in _options(p)]
+    arguments = [_value(p) for p in parameters if p.param_type_name == "argument"]
+    if path == ("cancel",):
+        arguments = [replace(arguments[0], offered=LIVE), *arguments[1:]]
     return Command(
         path,
         (command.help or "").strip().split("\n")[0].rstrip("."),
         [*options, Option(("--help", "-h"), HELP, None, False)],
-        [_value(p) for p in parameters if p.param_type_name == "argument"],
+        arguments,
         [_command(children[name], (*path, name)) for name in names if not children[name].hidden],
     )
 
@@ -92,6 +99,8 @@ def _value(parameter: Any) -> Value:
     words = tuple(word for word in metavar.split("|") if re.fullmatch("[a-z]+", word))
     if parameter.name == "by":
         words = tuple(by.value for by in By)
+    if parameter.name == "state":
+        words = STATES
     if parameter.name == "suite":
         words = tuple(SUITES)
     is_file = any(part in FILE_METAVARS for part in metavar.split("|"))

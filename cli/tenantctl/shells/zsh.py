@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-from tenantctl.shells.tree import OFFERED, Command, Option, Value
+from tenantctl.shells.tree import LOOKUPS, Command, Option, Value
 
 _HEAD: Final = """\
 #compdef tenantctl
@@ -29,7 +29,7 @@ fi
 
 def script(root: Command) -> str:
     """The whole file: a function for each command, the program's last."""
-    offered = [Value("", offered=name) for name in OFFERED.values()]
+    offered = [Value("", offered=name) for name in LOOKUPS]
     lookups = [_LOOKUP.replace("@NAME@", f"offer_{v.offered}").replace("@LOOKUP@", v.lookup) for v in offered]
     return _HEAD + "".join(lookups) + "".join(_function(command) for command in reversed(list(root.walk()))) + _TAIL
 
