@@ -93,7 +93,8 @@ def how_to_start(socket: Path) -> str:
     if is_machines_installed():
         return f"for this machine's service, pass: --socket {paths.SYSTEM_SOCKET}"
     if not os.path.exists(config_path()):
-        return f"write a configuration with tenantctl init, then start one with: {command}"
+        here = f"write a configuration with tenantctl init, then start one with: {command}"
+        return f"{here}; for a daemon on another machine, pass --url URL or set TENANTD_URL"
     return f"start one with: {command}"
 
 

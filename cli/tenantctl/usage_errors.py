@@ -9,6 +9,21 @@ from typing import Any, Final
 
 FEW: Final = 5
 """Commands of a group that are listed if none is like the one that was typed."""
+SYNONYMS: Final = {
+    "create": ("add",),
+    "new": ("add", "create"),
+    "delete": ("remove", "revoke"),
+    "rm": ("remove", "revoke"),
+    "edit": ("set",),
+    "update": ("set",),
+    "unsuspend": ("resume",),
+    "show": ("list", "info"),
+    "ls": ("list",),
+    "check": ("verify",),
+    "verify": ("check",),
+}
+"""What other programs call a command."""
+_TENANT_NAME: Final = re.compile("[a-z0-9][a-z0-9_-]*")
 _UNEXPECTED: Final = "Got unexpected extra argument"
 _NO_SUCH_COMMAND: Final = re.compile("No such command '(.*?)'")
 _PYDANTICS: Final = "Value error, "
@@ -69,16 +84,27 @@ def _no_such_option(name: str, ctx: Any, possible: Sequence[str]) -> str:
 def _no_such_command(name: str, ctx: Any) -> str:
     """Suggests what was probably meant. Commands whose names begin with _ are hidden."""
     known = [command for command in ctx.command.commands if not command.startswith("_")]
-    if close := get_close_matches(name, known, n=2):
+    meant = [command for command in SYNONYMS.get(name, ()) if command in known]
+    if close := meant or get_close_matches(name, known, n=2):
         return f"no command {name!r}; did you mean {' or '.join(close)}?"
-    return f"no command {name!r}" + (f"; there are {', '.join(known)}" if len(known) <= FEW else "")
+    if cure := _as_tenant(name, ctx):
+        return f"no command {name!r}; {cure}"
+    there_are = "there is only" if len(known) == 1 else "there are"
+    return f"no command {name!r}" + (f"; {there_are} {', '.join(known)}" if len(known) <= FEW else "")
 
 
 def _unexpected(message: str, ctx: Any) -> str:
     extra = message.rpartition("(")[2].rstrip(").")
     if any(p.name == "prompt" for p in ctx.command.params):
         return f"more than one prompt (also got {extra}); put a prompt of several words in quotes"
-    return f"too many arguments (also got {extra})"
+    cure = _as_tenant(extra, ctx)
+    return f"too many arguments (also got {extra})" + (f"; {cure}" if cure else "")
+
+
+def _as_tenant(word: str, ctx: Any) -> str:
+    """How to name a tenant, if a word may be one and the command takes it as an option; else ""."""
+    takes_one = any("--tenant" in p.opts for p in ctx.command.params)
+    return f"for a tenant, write: --tenant {word}" if takes_one and _TENANT_NAME.fullmatch(word) else ""
 
 
 def _lowered(message: str) -> str:

@@ -46,7 +46,7 @@ class FileLock:
         except BlockingIOError:
             pid = os.read(self._fd, 32).decode("ascii", "replace").strip()
             os.close(self._fd)
-            raise AlreadyRunning(f"another daemon (pid {pid or 'unknown'}) is using {owned}; {HOW_TO_STOP}") from None
+            raise AlreadyRunning(f"a daemon (pid {pid or 'unknown'}) is using {owned}; {HOW_TO_STOP}") from None
         try:
             os.ftruncate(self._fd, 0)
             os.write(self._fd, f"{os.getpid()}\n".encode())

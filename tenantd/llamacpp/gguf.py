@@ -12,6 +12,8 @@ from tenantd.llamacpp.metadata import STRING, Metadata, Unreadable
 
 MAX_READ_BYTES: Final = 1 << 20
 """Maximum metadata of an adapter to read, including skipped values. One has a few hundred bytes."""
+_WEIGHTS: Final = frozenset({".safetensors", ".bin", ".pt", ".pth"})
+_CONVERT: Final = "; download the model as GGUF, or convert its folder with llama.cpp's convert_hf_to_gguf.py"
 TOO_LONG: Final = "its metadata is too long for a LoRA adapter; it looks like a whole model"
 
 
@@ -29,7 +31,7 @@ def check_gguf(path: Path) -> None:
         if not stat.S_ISREG(mode):  # opening a named pipe would block forever
             raise NotGguf(f"{path}: not a regular file; choose a GGUF file")
         if not status.st_size:  # or a file of /proc such as kmsg, which is waited for, and emptied
-            raise NotGguf(f"{path}: not a GGUF file (it is empty)")
+            raise NotGguf(f"{path}: not a GGUF file (it is empty); download it again")
         with path.open("rb") as file:
             magic = file.read(len(MAGIC))
     except FileNotFoundError:
@@ -37,7 +39,8 @@ def check_gguf(path: Path) -> None:
     except OSError as e:
         raise NotGguf(f"cannot read {path}: {e.strerror}") from e
     if magic != MAGIC:
-        raise NotGguf(f"{path}: not a GGUF file (it starts with {_shown(magic)} instead of {_shown(MAGIC)})")
+        cure = _CONVERT if path.suffix.lower() in _WEIGHTS else ""
+        raise NotGguf(f"{path}: not a GGUF file (it starts with {_shown(magic)} instead of {_shown(MAGIC)}){cure}")
 
 
 def _shown(data: bytes) -> str:

@@ -125,7 +125,7 @@ def _read(path: Path) -> Header:
     start = -(-metadata.position // alignment) * alignment
     if metadata.tensors and start + last >= size_bytes:
         raise Unreadable(
-            f"truncated: it has {size_bytes} bytes, and weights beyond byte {start + last}; is it complete?"
+            f"truncated: it has {size_bytes} bytes, and weights beyond byte {start + last}; download it again"
         )
     return _header(path, size_bytes, parameters, found, ranks=ranks)
 

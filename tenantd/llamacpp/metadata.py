@@ -112,7 +112,7 @@ class Metadata:
         self._count(size)
         data = self._file.read(size)
         if len(data) < size:  # it was cut off meanwhile
-            raise Unreadable("truncated: it ends within its metadata")
+            raise Unreadable("truncated: it ends within its metadata; download it again")
         return data
 
     def _go(self, size: int) -> None:
@@ -125,7 +125,7 @@ class Metadata:
         if self._at > self._most_bytes:
             raise Unreadable(self._too_long)
         if self._at > self._size:
-            raise Unreadable("truncated: it ends within its metadata")
+            raise Unreadable("truncated: it ends within its metadata; download it again")
 
     def _skip_texts(self, count: int) -> None:
         """Go past texts of a list, in blocks: a vocabulary has hundreds of thousands."""
@@ -140,7 +140,7 @@ class Metadata:
                 at += 8 + int.from_bytes(block[at : at + 8], "little")
                 count -= 1
             if not at:
-                raise Unreadable("truncated: it ends within its metadata")
+                raise Unreadable("truncated: it ends within its metadata; download it again")
             self._go(at)
 
 

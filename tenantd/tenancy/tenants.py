@@ -81,7 +81,10 @@ def tenant_meant(conn: Connection, name: str) -> int:
     query = f"SELECT id FROM tenants WHERE name = ? ORDER BY state = '{REMOVED}', id DESC LIMIT 1"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
-        raise NotFound(f"no tenant named {excerpt(name, 80)}, not even a removed one", param="tenant")
+        raise NotFound(
+            f"no tenant named {excerpt(name, 80)}, not even a removed one; to list them: tenantctl tenant list",
+            param="tenant",
+        )
     return int(row[0])
 
 

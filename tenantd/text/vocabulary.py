@@ -148,7 +148,10 @@ class LlamaVocabulary:
             model = llama_cpp.llama_model_load_from_file(os.fsencode(path), params)
             reason = "; ".join(errors[:2])
         if not model:
-            raise ModelError(f"{path}: llama.cpp cannot read this GGUF; is it complete? {reason or 'no reason given'}")
+            raise ModelError(
+                f"{path}: llama.cpp cannot read this GGUF; if it is not complete, download it again: "
+                f"{reason or 'no reason given'}"
+            )
         if llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(model)) == 0:
             llama_cpp.llama_model_free(model)
             raise ModelError(f"{path}: this GGUF has no vocabulary, so it cannot generate text")

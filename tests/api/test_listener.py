@@ -41,9 +41,7 @@ def test_closing_removes_the_socket_and_lets_the_next_one_in(tmp_path: Path) -> 
 def test_a_second_daemon_is_refused_and_the_first_keeps_its_socket(tmp_path: Path) -> None:
     path = tmp_path / "t.sock"
     first = listen(path, mode=0o600)
-    said = (
-        rf"^another daemon \(pid {os.getpid()}\) is using socket {path}; `tenantctl status` shows it; stop it first: "
-    )
+    said = rf"^a daemon \(pid {os.getpid()}\) is using socket {path}; `tenantctl status` shows it; stop it first: "
     with pytest.raises(AlreadyRunning, match=said):
         listen(path, mode=0o600)
     with socket.socket(socket.AF_UNIX) as client:

@@ -91,7 +91,8 @@ def test_commands_change_what_is_sent(cli: Cli, daemon: FakeDaemon) -> None:
         ("/set temprature 1", "did you mean temperature?"),
         ("/help", "Ctrl-C               stop the answer"),
         ("/usage", "nothing was sent"),
-        ("/clear now", "no command /clear"),
+        ("/clear now", "/clear takes nothing after it"),
+        ("/retry now", "/retry takes nothing after it"),
     ],
 )
 def test_a_command_answers_and_sends_nothing(cli: Cli, daemon: FakeDaemon, typed: str, said: str) -> None:
@@ -123,6 +124,14 @@ def test_an_answer_stays_when_asking_again_gets_none(cli: Cli, daemon: FakeDaemo
     result = cli("chat", "--load", str(kept), input="/retry\ntwo\n")
     assert "the queue of acme is full (try again in 7 s)\nThe answer you had is kept." in result.stderr
     assert asked(daemon) == [["be full"], ["be full", "eins", "two"]]
+
+
+def test_a_loaded_conversation_is_counted_in_words(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    kept, said = tmp_path / "kept.json", Conversation()
+    for count in ("1 answered message\n", "2 answered messages\n"):
+        said.add("one", "eins")
+        kept.write_text(said.text())
+        assert f"loaded {count}" in cli("chat", input=f"/load {kept}\n").stderr
 
 
 @contextmanager

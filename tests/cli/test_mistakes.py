@@ -19,6 +19,15 @@ USAGE, MISSING, DENIED = 2, 69, 77
     [
         ("stauts", USAGE, "no command 'stauts'; did you mean stats or status?"),
         ("tenant lst", USAGE, "no command 'lst'; did you mean list"),
+        ("tenant delete acme", USAGE, "no command 'delete'; did you mean remove?"),
+        ("tenant unsuspend acme", USAGE, "no command 'unsuspend'; did you mean resume?"),
+        ("key new acme", USAGE, "no command 'new'; did you mean create?"),
+        ("price show", USAGE, "no command 'show'; did you mean list?"),
+        ("usage acme", USAGE, "too many arguments (also got acme); for a tenant, write: --tenant acme"),
+        ("invoice acme", USAGE, "no command 'acme'; for a tenant, write: --tenant acme"),
+        ("requests acme", USAGE, "no command 'acme'; for a tenant, write: --tenant acme"),
+        ("alerts fire", USAGE, "no command 'fire'; there is only test"),
+        ("invoice --format csv --out may.csv", USAGE, "for one file, write: --format csv > may.csv"),
         ("--tenant acme run hi", USAGE, "options of a command go after it"),
         ("run --temprature 1 hi", USAGE, "no option --temprature; did you mean --temperature"),
         ("run --tenant", USAGE, "--tenant needs a value"),
@@ -75,6 +84,19 @@ def test_a_mistake_is_answered_with_its_cure(
     assert all(line.startswith("See: tenantctl ") and line.endswith(" --help") for line in rest)
     for phrase in ("╭", "Error", "Input should", "Invalid value", "Traceback", "pydantic", "<"):
         assert phrase not in result.stderr
+
+
+@pytest.mark.parametrize("typed", ["usage acme globex", "usage Acme", "alerts test acme"])
+def test_what_cannot_name_a_tenant_is_not_taken_for_one(cli: Cli, typed: str) -> None:
+    said = cli(*typed.split()).stderr
+    assert "too many arguments (also got " in said and "--tenant" not in said
+
+
+def test_a_folder_for_invoices_may_be_called_like_a_file(cli: Cli, daemon: FakeDaemon, tmp_path: Path) -> None:
+    folder = tmp_path / "may.csv"
+    folder.mkdir()
+    assert cli("invoice", "--format", "csv", "--out", os.fspath(folder)).exit_code == 0
+    assert list(folder.iterdir())
 
 
 def test_a_field_that_the_daemon_refuses_is_named_as_the_option(cli: Cli, daemon: FakeDaemon) -> None:

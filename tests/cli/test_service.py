@@ -278,7 +278,9 @@ def test_a_daemon_that_is_installed_is_found_and_no_second_one_is_advised(
     monkeypatch.setattr(paths, "SYSTEM_SOCKET", machines)
     monkeypatch.setattr(paths, "SYSTEM_UNITS", tmp_path / "units")
     assert find_socket(None) == own
-    assert how_to_start(own) == "write a configuration with tenantctl init, then start one with: tenantctl serve"
+    here, _, elsewhere = how_to_start(own).partition("; ")
+    assert here == "write a configuration with tenantctl init, then start one with: tenantctl serve"
+    assert elsewhere == "for a daemon on another machine, pass --url URL or set TENANTD_URL"
     paths.default_config_path().parent.mkdir(parents=True)
     paths.default_config_path().touch()
     assert how_to_start(own) == "start one with: tenantctl serve"

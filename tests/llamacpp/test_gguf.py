@@ -45,6 +45,20 @@ def test_the_beginning_of_another_file_is_shown_as_a_text(tmp_path: Path) -> Non
         assert str(refused.value).endswith(f"not a GGUF file (it starts with {shown} instead of 'GGUF')")
 
 
+def test_what_to_do_about_weights_of_another_kind_or_half_a_file_is_said(tmp_path: Path) -> None:
+    weights = tmp_path / "model.safetensors"
+    weights.write_bytes(b"\x08\0\0\0\0\0\0\0{}")
+    (tmp_path / "empty").mkdir()
+    for path, cure in (
+        (weights, "convert its folder with llama.cpp's convert_hf_to_gguf.py"),
+        (write(tmp_path / "empty", b""), "(it is empty); download it again"),
+        (write(tmp_path, header(3)), "truncated: it ends within its metadata; download it again"),
+    ):
+        with pytest.raises(NotGguf) as refused:
+            check_adapter(path)
+        assert str(refused.value).endswith(cure)
+
+
 def test_its_type_may_come_after_every_kind_of_value(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "late.gguf", "llama")
     for kind in (

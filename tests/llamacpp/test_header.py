@@ -127,8 +127,8 @@ BAD_HEADERS = {
     "a list in a list": (start(0, 1) + text(b"x") + struct.pack("<IIQ", 9, 9, 1), "a value of type 9"),
     "no such type": (start(0, 1) + text(b"x") + struct.pack("<I", 99), "a value of type 99"),
     "no such shape": (start(1, 0) + a_tensor(5, 0), "a tensor of 5 dimensions"),
-    "no weights": (start(1, 0) + a_tensor(1, 0), "is it complete?"),
-    "weights beyond the end": (start(1, 0) + a_tensor(1, HUGE) + bytes(100), "is it complete?"),
+    "no weights": (start(1, 0) + a_tensor(1, 0), "download it again"),
+    "weights beyond the end": (start(1, 0) + a_tensor(1, HUGE) + bytes(100), "download it again"),
     "too many parts": (
         start(0, 1) + text(b"split.count") + struct.pack("<IQ", 10, HUGE),
         "one of 1152921504606846976 parts",

@@ -103,7 +103,7 @@ def test_a_gguf_that_was_cut_off_is_refused_and_asks_whether_it_is_complete(
     size = {"half the metadata": 2000, "half the weights": len(whole) // 2}.get(kept, len(whole) - 1)
     model = tmp_path / "cut.gguf"
     model.write_bytes(whole[:size])
-    is_refused(serve(tmp_path, model), str(model), "is it complete?")
+    is_refused(serve(tmp_path, model), str(model), "download it again")
 
 
 def test_a_model_that_may_not_be_read_is_refused(tmp_path: Path, tiny: Path) -> None:

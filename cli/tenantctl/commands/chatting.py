@@ -16,6 +16,7 @@ from tenantctl.conversation import SETTINGS, Conversation
 from tenantctl.options import ActingTenant, connect, examples
 from tenantctl.prompt_input import checked
 from tenantctl.render import complain, message
+from tenantctl.units import plural
 from tenantctl.whole_files import write_whole
 from tenantd.errors import ContextLengthExceeded, InvalidRequest, TenantdError
 from tenantd.paths import default_state_dir
@@ -129,7 +130,7 @@ class Chat:
                 self._save(text)
             case "/load", text:
                 self._conversation = _loaded(_file_name(text, "/load"))
-                message(f"loaded {len(self._conversation.messages) // 2} messages and their answers")
+                message(f"loaded {plural(len(self._conversation.messages) // 2, 'answered message')}")
             case "/retry", "":
                 self._retry()
             case "/usage", "":
@@ -139,6 +140,8 @@ class Chat:
                 message("cleared")
             case "/help", _:
                 message(HELP)
+            case "/retry" | "/usage" | "/clear", _:
+                raise InvalidRequest(f"{command} takes nothing after it")
             case _:
                 raise InvalidRequest(f"no command {command}; /help lists them")
 

@@ -83,6 +83,9 @@ def invoice(
     chosen = _format(format, json=json, as_csv=as_csv)
     if out is not None and chosen is Format.TABLE:
         raise typer.BadParameter("choose --format json, csv, html, md or pdf for files", param_hint="--out")
+    if out is not None and out.suffix.lower() == f".{chosen.value}" and not out.is_dir():
+        said = f"names the folder for the files of all tenants; for one file, write: --format {chosen.value} > {out}"
+        raise typer.BadParameter(said, param_hint="--out")
     _check(chosen, out)
     with connect(ctx) as client:
         if not finalize and (own := own_view(client, tenant)) is not None:
