@@ -296,3 +296,9 @@ def test_no_unfinished_work_is_marked_in_the_sources() -> None:
         check=False,
     )
     assert grep.stdout == ""
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/first-hour.md"])
+def test_the_environment_is_not_made_in_a_clone_in_the_home_folder(page: str) -> None:
+    made = re.findall(r"python3 -m venv (\S+)", (ROOT / page).read_text("utf-8"))
+    assert made and "~/tenantd" not in made, "git clone in the home folder makes ~/tenantd"
