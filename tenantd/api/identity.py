@@ -20,7 +20,6 @@ from tenantd.domain import Actor, Scope, Tenant
 from tenantd.errors import (
     Forbidden,
     InvalidRequest,
-    NotFound,
     TenantdError,
     TooManyConnections,
     Unauthenticated,
@@ -28,6 +27,7 @@ from tenantd.errors import (
 )
 from tenantd.printable import without_paths
 from tenantd.tenancy.directory import Directory, KnownKey
+from tenantd.tenancy.tenants import unknown_tenant
 from tenantd.text.excerpt import excerpt
 
 TENANT_HEADER: Final = "x-tenant"
@@ -225,9 +225,7 @@ def _identify(request: Request, directory: Directory) -> Tenant:
         try:
             return directory.tenants[named]
         except KeyError:
-            raise NotFound(
-                f"no tenant named {excerpt(named, 80)}; to list them: tenantctl tenant list", param=TENANT_HEADER
-            ) from None
+            raise unknown_tenant(named, directory.tenants, param=TENANT_HEADER) from None
     if key is not None:
         raise InvalidRequest("which tenant? this API key has none; send the header X-Tenant", param=TENANT_HEADER)
     return _by_user(request, directory, named)

@@ -6,8 +6,10 @@ its name: another tenant may take it.
 
 from __future__ import annotations
 
+import itertools
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from difflib import get_close_matches
 from sqlite3 import Connection
 from typing import Any, Final
 
@@ -27,6 +29,8 @@ MAX_UID: Final = 2**32 - 2  # the last 32-bit value means "no user"
 MAX_UIDS: Final = 1000
 REMOVED: Final = "removed"
 MAX_BILLING_CHARACTERS: Final = 500
+MOST_COMPARED: Final = 1000  # names that an unknown one is compared with, and
+MOST_NAME_COMPARED: Final = 63  # characters of it
 MAX_PATH_BYTES: Final = 4095  # linux/limits.h, PATH_MAX with its end
 CHANGEABLE: Final = (
     "weight",
@@ -72,7 +76,7 @@ def get_tenant(conn: Connection, name: str) -> Tenant:
     query = f"SELECT {_SELECTED} FROM tenants WHERE name = ? AND state <> '{REMOVED}'"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
-        raise NotFound(f"no tenant named {name!r}; to list them: tenantctl tenant list", param="name")
+        raise unknown_tenant(name, _names(conn), param="name")
     return _tenant(row)
 
 
@@ -81,11 +85,19 @@ def tenant_meant(conn: Connection, name: str) -> int:
     query = f"SELECT id FROM tenants WHERE name = ? ORDER BY state = '{REMOVED}', id DESC LIMIT 1"
     row = conn.execute(query, (name,)).fetchone() if TENANT_NAME.fullmatch(name) else None
     if row is None:
-        raise NotFound(
-            f"no tenant named {excerpt(name, 80)}, not even a removed one; to list them: tenantctl tenant list",
-            param="tenant",
-        )
+        raise unknown_tenant(name, _names(conn), ", not even a removed one", param="tenant")
     return int(row[0])
+
+
+def unknown_tenant(name: str, names: Iterable[str], more: str = "", *, param: str) -> NotFound:
+    """For administrators, because it tells a name that is like this one."""
+    meant = get_close_matches(name[:MOST_NAME_COMPARED], itertools.islice(names, MOST_COMPARED), n=1)
+    cure = f"did you mean {meant[0]}?" if meant else "to list them: tenantctl tenant list"
+    return NotFound(f"no tenant named {excerpt(name, 80)}{more}; {cure}", param=param)
+
+
+def _names(conn: Connection) -> Iterator[str]:
+    return (name for (name,) in conn.execute(f"SELECT name FROM tenants WHERE state <> '{REMOVED}' ORDER BY name"))
 
 
 def list_tenants(conn: Connection) -> list[Tenant]:

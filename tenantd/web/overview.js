@@ -115,7 +115,7 @@ function ofAll(session, attempt) {
       const mark = element("span", { class: lineClass(number) });
       const onclick = () => { chosen = name; drawCharts(); };
       return element("button", { type: "button", id: `line-${name}`, onclick, "aria-pressed": String(name === chosen) }, mark, name);
-    }), ...(chosen ? [element("span", { class: "key" }, element("span", { class: "mark dashed" }), `what ${chosen} is entitled to`)] : [element("span", { class: "empty" }, "No tenant had work in the last hour.")]));
+    }), ...(chosen ? [element("span", { class: "key" }, element("span", { class: "mark dashed" }), `what ${chosen} is entitled to`)] : [element("span", { class: "empty" }, "No tenant has had work in the last hour, or since the daemon started.")]));
   }
 
   function drawTenants() {

@@ -216,7 +216,8 @@ def test_who_may_not_is_told_so_and_is_not_billed(daemon: Daemon) -> None:
     assert tenantctl(daemon, "run", "hi", TENANTD_API_KEY=second).returncode == 0
     assert tenantctl(daemon, "key", "revoke", made["key"]["id"]).returncode == 0
     for code, says, options, key in (
-        (1, "no tenant named 'nobody'", ["--tenant", "nobody"], ""),
+        (1, "no tenant named 'nobody'; to list them: tenantctl tenant list", ["--tenant", "nobody"], ""),
+        (1, "no tenant named 'close'; did you mean closed?", ["--tenant", "close"], ""),
         (2, "--tenant NAME", [], ""),
         (77, "is unknown, was revoked or has expired", [], second),
         (77, "is unknown, was revoked or has expired", ["--tenant", "acme"], "td_" + "x" * 40),

@@ -7,7 +7,7 @@ import { readFileSync } from "node:fs";
 const { chromium } = createRequire(`${process.cwd()}/`)("playwright-core");
 const out = process.argv[2];
 const { owner, listener, keys, markup } = JSON.parse(readFileSync(0, "utf8"));
-const DESKTOP = { width: 1280, height: 800 }, PHONE = { width: 390, height: 844 };
+const DESKTOP = { width: 1200, height: 800 }, PHONE = { width: 390, height: 844 };
 const FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"];
 const VIEWS = ["overview", "requests", "usage", "invoices"];
 
