@@ -13,6 +13,9 @@ INDENT: Final = "    "
 """What a line of code begins with in Markdown, unless it is between fences."""
 WIDE: Final = 2
 """Cells of a character that a line may be broken beside, as in Chinese."""
+MOST_KEPT: Final = 1000
+"""Characters of a line, which tell whether it is a fence. To keep all of a long line takes a time that grows with its
+square."""
 
 
 class WordWrap:
@@ -26,7 +29,7 @@ class WordWrap:
         """`width` tells how many columns the terminal has; 0 if that is unknown."""
         self._width = width
         self._columns = 0
-        self._held = ""  # spaces, and a word behind them
+        self._spaces, self._word = 0, ""  # held back: so many spaces, and a word behind them
         self._fence = ""
         self._begin_line()
 
@@ -45,27 +48,32 @@ class WordWrap:
             self._fence = fence_after(self._line, self._fence)
             self._begin_line()
             return f"{shown}\n"
-        self._line += character
+        if len(self._line) <= MOST_KEPT:
+            self._line += character
         if character == "\t" or self._line == INDENT:
             self._is_code = True
         if self._is_code:
-            held, self._held = self._held, ""
+            held = " " * self._spaces + self._word
+            self._spaces, self._word = 0, ""
             return held + character
-        cells = cell_len(character)
-        has_word = bool(self._held.strip(" "))
-        shown = self._place() if has_word and (character == " " or cells == WIDE) else ""
-        self._held += character
-        is_mark = cells == 0 and len(self._held) == 1  # of the character before it
-        is_long = len(self._held) > self._columns and character != " "
+        cells, is_space = cell_len(character), character == " "
+        shown = self._place() if self._word and (is_space or cells == WIDE) else ""
+        if is_space:
+            self._spaces += 1
+            return shown
+        self._word += character
+        length = self._spaces + len(self._word)
+        is_mark = cells == 0 and length == 1  # of the character before it
+        is_long = length > self._columns
         return shown + self._place() if cells == WIDE or is_mark or is_long else shown
 
     def _place(self) -> str:
         """What is held back, on this line or the next. Of spaces that a line ends with, those that fit."""
-        word = self._held.lstrip(" ")
-        spaces, self._held = self._held.removesuffix(word), ""
+        spaces, word = self._spaces, self._word
+        self._spaces, self._word = 0, ""
         cells, is_after_wide = cell_len(word), self._is_after_wide
         self._is_after_wide = (cells == WIDE and len(word) == 1) or (is_after_wide and not cells)
-        end = self._column + len(spaces) + cells
+        end = self._column + spaces + cells
         if 0 < self._columns < end and self._column:
             if not word:
                 return ""
@@ -73,7 +81,7 @@ class WordWrap:
                 self._column = self._folded(cells)
                 return f"\n{word}"
         self._column = self._folded(end)
-        return spaces + word
+        return " " * spaces + word
 
     def _folded(self, cells: int) -> int:
         """The column after so many cells from the start of a line, which the terminal folds if they do not fit."""

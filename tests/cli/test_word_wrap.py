@@ -53,6 +53,12 @@ def test_lines_end_between_words_and_code_stays_as_it_is(text: str, shown: str) 
     assert wrapped(text, 8) == f"{shown}\n"
 
 
+@pytest.mark.parametrize("text", ["a" + " " * 1_000_000 + "b", "a" * 1_000_000, "é" + "\u0301" * 1_000_000])
+def test_a_line_without_an_end_takes_no_longer_for_each_of_its_characters(text: str) -> None:
+    """Else this would take an hour."""
+    assert wrapped(text, 0, tuple(range(0, len(text), 20))) == f"{text}\n"
+
+
 @given(TEXTS, st.integers(0, 12), st.lists(st.integers(0, 80)).map(tuple))
 def test_nothing_is_lost_and_pieces_make_no_difference(text: str, width: int, cuts: tuple[int, ...]) -> None:
     shown = wrapped(text, width, cuts)
