@@ -187,8 +187,9 @@ class Job:
         self.kv_token_s -= tokens * (now_s - self.bound_s)
 
     def may_give_way(self, least_tokens: int) -> bool:
-        """Whether it has run for `least_tokens` on its slot, or has nothing in it that would be lost or kept."""
-        return self.run_tokens >= least_tokens or not self.computed
+        """Whether it has run for `least_tokens` on its slot, or only holds it: nothing is in it that would be lost or
+        kept or, for once, nothing but what others computed before it."""
+        return self.run_tokens >= least_tokens or not self.computed or not (self.run_tokens or self.swaps)
 
     def leave(self, now_s: float) -> None:
         """It has no sequence any more."""

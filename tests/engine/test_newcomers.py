@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tenantd.domain import FinishReason
-from tenantd.engine.jobs import REFILL, TenantJobs
+from tenantd.domain import FinishReason, Sampling
+from tenantd.engine.jobs import REFILL, Job, TenantJobs
+from tenantd.wire.messages import Submit
 from tenantd.wire.settings import Settings
+from tests.engine.chats import chats, text
 from tests.engine.test_scheduling import served_in, steps_to_first_token
 from tests.engine.world import BURST_CREDIT, SETTINGS, World, bound, world
 
@@ -126,6 +128,34 @@ def test_a_newcomer_need_not_wait_until_requests_have_begun_that_only_hold_their
     assert steps_to_first_token(w, 3) <= 4
     w.run()
     assert set(w.finishes.values()) == {FinishReason.LENGTH}
+
+
+def test_nor_until_those_have_run_that_hold_their_slots_with_what_was_cached() -> None:
+    w = chats(slots=3, chunk=16, context_tokens=4096)
+    w.share("ahead", cache=7)
+    w.submit(0, "ahead", text(0, 60), 1)
+    w.run()
+    w.fairness.charge("ahead", 5000, w.now_s)
+    w.submit(1, "long", text(1, 16 * 120, same=0), 4)
+    w.submit(2, "ahead", text(2, 100), 4)
+    w.submit(3, "ahead", text(3, 100), 4)
+    w.step()
+    assert w.cached[2] and w.cached[3]
+    w.submit(4, "newcomer", text(4, 4, same=0), 4)
+    assert steps_to_first_token(w, 4) <= 4
+    w.run()
+    assert set(w.finishes.values()) == {FinishReason.LENGTH}
+
+
+def test_what_began_with_something_cached_gives_way_once_before_it_has_run() -> None:
+    submit = Submit(request=0, tenant="a", prompt=[1] * 64, max_tokens=4, sampling=0)
+    job = Job(submit, Sampling(), submit.prompt, generated=0, charged_prompt=0)
+    job.begin_with(32, 0.0)
+    assert job.may_give_way(least_tokens=4)
+    job.swaps = 1
+    assert not job.may_give_way(least_tokens=4)
+    job.advance(36, 4, 0.0)
+    assert job.may_give_way(least_tokens=4)
 
 
 def test_a_flex_request_that_only_holds_its_slot_makes_room_for_another_of_its_tenant() -> None:
