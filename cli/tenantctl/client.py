@@ -27,8 +27,15 @@ CLIENT_ID_HEADER: Final = "x-client-request-id"
 
 
 def url(*parts: str) -> str:
-    """/admin/v1/… with each part percent-encoded."""
-    return "/".join(["/admin/v1", *(quote(part, safe="") for part in parts)])
+    """/admin/v1/… with each part percent-encoded. Raises InvalidRequest."""
+    return "/".join(["/admin/v1", *map(segment, parts)])
+
+
+def segment(text: str) -> str:
+    """A part of a path, percent-encoded. Raises InvalidRequest if it would make the path another one."""
+    if text in ("", ".", ".."):
+        raise InvalidRequest(f"expected a name, an id or a month (got {text!r})")
+    return quote(text, safe="")
 
 
 class Client:
@@ -188,6 +195,8 @@ class Client:
             raise EngineUnavailable(f"the daemon at {self.place} did not answer within {self._timeout_s:g} s") from e
         except httpx.TransportError as e:
             raise self._went_away() from e
+        except httpx.InvalidURL:  # longer than the daemon would take, too
+            raise InvalidRequest("an argument is too long") from None
 
 
 def environment_key() -> str:

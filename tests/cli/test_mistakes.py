@@ -45,6 +45,8 @@ USAGE, MISSING, DENIED = 2, 69, 77
         ("tenant set acme --priority urgent", USAGE, "must be one of high, standard, low (got 'urgent')"),
         ("tenant add acme", 1, "tenant 'acme' already exists"),
         ("tenant show nobody", 1, "no tenant named 'nobody'"),
+        ("requests show .", USAGE, "expected a name, an id or a month (got '.')"),
+        ("invoice show ..", USAGE, "expected a name, an id or a month (got '..')"),
         ("budget set acme --monthly ten", USAGE, "--monthly: must be a number such as 12.50"),
         ("status --wait long", USAGE, "--wait: must be a number (got 'long')"),
         ("init --config EXISTING", 1, "already exists; use --force to overwrite it"),
@@ -97,6 +99,21 @@ def test_a_folder_for_invoices_may_be_called_like_a_file(cli: Cli, daemon: FakeD
     folder.mkdir()
     assert cli("invoice", "--format", "csv", "--out", os.fspath(folder)).exit_code == 0
     assert list(folder.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("typed", "said"),
+    [
+        (("invoice", "--month", ""), "expected a name, an id or a month (got '')"),
+        (("requests", "show", ""), "expected a name, an id or a month (got '')"),
+        (("usage", "--month", "9" * 100_000), "an argument is too long"),
+    ],
+)
+def test_what_would_ask_for_something_else_or_is_endless_is_refused(
+    cli: Cli, daemon: FakeDaemon, typed: tuple[str, ...], said: str
+) -> None:
+    result = cli(*typed)
+    assert (result.exit_code, result.stdout, result.stderr) == (USAGE, "", f"tenantctl: {said}\n")
 
 
 def test_a_field_that_the_daemon_refuses_is_named_as_the_option(cli: Cli, daemon: FakeDaemon) -> None:

@@ -8,11 +8,10 @@ from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
-from urllib.parse import quote
 
 import typer
 
-from tenantctl.client import url
+from tenantctl.client import segment, url
 from tenantctl.options import Json, Month, MonthGroup, TenantFilter, connect, examples
 from tenantctl.own_view import own_view
 from tenantctl.render import message, print_json, print_table, short_each
@@ -89,7 +88,7 @@ def invoice(
     _check(chosen, out)
     with connect(ctx) as client:
         if not finalize and (own := own_view(client, tenant)) is not None:
-            bill = _own_bill(own.get(f"/v1/invoices/{quote(month, safe='')}"))
+            bill = _own_bill(own.get(f"/v1/invoices/{segment(month)}"))
         elif finalize:
             bill = client.post(url("invoices", month, "finalize"), {"tenant": tenant})
         else:

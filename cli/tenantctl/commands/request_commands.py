@@ -5,11 +5,10 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any, Final
-from urllib.parse import quote
 
 import typer
 
-from tenantctl.client import Client, url
+from tenantctl.client import Client, segment, url
 from tenantctl.options import Json, TenantFilter, Whose, connect, examples
 from tenantctl.own_view import OwnView, own_view, view_of
 from tenantctl.render import message, print_json, print_table, print_wide_table, short_each, short_ids
@@ -192,7 +191,7 @@ def show(ctx: typer.Context, request: RequestId, tenant: Whose = None, json: Jso
 
 
 def _own_request(own: OwnView, request: str) -> dict[str, Any]:
-    answer: dict[str, Any] = own.get(f"{OWN_PATH}/{quote(request, safe='')}")
+    answer: dict[str, Any] = own.get(f"{OWN_PATH}/{segment(request)}")
     return answer
 
 
