@@ -9,7 +9,7 @@ import pytest
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken, RequestRejected
 from tenantd.engine.fake import BROKEN_GRAMMAR
-from tests.contract.kit import GREEDY, PROMPT, generate
+from tests.contract.kit import GREEDY, PROMPT, generate, given_logits, seen_logits
 from tests.support.device import LOGITS_NOISE
 from tests.support.grammars import compiled
 
@@ -120,10 +120,12 @@ def test_a_resumed_sequence_draws_the_tokens_an_undisturbed_one_would(
     engine: Compute, settings: dict[str, Any]
 ) -> None:
     sampling = Sampling(**settings)
-    whole = run_alone(engine, 0, n=10, sampling=sampling)
+    with seen_logits(engine) as rows:
+        whole = run_alone(engine, 0, n=10, sampling=sampling)
     for done in (1, 4, 9):
         engine.bind(0, sampling, PROMPT, whole[:done])
-        assert generate(engine, 0, PROMPT + whole[:done], 10 - done) == whole[done:]
+        with given_logits(engine, rows[done:]):
+            assert generate(engine, 0, PROMPT + whole[:done], 10 - done) == whole[done:]
         engine.clear(0)
 
 

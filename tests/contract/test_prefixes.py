@@ -3,30 +3,53 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import takewhile
 
 import pytest
 
 from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken, Kept, Owner, RequestRejected
 from tenantd.engine.fake import BROKEN_GRAMMAR
-from tests.contract.kit import GREEDY, generate
+from tests.contract.kit import GREEDY, farthest, generate, seen_logits
+from tests.support.device import LOGITS_NOISE
 
 TEXT = [int(7 + n * n % 83) for n in range(40)]
 OTHER = TEXT[::-1]
 ROOM = 1 << 30
 
 
-def answer(engine: Compute, tokens: list[int], adapter: str = "", n: int = 6) -> list[int]:
+@dataclass(eq=False)
+class Answer:
+    """The likeliest tokens, and the logits of each. On a device, two answers are the same also if their logits are, but
+    for its noise, as far as their tokens are, and at the first that is not, where the noise decides."""
+
+    tokens: list[int]
+    rows: list[list[float]] = field(repr=False)
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Answer)
+        if not LOGITS_NOISE:
+            return self.tokens == other.tokens
+        same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(self.tokens, other.tokens, strict=True)))
+        compared = [*zip(self.rows, other.rows, strict=True)][: same + 1]
+        return all(farthest(mine, yours) < LOGITS_NOISE for mine, yours in compared)
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+def answer(engine: Compute, tokens: list[int], adapter: str = "", n: int = 6) -> Answer:
     """What follows these tokens when nothing of them is kept. Sequence 3 must be empty."""
     engine.bind(3, GREEDY, tokens, [], adapter, request=99)
     return finish(engine, 3, tokens, 0, 99, n)
 
 
-def finish(engine: Compute, sequence: int, tokens: list[int], done: int, request: int, n: int = 6) -> list[int]:
+def finish(engine: Compute, sequence: int, tokens: list[int], done: int, request: int, n: int = 6) -> Answer:
     """What follows the tokens of a bound sequence of which the first `done` are computed. It is empty afterwards."""
-    out = generate(engine, sequence, tokens, n, done=done, request=request)
+    with seen_logits(engine) as rows:
+        out = generate(engine, sequence, tokens, n, done=done, request=request)
     engine.clear(sequence)
-    return out
+    return Answer(out, rows)
 
 
 def park(engine: Compute, sequence: int, tokens: list[int], prefix: int, adapter: str = "") -> None:
@@ -43,10 +66,17 @@ def keep(engine: Compute, sequence: int, owner: Owner, prefix: int) -> Kept:
     return kept
 
 
-def follow(engine: Compute, sequence: int, prefix: int, tokens: list[int], done: int) -> list[int]:
+def follow(engine: Compute, sequence: int, prefix: int, tokens: list[int], done: int) -> Answer:
     """What a request gets that begins with a parked prefix of `done` tokens."""
     engine.bind(sequence, GREEDY, tokens, [], request=7, prefix=prefix)
     return finish(engine, sequence, tokens, done, 7)
+
+
+@pytest.mark.parametrize("at", [0, 13, 39])
+def test_one_other_token_makes_another_answer(engine: Compute, at: int) -> None:
+    """Else the answers compared below would say nothing."""
+    other = [*TEXT[:at], TEXT[at] + 1, *TEXT[at + 1 :]]
+    assert answer(engine, TEXT) != answer(engine, other)
 
 
 def test_a_request_goes_on_where_a_parked_prefix_ends(engine: Compute) -> None:

@@ -13,6 +13,7 @@ from tenantd.domain import Sampling
 from tenantd.engine.compute import Chunk, Compute, EngineBroken
 from tenantd.engine.fake import FakeCompute
 from tenantd.wire.messages import LoadEmbeddings
+from tests.support.device import VECTORS_NOISE
 from tests.support.loads import fake_load, make_load
 from tests.support.tiny_bert import write_tiny_bert
 
@@ -63,11 +64,11 @@ def test_each_text_has_a_vector_of_length_one_that_depends_on_it_alone(engine: C
     [vectors] = embed(engine, TEXTS)
     assert vectors.shape == (len(TEXTS), engine.info.embeddings.dimensions)
     assert np.allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
-    assert np.allclose(vectors[0], vectors[3], atol=1e-4)
+    assert np.allclose(vectors[0], vectors[3], atol=VECTORS_NOISE)
     assert not np.allclose(vectors[0], vectors[1], atol=0.05)
     for text, vector in zip(TEXTS, vectors, strict=True):
         [[alone]] = embed(engine, [text])
-        assert np.allclose(alone, vector, atol=1e-4)
+        assert np.allclose(alone, vector, atol=VECTORS_NOISE)
 
 
 def test_alone_the_same_text_has_the_same_bits_whatever_was_computed_before(engine: Compute) -> None:
@@ -81,7 +82,7 @@ def test_beside_others_a_text_has_the_same_vector(engine: Compute) -> None:
     [[alone]] = embed(engine, [TEXTS[2]])
     for other in ([[3] * 9], [[200 % 60, 1, 2, 3]]):
         [beside], _ = embed(engine, [TEXTS[2]], other)
-        assert np.allclose(beside, alone, atol=1e-4)
+        assert np.allclose(beside, alone, atol=VECTORS_NOISE)
 
 
 def test_more_texts_than_fit_a_batch_are_computed_all_the_same(engine: Compute) -> None:
@@ -89,7 +90,7 @@ def test_more_texts_than_fit_a_batch_are_computed_all_the_same(engine: Compute) 
     [vectors] = embed(engine, texts)
     [[last]] = embed(engine, [texts[-1]])
     assert len(vectors) == 64
-    assert np.allclose(vectors[-1], last, atol=1e-4)
+    assert np.allclose(vectors[-1], last, atol=VECTORS_NOISE)
 
 
 def test_generating_goes_on_beside_it_as_if_nothing_had_been(engine: Compute) -> None:
