@@ -46,7 +46,8 @@ class Job:
     kv_token_s: float = 0.0  # token-seconds in slots, but for what it holds now; see `held`
     swaps: int = 0  # how often it gave its slot up
     has_failed: bool = False
-    is_garbled: bool = False  # it failed, because the model returned NaN or infinity for it
+    was_garbled: bool = False  # the model returned NaN or infinity for it once, and it was computed again
+    is_garbled: bool = False  # it failed, because that happened again
     key: Key | None = None  # with whom it shares what is computed, since it was bound; None: with nobody
     chain: list[int] = field(default_factory=list)  # of its tokens when bound first, if it shares; see `chain_of`
     stops: list[int] = field(default_factory=list)  # lengths, ascending, at which a chunk of its prompt must end

@@ -16,7 +16,7 @@ import msgspec
 
 from tenantd.domain import Sampling
 from tenantd.engine.between import Upkeep
-from tenantd.engine.compute import Compute, EngineBroken, PassResult, RequestRejected, version_text
+from tenantd.engine.compute import Chunk, Compute, EngineBroken, PassResult, RequestRejected, version_text
 from tenantd.engine.forecast import Forecast
 from tenantd.engine.interlude import Interlude
 from tenantd.engine.jobs import Job
@@ -83,6 +83,7 @@ class Loop:
         self._adapters: dict[int, str] = {}  # versions of those that were bound since the last step
         self._is_stuck = False  # the last step did nothing, and commands were not looked for since
         self._is_paused = False  # compute nothing, because the daemon cannot bill
+        self._garbled: list[Job] = []  # for which the last pass returned NaN or infinity, to be computed again
 
     def patience_s(self) -> float | None:
         """How long to wait for commands before the next step: 0 if there is work, None (no timeout) if idle.
@@ -123,6 +124,7 @@ class Loop:
         if self._metering is not None:
             self._metering.begin()
         self._clear_released()
+        self._begin_garbled_again()
         if self._interlude.is_overdue(self._clock_s()):
             self._give_way()
         if self._reuse.cache.is_wiping:
@@ -149,7 +151,29 @@ class Loop:
         moving_micros = self._micros_since(began_s) if plan.moves else 0
         self._scheduler.check_plan(plan)
         result = self._compute.run(plan.chunks)
+        self._doubt(plan.chunks, result)
         return dataclasses.replace(result, moving_micros=moving_micros) if moving_micros else result
+
+    def _doubt(self, chunks: list[Chunk], result: PassResult) -> None:
+        """Do not believe NaN or infinity the first time that a request gets them. They may be of another's cells, which
+        attention weighs by 0: of one that was not computed far enough, or not exactly enough, to have shown them."""
+        for chunk in chunks:
+            sampled, job = result.sampled.get(chunk.sequence), self._scheduler.active[chunk.sequence]
+            if sampled is not None and sampled.is_garbled and not (chunk.texts or job.was_garbled):
+                del result.sampled[chunk.sequence]
+                job.was_garbled = True
+                self._garbled.append(job)
+
+    def _begin_garbled_again(self) -> None:
+        """Take them off their sequences, with which all free cells are overwritten."""
+        garbled, self._garbled = self._garbled, []
+        for job in garbled:
+            if job.sequence >= 0:  # else it was cancelled
+                self._reuse.cache.distrust(job)
+                with self._upkeep.of(job):
+                    self._compute.clear(job.sequence)
+                self._scheduler.swapped_out(job, None)
+                self._scheduler.lost_state(job)
 
     def apply(self, commands: Iterable[Command]) -> bool:
         """Pass commands to the scheduler, which only queues them. False if the process must stop."""

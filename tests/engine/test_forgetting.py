@@ -3,6 +3,7 @@ is chosen in one go."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -177,14 +178,15 @@ def test_a_follower_that_gives_way_begins_with_what_was_computed_meanwhile() -> 
 
 
 class Garbling(MarkedCompute):
-    """Returns no numbers for these requests."""
+    """Returns no numbers for these requests, so often that they have none afterwards."""
 
-    garbled: frozenset[int] = frozenset()
+    garbled: Counter[int] = Counter()  # noqa: RUF012
 
     def run(self, chunks: list[Chunk]) -> PassResult:
         result = super().run(chunks)
         for chunk in chunks:
-            if chunk.sample and chunk.request in self.garbled:
+            if chunk.sample and self.garbled[chunk.request]:
+                self.garbled[chunk.request] -= 1
                 result.sampled[chunk.sequence] = Sampled(-1, False, failed="no numbers", is_garbled=True)
         return result
 
@@ -195,7 +197,7 @@ def test_what_a_garbled_request_began_with_is_not_used_again_and_others_go_on() 
     w._start()
     w.share("a", cache=7)
     ask(w, "a", text(1, 200))
-    w.compute.garbled = frozenset({1})
+    w.compute.garbled = Counter({1: 2})
     w.submit(1, "a", [*text(1, 200), 5], 10)
     w.submit(2, "b", text(3, 50), 10)
     w.step()
@@ -209,3 +211,37 @@ def test_what_a_garbled_request_began_with_is_not_used_again_and_others_go_on() 
     w.run()
     assert not w.cached[request]
     check(w, request)
+
+
+@pytest.mark.parametrize("computed", [0, 4], ids=["first token", "fifth token"])
+def test_a_request_that_is_garbled_once_begins_again_and_gets_the_rest_of_its_answer(computed: int) -> None:
+    w = chats()
+    w.engine = Garbling
+    w._start()
+    w.share("a", cache=7)
+    ask(w, "a", text(1, 200))
+    w.submit(1, "a", [*text(1, 200), 5], 10)
+    w.submit(2, "b", text(3, 50), 10)
+    while len(w.tokens[1]) < computed:
+        w.step()
+    w.compute.garbled = Counter({1: 1})
+    w.run()
+    check(w, 1, 2)
+    assert not w.compute.garbled[1] and w.finishes[1] is w.finishes[2] is FinishReason.LENGTH
+    assert not w.finished[1].is_garbled
+    assert w.fairness.charged["a"] == w.service["a"], "what is computed again costs nothing"
+
+
+def test_a_request_that_is_cancelled_when_it_was_garbled_leaves_nothing() -> None:
+    w = chats()
+    w.engine = Garbling
+    w._start()
+    w.compute.garbled = Counter({0: 1})
+    w.submit(0, "a", text(1, 10), 10)
+    w.step()
+    assert not w.compute.garbled[0]
+    w.cancel(0)
+    w.submit(1, "b", text(3, 50), 10)
+    w.run()
+    check(w, 1)
+    assert w.finishes[0] is FinishReason.CANCELLED and w.compute.is_empty()

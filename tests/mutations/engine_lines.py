@@ -65,6 +65,15 @@ SLOTS: Final = [
     ),
     Mutation(
         "slots",
+        "a request ends because of NaN that another left",
+        "tenantd/engine/loop.py",
+        "not (chunk.texts or job.was_garbled)",
+        "not True",
+        "tests/engine/llama/test_garbled.py::"
+        "test_what_a_request_leaves_that_was_not_seen_to_be_garbled_garbles_nobody[off-streams-cancelled]",
+    ),
+    Mutation(
+        "slots",
         "every token is computed in the first sequence",
         "tenantd/engine/llama/batch.py",
         "            sequences += [chunk.sequence] * count\n",

@@ -12,7 +12,10 @@ from tenantd.engine.llama import LlamaCompute
 from tenantd.wire.messages import LoadEmbeddings
 from tests.contract.kit import generate
 from tests.engine.llama.kit import GREEDY, LAYOUTS, Engines
+from tests.engine.world import World
+from tests.isolation.interleaving import SteadyLlama
 from tests.support.device import GPU_LAYERS
+from tests.support.loads import make_load
 from tests.support.tiny_gguf import Architecture, write_tiny_gguf
 
 BAD = 5
@@ -71,6 +74,39 @@ def test_whoever_comes_next_gets_what_it_gets_on_a_new_engine(
         engine.bind(1, GREEDY, SHORT, [], request=2)
         answers.append(generate(engine, 1, SHORT, 6, request=2))
         answers[-1] += generate(engine, 0, [*LONG, *said], 6, done=len(LONG) + 2, request=1)
+    assert answers[0] == answers[1]
+
+
+@pytest.mark.parametrize("end", ["cancelled", "one token"])
+@pytest.mark.parametrize("kv", LAYOUTS)
+@pytest.mark.parametrize("flash_attention", ["on", "off"])
+def test_what_a_request_leaves_that_was_not_seen_to_be_garbled_garbles_nobody(
+    bad_models: dict[str, Path], kv: str, flash_attention: str, end: str
+) -> None:
+    """It has shown no NaN when it is cancelled, or on a device after its prompt, so its cells are only freed."""
+    answers = []
+    for is_garbled in (False, True):
+        load = make_load(
+            backend="llama",
+            model_path=str(bad_models["llama"]),
+            slots=1,
+            kv=kv,
+            flash_attention=flash_attention,
+            swap_bytes=0,
+        )
+        w = World(load, chunk=16, engine=SteadyLlama)
+        if is_garbled:
+            w.submit(0, "a", [*LONG[:7], BAD, *LONG], 1)
+            w.step()
+            w.step()
+            assert not w.tokens[0]
+            if end == "cancelled":
+                w.cancel(0)
+            w.run()
+        w.submit(1, "b", SHORT, 6, temperature=0)
+        w.run()
+        answers.append((w.finishes[1], w.tokens[1]))
+        w.compute.close()
     assert answers[0] == answers[1]
 
 
