@@ -73,9 +73,15 @@ def test_cancel_names_the_request(cli: Cli, daemon: FakeDaemon) -> None:
     assert json.loads(cli("cancel", "req_1", "--json").stdout) == {"cancelled": "req_1"}
 
 
-@pytest.mark.parametrize("name", ["req_unknown", "../tenants", "a/b?c#d", "", "é"])
+@pytest.mark.parametrize("name", ["req_unknown", "../tenants", "a/b?c#d", "é"])
 def test_cancelling_what_does_not_run_fails(cli: Cli, daemon: FakeDaemon, name: str) -> None:
     assert cli("cancel", name).exit_code == 1
+
+
+@pytest.mark.parametrize("name", ["", ".", ".."])
+def test_cancelling_asks_no_other_route(cli: Cli, daemon: FakeDaemon, name: str) -> None:
+    assert cli("cancel", name).exit_code == 2
+    assert not daemon.seen
 
 
 def test_an_invoice_has_a_part_for_each_tenant_and_exact_money(cli: Cli, daemon: FakeDaemon) -> None:
