@@ -24,7 +24,7 @@ TIMEOUT_S: Final = 0.5
 MOST: Final = 200
 """Of requests."""
 DIGITS: Final = 8
-LIVE_STATES: Final = ("running", "waiting", "paused")
+LIVE_STATES: Final = ("waiting", "running", "paused")
 _HARMLESS: Final = re.compile(r"[A-Za-z0-9_-]{1,100}")
 """bash would run what else a server can send."""
 

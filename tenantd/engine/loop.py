@@ -158,8 +158,10 @@ class Loop:
         """Do not believe NaN or infinity the first time that a request gets them. They may be of another's cells, which
         attention weighs by 0: of one that was not computed far enough, or not exactly enough, to have shown them."""
         for chunk in chunks:
-            sampled, job = result.sampled.get(chunk.sequence), self._scheduler.active[chunk.sequence]
-            if sampled is not None and sampled.is_garbled and not (chunk.texts or job.was_garbled):
+            sampled = result.sampled.get(chunk.sequence)
+            if sampled is None or not sampled.is_garbled or chunk.texts:
+                continue
+            if not (job := self._scheduler.active[chunk.sequence]).was_garbled:
                 del result.sampled[chunk.sequence]
                 job.was_garbled = True
                 self._garbled.append(job)

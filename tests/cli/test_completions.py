@@ -122,7 +122,7 @@ def test_bash_completes_ids_of_keys_and_requests(daemon: FakeDaemon) -> None:
     assert set(complete("tenantctl", "cancel", "req")) == {"req_1"}
     assert set(complete("tenantctl", "cancel", "")) == {"req_1"}
     states = [path for _, path, _, _ in daemon.seen if path.startswith("requests")]
-    assert states == [f"requests?state={state}&limit=200" for state in ("running", "waiting", "paused")] * 2
+    assert states == [f"requests?state={state}&limit=200" for state in ("waiting", "running", "paused")] * 2
 
 
 @pytest.mark.usefixtures("on_path")

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 
 from tenantctl.client import Client, segment, url
+from tenantctl.completing import LIVE_STATES
 from tenantctl.options import Json, TenantFilter, Whose, connect, examples
 from tenantctl.own_view import OwnView, own_view, view_of
 from tenantctl.render import message, print_json, print_table, print_wide_table, short_each, short_ids
@@ -42,10 +43,7 @@ MOST_ROWS: Final = 10_000
 PAGE: Final = 1_000
 OWN_PAGE: Final = 200
 OWN_PATH: Final = "/v1/requests"
-STATES: Final = (
-    *("waiting", "running", "paused", "stop", "length", "cancelled", "disconnected", "failed"),
-    "interrupted",
-)
+STATES: Final = (*LIVE_STATES, "stop", "length", "cancelled", "disconnected", "failed", "interrupted")
 OPEN: Final = "running"
 """The state in the ledger of a request that has not ended, whether it runs or waits."""
 RequestId = Annotated[

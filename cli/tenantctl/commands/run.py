@@ -144,6 +144,7 @@ def _ask(client: Client, path: str, body: dict[str, Any], tenant: str | None, no
                     thoughts.end_line()
                     printer.write(piece)
     except KeyboardInterrupt:
+        thoughts.end_line()  # with the word that was held back
         printer.interrupted()
         raise typer.Exit(130) from None
     except Exception:
